@@ -1,0 +1,11 @@
+"""What the learning side refuses."""
+
+from secure_afl.crypto.errors import SecureAflError
+
+
+class DataError(SecureAflError, ValueError):
+    """Rows, labels or columns that do not fit what was agreed; says what was expected and what came."""
+
+
+class SolveError(SecureAflError, ValueError):
+    """The aggregated system cannot be solved with a guarantee."""
