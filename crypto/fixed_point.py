@@ -1,0 +1,128 @@
+"""Fixed-point code for real vectors, with a proof that a sum cannot overflow.
+
+A value x becomes the integer rint(x·2^f). `FixedPoint` exists only if n·magnitude < 2^(8w−1), where
+`magnitude` bounds the integer of every client: that inequality is the no-overflow certificate, and
+`encode` refuses any vector that breaks its premise. Nothing is ever clipped or wrapped.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import CryptoError
+
+FRACTION_BITS = range(-512, 513)
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """How `summands` clients write real values so that the sum is exact mod 2^(8·width).
+
+    fraction_bits: f; one unit is 2^−f.
+    magnitude: the largest |integer| that one client may upload.
+    summands: n, the most clients that a sum can have.
+    width: w, bytes a value on the wire.
+    """
+
+    fraction_bits: int
+    magnitude: int
+    summands: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.fraction_bits not in FRACTION_BITS:
+            raise CryptoError(f"expected -512..512 fraction bits, got {self.fraction_bits}")
+        if self.width not in ring.WIDTHS:
+            raise CryptoError(f"expected a word width of 4 to 8 bytes, got {self.width}")
+        if self.magnitude < 1 or self.summands < 1:
+            raise CryptoError(
+                f"expected a magnitude and a number of summands of at least 1, "
+                f"got {self.magnitude} and {self.summands}"
+            )
+        if self.summands * self.magnitude >= 2 ** (8 * self.width - 1):
+            raise CryptoError(
+                f"a sum of {self.summands} values up to {self.magnitude} can overflow words of {self.width} "
+                f"bytes, which hold less than 2^{8 * self.width - 1}"
+            )
+
+    @classmethod
+    def fit(cls, bound: float, summands: int, fraction_bits: int) -> "FixedPoint":
+        """The narrowest code with at least `fraction_bits` for values in [−bound, bound].
+
+        Bits left over in the chosen width go to the fraction: they cost nothing.
+        Raises `CryptoError` if 8-byte words do not hold the sum.
+        """
+        if not (np.isfinite(bound) and bound > 0):
+            raise CryptoError(f"expected a finite positive bound, got {bound}")
+        for width in ring.WIDTHS:
+            room = (2 ** (8 * width - 1) - 1) // summands
+            if _units(bound, fraction_bits) <= room:
+                while fraction_bits + 1 in FRACTION_BITS and _units(bound, fraction_bits + 1) <= room:
+                    fraction_bits += 1
+                return cls(fraction_bits, _units(bound, fraction_bits), summands, width)
+        raise CryptoError(
+            f"{summands} values up to {bound:g} with {fraction_bits} fraction bits need more than 8 bytes; "
+            "ask for fewer fraction bits or agree on a smaller bound"
+        )
+
+    def encode(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+        """`rint(values·2^f)` mod 2⁶⁴, each within half a unit of its value.
+
+        Raises `CryptoError` on NaN, infinity or a value over the bound; the text quotes no value.
+        """
+        if values.dtype != np.float64 or values.ndim != 1:
+            raise CryptoError(f"expected a float64 vector, got {values.dtype} of shape {values.shape}")
+        if not np.isfinite(values).all():
+            raise CryptoError(
+                f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are not finite"
+            )
+        with np.errstate(over="ignore", under="ignore"):
+            scaled = np.ldexp(values, self.fraction_bits)
+        np.rint(scaled, out=scaled)
+        # Compare as floats first (the cast below is defined under 2^63 only), then exactly.
+        outside = np.abs(scaled) >= 2.0**63
+        if not outside.any():
+            units = scaled.astype(np.int64)
+            outside = np.abs(units) > self.magnitude
+            if not outside.any():
+                return units.view(np.uint64)
+        raise CryptoError(
+            f"{np.count_nonzero(outside)} of {len(values)} values are over the agreed bound of "
+            f"{float(Fraction(self.magnitude) / Fraction(2) ** self.fraction_bits):g}"
+        )
+
+    def decode_sum(self, total: npt.NDArray[np.uint64], summands: int) -> npt.NDArray[np.float64]:
+        """The real sum of `summands` encoded vectors, given their sum mod 2^(8w).
+
+        Raises `CryptoError` if an entry is larger than honest clients can make it.
+        """
+        if not 1 <= summands <= self.summands:
+            raise CryptoError(f"expected 1 to {self.summands} summands, got {summands}")
+        units = ring.signed(total, self.width)
+        limit = summands * self.magnitude
+        if len(units) and not -limit <= int(units.min()) <= int(units.max()) <= limit:
+            raise CryptoError(
+                f"the sum of {summands} clients has an entry over {limit} units, which clients that keep "
+                "to the agreed bound cannot reach: a client or a message is corrupt"
+            )
+        return np.ldexp(units.astype(np.float64), -self.fraction_bits)
+
+    def entry_error(self, summands: int) -> float:
+        """Bound on |decoded sum − exact sum of the float64 values| for each entry, rounded up.
+
+        n half units of encoding, and the rounding of the integer sum to 53 bits where it is longer.
+        """
+        half_units = Fraction(summands)
+        excess = (summands * self.magnitude).bit_length() - 53
+        if excess > 0:
+            half_units += 2**excess
+        exact = half_units / 2 / Fraction(2) ** self.fraction_bits
+        return float(np.nextafter(float(exact), np.inf))
+
+
+def _units(bound: float, fraction_bits: int) -> int:
+    return max(1, ceil(Fraction(bound) * Fraction(2) ** fraction_bits))

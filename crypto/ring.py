@@ -1,0 +1,49 @@
+"""Vectors over Z mod 2^(8w) on the wire: the low w bytes of each uint64 word, little endian.
+
+Sums are kept mod 2⁶⁴; 2^(8w) divides 2⁶⁴, so dropping the high bytes commutes with adding.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto.errors import CryptoError
+
+WIDTHS = range(4, 9)
+_CHUNK = 16 * 1024  # words; keeps the unpacked part in cache
+_LITTLE = np.dtype("<u8")
+
+
+def pack(words: npt.NDArray[np.uint64], width: int) -> memoryview:
+    """The low `width` bytes of each word, `len(words) * width` bytes in all."""
+    # Each 8-byte store overlaps the next word's place, which the next store then overwrites: stores go
+    # in ascending order, and the last one needs 8 - width bytes of slack.
+    buffer = bytearray(len(words) * width + 8 - width)
+    np.ndarray(len(words), _LITTLE, buffer, strides=(width,))[:] = words
+    return memoryview(buffer)[: len(words) * width]
+
+
+def add_packed(total: npt.NDArray[np.uint64], payload: bytes | memoryview, width: int) -> None:
+    """`total += unpack(payload)` mod 2⁶⁴ in place; high bytes count as zero. Checks the exact length."""
+    expected = len(total) * width
+    if len(payload) != expected:
+        raise CryptoError(f"expected {expected} bytes ({len(total)} values of {width}), got {len(payload)}")
+    if not len(total):
+        return
+    # A strided view reads 8 bytes a value, so it must stop one value short of the end of the buffer
+    # for narrow words; the last value is read by itself.
+    words = np.ndarray(len(total) - 1, _LITTLE, payload, strides=(width,))
+    mask = np.uint64(2 ** (8 * width) - 1)
+    scratch = np.empty(min(_CHUNK, len(words)), np.uint64)
+    for start in range(0, len(words), _CHUNK):
+        part = words[start : start + _CHUNK]
+        low = np.bitwise_and(part, mask, out=scratch[: len(part)])
+        target = total[start : start + len(part)]
+        np.add(target, low, out=target)
+    last = np.array([int.from_bytes(payload[-width:], "little")], np.uint64)
+    total[-1:] += last
+
+
+def signed(total: npt.NDArray[np.uint64], width: int) -> npt.NDArray[np.int64]:
+    """The representative in [−2^(8w−1), 2^(8w−1)) of each word mod 2^(8w)."""
+    shift = np.uint64(64 - 8 * width)
+    return (total << shift).view(np.int64) >> np.int64(shift)

@@ -1,0 +1,78 @@
+"""Shamir's t-of-n sharing of 32-byte secrets over the prime field of 2²⁵⁶ + 297 elements.
+
+The prime is the smallest above 2²⁵⁶, so any 32 bytes are a field element. Shares carry no
+authentication of their own: the protocol commits to each with a hash, see `masking.messages`.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.kdf import KEY_BYTES
+
+PRIME = 2**256 + 297
+SHARE_BYTES = 33
+
+
+def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
+    """One 33-byte share per point (distinct integers ≥ 1); any `threshold` of them give the secret."""
+    places = list(points)
+    if len(secret) != KEY_BYTES:
+        raise CryptoError(f"expected a secret of {KEY_BYTES} bytes, got {len(secret)}")
+    if len(set(places)) != len(places) or any(not 0 < point < PRIME for point in places):
+        raise CryptoError("share points must be distinct and at least 1")
+    if not 1 <= threshold <= len(places):
+        raise CryptoError(
+            f"expected a threshold of 1 to {len(places)} (the number of shares), got {threshold}"
+        )
+    # Highest power first, the secret last: Horner's order.
+    coefficients = [secrets.randbelow(PRIME) for _ in range(threshold - 1)] + [int.from_bytes(secret, "big")]
+    shares = {}
+    for point in places:
+        value = 0
+        for coefficient in coefficients:
+            value = (value * point + coefficient) % PRIME
+        shares[point] = value.to_bytes(SHARE_BYTES, "big")
+    return shares
+
+
+def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
+    """The secret behind at least `threshold` shares (the lowest points are used).
+
+    Raises `CryptoError` if there are too few, one is not a field element, or the result is no
+    32-byte secret. A wrong share of the right form gives a wrong secret: check it by a commitment.
+    """
+    if len(shares) < threshold:
+        raise CryptoError(f"expected at least {threshold} shares, got {len(shares)}")
+    points = tuple(sorted(shares)[:threshold])
+    values = [parse_share(shares[point]) for point in points]
+    secret = sum(w * v for w, v in zip(_weights_at_zero(points), values, strict=True)) % PRIME
+    if secret >= 2**256:
+        raise CryptoError("the shares do not belong together: they give no 32-byte secret")
+    return secret.to_bytes(KEY_BYTES, "big")
+
+
+def parse_share(share: bytes) -> int:
+    """A share as a field element; `CryptoError` if it has the wrong length or is not below the prime."""
+    value = int.from_bytes(share, "big")
+    if len(share) != SHARE_BYTES or value >= PRIME:
+        raise CryptoError(
+            f"expected a share of {SHARE_BYTES} bytes below the field's prime, got {len(share)} bytes"
+        )
+    return value
+
+
+# A server opens the secrets of a whole cohort with the shares of the same survivors.
+@lru_cache(maxsize=256)
+def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's weights for the value at 0."""
+    weights = []
+    for i in points:
+        numerator = denominator = 1
+        for j in points:
+            if j != i:
+                numerator = numerator * j % PRIME
+                denominator = denominator * (j - i) % PRIME
+        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
+    return tuple(weights)

@@ -1,0 +1,392 @@
+"""A client of masked sums, sans-IO: bytes in, bytes out; no socket, thread, clock or global."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.hpke import KeyPair, seal
+from secure_afl.crypto.identity import Identity, verify
+from secure_afl.crypto.kdf import KEY_BYTES, Label
+from secure_afl.crypto.prg import add_keystreams
+from secure_afl.crypto.shamir import SHARE_BYTES, split
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking.messages import (
+    Advertise,
+    Bundle,
+    Confirm,
+    Consent,
+    Consents,
+    Delivery,
+    Directory,
+    Reveal,
+    Shares,
+    SumRequest,
+    Survivors,
+    Upload,
+)
+from secure_afl.protocol.masking.states import ClientState
+from secure_afl.protocol.parameters import DIGEST_BYTES, PARAMETERS, Parameters, Profile, RoundSpec
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import Message, WireError, decode, sign_frame, verify_frame
+
+
+@dataclass(frozen=True)
+class SumWanted:
+    """The server asks for this client's vector: answer with `MaskingClient.contribute`."""
+
+    round: int
+    spec: RoundSpec
+    participants: tuple[int, ...]
+
+
+@dataclass
+class _RoundKeys:
+    """The secrets of one round; forgotten as soon as the round ends."""
+
+    mask_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
+    self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
+    pair_secrets: dict[int, bytes] = field(default_factory=dict, repr=False)  # by neighbour
+    shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)  # by dealer: seed, self
+
+
+class MaskingClient:
+    """One client in one session.
+
+    `receive` takes a message of the server and gives the answer to send, or `SumWanted`, which the
+    program answers through `contribute`. A message that is refused raises `RemoteProtocolError` or
+    `PolicyError` and changes nothing.
+    """
+
+    def __init__(self, identity: Identity, roster: Roster, policy: Policy, ledger: Ledger) -> None:
+        self.place = roster.place(identity.verify_key)
+        self.name = roster.name(self.place)
+        self.state = ClientState.START
+        self._identity = identity
+        self._roster = roster
+        self._policy = policy
+        self._ledger = ledger
+        self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
+            Parameters: self._advertise,
+            Directory: self._share,
+            Delivery: self._confirm,
+            SumRequest: self._want,
+            Survivors: self._consent,
+            Consents: self._reveal_with_consents,
+        }
+
+    def __repr__(self) -> str:
+        return f"MaskingClient({self.name}, {self.state.value})"
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        """Take one message of the server; give the frame that answers it, or what it asks for."""
+        try:
+            if self.state is ClientState.START:
+                message: Message = decode(data, PARAMETERS)
+                legal = states.CLIENT[Profile.ACTIVE][self.state]
+            else:
+                message = self._decode_in_session(data)
+                legal = states.CLIENT[self._parameters.profile][self.state]
+            if type(message) not in legal:
+                expected = " or ".join(kind.__name__ for kind in legal)
+                raise WireError(
+                    f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
+                )
+            answer = self._steps[type(message)](message)
+        except (WireError, CryptoError) as error:
+            raise RemoteProtocolError(self.name, "the server", str(error)) from None
+        except PolicyError as error:
+            raise PolicyError(f"{self.name}: {error}") from None
+        self.state = legal[type(message)]
+        return answer
+
+    def _decode_in_session(self, data: bytes) -> Message:
+        message = decode(data, messages.FROM_SERVER)
+        if message.transcript != self._transcript:
+            raise WireError(
+                f"expected a message of session {self._transcript.hex()[:16]}…, "
+                f"got one of {message.transcript.hex()[:16]}…"
+            )
+        return message
+
+    # ---- phases 0 to 2: keys and shares for all rounds -------------------------------------------
+
+    def _advertise(self, parameters: Parameters) -> bytes:
+        if parameters.roster != self._roster.digest:
+            raise WireError("expected the roster that this client was given, got a proposal for another one")
+        if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
+            raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
+        self._policy.check(parameters)
+        self._ledger.join(parameters.session)
+        self._parameters = parameters
+        self._transcript = parameters.transcript()
+        self._neighbours = graph.neighbours(parameters)[self.place]
+        self._channel = KeyPair(parameters.suite, secrets.token_bytes(KEY_BYTES), Label.CHANNEL_KEY)
+        self._rounds = {number: _RoundKeys() for number in range(len(parameters.rounds))}
+        mask_keys = tuple(self._mask_key(keys).public_key for keys in self._rounds.values())
+        self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
+        return self._advertised
+
+    def _share(self, directory: Directory) -> bytes:
+        advertised = {}
+        for sender, frame in directory.frames:
+            if sender != self.place and sender not in self._neighbours:
+                raise WireError(f"expected keys of neighbours only, got {self._roster.name(sender)}'s")
+            verify_key = self._roster.members[sender].verify_key
+            try:
+                advertise = decode(
+                    verify_frame(frame, verify_key, self._transcript, sender), messages.ADVERTISE
+                )
+                advertise.check(self._parameters.suite, len(self._rounds))
+            except WireError as error:
+                raise WireError(f"the keys of {self._roster.name(sender)}: {error}") from None
+            advertised[sender] = advertise
+        if (self.place, self._advertised) not in directory.frames:
+            raise WireError("expected this client's own keys back as it sent them, got others or none")
+        if len(advertised) < self._parameters.threshold:
+            raise WireError(f"expected keys of at least {self._parameters.threshold}, got {len(advertised)}")
+        del advertised[self.place]
+        answer = self._frame(self._deal(advertised))
+        self._directory = directory.digest()
+        self._advertisers = frozenset(advertised)
+        return answer
+
+    def _deal(self, advertised: dict[int, Advertise]) -> Shares:
+        suite, threshold, here = self._parameters.suite, self._parameters.threshold, self.place
+        # A dealer keeps a place among the holders, so that `threshold` counts it; it discards that share,
+        # since a survivor reveals its self seed whole and never its mask seed.
+        points = [place + 1 for place in (*advertised, here)]
+        dealt = {
+            number: (split(keys.mask_seed, threshold, points), split(keys.self_seed, threshold, points))
+            for number, keys in self._rounds.items()
+        }
+        bundles = []
+        for holder, advertise in sorted(advertised.items()):
+            shares = [(seeds[holder + 1], selfs[holder + 1]) for seeds, selfs in dealt.values()]
+            held: list[tuple[bytes, ...]] = [*shares]
+            sealed_secrets: list[bytes] = []
+            if here < holder:
+                for number, keys in self._rounds.items():
+                    secret = messages.pair_secret(keys.mask_seed, self._transcript, number, holder)
+                    keys.pair_secrets[holder] = secret
+                    held[number] = (*shares[number], secret)
+                    info = messages.pair_info(self._transcript, number, here, holder)
+                    sealed_secrets.append(seal(suite, advertise.mask_keys[number], secret, info))
+            bundles.append(
+                Bundle.sign(
+                    self._identity,
+                    self._transcript,
+                    here,
+                    recipient=holder,
+                    sealed=seal(
+                        suite,
+                        advertise.channel_key,
+                        b"".join(part for pair in shares for part in pair),
+                        messages.shares_info(self._transcript, here, holder),
+                    ),
+                    pair_secrets=tuple(sealed_secrets),
+                    commitments=tuple(
+                        self._commitments(number, here, holder, held[number]) for number in dealt
+                    ),
+                )
+            )
+        self_commitments = tuple(
+            messages.self_commitment(self._transcript, number, here, keys.self_seed)
+            for number, keys in self._rounds.items()
+        )
+        return Shares(self_commitments, tuple(bundles))
+
+    def _confirm(self, delivery: Delivery) -> bytes:
+        for dealer, _ in delivery.bundles:
+            if dealer not in self._advertisers:
+                raise WireError(
+                    f"expected shares of neighbours that advertised, got {self._roster.name(dealer)}'s"
+                )
+        complaints = []
+        for dealer, bundle in delivery.bundles:
+            try:
+                self._accept(dealer, bundle)
+            except (WireError, CryptoError):
+                complaints.append(dealer)
+        self._dealers = frozenset(dealer for dealer, _ in delivery.bundles) - frozenset(complaints)
+        return self._frame(Confirm(tuple(complaints)))
+
+    def _accept(self, dealer: int, bundle: Bundle) -> None:
+        if bundle.recipient != self.place:
+            raise WireError(f"expected a bundle for {self.name}")
+        bundle.check(self._parameters.suite, len(self._rounds), dealer)
+        bundle.verify(self._roster.members[dealer].verify_key, self._transcript, dealer)
+        plain = self._channel.open(bundle.sealed, messages.shares_info(self._transcript, dealer, self.place))
+        accepted = []
+        for number, keys in self._rounds.items():
+            at = number * 2 * SHARE_BYTES
+            shares = (plain[at : at + SHARE_BYTES], plain[at + SHARE_BYTES : at + 2 * SHARE_BYTES])
+            held: tuple[bytes, ...] = shares
+            if bundle.pair_secrets:
+                info = messages.pair_info(self._transcript, number, dealer, self.place)
+                held = (*shares, self._mask_key(keys).open(bundle.pair_secrets[number], info))
+            if bundle.commitments[number] != self._commitments(number, dealer, self.place, held):
+                raise CryptoError("a share or pair secret is not the one that was committed to")
+            accepted.append((keys, shares, held[2:]))
+        for keys, shares, secret in accepted:
+            keys.shares[dealer] = shares
+            for pair_secret in secret:
+                keys.pair_secrets[dealer] = pair_secret
+
+    # ---- phases 3 to 5: one sum ------------------------------------------------------------------
+
+    def _want(self, request: SumRequest) -> SumWanted:
+        if request.round not in self._rounds:
+            raise WireError(
+                f"expected one of the rounds {sorted(self._rounds)} that are still to come, got {request.round}"
+            )
+        participants = frozenset(request.participants)
+        unknown = participants - frozenset(self._parameters.cohort)
+        if unknown or self.place not in participants:
+            raise WireError(
+                f"expected participants out of the cohort with {self.name} among them, got others"
+            )
+        unshared = sorted((participants & self._neighbours) - self._dealers)
+        if unshared:
+            raise WireError(
+                f"expected neighbours whose shares this client holds, got {self._roster.name(unshared[0])} too"
+            )
+        self._check_group("participants", participants)
+        self._round = request.round
+        self._participants = participants
+        # Rounds that were passed over are over.
+        self._rounds = {number: keys for number, keys in self._rounds.items() if number >= request.round}
+        return SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
+
+    def contribute(self, values: npt.NDArray[np.float64], source: bytes) -> bytes:
+        """The masked upload of `values` (float64, as many as the round's spec says).
+
+        source: 32 bytes, the digest of the data that the vector was computed from, for the ledger
+            (`crypto.kdf.digest(Label.SOURCE, …)`); the same data and statistic must give the same.
+
+        Raises `LocalProtocolError` if no sum is wanted or the shape is wrong, `CryptoError` if a value
+        is not finite or over the agreed bound. Nothing has left the client then, and it may try again.
+        """
+        if self.state is not ClientState.REQUESTED:
+            raise LocalProtocolError(f"{self.name}: no sum is wanted in state {self.state.value}")
+        if len(source) != DIGEST_BYTES:
+            raise LocalProtocolError(f"{self.name}: expected a source digest of {DIGEST_BYTES} bytes")
+        spec = self._parameters.rounds[self._round]
+        if values.shape != (spec.length,):
+            raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
+        words = spec.code(len(self._parameters.cohort)).encode(values)
+        # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.
+        keys = self._current = self._rounds.pop(self._round)
+        pairs = {
+            other: messages.pair_mask_key(
+                keys.pair_secrets[other], self._transcript, self._round, self.place, other
+            )
+            for other in self._participants & self._neighbours
+        }
+        own = messages.self_mask_key(keys.self_seed, self._transcript, self._round, self.place)
+        add_keystreams(
+            words,
+            plus=[own, *(key for other, key in pairs.items() if other > self.place)],
+            minus=[key for other, key in pairs.items() if other < self.place],
+        )
+        self._source = source
+        self.state = ClientState.UPLOADED
+        return self._frame(Upload(self._round, ring.pack(words, spec.width)))
+
+    def _consent(self, message: Survivors) -> bytes:
+        self._check_round(message.round)
+        survivors = frozenset(message.survivors)
+        if not survivors <= self._participants:
+            raise WireError("expected survivors out of this round's participants, got others too")
+        if self.place not in survivors:
+            raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
+        self._check_group("survivors", survivors)
+        self._survivors = survivors
+        if self._parameters.profile is Profile.SEMI_HONEST:
+            return self._reveal()
+        self._ledger.check(self._source, self._keys_of(survivors), self._policy.minimum_cohort)
+        signature = self._identity.sign(Label.CONSENT_SIGNATURE, *self._consent_parts())
+        return self._frame(Consent(self._round, signature))
+
+    def _reveal_with_consents(self, consents: Consents) -> bytes:
+        self._check_round(consents.round)
+        threshold, valid = self._parameters.threshold, 0
+        for sender, signature in consents.signatures:
+            if sender not in self._survivors:
+                raise WireError(f"expected consents of survivors, got {self._roster.name(sender)}'s")
+            try:
+                key = self._roster.members[sender].verify_key
+                verify(key, signature, Label.CONSENT_SIGNATURE, *self._consent_parts())
+            except CryptoError:
+                continue
+            valid += 1
+            if valid == threshold:
+                return self._reveal()
+        raise WireError(
+            f"expected at least {threshold} consents to the survivor set that this client was shown, got {valid}: "
+            "the others were shown another view, or too few are left"
+        )
+
+    def _reveal(self) -> bytes:
+        self._ledger.release(self._source, self._keys_of(self._survivors), self._policy.minimum_cohort)
+        keys = self._current
+        del self._current
+        shares = tuple(
+            (
+                dealer,
+                keys.shares[dealer][
+                    messages.SELF_SHARE if dealer in self._survivors else messages.SEED_SHARE
+                ],
+            )
+            for dealer in sorted(self._participants & self._neighbours)
+        )
+        return self._frame(Reveal(self._round, keys.self_seed, shares))
+
+    # ---- small steps -----------------------------------------------------------------------------
+
+    def _check_group(self, what: str, group: frozenset[int]) -> None:
+        """The sum must hide this client in enough others, all around and next to it."""
+        parameters = self._parameters
+        least = max(self._policy.minimum_cohort, parameters.threshold if parameters.complete else 0)
+        if len(group) < least:
+            raise PolicyError(f"expected at least {least} {what}, the server named {len(group)}")
+        near = len(group & self._neighbours) + 1
+        if near < parameters.threshold:
+            raise PolicyError(
+                f"expected at least {parameters.threshold} {what} among this client and its neighbours, "
+                f"the server named {near}"
+            )
+
+    def _check_round(self, number: int) -> None:
+        if number != self._round:
+            raise WireError(f"expected a message of round {self._round}, got one of round {number}")
+
+    def _consent_parts(self) -> tuple[bytes, ...]:
+        sets = (sorted(self._participants), sorted(self._survivors))
+        return messages.consent_parts(self._transcript, self._directory, self._round, *sets)
+
+    def _keys_of(self, places: frozenset[int]) -> frozenset[bytes]:
+        return frozenset(self._roster.members[place].verify_key for place in places)
+
+    def _commitments(
+        self, number: int, dealer: int, holder: int, held: tuple[bytes, ...]
+    ) -> tuple[bytes, ...]:
+        """The hashes of a seed share, a self share and, where there is one, a pair secret."""
+        return tuple(
+            messages.commitment(self._transcript, number, dealer, holder, kind, secret)
+            for kind, secret in enumerate(held)
+        )
+
+    def _mask_key(self, keys: _RoundKeys) -> KeyPair:
+        return KeyPair(self._parameters.suite, keys.mask_seed, Label.MASK_KEY)
+
+    def _frame(self, message: Advertise | Shares | Confirm | Upload | Consent | Reveal) -> bytes:
+        return sign_frame(self._identity, self._transcript, self.place, message)

@@ -1,0 +1,97 @@
+"""Who masks with whom: the neighbour graph, its degree and threshold (Bell et al., CCS 2020, §3).
+
+The graph is Harary's on a circle in an order drawn from the transcript: each client's neighbours are
+the `degree/2` next ones on either side. Small cohorts, and every cohort under the active profile, use
+the complete graph.
+"""
+
+from dataclasses import dataclass
+from math import ceil, floor
+
+from scipy.stats import hypergeom
+
+from secure_afl.crypto.kdf import Label, digest, integer
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.parameters import Parameters, Profile
+
+SECURITY_FAILURE = 2.0**-40
+CORRECTNESS_FAILURE = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """degree: neighbours of a client; threshold: shares that open a secret of it."""
+
+    degree: int
+    threshold: int
+
+
+def choose(n: int, profile: Profile, *, corrupted: float, dropout: float) -> Neighbourhood:
+    """The sparsest graph for n clients, of which stated fractions collude with the server and drop out.
+
+    A private input leaks with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰;
+    in the complete graph both are certain. Raises `LocalProtocolError` if no graph serves.
+    """
+    if profile is Profile.SEMI_HONEST:
+        for degree in range(2, n - 1, 2):
+            lowest = least_threshold(profile, n, degree)
+            for threshold in range(lowest, degree + 1):
+                if _loss(n, degree, threshold, dropout) > CORRECTNESS_FAILURE:
+                    break  # a higher threshold only loses more
+                if exposure(n, degree, threshold, corrupted, dropout) <= SECURITY_FAILURE:
+                    return Neighbourhood(degree, threshold)
+    threshold = least_threshold(profile, n, n - 1)
+    if n - floor(dropout * n) < threshold:
+        raise LocalProtocolError(
+            f"{n} clients with {dropout:.0%} dropouts leave {n - floor(dropout * n)} survivors, fewer than the "
+            f"threshold {threshold} of the {profile.value} profile"
+        )
+    if exposure(n, n - 1, threshold, corrupted, dropout) > SECURITY_FAILURE:
+        raise LocalProtocolError(
+            f"{corrupted:.0%} corrupted clients are more than the {profile.value} profile bears"
+        )
+    return Neighbourhood(n - 1, threshold)
+
+
+def least_threshold(profile: Profile, n: int, degree: int) -> int:
+    """More than half of a client and its neighbours; more than two thirds of all against an active server.
+
+    With more than two thirds, two different survivor sets cannot both gather enough consents unless a
+    third of the cohort signs twice.
+    """
+    return floor(2 * n / 3) + 1 if profile is Profile.ACTIVE else (degree + 1) // 2 + 1
+
+
+def exposure(n: int, degree: int, threshold: int, corrupted: float, dropout: float) -> float:
+    """Bound on the probability that the graph fails to protect some honest client.
+
+    Either `threshold` of its neighbours are corrupted, or the honest survivors' graph falls apart,
+    which takes degree/2 lost clients in a row somewhere on the circle; union bounds over hypergeometric
+    tails. In the complete graph the first is certain or impossible and the second cannot happen.
+    """
+    bad = ceil(corrupted * n)
+    if degree == n - 1:
+        return float(bad >= threshold)
+    lost = min(n, bad + ceil(dropout * n))
+    opened = hypergeom.sf(threshold - 1, n - 1, min(bad, n - 1), degree)
+    torn = hypergeom.pmf(degree // 2, n, lost, degree // 2)
+    return min(1.0, n * float(opened + torn))
+
+
+def _loss(n: int, degree: int, threshold: int, dropout: float) -> float:
+    """Bound on the probability that some client keeps fewer than `threshold` surviving neighbours."""
+    alive = max(0, n - 1 - ceil(dropout * n))
+    return min(1.0, n * float(hypergeom.cdf(threshold - 1, n - 1, alive, degree)))
+
+
+def neighbours(parameters: Parameters) -> dict[int, frozenset[int]]:
+    """Every client's neighbours, by member number; symmetric, the same for all who hold the transcript."""
+    cohort = parameters.cohort
+    if parameters.complete:
+        everyone = frozenset(cohort)
+        return {client: everyone - {client} for client in cohort}
+    seed = parameters.transcript()
+    circle = sorted(cohort, key=lambda client: digest(Label.GRAPH, seed, integer(client)))
+    n, reach = len(circle), parameters.degree // 2
+    steps = [step for step in range(-reach, reach + 1) if step]
+    return {client: frozenset(circle[(at + step) % n] for step in steps) for at, client in enumerate(circle)}

@@ -1,0 +1,449 @@
+"""The server of masked sums, sans-IO. It relays, adds uploads on arrival, and opens one sum a round.
+
+Memory: one vector of the round's length, whatever the number of clients, and their keys and shares.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.hpke import KeyPair, seal
+from secure_afl.crypto.identity import verify
+from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.prg import add_keystreams
+from secure_afl.crypto.shamir import combine, parse_share
+from secure_afl.protocol.errors import LocalProtocolError, RemoteProtocolError, RoundAbortedError
+from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking.messages import (
+    SEED_SHARE,
+    SELF_SHARE,
+    Advertise,
+    Bundle,
+    Confirm,
+    Consent,
+    Consents,
+    Delivery,
+    Directory,
+    FromClient,
+    Reveal,
+    Shares,
+    SumRequest,
+    Survivors,
+    Upload,
+)
+from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.parameters import Parameters
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import WireError, decode, encode, exact, verify_frame
+
+Outbox = dict[int, bytes]
+"""What to send: a message for each member number."""
+
+
+@dataclass(frozen=True)
+class MaskedSum:
+    """An opened sum. words: Σ of the survivors' fixed-point words mod 2⁶⁴ (uint64; the low `width`
+    bytes count); survivors: their member numbers; dropouts: who took part and is not in the sum.
+    """
+
+    round: int
+    words: npt.NDArray[np.uint64]
+    survivors: tuple[int, ...]
+    dropouts: tuple[int, ...]
+
+
+@dataclass
+class _Round:
+    """One sum in the making."""
+
+    number: int
+    participants: frozenset[int]
+    total: npt.NDArray[np.uint64]
+    survivors: frozenset[int] = frozenset()
+    consents: dict[int, bytes] = field(default_factory=dict)
+    reveals: dict[int, Reveal] = field(default_factory=dict)
+
+
+class MaskingServer:
+    """One session's server.
+
+    `start` opens it; `receive` takes a client's frame; when `waiting_for` is empty, or its deadline has
+    passed, `advance` ends the phase and gives the messages of the next: whoever is still waited for has
+    dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `unmask` opens it.
+
+    A refused frame raises `RemoteProtocolError` and changes nothing but `blame`: a client whose own
+    signature stands under what it may not send is named there, and left out from then on.
+    """
+
+    def __init__(self, parameters: Parameters, roster: Roster) -> None:
+        if parameters.roster != roster.digest or parameters.cohort[-1] >= len(roster.members):
+            raise LocalProtocolError("expected parameters for this roster, got others")
+        self.parameters = parameters
+        self.roster = roster
+        self.state = ServerState.START
+        self.waiting_for: frozenset[int] = frozenset()
+        self.blame: dict[int, str] = {}
+        self._transcript = parameters.transcript()
+        self._neighbours = graph.neighbours(parameters)
+        self._advertised: dict[int, Advertise] = {}
+        self._frames: dict[int, bytes] = {}
+        self._directory = b""
+        self._self_commitments: dict[int, tuple[bytes, ...]] = {}
+        self._bundles: dict[tuple[int, int], Bundle] = {}  # by dealer and holder
+        self._complaints: dict[int, tuple[int, ...]] = {}
+        self._confirmed: frozenset[int] = frozenset()
+        self._next_round = 0
+
+    def __repr__(self) -> str:
+        return f"MaskingServer({self.state.value}, waiting for {len(self.waiting_for)})"
+
+    # ---- the three ways in -----------------------------------------------------------------------
+
+    def start(self) -> Outbox:
+        """Invite the cohort."""
+        self._expect(ServerState.START)
+        self.state, self.waiting_for = ServerState.ADVERTISING, frozenset(self.parameters.cohort)
+        invitation = encode(self.parameters)
+        return dict.fromkeys(self.parameters.cohort, invitation)
+
+    def receive(self, sender: int, data: bytes) -> None:
+        """Take one frame that came from `sender`, a member number that the transport gives."""
+        try:
+            if sender not in self.parameters.cohort:
+                raise WireError("expected a member of this session's cohort, got an unknown one")
+            encoded = verify_frame(data, self.roster.members[sender].verify_key, self._transcript, sender)
+        except WireError as error:
+            raise self._refusal(sender, error) from None
+        try:
+            message = decode(encoded, messages.FROM_CLIENT)
+        except WireError as error:
+            raise self._blamed(sender, error) from None
+        # An old message that the network repeats is refused, yet it is nobody's fault.
+        try:
+            self._check_place(sender, message)
+        except WireError as error:
+            raise self._refusal(sender, error) from None
+        try:
+            self._take(sender, message, data)
+        except (WireError, CryptoError) as error:
+            raise self._blamed(sender, error) from None
+        self.waiting_for -= {sender}
+
+    def advance(self) -> Outbox:
+        """End the phase with those that answered; give what to send for the next one.
+
+        Raises `RoundAbortedError` if too few are left: before READY the session is over, later only the round.
+        """
+        steps = {
+            ServerState.ADVERTISING: self._send_directories,
+            ServerState.SHARING: self._deliver,
+            ServerState.CONFIRMING: self._settle,
+            ServerState.COLLECTING: self._name_survivors,
+            ServerState.CONSENTING: self._send_consents,
+        }
+        if self.state not in steps:
+            raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
+        outbox = steps[self.state]()
+        self.state = states.SERVER[self.parameters.profile][self.state][1]
+        self.waiting_for = frozenset(outbox)
+        return outbox
+
+    # ---- phases 1 and 2 --------------------------------------------------------------------------
+
+    def _send_directories(self) -> Outbox:
+        if len(self._advertised) < self.parameters.threshold:
+            raise self._abort("advertised keys", len(self._advertised))
+        outbox = {}
+        for client in sorted(self._advertised):
+            near = sorted(
+                place for place in self._frames if place == client or place in self._neighbours[client]
+            )
+            directory = Directory(self._transcript, tuple((place, self._frames[place]) for place in near))
+            outbox[client] = encode(directory)
+        if self.parameters.complete:
+            self._directory = directory.digest()  # the same for everybody
+        return outbox
+
+    def _deliver(self) -> Outbox:
+        dealers = self._self_commitments
+        if len(dealers) < self.parameters.threshold:
+            raise self._abort("dealt shares", len(dealers))
+        outbox = {}
+        for client in sorted(dealers):
+            near = sorted(self._neighbours[client] & dealers.keys())
+            bundles = tuple((dealer, self._bundles[dealer, client]) for dealer in near)
+            outbox[client] = encode(Delivery(self._transcript, bundles))
+        return outbox
+
+    def _settle(self) -> Outbox:
+        """Leave out bad dealers, and as few others as it takes that no complaint is left among the rest."""
+        conflicts: dict[int, set[int]] = {}
+        for accuser, accused in self._complaints.items():
+            for dealer in accused:
+                if self._is_signed(dealer, accuser):
+                    conflicts.setdefault(accuser, set()).add(dealer)
+                    conflicts.setdefault(dealer, set()).add(accuser)
+                else:
+                    self.blame[dealer] = "sent a bundle that it did not sign"
+        # One of two parties lies, and nobody can tell which. The most involved goes first: a bad dealer
+        # quarrels with everybody, an honest client only with bad ones; among equals the accused goes.
+        accused_at_all = {dealer for accused in self._complaints.values() for dealer in accused}
+        for settled in self.blame:
+            _forget(conflicts, settled)
+        while conflicts:
+            worst = max(
+                conflicts, key=lambda client: (len(conflicts[client]), client in accused_at_all, client)
+            )
+            others = ", ".join(self.roster.name(client) for client in sorted(conflicts[worst]))
+            self.blame[worst] = f"its sealed shares and those of {others} do not fit each other"
+            _forget(conflicts, worst)
+        self._confirmed = frozenset(self._complaints).difference(self.blame)
+        # Sealed shares are delivered; only what opens the sums is kept.
+        for key, bundle in self._bundles.items():
+            self._bundles[key] = Bundle(
+                bundle.recipient, b"", bundle.pair_secrets, bundle.commitments, bundle.signature
+            )
+        if len(self._confirmed) < self.parameters.threshold:
+            raise self._abort("confirmed their shares", len(self._confirmed))
+        return {}
+
+    def _is_signed(self, dealer: int, holder: int) -> bool:
+        try:
+            key = self.roster.members[dealer].verify_key
+            self._bundles[dealer, holder].verify(key, self._transcript, dealer)
+        except CryptoError:
+            return False
+        return True
+
+    # ---- phases 3 to 5 ---------------------------------------------------------------------------
+
+    def open_round(self, number: int) -> Outbox:
+        """Ask everybody in good standing for the vectors of round `number`. Rounds only go forward."""
+        self._expect(ServerState.READY)
+        if not self._next_round <= number < len(self.parameters.rounds):
+            raise LocalProtocolError(
+                f"expected a round from {self._next_round} to {len(self.parameters.rounds) - 1}, got {number}"
+            )
+        participants = self._confirmed.difference(self.blame)
+        if len(participants) < self.parameters.threshold:
+            raise self._abort(f"are left for round {number}", len(participants))
+        self._next_round = number + 1
+        self._round = _Round(
+            number, participants, np.zeros(self.parameters.rounds[number].length, dtype=np.uint64)
+        )
+        self.state, self.waiting_for = ServerState.COLLECTING, participants
+        request = encode(SumRequest(self._transcript, number, tuple(sorted(participants))))
+        return dict.fromkeys(sorted(participants), request)
+
+    def _name_survivors(self) -> Outbox:
+        current = self._round
+        # Taken from the uploads themselves: an upload that was added cannot be declared dropped.
+        survivors = current.survivors
+        if len(survivors) < (self.parameters.threshold if self.parameters.complete else 2):
+            raise self._abort("uploaded", len(survivors))
+        for client in sorted(current.participants - survivors):
+            left = len(self._neighbours[client] & survivors)
+            if left < self.parameters.threshold:
+                raise self._abort(
+                    f"of {self.roster.name(client)}'s neighbours uploaded and it dropped out", left
+                )
+        message = encode(Survivors(self._transcript, current.number, tuple(sorted(survivors))))
+        return dict.fromkeys(sorted(survivors), message)
+
+    def _send_consents(self) -> Outbox:
+        consents = self._round.consents
+        if len(consents) < self.parameters.threshold:
+            raise self._abort("consented", len(consents))
+        message = encode(Consents(self._transcript, self._round.number, tuple(sorted(consents.items()))))
+        return dict.fromkeys(sorted(consents), message)
+
+    def unmask(self) -> MaskedSum:
+        """Open the sum with the shares that came. Raises `RoundAbortedError` if they do not suffice."""
+        self._expect(ServerState.UNMASKING)
+        current = self._round
+        plus: list[bytes] = []
+        minus: list[bytes] = []
+        for client in sorted(current.survivors):
+            seed = self._self_seed(client)
+            minus.append(messages.self_mask_key(seed, self._transcript, current.number, client))
+        for client in sorted(current.participants - current.survivors):
+            for other, key in self._pair_keys(client).items():
+                # What the surviving neighbour added (it is the lower of the two) or subtracted.
+                (minus if other < client else plus).append(key)
+        add_keystreams(current.total, plus=plus, minus=minus)
+        del self._round
+        self.state, self.waiting_for = ServerState.READY, frozenset()
+        dropouts = tuple(sorted(current.participants - current.survivors))
+        return MaskedSum(current.number, current.total, tuple(sorted(current.survivors)), dropouts)
+
+    def _self_seed(self, client: int) -> bytes:
+        current = self._round
+        if client in current.reveals:
+            return current.reveals[client].self_seed  # it was checked on arrival
+        seed = self._combine(client, "self mask")
+        if not self._is_self_seed(client, seed):
+            raise self._abort_for(client, "dealt shares of a self mask that it did not commit to")
+        return seed
+
+    def _pair_keys(self, client: int) -> dict[int, bytes]:
+        """The keys of a dropped client's pairwise masks with each surviving neighbour, from its mask seed."""
+        current, transcript = self._round, self._transcript
+        number = current.number
+        seed = self._combine(client, "mask key")
+        own = KeyPair(self.parameters.suite, seed, Label.MASK_KEY)
+        if own.public_key != self._advertised[client].mask_keys[number]:
+            raise self._abort_for(client, "dealt shares of another mask key than it advertised")
+        keys = {}
+        for other in sorted(self._neighbours[client] & current.survivors):
+            low, high = sorted((client, other))
+            bundle = self._bundles[low, high]
+            try:
+                if client == low:
+                    secret = messages.pair_secret(seed, transcript, number, other)
+                else:
+                    info = messages.pair_info(transcript, number, other, client)
+                    secret = own.open(bundle.pair_secrets[number], info)
+                expected = messages.commitment(transcript, number, low, high, messages.PAIR_SECRET, secret)
+                if expected != bundle.commitments[number][messages.PAIR_SECRET]:
+                    raise CryptoError("a pair secret is not the one that was committed to")
+            except CryptoError:
+                # The other confirmed this secret, or dealt it and this client confirmed it.
+                raise self._abort_for(client, "confirmed or dealt a pair secret that does not fit") from None
+            keys[other] = messages.pair_mask_key(secret, transcript, number, client, other)
+        return keys
+
+    def _combine(self, client: int, what: str) -> bytes:
+        shares = {
+            holder + 1: dict(reveal.shares)[client]
+            for holder, reveal in self._round.reveals.items()
+            if client in self._neighbours[holder]
+        }
+        try:
+            return combine(shares, self.parameters.threshold)
+        except CryptoError as error:
+            if len(shares) < self.parameters.threshold:
+                raise self._abort(
+                    f"revealed good shares of {self.roster.name(client)}'s {what}", len(shares)
+                ) from None
+            raise self._abort_for(
+                client, f"dealt shares of its {what} that do not belong together"
+            ) from error
+
+    # ---- what a client may send ------------------------------------------------------------------
+
+    def _check_place(self, sender: int, message: FromClient) -> None:
+        collecting = states.SERVER[self.parameters.profile].get(self.state)
+        if collecting is None or type(message) is not collecting[0]:
+            expected = collecting[0].__name__ if collecting else "nothing"
+            raise WireError(f"in state {self.state.value} expected {expected}, got {type(message).__name__}")
+        if sender not in self.waiting_for:
+            raise WireError(
+                f"expected no further {type(message).__name__} from it: it answered, or dropped out, before"
+            )
+        if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
+            raise WireError(f"expected round {self._round.number}, got round {message.round}")
+
+    def _take(self, sender: int, message: FromClient, data: bytes) -> None:
+        suite, rounds = self.parameters.suite, len(self.parameters.rounds)
+        match message:
+            case Advertise():
+                message.check(suite, rounds)
+                for key in (message.channel_key, *message.mask_keys):
+                    seal(suite, key, b"", b"")  # a key of the right length may still be none
+                self._advertised[sender] = message
+                self._frames[sender] = data
+            case Shares():
+                message.check(suite, rounds, sender)
+                holders = sorted(self._neighbours[sender] & self._advertised.keys())
+                if [bundle.recipient for bundle in message.bundles] != holders:
+                    raise WireError(
+                        f"expected a bundle for each of {len(holders)} neighbours, got {len(message.bundles)}"
+                    )
+                self._self_commitments[sender] = message.self_commitments
+                self._bundles.update(((sender, bundle.recipient), bundle) for bundle in message.bundles)
+            case Confirm():
+                dealt = self._neighbours[sender] & self._self_commitments.keys()
+                if not dealt.issuperset(message.complaints):
+                    raise WireError(
+                        "expected complaints about neighbours that dealt shares to it, got others"
+                    )
+                self._complaints[sender] = message.complaints
+            case Upload():
+                spec = self.parameters.rounds[message.round]
+                exact(f"an upload of {spec.length} values", message.payload, spec.payload_bytes)
+                ring.add_packed(self._round.total, message.payload, spec.width)
+                self._round.survivors |= {sender}
+            case Consent():
+                sets = (sorted(self._round.participants), sorted(self._round.survivors))
+                parts = messages.consent_parts(self._transcript, self._directory, message.round, *sets)
+                key = self.roster.members[sender].verify_key
+                verify(key, message.signature, Label.CONSENT_SIGNATURE, *parts)
+                self._round.consents[sender] = message.signature
+            case Reveal():
+                self._check_reveal(sender, message)
+                self._round.reveals[sender] = message
+
+    def _check_reveal(self, sender: int, reveal: Reveal) -> None:
+        current = self._round
+        if not self._is_self_seed(sender, reveal.self_seed):
+            raise CryptoError("expected the self-mask seed that it committed to, got another")
+        dealers = sorted(self._neighbours[sender] & current.participants)
+        if [dealer for dealer, _ in reveal.shares] != dealers:
+            raise WireError(
+                f"expected one share of each of {len(dealers)} neighbours, got {len(reveal.shares)}"
+            )
+        for dealer, share in reveal.shares:
+            parse_share(share)
+            kind = SELF_SHARE if dealer in current.survivors else SEED_SHARE
+            commitment = messages.commitment(self._transcript, current.number, dealer, sender, kind, share)
+            if commitment != self._bundles[dealer, sender].commitments[current.number][kind]:
+                raise CryptoError(
+                    f"expected the share that {self.roster.name(dealer)} dealt to it, got another"
+                )
+
+    def _is_self_seed(self, client: int, seed: bytes) -> bool:
+        number = self._round.number
+        commitment = messages.self_commitment(self._transcript, number, client, seed)
+        return commitment == self._self_commitments[client][number]
+
+    # ---- refusals --------------------------------------------------------------------------------
+
+    def _expect(self, state: ServerState) -> None:
+        if self.state is not state:
+            raise LocalProtocolError(
+                f"expected state {state.value}, the server is in state {self.state.value}"
+            )
+
+    def _refusal(self, sender: int, error: Exception) -> RemoteProtocolError:
+        return RemoteProtocolError("the server", self.roster.name(sender), str(error))
+
+    def _blamed(self, sender: int, error: Exception) -> RemoteProtocolError:
+        self.blame[sender] = str(error)
+        self.waiting_for -= {sender}
+        return self._refusal(sender, error)
+
+    def _abort(self, did: str, count: int) -> RoundAbortedError:
+        return self._end(f"expected at least {self.parameters.threshold} clients, {count} {did}")
+
+    def _abort_for(self, client: int, fault: str) -> RoundAbortedError:
+        self.blame[client] = fault
+        return self._end(f"the masks of {self.roster.name(client)} cannot be removed")
+
+    def _end(self, text: str) -> RoundAbortedError:
+        before_ready = self.state in (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
+        self.state = ServerState.ABORTED if before_ready else ServerState.READY
+        self.waiting_for = frozenset()
+        return RoundAbortedError(
+            text, {self.roster.name(who): fault for who, fault in sorted(self.blame.items())}
+        )
+
+
+def _forget(conflicts: dict[int, set[int]], client: int) -> None:
+    """Take a client and its edges out of a graph; clients without an edge leave it too."""
+    for other in conflicts.pop(client, set()):
+        conflicts[other].discard(client)
+        if not conflicts[other]:
+            del conflicts[other]

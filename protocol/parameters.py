@@ -1,0 +1,132 @@
+"""Phase 0: what the server proposes, and the transcript that binds everything after it."""
+
+import secrets
+from collections.abc import Sequence
+from enum import Enum
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.kdf import Label, digest
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import VERSION, Message, WireError, encode, exact, increasing
+
+SESSION_BYTES = 32
+DIGEST_BYTES = 32
+_NAME_LENGTH = 64
+
+
+class Profile(Enum):
+    """Which server the clients defend against.
+
+    SEMI_HONEST: it follows the protocol and keeps what it sees.
+    ACTIVE: it may also lie, so survivors agree on the survivor set among themselves before they unmask.
+    """
+
+    SEMI_HONEST = "semi-honest"
+    ACTIVE = "active"
+
+
+class RoundSpec(Message, frozen=True, tag="round"):
+    """One sum of the session: its public name, its length in values, and its fixed-point code."""
+
+    statistic: str
+    length: int
+    fraction_bits: int
+    magnitude: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
+            raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+        if self.length < 1:
+            raise WireError(f"expected a sum of at least 1 value, got {self.length}")
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.length * self.width
+
+    def code(self, summands: int) -> FixedPoint:
+        """The fixed-point code for `summands` clients; `CryptoError` if their sum can overflow."""
+        return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
+
+
+class Parameters(Message, frozen=True, tag="parameters"):
+    """All that a session agrees on before a key is made.
+
+    session: 32 fresh bytes from the server; no session runs twice.
+    roster: digest of the roster; cohort: the invited members' numbers in it, increasing.
+    degree: neighbours a client has; threshold: shares that open a secret, and consents that open a sum.
+    """
+
+    version: str
+    session: bytes
+    profile: Profile
+    suite: Suite
+    roster: bytes
+    cohort: tuple[int, ...]
+    degree: int
+    threshold: int
+    rounds: tuple[RoundSpec, ...]
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise WireError(f"expected protocol version {VERSION!r}, got {self.version[:32]!r}")
+        exact("a session number", self.session, SESSION_BYTES)
+        exact("a roster digest", self.roster, DIGEST_BYTES)
+        increasing("the cohort", self.cohort)
+        n = len(self.cohort)
+        if n < 2:
+            raise WireError(f"expected a cohort of at least 2 clients, got {n}")
+        complete = self.degree == n - 1
+        if not complete and not (0 < self.degree < n - 1 and self.degree % 2 == 0):
+            raise WireError(f"expected {n - 1} neighbours or an even number below, got {self.degree}")
+        if not 1 <= self.threshold <= self.degree + complete:
+            raise WireError(f"expected a threshold of 1 to {self.degree + complete}, got {self.threshold}")
+        if not self.rounds:
+            raise WireError("expected at least one round")
+        for spec in self.rounds:
+            try:
+                spec.code(n)
+            except CryptoError as error:
+                raise WireError(f"{spec.statistic}: {error}") from None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every client is every other's neighbour."""
+        return self.degree == len(self.cohort) - 1
+
+    def transcript(self) -> bytes:
+        """32 bytes that stand in every signature, key and sealed message of the session."""
+        return digest(Label.TRANSCRIPT, encode(self))
+
+    @classmethod
+    def propose(
+        cls,
+        roster: Roster,
+        rounds: Sequence[RoundSpec],
+        *,
+        profile: Profile,
+        suite: Suite,
+        degree: int,
+        threshold: int,
+        cohort: Sequence[int] | None = None,
+    ) -> "Parameters":
+        """A fresh session for `cohort` (member numbers; default the whole roster)."""
+        invited = tuple(cohort) if cohort is not None else tuple(range(len(roster.members)))
+        return cls(
+            version=VERSION,
+            session=secrets.token_bytes(SESSION_BYTES),
+            profile=profile,
+            suite=suite,
+            roster=roster.digest,
+            cohort=invited,
+            degree=degree,
+            threshold=threshold,
+            rounds=tuple(rounds),
+        )
+
+
+PARAMETERS = Decoder(Parameters)

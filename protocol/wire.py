@@ -1,0 +1,85 @@
+"""Strict canonical encoding, and frames signed by their sender.
+
+A message is a msgspec struct written as a MessagePack array: a tag, then the fields in their order.
+It has exactly one encoding: what does not encode back to the same bytes is refused, so two parties
+that hold the same bytes hold the same message and a digest of the bytes is a digest of the message.
+Lengths and ranges are checked when a struct is built, on either side of the wire.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import msgspec
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
+from secure_afl.crypto.kdf import Label, digest, integer
+
+VERSION = "secure-afl/1"
+_ENCODER = msgspec.msgpack.Encoder()
+M = TypeVar("M")
+
+
+class WireError(ValueError):
+    """The bytes are no valid message; the text says what was expected and what came."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """The root of everything that travels."""
+
+
+def encode(message: Message) -> bytes:
+    """The one encoding of a message."""
+    return _ENCODER.encode(message)
+
+
+def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
+    """The message in `data`, of the decoder's type (which may be a union). Raises `WireError`."""
+    try:
+        message = decoder.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise WireError(f"not a valid message of {len(data)} bytes: {error}") from None
+    if _ENCODER.encode(message) != data:
+        raise WireError(f"a message of {len(data)} bytes is not in canonical form")
+    return message
+
+
+def sign_frame(identity: Identity, transcript: bytes, sender: int, message: Message) -> bytes:
+    """`encode(message)`, and behind it the sender's signature over session, sender and message."""
+    frame = bytearray()
+    _ENCODER.encode_into(message, frame)
+    body = digest(Label.FRAME_SIGNATURE, frame)
+    frame += identity.sign(Label.FRAME_SIGNATURE, transcript, integer(sender), body)
+    return bytes(frame)
+
+
+def verify_frame(data: bytes, verify_key: bytes, transcript: bytes, sender: int) -> memoryview:
+    """The encoded message of a frame that `sender` signed in this session. Raises `WireError`."""
+    if len(data) <= SIGNATURE_BYTES:
+        raise WireError(
+            f"expected a message and a signature of {SIGNATURE_BYTES} bytes, got {len(data)} bytes"
+        )
+    encoded = memoryview(data)[:-SIGNATURE_BYTES]
+    body = digest(Label.FRAME_SIGNATURE, encoded)
+    try:
+        verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, transcript, integer(sender), body)
+    except CryptoError:
+        raise WireError(
+            f"expected {len(data)} bytes signed by this sender in this session, got another signature "
+            "(the message was altered, cut, lengthened, or belongs to another session or sender)"
+        ) from None
+    return encoded
+
+
+def exact(name: str, value: bytes | memoryview, length: int) -> None:
+    """Raises `WireError` unless `value` has `length` bytes."""
+    if len(value) != length:
+        raise WireError(f"expected {name} of {length} bytes, got {len(value)}")
+
+
+def increasing(name: str, values: Sequence[int]) -> None:
+    """Raises `WireError` unless `values` are non-negative and strictly increase (so none repeats)."""
+    if any(b <= a for a, b in pairwise(values)) or (values and values[0] < 0):
+        raise WireError(f"expected {name} in increasing order without repeats, got {list(values[:8])}")

@@ -1,0 +1,131 @@
+"""Who holds which rows: the sites of the data, or one of the usual ways to divide a single set."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from secure_afl.errors import DataError
+from secure_afl.simulations.data import Dataset, Floats, Ints
+
+FORMS = """\
+  site         one client for each site that the data name
+  iid          equal sizes, rows at random
+  dirichlet:A  equal sizes, labels skewed by Dirichlet(A, ..., A), 0 < A <= 1e6; smaller is more skewed
+  labels:K     K labels a client
+  uneven:A     rows at random, sizes falling as 1, 2^-A, 3^-A, ..., 0 < A <= 1e6"""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One client's rows of a Dataset: int64 indices, none twice; raises DataError if it could not train."""
+
+    client: str
+    train: Ints
+    test: Ints
+
+    def __post_init__(self) -> None:
+        if not self.train.size:
+            raise DataError(f"{self.client} gets no row to train on: ask for fewer clients or less skew")
+
+
+def default_spec(data: Dataset) -> str:
+    """`site` where the data name sites, else `iid`."""
+    return "iid" if data.site is None else "site"
+
+
+def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[Part]:
+    """Give every row of `data` to one client, three quarters to train and one to test, split label by label.
+
+    spec: one of FORMS. clients: how many; None is 10, or all sites. A seed fixes the result.
+    `dirichlet` is Hsu et al. 2019 (arXiv 1909.06335): equal sizes, label proportions of a client drawn from
+    Dirichlet(A, ..., A), without replacement. `labels` is McMahan et al. 2017 as in pFedMe: client j holds
+    the labels (j + u) mod classes, u < K, in log-normal shares. Two rows or more always give a test row.
+    Raises DataError for an unknown spec, a client without rows, or labels that nobody would hold.
+    """
+    kind, number = _parse(spec)
+    if seed < 0:
+        raise DataError(f"the seed must be 0 or more, not {seed}")
+    rng = np.random.default_rng(seed)  # it shapes an experiment and guards no secret
+    if kind == "site":
+        if data.site is None:
+            raise DataError(f"{data.name} names no sites: use iid, dirichlet:A, labels:K or uneven:A")
+        names, owner = np.unique(data.site, return_inverse=True)
+        if clients not in (None, len(names)):
+            raise DataError(f"{data.name} has {len(names)} sites, not {clients}: leave out how many clients")
+    else:
+        clients = 10 if clients is None else clients
+        if not 1 <= clients <= len(data.y):
+            raise DataError(f"{clients} clients cannot share {len(data.y)} rows: ask for 1 to {len(data.y)}")
+        names = np.array([f"client-{j:0{max(3, len(str(clients - 1)))}}" for j in range(clients)])
+        label = data.y
+        if kind == "dirichlet":
+            counts = _dirichlet(data, clients, number, rng)
+        elif kind == "labels":
+            counts = _labels(data, clients, int(number), rng)
+        else:  # labels do not matter; iid is uneven:0
+            label = np.zeros_like(data.y)
+            counts = _sizes(len(label), np.arange(1, clients + 1, dtype=np.float64) ** -number)[:, None]
+        owner = np.empty_like(label)
+        for i, count in enumerate(counts.T):
+            owner[label == i] = rng.permutation(np.repeat(np.arange(clients), count))
+    held = (np.flatnonzero(owner == j) for j in range(len(names)))
+    return [Part(str(name), *split(data.y, rows, rng)) for name, rows in zip(names, held, strict=True)]
+
+
+def split(y: Ints, rows: Ints, rng: np.random.Generator, test_fraction: float = 0.25) -> tuple[Ints, Ints]:
+    """Divide `rows` of `y` into train and test, both sorted; from two rows on, neither is empty."""
+    n = len(rows)
+    count = min(max(round(n * test_fraction), 1), n - 1) if n > 1 else 0
+    rows = rng.permutation(rows)
+    rows = rows[np.argsort(y[rows], kind="stable")]
+    # Evenly spaced picks from rows sorted by label: every label comes within one row of its share.
+    picks = (np.arange(count) * n + rng.integers(max(n, 1))) // max(count, 1)
+    return np.sort(np.delete(rows, picks)), np.sort(rows[picks])
+
+
+def _parse(spec: str) -> tuple[str, float]:
+    kind, _, text = spec.partition(":")
+    with suppress(ValueError):
+        number = float(text) if text else 0.0
+        skewed = kind in ("dirichlet", "uneven") and 0 < number <= 1e6
+        if spec in ("site", "iid") or skewed or (kind == "labels" and number in range(1, 10**6)):
+            return kind, number
+    raise DataError(f"unknown partition {spec!r}; the forms are\n{FORMS}")
+
+
+def _sizes(rows: int, weights: Floats) -> Ints:
+    """Shares of a number of rows in proportion to `weights`, beyond 2 rows for each where there are enough."""
+    least = min(2, rows // len(weights))
+    ends = np.rint(np.cumsum(weights) / weights.sum() * (rows - least * len(weights))).astype(np.int64)
+    return np.asarray(np.diff(ends, prepend=0) + least, np.int64)
+
+
+def _dirichlet(data: Dataset, clients: int, concentration: float, rng: np.random.Generator) -> Ints:
+    """How many rows of each label each client gets: int64 (clients, classes)."""
+    left = np.bincount(data.y, minlength=len(data.classes))
+    counts = np.zeros((clients, len(left)), np.int64)
+    for row, size in zip(counts, _sizes(len(data.y), np.ones(clients)), strict=True):
+        wish = rng.dirichlet(np.full(len(left), concentration))
+        while (need := size - row.sum()) > 0:
+            # A label that has run out passes its share on; if none of the wish is left, take what there is.
+            share = wish * (left > 0) if (wish[left > 0] > 0).any() else left.astype(np.float64)
+            drawn = np.minimum(rng.multinomial(need, share / share.sum()), left)
+            row += drawn
+            left -= drawn
+    return counts
+
+
+def _labels(data: Dataset, clients: int, each: int, rng: np.random.Generator) -> Ints:
+    """How many rows of each label each client gets: int64 (clients, classes)."""
+    classes = len(data.classes)
+    if each > classes:
+        raise DataError(f"labels:{each} asks for more labels than the {classes} of {data.name}")
+    if nobody := data.classes[clients + each - 1 :]:
+        hint = f"ask for at least {classes - each + 1} clients"
+        raise DataError(f"labels:{each} with {clients} clients: nobody holds {', '.join(nobody)}; {hint}")
+    counts = np.zeros((clients, classes), np.int64)
+    for label, total in enumerate(np.bincount(data.y, minlength=classes)):
+        holders = np.flatnonzero((label - np.arange(clients)) % classes < each)
+        counts[holders, label] = _sizes(total, rng.lognormal(size=len(holders)))
+    return counts
