@@ -41,7 +41,7 @@ def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
         message = decoder.decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise WireError(f"not a valid message of {len(data)} bytes: {error}") from None
-    if _ENCODER.encode(message) != data:
+    if _ENCODER.encode(message) != bytes(data):  # comparing with a memoryview is 20 times slower
         raise WireError(f"a message of {len(data)} bytes is not in canonical form")
     return message
 

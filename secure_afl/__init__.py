@@ -5,13 +5,39 @@ The public names are loaded on first use, so that an aggregation server which on
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC: dict[str, str] = {}
-__all__ = sorted(_PUBLIC)
+if TYPE_CHECKING:
+    from secure_afl.aggregation import Aggregate as Aggregate
+    from secure_afl.aggregation import Aggregator as Aggregator
+    from secure_afl.aggregation import MaskedAggregator as MaskedAggregator
+    from secure_afl.aggregation import PlainAggregator as PlainAggregator
+    from secure_afl.aggregation import SumPlan as SumPlan
+    from secure_afl.protocol.policy import Policy as Policy
+    from secure_afl.ridge import FederatedRidge as FederatedRidge
+    from secure_afl.solve import Certificate as Certificate
+    from secure_afl.statistics import PublicBounds as PublicBounds
+    from secure_afl.statistics import SufficientStatistics as SufficientStatistics
+
+_HOMES = {
+    "Aggregate": "aggregation",
+    "Aggregator": "aggregation",
+    "Certificate": "solve",
+    "FederatedRidge": "ridge",
+    "MaskedAggregator": "aggregation",
+    "PlainAggregator": "aggregation",
+    "Policy": "protocol.policy",
+    "PublicBounds": "statistics",
+    "SufficientStatistics": "statistics",
+    "SumPlan": "aggregation",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'secure_afl' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'secure_afl' has no attribute {name!r}")
+    return getattr(import_module(f"secure_afl.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -97,11 +97,11 @@ def solve(
     W, residual, residual_unit = _refined(A, C)
 
     # Entry by entry |E_G| ≤ ε·11ᵀ + g·vvᵀ and |E_C| ≤ ε·11ᵀ + g·vwᵀ. ε is the entry error and underflow.
-    # g: either side adds up M products per entry, the aggregate is rounded once more, and γ_M + γ_{M+1} ≤
-    # γ_{2M+1}. v and w bound the column norms of X and Y, as (|X|ᵀ|X|)_jk ≤ v_j·v_k.
-    g = gamma(2 * M + 1)
-    underflow = (M + 1) * _UNDERFLOW
-    squares = (np.maximum(G.diagonal(), 0) + entry_error + underflow) / (1 - gamma(M + 1))
+    # Either side adds up M products per entry and the aggregate is rounded once more, so the errors are at
+    # most γ_M and γ_{M+1} times (|X|ᵀ|X|)_jk ≤ ‖x_j‖‖x_k‖ and (|X|ᵀ|Y|)_jk ≤ ‖x_j‖·w; ‖x_j‖ is known up to
+    # that error too, ‖x_j‖² ≤ v_j²/(1 − γ_{M+1}), and (γ_M + γ_{M+1})/(1 − γ_{M+1}) ≤ γ_{2M+2}.
+    g, underflow = gamma(2 * M + 2), (M + 1) * _UNDERFLOW
+    squares = G.diagonal() + entry_error + underflow
     v, w, trace = np.sqrt(squares), target * math.sqrt(M), float(squares.sum())
     # On both sides γ takes three roundings; γ_4 as it is compared with the rounded γ.
     shift_rounding = ridge * (underflow + g * trace / d) + 2 * gamma(4) * abs(shift) + _UNDERFLOW
@@ -152,7 +152,7 @@ def _smallest_eigenvalue(A: Matrix) -> tuple[float, float]:
         shift = 0.9 * float(eigenvalues[0])
         B = A.copy()
         B[np.diag_indices_from(B)] -= shift
-        proven = shift > 0 and bool(np.isfinite(cholesky(B)).all())
+        proven = bool(np.isfinite(cholesky(B)).all())
     except LinAlgError:
         proven = False
     if not (proven and shift - _SLACK * rounding > 0):

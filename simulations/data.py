@@ -2,8 +2,9 @@
 
 import csv
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from secure_afl.errors import DataError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_File = tuple[Floats, list[str], NDArray[Any], NDArray[Any] | None]  # X, its column names, labels, sites
+_File = tuple[Floats, list[str], dict[str, Any]]  # X without the ones, its names, columns to pick from
+_Kind = tuple[Any, ...]  # of a column, see _HEART
 _FOLDER = Path(__file__).parent / "datasets"
-_WHITE = {"mnist5k": 255, "digits": 16}  # the value of a white pixel, fixed by the image format
+_BUILT_IN = ("heart", "mnist5k", "digits")
 _MAX_WORDS = 64  # more different words than this in one column look like names or identifiers
+_LARGEST = 1e300  # twice as much must still be finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +43,14 @@ class Dataset:
     note: str
 
     def __post_init__(self) -> None:
-        X, y, site, shape = self.X, self.y, self.site, (len(self.X), len(self.features))
-        if not len(X):
-            raise DataError(f"{self.name}: no rows")
-        if y.shape != shape[:1] or (site is not None and site.shape != y.shape):
-            sites = "" if site is None else f" and sites of shape {site.shape}"
-            raise DataError(f"{self.name}: {len(X)} rows, but labels of shape {y.shape}{sites}")
-        if X.dtype != np.float64 or X.shape != shape or shape[1] < 2 or (X[:, 0] != 1).any():
-            raise DataError(f"{self.name}: X must be float64, ones first, then features, and a name for each")
-        if y.dtype != np.int64 or y.min() < 0 or y.max() >= len(self.classes):
-            raise DataError(f"{self.name}: y must be int64 in 0..{len(self.classes) - 1}")
+        X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
+        shapes = [column.shape for column in (y, self.site) if column is not None]
+        if not rows or any(shape != (rows,) for shape in shapes):
+            raise DataError(f"{self.name}: each row needs one label (and site): {rows} rows, shapes {shapes}")
+        if X.dtype != np.float64 or X.shape != (rows, len(self.features)) or (X[:, 0] != 1).any():
+            raise DataError(f"{self.name}: X must be float64, its first column ones, with a name for each")
+        if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or X.shape[1] < 2:
+            raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}, X have more than the ones")
         if y.min() == y.max():
             raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
@@ -59,48 +60,46 @@ class Dataset:
 def load(source: str, *, site_column: str = "site", label_column: str = "label") -> Dataset:
     """Load `heart`, `mnist5k`, `digits`, or a .csv or .npz file by its path; DataError says what does not fit.
 
-    .csv: a header, then rows. Columns of numbers stay as they are, columns of words become one-hot; empty
-    cells, NaN and mixtures are refused. .npz: `X` or `x`, rows first, the rest is flattened; labels in
-    `label_column` (`y` will do for the default), sites in `site_column`. Data without a column of the default
-    name `site` have no sites. Where the built-in data come from: datasets/README.md.
+    .csv: a header, then rows. Columns of numbers stay numbers, columns of words become one-hot; empty cells,
+    NaN and mixtures are refused. .npz: `X` or `x`, rows first, the rest is flattened; `y` will do for `label`.
+    Without a column of the default name `site` there are no sites. Built-in data: see datasets/README.md.
     """
-    path = Path(source)
-    if source == "heart" or source in _WHITE:
-        if (site_column, label_column) != ("site", "label"):
-            raise DataError(f"{source} has its own site and label columns: leave out those options")
-        if source == "heart":
-            return _heart()
-        X, features, labels, site = _images(source)
+    path, square = Path(source), 0
+    if source in _BUILT_IN and (site_column, label_column) != ("site", "label"):
+        raise DataError(f"{source} has its own site and label columns: leave out those options")
+    if source == "heart":
+        X, features, table = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
+        table = {
+            "site": table["dataset"],
+            "label": np.where(np.array(table["num"]) == "0", "absent", "present"),
+        }
+        # A number and its flag exclude each other, and so do the words of a column: each column of the schema,
+        # and the ones, add at most 1 to the squared norm. Without a schema every value may add 1.
+        square = 1 + len(_HEART)
+        note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
+    elif source in _BUILT_IN:
+        X, features, table = _images(source)
+        note = "scale: the value of a white pixel, fixed by the image format"
     elif path.is_file() and path.suffix.lower() in (".csv", ".npz"):
-        read = _csv if path.suffix.lower() == ".csv" else _npz
-        X, features, labels, site = read(path, site_column, label_column)
+        is_csv = path.suffix.lower() == ".csv"
+        X, features, table = _csv(path, site_column, label_column) if is_csv else _npz(path)
+        note = "scale: powers of two read from this file; in a real federation agree on them beforehand"
     else:
-        raise DataError(
-            f"{source!r} is none of heart, {', '.join(_WHITE)} and no .csv or .npz file that exists"
-        )
-    for row, column in np.argwhere(~np.isfinite(X))[:1]:
-        raise _bad_cell(path, features[column], row, str(X[row, column]), "a finite number")
-    if labels.dtype.kind not in "biufU" or (site is not None and site.dtype.kind not in "iuU"):
-        raise DataError(f"{path.name}: labels and sites must be names or whole numbers")
-    if labels.dtype.kind == "f":
-        for row in np.flatnonzero(~np.isfinite(labels) | (labels != np.rint(labels)))[:1]:
-            raise _bad_cell(path, label_column, row, str(labels.flat[row]), "a class, not a measured number")
-        labels = labels.astype(np.int64)
+        raise DataError(f"no data {source!r}: give {', '.join(_BUILT_IN)} or an existing .csv or .npz file")
+    labels = _names(path, table, label_column)
+    has_site = site_column in table or site_column != "site"
+    site = _names(path, table, site_column).astype(np.str_) if has_site else None
     values, y = np.unique(labels, return_inverse=True)
-    if white := _WHITE.get(source):
-        X, note = X / white, f"scale: pixels / {white}, fixed by the image format"
-    else:  # powers of two change only the exponent: scaling costs no digit and can be undone exactly
-        fraction, exponent = np.frexp(np.abs(X).max(axis=0))
-        X = np.ldexp(X, (fraction == 0.5) - exponent)
-        note = "scale: powers of two read from this file; real parties must agree on them beforehand"
-    site = None if site is None else site.astype(np.str_)
-    return _with_ones(path.name, X, y.astype(np.int64), site, map(str, values), features, note)
+    X, y, features = np.insert(X, 0, 1, axis=1), y.astype(np.int64), ["1", *features]
+    # Rounded up, so that the bound still holds after somebody squares it.
+    row_norm = math.nextafter(math.sqrt(square or len(features)), math.inf)
+    return Dataset(path.name, X, y, site, tuple(map(str, values)), tuple(features), row_norm, note)
 
 
 # The schema of UCI Heart Disease. Numbers: low, high, then the cells that mean "not recorded"; low..high becomes
 # -1..1, a missing cell 0 and a 1 in a flag column. The ranges are wider than a clinic meets and fixed here: read
 # from the rows, they would tell about the rows. Words: the vocabulary, one-hot; "" in it is "not recorded".
-_HEART: dict[str, tuple[Any, ...]] = {
+_HEART: dict[str, _Kind] = {
     "age": (18, 100),  # years
     "sex": ("Female", "Male"),
     "cp": ("typical angina", "atypical angina", "non-anginal", "asymptomatic"),
@@ -115,98 +114,97 @@ _HEART: dict[str, tuple[Any, ...]] = {
     "ca": ("0", "1", "2", "3", ""),
     "thal": ("normal", "fixed defect", "reversable defect", ""),
 }
-_HEART_SITES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
-
-
-def _heart(path: Path = _FOLDER / "heart_disease_uci.csv") -> Dataset:
-    # Row id 304 says Cleveland and looks Hungarian (datasets/README.md): it stays as the file has it.
-    table = _table(path)
-    columns: dict[str, Floats] = {}
-    for name, kind in _HEART.items():
-        cells = table[name]
-        if isinstance(kind[0], str):
-            columns |= _one_hot(path, name, cells, kind)
-            continue
-        low, high, *missing = kind
-        for row, cell in enumerate(cells):
-            if cell not in missing and not low <= _number(cell) <= high:
-                raise _bad_cell(path, name, row, cell, f"{low} to {high}")
-        numbers = np.array([math.nan if cell in missing else _number(cell) for cell in cells])
-        columns[name] = np.nan_to_num((numbers - low) / (high - low) * 2 - 1)
-        if missing:
-            columns[f"{name}="] = np.isnan(numbers).astype(np.float64)
-    severity = _one_hot(path, "num", table["num"], ("0", "1", "2", "3", "4"))
-    y = (severity["num=0"] == 0).astype(np.int64)
-    _one_hot(path, "dataset", table["dataset"], _HEART_SITES)  # only for its check
-    site, X = np.array(table["dataset"]), np.column_stack(list(columns.values()))
-    note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
-    # A number and its flag exclude each other, and so do the words of a column: each column of the schema, and
-    # the ones, add at most 1 to the squared norm.
-    return _with_ones("heart", X, y, site, ("healthy", "disease"), columns, note, 1 + len(_HEART))
 
 
 def _images(name: str) -> _File:
     if name == "mnist5k":
-        return _npz(_FOLDER / "mnist5k.npz", "site", "label")
-    from sklearn.datasets import load_digits  # slow to import: only who asks for it waits
+        with np.load(_FOLDER / "mnist5k.npz", allow_pickle=False) as arrays:
+            X, y = arrays["x"].reshape(-1, 28 * 28) / 255, arrays["y"]
+    else:
+        from sklearn.datasets import load_digits  # slow to import: only who asks for it waits
 
-    X, labels = load_digits(return_X_y=True)
-    return X, [f"x{i}" for i in range(X.shape[1])], labels, None
+        pixels, y = load_digits(return_X_y=True)
+        X = pixels / 16
+    return X, [f"x{i}" for i in range(X.shape[1])], {"label": y}
 
 
-def _csv(path: Path, site_column: str, label_column: str) -> _File:
+def _csv(path: Path, site: str, label: str, schema: dict[str, _Kind] | None = None) -> _File:
     table = _table(path)
-    labels: NDArray[Any] = np.array(_column(path, table, label_column))
-    site = _column(path, table, site_column) if site_column in table or site_column != "site" else None
     columns: dict[str, Floats] = {}
-    for name, cells in table.items():
-        numbers = np.array([_number(cell) for cell in cells])
-        words = np.isnan(numbers)
-        mixed = words.any() and not words.all() and name != site_column
+    for name in schema or [name for name in table if name not in (site, label)]:
+        kind = schema[name] if schema else _infer(path, name, table[name])
+        columns |= _encode(path, name, table[name], kind)
+    if not columns:
+        raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(table)}")
+    return np.column_stack(list(columns.values())), list(columns), dict(table)
+
+
+def _names(path: Path, table: dict[str, Any], name: str) -> NDArray[Any]:
+    """Labels or sites: words, or int64 where all are whole numbers."""
+    if name not in table:
+        raise DataError(f"{path.name}: no column {name!r}, there are {', '.join(table)}")
+    values = np.asarray(table[name])
+    for row, value in enumerate(values.ravel().tolist()):
+        number = _number(value)
+        whole = math.isnan(number) or (number.is_integer() and abs(number) < 2**53)
+        if str(value).lower() in ("", "nan") or not whole or values.dtype.kind not in "biufU":
+            raise _bad_cell(path, name, row, str(value), "a name or a whole number")
+    with suppress(ValueError):
+        return values.astype(np.float64).astype(np.int64)
+    return values
+
+
+def _infer(path: Path, name: str, cells: list[str]) -> _Kind:
+    """The kind of a column that no schema describes; refuses whatever is not all numbers or all words."""
+    numbers = np.array([_number(cell) for cell in cells])
+    words = np.isnan(numbers)
+    for row, cell in enumerate(cells):
+        # One "n/a" must not turn a column of numbers into words.
+        if cell.lower() in ("", "nan") or abs(numbers[row]) > _LARGEST or (words[row] and not words.all()):
+            raise _bad_cell(path, name, row, cell, "a finite number or a word, the same in every row")
+    if not words.all():
+        return (-_power(numbers), _power(numbers))
+    if len(vocabulary := sorted(set(cells))) > _MAX_WORDS:
+        many = f"{len(vocabulary)} different words, it looks like an identifier: leave it out"
+        raise DataError(f"{path.name}, column {name!r}: {many}")
+    return tuple(vocabulary)
+
+
+def _encode(path: Path, name: str, cells: list[str], kind: _Kind) -> dict[str, Floats]:
+    if isinstance(kind[0], str):
         for row, cell in enumerate(cells):
-            # One "n/a" must not turn a column of numbers into words.
-            if cell.lower() in ("", "nan") or (mixed and words[row]):
-                raise _bad_cell(path, name, row, cell, "a number, as in other rows" if mixed else "a value")
-        if name == label_column:
-            labels = labels if words.any() else numbers
-        elif name == site_column:
-            continue
-        elif not words.any():
-            columns[name] = numbers
-        elif (distinct := len(set(cells))) > _MAX_WORDS:
-            many = f"{distinct} different words (the limit is {_MAX_WORDS})"
-            raise DataError(f"{path.name}, column {name!r}: {many} looks like an identifier, leave it out")
-        else:
-            columns |= _one_hot(path, name, cells, sorted(set(cells)))
-    X = np.column_stack([np.empty((len(labels), 0)), *columns.values()])
-    return X, list(columns), labels, None if site is None else np.array(site)
+            if cell not in kind:
+                raise _bad_cell(path, name, row, cell, f"one of {', '.join(map(repr, kind))}")
+        return {f"{name}={word}": np.array([cell == word for cell in cells], np.float64) for word in kind}
+    low, high, *missing = kind
+    for row, cell in enumerate(cells):
+        if cell not in missing and not low <= _number(cell) <= high:
+            raise _bad_cell(path, name, row, cell, f"{low} to {high}")
+    numbers = np.array([math.nan if cell in missing else _number(cell) for cell in cells])
+    scaled = np.nan_to_num((numbers - (low + high) / 2) / ((high - low) / 2))
+    return {name: scaled} | ({f"{name}=": np.isnan(numbers).astype(np.float64)} if missing else {})
 
 
-def _npz(path: Path, site_column: str, label_column: str) -> _File:
+def _power(values: Floats) -> Any:
+    """Per column the smallest power of two that covers it: dividing by it costs no digit and can be undone."""
+    fraction, exponent = np.frexp(np.abs(values).max(axis=0))
+    return np.ldexp(1.0, exponent - (fraction == 0.5))
+
+
+def _npz(path: Path) -> _File:
     try:
         with np.load(path, allow_pickle=False) as arrays:  # pickles run code
             table: dict[str, NDArray[Any]] = dict(arrays)
-    except Exception as error:  # NumPy, zipfile and zlib each have their own
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path.name} is not an .npz file of plain arrays: {error}") from None
-    if label_column == "label" and "label" not in table and "y" in table:
-        label_column = "y"
-    labels = _column(path, table, label_column)
-    site = _column(path, table, site_column) if site_column in table or site_column != "site" else None
-    X = _column(path, table, "X" if "X" in table else "x")
+    table = {"label": table["y"], **table} if "y" in table else table
+    X = table["X"] if "X" in table else table.get("x", np.empty(0))
     if X.dtype.kind not in "biuf" or X.ndim == 0 or not len(X):
-        raise DataError(f"{path.name}: x must be rows of numbers; no rows in {X.dtype} of shape {X.shape}")
+        raise DataError(f"{path.name}: no rows of numbers in x or X, there are {', '.join(table)}")
     X = X.reshape(len(X), -1).astype(np.float64)
-    return X, [f"x{i}" for i in range(X.shape[1])], labels, site
-
-
-def _with_ones(
-    name: str, X: Floats, y: Ints, site: NDArray[np.str_] | None,
-    classes: Iterable[str], features: Iterable[str], note: str, square: int = 0,
-) -> Dataset:  # fmt: skip
-    X = np.insert(X, 0, 1, axis=1)
-    # Without a better one, every value is in [-1, 1]. Rounded up: it still holds after somebody squares it.
-    row_norm = math.nextafter(math.sqrt(square or X.shape[1]), math.inf)
-    return Dataset(name, X, y, site, tuple(classes), ("1", *features), row_norm, note)
+    for row, column in np.argwhere(~(np.abs(X) <= _LARGEST))[:1]:
+        raise _bad_cell(path, f"x{column}", row, str(X[row, column]), "a finite number")
+    return X / _power(X), [f"x{i}" for i in range(X.shape[1])], table
 
 
 def _table(path: Path) -> dict[str, list[str]]:
@@ -219,35 +217,20 @@ def _table(path: Path) -> dict[str, list[str]]:
     if len(lines) < 2:
         raise DataError(f"{path.name}: no rows; a header and then one line a row are expected")
     header, *rows = lines
-    if wrong := [repr(name) for name, times in Counter(header).items() if times > 1 or not name]:
-        raise DataError(f"{path.name}: every column needs a name of its own, not {', '.join(wrong)}")
+    if len(set(header) - {""}) < len(header):
+        raise DataError(f"{path.name}: every column needs a name of its own, the header is {header}")
     for row, cells in enumerate(rows, 1):
         if len(cells) != len(header):
             raise DataError(f"{path.name}, data row {row}: {len(cells)} cells, the header has {len(header)}")
     return {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
 
 
-def _column(path: Path, table: dict[str, Any], name: str) -> Any:
-    if name not in table:
-        raise DataError(f"{path.name}: no column {name!r}, there are {', '.join(table)}")
-    return table[name]
-
-
 def _bad_cell(path: Path, column: str, row: int, cell: str, expected: str) -> DataError:
-    found = repr(cell) if cell else "an empty cell"
-    return DataError(f"{path.name}, column {column!r}, data row {row + 1}: {found}, expected {expected}")
+    return DataError(f"{path.name}, column {column!r}, data row {row + 1}: {cell!r}, expected {expected}")
 
 
-def _number(cell: str) -> float:
+def _number(cell: Any) -> float:
     try:
         return float(cell)
-    except ValueError:
+    except (TypeError, ValueError):
         return math.nan
-
-
-def _one_hot(path: Path, name: str, cells: list[str], words: Sequence[str]) -> dict[str, Floats]:
-    for row, cell in enumerate(cells):
-        if cell not in words:
-            raise _bad_cell(path, name, row, cell, f"one of {', '.join(map(repr, words))}")
-    column = np.array(cells)
-    return {f"{name}={word}": (column == word).astype(np.float64) for word in words}

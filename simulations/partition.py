@@ -1,6 +1,6 @@
 """Who holds which rows: the sites of the data, or one of the usual ways to divide a single set."""
 
-from contextlib import suppress
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,14 @@ from secure_afl.simulations.data import Dataset, Floats, Ints
 FORMS = """\
   site         one client for each site that the data name
   iid          equal sizes, rows at random
-  dirichlet:A  equal sizes, labels skewed by Dirichlet(A, ..., A), 0 < A <= 1e6; smaller is more skewed
+  dirichlet:A  equal sizes, labels skewed by Dirichlet(A, ..., A), A from 0 to 999999; smaller is more skewed
   labels:K     K labels a client
-  uneven:A     rows at random, sizes falling as 1, 2^-A, 3^-A, ..., 0 < A <= 1e6"""
+  uneven:A     sizes falling as 1, 2^-A, 3^-A, ..., rows at random, A likewise"""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One client's rows of a Dataset: int64 indices, none twice; raises DataError if it could not train."""
+    """One client's rows of a Dataset: int64 indices, sorted; raises DataError if it could not train."""
 
     client: str
     train: Ints
@@ -43,9 +43,11 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
     the labels (j + u) mod classes, u < K, in log-normal shares. Two rows or more always give a test row.
     Raises DataError for an unknown spec, a client without rows, or labels that nobody would hold.
     """
-    kind, number = _parse(spec)
-    if seed < 0:
-        raise DataError(f"the seed must be 0 or more, not {seed}")
+    kind, _, text = spec.partition(":")
+    number = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) else 0.0
+    whole = kind == "labels" and number.is_integer()
+    if spec not in ("site", "iid") and not (number > 0 and (whole or kind in ("dirichlet", "uneven"))):
+        raise DataError(f"unknown partition {spec!r}; the forms are\n{FORMS}")
     rng = np.random.default_rng(seed)  # it shapes an experiment and guards no secret
     if kind == "site":
         if data.site is None:
@@ -58,7 +60,7 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
         if not 1 <= clients <= len(data.y):
             raise DataError(f"{clients} clients cannot share {len(data.y)} rows: ask for 1 to {len(data.y)}")
         names = np.array([f"client-{j:0{max(3, len(str(clients - 1)))}}" for j in range(clients)])
-        label = data.y
+        label = data.y  # counts: how many rows of each label each client gets, int64 (clients, classes)
         if kind == "dirichlet":
             counts = _dirichlet(data, clients, number, rng)
         elif kind == "labels":
@@ -69,8 +71,7 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
         owner = np.empty_like(label)
         for i, count in enumerate(counts.T):
             owner[label == i] = rng.permutation(np.repeat(np.arange(clients), count))
-    held = (np.flatnonzero(owner == j) for j in range(len(names)))
-    return [Part(str(name), *split(data.y, rows, rng)) for name, rows in zip(names, held, strict=True)]
+    return [Part(str(who), *split(data.y, np.flatnonzero(owner == j), rng)) for j, who in enumerate(names)]
 
 
 def split(y: Ints, rows: Ints, rng: np.random.Generator, test_fraction: float = 0.25) -> tuple[Ints, Ints]:
@@ -84,16 +85,6 @@ def split(y: Ints, rows: Ints, rng: np.random.Generator, test_fraction: float = 
     return np.sort(np.delete(rows, picks)), np.sort(rows[picks])
 
 
-def _parse(spec: str) -> tuple[str, float]:
-    kind, _, text = spec.partition(":")
-    with suppress(ValueError):
-        number = float(text) if text else 0.0
-        skewed = kind in ("dirichlet", "uneven") and 0 < number <= 1e6
-        if spec in ("site", "iid") or skewed or (kind == "labels" and number in range(1, 10**6)):
-            return kind, number
-    raise DataError(f"unknown partition {spec!r}; the forms are\n{FORMS}")
-
-
 def _sizes(rows: int, weights: Floats) -> Ints:
     """Shares of a number of rows in proportion to `weights`, beyond 2 rows for each where there are enough."""
     least = min(2, rows // len(weights))
@@ -102,7 +93,6 @@ def _sizes(rows: int, weights: Floats) -> Ints:
 
 
 def _dirichlet(data: Dataset, clients: int, concentration: float, rng: np.random.Generator) -> Ints:
-    """How many rows of each label each client gets: int64 (clients, classes)."""
     left = np.bincount(data.y, minlength=len(data.classes))
     counts = np.zeros((clients, len(left)), np.int64)
     for row, size in zip(counts, _sizes(len(data.y), np.ones(clients)), strict=True):
@@ -117,13 +107,10 @@ def _dirichlet(data: Dataset, clients: int, concentration: float, rng: np.random
 
 
 def _labels(data: Dataset, clients: int, each: int, rng: np.random.Generator) -> Ints:
-    """How many rows of each label each client gets: int64 (clients, classes)."""
     classes = len(data.classes)
-    if each > classes:
-        raise DataError(f"labels:{each} asks for more labels than the {classes} of {data.name}")
     if nobody := data.classes[clients + each - 1 :]:
-        hint = f"ask for at least {classes - each + 1} clients"
-        raise DataError(f"labels:{each} with {clients} clients: nobody holds {', '.join(nobody)}; {hint}")
+        needed = f"labels:{each} needs {classes - each + 1} clients or more"
+        raise DataError(f"{needed}: with {clients}, nobody holds {', '.join(nobody)}")
     counts = np.zeros((clients, classes), np.int64)
     for label, total in enumerate(np.bincount(data.y, minlength=classes)):
         holders = np.flatnonzero((label - np.arange(clients)) % classes < each)

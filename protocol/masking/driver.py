@@ -36,7 +36,7 @@ class Network(Protocol):
         """Called for every message that is sent; gives those to deliver now, in order."""
 
     def flush(self, phase: str) -> Iterable[Envelope]:
-        """Called at a phase's deadline; gives what was held back until then."""
+        """Called at a phase's deadline, until it gives nothing; gives what was held back until then."""
 
 
 class PerfectNetwork:
@@ -100,8 +100,9 @@ class Cohort:
         self._watch(phase)
         for client, data in outbox.items():
             self._send(Envelope(phase, client, upward=False, data=data), contribute)
-        for envelope in self._network.flush(phase):
-            self._deliver(envelope, contribute)
+        while held := list(self._network.flush(phase)):
+            for envelope in held:
+                self._deliver(envelope, contribute)
 
     def _send(self, envelope: Envelope, contribute: Callable[[int, SumWanted], Contribution]) -> None:
         cost = self.costs.setdefault(envelope.phase, PhaseCost())

@@ -132,6 +132,32 @@ def test_smallest_eigenvalue_is_a_lower_bound_in_rational_arithmetic(
         assert not is_positive_definite(A, Fraction(lower * 1.2))
 
 
+@given(seed=st.integers(0, 2**32), d=st.integers(1, 5), exponent=st.floats(8, 13.5), ulps=st.integers(-8, 8))
+@settings(max_examples=150, deadline=None)
+def test_smallest_eigenvalue_does_not_trust_the_eigenvalue_routine(
+    seed: int, d: int, exponent: float, ulps: int
+) -> None:
+    """Shifts around λ_min itself: where Cholesky still completes, the bound is below λ_min all the same."""
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
+    gram = (Q * 10.0 ** -np.linspace(0, exponent, d)) @ Q.T
+    gram = np.triu(gram) + np.triu(gram, 1).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "eigvalsh", lambda A: (np.linalg.eigvalsh(A) + ulps * 2.0**-55) / 0.9)
+        try:
+            lower, _ = module._smallest_eigenvalue(gram)
+        except SolveError:
+            return
+    A = [[Fraction(value) for value in row] for row in gram]
+    assert is_positive_definite(A, Fraction(lower))
+
+
+def test_an_eigenvalue_routine_that_lies_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lie in (1.2, 100.0, -1.0):
+        monkeypatch.setattr(module, "eigvalsh", lambda A, lie=lie: lie * np.linalg.eigvalsh(A))
+        with pytest.raises(SolveError, match="cannot be told from a singular"):
+            solve(WORST, ridge=0.1)
+
+
 def test_smallest_eigenvalue_of_exact_powers_of_two() -> None:
     for power in range(0, 46, 5):
         small = 2.0**-power
@@ -178,16 +204,27 @@ def test_fixed_point_part_is_reached_by_the_worst_errors(ridge: float, sign: int
     assert secure.certificate.ridge_error == pytest.approx(ridge * epsilon, rel=1e-4)
 
 
-def test_fixed_point_part_holds_when_the_error_nearly_eats_the_smallest_eigenvalue() -> None:
-    smallest = 4 - 0.7 * D
-    epsilon = 0.8 * smallest / (2 * D)
-    plain, worse = solve(WORST, ridge=0.0), moved(WORST, +epsilon, -epsilon)
-    secure = solve(worse, ridge=0.0, entry_error=epsilon)
-    assert (
-        0.8 * secure.certificate.bound < distance(secure.weights, plain.weights) <= secure.certificate.bound
-    )
+@pytest.mark.parametrize("ridge", [0.0, 20.0])
+def test_fixed_point_part_holds_when_the_error_nearly_eats_the_smallest_eigenvalue(ridge: float) -> None:
+    exact = replace(WORST, cross=np.full((D, 2), 5.0))
+    smallest = 4 - 0.7 * D + ridge * 3.3
+    epsilon = 0.4 * smallest / (D + ridge)
+    plain = solve(exact, ridge=ridge)
+    secure = solve(moved(exact, epsilon, -epsilon), ridge=ridge, entry_error=epsilon)
+    reached = distance(secure.weights, plain.weights)
+    assert 0.8 * secure.certificate.bound < reached <= secure.certificate.bound
     with pytest.raises(SolveError, match=r"fixed point\); use more fraction bits, a larger ridge"):
-        solve(WORST, ridge=0.0, entry_error=smallest / D)
+        solve(exact, ridge=ridge, entry_error=0.95 * smallest / (D + ridge))
+
+
+def test_a_diagonal_below_zero_is_taken_only_within_the_entry_error() -> None:
+    gram = np.diag([1.0, -1e-6])
+    noisy = SufficientStatistics(gram, np.full((2, 1), 1e-6), 1)
+    plain = solve(SufficientStatistics(np.diag([1.0, 0.0]), np.zeros((2, 1)), 1), ridge=1.0)
+    secure = solve(noisy, ridge=1.0, entry_error=1e-6)
+    assert 1e-7 < distance(secure.weights, plain.weights) <= secure.certificate.bound
+    with pytest.raises(SolveError, match="no guarantee"):
+        solve(noisy, ridge=1.0, entry_error=0.9e-6)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.5, 20.0])
@@ -195,7 +232,7 @@ def test_fixed_point_part_holds_when_the_error_nearly_eats_the_smallest_eigenval
 def test_rounding_of_the_statistics_is_reached_by_the_worst_summation(ridge: float, target: float) -> None:
     count = 2**36  # so many rows that γ_M is far above the roundings of this test
     off, v, w = gamma(count), math.sqrt(WORST.gram[0, 0]), target * math.sqrt(count)
-    exact = replace(WORST, count=count)
+    exact = replace(WORST, count=count, cross=np.full((D, 2), 0.5 * v * w))
     plain = solve(moved(exact, off * v * v, -off * v * w), ridge=ridge, target=target)
     secure = solve(moved(exact, -off * v * v, off * v * w), ridge=ridge, target=target)
     assert secure.certificate.fixed_point == 0

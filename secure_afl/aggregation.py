@@ -1,0 +1,190 @@
+"""How a sum over clients is made: masked, which is the default, or in the clear, which must be asked for.
+
+The learning side asks an `Aggregator` for sums and does not know which backend gave them. These
+aggregators hold every client in this process; across machines the same state machines run apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.errors import LocalProtocolError, ProtocolError, RoundAbortedError
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking import graph
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.driver import Cohort, Contribution, Network, PhaseCost
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Member, Roster
+
+FRACTION_BITS = 32
+_REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.refusals` has them all
+
+
+@dataclass(frozen=True)
+class SumPlan:
+    """One sum to come. bound: public, no entry of one client's vector is larger in magnitude."""
+
+    statistic: str
+    length: int
+    bound: float
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A sum over survivors.
+
+    total: float64 (length,); entry_error: proven bound on each entry's distance from the exact sum of the
+    survivors' float64 values; units: the same sum as int64 fixed-point units under `code` (None for a sum of floats).
+    """
+
+    total: npt.NDArray[np.float64]
+    survivors: tuple[str, ...]
+    entry_error: float
+    units: npt.NDArray[np.int64] | None = None
+    code: FixedPoint | None = None
+
+
+class Aggregator(Protocol):
+    """What the learning side needs. `open` a session for named clients and planned sums, then `sum` each."""
+
+    backend: str
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        """Begin a session; exchanges keys for all its sums."""
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        """The sum of plan entry `number` over the clients that survive. In the order of the plan."""
+
+
+class MaskedAggregator:
+    """Sums under pairwise masks: no party but the client sees its vector.
+
+    Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
+    next. `costs` and `refusals` are of the session that is open; `watch` is called with each phase's name.
+
+    Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
+    `RoundAbortedError` where too few clients are left: nothing is released then.
+    """
+
+    backend = "mask"
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        profile: Profile = Profile.ACTIVE,
+        suite: Suite = Suite.HYBRID,
+        fraction_bits: int = FRACTION_BITS,
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.profile = profile
+        self.suite = suite
+        self.fraction_bits = fraction_bits
+        self._network = network
+        self._watch = watch
+        self._parties: dict[str, tuple[Identity, Ledger]] = {}
+        self._cohort: Cohort | None = None
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self.policy.check_backend(self.backend)
+        for name in clients:
+            self._parties.setdefault(name, (Identity.generate(), Ledger()))
+        roster = Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in clients))
+        near = graph.choose(
+            len(clients), self.profile, corrupted=self.policy.corrupted, dropout=self.policy.dropout
+        )
+        self._codes = [FixedPoint.fit(one.bound, len(clients), self.fraction_bits) for one in plan]
+        rounds = [
+            RoundSpec(one.statistic, one.length, code.fraction_bits, code.magnitude, code.width)
+            for one, code in zip(plan, self._codes, strict=True)
+        ]
+        parameters = Parameters.propose(
+            roster,
+            rounds,
+            profile=self.profile,
+            suite=self.suite,
+            degree=near.degree,
+            threshold=near.threshold,
+        )
+        self.policy.check(parameters)  # all clients would refuse; say so once, and at once
+        members = {
+            place: MaskingClient(identity, roster, self.policy, ledger)
+            for place, (identity, ledger) in enumerate(self._parties[name] for name in clients)
+        }
+        server = MaskingServer(parameters, roster)
+        self._cohort = Cohort(server, members, self._network, self._watch)
+        self._cohort.set_up()
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        cohort = self._open_cohort
+        roster = cohort.server.roster
+        before = len(cohort.refusals)
+        try:
+            result = cohort.sum(number, lambda place, wanted: contributions[roster.name(place)])
+        except RoundAbortedError as error:
+            for refusal in cohort.refusals[before:][:_REFUSALS_SHOWN]:
+                error.add_note(str(refusal))
+            raise
+        code = self._codes[number]
+        return Aggregate(
+            total=code.decode_sum(result.words, len(result.survivors)),
+            survivors=tuple(roster.name(place) for place in result.survivors),
+            entry_error=code.entry_error(len(result.survivors)),
+            units=ring.signed(result.words, code.width),
+            code=code,
+        )
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the open session agreed on."""
+        return self._open_cohort.server.parameters
+
+    @property
+    def costs(self) -> Mapping[str, PhaseCost]:
+        """Bytes and CPU seconds by phase, over all rounds so far."""
+        return self._open_cohort.costs
+
+    @property
+    def refusals(self) -> Sequence[ProtocolError | CryptoError]:
+        """What any party refused so far, in order."""
+        return self._open_cohort.refusals
+
+    @property
+    def _open_cohort(self) -> Cohort:
+        if self._cohort is None:
+            raise LocalProtocolError("no session is open: call open(clients, plan) first")
+        return self._cohort
+
+
+class PlainAggregator:
+    """Sums in the clear: the server sees every client's vector. For comparison only.
+
+    Raises `PolicyError` unless the policy was widened with `Policy(backends=frozenset({"plain"}))`.
+    """
+
+    backend = "plain"
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        (policy or Policy()).check_backend(self.backend)
+        self._plan: Sequence[SumPlan] = ()
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self._plan = plan
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        total = np.zeros(self._plan[number].length)
+        for vector, _ in contributions.values():
+            total += vector
+        return Aggregate(total, tuple(contributions), entry_error=0.0)

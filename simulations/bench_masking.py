@@ -1,0 +1,216 @@
+"""What masking costs: the client's rate against raw keystream, and the whole protocol's CPU.
+
+Everything is measured in one process, CPU seconds throughout. Keystream and masking are timed in turn,
+so that a busy neighbour on the machine meets both.
+"""
+
+import os
+import platform
+import time
+import tracemalloc
+from collections.abc import Callable
+from importlib.metadata import version
+from statistics import median
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from rich.table import Table
+
+from secure_afl.aggregation import MaskedAggregator, SumPlan
+from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.policy import Policy
+from secure_afl.simulations.faults import Fault, FaultyNetwork
+
+CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)) for dropout in (0.0, 0.2))
+MEMORY_CASES = (10, 50)
+_MASKS, _VALUES = 50, 10**6
+
+# Flower 1.42 SecAgg+, CPU seconds of a client and of the server, (n, m, dropout): measured once, on another
+# machine of this kind, with the program behind FACTS §2. To stand beside ours; the ratio is a guide only.
+FLOWER_ELSEWHERE = {
+    (10, 10**6, 0.0): (0.22, 0.68),
+    (10, 10**6, 0.2): (0.22, 1.07),
+    (50, 10**5, 0.0): (0.84, 28.0),
+    (50, 10**5, 0.2): (0.89, 41.0),
+    (50, 10**6, 0.0): (1.25, 26.0),
+    (50, 10**6, 0.2): (1.26, 47.0),
+}
+
+
+def steps(repeats: int) -> int:
+    """How often `measure` calls `watch`."""
+    return 1 + len(CASES) * repeats + len(MEMORY_CASES)
+
+
+def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
+    """All figures of the benchmark; takes about a minute on one core for 3 repeats."""
+    watch("masking rate")
+    figures: dict[str, Any] = {"machine": machine(), "masking": _masking_rate(5 * repeats), "protocol": []}
+    for case in CASES:
+        runs = []
+        for _ in range(repeats):
+            watch("{} clients, {:,} values, {:.0%} dropouts".format(*case))
+            runs.append(_protocol(*case))
+        row = {key: median(one[key] for one in runs) for key in runs[0]}
+        client, server = FLOWER_ELSEWHERE[case]
+        row |= {"n": case[0], "m": case[1], "dropout": case[2]}
+        row |= {"flower_elsewhere_client_s": client, "flower_elsewhere_server_s": server}
+        figures["protocol"].append(row)
+    figures["server_memory"] = []
+    for n in MEMORY_CASES:
+        watch(f"server memory, {n} clients")
+        figures["server_memory"].append({"n": n, "m": _VALUES, "peak_vectors": _server_memory(n, _VALUES)})
+    return figures
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    names = ("secure-afl", "numpy", "cryptography", "msgspec")
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
+
+
+def _masking_rate(repeats: int) -> dict[str, float]:
+    """Bytes a second of raw AES-256-CTR, and of `add_keystreams`, for 50 masks of 10⁶ values."""
+    vector = np.zeros(_VALUES, np.uint64)
+    zeros, scratch = bytes(CHUNK_BYTES), bytearray(CHUNK_BYTES)
+    raw, masking = [], []
+    for _ in range(repeats):
+        keys = [os.urandom(32) for _ in range(_MASKS)]
+        started = time.process_time()
+        for key in keys:
+            stream = Cipher(AES256(key), CTR(bytes(16))).encryptor()
+            for start in range(0, vector.nbytes, CHUNK_BYTES):
+                stream.update_into(zeros[: vector.nbytes - start], scratch)
+        raw.append(time.process_time() - started)
+        started = time.process_time()
+        add_keystreams(vector, plus=keys[::2], minus=keys[1::2])
+        masking.append(time.process_time() - started)
+    total = _MASKS * vector.nbytes
+    return {
+        "keystream_gb_per_s": total / median(raw) / 1e9,
+        "masking_gb_per_s": total / median(masking) / 1e9,
+        "share_of_keystream": median(a / b for a, b in zip(raw, masking, strict=True)),
+    }
+
+
+def _session(n: int, m: int, dropout: float) -> tuple[MaskedAggregator, dict[str, Any]]:
+    silent = frozenset(range(round(n * dropout)))
+    network = FaultyNetwork([Fault("drop", "collecting", silent)])
+    aggregator = MaskedAggregator(Policy(dropout=max(dropout, Policy.dropout)), network=network)
+    names = [f"client-{i:03}" for i in range(n)]
+    vectors = np.random.default_rng(0).uniform(-1, 1, (2, m))
+    aggregator.open(names, [SumPlan("benchmark", m, 1.0)])
+    return aggregator, {name: (vectors[i % 2], bytes(32)) for i, name in enumerate(names)}
+
+
+def _protocol(n: int, m: int, dropout: float) -> dict[str, float]:
+    """One session of one sum under the defaults: active server, hybrid keys, complete graph."""
+    aggregator, contributions = _session(n, m, dropout)
+    aggregator.sum(0, contributions)
+    costs = aggregator.costs
+    uploaded = median(costs["collecting"].up.values())
+    survivors = sorted(set(range(n)) - set(range(round(n * dropout))))
+    client = [sum(cost.client_seconds.get(i, 0.0) for cost in costs.values()) for i in survivors]
+    return {
+        "client_s": median(client),
+        "server_s": sum(cost.server_seconds for cost in costs.values()),
+        "upload_bytes_per_value": uploaded / m,
+        "key_bytes_per_client": median(
+            sum(
+                costs[phase].up[i] + costs[phase].down[i]
+                for phase in ("advertising", "sharing", "confirming")
+            )
+            for i in survivors
+        ),
+    }
+
+
+def _server_memory(n: int, m: int) -> float:
+    """Most memory the server takes while a sum is collected and opened, in float64 vectors of m values."""
+    aggregator, contributions = _session(n, m, 0.0)
+    cohort = aggregator._open_cohort
+    server, peaks = cohort.server, [0]
+    measured = _Measured(server, peaks)
+    tracemalloc.start()
+    try:
+        measured.held = tracemalloc.get_traced_memory()[0]
+        cohort.server = measured  # type: ignore[assignment]
+        aggregator.sum(0, contributions)
+    finally:
+        tracemalloc.stop()
+    return max(peaks) / (8 * m)
+
+
+class _Measured:
+    """A server whose every call is measured: memory above what was held when the round began."""
+
+    def __init__(self, server: MaskingServer, peaks: list[int]) -> None:
+        self.held = 0
+        self._server = server
+        self._peaks = peaks
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._server, name)
+        if name not in ("open_round", "receive", "advance", "unmask"):
+            return value
+
+        def call(*arguments: Any) -> Any:
+            tracemalloc.reset_peak()
+            try:
+                return value(*arguments)
+            finally:
+                self._peaks.append(tracemalloc.get_traced_memory()[1] - self.held)
+
+        return call
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """The figures for a terminal."""
+    rate = figures["masking"]
+    first = Table(title="client masking, one core", title_justify="left")
+    for heading in ("raw AES-256-CTR GB/s", "masking GB/s", "share (aim ≥ 0.75)"):
+        first.add_column(heading, justify="right")
+    first.add_row(
+        f"{rate['keystream_gb_per_s']:.2f}",
+        f"{rate['masking_gb_per_s']:.2f}",
+        f"{rate['share_of_keystream']:.2f}",
+    )
+    second = Table(
+        title="whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
+        "(in brackets: Flower SecAgg+ 1.42 on another machine, and that over ours)",
+        title_justify="left",
+    )
+    for heading in ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"):
+        second.add_column(heading, justify="right")
+    for row in figures["protocol"]:
+        beside = [
+            f"{row[f'{party}_s']:.3f} ({row[f'flower_elsewhere_{party}_s']:g}, "
+            f"{row[f'flower_elsewhere_{party}_s'] / row[f'{party}_s']:.1f}×)"
+            for party in ("client", "server")
+        ]
+        second.add_row(
+            str(row["n"]),
+            f"{row['m']:,}",
+            f"{row['dropout']:.0%}",
+            *beside,
+            f"{row['upload_bytes_per_value']:.3f}",
+            f"{row['key_bytes_per_client']:,.0f}",
+        )
+    third = Table(
+        title="server memory while a sum of 10⁶ values is made, in float64 vectors", title_justify="left"
+    )
+    for heading in ("n", "peak, vectors of 8 MB"):
+        third.add_column(heading, justify="right")
+    for row in figures["server_memory"]:
+        third.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
+    return [first, second, third]

@@ -1,0 +1,242 @@
+"""The command line: `secure-afl`."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.parameters import Profile
+from secure_afl.simulations import bench_masking
+from secure_afl.simulations.data import load
+from secure_afl.simulations.partition import default_spec, partition
+from secure_afl.simulations.run import BACKENDS, KEY_PHASES, Run, Settings, run
+
+app = typer.Typer(
+    help="Learn one model from several parties' data; only masked sums leave a party.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench = typer.Typer(
+    help="Measure; every benchmark prints ratios and writes a JSON file.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+console = Console()
+errors = Console(stderr=True)
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write every figure to this file.", dir_okay=False)
+]
+
+
+@app.command("run")
+def run_command(
+    data: Annotated[
+        str, typer.Option(help="heart (four hospitals), mnist5k, digits, or the path of a .csv or .npz file.")
+    ] = "heart",
+    site_column: Annotated[str, typer.Option(help="Column of a file that names each row's site.")] = "site",
+    label_column: Annotated[str, typer.Option(help="Column of a file that holds the labels.")] = "label",
+    clients: Annotated[
+        int | None,
+        typer.Option(help="How many clients to divide the rows among; default 10, or all sites.", min=1),
+    ] = None,
+    partition_spec: Annotated[
+        str | None,
+        typer.Option(
+            "--partition",
+            help="site, iid, dirichlet:A, labels:K or uneven:A; default site where the data name sites, else iid.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
+    ] = "mask",
+    profile: Annotated[
+        Profile,
+        typer.Option(help="The server that clients defend against; active may lie, semi-honest may not."),
+    ] = Profile.ACTIVE,
+    suite: Annotated[
+        Suite, typer.Option(help="Key encapsulation; hybrid is ML-KEM-768 with X25519.")
+    ] = Suite.HYBRID,
+    dropout: Annotated[
+        float, typer.Option(help="Fraction of clients that fall silent before they upload.", min=0, max=1)
+    ] = 0.0,
+    rounds: Annotated[
+        int, typer.Option(help="Secure sums to split each client's rows into, under one key exchange.", min=1)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0)] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Train one ridge classifier together, and compare it with pooled data and with every client alone.
+
+    Without options: four hospitals, masked sums, an active server, hybrid keys.
+    """
+    with _refusals_shown():
+        if backend not in BACKENDS:
+            raise typer.BadParameter(
+                f"expected {' or '.join(BACKENDS)}, got {backend!r}", param_hint="--backend"
+            )
+        _check_writable(json_file)
+        source = load(data, site_column=site_column, label_column=label_column)
+        parts = partition(source, partition_spec or default_spec(source), clients, seed)
+        settings = Settings(backend, profile, suite, dropout, rounds, seed)
+        if backend == "plain":
+            console.print(
+                "[bold red]plain:[/] every client's statistics are shown to the server", highlight=False
+            )
+        with _progress(settings.phases()) as watch:
+            result = run(source, parts, settings, watch)
+        _print_run(result, source.note)
+        _write_json(json_file, result.figures)
+
+
+@bench.command("masking")
+def bench_masking_command(
+    json_file: Annotated[Path, typer.Option("--json", help="Where the figures go.", dir_okay=False)] = Path(
+        "bench-masking.json"
+    ),
+    repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
+) -> None:
+    """Client masking rate against raw AES-256-CTR, and the whole protocol's CPU at three sizes."""
+    with _refusals_shown():
+        _check_writable(json_file)
+        with _progress(bench_masking.steps(repeats)) as watch:
+            figures = bench_masking.measure(repeats, watch)
+        for table in bench_masking.tables(figures):
+            console.print(table)
+        _write_json(json_file, figures)
+
+
+# ---- what is printed -----------------------------------------------------------------------------
+
+
+def _print_run(result: Run, note: str) -> None:
+    figures = result.figures
+    accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
+    rounds = [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
+
+    table = Table(title=f"{figures['data']}: who took part", title_justify="left")
+    for heading in ("client", "training rows", "in the sum", "accuracy alone", "accuracy together"):
+        table.add_column(heading, justify="left" if heading == "client" else "right")
+    shown = figures["clients"][:20]
+    for name in shown:
+        present = sum(name in survivors for survivors in rounds)
+        in_sum = ("yes" if present else "dropped out") if len(rounds) == 1 else f"{present} of {len(rounds)}"
+        scores = (accuracy[kind].get(name) for kind in ("alone", "together_by_client"))
+        table.add_row(
+            name, str(figures["rows"][name]), in_sum, *(f"{s:.3f}" if s is not None else "–" for s in scores)
+        )
+    if len(figures["clients"]) > len(shown):
+        table.add_row(f"… and {len(figures['clients']) - len(shown)} more", "", "", "", "")
+    console.print(table)
+
+    if result.costs:
+        table = Table(
+            title="cost by phase, all rounds; bytes and seconds are medians over clients",
+            title_justify="left",
+        )
+        for heading in ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms"):
+            table.add_column(heading, justify="left" if heading == "phase" else "right")
+        for phase, cost in result.costs.items():
+            if phase == "start":
+                continue
+            kind = "keys" if phase in KEY_PHASES else "sum"
+            table.add_row(
+                f"{phase} ({kind})",
+                *(f"{_middle(part):,.0f}" for part in (cost.up, cost.down)),
+                f"{1e3 * _middle(cost.client_seconds):.2f}",
+                f"{1e3 * cost.server_seconds:.2f}",
+            )
+        console.print(table)
+        chosen = figures["parameters"]
+        console.print(
+            f"{figures['profile']} server, {figures['suite']} keys; {chosen['neighbours']} neighbours, threshold "
+            f"{chosen['threshold']}; {chosen['values_per_round']:,} values a round in words of {chosen['word_bytes']} "
+            f"bytes with {chosen['fraction_bits']} fraction bits",
+            highlight=False,
+        )
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        "accuracy, all test rows",
+        f"together {accuracy['together']:.3f}, pooled in the clear {accuracy['pooled_plain']:.3f}",
+    )
+    if figures["sums_bit_identical"] is not None:
+        same = "[green]yes[/]" if figures["sums_bit_identical"] else "[bold red]NO[/]"
+        table.add_row("masked sum equals the integer sum, bit for bit", same)
+    table.add_row(
+        "weights against pooled, proven bound", f"{figures['certificate']:.2e}  (certificate, Frobenius norm)"
+    )
+    table.add_row("", f"{figures['weight_difference']:.2e}  measured, Frobenius norm")
+    table.add_row("", f"{figures['max_weight_difference']:.2e}  measured, largest entry")
+    table.add_row(
+        "a client uploads",
+        f"{sizes['upload_per_client']:,} bytes (float64 in the clear: {sizes['plain_float64_per_client']:,}); "
+        f"keys {sizes['key_exchange_per_client']:,} up and down",
+    )
+    table.add_row(
+        "CPU seconds",
+        f"client {seconds['client']:.4f}, server {seconds['server']:.4f}, summing in the clear {seconds['plain']:.6f}",
+    )
+    console.print(table)
+    for refusal in result.refusals:
+        console.print(f"[yellow]refused:[/] {escape(str(refusal))}", highlight=False)
+    console.print(f"[dim]{escape(note)}[/]", highlight=False)
+
+
+def _middle(values: dict[int, Any]) -> float:
+    return float(median(values.values())) if values else 0.0
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal; `watch` moves it on by one and names the step."""
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("preparing", total=steps)
+
+        def watch(step: str) -> None:
+            progress.update(task, advance=1, description=step)
+
+        yield watch
+
+
+# ---- files and errors ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _refusals_shown() -> Iterator[None]:
+    """What we refuse is one line on stderr and exit code 1, without a traceback."""
+    try:
+        yield
+    except SecureAflError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        for note in getattr(error, "__notes__", ()):
+            errors.print(f"  {escape(note)}", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _check_writable(file: Path | None) -> None:
+    if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint="--json")
+
+
+def _write_json(file: Path | None, figures: dict[str, Any]) -> None:
+    """Whole or not at all: written beside its place and then moved there."""
+    if file:
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as beside:
+            json.dump(figures, beside, indent=2)
+            beside.write("\n")
+        os.chmod(beside.name, 0o644)
+        os.replace(beside.name, file)
+        console.print(f"[dim]figures: {file}[/]", highlight=False)

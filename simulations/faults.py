@@ -1,0 +1,101 @@
+"""Networks that misbehave, for simulations and tests: messages dropped, late, repeated, shuffled or altered."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from secure_afl.protocol.masking.driver import Envelope
+
+Change = Callable[[bytes, random.Random], bytes]
+
+
+def flip_bit(data: bytes, source: random.Random) -> bytes:
+    """One bit altered, anywhere."""
+    at = source.randrange(8 * len(data))
+    return data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :]
+
+
+def cut(data: bytes, source: random.Random) -> bytes:
+    """Cut short at any place."""
+    return data[: source.randrange(len(data))]
+
+
+def lengthen(data: bytes, source: random.Random) -> bytes:
+    """A few bytes more at the end."""
+    return data + source.randbytes(source.randint(1, 8))
+
+
+CHANGES: dict[str, Change] = {"flip": flip_bit, "cut": cut, "lengthen": lengthen}
+HANDLING = ("drop", "late", "shuffle", "repeat", *CHANGES)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to some messages.
+
+    handling: "drop"; "late" (after the phase's deadline); "shuffle" (before it, out of order); "repeat";
+        or one of `CHANGES`; or a function of the bytes.
+    phase: a server state's name ("advertising", "sharing", "confirming", "collecting", "consenting",
+        "unmasking"), or None for all. clients: whose messages, or None for all. upward: from client to
+        server, or the other way, or None for both.
+    """
+
+    handling: str | Callable[[bytes], bytes]
+    phase: str | None = None
+    clients: frozenset[int] | None = None
+    upward: bool | None = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.handling, str) and self.handling not in HANDLING:
+            raise ValueError(f"expected a handling out of {', '.join(HANDLING)}, got {self.handling!r}")
+
+    def meets(self, envelope: Envelope) -> bool:
+        return (
+            self.phase in (None, envelope.phase)
+            and (self.clients is None or envelope.client in self.clients)
+            and self.upward in (None, envelope.upward)
+        )
+
+
+class FaultyNetwork:
+    """Applies the first fault that meets a message. `seed` makes a run repeatable; no secret hangs on it."""
+
+    def __init__(self, faults: Sequence[Fault], seed: int = 0) -> None:
+        self._faults = faults
+        self._random = random.Random(seed)
+        self._shuffled: list[Envelope] = []
+        self._late: list[Envelope] = []
+
+    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
+        fault = next((fault for fault in self._faults if fault.meets(envelope)), None)
+        match fault.handling if fault else None:
+            case None:
+                return [envelope]
+            case "drop":
+                return []
+            case "late":
+                self._late.append(envelope)
+                return []
+            case "shuffle":
+                self._shuffled.append(envelope)
+                return []
+            case "repeat":
+                return [envelope, envelope]
+            case str() as change:
+                return [replace(envelope, data=CHANGES[change](envelope.data, self._random))]
+            case function:
+                return [replace(envelope, data=function(envelope.data))]
+
+    def flush(self, phase: str) -> Iterable[Envelope]:
+        # What is late for one phase comes in the middle of the next.
+        late = [envelope for envelope in self._late if envelope.phase != phase]
+        self._late = [envelope for envelope in self._late if envelope.phase == phase]
+        due = self._shuffled + late
+        self._shuffled = []
+        self._random.shuffle(due)
+        return due
+
+
+def dropouts(clients: int, fraction: float, seed: int) -> frozenset[int]:
+    """A seeded draw of the clients that fall silent: `fraction` of them, to the nearest whole number."""
+    return frozenset(random.Random(seed).sample(range(clients), round(fraction * clients)))

@@ -1,0 +1,200 @@
+"""One federated run on real data: who learned what, what it cost, and how near it is to the pooled model."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator, SumPlan
+from secure_afl.crypto import ring
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.masking.driver import Contribution, PhaseCost
+from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.policy import Policy
+from secure_afl.ridge import FederatedRidge, split_rounds
+from secure_afl.simulations.data import Dataset
+from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
+from secure_afl.simulations.partition import Part
+
+KEY_PHASES = ("start", "advertising", "sharing", "confirming")
+BACKENDS = ("mask", "plain")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made. dropout: the fraction of clients that fall silent before each upload."""
+
+    backend: str = "mask"
+    profile: Profile = Profile.ACTIVE
+    suite: Suite = Suite.HYBRID
+    dropout: float = 0.0
+    rounds: int = 1
+    seed: int = 0
+
+    def policy(self) -> Policy:
+        """The clients' policy: nothing wider than these settings need."""
+        return Policy(
+            backends=frozenset({self.backend}),
+            profiles=frozenset({self.profile}),
+            suites=frozenset({self.suite}),
+            dropout=max(self.dropout, Policy.dropout),
+        )
+
+    def phases(self) -> int:
+        """How many phases `watch` is told of."""
+        return 3 + self.rounds * (3 if self.profile is Profile.ACTIVE else 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase."""
+
+    figures: dict[str, Any]
+    costs: Mapping[str, PhaseCost]
+    refusals: Sequence[Exception]
+    clients: tuple[str, ...]
+    certificate: Any
+
+
+class Witness:
+    """An aggregator that keeps what went into another one, to compare: only a simulation can do that."""
+
+    def __init__(self, inner: Aggregator, missing: frozenset[str]) -> None:
+        self.backend = inner.backend
+        self.identical: bool | None = None
+        self.plain_seconds = 0.0
+        self._inner = inner
+        self._missing = missing
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self._inner.open(clients, plan)
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        sent = {name: one for name, one in contributions.items() if name not in self._missing}
+        result = self._inner.sum(number, sent)
+        started = time.process_time()
+        np.sum([contributions[name][0] for name in result.survivors], axis=0)
+        self.plain_seconds += time.process_time() - started
+        if result.units is not None and result.code is not None:
+            words = np.zeros(len(result.units), dtype=np.uint64)
+            for name in result.survivors:
+                words += result.code.encode(contributions[name][0])
+            same = bool(np.array_equal(ring.signed(words, result.code.width), result.units))
+            self.identical = same and self.identical is not False
+        return result
+
+
+def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
+    """Train together under `settings`, alone at each client, and on the survivors' pooled rows."""
+    silent = dropouts(len(parts), settings.dropout, settings.seed)
+    policy = settings.policy()
+    masked = None
+    if settings.backend == "mask":
+        network = FaultyNetwork([Fault("drop", "collecting", silent)], settings.seed)
+        masked = MaskedAggregator(
+            policy, profile=settings.profile, suite=settings.suite, network=network, watch=watch
+        )
+        witness = Witness(masked, frozenset())
+    else:
+        witness = Witness(PlainAggregator(policy), frozenset(parts[place].client for place in silent))
+
+    # Clients are numbered in the order of their names, here as in `FederatedRidge.fit`.
+    parts = sorted(parts, key=lambda part: part.client)
+    rows = np.concatenate([part.train for part in parts])
+    site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
+    classes = range(len(data.classes))
+    max_rows = max(
+        FederatedRidge(data.row_norm).max_rows, 2 ** max(len(part.train) for part in parts).bit_length()
+    )
+
+    def model(aggregator: Aggregator | None = None) -> FederatedRidge:
+        return FederatedRidge(
+            data.row_norm, classes=classes, max_rows=max_rows, rounds=settings.rounds, aggregator=aggregator
+        )
+
+    together = model(witness).fit(data.X[rows], data.y[rows], site)
+    waves = split_rounds(site, settings.rounds)
+    pooled_rows = np.concatenate(
+        [wave[name] for wave, one in zip(waves, together.rounds_, strict=True) for name in one.survivors]
+    )
+    pooled = model().fit_pooled(data.X[rows][pooled_rows], data.y[rows][pooled_rows])
+    alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
+
+    test = np.concatenate([part.test for part in parts])
+    tested = [part for part in parts if len(part.test)]
+    certificate = together.certificate_
+    costs = masked.costs if masked else {}
+    length = sum(len(one.total) for one in together.rounds_)
+    survivors = [list(one.survivors) for one in together.rounds_]
+    figures = {
+        "data": data.name,
+        "backend": settings.backend,
+        "profile": settings.profile.value,
+        "suite": settings.suite.value,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "features": data.X.shape[1],
+        "classes": list(data.classes),
+        "clients": [part.client for part in parts],
+        "rows": {part.client: len(part.train) for part in parts},
+        "survivors": survivors[0] if settings.rounds == 1 else survivors,
+        "accuracy": {
+            "together": together.score(data.X[test], data.y[test]),
+            "together_by_client": _scores(data, {part.client: together for part in parts}, tested),
+            "alone": _scores(data, alone, tested),
+            "pooled_plain": pooled.score(data.X[test], data.y[test]),
+        },
+        "sums_bit_identical": witness.identical,
+        "max_weight_difference": float(abs(together.weights_ - pooled.weights_).max()),
+        "weight_difference": float(np.linalg.norm(together.weights_ - pooled.weights_)),
+        "certificate": certificate.bound,
+        "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
+        "bytes": {
+            "upload_per_client": _median_bytes(costs, keys=False, up=True, down=False),
+            "download_per_client": _median_bytes(costs, keys=False, up=False, down=True),
+            "plain_float64_per_client": 8 * length,
+            "key_exchange_per_client": _median_bytes(costs, keys=True, up=True, down=True),
+        },
+        "seconds": {
+            "client": _median([cost.client_seconds for cost in costs.values()]),
+            "server": sum(cost.server_seconds for cost in costs.values()),
+            "plain": witness.plain_seconds,
+        },
+    }
+    if masked:
+        code = together.rounds_[0].code
+        assert code is not None
+        parameters = masked.parameters
+        figures["parameters"] = {
+            "neighbours": parameters.degree,
+            "threshold": parameters.threshold,
+            "values_per_round": parameters.rounds[0].length,
+            "word_bytes": code.width,
+            "fraction_bits": code.fraction_bits,
+        }
+    else:
+        sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
+        figures["bytes"] |= sent
+    refusals = masked.refusals if masked else ()
+    return Run(figures, costs, refusals, tuple(part.client for part in parts), certificate)
+
+
+def _scores(data: Dataset, models: Mapping[str, FederatedRidge], parts: Sequence[Part]) -> dict[str, float]:
+    return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
+
+
+def _median(by_phase: Sequence[Mapping[int, float]]) -> float:
+    """The median over clients of the sum over phases."""
+    totals: dict[int, float] = {}
+    for phase in by_phase:
+        for client, amount in phase.items():
+            totals[client] = totals.get(client, 0) + amount
+    return median(totals.values()) if totals else 0
+
+
+def _median_bytes(costs: Mapping[str, PhaseCost], *, keys: bool, up: bool, down: bool) -> int:
+    chosen = [cost for phase, cost in costs.items() if (phase in KEY_PHASES) == keys]
+    return int(_median([cost.up for cost in chosen if up] + [cost.down for cost in chosen if down]))
