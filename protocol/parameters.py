@@ -83,8 +83,8 @@ class Parameters(Message, frozen=True, tag="parameters"):
         complete = self.degree == n - 1
         if not complete and not (0 < self.degree < n - 1 and self.degree % 2 == 0):
             raise WireError(f"expected {n - 1} neighbours or an even number below, got {self.degree}")
-        if not 1 <= self.threshold <= self.degree + complete:
-            raise WireError(f"expected a threshold of 1 to {self.degree + complete}, got {self.threshold}")
+        if not 1 <= self.threshold <= self.degree + 1:
+            raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
         if not self.rounds:
             raise WireError("expected at least one round")
         for spec in self.rounds:

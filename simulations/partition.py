@@ -109,8 +109,7 @@ def _dirichlet(data: Dataset, clients: int, concentration: float, rng: np.random
 def _labels(data: Dataset, clients: int, each: int, rng: np.random.Generator) -> Ints:
     classes = len(data.classes)
     if nobody := data.classes[clients + each - 1 :]:
-        needed = f"labels:{each} needs {classes - each + 1} clients or more"
-        raise DataError(f"{needed}: with {clients}, nobody holds {', '.join(nobody)}")
+        raise DataError(f"labels:{each} needs {classes - each + 1} clients: nobody holds {', '.join(nobody)}")
     counts = np.zeros((clients, classes), np.int64)
     for label, total in enumerate(np.bincount(data.y, minlength=classes)):
         holders = np.flatnonzero((label - np.arange(clients)) % classes < each)

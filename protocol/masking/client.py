@@ -54,6 +54,7 @@ class _RoundKeys:
 
     mask_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
     self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
+    own_share: bytes = field(default=b"", repr=False)  # of the self mask
     pair_secrets: dict[int, bytes] = field(default_factory=dict, repr=False)  # by neighbour
     shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)  # by dealer: seed, self
 
@@ -161,13 +162,14 @@ class MaskingClient:
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
         suite, threshold, here = self._parameters.suite, self._parameters.threshold, self.place
-        # A dealer keeps a place among the holders, so that `threshold` counts it; it discards that share,
-        # since a survivor reveals its self seed whole and never its mask seed.
+        # The dealer is one of the holders: of its self mask it may reveal a share, of its mask seed never.
         points = [place + 1 for place in (*advertised, here)]
         dealt = {
             number: (split(keys.mask_seed, threshold, points), split(keys.self_seed, threshold, points))
             for number, keys in self._rounds.items()
         }
+        for number, keys in self._rounds.items():
+            keys.own_share = dealt[number][messages.SELF_SHARE][here + 1]
         bundles = []
         for holder, advertise in sorted(advertised.items()):
             shares = [(seeds[holder + 1], selfs[holder + 1]) for seeds, selfs in dealt.values()]
@@ -198,11 +200,11 @@ class MaskingClient:
                     ),
                 )
             )
-        self_commitments = tuple(
-            messages.self_commitment(self._transcript, number, here, keys.self_seed)
+        own_commitments = tuple(
+            messages.own_commitments(self._transcript, number, here, keys.self_seed, keys.own_share)
             for number, keys in self._rounds.items()
         )
-        return Shares(self_commitments, tuple(bundles))
+        return Shares(own_commitments, tuple(bundles))
 
     def _confirm(self, delivery: Delivery) -> bytes:
         for dealer, _ in delivery.bundles:
@@ -339,16 +341,11 @@ class MaskingClient:
         self._ledger.release(self._source, self._keys_of(self._survivors), self._policy.minimum_cohort)
         keys = self._current
         del self._current
-        shares = tuple(
-            (
-                dealer,
-                keys.shares[dealer][
-                    messages.SELF_SHARE if dealer in self._survivors else messages.SEED_SHARE
-                ],
-            )
-            for dealer in sorted(self._participants & self._neighbours)
-        )
-        return self._frame(Reveal(self._round, keys.self_seed, shares))
+        shares = {self.place: keys.own_share}
+        for dealer in self._participants & self._neighbours:
+            kind = messages.SELF_SHARE if dealer in self._survivors else messages.SEED_SHARE
+            shares[dealer] = keys.shares[dealer][kind]
+        return self._frame(Reveal(self._round, tuple(sorted(shares.items()))))
 
     # ---- small steps -----------------------------------------------------------------------------
 

@@ -89,19 +89,23 @@ class Bundle(Message, frozen=True, tag="bundle"):
 
 
 class Shares(Message, frozen=True, tag="shares"):
-    """Phase 2. A bundle for each neighbour that advertised, and for each round a hash of the self mask's seed."""
+    """Phase 2. A bundle for each neighbour that advertised, and what the dealer commits to for itself.
 
-    self_commitments: tuple[bytes, ...]
+    own_commitments: for each round the hashes of its self mask's seed and of its own share of that seed.
+    """
+
+    own_commitments: tuple[tuple[bytes, bytes], ...]
     bundles: tuple[Bundle, ...]
 
     def __post_init__(self) -> None:
         increasing("the bundles' recipients", [bundle.recipient for bundle in self.bundles])
-        for commitment in self.self_commitments:
-            exact("a self-mask commitment", commitment, DIGEST_BYTES)
+        for pair in self.own_commitments:
+            for each in pair:
+                exact("a commitment", each, DIGEST_BYTES)
 
     def check(self, suite: Suite, rounds: int, dealer: int) -> None:
-        """Raises `WireError` unless every bundle is well formed and there is a hash for each round."""
-        _count("self-mask commitments", self.self_commitments, rounds)
+        """Raises `WireError` unless every bundle is well formed and there are commitments for each round."""
+        _count("pairs of own commitments", self.own_commitments, rounds)
         for bundle in self.bundles:
             bundle.check(suite, rounds, dealer)
 
@@ -133,17 +137,15 @@ class Consent(Message, frozen=True, tag="consent"):
 
 
 class Reveal(Message, frozen=True, tag="reveal"):
-    """Phase 5. self_seed: the sender's own self-mask seed; shares: for each neighbour one share,
-    of its self mask if it survived and of its mask seed if it dropped out. The kind is not written:
-    it follows from the survivor set, so a client cannot be made to send both.
+    """Phase 5. One share for the sender itself and for each neighbour that took part: of its self mask if
+    it survived, of its mask seed if it dropped out. The kind is not written: it follows from the survivor
+    set, so a client cannot be made to send both.
     """
 
     round: int
-    self_seed: bytes
     shares: tuple[tuple[int, bytes], ...]
 
     def __post_init__(self) -> None:
-        exact("a self-mask seed", self.self_seed, KEY_BYTES)
         increasing("the shares' dealers", [dealer for dealer, _ in self.shares])
         for _, share in self.shares:
             exact("a share", share, SHARE_BYTES)
@@ -259,9 +261,19 @@ def self_mask_key(seed: bytes, transcript: bytes, round_: int, client: int) -> b
     return derive(seed, Label.SELF_MASK, transcript, integer(round_), integer(client))
 
 
-def self_commitment(transcript: bytes, round_: int, client: int, seed: bytes) -> bytes:
+def seed_commitment(transcript: bytes, round_: int, client: int, seed: bytes) -> bytes:
     """The hash that a client publishes for the seed of its self mask."""
     return digest(Label.SELF_COMMITMENT, transcript, integer(round_), integer(client), seed)
+
+
+def own_commitments(
+    transcript: bytes, round_: int, client: int, seed: bytes, share: bytes
+) -> tuple[bytes, bytes]:
+    """The hashes of a client's self-mask seed and of its own share of it."""
+    return (
+        seed_commitment(transcript, round_, client, seed),
+        commitment(transcript, round_, client, client, SELF_SHARE, share),
+    )
 
 
 def consent_parts(

@@ -64,7 +64,7 @@ class _Round:
     total: npt.NDArray[np.uint64]
     survivors: frozenset[int] = frozenset()
     consents: dict[int, bytes] = field(default_factory=dict)
-    reveals: dict[int, Reveal] = field(default_factory=dict)
+    reveals: dict[int, dict[int, bytes]] = field(default_factory=dict)  # by holder, then by dealer
 
 
 class MaskingServer:
@@ -91,7 +91,7 @@ class MaskingServer:
         self._advertised: dict[int, Advertise] = {}
         self._frames: dict[int, bytes] = {}
         self._directory = b""
-        self._self_commitments: dict[int, tuple[bytes, ...]] = {}
+        self._own_commitments: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
         self._bundles: dict[tuple[int, int], Bundle] = {}  # by dealer and holder
         self._complaints: dict[int, tuple[int, ...]] = {}
         self._confirmed: frozenset[int] = frozenset()
@@ -168,7 +168,7 @@ class MaskingServer:
         return outbox
 
     def _deliver(self) -> Outbox:
-        dealers = self._self_commitments
+        dealers = self._own_commitments
         if len(dealers) < self.parameters.threshold:
             raise self._abort("dealt shares", len(dealers))
         outbox = {}
@@ -280,12 +280,11 @@ class MaskingServer:
         return MaskedSum(current.number, current.total, tuple(sorted(current.survivors)), dropouts)
 
     def _self_seed(self, client: int) -> bytes:
-        current = self._round
-        if client in current.reveals:
-            return current.reveals[client].self_seed  # it was checked on arrival
+        number = self._round.number
         seed = self._combine(client, "self mask")
-        if not self._is_self_seed(client, seed):
-            raise self._abort_for(client, "dealt shares of a self mask that it did not commit to")
+        committed = self._own_commitments[client][number][0]
+        if messages.seed_commitment(self._transcript, number, client, seed) != committed:
+            raise self._abort_for(client, "dealt shares of another self mask than it committed to")
         return seed
 
     def _pair_keys(self, client: int) -> dict[int, bytes]:
@@ -317,9 +316,9 @@ class MaskingServer:
 
     def _combine(self, client: int, what: str) -> bytes:
         shares = {
-            holder + 1: dict(reveal.shares)[client]
-            for holder, reveal in self._round.reveals.items()
-            if client in self._neighbours[holder]
+            holder + 1: revealed[client]
+            for holder, revealed in self._round.reveals.items()
+            if client in revealed
         }
         try:
             return combine(shares, self.parameters.threshold)
@@ -362,10 +361,10 @@ class MaskingServer:
                     raise WireError(
                         f"expected a bundle for each of {len(holders)} neighbours, got {len(message.bundles)}"
                     )
-                self._self_commitments[sender] = message.self_commitments
+                self._own_commitments[sender] = message.own_commitments
                 self._bundles.update(((sender, bundle.recipient), bundle) for bundle in message.bundles)
             case Confirm():
-                dealt = self._neighbours[sender] & self._self_commitments.keys()
+                dealt = self._neighbours[sender] & self._own_commitments.keys()
                 if not dealt.issuperset(message.complaints):
                     raise WireError(
                         "expected complaints about neighbours that dealt shares to it, got others"
@@ -384,30 +383,29 @@ class MaskingServer:
                 self._round.consents[sender] = message.signature
             case Reveal():
                 self._check_reveal(sender, message)
-                self._round.reveals[sender] = message
+                self._round.reveals[sender] = dict(message.shares)
 
     def _check_reveal(self, sender: int, reveal: Reveal) -> None:
         current = self._round
-        if not self._is_self_seed(sender, reveal.self_seed):
-            raise CryptoError("expected the self-mask seed that it committed to, got another")
-        dealers = sorted(self._neighbours[sender] & current.participants)
+        dealers = sorted((self._neighbours[sender] & current.participants) | {sender})
         if [dealer for dealer, _ in reveal.shares] != dealers:
             raise WireError(
-                f"expected one share of each of {len(dealers)} neighbours, got {len(reveal.shares)}"
+                f"expected {len(dealers)} shares, of itself and of its neighbours, got {len(reveal.shares)}"
             )
         for dealer, share in reveal.shares:
             parse_share(share)
             kind = SELF_SHARE if dealer in current.survivors else SEED_SHARE
-            commitment = messages.commitment(self._transcript, current.number, dealer, sender, kind, share)
-            if commitment != self._bundles[dealer, sender].commitments[current.number][kind]:
+            if dealer == sender:
+                committed = self._own_commitments[sender][current.number][1]
+            else:
+                committed = self._bundles[dealer, sender].commitments[current.number][kind]
+            if (
+                messages.commitment(self._transcript, current.number, dealer, sender, kind, share)
+                != committed
+            ):
                 raise CryptoError(
                     f"expected the share that {self.roster.name(dealer)} dealt to it, got another"
                 )
-
-    def _is_self_seed(self, client: int, seed: bytes) -> bool:
-        number = self._round.number
-        commitment = messages.self_commitment(self._transcript, number, client, seed)
-        return commitment == self._self_commitments[client][number]
 
     # ---- refusals --------------------------------------------------------------------------------
 
