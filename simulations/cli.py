@@ -127,18 +127,25 @@ def _print_run(result: Run, note: str) -> None:
     rounds = [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
 
     table = Table(title=f"{figures['data']}: who took part", title_justify="left")
-    for heading in ("client", "training rows", "in the sum", "accuracy alone", "accuracy together"):
+    for heading in (
+        "client",
+        "training rows",
+        "in the sum",
+        "alone, own test rows",
+        "together, own",
+        "alone, all test rows",
+    ):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     shown = figures["clients"][:20]
     for name in shown:
         present = sum(name in survivors for survivors in rounds)
         in_sum = ("yes" if present else "dropped out") if len(rounds) == 1 else f"{present} of {len(rounds)}"
-        scores = (accuracy[kind].get(name) for kind in ("alone", "together_by_client"))
+        scores = (accuracy[kind].get(name) for kind in ("alone", "together_by_client", "alone_on_all"))
         table.add_row(
             name, str(figures["rows"][name]), in_sum, *(f"{s:.3f}" if s is not None else "–" for s in scores)
         )
     if len(figures["clients"]) > len(shown):
-        table.add_row(f"… and {len(figures['clients']) - len(shown)} more", "", "", "", "")
+        table.add_row(f"… and {len(figures['clients']) - len(shown)} more", *[""] * 5)
     console.print(table)
 
     if result.costs:

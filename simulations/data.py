@@ -26,7 +26,7 @@ _MAX_WORDS = 64  # more different words than this in one column look like names 
 class Dataset:
     """Rows ready for a least-squares fit; raises DataError if the fields contradict one another.
 
-    X: float64 (rows, features), its first column all ones. y: int64 (rows,), each in 0..len(classes)-1.
+    X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1.
     site: str (rows,), who holds the row, or None. classes, features: names. row_norm: public bound on the
     euclidean norm of any row; it follows from the scale, never from the rows. note: where the scale is from.
     """
@@ -45,10 +45,10 @@ class Dataset:
         shapes = [column.shape for column in (y, self.site) if column is not None]
         if not rows or any(shape != (rows,) for shape in shapes):
             raise DataError(f"{self.name}: each row needs one label (and site): {rows} rows, shapes {shapes}")
-        if X.dtype != np.float64 or X.shape != (rows, len(self.features)) or (X[:, 0] != 1).any():
-            raise DataError(f"{self.name}: X must be float64, its first column ones, with a name for each")
-        if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or X.shape[1] < 2:
-            raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}, X have more than the ones")
+        if X.dtype != np.float64 or X.shape != (rows, len(self.features)):
+            raise DataError(f"{self.name}: X must be float64, with a name for each column")
+        if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or not X.shape[1]:
+            raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}, X have a column")
         if y.min() == y.max():
             raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
@@ -69,9 +69,9 @@ def load(source: str, *, site_column: str = "site", label_column: str = "label")
         X, features, table = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
         sick = np.where(np.array(table["num"]) == "0", "absent", "present")
         table = {"site": table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
-        # A number and its flag exclude each other, and so do the words of a column: each column of the schema,
-        # and the ones, add at most 1 to the squared norm. Without a schema every value may add 1.
-        square = 1 + len(_HEART)
+        # A number and its flag exclude each other, and so do the words of a column: each column of the schema
+        # adds at most 1 to the squared norm. Without a schema every value may add 1.
+        square = len(_HEART)
         note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
     elif source in _BUILT_IN:
         X, features, table = _images(source)
@@ -84,12 +84,13 @@ def load(source: str, *, site_column: str = "site", label_column: str = "label")
         raise DataError(f"no data {source!r}: give {', '.join(_BUILT_IN)} or an existing .csv or .npz file")
     labels = _names(path, table, label_column)
     has_site = site_column in table or site_column != "site"
-    site = _names(path, table, site_column).astype(np.str_) if has_site else None
+    site = _names(path, table, site_column, keep=True).astype(np.str_) if has_site else None
     values, y = np.unique(labels, return_inverse=True)
-    X, y, features = np.insert(X, 0, 1, axis=1), y.astype(np.int64), ["1", *features]
     # Rounded up, so that the bound still holds after somebody squares it.
     row_norm = math.nextafter(math.sqrt(square or len(features)), math.inf)
-    return Dataset(path.name, X, y, site, tuple(map(str, values)), tuple(features), row_norm, note)
+    return Dataset(
+        path.name, X, y.astype(np.int64), site, tuple(map(str, values)), tuple(features), row_norm, note
+    )
 
 
 # The schema of UCI Heart Disease. Numbers: low, high, then the cells that mean "not recorded"; low..high becomes
@@ -135,8 +136,8 @@ def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] |
     return np.column_stack(list(columns.values())), list(columns), dict(table)
 
 
-def _names(path: Path, table: dict[str, Any], name: str) -> NDArray[Any]:
-    """Labels or sites: words, or int64 where all are whole numbers."""
+def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:
+    """Labels or sites: words, or int64 where all are whole numbers; `keep` leaves them as they are written."""
     if name not in table:
         raise DataError(f"{path.name}: no column {name!r}, there are {', '.join(table)}")
     values = np.asarray(table[name])
@@ -146,7 +147,7 @@ def _names(path: Path, table: dict[str, Any], name: str) -> NDArray[Any]:
         if str(value).lower() in ("", "nan") or not whole or values.dtype.kind not in "biufU":
             raise _bad_cell(path, name, row, str(value), "a name or a whole number")
     with suppress(ValueError):
-        return values.astype(np.float64).astype(np.int64)
+        return values if keep else values.astype(np.float64).astype(np.int64)
     return values
 
 

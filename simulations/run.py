@@ -145,6 +145,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "together": together.score(data.X[test], data.y[test]),
             "together_by_client": _scores(data, {part.client: together for part in parts}, tested),
             "alone": _scores(data, alone, tested),
+            "alone_on_all": {name: one.score(data.X[test], data.y[test]) for name, one in alone.items()},
             "pooled_plain": pooled.score(data.X[test], data.y[test]),
         },
         "sums_bit_identical": witness.identical,

@@ -20,6 +20,13 @@ def rows(n: int, seed: int = 0) -> tuple[Matrix, Matrix]:
     return rng.uniform(-1, 1, (n, 3)), rng.uniform(-1, 1, (n, 2))
 
 
+def test_gamma_ends_where_its_theory_ends() -> None:
+    assert gamma(0) == 0
+    assert Fraction(gamma(3)) >= Fraction(3, 2**53) / (1 - Fraction(3, 2**53)) * (1 - Fraction(2, 2**53))
+    assert gamma(2**51) == pytest.approx(1 / 3)
+    assert gamma(2**52) == gamma(2**60) == math.inf
+
+
 def test_statistics_are_the_sums_over_rows() -> None:
     X, Y = rows(20)
     statistics = SufficientStatistics.from_rows(X, Y, BOUNDS)

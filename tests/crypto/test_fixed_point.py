@@ -1,0 +1,116 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.fixed_point import FixedPoint
+
+bounds = st.floats(2.0**-60, 2.0**40, allow_nan=False)
+summands = st.integers(1, 5000)
+bits = st.integers(-20, 60)
+
+
+def fitted(bound: float, n: int, f: int) -> FixedPoint | None:
+    try:
+        return FixedPoint.fit(bound, n, f)
+    except CryptoError:
+        return None
+
+
+@given(bounds, summands, bits)
+def test_fit_gives_the_narrowest_width_that_cannot_overflow_and_fills_it(
+    bound: float, n: int, f: int
+) -> None:
+    code = fitted(bound, n, f)
+    units = max(1, -(-Fraction(bound) * Fraction(2) ** f // 1))
+    if code is None:
+        assert n * units >= 2**63
+        return
+    assert code.fraction_bits >= f
+    assert code.magnitude >= Fraction(bound) * Fraction(2) ** code.fraction_bits
+    assert n * code.magnitude < 2 ** (8 * code.width - 1)
+    assert code.width == 4 or n * units >= 2 ** (8 * code.width - 9)
+    if code.fraction_bits < 512:
+        doubled = max(1, -(-Fraction(bound) * Fraction(2) ** (code.fraction_bits + 1) // 1))
+        assert n * doubled >= 2 ** (8 * code.width - 1)
+
+
+@given(bounds, st.integers(1, 6), bits, st.data())
+def test_a_sum_is_exact_on_integers_and_within_its_error_on_reals(
+    bound: float, n: int, f: int, data: st.DataObject
+) -> None:
+    code = fitted(bound, n, f)
+    if code is None:
+        return
+    value = st.floats(-bound, bound)
+    columns = data.draw(st.lists(st.lists(value, min_size=n, max_size=n), min_size=1, max_size=5))
+    vectors = np.array(columns, dtype=np.float64).T
+    total = np.zeros(len(columns), dtype=np.uint64)
+    for vector in vectors:
+        ring.add_packed(total, ring.pack(code.encode(vector.copy()), code.width), code.width)
+    units = [
+        sum(round(Fraction(x) * Fraction(2) ** code.fraction_bits) for x in column) for column in columns
+    ]
+    assert ring.signed(total, code.width).tolist() == units
+    decoded = code.decode_sum(total, n)
+    for got, column in zip(decoded, columns, strict=True):
+        assert abs(Fraction(float(got)) - sum(map(Fraction, column))) <= Fraction(code.entry_error(n))
+
+
+@given(st.integers(1, 100), st.integers(0, 30), st.floats(allow_nan=True, allow_infinity=True))
+def test_what_is_over_the_bound_is_refused_and_not_quoted(n: int, f: int, value: float) -> None:
+    code = FixedPoint.fit(1000.0, n, f)
+    inside = abs(value) <= code.magnitude / 2**code.fraction_bits
+    vector = np.array([1.0, value])
+    if inside:
+        code.encode(vector)
+        return
+    with pytest.raises(CryptoError) as refused:
+        code.encode(vector)
+    assert "1 of 2 values" in str(refused.value)
+    assert repr(value) not in str(refused.value) or not np.isfinite(value)
+
+
+def test_an_impossible_sum_is_noticed() -> None:
+    code = FixedPoint.fit(1.0, 4, 16)
+    three = np.array([3 * code.magnitude], dtype=np.uint64)
+    assert code.decode_sum(three, 3)
+    with pytest.raises(CryptoError, match="corrupt"):
+        code.decode_sum(three + np.uint64(1), 3)
+    with pytest.raises(CryptoError, match="summands"):
+        code.decode_sum(three, 5)
+
+
+@pytest.mark.parametrize(
+    ("f", "magnitude", "n", "width"),
+    [
+        (0, 2**31, 1, 4),
+        (0, 2**30, 2, 4),
+        (0, 0, 1, 4),
+        (0, 1, 0, 4),
+        (0, 1, 1, 3),
+        (0, 1, 1, 9),
+        (600, 1, 1, 4),
+    ],
+)
+def test_a_code_that_could_overflow_does_not_exist(f: int, magnitude: int, n: int, width: int) -> None:
+    with pytest.raises(CryptoError):
+        FixedPoint(f, magnitude, n, width)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_bound_must_be_a_positive_number(bound: float) -> None:
+    with pytest.raises(CryptoError, match="bound"):
+        FixedPoint.fit(bound, 2, 8)
+
+
+@pytest.mark.parametrize(
+    "vector", [np.zeros((2, 2)), np.zeros(2, dtype=np.float32), np.zeros(2, dtype=np.int64)]
+)
+def test_only_float64_vectors_are_encoded(vector: np.ndarray) -> None:
+    with pytest.raises(CryptoError, match="float64 vector"):
+        FixedPoint.fit(1.0, 2, 8).encode(vector)
