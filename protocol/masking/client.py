@@ -301,7 +301,8 @@ class MaskingClient:
         )
         self._source = source
         self.state = ClientState.UPLOADED
-        return self._frame(Upload(self._round, ring.pack(words, spec.width)))
+        view = messages.view(self._transcript, self._round, sorted(self._participants))
+        return self._frame(Upload(self._round, view, ring.pack(words, spec.width)))
 
     def _consent(self, message: Survivors) -> bytes:
         self._check_round(message.round)

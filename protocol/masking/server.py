@@ -61,6 +61,7 @@ class _Round:
 
     number: int
     participants: frozenset[int]
+    view: bytes
     total: npt.NDArray[np.uint64]
     survivors: frozenset[int] = frozenset()
     consents: dict[int, bytes] = field(default_factory=dict)
@@ -231,9 +232,9 @@ class MaskingServer:
         if len(participants) < self.parameters.threshold:
             raise self._abort(f"are left for round {number}", len(participants))
         self._next_round = number + 1
-        self._round = _Round(
-            number, participants, np.zeros(self.parameters.rounds[number].length, dtype=np.uint64)
-        )
+        view = messages.view(self._transcript, number, sorted(participants))
+        total = np.zeros(self.parameters.rounds[number].length, dtype=np.uint64)
+        self._round = _Round(number, participants, view, total)
         self.state, self.waiting_for = ServerState.COLLECTING, participants
         request = encode(SumRequest(self._transcript, number, tuple(sorted(participants))))
         return dict.fromkeys(sorted(participants), request)
@@ -344,6 +345,10 @@ class MaskingServer:
             )
         if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
+        if isinstance(message, Upload) and message.view != self._round.view:
+            raise WireError(
+                "expected a vector masked with the participants that the server named, got another"
+            )
 
     def _take(self, sender: int, message: FromClient, data: bytes) -> None:
         suite, rounds = self.parameters.suite, len(self.parameters.rounds)

@@ -64,7 +64,9 @@ def test_subtracting_undoes_adding(key: bytes, length: int) -> None:
         (np.zeros(4, dtype=np.uint64), [bytes(32)], [bytes(32)]),
     ],
 )
-def test_wrong_vectors_and_repeated_keys_are_refused(vector: np.ndarray, plus: list[bytes], minus: list[bytes]) -> None:
+def test_wrong_vectors_and_repeated_keys_are_refused(
+    vector: np.ndarray, plus: list[bytes], minus: list[bytes]
+) -> None:
     before = vector.copy()
     with pytest.raises(CryptoError):
         add_keystreams(vector, plus=plus, minus=minus)

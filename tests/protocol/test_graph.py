@@ -1,0 +1,101 @@
+import math
+import random
+
+import pytest
+from cohorts import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.masking import graph
+from secure_afl.protocol.parameters import Profile
+
+WORLDS = {n: world(n) for n in (5, 8, 13, 30)}
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(sorted(WORLDS)), st.integers(1, 14), st.booleans())
+def test_neighbourhoods_are_symmetric_regular_and_everybody_computes_the_same(
+    n: int, half: int, complete: bool
+) -> None:
+    degree = n - 1 if complete else min(2 * half, (n - 2) // 2 * 2)
+    parameters = WORLDS[n].propose(
+        profile=Profile.SEMI_HONEST, near=graph.Neighbourhood(degree, degree // 2 + 1)
+    )
+    near = graph.neighbours(parameters)
+    assert near == graph.neighbours(parameters)
+    assert set(near) == set(parameters.cohort)
+    for client, others in near.items():
+        assert len(others) == degree
+        assert client not in others
+        assert all(client in near[other] for other in others)
+
+
+def test_the_circle_is_drawn_anew_for_every_session() -> None:
+    near = graph.Neighbourhood(4, 3)
+    one, two = (
+        graph.neighbours(WORLDS[30].propose(profile=Profile.SEMI_HONEST, near=near)) for _ in range(2)
+    )
+    assert one != two
+
+
+sizes = st.integers(3, 3000)
+fractions = st.floats(0, 0.3)
+
+
+@settings(max_examples=60)
+@given(sizes, fractions, fractions, st.sampled_from(Profile))
+def test_a_chosen_graph_meets_what_was_stated(
+    n: int, corrupted: float, dropout: float, profile: Profile
+) -> None:
+    try:
+        near = graph.choose(n, profile, corrupted=corrupted, dropout=dropout)
+    except LocalProtocolError:
+        survivors = n - math.floor(dropout * n)
+        needed = graph.least_threshold(profile, n, n - 1)
+        assert survivors < needed or math.ceil(corrupted * n) >= needed
+        return
+    assert graph.exposure(n, near.degree, near.threshold, corrupted, dropout) <= 2**-40
+    assert near.threshold >= graph.least_threshold(profile, n, near.degree)
+    assert near.threshold > (near.degree + 1) / 2
+    if profile is Profile.ACTIVE:
+        assert near.degree == n - 1
+        assert 2 * near.threshold > n + (math.ceil(n / 3) - 1)  # two quorums overlap in an honest client
+    if near.degree == n - 1:
+        assert near.threshold <= n - math.floor(dropout * n)
+
+
+def test_degrees_grow_slower_than_cohorts() -> None:
+    degrees = [
+        graph.choose(n, Profile.SEMI_HONEST, corrupted=0.1, dropout=0.1).degree for n in (100, 1000, 10_000)
+    ]
+    assert degrees == sorted(degrees)
+    assert degrees[2] < 2 * degrees[0]
+    assert degrees[2] < 100
+
+
+def test_tail_bounds_hold_against_draws() -> None:
+    """At a risk that draws can see: the stated bound is above the frequency, within the union bound's slack."""
+    n, degree, threshold, corrupted = 40, 8, 6, 0.4
+    source = random.Random(1)
+    bad = math.ceil(corrupted * n)
+    trials, exposed, lost = 3000, 0, 0
+    for _ in range(trials):
+        circle = list(range(n))
+        source.shuffle(circle)
+        corrupt = set(source.sample(range(n), bad))
+        counts = [
+            sum(circle[(at + step) % n] in corrupt for step in range(-4, 5) if step)
+            for at in range(n)
+            if circle[at] not in corrupt
+        ]
+        exposed += max(counts) >= threshold
+        lost += min(8 - c for c in counts) < 3
+    assert 0.01 < exposed / trials <= graph.exposure(n, degree, threshold, corrupted, 0.0)
+    assert 0.01 < lost / trials <= graph._loss(n, degree, 3, corrupted)
+
+
+@pytest.mark.parametrize(("n", "dropout", "corrupted"), [(4, 0.5, 0.1), (10, 0.4, 0.1), (10, 0.0, 0.9)])
+def test_what_no_graph_can_bear_is_said(n: int, dropout: float, corrupted: float) -> None:
+    with pytest.raises(LocalProtocolError, match=r"threshold|corrupted"):
+        graph.choose(n, Profile.ACTIVE, corrupted=corrupted, dropout=dropout)

@@ -1,0 +1,196 @@
+"""The property that everything rests on: an opened sum is the survivors' integer sum, whatever happens."""
+
+import numpy as np
+import pytest
+from cohorts import Session, world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.errors import RoundAbortedError
+from secure_afl.protocol.masking import graph
+from secure_afl.protocol.parameters import Profile
+from secure_afl.simulations.faults import Fault, FaultyNetwork
+
+WORLDS = {n: world(n) for n in (3, 4, 5, 7, 10)}
+KEY_PHASES = ("advertising", "sharing", "confirming")
+SUM_PHASES = ("collecting", "consenting", "unmasking")
+LOSSES = ("drop", "late", "flip", "cut", "lengthen")
+
+plans = st.fixed_dictionaries(
+    {
+        "length": st.integers(1, 40),
+        "rounds": st.integers(1, 3),
+        "profile": st.sampled_from(Profile),
+        "fraction_bits": st.integers(8, 50),  # widths of 4 to 8 bytes
+    }
+)
+
+
+def expected_survivors(session: Session, lost: dict[str, set[int]]) -> list[int] | None:
+    """What must come of a round in a complete graph when these clients' messages of these phases get lost."""
+    parameters = session.parameters
+    least = max(parameters.threshold, session.world.policy.minimum_cohort)
+    alive = set(parameters.cohort)
+    survivors = alive
+    phases = [*KEY_PHASES, *SUM_PHASES]
+    if parameters.profile is Profile.SEMI_HONEST:
+        phases.remove("consenting")
+    for phase in phases:
+        alive = alive - lost[phase]
+        if phase == "collecting":
+            survivors = alive
+            if len(survivors) < least:
+                return None
+        if len(alive) < parameters.threshold:
+            return None
+    return sorted(survivors)
+
+
+@settings(max_examples=80)
+@given(st.sampled_from(sorted(WORLDS)), plans, st.data())
+def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
+    n: int, plan: dict[str, int], data: st.DataObject
+) -> None:
+    """Clients fall silent, are late, or have a message altered on the way, in any phase; order is any order."""
+    some = st.sets(st.integers(0, n - 1), max_size=max(1, n // 2))
+    lost = {phase: data.draw(some, label=phase) for phase in (*KEY_PHASES, *SUM_PHASES)}
+    handling = data.draw(st.sampled_from(LOSSES), label="handling")
+    order = data.draw(st.sampled_from(["shuffle", "repeat", None]), label="order")
+    faults = [Fault(handling, phase, frozenset(who)) for phase, who in lost.items()]
+    faults += [Fault(order)] if order else []
+    parameters = WORLDS[n].propose(**plan)  # type: ignore[arg-type]
+    session = WORLDS[n].session(parameters, FaultyNetwork(faults, seed=n))
+    expected = expected_survivors(session, lost)
+    try:
+        session.set_up()
+    except RoundAbortedError:
+        assert expected is None
+        return
+    for number in range(len(parameters.rounds)):
+        try:
+            result = session.sum(number)
+        except RoundAbortedError:
+            assert expected is None
+            continue
+        assert list(result.survivors) == expected
+        assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 12), st.booleans(), plans, st.data())
+def test_sums_over_sparse_graphs_are_exact(
+    half: int, many: bool, plan: dict[str, int], data: st.DataObject
+) -> None:
+    n = 30 if many else 26
+    degree = 2 * half
+    near = graph.Neighbourhood(degree, data.draw(st.integers(degree // 2 + 1, degree)))
+    parties = SPARSE[n]
+    parameters = parties.propose(**plan | {"profile": Profile.SEMI_HONEST, "near": near})  # type: ignore[arg-type]
+    silent = data.draw(st.sets(st.integers(0, n - 1), max_size=3))
+    phase = data.draw(st.sampled_from([*KEY_PHASES, "collecting", "unmasking"]))
+    session = parties.session(parameters, FaultyNetwork([Fault("drop", phase, frozenset(silent))]))
+    if len(silent) <= degree + 1 - near.threshold and phase != "sharing":
+        session.set_up()
+    else:
+        try:
+            session.set_up()
+        except RoundAbortedError:
+            return
+    for number in range(len(parameters.rounds)):
+        try:
+            result = session.sum(number)
+        except RoundAbortedError:
+            # Only a client whose whole neighbourhood could lose too many stands in the way.
+            assert len(silent) > degree - near.threshold
+            continue
+        assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
+        if phase != "unmasking":
+            assert set(result.survivors) == set(range(n)) - silent
+
+
+SPARSE = {n: world(n) for n in (26, 30)}
+for _parties in SPARSE.values():
+    # These graphs are far below the security level that the default policy asks for; arithmetic is the point.
+    _parties.policy = type(_parties.policy)(
+        profiles=frozenset(Profile), suites=frozenset(Suite), corrupted=0.0, dropout=0.0
+    )
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([3, 4, 5]), st.sampled_from(Profile), st.data())
+def test_whatever_is_done_to_the_servers_messages_an_opened_sum_is_right(
+    n: int, profile: Profile, data: st.DataObject
+) -> None:
+    faults = data.draw(
+        st.lists(
+            st.builds(
+                Fault,
+                st.sampled_from([*LOSSES, "repeat"]),
+                st.sampled_from([*KEY_PHASES, *SUM_PHASES]),
+                st.sets(st.integers(0, n - 1), min_size=1, max_size=2).map(frozenset),
+                st.sampled_from([False, None]),
+            ),
+            max_size=3,
+        )
+    )
+    session = WORLDS[n].session(WORLDS[n].propose(rounds=2, profile=profile), FaultyNetwork(faults, seed=1))
+    try:
+        session.set_up()
+    except RoundAbortedError:
+        return
+    for number in range(2):
+        try:
+            result = session.sum(number)
+        except RoundAbortedError:
+            continue
+        assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+@pytest.mark.parametrize("profile", list(Profile))
+def test_both_suites_and_profiles_with_a_dropout_between_rounds(suite: Suite, profile: Profile) -> None:
+    """A client that misses one round is back in the next."""
+    parties = world(6)
+    silent_in_first = FirstRoundOnly()
+    session = parties.session(
+        parties.propose(rounds=2, profile=profile, suite=suite), silent_in_first
+    ).set_up()
+    for number, survivors in ((0, [0, 1, 3, 4, 5]), (1, [0, 1, 2, 3, 4, 5])):
+        result = session.sum(number)
+        assert list(result.survivors) == survivors
+        assert session.opened(result).tolist() == session.integer_sum(survivors, number).tolist()
+        silent_in_first.over = True
+
+
+class FirstRoundOnly(FaultyNetwork):
+    """Client 2 is silent in the first round."""
+
+    def __init__(self) -> None:
+        super().__init__([Fault("drop", "collecting", frozenset({2}))])
+        self.over = False
+
+    def carry(self, envelope):  # type: ignore[no-untyped-def]
+        return [envelope] if self.over else super().carry(envelope)
+
+
+def test_an_aborted_round_releases_nothing_and_the_next_is_exact() -> None:
+    parties = world(5)
+    network = FirstRoundOnly()
+    network._faults = [Fault("drop", "collecting", frozenset({0, 1, 2}))]
+    session = parties.session(parties.propose(rounds=2), network).set_up()
+    with pytest.raises(RoundAbortedError, match="2 uploaded"):
+        session.sum(0)
+    network.over = True
+    result = session.sum(1)
+    assert session.opened(result).tolist() == session.integer_sum(range(5), 1).tolist()
+
+
+@settings(max_examples=15)
+@given(st.integers(8, 55))
+def test_every_width_carries_the_same_sum(fraction_bits: int) -> None:
+    session = WORLDS[4].session(WORLDS[4].propose(fraction_bits=fraction_bits, length=30)).set_up()
+    result = session.sum()
+    code = session.codes[0]
+    real = np.sum([session.vectors[place, 0] for place in range(4)], axis=0)
+    assert np.abs(code.decode_sum(result.words, 4) - real).max() <= code.entry_error(4) + 1e-12
