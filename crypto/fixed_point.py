@@ -5,7 +5,7 @@ A value x becomes the integer rint(x·2^f). `FixedPoint` exists only if n·magni
 `encode` refuses any vector that breaks its premise. Nothing is ever clipped or wrapped.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from math import ceil
 
@@ -34,6 +34,8 @@ class FixedPoint:
     width: int
 
     def __post_init__(self) -> None:
+        if any(type(field) is not int for field in astuple(self)):  # NumPy's would wrap in the proof below
+            raise CryptoError(f"expected integers, got {self}")
         if self.fraction_bits not in FRACTION_BITS:
             raise CryptoError(f"expected -512..512 fraction bits, got {self.fraction_bits}")
         if self.width not in ring.WIDTHS:
@@ -56,8 +58,9 @@ class FixedPoint:
         Bits left over in the chosen width go to the fraction: they cost nothing.
         Raises `CryptoError` if 8-byte words do not hold the sum.
         """
-        if not (np.isfinite(bound) and bound > 0):
-            raise CryptoError(f"expected a finite positive bound, got {bound}")
+        if not (np.isfinite(bound) and bound > 0 and summands >= 1):
+            raise CryptoError(f"expected a finite positive bound and a summand, got {bound} and {summands}")
+        bound = float(bound)
         for width in ring.WIDTHS:
             room = (2 ** (8 * width - 1) - 1) // summands
             if _units(bound, fraction_bits) <= room:

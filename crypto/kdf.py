@@ -32,7 +32,7 @@ class Label(Enum):
     TRANSCRIPT = b"secure-afl/1 transcript"
     DIRECTORY = b"secure-afl/1 directory"
     GRAPH = b"secure-afl/1 neighbour graph"
-    VIEW = b"secure-afl/1 view of a round"
+    ANSWERED = b"secure-afl/1 answered message"
     COMMITMENT = b"secure-afl/1 commitment"
     SELF_COMMITMENT = b"secure-afl/1 self-mask commitment"
     SOURCE = b"secure-afl/1 data behind a statistic"

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from msgspec.msgpack import Decoder
@@ -51,6 +52,28 @@ class RoundSpec(Message, frozen=True, tag="round"):
     def code(self, summands: int) -> FixedPoint:
         """The fixed-point code for `summands` clients; `CryptoError` if their sum can overflow."""
         return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
+
+
+@dataclass(frozen=True)
+class SumPlan:
+    """One sum as all parties agreed on it before any session; a server that asks for another is refused.
+
+    bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed.
+    """
+
+    statistic: str
+    length: int
+    bound: float
+    fraction_bits: int = 32
+
+    def spec(self, roster: int) -> RoundSpec:
+        """What a server must propose to a roster of this size: a function of the agreement alone, so that
+        no choice of the server's (a cohort, a bound) can make a client's answer tell about its data.
+
+        Raises `CryptoError` if 8-byte words do not hold the sum.
+        """
+        code = FixedPoint.fit(self.bound, roster, self.fraction_bits)
+        return RoundSpec(self.statistic, self.length, code.fraction_bits, code.magnitude, code.width)
 
 
 class Parameters(Message, frozen=True, tag="parameters"):
@@ -106,7 +129,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
     def propose(
         cls,
         roster: Roster,
-        rounds: Sequence[RoundSpec],
+        plan: Sequence[SumPlan],
         *,
         profile: Profile,
         suite: Suite,
@@ -125,7 +148,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
             cohort=invited,
             degree=degree,
             threshold=threshold,
-            rounds=tuple(rounds),
+            rounds=tuple(one.spec(len(roster.members)) for one in plan),
         )
 
 

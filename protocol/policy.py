@@ -4,7 +4,8 @@ The defaults are the safe ones: an active server is assumed, only masked uploads
 hybrid post-quantum. A client's operator may widen a policy; the server cannot.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import ceil
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.errors import PolicyError
@@ -16,33 +17,34 @@ from secure_afl.protocol.parameters import Parameters, Profile
 class Policy:
     """The least that a client accepts.
 
-    minimum_cohort: fewest survivors of a sum, and fewest clients that any combination of the sums of
-        one statistic may rest on.
+    minimum_honest: fewest survivors of a sum that do not collude with the server; the collusion that is
+        assumed comes on top.
+    corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
+        may pick them all. dropout: the fraction of the cohort that may drop out.
     backends: how a statistic may leave: "mask"; "plain" must be added by name.
-    corrupted, dropout: the fractions of clients assumed to collude with the server, and to drop out.
-    longest_sum: most values of one round (memory that a server can ask for).
-    most_rounds: most rounds of one session.
-    least_fraction_bits: coarsest fixed-point code that is still a useful sum.
     """
 
-    minimum_cohort: int = 3
-    backends: frozenset[str] = frozenset({"mask"})
-    profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
-    suites: frozenset[Suite] = field(default_factory=lambda: frozenset({Suite.HYBRID}))
+    minimum_honest: int = 2
     corrupted: float = 0.1
     dropout: float = 0.2
-    longest_sum: int = 2**27
-    most_rounds: int = 256
-    least_fraction_bits: int = 8
+    backends: frozenset[str] = frozenset({"mask"})
+    profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
+    suites: frozenset[Suite] = frozenset({Suite.HYBRID})
 
     def __post_init__(self) -> None:
-        if self.minimum_cohort < 2:
-            raise PolicyError(
-                f"expected a minimum cohort of at least 2 (one client has no sum), got {self.minimum_cohort}"
-            )
+        if self.minimum_honest < 2:
+            raise PolicyError(f"expected at least 2 honest clients in a sum, got {self.minimum_honest}")
         for name, fraction in (("corrupted", self.corrupted), ("dropout", self.dropout)):
             if not 0 <= fraction < 1:
                 raise PolicyError(f"expected a {name} fraction from 0 to below 1, got {fraction}")
+
+    def colluders(self, roster: int) -> int:
+        """How many members of a roster of this size may collude with the server."""
+        return ceil(self.corrupted * roster)
+
+    def least_survivors(self, roster: int) -> int:
+        """Fewest survivors of a sum that still hide an honest client among honest ones."""
+        return self.minimum_honest + self.colluders(roster)
 
     def check_backend(self, backend: str) -> None:
         """Raises `PolicyError` if statistics may not leave in this form."""
@@ -52,52 +54,35 @@ class Policy:
                 f"{', '.join(sorted(self.backends))}"
             )
 
-    def check(self, parameters: Parameters) -> None:
-        """Raises `PolicyError` with the first point on which `parameters` ask for too little."""
+    def check(self, parameters: Parameters, roster: int) -> None:
+        """Raises `PolicyError` with the first point on which `parameters` ask for too little.
+
+        roster: how many members the client's own roster has.
+        """
         self.check_backend("mask")
-        n = len(parameters.cohort)
-        longest = max(spec.length for spec in parameters.rounds)
-        coarsest = min(spec.fraction_bits for spec in parameters.rounds)
-        needed = graph.least_threshold(parameters.profile, n, parameters.degree)
+        n, profile, threshold = len(parameters.cohort), parameters.profile, parameters.threshold
+        needed = graph.least_threshold(profile, n, parameters.degree)
+        least, colluders = self.least_survivors(roster), self.colluders(roster)
         demands = (
-            (
-                parameters.profile in self.profiles,
-                f"profile {_names(self.profiles)}",
-                parameters.profile.value,
-            ),
+            (profile in self.profiles, f"profile {_names(self.profiles)}", profile.value),
             (parameters.suite in self.suites, f"suite {_names(self.suites)}", parameters.suite.value),
-            (n >= self.minimum_cohort, f"a cohort of at least {self.minimum_cohort}", n),
+            (n >= least, f"a cohort of at least {least} ({colluders} may collude)", n),
             (
-                parameters.complete or parameters.profile is Profile.SEMI_HONEST,
+                parameters.complete or profile is Profile.SEMI_HONEST,
                 "every client as a neighbour under the active profile",
                 f"{parameters.degree} of {n - 1}",
             ),
-            (
-                parameters.threshold >= needed,
-                f"a threshold of at least {needed} for {n} clients",
-                parameters.threshold,
-            ),
-            (longest <= self.longest_sum, f"at most {self.longest_sum} values a round", longest),
-            (
-                len(parameters.rounds) <= self.most_rounds,
-                f"at most {self.most_rounds} rounds",
-                len(parameters.rounds),
-            ),
-            (
-                coarsest >= self.least_fraction_bits,
-                f"at least {self.least_fraction_bits} fraction bits",
-                coarsest,
-            ),
+            (threshold >= needed, f"a threshold of at least {needed} for {n} clients", threshold),
         )
         for met, expected, got in demands:
             if not met:
                 raise PolicyError(f"policy asks for {expected}, the server proposed {got}")
-        risk = graph.exposure(n, parameters.degree, parameters.threshold, self.corrupted, self.dropout)
+        risk = graph.exposure(profile, n, parameters.degree, threshold, colluders, ceil(self.dropout * n))
         if risk > graph.SECURITY_FAILURE:
             raise PolicyError(
-                f"policy asks for a failure probability of at most {graph.SECURITY_FAILURE:.1e} with "
-                f"{self.corrupted:.0%} of the clients corrupted and {self.dropout:.0%} dropped out; {parameters.degree} neighbours and threshold "
-                f"{parameters.threshold} give {risk:.1e}"
+                f"policy asks for a failure probability of at most {graph.SECURITY_FAILURE:.1e} with {colluders} "
+                f"clients corrupted and {self.dropout:.0%} dropped out; {parameters.degree} neighbours and "
+                f"threshold {threshold} give {risk:.1e}"
             )
 
 

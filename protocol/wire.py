@@ -27,7 +27,10 @@ class WireError(ValueError):
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """The root of everything that travels."""
+    """The root of everything that travels. Its repr is its name: some messages carry shares."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
 
 
 def encode(message: Message) -> bytes:
@@ -46,29 +49,41 @@ def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
     return message
 
 
-def sign_frame(identity: Identity, transcript: bytes, sender: int, message: Message) -> bytes:
-    """`encode(message)`, and behind it the sender's signature over session, sender and message."""
+def answered(data: bytes) -> bytes:
+    """The digest of a message of the server, which stands in the signature of the frame that answers it.
+
+    Whoever alters a message of the server on its way can make a client silent, never make it say something
+    that the server takes for an answer to what it sent.
+    """
+    return digest(Label.ANSWERED, data)
+
+
+def sign_frame(identity: Identity, transcript: bytes, answers: bytes, sender: int, message: Message) -> bytes:
+    """`encode(message)`, and behind it the sender's signature over session, question, sender and message."""
     frame = bytearray()
     _ENCODER.encode_into(message, frame)
     body = digest(Label.FRAME_SIGNATURE, frame)
-    frame += identity.sign(Label.FRAME_SIGNATURE, transcript, integer(sender), body)
+    frame += identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
     return bytes(frame)
 
 
-def verify_frame(data: bytes, verify_key: bytes, transcript: bytes, sender: int) -> memoryview:
-    """The encoded message of a frame that `sender` signed in this session. Raises `WireError`."""
+def verify_frame(
+    data: bytes, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
+) -> memoryview:
+    """The encoded message of a frame that `sender` signed in answer to what it was sent. Raises `WireError`."""
     if len(data) <= SIGNATURE_BYTES:
         raise WireError(
             f"expected a message and a signature of {SIGNATURE_BYTES} bytes, got {len(data)} bytes"
         )
     encoded = memoryview(data)[:-SIGNATURE_BYTES]
     body = digest(Label.FRAME_SIGNATURE, encoded)
+    signed = (transcript, answers, integer(sender), body)
     try:
-        verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, transcript, integer(sender), body)
+        verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, *signed)
     except CryptoError:
         raise WireError(
-            f"expected {len(data)} bytes signed by this sender in this session, got another signature "
-            "(the message was altered, cut, lengthened, or belongs to another session or sender)"
+            f"expected {len(data)} bytes signed by this sender in answer to what it was sent, got another "
+            "signature (altered, cut or lengthened on the way, or of another session, phase or sender)"
         ) from None
     return encoded
 

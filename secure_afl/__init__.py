@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secure_afl.aggregation import Aggregator as Aggregator
     from secure_afl.aggregation import MaskedAggregator as MaskedAggregator
     from secure_afl.aggregation import PlainAggregator as PlainAggregator
-    from secure_afl.aggregation import SumPlan as SumPlan
+    from secure_afl.protocol.parameters import SumPlan as SumPlan
     from secure_afl.protocol.policy import Policy as Policy
     from secure_afl.ridge import FederatedRidge as FederatedRidge
     from secure_afl.solve import Certificate as Certificate
@@ -29,7 +29,7 @@ _HOMES = {
     "Policy": "protocol.policy",
     "PublicBounds": "statistics",
     "SufficientStatistics": "statistics",
-    "SumPlan": "aggregation",
+    "SumPlan": "protocol.parameters",
 }
 
 

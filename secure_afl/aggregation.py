@@ -22,21 +22,11 @@ from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.driver import Cohort, Contribution, Network, PhaseCost
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 
-FRACTION_BITS = 32
 _REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.refusals` has them all
-
-
-@dataclass(frozen=True)
-class SumPlan:
-    """One sum to come. bound: public, no entry of one client's vector is larger in magnitude."""
-
-    statistic: str
-    length: int
-    bound: float
 
 
 @dataclass(frozen=True)
@@ -84,14 +74,12 @@ class MaskedAggregator:
         *,
         profile: Profile = Profile.ACTIVE,
         suite: Suite = Suite.HYBRID,
-        fraction_bits: int = FRACTION_BITS,
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
     ) -> None:
         self.policy = policy or Policy()
         self.profile = profile
         self.suite = suite
-        self.fraction_bits = fraction_bits
         self._network = network
         self._watch = watch
         self._parties: dict[str, tuple[Identity, Ledger]] = {}
@@ -103,24 +91,22 @@ class MaskedAggregator:
             self._parties.setdefault(name, (Identity.generate(), Ledger()))
         roster = Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in clients))
         near = graph.choose(
-            len(clients), self.profile, corrupted=self.policy.corrupted, dropout=self.policy.dropout
+            len(clients),
+            self.profile,
+            corrupted=self.policy.colluders(len(clients)),
+            dropout=self.policy.dropout,
         )
-        self._codes = [FixedPoint.fit(one.bound, len(clients), self.fraction_bits) for one in plan]
-        rounds = [
-            RoundSpec(one.statistic, one.length, code.fraction_bits, code.magnitude, code.width)
-            for one, code in zip(plan, self._codes, strict=True)
-        ]
         parameters = Parameters.propose(
             roster,
-            rounds,
+            plan,
             profile=self.profile,
             suite=self.suite,
             degree=near.degree,
             threshold=near.threshold,
         )
-        self.policy.check(parameters)  # all clients would refuse; say so once, and at once
+        self.policy.check(parameters, len(clients))  # all clients would refuse; say so once, and at once
         members = {
-            place: MaskingClient(identity, roster, self.policy, ledger)
+            place: MaskingClient(identity, roster, plan, self.policy, ledger)
             for place, (identity, ledger) in enumerate(self._parties[name] for name in clients)
         }
         server = MaskingServer(parameters, roster)
@@ -137,7 +123,7 @@ class MaskedAggregator:
             for refusal in cohort.refusals[before:][:_REFUSALS_SHOWN]:
                 error.add_note(str(refusal))
             raise
-        code = self._codes[number]
+        code = cohort.server.parameters.rounds[number].code(len(roster.members))
         return Aggregate(
             total=code.decode_sum(result.words, len(result.survivors)),
             survivors=tuple(roster.name(place) for place in result.survivors),

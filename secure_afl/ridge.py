@@ -8,9 +8,10 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, SumPlan
+from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import DataError
+from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 

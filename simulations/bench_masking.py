@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from rich.table import Table
 
-from secure_afl.aggregation import MaskedAggregator, SumPlan
+from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
 from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.parameters import SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.faults import Fault, FaultyNetwork
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator, SumPlan
+from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.masking.driver import Contribution, PhaseCost
-from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge, split_rounds
 from secure_afl.simulations.data import Dataset

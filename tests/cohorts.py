@@ -1,5 +1,6 @@
 """Whole cohorts in memory, honest and otherwise, for the protocol's tests."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,19 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto import ring
-from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
-from secure_afl.crypto.identity import Identity
+from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient, SumWanted
 from secure_afl.protocol.masking.driver import Cohort, Contribution, Envelope, Network, PerfectNetwork
 from secure_afl.protocol.masking.messages import FROM_CLIENT, FromClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.wire import decode, verify_frame
+from secure_afl.protocol.wire import decode
 
 BOUND = 100.0
 EVERY_PROFILE = Policy(profiles=frozenset(Profile), suites=frozenset(Suite))
@@ -38,6 +38,7 @@ class World:
             tuple(Member(f"site-{i}", one.verify_key) for i, one in enumerate(self.identities))
         )
         self.ledgers = [Ledger() for _ in self.identities]
+        self.plan: list[SumPlan] = []
 
     def propose(
         self,
@@ -48,20 +49,23 @@ class World:
         suite: Suite = Suite.X25519,
         fraction_bits: int = 20,
         near: graph.Neighbourhood | None = None,
+        cohort: Sequence[int] | None = None,
     ) -> Parameters:
-        n = len(self.identities)
-        near = near or graph.Neighbourhood(n - 1, graph.least_threshold(profile, n, n - 1))
-        code = FixedPoint.fit(BOUND, n, fraction_bits)
-        spec = [
-            RoundSpec(f"sum {r}", length, code.fraction_bits, code.magnitude, code.width)
-            for r in range(rounds)
-        ]
+        members = len(self.identities) if cohort is None else len(cohort)
+        near = near or graph.Neighbourhood(members - 1, graph.least_threshold(profile, members, members - 1))
+        self.plan = [SumPlan(f"sum {r}", length, BOUND, fraction_bits) for r in range(rounds)]
         return Parameters.propose(
-            self.roster, spec, profile=profile, suite=suite, degree=near.degree, threshold=near.threshold
+            self.roster,
+            self.plan,
+            profile=profile,
+            suite=suite,
+            degree=near.degree,
+            threshold=near.threshold,
+            cohort=cohort,
         )
 
     def client(self, place: int, kind: type[MaskingClient] = MaskingClient) -> MaskingClient:
-        return kind(self.identities[place], self.roster, self.policy, self.ledgers[place])
+        return kind(self.identities[place], self.roster, self.plan, self.policy, self.ledgers[place])
 
     def session(
         self,
@@ -89,9 +93,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.server, self.clients = self.cohort.server, self.cohort.clients
-        n = len(self.parameters.cohort)
+        n = len(self.world.identities)
         self.codes = [spec.code(n) for spec in self.parameters.rounds]
         draws = np.random.default_rng(n)
+        # Fresh data in every session, unless a test says otherwise.
+        self.sources = [secrets.token_bytes(32) for _ in self.parameters.rounds]
         self.vectors = {
             (place, r): draws.uniform(-BOUND, BOUND, spec.length)
             for place in self.parameters.cohort
@@ -99,7 +105,7 @@ class Session:
         }
 
     def contribute(self, place: int, wanted: SumWanted) -> Contribution:
-        return self.vectors[place, wanted.round], bytes([wanted.round]) * 32
+        return self.vectors[place, wanted.round], self.sources[wanted.round]
 
     def set_up(self) -> "Session":
         self.cohort.set_up()
@@ -119,9 +125,7 @@ class Session:
 
     def message(self, envelope: Envelope) -> FromClient:
         """What a client's frame says."""
-        key = self.world.roster.members[envelope.client].verify_key
-        encoded = verify_frame(envelope.data, key, self.parameters.transcript(), envelope.client)
-        return decode(encoded, FROM_CLIENT)
+        return decode(memoryview(envelope.data)[:-SIGNATURE_BYTES], FROM_CLIENT)
 
 
 class Tap(PerfectNetwork):

@@ -1,8 +1,9 @@
 """A client of masked sums, sans-IO: bytes in, bytes out; no socket, thread, clock or global."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,10 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import DIGEST_BYTES, PARAMETERS, Parameters, Profile, RoundSpec
+from secure_afl.protocol.parameters import DIGEST_BYTES, PARAMETERS, Parameters, Profile, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError, decode, sign_frame, verify_frame
+from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame, verify_frame
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,24 @@ class _RoundKeys:
 class MaskingClient:
     """One client in one session.
 
-    `receive` takes a message of the server and gives the answer to send, or `SumWanted`, which the
+    The client knows beforehand who the members are, which sums were agreed on (`plan`), and what it
+    insists on. `receive` takes a message of the server and gives the answer to send, or `SumWanted`, which the
     program answers through `contribute`. A message that is refused raises `RemoteProtocolError` or
     `PolicyError` and changes nothing.
     """
 
-    def __init__(self, identity: Identity, roster: Roster, policy: Policy, ledger: Ledger) -> None:
+    def __init__(
+        self, identity: Identity, roster: Roster, plan: Sequence[SumPlan], policy: Policy, ledger: Ledger
+    ) -> None:
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
         self.state = ClientState.START
         self._identity = identity
         self._roster = roster
+        self._plan = plan
         self._policy = policy
         self._ledger = ledger
+        self._answers = b""  # the digest of the message that is being answered
         self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
             Parameters: self._advertise,
             Directory: self._share,
@@ -89,6 +95,7 @@ class MaskingClient:
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
+        question, self._answers = self._answers, answered(data)
         try:
             if self.state is ClientState.START:
                 message: Message = decode(data, PARAMETERS)
@@ -103,8 +110,10 @@ class MaskingClient:
                 )
             answer = self._steps[type(message)](message)
         except (WireError, CryptoError) as error:
+            self._answers = question
             raise RemoteProtocolError(self.name, "the server", str(error)) from None
         except PolicyError as error:
+            self._answers = question
             raise PolicyError(f"{self.name}: {error}") from None
         self.state = legal[type(message)]
         return answer
@@ -125,12 +134,20 @@ class MaskingClient:
             raise WireError("expected the roster that this client was given, got a proposal for another one")
         if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
             raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
-        self._policy.check(parameters)
+        self._policy.check(parameters, len(self._roster.members))
+        for agreed, proposed in zip_longest(self._plan, parameters.rounds):
+            if agreed is None or proposed != agreed.spec(len(self._roster.members)):
+                raise WireError(
+                    f"expected the {len(self._plan)} sums that were agreed on, got another length, bound or "
+                    f"code in {proposed.statistic if proposed else 'none'!r}, or another number of sums"
+                )
         self._ledger.join(parameters.session)
         self._parameters = parameters
         self._transcript = parameters.transcript()
-        self._neighbours = graph.neighbours(parameters)[self.place]
+        self._invitation = self._answers
+        self._neighbours = graph.Graph(parameters)[self.place]
         self._channel = KeyPair(parameters.suite, secrets.token_bytes(KEY_BYTES), Label.CHANNEL_KEY)
+        self._current: _RoundKeys | None = None  # of the round that this client uploaded for
         self._rounds = {number: _RoundKeys() for number in range(len(parameters.rounds))}
         mask_keys = tuple(self._mask_key(keys).public_key for keys in self._rounds.values())
         self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
@@ -144,7 +161,8 @@ class MaskingClient:
             verify_key = self._roster.members[sender].verify_key
             try:
                 advertise = decode(
-                    verify_frame(frame, verify_key, self._transcript, sender), messages.ADVERTISE
+                    verify_frame(frame, verify_key, self._transcript, self._invitation, sender),
+                    messages.ADVERTISE,
                 )
                 advertise.check(self._parameters.suite, len(self._rounds))
             except WireError as error:
@@ -265,25 +283,33 @@ class MaskingClient:
         self._round = request.round
         self._participants = participants
         # Rounds that were passed over are over.
+        self._current = None
         self._rounds = {number: keys for number, keys in self._rounds.items() if number >= request.round}
         return SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
 
-    def contribute(self, values: npt.NDArray[np.float64], source: bytes) -> bytes:
-        """The masked upload of `values` (float64, as many as the round's spec says).
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], source: bytes) -> bytes:
+        """The masked upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
 
         source: 32 bytes, the digest of the data that the vector was computed from, for the ledger
             (`crypto.kdf.digest(Label.SOURCE, …)`); the same data and statistic must give the same.
 
-        Raises `LocalProtocolError` if no sum is wanted or the shape is wrong, `CryptoError` if a value
-        is not finite or over the agreed bound. Nothing has left the client then, and it may try again.
+        Raises `LocalProtocolError` if this sum is not wanted (any more) or the shape is wrong, `PolicyError`
+        if the ledger can allow no sum of these participants, `CryptoError` if a value is not finite or over
+        the agreed bound. Nothing has left the client then, and it may try again.
         """
-        if self.state is not ClientState.REQUESTED:
-            raise LocalProtocolError(f"{self.name}: no sum is wanted in state {self.state.value}")
+        if self.state is not ClientState.REQUESTED or wanted.round != self._round:
+            raise LocalProtocolError(
+                f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
+            )
         if len(source) != DIGEST_BYTES:
             raise LocalProtocolError(f"{self.name}: expected a source digest of {DIGEST_BYTES} bytes")
-        spec = self._parameters.rounds[self._round]
+        spec = self._spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
+        try:
+            self._ledger.check_participants(source, self._keys_of(self._participants))
+        except PolicyError as error:
+            raise PolicyError(f"{self.name}: {error}") from None
         words = spec.code(len(self._parameters.cohort)).encode(values)
         # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.
         keys = self._current = self._rounds.pop(self._round)
@@ -301,8 +327,7 @@ class MaskingClient:
         )
         self._source = source
         self.state = ClientState.UPLOADED
-        view = messages.view(self._transcript, self._round, sorted(self._participants))
-        return self._frame(Upload(self._round, view, ring.pack(words, spec.width)))
+        return self._frame(Upload(self._round, ring.pack(words, spec.width)))
 
     def _consent(self, message: Survivors) -> bytes:
         self._check_round(message.round)
@@ -312,10 +337,10 @@ class MaskingClient:
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors)
+        self._ledger.check(self._source, self._spec, self._keys_of(survivors))
         self._survivors = survivors
         if self._parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
-        self._ledger.check(self._source, self._keys_of(survivors), self._policy.minimum_cohort)
         signature = self._identity.sign(Label.CONSENT_SIGNATURE, *self._consent_parts())
         return self._frame(Consent(self._round, signature))
 
@@ -339,9 +364,10 @@ class MaskingClient:
         )
 
     def _reveal(self) -> bytes:
-        self._ledger.release(self._source, self._keys_of(self._survivors), self._policy.minimum_cohort)
         keys = self._current
-        del self._current
+        assert keys is not None
+        self._ledger.release(self._source, self._spec, self._keys_of(self._survivors))
+        self._current = None
         shares = {self.place: keys.own_share}
         for dealer in self._participants & self._neighbours:
             kind = messages.SELF_SHARE if dealer in self._survivors else messages.SEED_SHARE
@@ -353,7 +379,9 @@ class MaskingClient:
     def _check_group(self, what: str, group: frozenset[int]) -> None:
         """The sum must hide this client in enough others, all around and next to it."""
         parameters = self._parameters
-        least = max(self._policy.minimum_cohort, parameters.threshold if parameters.complete else 0)
+        least = self._policy.least_survivors(len(self._roster.members))
+        if parameters.complete:
+            least = max(least, parameters.threshold)
         if len(group) < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {len(group)}")
         near = len(group & self._neighbours) + 1
@@ -371,6 +399,10 @@ class MaskingClient:
         sets = (sorted(self._participants), sorted(self._survivors))
         return messages.consent_parts(self._transcript, self._directory, self._round, *sets)
 
+    @property
+    def _spec(self) -> RoundSpec:
+        return self._parameters.rounds[self._round]
+
     def _keys_of(self, places: frozenset[int]) -> frozenset[bytes]:
         return frozenset(self._roster.members[place].verify_key for place in places)
 
@@ -387,4 +419,4 @@ class MaskingClient:
         return KeyPair(self._parameters.suite, keys.mask_seed, Label.MASK_KEY)
 
     def _frame(self, message: Advertise | Shares | Confirm | Upload | Consent | Reveal) -> bytes:
-        return sign_frame(self._identity, self._transcript, self.place, message)
+        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)

@@ -126,7 +126,7 @@ class Cohort:
                 # What it takes to compute the statistic itself is the application's time, not the protocol's.
                 values, source = contribute(envelope.client, answer)
                 started = time.process_time()
-                answer = client.contribute(values, source)
+                answer = client.contribute(answer, values, source)
                 spent += time.process_time() - started
         except (ProtocolError, CryptoError) as error:
             self.refusals.append(error)

@@ -6,6 +6,7 @@ the complete graph.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor
 
 from scipy.stats import hypergeom
@@ -26,29 +27,31 @@ class Neighbourhood:
     threshold: int
 
 
-def choose(n: int, profile: Profile, *, corrupted: float, dropout: float) -> Neighbourhood:
-    """The sparsest graph for n clients, of which stated fractions collude with the server and drop out.
+def choose(n: int, profile: Profile, *, corrupted: int, dropout: float) -> Neighbourhood:
+    """The sparsest graph for n clients, `corrupted` of which collude with the server while a fraction drops out.
 
     A private input leaks with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰;
     in the complete graph both are certain. Raises `LocalProtocolError` if no graph serves.
     """
+    gone = ceil(dropout * n)
     if profile is Profile.SEMI_HONEST:
         for degree in range(2, n - 1, 2):
             lowest = least_threshold(profile, n, degree)
             for threshold in range(lowest, degree + 1):
-                if _loss(n, degree, threshold, dropout) > CORRECTNESS_FAILURE:
+                if _loss(n, degree, threshold, gone) > CORRECTNESS_FAILURE:
                     break  # a higher threshold only loses more
-                if exposure(n, degree, threshold, corrupted, dropout) <= SECURITY_FAILURE:
+                if exposure(profile, n, degree, threshold, corrupted, gone) <= SECURITY_FAILURE:
                     return Neighbourhood(degree, threshold)
     threshold = least_threshold(profile, n, n - 1)
-    if n - floor(dropout * n) < threshold:
+    left = n - floor(dropout * n)
+    if left < threshold:
         raise LocalProtocolError(
-            f"{n} clients with {dropout:.0%} dropouts leave {n - floor(dropout * n)} survivors, fewer than the "
+            f"{n} clients with {dropout:.0%} dropouts leave {left} survivors, fewer than the "
             f"threshold {threshold} of the {profile.value} profile"
         )
-    if exposure(n, n - 1, threshold, corrupted, dropout) > SECURITY_FAILURE:
+    if exposure(profile, n, n - 1, threshold, corrupted, gone) > SECURITY_FAILURE:
         raise LocalProtocolError(
-            f"{corrupted:.0%} corrupted clients are more than the {profile.value} profile bears"
+            f"{corrupted} corrupted clients of {n} are more than the {profile.value} profile bears"
         )
     return Neighbourhood(n - 1, threshold)
 
@@ -62,36 +65,44 @@ def least_threshold(profile: Profile, n: int, degree: int) -> int:
     return floor(2 * n / 3) + 1 if profile is Profile.ACTIVE else (degree + 1) // 2 + 1
 
 
-def exposure(n: int, degree: int, threshold: int, corrupted: float, dropout: float) -> float:
+def exposure(profile: Profile, n: int, degree: int, threshold: int, corrupted: int, gone: int) -> float:
     """Bound on the probability that the graph fails to protect some honest client.
 
     Either `threshold` of its neighbours are corrupted, or the honest survivors' graph falls apart,
     which takes degree/2 lost clients in a row somewhere on the circle; union bounds over hypergeometric
-    tails. In the complete graph the first is certain or impossible and the second cannot happen.
+    tails. In the complete graph the first is certain or impossible and the second cannot happen; an
+    active server also wins if the corrupted suffice to bring two survivor sets over the threshold.
     """
-    bad = ceil(corrupted * n)
     if degree == n - 1:
-        return float(bad >= threshold)
-    lost = min(n, bad + ceil(dropout * n))
-    opened = hypergeom.sf(threshold - 1, n - 1, min(bad, n - 1), degree)
-    torn = hypergeom.pmf(degree // 2, n, lost, degree // 2)
+        return float(corrupted >= (2 * threshold - n if profile is Profile.ACTIVE else threshold))
+    opened = hypergeom.sf(threshold - 1, n - 1, min(corrupted, n - 1), degree)
+    torn = hypergeom.pmf(degree // 2, n, min(n, corrupted + gone), degree // 2)
     return min(1.0, n * float(opened + torn))
 
 
-def _loss(n: int, degree: int, threshold: int, dropout: float) -> float:
+def _loss(n: int, degree: int, threshold: int, gone: int) -> float:
     """Bound on the probability that some client keeps fewer than `threshold` surviving neighbours."""
-    alive = max(0, n - 1 - ceil(dropout * n))
-    return min(1.0, n * float(hypergeom.cdf(threshold - 1, n - 1, alive, degree)))
+    return min(1.0, n * float(hypergeom.cdf(threshold - 1, n - 1, max(0, n - 1 - gone), degree)))
 
 
-def neighbours(parameters: Parameters) -> dict[int, frozenset[int]]:
-    """Every client's neighbours, by member number; symmetric, the same for all who hold the transcript."""
-    cohort = parameters.cohort
-    if parameters.complete:
-        everyone = frozenset(cohort)
-        return {client: everyone - {client} for client in cohort}
-    seed = parameters.transcript()
-    circle = sorted(cohort, key=lambda client: digest(Label.GRAPH, seed, integer(client)))
-    n, reach = len(circle), parameters.degree // 2
-    steps = [step for step in range(-reach, reach + 1) if step]
-    return {client: frozenset(circle[(at + step) % n] for step in steps) for at, client in enumerate(circle)}
+class Graph:
+    """The neighbours of each client, by member number: `graph[client]`; the same for all who hold the transcript."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._cohort = frozenset(parameters.cohort)
+        self._circle: list[int] = []
+        if not parameters.complete:
+            seed = parameters.transcript()
+            self._circle = sorted(self._cohort, key=lambda client: digest(Label.GRAPH, seed, integer(client)))
+        reach = parameters.degree // 2
+        self._steps = [step for step in range(-reach, reach + 1) if step]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {client: place for place, client in enumerate(self._circle)}
+
+    def __getitem__(self, client: int) -> frozenset[int]:
+        if not self._circle:
+            return self._cohort - {client}
+        at, n = self._places[client], len(self._circle)
+        return frozenset(self._circle[(at + step) % n] for step in self._steps)

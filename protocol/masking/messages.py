@@ -111,7 +111,7 @@ class Shares(Message, frozen=True, tag="shares"):
 
 
 class Confirm(Message, frozen=True, tag="confirm"):
-    """End of phase 2. complaints: dealers whose bundle is missing, unsigned, sealed wrongly or off its hash."""
+    """End of phase 2. complaints: dealers whose bundle is unsigned, sealed wrongly or off its hashes."""
 
     complaints: tuple[int, ...]
 
@@ -120,14 +120,10 @@ class Confirm(Message, frozen=True, tag="confirm"):
 
 
 class Upload(Message, frozen=True, tag="upload"):
-    """Phase 3. payload: the masked vector, `width` bytes a value; view: whom it is masked with, see `view`."""
+    """Phase 3. payload: the masked vector, `width` bytes a value."""
 
     round: int
-    view: bytes
     payload: memoryview
-
-    def __post_init__(self) -> None:
-        exact("a view", self.view, DIGEST_BYTES)
 
 
 class Consent(Message, frozen=True, tag="consent"):
@@ -278,13 +274,6 @@ def own_commitments(
         seed_commitment(transcript, round_, client, seed),
         commitment(transcript, round_, client, client, SELF_SHARE, share),
     )
-
-
-def view(transcript: bytes, round_: int, participants: Sequence[int]) -> bytes:
-    """The hash of a round's participants. A client that was shown others than the server named has masked
-    with others: its upload must stay out of the sum.
-    """
-    return digest(Label.VIEW, transcript, integer(round_), b"".join(map(integer, participants)))
 
 
 def consent_parts(

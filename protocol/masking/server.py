@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
@@ -37,7 +38,7 @@ from secure_afl.protocol.masking.messages import (
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import Parameters
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import WireError, decode, encode, exact, verify_frame
+from secure_afl.protocol.wire import WireError, answered, decode, encode, exact, verify_frame
 
 Outbox = dict[int, bytes]
 """What to send: a message for each member number."""
@@ -61,7 +62,6 @@ class _Round:
 
     number: int
     participants: frozenset[int]
-    view: bytes
     total: npt.NDArray[np.uint64]
     survivors: frozenset[int] = frozenset()
     consents: dict[int, bytes] = field(default_factory=dict)
@@ -76,7 +76,8 @@ class MaskingServer:
     dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `unmask` opens it.
 
     A refused frame raises `RemoteProtocolError` and changes nothing but `blame`: a client whose own
-    signature stands under what it may not send is named there, and left out from then on.
+    signature stands under what it may not send is named there, and left out from then on. `left_out` names
+    those that quarrel about sealed shares, where nobody can tell who is at fault.
     """
 
     def __init__(self, parameters: Parameters, roster: Roster) -> None:
@@ -87,8 +88,10 @@ class MaskingServer:
         self.state = ServerState.START
         self.waiting_for: frozenset[int] = frozenset()
         self.blame: dict[int, str] = {}
+        self.left_out: dict[int, str] = {}
         self._transcript = parameters.transcript()
-        self._neighbours = graph.neighbours(parameters)
+        self._neighbours = graph.Graph(parameters)
+        self._questions: dict[int, bytes] = {}
         self._advertised: dict[int, Advertise] = {}
         self._frames: dict[int, bytes] = {}
         self._directory = b""
@@ -107,15 +110,15 @@ class MaskingServer:
         """Invite the cohort."""
         self._expect(ServerState.START)
         self.state, self.waiting_for = ServerState.ADVERTISING, frozenset(self.parameters.cohort)
-        invitation = encode(self.parameters)
-        return dict.fromkeys(self.parameters.cohort, invitation)
+        return self._sent(dict.fromkeys(self.parameters.cohort, encode(self.parameters)))
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take one frame that came from `sender`, a member number that the transport gives."""
         try:
             if sender not in self.parameters.cohort:
                 raise WireError("expected a member of this session's cohort, got an unknown one")
-            encoded = verify_frame(data, self.roster.members[sender].verify_key, self._transcript, sender)
+            key, question = self.roster.members[sender].verify_key, self._questions.get(sender, b"")
+            encoded = verify_frame(data, key, self._transcript, question, sender)
         except WireError as error:
             raise self._refusal(sender, error) from None
         try:
@@ -150,6 +153,15 @@ class MaskingServer:
         outbox = steps[self.state]()
         self.state = states.SERVER[self.parameters.profile][self.state][1]
         self.waiting_for = frozenset(outbox)
+        return self._sent(outbox)
+
+    def _sent(self, outbox: Outbox) -> Outbox:
+        """Remember what each client was sent: its next frame must answer just that."""
+        digests: dict[bytes, bytes] = {}
+        for client, data in outbox.items():
+            if data not in digests:  # most phases send the same to everybody
+                digests[data] = answered(data)
+            self._questions[client] = digests[data]
         return outbox
 
     # ---- phases 1 and 2 --------------------------------------------------------------------------
@@ -180,35 +192,24 @@ class MaskingServer:
         return outbox
 
     def _settle(self) -> Outbox:
-        """Leave out bad dealers, and as few others as it takes that no complaint is left among the rest."""
-        conflicts: dict[int, set[int]] = {}
-        for accuser, accused in self._complaints.items():
+        """Leave out whoever dealt unsigned bundles, and both parties of every other complaint.
+
+        Of those two at least one lies, and nobody can tell which; so c corrupted clients take at most
+        c others with them.
+        """
+        for accuser, accused in sorted(self._complaints.items()):
             for dealer in accused:
-                if self._is_signed(dealer, accuser):
-                    conflicts.setdefault(accuser, set()).add(dealer)
-                    conflicts.setdefault(dealer, set()).add(accuser)
-                else:
+                if not self._is_signed(dealer, accuser):
                     self.blame[dealer] = "sent a bundle that it did not sign"
-        # One of two parties lies, and nobody can tell which. The most involved goes first: a bad dealer
-        # quarrels with everybody, an honest client only with bad ones; among equals the accused goes.
-        accused_at_all = {dealer for accused in self._complaints.values() for dealer in accused}
-        for settled in self.blame:
-            _forget(conflicts, settled)
-        while conflicts:
-            worst = max(
-                conflicts, key=lambda client: (len(conflicts[client]), client in accused_at_all, client)
-            )
-            others = ", ".join(self.roster.name(client) for client in sorted(conflicts[worst]))
-            self.blame[worst] = f"its sealed shares and those of {others} do not fit each other"
-            _forget(conflicts, worst)
-        self._confirmed = frozenset(self._complaints).difference(self.blame)
+                elif not {dealer, accuser} & self.left_out.keys():
+                    quarrel = f"{self.roster.name(accuser)} cannot open what {self.roster.name(dealer)} sealed to it"
+                    self.left_out |= {dealer: quarrel, accuser: quarrel}
+        self._confirmed = frozenset(self._complaints).difference(self.blame, self.left_out)
         # Sealed shares are delivered; only what opens the sums is kept.
         for key, bundle in self._bundles.items():
-            self._bundles[key] = Bundle(
-                bundle.recipient, b"", bundle.pair_secrets, bundle.commitments, bundle.signature
-            )
+            self._bundles[key] = structs.replace(bundle, sealed=b"")
         if len(self._confirmed) < self.parameters.threshold:
-            raise self._abort("confirmed their shares", len(self._confirmed))
+            raise self._abort("confirmed their shares and are not in a quarrel", len(self._confirmed))
         return {}
 
     def _is_signed(self, dealer: int, holder: int) -> bool:
@@ -232,12 +233,11 @@ class MaskingServer:
         if len(participants) < self.parameters.threshold:
             raise self._abort(f"are left for round {number}", len(participants))
         self._next_round = number + 1
-        view = messages.view(self._transcript, number, sorted(participants))
         total = np.zeros(self.parameters.rounds[number].length, dtype=np.uint64)
-        self._round = _Round(number, participants, view, total)
+        self._round = _Round(number, participants, total)
         self.state, self.waiting_for = ServerState.COLLECTING, participants
         request = encode(SumRequest(self._transcript, number, tuple(sorted(participants))))
-        return dict.fromkeys(sorted(participants), request)
+        return self._sent(dict.fromkeys(sorted(participants), request))
 
     def _name_survivors(self) -> Outbox:
         current = self._round
@@ -345,10 +345,6 @@ class MaskingServer:
             )
         if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
-        if isinstance(message, Upload) and message.view != self._round.view:
-            raise WireError(
-                "expected a vector masked with the participants that the server named, got another"
-            )
 
     def _take(self, sender: int, message: FromClient, data: bytes) -> None:
         suite, rounds = self.parameters.suite, len(self.parameters.rounds)
@@ -442,11 +438,3 @@ class MaskingServer:
         return RoundAbortedError(
             text, {self.roster.name(who): fault for who, fault in sorted(self.blame.items())}
         )
-
-
-def _forget(conflicts: dict[int, set[int]], client: int) -> None:
-    """Take a client and its edges out of a graph; clients without an edge leave it too."""
-    for other in conflicts.pop(client, set()):
-        conflicts[other].discard(client)
-        if not conflicts[other]:
-            del conflicts[other]

@@ -1,84 +1,52 @@
-from fractions import Fraction
-from itertools import combinations, product
-
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from secure_afl.protocol.errors import PolicyError
-from secure_afl.protocol.ledger import MOST_SURVIVOR_SETS, Ledger, _fewest_clients
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.parameters import SumPlan
 
 SOURCE = bytes(32)
+SPEC = SumPlan("gram", 5, 1.0).spec(6)
+groups = st.frozensets(st.sampled_from([bytes([i]) for i in range(8)]), min_size=1)
 
 
-def group(names: str) -> frozenset[bytes]:
-    return frozenset(name.encode() for name in names)
-
-
-survivor_sets = st.lists(st.sets(st.sampled_from("abcdef"), min_size=1), min_size=1, max_size=3)
-
-
-@settings(max_examples=60)
-@given(survivor_sets)
-def test_the_fewest_clients_are_those_of_the_best_combination_of_all(sets: list[set[str]]) -> None:
-    """Against a search: some set of clients Z can be silenced iff a combination vanishes on it alone."""
-    released = [group("".join(one)) for one in sets]
-    clients = sorted(frozenset().union(*released))
-    rows = [[Fraction(client in one) for client in clients] for one in released]
-    # Small integer coefficients suffice: these 0/1 systems of at most 3 rows have solutions with minors ≤ 2.
-    best = min(
-        support
-        for coefficients in product(range(-3, 4), repeat=len(rows))
-        if (
-            support := sum(
-                bool(sum(c * row[j] for c, row in zip(coefficients, rows, strict=True)))
-                for j in range(len(clients))
-            )
-        )
-    )
-    assert _fewest_clients(released) == best
-
-
-def test_differencing_by_one_client_is_refused() -> None:
+@given(st.lists(groups, min_size=1, max_size=6))
+def test_one_statistic_is_released_for_one_survivor_set_only(sets: list[frozenset[bytes]]) -> None:
     ledger = Ledger()
-    ledger.release(SOURCE, group("abcdef"), 3)
-    with pytest.raises(PolicyError, match="1 client"):
-        ledger.check(SOURCE, group("abcde"), 3)
-    with pytest.raises(PolicyError, match="2 client"):
-        ledger.check(SOURCE, group("abcd"), 3)
-    ledger.check(SOURCE, group("abc"), 3)
-    ledger.check(b"\1" * 32, group("abcde"), 3)  # another statistic
+    for survivors in sets:
+        if survivors == sets[0]:
+            ledger.release(SOURCE, SPEC, survivors)
+        else:
+            with pytest.raises(PolicyError, match=f"differs by {len(survivors ^ sets[0])} client"):
+                ledger.release(SOURCE, SPEC, survivors)
+        ledger.check(b"\1" * 32, SPEC, survivors)  # another statistic, or other data
 
 
-def test_three_sums_that_isolate_a_client_only_together_are_refused() -> None:
-    """Each pair of these sets differs by three clients or more; together they give away one."""
-    one, two, three = group("abcdefg"), group("abc"), group("def")
-    for first, second in combinations((one, two, three), 2):
-        assert len(first ^ second) >= 3
+@given(groups, groups)
+def test_a_round_that_cannot_end_in_the_same_set_is_refused_before_the_upload(
+    survivors: frozenset[bytes], participants: frozenset[bytes]
+) -> None:
     ledger = Ledger()
-    ledger.release(SOURCE, one, 3)
-    ledger.release(SOURCE, two, 3)
-    with pytest.raises(PolicyError, match="1 client"):
-        ledger.release(SOURCE, three, 3)
+    ledger.check_participants(SOURCE, participants)
+    ledger.release(SOURCE, SPEC, survivors)
+    if survivors <= participants:
+        ledger.check_participants(SOURCE, participants)
+    else:
+        with pytest.raises(PolicyError, match=f"without {len(survivors - participants)} of them"):
+            ledger.check_participants(SOURCE, participants)
 
 
-def test_the_same_set_again_tells_nothing_new_and_a_refusal_records_nothing() -> None:
+def test_the_same_sum_under_another_code_is_refused() -> None:
+    """Sums that differ in their rounding only would give away the clients' low bits, plane by plane."""
     ledger = Ledger()
-    for _ in range(10):
-        ledger.release(SOURCE, group("abcdef"), 3)
-        with pytest.raises(PolicyError):
-            ledger.release(SOURCE, group("abcde"), 3)
-    ledger.release(SOURCE, group("abc"), 3)
-
-
-def test_more_sets_than_can_be_checked_are_refused() -> None:
-    ledger = Ledger()
-    blocks = ["abcd", "efgh", "ijkl", "mnop", "qrst"]
-    for block in blocks[:MOST_SURVIVOR_SETS]:
-        ledger.release(SOURCE, group(block), 3)
-    with pytest.raises(PolicyError, match="already"):
-        ledger.release(SOURCE, group(blocks[-1]), 3)
-    ledger.release(SOURCE, group("abcd"), 3)
+    survivors = frozenset({b"a", b"b", b"c"})
+    ledger.release(SOURCE, SPEC, survivors)
+    ledger.release(SOURCE, replace(SPEC, statistic="by another name"), survivors)
+    for other in (replace(SPEC, fraction_bits=SPEC.fraction_bits + 1), replace(SPEC, magnitude=1)):
+        with pytest.raises(PolicyError, match="another fixed-point code"):
+            ledger.release(SOURCE, other, survivors)
 
 
 def test_a_session_is_joined_once() -> None:

@@ -12,7 +12,7 @@ from secure_afl.protocol.masking import graph
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations.faults import Fault, FaultyNetwork
 
-WORLDS = {n: world(n) for n in (3, 4, 5, 7, 10)}
+WORLDS = {n: world(n) for n in (3, 4, 5, 7)}
 KEY_PHASES = ("advertising", "sharing", "confirming")
 SUM_PHASES = ("collecting", "consenting", "unmasking")
 LOSSES = ("drop", "late", "flip", "cut", "lengthen")
@@ -20,7 +20,7 @@ LOSSES = ("drop", "late", "flip", "cut", "lengthen")
 plans = st.fixed_dictionaries(
     {
         "length": st.integers(1, 40),
-        "rounds": st.integers(1, 3),
+        "rounds": st.integers(1, 2),
         "profile": st.sampled_from(Profile),
         "fraction_bits": st.integers(8, 50),  # widths of 4 to 8 bytes
     }
@@ -30,7 +30,7 @@ plans = st.fixed_dictionaries(
 def expected_survivors(session: Session, lost: dict[str, set[int]]) -> list[int] | None:
     """What must come of a round in a complete graph when these clients' messages of these phases get lost."""
     parameters = session.parameters
-    least = max(parameters.threshold, session.world.policy.minimum_cohort)
+    least = max(parameters.threshold, session.world.policy.least_survivors(len(parameters.cohort)))
     alive = set(parameters.cohort)
     survivors = alive
     phases = [*KEY_PHASES, *SUM_PHASES]
@@ -78,11 +78,11 @@ def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
 
 
 @settings(max_examples=40)
-@given(st.integers(2, 12), st.booleans(), plans, st.data())
+@given(st.integers(2, 4), st.booleans(), plans, st.data())
 def test_sums_over_sparse_graphs_are_exact(
     half: int, many: bool, plan: dict[str, int], data: st.DataObject
 ) -> None:
-    n = 30 if many else 26
+    n = 14 if many else 11
     degree = 2 * half
     near = graph.Neighbourhood(degree, data.draw(st.integers(degree // 2 + 1, degree)))
     parties = SPARSE[n]
@@ -109,7 +109,7 @@ def test_sums_over_sparse_graphs_are_exact(
             assert set(result.survivors) == set(range(n)) - silent
 
 
-SPARSE = {n: world(n) for n in (26, 30)}
+SPARSE = {n: world(n) for n in (11, 14)}
 for _parties in SPARSE.values():
     # These graphs are far below the security level that the default policy asks for; arithmetic is the point.
     _parties.policy = type(_parties.policy)(

@@ -28,7 +28,7 @@ from_clients = st.one_of(
     ),
     st.builds(Confirm, sets),
     st.builds(Consent, numbers, signatures),
-    st.builds(messages.Upload, numbers, digests, st.binary(max_size=300).map(memoryview)),
+    st.builds(messages.Upload, numbers, st.binary(max_size=300).map(memoryview)),
     st.builds(messages.Reveal, numbers, shares.map(lambda held: tuple(sorted(held.items())))),
 )
 from_servers = st.one_of(
@@ -99,25 +99,26 @@ def test_a_longer_encoding_of_the_same_message_is_refused() -> None:
             decode(longer, FROM_CLIENT)
 
 
-@given(from_clients, digests, numbers, st.data())
-def test_a_frame_is_its_senders_and_its_sessions(
-    message: Message, transcript: bytes, sender: int, data: st.DataObject
+@given(from_clients, digests, digests, numbers, st.data())
+def test_a_frame_is_its_senders_its_sessions_and_answers_one_message(
+    message: Message, transcript: bytes, answers: bytes, sender: int, data: st.DataObject
 ) -> None:
     identity = Identity.generate()
-    frame = sign_frame(identity, transcript, sender, message)
-    assert bytes(verify_frame(frame, identity.verify_key, transcript, sender)) == encode(message)
+    frame = sign_frame(identity, transcript, answers, sender, message)
+    assert bytes(verify_frame(frame, identity.verify_key, transcript, answers, sender)) == encode(message)
     altered = bytearray(frame)
     altered[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
     other = bytes([transcript[0] ^ 1]) + transcript[1:]
     for bad in (
-        (bytes(altered), identity.verify_key, transcript, sender),
-        (frame[:-1], identity.verify_key, transcript, sender),
-        (frame + b"\0", identity.verify_key, transcript, sender),
-        (frame, Identity.generate().verify_key, transcript, sender),
-        (frame, identity.verify_key, other, sender),
-        (frame, identity.verify_key, transcript, sender + 1),
-        (frame[:64], identity.verify_key, transcript, sender),
-        (b"", identity.verify_key, transcript, sender),
+        (bytes(altered), identity.verify_key, transcript, answers, sender),
+        (frame[:-1], identity.verify_key, transcript, answers, sender),
+        (frame + b"\0", identity.verify_key, transcript, answers, sender),
+        (frame, Identity.generate().verify_key, transcript, answers, sender),
+        (frame, identity.verify_key, other, answers, sender),
+        (frame, identity.verify_key, transcript, answers[::-1] + b"!", sender),
+        (frame, identity.verify_key, transcript, answers, sender + 1),
+        (frame[:64], identity.verify_key, transcript, answers, sender),
+        (b"", identity.verify_key, transcript, answers, sender),
     ):
         with pytest.raises(WireError, match="expected"):
             verify_frame(*bad)
