@@ -12,21 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto import ring
-from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.errors import LocalProtocolError, ProtocolError, RoundAbortedError
+from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.driver import Cohort, Contribution, Network, PhaseCost
+from secure_afl.protocol.masking.driver import Cohort, Contribution, Network
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 
-_REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.refusals` has them all
+_REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class MaskedAggregator:
     """Sums under pairwise masks: no party but the client sees its vector.
 
     Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
-    next. `costs` and `refusals` are of the session that is open; `watch` is called with each phase's name.
+    next. `watch` is called with each phase's name.
 
     Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
     `RoundAbortedError` where too few clients are left: nothing is released then.
@@ -114,7 +113,7 @@ class MaskedAggregator:
         self._cohort.set_up()
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        cohort = self._open_cohort
+        cohort = self.cohort
         roster = cohort.server.roster
         before = len(cohort.refusals)
         try:
@@ -133,22 +132,8 @@ class MaskedAggregator:
         )
 
     @property
-    def parameters(self) -> Parameters:
-        """What the open session agreed on."""
-        return self._open_cohort.server.parameters
-
-    @property
-    def costs(self) -> Mapping[str, PhaseCost]:
-        """Bytes and CPU seconds by phase, over all rounds so far."""
-        return self._open_cohort.costs
-
-    @property
-    def refusals(self) -> Sequence[ProtocolError | CryptoError]:
-        """What any party refused so far, in order."""
-        return self._open_cohort.refusals
-
-    @property
-    def _open_cohort(self) -> Cohort:
+    def cohort(self) -> Cohort:
+        """The session that is open, with its `costs`, its `refusals` and the server's `parameters`."""
         if self._cohort is None:
             raise LocalProtocolError("no session is open: call open(clients, plan) first")
         return self._cohort

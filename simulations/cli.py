@@ -120,21 +120,21 @@ def bench_masking_command(
 
 # ---- what is printed -----------------------------------------------------------------------------
 
+_IDENTICAL = {
+    True: "[green]equal, bit for bit[/]",
+    False: "[bold red]DIFFERENT[/]",
+    None: "not compared: nothing is masked",
+}
+
 
 def _print_run(result: Run, note: str) -> None:
     figures = result.figures
     accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
     rounds = [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
 
-    table = Table(title=f"{figures['data']}: who took part", title_justify="left")
-    for heading in (
-        "client",
-        "training rows",
-        "in the sum",
-        "alone, own test rows",
-        "together, own",
-        "alone, all test rows",
-    ):
+    title = f"{figures['data']}: training rows, and accuracy on each client's own test rows and on all"
+    table = Table(title=title, title_justify="left")
+    for heading in ("client", "rows", "in the sum", "alone, own", "together, own", "alone, all"):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     shown = figures["clients"][:20]
     for name in shown:
@@ -150,7 +150,7 @@ def _print_run(result: Run, note: str) -> None:
 
     if result.costs:
         table = Table(
-            title="cost by phase, all rounds; bytes and seconds are medians over clients",
+            title="cost by phase over all rounds, medians over clients",
             title_justify="left",
         )
         for heading in ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms"):
@@ -173,29 +173,21 @@ def _print_run(result: Run, note: str) -> None:
             f"bytes with {chosen['fraction_bits']} fraction bits",
             highlight=False,
         )
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        "accuracy, all test rows",
-        f"together {accuracy['together']:.3f}, pooled in the clear {accuracy['pooled_plain']:.3f}",
-    )
-    if figures["sums_bit_identical"] is not None:
-        same = "[green]yes[/]" if figures["sums_bit_identical"] else "[bold red]NO[/]"
-        table.add_row("masked sum equals the integer sum, bit for bit", same)
-    table.add_row(
-        "weights against pooled, proven bound", f"{figures['certificate']:.2e}  (certificate, Frobenius norm)"
-    )
-    table.add_row("", f"{figures['weight_difference']:.2e}  measured, Frobenius norm")
-    table.add_row("", f"{figures['max_weight_difference']:.2e}  measured, largest entry")
-    table.add_row(
-        "a client uploads",
-        f"{sizes['upload_per_client']:,} bytes (float64 in the clear: {sizes['plain_float64_per_client']:,}); "
-        f"keys {sizes['key_exchange_per_client']:,} up and down",
-    )
-    table.add_row(
-        "CPU seconds",
-        f"client {seconds['client']:.4f}, server {seconds['server']:.4f}, summing in the clear {seconds['plain']:.6f}",
-    )
-    console.print(table)
+    lines = {
+        "accuracy, all test rows": "together {together:.3f}, pooled in the clear {pooled_plain:.3f}".format(
+            **accuracy
+        ),
+        "masked and integer sum": _IDENTICAL[figures["sums_bit_identical"]],
+        "distance to pooled weights": "{weight_difference:.1e} measured, {certificate:.1e} proven (certificate)".format(
+            **figures
+        ),
+        "a client uploads": "{upload_per_client:,} bytes (float64: {plain_float64_per_client:,}); keys {key_exchange_per_client:,}".format(
+            **sizes
+        ),
+        "CPU seconds": "client {client:.4f}, server {server:.4f}, in the clear {plain:.6f}".format(**seconds),
+    }
+    for name, text in lines.items():
+        console.print(f"{name:<27}{text}", highlight=False)
     for refusal in result.refusals:
         console.print(f"[yellow]refused:[/] {escape(str(refusal))}", highlight=False)
     console.print(f"[dim]{escape(note)}[/]", highlight=False)
@@ -209,7 +201,7 @@ def _middle(values: dict[int, Any]) -> float:
 def _progress(steps: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal; `watch` moves it on by one and names the step."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("preparing", total=steps)
 
         def watch(step: str) -> None:

@@ -126,7 +126,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     test = np.concatenate([part.test for part in parts])
     tested = [part for part in parts if len(part.test)]
     certificate = together.certificate_
-    costs = masked.costs if masked else {}
+    costs = masked.cohort.costs if masked else {}
     length = sum(len(one.total) for one in together.rounds_)
     survivors = [list(one.survivors) for one in together.rounds_]
     figures = {
@@ -168,7 +168,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     if masked:
         code = together.rounds_[0].code
         assert code is not None
-        parameters = masked.parameters
+        parameters = masked.cohort.server.parameters
         figures["parameters"] = {
             "neighbours": parameters.degree,
             "threshold": parameters.threshold,
@@ -179,7 +179,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     else:
         sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
         figures["bytes"] |= sent
-    refusals = masked.refusals if masked else ()
+    refusals = masked.cohort.refusals if masked else ()
     return Run(figures, costs, refusals, tuple(part.client for part in parts), certificate)
 
 

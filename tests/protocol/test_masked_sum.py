@@ -47,7 +47,7 @@ def expected_survivors(session: Session, lost: dict[str, set[int]]) -> list[int]
     return sorted(survivors)
 
 
-@settings(max_examples=80)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(WORLDS)), plans, st.data())
 def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
     n: int, plan: dict[str, int], data: st.DataObject
@@ -106,6 +106,9 @@ def test_sums_over_sparse_graphs_are_exact(
             continue
         assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
         if phase != "unmasking":
+            # A client that is left with too few neighbours takes no part, to its own good.
+            assert set(result.survivors) <= set(range(n)) - silent
+        if phase != "unmasking" and len(silent) <= degree - near.threshold:
             assert set(result.survivors) == set(range(n)) - silent
 
 

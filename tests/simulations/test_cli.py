@@ -1,0 +1,153 @@
+"""The command line as a person meets it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from secure_afl.simulations import bench_masking, cli
+
+runner = CliRunner()
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = runner.invoke(cli.app, list(arguments), terminal_width=100)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def figures(path: Path, *arguments: str) -> dict:  # type: ignore[type-arg]
+    code, output = run("run", *arguments, "--json", str(path))
+    assert code == 0, output
+    read: dict = json.loads(path.read_text())  # type: ignore[type-arg]
+    return read
+
+
+def test_the_main_job_without_options(tmp_path: Path) -> None:
+    code, output = run("run", "--json", str(tmp_path / "run.json"))
+    assert code == 0
+    for words in (
+        "Cleveland",
+        "Switzerland",
+        "equal, bit for bit",
+        "certificate",
+        "unmasking",
+        "active server, hybrid",
+    ):
+        assert words in output
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["backend"] == "mask"
+    assert found["profile"] == "active"
+    assert found["suite"] == "hybrid"
+    assert found["survivors"] == found["clients"] == ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
+    assert found["sums_bit_identical"] is True
+    assert 0 < found["weight_difference"] <= found["certificate"] <= 1e4 * found["weight_difference"]
+    assert found["max_weight_difference"] <= found["weight_difference"]
+    assert found["accuracy"]["together"] == found["accuracy"]["pooled_plain"] > 0.8
+    assert set(found["accuracy"]["alone"]) == set(found["clients"])
+    assert set(found["bytes"]) == {
+        "upload_per_client",
+        "download_per_client",
+        "plain_float64_per_client",
+        "key_exchange_per_client",
+    }
+    assert set(found["seconds"]) == {"client", "server", "plain"}
+    values = found["parameters"]["values_per_round"]
+    assert found["bytes"]["plain_float64_per_client"] == 8 * values
+    payload = values * found["parameters"]["word_bytes"]
+    assert payload < found["bytes"]["upload_per_client"] < payload + 1000
+
+
+def test_dropouts_rounds_profiles_and_partitions(tmp_path: Path) -> None:
+    options = "--data digits --clients 8 --partition labels:4 --dropout 0.25 --rounds 2 --profile semi-honest"
+    found = figures(tmp_path / "a.json", *options.split(), "--suite", "x25519", "--seed", "3")
+    assert [len(one) for one in found["survivors"]] == [6, 6]
+    assert found["sums_bit_identical"] is True
+    again = figures(tmp_path / "b.json", *options.split(), "--suite", "x25519", "--seed", "3")
+    assert again["survivors"] == found["survivors"]
+    assert again["accuracy"] == found["accuracy"]  # the seed fixes data and dropouts …
+    other = figures(tmp_path / "c.json", *options.split(), "--suite", "x25519", "--seed", "4")
+    assert other["rows"] != found["rows"]
+
+
+def test_plain_must_be_named_and_says_so(tmp_path: Path) -> None:
+    code, output = run("run", "--backend", "plain", "--dropout", "0.25", "--json", str(tmp_path / "p.json"))
+    assert code == 0
+    assert "shown to the server" in output
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["sums_bit_identical"] is None
+    assert len(found["survivors"]) == 3
+    assert found["bytes"]["upload_per_client"] == found["bytes"]["plain_float64_per_client"]
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    lines = ["ward,age,sex,outcome"]
+    for i in range(120):
+        age = int(draws.integers(20, 90))
+        lines.append(f"ward {i % 3},{age},{'fm'[i % 2]},{'ill' if age > 55 else 'well'}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    options = ["--data", str(tmp_path / "mine.csv"), "--site-column", "ward", "--label-column", "outcome"]
+    found = figures(tmp_path / "f.json", *options)
+    assert found["clients"] == ["ward 0", "ward 1", "ward 2"]
+    assert found["classes"] == ["ill", "well"]
+    assert found["accuracy"]["together"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--data", "absent.csv"), "no data 'absent.csv'"),
+        (("--partition", "nope"), "unknown partition 'nope'"),
+        (("--dropout", "0.5"), "leave 2 survivors, fewer than the threshold 3"),
+        (("--data", "digits", "--clients", "2"), "cohort of at least 3"),
+        (("--clients", "3"), "4 sites"),
+        (("--backend", "paper"), "expected mask or plain"),
+        (("--profile", "kind"), "kind"),
+        (("--rounds", "0"), "--rounds"),
+        (("--json", "/nowhere/at/all.json"), "cannot write into the folder"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(arguments: tuple[str, ...], what: str) -> None:
+    code, output = run("run", *arguments)
+    assert code != 0
+    assert what in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_help_teaches() -> None:
+    for arguments in (("--help",), ("run", "--help"), ("bench", "--help"), ("bench", "masking", "--help")):
+        code, output = run(*arguments)
+        assert code == 0
+        assert len(output.splitlines()) > 5
+
+
+def test_the_upload_of_256_features_and_50_clients_is_a_packed_triangle(tmp_path: Path) -> None:
+    """The bar: under 1.25 × (packed triangle × word width), keys apart; a Gram is never sent whole."""
+    draws = np.random.default_rng(0)
+    x = draws.uniform(-1, 1, (1000, 256))
+    np.savez(tmp_path / "wide.npz", x=x, y=(x[:, :10] @ np.eye(10)).argmax(axis=1))
+    options = ["--data", str(tmp_path / "wide.npz"), "--clients", "50", "--suite", "x25519"]
+    found = figures(tmp_path / "w.json", *options)
+    triangle = 256 * 257 // 2
+    assert found["bytes"]["upload_per_client"] < 1.25 * triangle * found["parameters"]["word_bytes"]
+    assert found["sums_bit_identical"] is True
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = ((4, 2000, 0.0), (10, 2000, 0.2))
+    monkeypatch.setattr(bench_masking, "CASES", cases)
+    monkeypatch.setattr(bench_masking, "FLOWER_ELSEWHERE", dict.fromkeys(cases, (1.0, 1.0)))
+    code, output = run("bench", "masking", "--repeats", "1", "--json", str(tmp_path / "bench.json"))
+    assert code == 0, output
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert 0.3 < found["masking"]["share_of_keystream"] < 1.3
+    assert [(row["n"], row["m"], row["dropout"]) for row in found["protocol"]] == list(cases)
+    assert all(row["client_s"] > 0 and row["server_s"] > 0 for row in found["protocol"])
+    few, many = (row["peak_vectors"] for row in found["server_memory"])
+    assert many < few + 0.25  # server memory does not grow with the number of clients
+    assert few < 4
+    assert found["machine"]["versions"]["cryptography"]

@@ -1,0 +1,100 @@
+"""The five folders are one import package, complete, layered, and light where it must be."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = {
+    "secure_afl": "secure_afl",
+    "crypto": "secure_afl.crypto",
+    "protocol": "secure_afl.protocol",
+    "simulations": "secure_afl.simulations",
+}
+# Lowest first; a folder may import from those before it.
+LAYERS = ("crypto", "protocol", "secure_afl", "simulations")
+
+
+def sources(folder: str) -> list[Path]:
+    """Python files of a root folder; `secure_afl/` shows the other three through links, which do not count."""
+    links = {ROOT / "secure_afl" / name for name in LAYERS}
+    return [path for path in (ROOT / folder).rglob("*.py") if not links & set(path.parents)]
+
+
+def test_every_package_is_listed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join([TOP[folder], *path.parent.relative_to(ROOT / folder).parts])
+        for folder in TOP
+        for path in sources(folder)
+        if path.name == "__init__.py"
+    }
+    assert found == set(listed)
+    assert len(listed) == len(found)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    for folder in TOP:
+        for path in sources(folder):
+            assert (path.parent / "__init__.py").exists(), path
+
+
+def layer(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] != "secure_afl":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "secure_afl"
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_point_one_way(folder: str) -> None:
+    allowed = LAYERS[: LAYERS.index(folder) + 1]
+    for path in sources(folder):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: import absolutely"
+                modules = [node.module or ""]
+            for module in modules:
+                assert layer(module) in (None, *allowed), f"{path} imports {module}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_server_is_a_light_process() -> None:
+    loaded = loaded_by("import secure_afl.protocol")
+    assert not loaded & {"torch", "tenseal", "sklearn", "scipy", "numpy"}
+    loaded = loaded_by("import secure_afl.protocol.masking.server, secure_afl.protocol.masking.client")
+    assert not loaded & {"torch", "tenseal", "sklearn", "typer", "rich"}
+    assert not [module for module in loaded if layer(module) == "simulations"]
+
+
+def test_public_names_are_there() -> None:
+    import secure_afl
+
+    for name in secure_afl._HOMES:
+        assert getattr(secure_afl, name).__name__ == name
+        assert name in dir(secure_afl)
+    with pytest.raises(AttributeError, match="no attribute 'Sum'"):
+        secure_afl.Sum  # noqa: B018
+
+
+@pytest.mark.parametrize("folder", ["crypto", "protocol"])
+def test_secrets_come_from_the_operating_system(folder: str) -> None:
+    for path in sources(folder):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                assert "random" not in names, path
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("random", "default_rng", "RandomState"), path
