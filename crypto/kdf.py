@@ -16,7 +16,7 @@ KEY_BYTES = 32
 
 
 class Label(Enum):
-    """What a derived key, a hash or a signature is for. No two uses share a label."""
+    """What a derived key, a hash or a signature is for. A frame's hash and the signature over it share one."""
 
     # HKDF: secret -> key
     CHANNEL_KEY = b"secure-afl/1 channel key pair"

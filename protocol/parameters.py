@@ -106,6 +106,9 @@ class Parameters(Message, frozen=True, tag="parameters"):
         complete = self.degree == n - 1
         if not complete and not (0 < self.degree < n - 1 and self.degree % 2 == 0):
             raise WireError(f"expected {n - 1} neighbours or an even number below, got {self.degree}")
+        if self.profile is Profile.ACTIVE and not complete:
+            # Only there do all clients see the same directory, which their consents cover.
+            raise WireError(f"expected {n - 1} neighbours under the active profile, got {self.degree}")
         if not 1 <= self.threshold <= self.degree + 1:
             raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
         if not self.rounds:

@@ -67,11 +67,6 @@ class Policy:
             (profile in self.profiles, f"profile {_names(self.profiles)}", profile.value),
             (parameters.suite in self.suites, f"suite {_names(self.suites)}", parameters.suite.value),
             (n >= least, f"a cohort of at least {least} ({colluders} may collude)", n),
-            (
-                parameters.complete or profile is Profile.SEMI_HONEST,
-                "every client as a neighbour under the active profile",
-                f"{parameters.degree} of {n - 1}",
-            ),
             (threshold >= needed, f"a threshold of at least {needed} for {n} clients", threshold),
         )
         for met, expected, got in demands:

@@ -41,12 +41,14 @@ class Roster:
     def __post_init__(self) -> None:
         for what, values in (
             ("name", [member.name for member in self.members]),
-            ("identity key", [member.verify_key.hex()[:16] for member in self.members]),
+            ("identity key", [member.verify_key.hex() for member in self.members]),
         ):
             seen: set[str] = set()
             for value in values:
                 if value in seen:
-                    raise LocalProtocolError(f"the {what} {value} is registered twice in the roster")
+                    raise LocalProtocolError(
+                        f"the {what} {value[:_NAME_LENGTH]} is registered twice in the roster"
+                    )
                 seen.add(value)
 
     @cached_property

@@ -134,8 +134,11 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _contribution(
         self, who: str, X: npt.NDArray[Any], y: npt.NDArray[Any], bounds: PublicBounds
     ) -> tuple[npt.NDArray[np.float64], bytes]:
-        source = digest(Label.SOURCE, b"ridge", np.ascontiguousarray(X).tobytes(), repr(y.tolist()).encode())
-        return self._statistics(who, X, y, bounds).pack(), source
+        vector = self._statistics(who, X, y, bounds).pack()
+        # The same rows in another order or type are the same data.
+        rows = np.column_stack([X, np.searchsorted(np.sort(self.classes_), y)]).astype(np.float64) + 0.0
+        rows = rows[np.lexsort(rows.T)]
+        return vector, digest(Label.SOURCE, b"ridge", repr(rows.shape).encode(), rows.tobytes())
 
     def _statistics(
         self, who: str, X: npt.NDArray[Any], y: npt.NDArray[Any], bounds: PublicBounds

@@ -167,12 +167,15 @@ def _print_run(result: Run, note: str) -> None:
             )
         console.print(table)
         chosen = figures["parameters"]
-        console.print(
-            f"{figures['profile']} server, {figures['suite']} keys; {chosen['neighbours']} neighbours, threshold "
-            f"{chosen['threshold']}; {chosen['values_per_round']:,} values a round in words of {chosen['word_bytes']} "
-            f"bytes with {chosen['fraction_bits']} fraction bits",
-            highlight=False,
+        borne = (
+            f" (bears {chosen['dropouts_borne']} dropouts)" if chosen["dropouts_borne"] is not None else ""
         )
+        text = "{profile} server, {suite} keys, ".format(**figures)
+        text += "{neighbours} neighbours, threshold {threshold}{borne}; ".format(**chosen, borne=borne)
+        text += "{values_per_round:,} values a round, {word_bytes} bytes each, {fraction_bits} fraction bits".format(
+            **chosen
+        )
+        console.print(text, highlight=False)
     lines = {
         "accuracy, all test rows": "together {together:.3f}, pooled in the clear {pooled_plain:.3f}".format(
             **accuracy

@@ -172,6 +172,9 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         figures["parameters"] = {
             "neighbours": parameters.degree,
             "threshold": parameters.threshold,
+            "dropouts_borne": len(parts) - max(parameters.threshold, policy.least_survivors(len(parts)))
+            if parameters.complete
+            else None,
             "values_per_round": parameters.rounds[0].length,
             "word_bytes": code.width,
             "fraction_bits": code.fraction_bits,

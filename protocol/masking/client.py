@@ -51,7 +51,7 @@ class SumWanted:
 
 @dataclass
 class _RoundKeys:
-    """The secrets of one round; forgotten as soon as the round ends."""
+    """The secrets of one round; forgotten when this client reveals for it, or a later round begins."""
 
     mask_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
     self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
@@ -285,7 +285,8 @@ class MaskingClient:
         # Rounds that were passed over are over.
         self._current = None
         self._rounds = {number: keys for number, keys in self._rounds.items() if number >= request.round}
-        return SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
+        self._wanted = SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
+        return self._wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], source: bytes) -> bytes:
         """The masked upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
@@ -297,7 +298,7 @@ class MaskingClient:
         if the ledger can allow no sum of these participants, `CryptoError` if a value is not finite or over
         the agreed bound. Nothing has left the client then, and it may try again.
         """
-        if self.state is not ClientState.REQUESTED or wanted.round != self._round:
+        if self.state is not ClientState.REQUESTED or wanted != self._wanted:
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )

@@ -111,7 +111,7 @@ class Shares(Message, frozen=True, tag="shares"):
 
 
 class Confirm(Message, frozen=True, tag="confirm"):
-    """End of phase 2. complaints: dealers whose bundle is unsigned, sealed wrongly or off its hashes."""
+    """End of phase 2. complaints: dealers whose bundle is malformed, unsigned, sealed wrongly or off its hashes."""
 
     complaints: tuple[int, ...]
 

@@ -197,14 +197,18 @@ class MaskingServer:
         Of those two at least one lies, and nobody can tell which; so c corrupted clients take at most
         c others with them.
         """
-        for accuser, accused in sorted(self._complaints.items()):
-            for dealer in accused:
-                if not self._is_signed(dealer, accuser):
-                    self.blame[dealer] = "sent a bundle that it did not sign"
-                elif not {dealer, accuser} & self.left_out.keys():
-                    quarrel = f"{self.roster.name(accuser)} cannot open what {self.roster.name(dealer)} sealed to it"
-                    self.left_out |= {dealer: quarrel, accuser: quarrel}
-        self._confirmed = frozenset(self._complaints).difference(self.blame, self.left_out)
+        standing = self._complaints  # whoever did not confirm is gone already
+        complaints = [
+            (accuser, dealer) for accuser, accused in sorted(standing.items()) for dealer in accused
+        ]
+        for accuser, dealer in complaints:
+            if not self._is_signed(dealer, accuser):
+                self.blame[dealer] = "sent a bundle that it did not sign"
+        for pair in complaints:
+            if standing.keys() - self.blame.keys() - self.left_out.keys() >= set(pair):
+                names = [self.roster.name(client) for client in pair]
+                self.left_out |= dict.fromkeys(pair, "{} cannot open what {} sealed to it".format(*names))
+        self._confirmed = frozenset(standing).difference(self.blame, self.left_out)
         # Sealed shares are delivered; only what opens the sums is kept.
         for key, bundle in self._bundles.items():
             self._bundles[key] = structs.replace(bundle, sealed=b"")

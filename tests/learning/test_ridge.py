@@ -212,11 +212,14 @@ def test_fitting_the_same_data_for_fewer_sites_is_refused_and_says_why() -> None
     network = FaultyNetwork([])
     aggregator = quick(network=network)
     model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
-    model.fit(X, y, site)
+    order = np.random.default_rng(0).permutation(80)
+    model.fit(X[order], y[order], site[order])  # the same data
     network._faults = [Fault("drop", "collecting", frozenset({2}))]
     with pytest.raises(RoundAbortedError) as aborted:
         model.fit(X, y, site)
     assert any("would expose" in note for note in aborted.value.__notes__)
     rest = site != "site-2"
-    with pytest.raises(RoundAbortedError):
-        model.fit(X[rest], y[rest], site[rest])
+    order = np.flatnonzero(rest)[::-1]
+    for rows in (np.flatnonzero(rest), order):  # nor in another order
+        with pytest.raises(RoundAbortedError):
+            model.fit(X[rows], y[rows], site[rows])

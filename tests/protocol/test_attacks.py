@@ -313,7 +313,6 @@ def test_participants_shown_differently_to_two_clients() -> None:
         ({}, Policy(), "suite hybrid"),
         ({"threshold": 4}, EVERY_PROFILE, "threshold of at least 5"),
         ({"profile": Profile.SEMI_HONEST, "threshold": 3}, EVERY_PROFILE, "threshold of at least 4"),
-        ({"degree": 4}, EVERY_PROFILE, "every client as a neighbour"),
         ({"degree": 2, "threshold": 2, "profile": Profile.SEMI_HONEST}, EVERY_PROFILE, "failure probability"),
         ({"cohort": (0, 1), "degree": 1, "threshold": 2}, EVERY_PROFILE, "cohort of at least 3"),
         ({}, Policy(corrupted=0.7, suites=frozenset(Suite)), "cohort of at least 7"),

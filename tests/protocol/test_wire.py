@@ -140,6 +140,7 @@ def change(parameters: Parameters, **fields: object) -> Parameters:
         ({"cohort": (0, 1, 1, 2)}, "without repeats"),
         ({"cohort": (0,)}, "at least 2 clients"),
         ({"degree": 1}, "even number"),
+        ({"degree": 2}, "3 neighbours under the active profile"),
         ({"degree": 4}, "neighbours"),
         ({"degree": 0}, "neighbours"),
         ({"threshold": 0}, "threshold of 1 to 4"),
