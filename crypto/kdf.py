@@ -35,7 +35,6 @@ class Label(Enum):
     ANSWERED = b"secure-afl/1 answered message"
     COMMITMENT = b"secure-afl/1 commitment"
     SELF_COMMITMENT = b"secure-afl/1 self-mask commitment"
-    SOURCE = b"secure-afl/1 data behind a statistic"
     # Ed25519
     FRAME_SIGNATURE = b"secure-afl/1 signed frame"
     BUNDLE_SIGNATURE = b"secure-afl/1 signed bundle"

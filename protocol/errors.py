@@ -31,7 +31,7 @@ class PolicyError(ProtocolError):
 class RoundAbortedError(ProtocolError):
     """A session or a round ended and released nothing.
 
-    blame: for each party found at fault, by name, what it did.
+    blame: for each party found at fault or in a quarrel, by name, what it did.
     """
 
     def __init__(self, text: str, blame: Mapping[str, str]) -> None:

@@ -2,34 +2,21 @@
 
 A closed-form statistic does not drift between rounds as a gradient does, so the difference of two
 sums of the same statistic is exact: if their survivors differ by one client, it is that client's
-statistic (So et al., arXiv 2106.03328). A client sees only the sums that it helps to release, and a
-server could combine sums of which no single client saw enough. So the rule leaves nothing to combine:
-one statistic of the same data is released for *one* survivor set, under one fixed-point code.
-Why that holds against a server that asks different clients is argued in docs/threat-model.md.
+statistic, and if one client's data changed by one record, it is that record (So et al.,
+arXiv 2106.03328). No digest of the data can tell that two statistics are related, and a client sees
+only some of the sums. So the rule leaves nothing to combine: a data set, by the name that its owner
+gives it, serves *one session*, and there each planned sum once.
 """
 
-from dataclasses import dataclass
-
 from secure_afl.protocol.errors import PolicyError
-from secure_afl.protocol.parameters import RoundSpec
-
-
-@dataclass(frozen=True)
-class _Release:
-    survivors: frozenset[bytes]
-    code: tuple[int, int, int]
 
 
 class Ledger:
-    """The memory of one client: sessions it took part in, and for whom it released which statistic.
-
-    A statistic is known by its source, the digest of the client's own data behind it, which the client
-    computes: a server that calls the same sum by another name gains nothing. Survivors are identity keys.
-    """
+    """The memory of one client: the sessions it joined, and which session each data set was used in."""
 
     def __init__(self) -> None:
         self._sessions: set[bytes] = set()
-        self._released: dict[bytes, _Release] = {}
+        self._used: dict[str, bytes] = {}
 
     def join(self, session: bytes) -> None:
         """Record a session; `PolicyError` if this client was in it before (a replay)."""
@@ -37,31 +24,24 @@ class Ledger:
             raise PolicyError(f"session {session.hex()[:16]}… was already run once; a replay is refused")
         self._sessions.add(session)
 
-    def check_participants(self, source: bytes, participants: frozenset[bytes]) -> None:
-        """Raises `PolicyError` if no survivor set of a round with these participants could be allowed."""
-        earlier = self._released.get(source)
-        if earlier and not earlier.survivors <= participants:
+    def use(self, data_set: str, session: bytes) -> None:
+        """Record, before anything of it leaves, that a data set is used in a session.
+
+        Raises `PolicyError` if it was used in another one, whether that ended well or not: what left the
+        client may have been summed without its knowledge.
+        """
+        earlier = self._used.setdefault(data_set, session)
+        if earlier != session:
             raise PolicyError(
-                f"a sum of this statistic was released for {len(earlier.survivors)} survivors; without "
-                f"{len(earlier.survivors - participants)} of them the difference would expose single clients"
+                f"the data set {data_set!r} was used in session {earlier.hex()[:16]}… already: with a second sum, "
+                "the difference of the two could expose single clients or records; if that is acceptable, "
+                "its owner can renew it"
             )
 
-    def check(self, source: bytes, spec: RoundSpec, survivors: frozenset[bytes]) -> None:
-        """Raises `PolicyError` if a sum over `survivors` could be combined with an earlier one."""
-        earlier = self._released.get(source)
-        if earlier and earlier.survivors != survivors:
-            raise PolicyError(
-                f"a sum of this statistic of the same data was released for another survivor set, which "
-                f"differs by {len(earlier.survivors ^ survivors)} client(s): the difference would expose them"
-            )
-        if earlier and earlier.code != _code(spec):
-            raise PolicyError("a sum of this statistic was released under another fixed-point code")
+    def renew(self, data_set: str) -> None:
+        """The owner's decision that a data set may serve another session.
 
-    def release(self, source: bytes, spec: RoundSpec, survivors: frozenset[bytes]) -> None:
-        """Check, then record that this client helps to open the sum over `survivors`."""
-        self.check(source, spec, survivors)
-        self._released[source] = _Release(survivors, _code(spec))
-
-
-def _code(spec: RoundSpec) -> tuple[int, int, int]:
-    return spec.fraction_bits, spec.magnitude, spec.width
+        Whoever holds the sums of both sessions can subtract them: what changed in between, in anybody's
+        data or in who survived, is exposed. Harmless if the earlier session released nothing to anybody.
+        """
+        self._used.pop(data_set, None)

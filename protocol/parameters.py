@@ -113,7 +113,9 @@ class Parameters(Message, frozen=True, tag="parameters"):
             raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
         if not self.rounds:
             raise WireError("expected at least one round")
-        for spec in self.rounds:
+        for number, spec in enumerate(self.rounds):
+            if spec.statistic in [earlier.statistic for earlier in self.rounds[:number]]:
+                raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
             try:
                 spec.code(n)
             except CryptoError as error:

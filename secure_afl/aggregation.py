@@ -15,7 +15,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
@@ -62,7 +62,8 @@ class MaskedAggregator:
     next. `watch` is called with each phase's name.
 
     Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
-    `RoundAbortedError` where too few clients are left: nothing is released then.
+    `RoundAbortedError` where too few clients are left: nothing is released then. A data set serves one
+    session, also one that failed; `renew` lets it serve another.
     """
 
     backend = "mask"
@@ -86,6 +87,12 @@ class MaskedAggregator:
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self.policy.check_backend(self.backend)
+        least = self.policy.least_survivors(len(clients))
+        if len(clients) < least:
+            colluders = self.policy.colluders(len(clients))
+            raise PolicyError(
+                f"expected at least {least} clients ({colluders} may collude), got {len(clients)}: {', '.join(clients)}"
+            )
         for name in clients:
             self._parties.setdefault(name, (Identity.generate(), Ledger()))
         roster = Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in clients))
@@ -115,6 +122,10 @@ class MaskedAggregator:
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         cohort = self.cohort
         roster = cohort.server.roster
+        if missing := sorted({member.name for member in roster.members} - contributions.keys()):
+            raise LocalProtocolError(
+                f"expected a contribution of every client, got none of {', '.join(missing)}"
+            )
         before = len(cohort.refusals)
         try:
             result = cohort.sum(number, lambda place, wanted: contributions[roster.name(place)])
@@ -130,6 +141,11 @@ class MaskedAggregator:
             units=ring.signed(result.words, code.width),
             code=code,
         )
+
+    def renew(self, data_set: str) -> None:
+        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        for _, ledger in self._parties.values():
+            ledger.renew(data_set)
 
     @property
     def cohort(self) -> Cohort:

@@ -7,5 +7,9 @@ class DataError(SecureAflError, ValueError):
     """Rows, labels or columns that do not fit what was agreed; says what was expected and what came."""
 
 
+class DropoutWarning(UserWarning):
+    """A sum is right, but not over everybody: somebody dropped out or was left out."""
+
+
 class SolveError(SecureAflError, ValueError):
     """The aggregated system cannot be solved with a guarantee."""

@@ -1,5 +1,6 @@
 """A ridge classifier that several parties learn from sums of their statistics, in scikit-learn's manner."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator
-from secure_afl.crypto.kdf import Label, digest
-from secure_afl.errors import DataError
+from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
@@ -32,15 +32,18 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     row_norm : public bound on the Euclidean norm of a row of X; agreed on before anybody reads data.
     ridge : penalty relative to the mean diagonal entry of the aggregated Gram matrix.
-    classes : all labels there can be, agreed on; None takes those in `y`.
+    classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see.
     max_rows : public bound on the rows of one site in one round.
+    data_set : what the owners call these rows. A data set serves one session: a second `fit` is refused, as
+        the difference of the two sums could expose what changed. Another penalty needs no second fit, see
+        `statistics_`; new rows have a name of their own; `MaskedAggregator.renew` overrides.
     rounds : secure sums to split the rows into, in the order they come (records that arrive in waves).
     aggregator : an `Aggregator`; None masks the sums under the default policy.
 
     Attributes
     ----------
     classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
-    certificate_ : proof of how far the model can be from the one of the pooled data.
+    certificate_ : proof of how far the model can be from the one of the survivors' pooled rows.
     statistics_ : the aggregated statistics; rounds_ : a list of `Aggregate`, one for each round.
     """
 
@@ -51,6 +54,7 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ridge: float = 1e-3,
         classes: Sequence[Any] | None = None,
         max_rows: int = 2**16,
+        data_set: str = "data",
         rounds: int = 1,
         aggregator: Aggregator | None = None,
     ) -> None:
@@ -58,13 +62,14 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.ridge = ridge
         self.classes = classes
         self.max_rows = max_rows
+        self.data_set = data_set
         self.rounds = rounds
         self.aggregator = aggregator
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FederatedRidge":
         """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
 
-        Raises `DataError` for rows that do not fit the bounds, `PolicyError` and `RoundAbortedError`
+        Warns (`DropoutWarning`) if a sum is without some sites. Raises `DataError` for rows that do not fit the bounds, `PolicyError` and `RoundAbortedError`
         from the aggregator, `SolveError` if the sum gives no guaranteed solution.
         """
         features, labels, sites = np.asarray(X), np.asarray(y), np.asarray(site)
@@ -81,18 +86,25 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # Every site's rows are checked before the first message leaves.
         contributions = [
             {
-                name: self._contribution(name, features[rows], labels[rows], bounds)
+                name: (self._statistics(name, features[rows], labels[rows], bounds).pack(), self.data_set)
                 for name, rows in wave.items()
             }
             for wave in waves
         ]
-        aggregator = MaskedAggregator() if self.aggregator is None else self.aggregator
+        if not hasattr(self, "aggregator_"):
+            # Kept over fits: it holds the clients' ledgers.
+            self.aggregator_ = MaskedAggregator() if self.aggregator is None else self.aggregator
+        aggregator = self.aggregator_
         plan = [
             SumPlan(f"ridge statistics {r + 1} of {self.rounds}", bounds.length, bounds.magnitude)
             for r in range(self.rounds)
         ]
         aggregator.open(list(waves[0]), plan)
         self.rounds_: list[Aggregate] = [aggregator.sum(r, contributions[r]) for r in range(self.rounds)]
+        for r, one in enumerate(self.rounds_):
+            if missing := sorted(waves[r].keys() - set(one.survivors)):
+                text = f"round {r + 1} of {self.rounds} is without {', '.join(missing)}: the model is the survivors'"
+                warnings.warn(text, DropoutWarning, stacklevel=2)
         parts = [SufficientStatistics.unpack(one.total, bounds) for one in self.rounds_]
         self.statistics_ = sum(parts[1:], start=parts[0])
         self._solve(sum(one.entry_error for one in self.rounds_))
@@ -130,15 +142,6 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The label of each row."""
         labels: npt.NDArray[Any] = self.classes_[np.argmax(self.decision_function(X), axis=1)]
         return labels
-
-    def _contribution(
-        self, who: str, X: npt.NDArray[Any], y: npt.NDArray[Any], bounds: PublicBounds
-    ) -> tuple[npt.NDArray[np.float64], bytes]:
-        vector = self._statistics(who, X, y, bounds).pack()
-        # The same rows in another order or type are the same data.
-        rows = np.column_stack([X, np.searchsorted(np.sort(self.classes_), y)]).astype(np.float64) + 0.0
-        rows = rows[np.lexsort(rows.T)]
-        return vector, digest(Label.SOURCE, b"ridge", repr(rows.shape).encode(), rows.tobytes())
 
     def _statistics(
         self, who: str, X: npt.NDArray[Any], y: npt.NDArray[Any], bounds: PublicBounds

@@ -112,7 +112,7 @@ def _session(n: int, m: int, dropout: float) -> tuple[MaskedAggregator, dict[str
     names = [f"client-{i:03}" for i in range(n)]
     vectors = np.random.default_rng(0).uniform(-1, 1, (2, m))
     aggregator.open(names, [SumPlan("benchmark", m, 1.0)])
-    return aggregator, {name: (vectors[i % 2], bytes(32)) for i, name in enumerate(names)}
+    return aggregator, {name: (vectors[i % 2], "benchmark") for i, name in enumerate(names)}
 
 
 def _protocol(n: int, m: int, dropout: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """One federated run on real data: who learned what, what it cost, and how near it is to the pooled model."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,6 +12,7 @@ import numpy as np
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import DropoutWarning
 from secure_afl.protocol.masking.driver import Contribution, PhaseCost
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
@@ -115,7 +117,9 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             data.row_norm, classes=classes, max_rows=max_rows, rounds=settings.rounds, aggregator=aggregator
         )
 
-    together = model(witness).fit(data.X[rows], data.y[rows], site)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
+        together = model(witness).fit(data.X[rows], data.y[rows], site)
     waves = split_rounds(site, settings.rounds)
     pooled_rows = np.concatenate(
         [wave[name] for wave, one in zip(waves, together.rounds_, strict=True) for name in one.survivors]

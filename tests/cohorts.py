@@ -97,7 +97,7 @@ class Session:
         self.codes = [spec.code(n) for spec in self.parameters.rounds]
         draws = np.random.default_rng(n)
         # Fresh data in every session, unless a test says otherwise.
-        self.sources = [secrets.token_bytes(32) for _ in self.parameters.rounds]
+        self.data_set = secrets.token_hex(8)
         self.vectors = {
             (place, r): draws.uniform(-BOUND, BOUND, spec.length)
             for place in self.parameters.cohort
@@ -105,7 +105,7 @@ class Session:
         }
 
     def contribute(self, place: int, wanted: SumWanted) -> Contribution:
-        return self.vectors[place, wanted.round], self.sources[wanted.round]
+        return self.vectors[place, wanted.round], self.data_set
 
     def set_up(self) -> "Session":
         self.cohort.set_up()

@@ -34,7 +34,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import DIGEST_BYTES, PARAMETERS, Parameters, Profile, RoundSpec, SumPlan
+from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame, verify_frame
@@ -282,38 +282,35 @@ class MaskingClient:
         self._check_group("participants", participants)
         self._round = request.round
         self._participants = participants
-        # Rounds that were passed over are over.
-        self._current = None
-        self._rounds = {number: keys for number, keys in self._rounds.items() if number >= request.round}
+        self._current = None  # a round that this client uploaded for and did not see through
         self._wanted = SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
         return self._wanted
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], source: bytes) -> bytes:
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """The masked upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
 
-        source: 32 bytes, the digest of the data that the vector was computed from, for the ledger
-            (`crypto.kdf.digest(Label.SOURCE, …)`); the same data and statistic must give the same.
+        data_set: what its owner calls the data behind the vector; the ledger lets it serve one session only.
 
         Raises `LocalProtocolError` if this sum is not wanted (any more) or the shape is wrong, `PolicyError`
-        if the ledger can allow no sum of these participants, `CryptoError` if a value is not finite or over
-        the agreed bound. Nothing has left the client then, and it may try again.
+        if the data set was used in another session, `CryptoError` if a value is not finite or over the
+        agreed bound. Nothing has left the client then, and it may try again.
         """
         if self.state is not ClientState.REQUESTED or wanted != self._wanted:
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )
-        if len(source) != DIGEST_BYTES:
-            raise LocalProtocolError(f"{self.name}: expected a source digest of {DIGEST_BYTES} bytes")
         spec = self._spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
+        words = spec.code(len(self._parameters.cohort)).encode(values)
         try:
-            self._ledger.check_participants(source, self._keys_of(self._participants))
+            self._ledger.use(data_set, self._parameters.session)
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
-        words = spec.code(len(self._parameters.cohort)).encode(values)
         # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.
         keys = self._current = self._rounds.pop(self._round)
+        # Rounds that were passed over are over.
+        self._rounds = {number: later for number, later in self._rounds.items() if number > self._round}
         pairs = {
             other: messages.pair_mask_key(
                 keys.pair_secrets[other], self._transcript, self._round, self.place, other
@@ -326,7 +323,6 @@ class MaskingClient:
             plus=[own, *(key for other, key in pairs.items() if other > self.place)],
             minus=[key for other, key in pairs.items() if other < self.place],
         )
-        self._source = source
         self.state = ClientState.UPLOADED
         return self._frame(Upload(self._round, ring.pack(words, spec.width)))
 
@@ -338,7 +334,6 @@ class MaskingClient:
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors)
-        self._ledger.check(self._source, self._spec, self._keys_of(survivors))
         self._survivors = survivors
         if self._parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
@@ -367,7 +362,6 @@ class MaskingClient:
     def _reveal(self) -> bytes:
         keys = self._current
         assert keys is not None
-        self._ledger.release(self._source, self._spec, self._keys_of(self._survivors))
         self._current = None
         shares = {self.place: keys.own_share}
         for dealer in self._participants & self._neighbours:
@@ -403,9 +397,6 @@ class MaskingClient:
     @property
     def _spec(self) -> RoundSpec:
         return self._parameters.rounds[self._round]
-
-    def _keys_of(self, places: frozenset[int]) -> frozenset[bytes]:
-        return frozenset(self._roster.members[place].verify_key for place in places)
 
     def _commitments(
         self, number: int, dealer: int, holder: int, held: tuple[bytes, ...]

@@ -15,8 +15,8 @@ from secure_afl.protocol.masking.server import MaskedSum, MaskingServer, Outbox
 from secure_afl.protocol.masking.states import ServerState
 
 T = TypeVar("T")
-Contribution = tuple[npt.NDArray[np.float64], bytes]
-"""A client's vector for one sum, and the digest of the data behind it (see `MaskingClient.contribute`)."""
+Contribution = tuple[npt.NDArray[np.float64], str]
+"""A client's vector for one sum, and the name of the data set behind it (see `MaskingClient.contribute`)."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Cohort:
             spent = time.process_time() - started
             if isinstance(answer, SumWanted):
                 # What it takes to compute the statistic itself is the application's time, not the protocol's.
-                values, source = contribute(envelope.client, answer)
+                values, data_set = contribute(envelope.client, answer)
                 started = time.process_time()
-                answer = client.contribute(answer, values, source)
+                answer = client.contribute(answer, values, data_set)
                 spent += time.process_time() - started
         except (ProtocolError, CryptoError) as error:
             self.refusals.append(error)

@@ -13,9 +13,9 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import KeyPair, seal
 from secure_afl.crypto.identity import verify
-from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.crypto.shamir import combine, parse_share
+from secure_afl.crypto.shamir import SHARE_BYTES, combine, parse_share
 from secure_afl.protocol.errors import LocalProtocolError, RemoteProtocolError, RoundAbortedError
 from secure_afl.protocol.masking import graph, messages, states
 from secure_afl.protocol.masking.messages import (
@@ -36,7 +36,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import Parameters
+from secure_afl.protocol.parameters import DIGEST_BYTES, Parameters
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import WireError, answered, decode, encode, exact, verify_frame
 
@@ -62,10 +62,12 @@ class _Round:
 
     number: int
     participants: frozenset[int]
-    total: npt.NDArray[np.uint64]
+    total: npt.NDArray[np.uint64] = field(repr=False)
     survivors: frozenset[int] = frozenset()
-    consents: dict[int, bytes] = field(default_factory=dict)
-    reveals: dict[int, dict[int, bytes]] = field(default_factory=dict)  # by holder, then by dealer
+    consents: dict[int, bytes] = field(default_factory=dict, repr=False)
+    reveals: dict[int, dict[int, bytes]] = field(
+        default_factory=dict, repr=False
+    )  # by holder, then by dealer
 
 
 class MaskingServer:
@@ -117,6 +119,10 @@ class MaskingServer:
         try:
             if sender not in self.parameters.cohort:
                 raise WireError("expected a member of this session's cohort, got an unknown one")
+            if len(data) > (largest := self._largest_frame()):
+                raise WireError(
+                    f"expected at most {largest} bytes in state {self.state.value}, got {len(data)}"
+                )
             key, question = self.roster.members[sender].verify_key, self._questions.get(sender, b"")
             encoded = verify_frame(data, key, self._transcript, question, sender)
         except WireError as error:
@@ -169,15 +175,16 @@ class MaskingServer:
     def _send_directories(self) -> Outbox:
         if len(self._advertised) < self.parameters.threshold:
             raise self._abort("advertised keys", len(self._advertised))
-        outbox = {}
-        for client in sorted(self._advertised):
-            near = sorted(
-                place for place in self._frames if place == client or place in self._neighbours[client]
-            )
-            directory = Directory(self._transcript, tuple((place, self._frames[place]) for place in near))
-            outbox[client] = encode(directory)
+        everybody = sorted(self._frames.items())
         if self.parameters.complete:
-            self._directory = directory.digest()  # the same for everybody
+            directory = Directory(self._transcript, tuple(everybody))
+            self._directory = directory.digest()
+            return dict.fromkeys(sorted(self._frames), encode(directory))
+        outbox = {}
+        for client in sorted(self._frames):
+            near = self._neighbours[client] | {client}
+            frames = tuple((place, frame) for place, frame in everybody if place in near)
+            outbox[client] = encode(Directory(self._transcript, frames))
         return outbox
 
     def _deliver(self) -> Outbox:
@@ -350,6 +357,22 @@ class MaskingServer:
         if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
 
+    def _largest_frame(self) -> int:
+        """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
+        suite, rounds = self.parameters.suite, len(self.parameters.rounds)
+        # Of one bundle and round: two shares, a sealed pair secret, three commitments.
+        part = 2 * SHARE_BYTES + KEY_BYTES + suite.overhead_bytes + 3 * DIGEST_BYTES + 32
+        longest = {
+            ServerState.ADVERTISING: (rounds + 1) * (suite.public_key_bytes + 8),
+            ServerState.SHARING: self.parameters.degree * (rounds * part + suite.overhead_bytes + 128)
+            + rounds * 80,
+            ServerState.CONFIRMING: self.parameters.degree * 9,
+            ServerState.UNMASKING: (self.parameters.degree + 1) * (SHARE_BYTES + 16),
+        }
+        if self.state is ServerState.COLLECTING:
+            return self.parameters.rounds[self._round.number].payload_bytes + 256
+        return longest.get(self.state, 0) + 256
+
     def _take(self, sender: int, message: FromClient, data: bytes) -> None:
         suite, rounds = self.parameters.suite, len(self.parameters.rounds)
         match message:
@@ -439,6 +462,5 @@ class MaskingServer:
         before_ready = self.state in (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
         self.state = ServerState.ABORTED if before_ready else ServerState.READY
         self.waiting_for = frozenset()
-        return RoundAbortedError(
-            text, {self.roster.name(who): fault for who, fault in sorted(self.blame.items())}
-        )
+        faults = sorted({**self.left_out, **self.blame}.items())
+        return RoundAbortedError(text, {self.roster.name(who): fault for who, fault in faults})

@@ -199,8 +199,6 @@ def test_both_shares_of_one_client() -> None:
     everybody, others = range(5), range(1, 5)
     attack = Attack(parties.session(parties.propose(profile=Profile.SEMI_HONEST), client=Forgetful))
     first = {place: attack.ask(place, everybody) for place in others}
-    for place in others:
-        parties.ledgers[place]._released.clear()
     second = {place: attack.ask(place, others) for place in others}
     seeds = attack.secret(VICTIM, second), attack.secret(VICTIM, first)
     assert attack.unmask(VICTIM, *seeds).tolist() == attack.truth()
@@ -208,7 +206,6 @@ def test_both_shares_of_one_client() -> None:
     attack = Attack(parties.session(parties.propose(profile=Profile.SEMI_HONEST)))
     for place in others:
         attack.ask(place, everybody)
-        parties.ledgers[place]._released.clear()  # the state machine alone must do
         with pytest.raises(RemoteProtocolError, match="in state ready expected SumRequest, got Survivors"):
             attack.ask(place, others)
 
@@ -412,9 +409,9 @@ def test_clients_that_were_shown_other_parameters_do_not_talk() -> None:
 class Rerunnable(MaskingClient):
     """Keeps the keys of a round for the next try."""
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], source: bytes) -> bytes:
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         keys = self._rounds[wanted.round]
-        frame = super().contribute(wanted, values, source)
+        frame = super().contribute(wanted, values, data_set)
         self._rounds[wanted.round] = keys
         return frame
 
@@ -427,7 +424,7 @@ def test_replayed_round() -> None:
     wanted = session.clients[VICTIM].receive(encode(SumRequest(attack.transcript, 0, (0, 1, 2, 3))))
     assert isinstance(wanted, SumWanted)
     second = np.zeros(5)
-    frame = session.clients[VICTIM].contribute(wanted, second, bytes(32))
+    frame = session.clients[VICTIM].contribute(wanted, second, session.data_set)
     uploads = [
         attack.said("collecting", VICTIM),
         decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT),
@@ -517,7 +514,6 @@ def test_reconstructed_seeds_open_no_channel(kind: type[MaskingClient], leaks: b
     others = range(1, 5)
     reveals = {}
     for place in others:  # all agree that the victim dropped out
-        session.clients[place]._ledger = Ledger()
         reveals[place] = attack.ask(place, others)
     signatures = tuple((place, _consent(reveals[place])) for place in others)
     reveals = {place: attack.say(place, Consents(attack.transcript, 0, signatures)) for place in others}
@@ -595,13 +591,13 @@ def test_the_server_takes_no_late_upload() -> None:
 # ---- differencing --------------------------------------------------------------------------------
 
 
-def two_sums(parties: World, forget: bool) -> tuple[Session, list[list[int]]]:
-    """The same statistic of the same data in two sessions, the second without the victim."""
+def two_sums(parties: World, first: range, second: range, forget: bool) -> tuple[Session, list[list[int]]]:
+    """Two sessions of all clients on one data set; whoever is not in the range falls silent."""
     opened = []
-    for silent in (frozenset[int](), frozenset({VICTIM})):
-        network = FaultyNetwork([Fault("drop", "collecting", silent)])
-        session = parties.session(parties.propose(), network)
-        session.sources = [bytes(32)]
+    for survivors in (first, second):
+        silent = frozenset(range(len(parties.identities))) - frozenset(survivors)
+        session = parties.session(parties.propose(), FaultyNetwork([Fault("drop", "collecting", silent)]))
+        session.data_set = "2025"
         session.set_up()
         opened.append(session.opened(session.sum()).tolist())
         if forget:
@@ -610,39 +606,53 @@ def two_sums(parties: World, forget: bool) -> tuple[Session, list[list[int]]]:
 
 
 def test_differencing_by_one_client_refused() -> None:
-    session, (first, second) = two_sums(world(6), forget=True)
+    session, (first, second) = two_sums(world(6), range(6), range(1, 6), forget=True)
     difference = [a - b for a, b in zip(first, second, strict=True)]
     assert difference == session.integer_sum([VICTIM]).tolist()
 
-    with pytest.raises(RoundAbortedError, match="0 consented"):
-        two_sums(world(6), forget=False)
+    parties = world(6)
+    with pytest.raises(RoundAbortedError, match="0 uploaded"):
+        two_sums(parties, range(6), range(1, 6), forget=False)
+    with pytest.raises(RoundAbortedError, match="0 uploaded"):
+        two_sums(
+            world(6), range(6), range(6), forget=False
+        )  # nor for the same survivors: data may have changed
+    for ledger in parties.ledgers:  # only the owners can decide otherwise
+        ledger.renew("2025")
+    two_sums(parties, range(6), range(1, 6), forget=True)
 
 
 def test_differencing_across_cohorts_refused() -> None:
     """{0, 1, 2} and {3, 4, 5} and all seven: no pair differs by less than three clients, together they give one."""
     parties = world(7, replace_policy(EVERY_PROFILE, corrupted=0.0, minimum_honest=3))
-    for cohort in ((0, 1, 2), (3, 4, 5)):
+    for cohort in ((0, 1, 2), (3, 4, 5), tuple(range(7))):
         session = parties.session(parties.propose(cohort=cohort))
-        session.sources = [bytes(32)]
-        session.set_up().sum()
-    session = parties.session(parties.propose())
-    session.sources = [bytes(32)]
-    with pytest.raises(RoundAbortedError):
-        session.set_up().sum()
-    assert sum("would expose" in str(refusal) for refusal in session.cohort.refusals) == 6
+        session.data_set = "2025"
+        session.set_up()
+        if len(cohort) == 3:
+            session.sum()
+    with pytest.raises(RoundAbortedError, match="1 uploaded"):
+        session.sum()
 
 
-def test_differencing_across_rounds_of_one_session_refused() -> None:
-    parties = world(7)
-    session = parties.session(parties.propose(rounds=2))
-    session.sources = [bytes(32)] * 2
-    session.set_up().sum(0)
-    session.cohort._network = FaultyNetwork([Fault("drop", "collecting", frozenset({3, 4}))])
-    with pytest.raises(RoundAbortedError, match="0 consented"):
-        session.sum(1)
-    again = parties.session(parties.propose())
-    again.sources = [bytes(32)]
-    assert len(again.set_up().sum().survivors) == 7  # the same set tells nothing new
+def test_differencing_by_parallel_sessions_refused() -> None:
+    """Uploads are pinned before they leave, so two sessions at once gain nothing over one after the other."""
+    parties = world(6)
+    sessions = [parties.session(parties.propose()).set_up() for _ in range(2)]
+    for session in sessions:
+        session.data_set = "2025"
+        session.cohort._run(lambda s=session: s.server.open_round(0), session.contribute)  # type: ignore[misc]
+    assert [len(session.server.waiting_for) for session in sessions] == [0, 6]
+
+
+def test_one_sum_is_not_planned_twice() -> None:
+    """Two rounds of one statistic would differ by who drops out in between."""
+    parties = world(4)
+    plan = [SumPlan("gram", 5, 1.0), SumPlan("gram", 5, 1.0)]
+    with pytest.raises(ValueError, match="'gram' is planned twice"):
+        Parameters.propose(
+            parties.roster, plan, profile=Profile.ACTIVE, suite=Suite.X25519, degree=3, threshold=3
+        )
 
 
 # ---- lying clients -------------------------------------------------------------------------------
@@ -817,3 +827,24 @@ def test_the_network_can_silence_a_client_but_not_have_it_blamed() -> None:
                 raise AssertionError(f"{phase} {handling}: one lost client of five stops nobody") from error
             assert not session.server.blame, (phase, handling)
             assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
+
+
+def test_a_frame_longer_than_any_honest_one_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A member that sends megabytes costs the server nothing but their arrival."""
+    parties = world(4)
+    session = parties.session(parties.propose(length=5)).set_up()
+    session.server.open_round(0)
+    huge = sign_frame(
+        parties.identities[0],
+        session.parameters.transcript(),
+        bytes(32),
+        0,
+        Upload(0, memoryview(bytes(10**6))),
+    )
+    monkeypatch.setattr(
+        "secure_afl.protocol.masking.server.verify_frame", lambda *_: pytest.fail("it was hashed")
+    )
+    with pytest.raises(RemoteProtocolError, match="expected at most 276 bytes in state collecting"):
+        session.server.receive(0, huge)

@@ -102,7 +102,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (("--data", "absent.csv"), "no data 'absent.csv'"),
         (("--partition", "nope"), "unknown partition 'nope'"),
         (("--dropout", "0.5"), "leave 2 survivors, fewer than the threshold 3"),
-        (("--data", "digits", "--clients", "2"), "cohort of at least 3"),
+        (("--data", "digits", "--clients", "2"), "expected at least 3 clients"),
         (("--clients", "3"), "4 sites"),
         (("--backend", "paper"), "expected mask or plain"),
         (("--profile", "kind"), "kind"),
