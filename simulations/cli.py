@@ -168,7 +168,7 @@ def _print_run(result: Run, note: str) -> None:
         console.print(table)
         chosen = figures["parameters"]
         borne = (
-            f" (bears {chosen['dropouts_borne']} dropouts)" if chosen["dropouts_borne"] is not None else ""
+            f" (dropouts borne: {chosen['dropouts_borne']})" if chosen["dropouts_borne"] is not None else ""
         )
         text = "{profile} server, {suite} keys, ".format(**figures)
         text += "{neighbours} neighbours, threshold {threshold}{borne}; ".format(**chosen, borne=borne)
