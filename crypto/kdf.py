@@ -24,6 +24,7 @@ class Label(Enum):
     PAIR_SECRET = b"secure-afl/1 pair secret"
     PAIR_MASK = b"secure-afl/1 pair mask"
     SELF_MASK = b"secure-afl/1 self mask"
+    LABEL_CODE = b"secure-afl/1 label code"
     # HPKE info
     SHARES_INFO = b"secure-afl/1 sealed shares"
     PAIR_INFO = b"secure-afl/1 sealed pair secret"

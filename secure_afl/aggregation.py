@@ -4,6 +4,7 @@ The learning side asks an `Aggregator` for sums and does not know which backend 
 aggregators hold every client in this process; across machines the same state machines run apart.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
+from secure_afl.errors import DropoutWarning
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
@@ -153,6 +155,17 @@ class MaskedAggregator:
         if self._cohort is None:
             raise LocalProtocolError("no session is open: call open(clients, plan) first")
         return self._cohort
+
+
+def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Aggregate]) -> None:
+    """One `DropoutWarning` if some sums are without some clients."""
+    gone = [
+        f"round {r + 1} of {len(sums)} is without {', '.join(missing)}"
+        for r, one in enumerate(sums)
+        if (missing := sorted(set(clients) - set(one.survivors)))
+    ]
+    if gone:
+        warnings.warn(f"{'; '.join(gone)}: the model is the survivors'", DropoutWarning, stacklevel=3)
 
 
 class PlainAggregator:

@@ -1,6 +1,5 @@
 """A ridge classifier that several parties learn from sums of their statistics, in scikit-learn's manner."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,8 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator
-from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, warn_of_dropouts
+from secure_afl.errors import DataError
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
@@ -101,10 +100,7 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         aggregator.open(list(waves[0]), plan)
         self.rounds_: list[Aggregate] = [aggregator.sum(r, contributions[r]) for r in range(self.rounds)]
-        for r, one in enumerate(self.rounds_):
-            if missing := sorted(waves[r].keys() - set(one.survivors)):
-                text = f"round {r + 1} of {self.rounds} is without {', '.join(missing)}: the model is the survivors'"
-                warnings.warn(text, DropoutWarning, stacklevel=2)
+        warn_of_dropouts(list(waves[0]), self.rounds_)
         parts = [SufficientStatistics.unpack(one.total, bounds) for one in self.rounds_]
         self.statistics_ = sum(parts[1:], start=parts[0])
         self._solve(sum(one.entry_error for one in self.rounds_))

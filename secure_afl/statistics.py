@@ -31,7 +31,7 @@ def gamma(roundings: int) -> float:
 class PublicBounds:
     """What every party agrees on before any data is read.
 
-    features, outputs: columns d of X and c of Y.
+    features, outputs: columns d of X and c of Y; c may be 0, for a Gram matrix alone.
     row_norm: largest euclidean norm B of a row of X.
     rows: most rows N that one client may put into one sum.
     target: largest |Y_ij|.
@@ -46,9 +46,9 @@ class PublicBounds:
     target: float = 1.0
 
     def __post_init__(self) -> None:
-        for number in (self.features, self.outputs, self.rows):
+        for number in (self.features, self.outputs + 1, self.rows):
             if not isinstance(number, int) or not 1 <= number <= 2**32:
-                raise DataError(f"features, outputs and rows must be integers from 1 to 2**32: {self}")
+                raise DataError(f"features and rows must be integers from 1 to 2**32, outputs from 0: {self}")
         if not (self.row_norm > 0 and self.target > 0 and self.magnitude < math.inf):
             raise DataError(f"row_norm and target must be positive, their products finite: {self}")
 
@@ -86,7 +86,7 @@ class SufficientStatistics:
             matrix = np.array(getattr(self, name), dtype=np.float64)
             matrix.flags.writeable = False
             object.__setattr__(self, name, matrix)
-            if matrix.ndim != 2 or 0 in matrix.shape or len(matrix) != len(self.gram):
+            if matrix.ndim != 2 or not len(matrix) or len(matrix) != len(self.gram):
                 raise DataError(f"gram must be (d, d) and cross (d, c), got {name} of shape {matrix.shape}")
             if not np.isfinite(matrix).all():
                 raise DataError(f"{name} holds values that are not finite")

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
+from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking
 from secure_afl.simulations.data import load
 from secure_afl.simulations.partition import default_spec, partition
-from secure_afl.simulations.run import BACKENDS, KEY_PHASES, Run, Settings, run
+from secure_afl.simulations.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, network_for, run
 
 app = typer.Typer(
     help="Learn one model from several parties' data; only masked sums leave a party.",
@@ -59,6 +60,13 @@ def run_command(
             help="site, iid, dirichlet:A, labels:K or uneven:A; default site where the data name sites, else iid.",
         ),
     ] = None,
+    model: Annotated[
+        str, typer.Option(help="ridge, one linear layer; or fedacnnl, a deep network trained layer by layer.")
+    ] = "ridge",
+    encoder: Annotated[
+        Encoder,
+        typer.Option(help="What fedacnnl's hidden layers are trained towards; none is random filters."),
+    ] = Encoder.MIXED,
     backend: Annotated[
         str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
     ] = "mask",
@@ -78,7 +86,7 @@ def run_command(
     seed: Annotated[int, typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0)] = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Train one ridge classifier together, and compare it with pooled data and with every client alone.
+    """Train one classifier together, and compare it with pooled data and with every client alone.
 
     Without options: four hospitals, masked sums, an active server, hybrid keys.
     """
@@ -87,15 +95,22 @@ def run_command(
             raise typer.BadParameter(
                 f"expected {' or '.join(BACKENDS)}, got {backend!r}", param_hint="--backend"
             )
+        if model not in MODELS:
+            raise typer.BadParameter(f"expected {' or '.join(MODELS)}, got {model!r}", param_hint="--model")
+        if model == "fedacnnl" and rounds > 1:
+            raise typer.BadParameter(
+                "fedacnnl makes one sum a layer: leave out --rounds", param_hint="--rounds"
+            )
         _check_writable(json_file)
         source = load(data, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
-        settings = Settings(backend, profile, suite, dropout, rounds, seed)
+        settings = Settings(model, encoder.value, backend, profile, suite, dropout, rounds, seed)
+        sums = len(network_for(source).trained) if model == "fedacnnl" else rounds
         if backend == "plain":
             console.print(
                 "[bold red]plain:[/] every client's statistics are shown to the server", highlight=False
             )
-        with _progress(settings.phases()) as watch:
+        with _progress(settings.phases(sums)) as watch:
             result = run(source, parts, settings, watch)
         _print_run(result, source.note)
         _write_json(json_file, result.figures)
@@ -172,7 +187,7 @@ def _print_run(result: Run, note: str) -> None:
         )
         text = "{profile} server, {suite} keys, ".format(**figures)
         text += "{neighbours} neighbours, threshold {threshold}{borne}; ".format(**chosen, borne=borne)
-        text += "{values_per_round:,} values a round, {word_bytes} bytes each, {fraction_bits} fraction bits".format(
+        text += "up to {values_per_round:,} values a sum, {word_bytes} bytes each, {fraction_bits} fraction bits".format(
             **chosen
         )
         console.print(text, highlight=False)

@@ -8,11 +8,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DropoutWarning
+from secure_afl.fedacnnl import FedACnnL
+from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.protocol.masking.driver import Contribution, PhaseCost
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
@@ -23,12 +26,16 @@ from secure_afl.simulations.partition import Part
 
 KEY_PHASES = ("start", "advertising", "sharing", "confirming")
 BACKENDS = ("mask", "plain")
+MODELS = ("ridge", "fedacnnl")
+_IMAGE_SIDES = {"mnist5k": 28, "digits": 8}
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a run is made. dropout: the fraction of clients that fall silent before each upload."""
 
+    model: str = "ridge"
+    encoder: str = "mixed"
     backend: str = "mask"
     profile: Profile = Profile.ACTIVE
     suite: Suite = Suite.HYBRID
@@ -45,9 +52,9 @@ class Settings:
             dropout=max(self.dropout, Policy.dropout),
         )
 
-    def phases(self) -> int:
+    def phases(self, sums: int) -> int:
         """How many phases `watch` is told of."""
-        return 3 + self.rounds * (3 if self.profile is Profile.ACTIVE else 2)
+        return 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ class Run:
     refusals: Sequence[Exception]
     clients: tuple[str, ...]
     certificate: Any
+
+
+def network_for(data: Dataset) -> Network:
+    """One layer of filters and a head for the images that we know, a hidden dense layer for other rows."""
+    side = _IMAGE_SIDES.get(data.name)
+    if side is None:
+        return Network((data.X.shape[1],), (Dense(128), ReLU()), len(data.classes))
+    kernel, pool = (5, 4) if side > 16 else (3, 2)
+    return Network((1, side, side), (Conv(64, kernel), ReLU(), AvgPool(pool)), len(data.classes))
 
 
 class Witness:
@@ -108,21 +124,34 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     rows = np.concatenate([part.train for part in parts])
     site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
     classes = range(len(data.classes))
-    max_rows = max(
-        FederatedRidge(data.row_norm).max_rows, 2 ** max(len(part.train) for part in parts).bit_length()
-    )
+    largest = 2 ** max(len(part.train) for part in parts).bit_length()
 
-    def model(aggregator: Aggregator | None = None) -> FederatedRidge:
+    def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
+        if settings.model == "fedacnnl":
+            return FedACnnL(
+                network_for(data),
+                encoder=settings.encoder,
+                classes=classes,
+                max_rows=max(2**12, largest),
+                seed=settings.seed,
+                aggregator=aggregator,
+            )
         return FederatedRidge(
-            data.row_norm, classes=classes, max_rows=max_rows, rounds=settings.rounds, aggregator=aggregator
+            data.row_norm,
+            classes=classes,
+            max_rows=max(2**16, largest),
+            rounds=settings.rounds,
+            aggregator=aggregator,
         )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         together = model(witness).fit(data.X[rows], data.y[rows], site)
+    # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
     waves = split_rounds(site, settings.rounds)
+    sums = together.rounds_[: len(waves)]
     pooled_rows = np.concatenate(
-        [wave[name] for wave, one in zip(waves, together.rounds_, strict=True) for name in one.survivors]
+        [wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors]
     )
     pooled = model().fit_pooled(data.X[rows][pooled_rows], data.y[rows][pooled_rows])
     alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
@@ -132,9 +161,13 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     certificate = together.certificate_
     costs = masked.cohort.costs if masked else {}
     length = sum(len(one.total) for one in together.rounds_)
-    survivors = [list(one.survivors) for one in together.rounds_]
+    survivors = [list(one.survivors) for one in sums]
+    difference = np.concatenate(
+        [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]
+    )
     figures = {
         "data": data.name,
+        "model": settings.model,
         "backend": settings.backend,
         "profile": settings.profile.value,
         "suite": settings.suite.value,
@@ -153,8 +186,8 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "pooled_plain": pooled.score(data.X[test], data.y[test]),
         },
         "sums_bit_identical": witness.identical,
-        "max_weight_difference": float(abs(together.weights_ - pooled.weights_).max()),
-        "weight_difference": float(np.linalg.norm(together.weights_ - pooled.weights_)),
+        "max_weight_difference": float(abs(difference).max()),
+        "weight_difference": float(np.linalg.norm(difference)),
         "certificate": certificate.bound,
         "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
         "bytes": {
@@ -170,8 +203,6 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         },
     }
     if masked:
-        code = together.rounds_[0].code
-        assert code is not None
         parameters = masked.cohort.server.parameters
         figures["parameters"] = {
             "neighbours": parameters.degree,
@@ -179,9 +210,9 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "dropouts_borne": len(parts) - max(parameters.threshold, policy.least_survivors(len(parts)))
             if parameters.complete
             else None,
-            "values_per_round": parameters.rounds[0].length,
-            "word_bytes": code.width,
-            "fraction_bits": code.fraction_bits,
+            "values_per_round": max(spec.length for spec in parameters.rounds),
+            "word_bytes": max(spec.width for spec in parameters.rounds),
+            "fraction_bits": min(spec.fraction_bits for spec in parameters.rounds),
         }
     else:
         sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
@@ -190,7 +221,13 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     return Run(figures, costs, refusals, tuple(part.client for part in parts), certificate)
 
 
-def _scores(data: Dataset, models: Mapping[str, FederatedRidge], parts: Sequence[Part]) -> dict[str, float]:
+def _weights(model: FederatedRidge | FedACnnL) -> list[npt.NDArray[np.float64]]:
+    return model.weights_ if isinstance(model, FedACnnL) else [model.weights_]
+
+
+def _scores(
+    data: Dataset, models: Mapping[str, FederatedRidge | FedACnnL], parts: Sequence[Part]
+) -> dict[str, float]:
     return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
 
 

@@ -169,7 +169,7 @@ def test_magnitude_is_never_too_small_and_hardly_too_large(n: int, row_norm: flo
     [
         {"features": 0},
         {"features": 2.0},
-        {"outputs": 0},
+        {"outputs": -1},
         {"rows": 0},
         {"rows": 2**32 + 1},
         {"row_norm": 0.0},
@@ -213,7 +213,7 @@ def test_other_packed_vectors_are_refused() -> None:
         (np.ones((2, 2)), np.ones((3, 1)), 1),
         (np.ones((2, 2)), np.ones(2), 1),
         (np.ones((0, 0)), np.ones((0, 1)), 1),
-        (np.ones((2, 2)), np.ones((2, 0)), 1),
+        (np.ones((2, 2)), np.ones((3, 0)), 1),
         (np.full((2, 2), math.inf), np.ones((2, 1)), 1),
         (np.ones((2, 2)), np.full((2, 1), math.nan), 1),
         (np.ones((2, 2)), np.ones((2, 1)), -1),

@@ -151,3 +151,19 @@ def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest
     assert many < few + 0.25  # server memory does not grow with the number of clients
     assert few < 4
     assert found["machine"]["versions"]["cryptography"]
+
+
+def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None:
+    options = "--model fedacnnl --data digits --clients 5 --suite x25519 --dropout 0.2".split()
+    found = figures(tmp_path / "n.json", *options)
+    assert found["model"] == "fedacnnl"
+    assert len(found["survivors"]) == 4
+    assert found["sums_bit_identical"] is True
+    assert found["weight_difference"] == 0.0
+    assert found["accuracy"]["together"] == found["accuracy"]["pooled_plain"] > 0.95
+    code, output = run("run", "--model", "fedacnnl", "--rounds", "2")
+    assert code != 0
+    assert "one sum a layer" in " ".join(output.split())
+    code, output = run("run", "--model", "transformer")
+    assert code != 0
+    assert "expected ridge or fedacnnl" in " ".join(output.split())

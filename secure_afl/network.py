@@ -1,0 +1,212 @@
+"""A network as data, and its forward pass in exact arithmetic.
+
+Activations lie on a grid of 2⁻¹⁰ between −limit and limit, weights on a grid chosen so that every sum of
+products stays below 2⁵³ units: float64 then computes every layer *exactly*, whatever the batch, the order,
+the BLAS or the device. The Gram matrices of such activations are exact as well, and so are their fixed-point
+sums: the masked network is bit for bit the one of the pooled data.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from secure_afl.errors import DataError, SolveError
+
+GRID_BITS = 10
+_EXACT_BITS = 53  # float64 holds every integer below 2^53
+Weights = npt.NDArray[np.float64]
+"""(1 + inputs, outputs), the first row the bias; on the grid of `on_weight_grid`."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A trained convolution: `channels` filters of `kernel`×`kernel`."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A trained layer that takes all its inputs to `units` outputs."""
+
+    units: int
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """min(max(z, 0), limit): bounded, so that everybody knows beforehand how large a Gram entry can be."""
+
+    limit: float = 6.0
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of each size×size square; a rest at the border is left out."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """The mean of each size×size square; a rest at the border is left out."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """From (channels, height, width) to one row."""
+
+
+Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is known beforehand of one trained layer.
+
+    at: its place in the network's layers; shape: of its input; inputs: length of one row of its least squares
+    without the column of ones; positions: rows that one sample gives; outputs; limit: of |input|.
+    """
+
+    at: int
+    layer: Conv | Dense
+    shape: Shape
+    inputs: int
+    positions: int
+    outputs: int
+    limit: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers from an input shape, (features,) or (channels, height, width), to class scores.
+
+    A trained head to `classes` scores follows the last layer by itself. Inputs lie in [−1, 1].
+    Raises `DataError` if the layers do not fit together.
+    """
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+    classes: int
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1 or self.classes < 2:
+            raise DataError(
+                f"expected an input shape (features,) or (channels, height, width) and 2 classes or more, "
+                f"got {self.input_shape} and {self.classes}"
+            )
+        _ = self.trained  # raises where two layers do not fit
+
+    @cached_property
+    def steps(self) -> tuple[Layer, ...]:
+        """All layers, with what leads to the class scores."""
+        shape = self.input_shape
+        for at, layer in enumerate(self.layers):
+            shape = _shape_after(shape, layer, at)
+        return (*self.layers, *([Flatten()] if len(shape) == 3 else []), Dense(self.classes))
+
+    @cached_property
+    def trained(self) -> tuple[Trained, ...]:
+        """The trained layers in order, the head last."""
+        shape, limit, bounded, found = self.input_shape, 1.0, True, []
+        for at, layer in enumerate(self.steps):
+            after = _shape_after(shape, layer, at)
+            if isinstance(layer, Conv | Dense):
+                if not bounded:
+                    raise DataError(f"layer {at}, {layer}: a ReLU must bound the inputs of a trained layer")
+                inputs = shape[0] * (layer.kernel**2 if isinstance(layer, Conv) else 1)
+                found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], limit))
+                bounded = False
+            elif isinstance(layer, ReLU):
+                limit, bounded = layer.limit, True
+            shape = after
+        return tuple(found)
+
+
+def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
+    problem = DataError(f"layer {at}, {layer}, does not fit an input of shape {shape}")
+    match layer:
+        case ReLU(limit):
+            if not 0 < limit <= 64:
+                raise problem
+            return shape
+        case Flatten():
+            return (prod(shape),)
+        case Dense(units):
+            if len(shape) != 1 or units < 1:
+                raise problem
+            return (units,)
+        case Conv(channels, kernel, stride, padding):
+            if len(shape) != 3 or min(channels, kernel, stride) < 1 or padding < 0:
+                raise problem
+            sides = [(side + 2 * padding - kernel) // stride + 1 for side in shape[1:]]
+        case MaxPool(size) | AvgPool(size):
+            if len(shape) != 3 or size < 1:
+                raise problem
+            channels, sides = shape[0], [side // size for side in shape[1:]]
+    if min(sides) < 1:
+        raise problem
+    return (channels, *sides)
+
+
+def to_grid(values: Tensor) -> Tensor:
+    """Rounded to multiples of 2⁻¹⁰, halves to even."""
+    return torch.round(values * 2.0**GRID_BITS) / 2.0**GRID_BITS
+
+
+def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
+    """Weights rounded to the finest power-of-two grid on which the layer's sums are exact in float64.
+
+    limit: of the layer's inputs. Raises `SolveError` if weights are not finite or too large for any grid.
+    """
+    reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
+    if not np.isfinite(reach) or reach > 2.0**30:
+        raise SolveError(f"a layer's weights are not finite or too large: they sum up to {reach:g}")
+    # |Σ h·w| < max(limit, 1)·reach, in units of 2^-(10 + bits); one bit is kept for rounding the weights up.
+    size = int(np.ceil(np.log2(max(limit, 1.0) * max(reach, 2.0**-20)))) + 1
+    bits = _EXACT_BITS - 1 - GRID_BITS - size
+    return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
+
+
+def patches(inputs: Tensor, layer: Conv | Dense) -> Tensor:
+    """Rows of a trained layer's least squares, (samples·positions, inputs) float64, position by position."""
+    rows = inputs.to(torch.float64)
+    if isinstance(layer, Conv):
+        columns = functional.unfold(rows, layer.kernel, padding=layer.padding, stride=layer.stride)
+        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    return rows
+
+
+def apply_trained(inputs: Tensor, known: Trained, weights: Tensor) -> Tensor:
+    """The outputs of a trained layer: exact, float64, (samples, outputs, …)."""
+    scores = patches(inputs, known.layer) @ weights[1:] + weights[0]
+    if isinstance(known.layer, Dense):
+        return scores
+    _, height, width = _shape_after(known.shape, known.layer, known.at)
+    return scores.reshape(len(inputs), height, width, known.outputs).permute(0, 3, 1, 2)
+
+
+def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
+    """The outputs of a layer without weights, back on the grid; float64 in, float64 out."""
+    match layer:
+        case ReLU(limit):
+            return to_grid(values.clamp(0.0, limit))
+        case MaxPool(size):
+            return functional.max_pool2d(values, size)
+        case AvgPool(size):
+            # Sums on the grid are exact in any order, so their rounding is the same everywhere.
+            return to_grid(functional.avg_pool2d(values, size, divisor_override=1) / size**2)
+        case Flatten():
+            return values.flatten(1)
+    raise AssertionError(f"{layer} has weights")

@@ -1,0 +1,164 @@
+"""The federated network is the central one, bit for bit, whoever holds which rows."""
+
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.hpke import Suite
+from secure_afl.encoders import Encoder
+from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
+from secure_afl.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU
+from secure_afl.protocol.policy import Policy
+from secure_afl.simulations.data import load
+from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.simulations.partition import partition
+
+torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
+NETWORKS = {
+    "conv": Network(
+        (1, 6, 6), (Conv(4, 3, padding=1), ReLU(), MaxPool(2), Conv(3, 2), ReLU(), AvgPool(2)), 3
+    ),
+    "dense": Network((36,), (Dense(8), ReLU(3.0)), 3),
+    "head": Network((36,), (), 3),
+}
+SEED = bytes(32)
+
+
+def images(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    draws = np.random.default_rng(seed)
+    y = draws.integers(0, 3, rows)
+    y[:3] = [0, 1, 2]
+    X = np.clip(draws.normal(size=(rows, 36)) / 4 + np.eye(3)[y] @ draws.uniform(-0.5, 0.5, (3, 36)), -1, 1)
+    return X, y
+
+
+def quick(silent: frozenset[int] = frozenset()) -> MaskedAggregator:
+    policy = Policy(suites=frozenset(Suite))
+    network = FaultyNetwork([Fault("drop", "collecting", silent)])
+    return MaskedAggregator(policy, suite=Suite.X25519, network=network)
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(sorted(NETWORKS)),
+    st.sampled_from(Encoder),
+    st.integers(4, 6),
+    st.integers(30, 60),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_masked_layers_are_the_central_ones_bit_for_bit(
+    name: str, encoder: Encoder, sites: int, rows: int, seed: int, lost: bool
+) -> None:
+    """Any partition, order of rows, and survivor set; the sums under masks, the reference in the clear."""
+    draws = np.random.default_rng(seed)
+    X, y = images(rows, seed)
+    site = np.concatenate([np.arange(sites), draws.integers(0, sites, rows - sites)])
+    silent = frozenset({int(draws.integers(sites))} if lost else ())
+    model = FedACnnL(
+        NETWORKS[name], encoder=encoder.value, ridge=1e-2, max_rows=rows, aggregator=quick(silent)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DropoutWarning)
+        model.fit(X, y, site)
+    kept = draws.permutation(np.flatnonzero(~np.isin(site, list(silent))))
+    central = FedACnnL(NETWORKS[name], encoder=encoder.value, ridge=1e-2).fit_pooled(X[kept], y[kept])
+    assert len(model.weights_) == len(NETWORKS[name].trained)
+    for mine, theirs in zip(model.weights_, central.weights_, strict=True):
+        assert mine.tobytes() == theirs.tobytes()
+    assert np.array_equal(model.decision_function(X), central.decision_function(X))
+    assert model.certificate_ == central.certificate_
+
+
+@settings(max_examples=15)
+@given(st.sampled_from(Encoder), st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))
+def test_memory_for_a_chunk_changes_no_bit(encoder: Encoder, one: int, other: int, seed: int) -> None:
+    X, y = images(20, seed)
+    network = NETWORKS["conv"]
+    learners = [Learner(network, X, y, encoder=encoder, seed=SEED, chunk_bytes=100 * b) for b in (one, other)]
+    coordinator = Coordinator(network, encoder=encoder, ridge=1e-2, seed=0)
+    for known in network.trained:
+        first, second = (learner.statistics(known).pack() for learner in learners)
+        assert first.tobytes() == second.tobytes()
+        for learner in learners:
+            learner.install(known, coordinator.layer(known, first))
+    assert learners[0].scores.tobytes() == learners[1].scores.tobytes()
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([Encoder.SPATIAL, Encoder.MIXED, Encoder.NONE]), st.integers(0, 2**32))
+def test_statistics_are_exact_and_within_the_agreed_bound(encoder: Encoder, seed: int) -> None:
+    X, y = images(12, seed)
+    network = NETWORKS["conv"]
+    learner = Learner(network, X, y, encoder=encoder, seed=SEED)
+    coordinator = Coordinator(network, encoder=encoder, ridge=1e-2, seed=0)
+    for known, plan in zip(network.trained, coordinator.plan(12, 5), strict=True):
+        packed = learner.statistics(known).pack()
+        assert len(packed) == plan.length
+        assert np.abs(packed).max() <= plan.bound
+        assert all((Fraction(value) * 2**20).denominator == 1 for value in packed.tolist())
+        assert plan.spec(5).fraction_bits >= 20  # so that fixed point rounds nothing
+        learner.install(known, coordinator.layer(known, packed))
+
+
+def test_the_grid_is_what_the_first_layer_sums_up() -> None:
+    """Against integers: the Gram matrix of the rounded inputs, exactly."""
+    X, y = images(20, 3)
+    network = NETWORKS["dense"]
+    statistics = Learner(network, X, y, encoder=Encoder.SPATIAL, seed=SEED).statistics(network.trained[0])
+    units = [[1024, *(round(Fraction(value) * 1024) for value in row)] for row in X.tolist()]
+    for i in (0, 1, 17, 36):
+        for j in (0, 5, 36):
+            exact = sum(row[i] * row[j] for row in units)
+            assert Fraction(float(statistics.gram[i, j])) * 2**20 == exact
+
+
+def test_it_learns_digits_under_masks() -> None:
+    data = load("digits")
+    parts = partition(data, "dirichlet:0.5", 6, 0)
+    rows = np.concatenate([part.train for part in parts])
+    test = np.concatenate([part.test for part in parts])
+    site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
+    network = Network((1, 8, 8), (Conv(32, 3, padding=1), ReLU(), AvgPool(2)), 10)
+    model = FedACnnL(network, aggregator=quick()).fit(data.X[rows], data.y[rows], site)
+    assert model.score(data.X[test], data.y[test]) > 0.96
+    linear = FedACnnL(Network((64,), (), 10), aggregator=quick()).fit(data.X[rows], data.y[rows], site)
+    assert model.score(data.X[test], data.y[test]) > linear.score(data.X[test], data.y[test])
+
+
+def test_bad_input_is_refused_before_anything_is_sent() -> None:
+    X, y = images(30, 0)
+    site = np.arange(30) % 4
+    for change, what in (
+        ({"X": X * 3}, "X is outside"),
+        ({"X": np.where(X[5, 5] == X, np.nan, X)}, "X is not finite in row"),
+        ({"X": X[:, :5]}, "expected X of shape"),
+        ({"y": y + 7}, "none of the 3 agreed classes"),
+        ({"y": y[:5]}, "expected X"),
+    ):
+        aggregator = quick()
+        model = FedACnnL(NETWORKS["dense"], aggregator=aggregator)
+        with pytest.raises(DataError, match=what):
+            model.fit(**{"X": X, "y": y, "site": site, **change})
+        assert aggregator._cohort is None
+    with pytest.raises(DataError, match="more than the 5 rows"):
+        FedACnnL(NETWORKS["dense"], max_rows=5, aggregator=quick()).fit(X, y, site)
+    with pytest.raises(DataError, match="too many for exact sums"):
+        FedACnnL(NETWORKS["dense"], max_rows=2**31, aggregator=quick()).fit(X, y, site)
+
+
+def test_a_dropout_is_told_and_labels_keep_their_names() -> None:
+    X, y = images(60, 1)
+    names = np.array(["b", "c", "a"])[y]
+    model = FedACnnL(NETWORKS["dense"], classes=["b", "c", "a"], aggregator=quick(frozenset({1})))
+    with pytest.warns(DropoutWarning, match="round 1 of 2 is without 1"):
+        model.fit(X, names, np.arange(60) % 4)
+    plain = FedACnnL(NETWORKS["dense"]).fit_pooled(X[np.arange(60) % 4 != 1], y[np.arange(60) % 4 != 1])
+    assert (model.predict(X) == np.array(["b", "c", "a"])[plain.predict(X)]).all()

@@ -1,0 +1,151 @@
+"""Networks as data, and arithmetic without rounding."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_afl.encoders import Encoder, coded, codes, filters, moments
+from secure_afl.errors import DataError, SolveError
+from secure_afl.network import (
+    AvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    Network,
+    ReLU,
+    Trained,
+    apply_fixed,
+    apply_trained,
+    on_weight_grid,
+    to_grid,
+)
+from secure_afl.statistics import SufficientStatistics
+
+torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
+SEED = bytes(31) + b"\7"
+
+
+def test_shapes_limits_and_the_head_are_known_beforehand() -> None:
+    layers = (Conv(4, 3, stride=2, padding=1), ReLU(2.0), MaxPool(2), Conv(5, 2), ReLU(), AvgPool(2))
+    network = Network((3, 16, 12), layers, 7)
+    first, second, head = network.trained
+    assert (first.inputs, first.positions, first.outputs, first.limit) == (27, 48, 4, 1.0)
+    assert (second.shape, second.inputs, second.positions, second.limit) == ((4, 4, 3), 16, 6, 2.0)
+    assert (head.layer, head.inputs, head.positions, head.limit) == (Dense(7), 5, 1, 6.0)
+    assert network.steps[-2:] == (Flatten(), Dense(7))
+    flat = Network((9,), (Dense(4), ReLU()), 2)
+    assert [known.inputs for known in flat.trained] == [9, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "what"),
+    [
+        ((1, 8, 8), (Conv(4, 9),), "does not fit"),
+        ((1, 8, 8), (Dense(4),), "does not fit"),
+        ((8,), (Conv(4, 3),), "does not fit"),
+        ((1, 8, 8), (MaxPool(9),), "does not fit"),
+        ((1, 8, 8), (Conv(0, 3),), "does not fit"),
+        ((1, 8, 8), (ReLU(0.0),), "does not fit"),
+        ((1, 8, 8), (Conv(4, 3), Conv(4, 3)), "a ReLU must bound"),
+        ((1, 8, 8), (Conv(4, 3),), "does not fit|a ReLU must bound"),
+        ((8, 8), (), "input shape"),
+        ((0,), (), "input shape"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(
+    shape: tuple[int, ...], layers: tuple[Layer, ...], what: str
+) -> None:
+    with pytest.raises(DataError, match=what):
+        Network(shape, layers, 3)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 5), st.floats(1e-6, 1e6), st.integers(0, 2**32), st.integers(1, 64))
+def test_sums_with_weights_on_the_grid_are_exact(
+    inputs: int, outputs: int, scale: float, seed: int, limit: int
+) -> None:
+    draws = np.random.default_rng(seed)
+    weights = draws.normal(size=(inputs + 1, outputs)) * scale
+    grid = on_weight_grid(weights, limit)
+    reach = np.abs(weights).sum(axis=0).max()
+    assert np.abs(grid - weights).max() <= 2.0**-35 * max(limit * reach, 1.0)
+    x = to_grid(torch.tensor(draws.uniform(-limit, limit, (6, inputs))))
+    known = Trained(0, Dense(outputs), (inputs,), inputs, 1, outputs, float(limit))
+    scores = apply_trained(x, known, torch.tensor(grid))
+    order = draws.permutation(inputs)
+    other = apply_trained(x[:, order], known, torch.tensor(np.vstack([grid[:1], grid[1:][order]])))
+    assert torch.equal(scores, other)  # any order of summation
+    for row, got in zip(x.tolist(), scores.tolist(), strict=True):
+        for column, value in zip(grid.T.tolist(), got, strict=True):
+            terms = zip([1.0, *row], column, strict=True)
+            assert Fraction(value) == sum(Fraction(h) * Fraction(w) for h, w in terms)
+
+
+@pytest.mark.parametrize("weights", [np.full((2, 2), np.nan), np.full((2, 2), 1e12)])
+def test_weights_without_a_grid_are_refused(weights: np.ndarray) -> None:
+    with pytest.raises(SolveError, match="too large"):
+        on_weight_grid(weights, 1.0)
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 7), st.integers(1, 3), st.integers(0, 2**32))
+def test_layers_without_weights_stay_on_the_grid_and_within_the_limit(
+    side: int, size: int, seed: int
+) -> None:
+    values = torch.tensor(np.random.default_rng(seed).normal(size=(2, 3, side * size, side * size)) * 10)
+    rectified = apply_fixed(values, ReLU(6.0))
+    for out in (rectified, apply_fixed(rectified, MaxPool(size)), apply_fixed(rectified, AvgPool(size))):
+        assert torch.equal(out * 1024, torch.round(out * 1024))
+        assert 0 <= float(out.min()) <= float(out.max()) <= 6
+    exact = rectified.numpy().reshape(2, 3, side, size, side, size).mean(axis=(3, 5))
+    assert np.abs(apply_fixed(rectified, AvgPool(size)).numpy() - exact).max() <= 2.0**-11 + 1e-12
+
+
+def test_a_convolution_is_a_convolution() -> None:
+    draws = np.random.default_rng(0)
+    known = Network((2, 9, 7), (Conv(4, 3, stride=2, padding=1), ReLU()), 3).trained[0]
+    weights = draws.normal(size=(19, 4))
+    x = torch.tensor(draws.uniform(-1, 1, (5, 2, 9, 7)))
+    kernel = torch.tensor(weights[1:].T.reshape(4, 2, 3, 3).copy())
+    expected = torch.nn.functional.conv2d(x, kernel, torch.tensor(weights[0]), stride=2, padding=1)
+    torch.testing.assert_close(apply_trained(x, known, torch.tensor(weights)), expected)
+
+
+@given(st.sampled_from(Encoder), st.integers(2, 6), st.integers(0, 3))
+def test_codes_are_signs_made_alike_by_everybody(encoder: Encoder, classes: int, padding: int) -> None:
+    known = Network((1, 6, 6), (Conv(6, 3, padding=padding), ReLU()), classes).trained[0]
+    made = codes(encoder, known, classes, SEED)
+    assert made.shape == (classes, known.positions, coded(encoder, known))
+    assert set(np.unique(made)) <= {-1.0, 1.0}
+    assert np.array_equal(made, codes(encoder, known, classes, SEED))
+    if made.size > 100:
+        assert not np.array_equal(made, codes(encoder, known, classes, bytes(32)))
+        assert abs(made.mean()) < 1.0
+    if encoder is Encoder.REPLICATED:
+        assert (made == made[:, :1]).all()
+
+
+@pytest.mark.parametrize("encoder", list(Encoder))
+def test_every_channel_has_unit_variance(encoder: Encoder) -> None:
+    draws = np.random.default_rng(1)
+    known = Network((1, 8, 8), (Conv(10, 3), ReLU()), 3).trained[0]
+    rows = draws.normal(size=(500, 9)) @ draws.normal(size=(9, 9)) + 3
+    X = np.column_stack([np.ones(500), rows])
+    cross = X.T @ draws.choice([-1.0, 1.0], (500, coded(encoder, known)))
+    gram = X.T @ X
+    statistics = SufficientStatistics((gram + gram.T) / 2, cross, 500)
+    weights = filters(encoder, known, statistics, 1e-6, 0)
+    assert weights.shape == (10, 10)
+    out = X @ weights
+    np.testing.assert_allclose(out.std(axis=0), 1.0, rtol=1e-6)
+    if coded(encoder, known) == 0:
+        np.testing.assert_allclose(out.mean(axis=0), 0.0, atol=1e-8)
+    mean, covariance = moments(statistics)
+    np.testing.assert_allclose(mean, rows.mean(axis=0))
+    np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=1e-9)
