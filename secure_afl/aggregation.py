@@ -144,6 +144,10 @@ class MaskedAggregator:
             code=code,
         )
 
+    def __deepcopy__(self, memo: object) -> "MaskedAggregator":
+        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
+        return self
+
     def renew(self, data_set: str) -> None:
         """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
         for _, ledger in self._parties.values():

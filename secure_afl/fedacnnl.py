@@ -6,19 +6,26 @@ trained network does not depend on how rows are spread over clients, chunks or d
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, warn_of_dropouts
+from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
 from secure_afl.encoders import Encoder, coded, codes, filters
 from secure_afl.errors import DataError
+from secure_afl.estimator import (
+    FederatedClassifier,
+    Rows,
+    parse_features,
+    parse_integer,
+    parse_real,
+    parse_rows,
+)
 from secure_afl.network import (
     GRID_BITS,
     Network,
@@ -31,7 +38,6 @@ from secure_afl.network import (
     to_grid,
 )
 from secure_afl.protocol.parameters import SumPlan
-from secure_afl.ridge import split_rounds
 from secure_afl.solve import Certificate, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
@@ -184,7 +190,7 @@ class Coordinator:
         return on_weight_grid(filters(self.encoder, known, statistics, self.ridge, self.seed), known.limit)
 
 
-class FedACnnL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FedACnnL(FederatedClassifier):
     """A deep network for several sites, trained in closed form; no site's statistics are seen by anybody else.
 
     Parameters
@@ -192,7 +198,7 @@ class FedACnnL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     network : the layers; inputs lie in [−1, 1] and are read on a grid of 2⁻¹⁰.
     encoder : what hidden layers are trained towards, see `Encoder`.
     ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
-    classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see.
+    classes : all labels there can be, agreed on; None is 0, 1, ….
     max_rows : public bound on the rows of one site.
     data_set : what the owners call these rows, see `FederatedRidge`.
     seed : public; fixes label codes and random filters.
@@ -234,89 +240,79 @@ class FedACnnL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
         not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
-        features, labels, sites = np.asarray(X, dtype=np.float64), np.asarray(y), np.asarray(site)
-        if features.ndim != 2 or labels.shape != (len(features),) or sites.shape != labels.shape:
-            raise DataError(
-                f"expected X (rows, features), y (rows,) and site (rows,), got shapes {features.shape}, "
-                f"{labels.shape} and {sites.shape}"
-            )
-        rows = split_rounds(sites, 1)[0]
-        names = list(rows)
-        if max(map(len, rows.values())) > self.max_rows:
-            raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
-        learners = {name: self._learner(features[mine], labels[mine], name) for name, mine in rows.items()}
+        parsed = self._parse(X, y, site)
+        rows = parsed.sites
+        names, most = list(rows), parse_integer("max_rows", self.max_rows)
+        if max(map(len, rows.values())) > most:
+            raise DataError(f"a site has more than the {most} rows that were agreed on")
+        learners = {
+            name: self._learner(parsed.X[mine], parsed.places[mine], name) for name, mine in rows.items()
+        }
         coordinator = self._coordinator()
-        if not hasattr(self, "aggregator_"):
-            # Kept over fits: it holds the clients' ledgers.
-            self.aggregator_ = MaskedAggregator() if self.aggregator is None else self.aggregator
-        self.aggregator_.open(names, coordinator.plan(self.max_rows, len(names)))
-        self.weights_: list[Weights] = []
-        self.rounds_: list[Aggregate] = []
+        aggregator = self._ask()
+        aggregator.open(names, coordinator.plan(most, len(names)))
+        sums: list[Aggregate] = []
+        layers: list[Weights] = []
         for number, known in enumerate(self.network.trained):
             contributions = {
                 name: (learner.statistics(known).pack(), self.data_set) for name, learner in learners.items()
             }
-            self.rounds_.append(self.aggregator_.sum(number, contributions))
-            self._grow(coordinator, known, self.rounds_[-1].total, learners)
-        warn_of_dropouts(names, self.rounds_)
-        return self
+            sums.append(aggregator.sum(number, contributions))
+            layers.append(_grown(coordinator, known, sums[-1].total, learners.values()))
+        warn_of_dropouts(names, sums)
+        return self._learnt(parsed, layers, sums, coordinator)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference."""
-        learner = self._learner(np.asarray(X, dtype=np.float64), np.asarray(y), "the pooled data")
-        coordinator = self._coordinator()
-        self.weights_, self.rounds_ = [], []
-        for known in self.network.trained:
-            self._grow(coordinator, known, learner.statistics(known).pack(), {"": learner})
-        return self
+        parsed = self._parse(X, y)
+        learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
+        layers = [
+            _grown(coordinator, known, learner.statistics(known).pack(), [learner])
+            for known in self.network.trained
+        ]
+        return self._learnt(parsed, layers, [], coordinator)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
         check_is_fitted(self)
-        features = np.asarray(X, dtype=np.float64)
-        learner = self._learner(features, np.full(len(features), self.classes_[0]), "the rows to predict")
+        features = parse_features(X)
+        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows to predict")
         for known, weights in zip(self.network.trained, self.weights_, strict=True):
             learner.install(known, weights)
         return learner.scores
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The label of each row."""
-        labels: npt.NDArray[Any] = self.classes_[np.argmax(self.decision_function(X), axis=1)]
-        return labels
+    def _parse(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike | None = None) -> Rows:
+        classes = range(self.network.classes) if self.classes is None else self.classes
+        if len(classes) != self.network.classes:
+            raise DataError(f"expected {self.network.classes} classes, got {len(classes)}")
+        return parse_rows(X, y, classes, site)
 
     def _coordinator(self) -> Coordinator:
-        return Coordinator(self.network, encoder=Encoder(self.encoder), ridge=self.ridge, seed=self.seed)
+        ridge = parse_real("ridge", self.ridge)
+        return Coordinator(self.network, encoder=Encoder(self.encoder), ridge=ridge, seed=self.seed)
 
-    def _learner(self, X: npt.NDArray[np.float64], y: npt.NDArray[Any], who: str) -> Learner:
-        if self.classes is not None or not hasattr(self, "classes_"):
-            self.classes_ = (
-                np.arange(self.network.classes) if self.classes is None else np.array(self.classes)
-            )
-        if len(self.classes_) != self.network.classes:
-            raise DataError(f"expected {self.network.classes} classes, got {len(self.classes_)}")
-        unknown = np.flatnonzero(~np.isin(y, self.classes_))
-        if len(unknown):
-            raise DataError(
-                f"{who}: the label in row {unknown[0]} is none of the {len(self.classes_)} agreed classes"
-            )
-        order = np.argsort(self.classes_)
-        places = order[np.searchsorted(self.classes_, y, sorter=order)]
+    def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:
         seed = int(self.seed).to_bytes(SEED_BYTES, "big")
-        return Learner(
-            self.network, X, places, encoder=Encoder(self.encoder), seed=seed, who=who, device=self.device
-        )
+        encoder = Encoder(self.encoder)
+        return Learner(self.network, X, places, encoder=encoder, seed=seed, who=who, device=self.device)
 
-    def _grow(
-        self,
-        coordinator: Coordinator,
-        known: Trained,
-        total: npt.NDArray[np.float64],
-        learners: Mapping[str, Learner],
-    ) -> None:
-        self.weights_.append(coordinator.layer(known, total))
-        if known is self.network.trained[-1]:
-            assert coordinator.certificate is not None
-            self.certificate_ = coordinator.certificate
-            return
-        for learner in learners.values():
-            learner.install(known, self.weights_[-1])
+    def _learnt(
+        self, parsed: Rows, layers: list[Weights], sums: list[Aggregate], coordinator: Coordinator
+    ) -> "FedACnnL":
+        assert coordinator.certificate is not None
+        self.classes_ = parsed.classes
+        self.weights_, self.rounds_ = layers, sums
+        self.certificate_ = coordinator.certificate
+        self.n_features_in_ = parsed.X.shape[1]
+        return self
+
+
+def _grown(
+    coordinator: Coordinator, known: Trained, total: npt.NDArray[np.float64], learners: Iterable[Learner]
+) -> Weights:
+    """A layer's weights from a sum; the learners take it, unless it is the last, and go on to the next."""
+    weights = coordinator.layer(known, total)
+    if known is not coordinator.network.trained[-1]:
+        for learner in learners:
+            learner.install(known, weights)
+    return weights

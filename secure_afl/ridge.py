@@ -5,24 +5,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, warn_of_dropouts
+from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
 from secure_afl.errors import DataError
+from secure_afl.estimator import (
+    FederatedClassifier,
+    Rows,
+    parse_features,
+    parse_integer,
+    parse_real,
+    parse_rows,
+)
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
 
-def split_rounds(sites: npt.NDArray[Any], rounds: int) -> list[dict[str, npt.NDArray[np.intp]]]:
-    """For each round, the row numbers of each site: its rows in their order, in equal waves."""
-    waves = {str(name): np.array_split(np.flatnonzero(sites == name), rounds) for name in np.unique(sites)}
-    return [{name: wave[r] for name, wave in waves.items()} for r in range(rounds)]
-
-
-class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """One linear classifier for several sites; no site's Gram or cross-covariance is seen by anybody else.
+class FederatedRidge(FederatedClassifier):
+    """One linear classifier for several sites; under masks no site's Gram is seen by anybody else.
 
     Least squares on one-hot labels with an intercept and the penalty ridge·trace(G)/d, the one-layer case
     of analytic federated learning (AFL, He et al., CVPR 2025). The sums go through `aggregator`.
@@ -37,7 +38,8 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         the difference of the two sums could expose what changed. Another penalty needs no second fit, see
         `statistics_`; new rows have a name of their own; `MaskedAggregator.renew` overrides.
     rounds : secure sums to split the rows into, in the order they come (records that arrive in waves).
-    aggregator : an `Aggregator`; None masks the sums under the default policy.
+    aggregator : an `Aggregator`; None masks the sums under the default policy. It holds the clients' ledgers:
+        with None they live as long as this estimator, so give one aggregator to estimators that share data.
 
     Attributes
     ----------
@@ -68,94 +70,83 @@ class FederatedRidge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FederatedRidge":
         """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
 
-        Warns (`DropoutWarning`) if a sum is without some sites. Raises `DataError` for rows that do not fit the bounds, `PolicyError` and `RoundAbortedError`
-        from the aggregator, `SolveError` if the sum gives no guaranteed solution.
+        Warns (`DropoutWarning`) if a sum is without some sites. Raises `DataError` for rows that do not fit
+        the bounds, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` if the sum gives no
+        guaranteed solution; the model is then the one from before.
         """
-        features, labels, sites = np.asarray(X), np.asarray(y), np.asarray(site)
-        if features.ndim != 2 or labels.shape != (len(features),) or sites.shape != labels.shape:
-            raise DataError(
-                f"expected X (rows, features), y (rows,) and site (rows,), got shapes {features.shape}, "
-                f"{labels.shape} and {sites.shape}"
-            )
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise DataError(f"expected at least 1 round, got {self.rounds!r}")
-        self.classes_ = np.unique(labels) if self.classes is None else np.array(self.classes)
-        bounds = self.bounds(features.shape[1], len(self.classes_))
-        waves = split_rounds(sites, self.rounds)
+        parsed = parse_rows(X, y, self.classes, site)
+        rounds = parse_integer("rounds", self.rounds)
+        bounds = self.bounds(parsed.X.shape[1], len(parsed.classes))
+        waves = split_rounds(parsed.sites, rounds)
         # Every site's rows are checked before the first message leaves.
         contributions = [
             {
-                name: (self._statistics(name, features[rows], labels[rows], bounds).pack(), self.data_set)
+                name: (self._statistics(name, parsed, rows, bounds).pack(), self.data_set)
                 for name, rows in wave.items()
             }
             for wave in waves
         ]
-        if not hasattr(self, "aggregator_"):
-            # Kept over fits: it holds the clients' ledgers.
-            self.aggregator_ = MaskedAggregator() if self.aggregator is None else self.aggregator
-        aggregator = self.aggregator_
         plan = [
-            SumPlan(f"ridge statistics {r + 1} of {self.rounds}", bounds.length, bounds.magnitude)
-            for r in range(self.rounds)
+            SumPlan(f"ridge statistics {r + 1} of {rounds}", bounds.length, bounds.magnitude)
+            for r in range(rounds)
         ]
+        aggregator = self._ask()
         aggregator.open(list(waves[0]), plan)
-        self.rounds_: list[Aggregate] = [aggregator.sum(r, contributions[r]) for r in range(self.rounds)]
-        warn_of_dropouts(list(waves[0]), self.rounds_)
-        parts = [SufficientStatistics.unpack(one.total, bounds) for one in self.rounds_]
-        self.statistics_ = sum(parts[1:], start=parts[0])
-        self._solve(sum(one.entry_error for one in self.rounds_))
+        sums = [aggregator.sum(r, contributions[r]) for r in range(rounds)]
+        warn_of_dropouts(list(waves[0]), sums)
+        parts = [SufficientStatistics.unpack(one.total, bounds) for one in sums]
+        self._learn(sum(parts[1:], start=parts[0]), parsed, sums)
         return self
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
         """The same model from rows that lie in one place, without any aggregator: the reference."""
-        features, labels = np.asarray(X), np.asarray(y)
-        self.classes_ = np.unique(labels) if self.classes is None else np.array(self.classes)
-        bounds = self.bounds(features.shape[1], len(self.classes_), rows=len(features))
-        self.rounds_ = []
-        self.statistics_ = self._statistics("the pooled data", features, labels, bounds)
-        self._solve(0.0)
+        parsed = parse_rows(X, y, self.classes)
+        bounds = self.bounds(parsed.X.shape[1], len(parsed.classes), rows=len(parsed.X))
+        everything = np.arange(len(parsed.X))
+        self._learn(self._statistics("the pooled data", parsed, everything, bounds), parsed, [])
         return self
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
         """The public bounds of one site's statistics, the intercept's column of ones included."""
-        if not (np.isfinite(self.row_norm) and self.row_norm > 0):
-            raise DataError(f"expected a finite positive bound on the norm of a row, got {self.row_norm!r}")
-        norm = float(np.hypot(self.row_norm, 1.0)) * (1 + 2.0**-50)
-        return PublicBounds(features + 1, classes, norm, self.max_rows if rows is None else rows)
+        row_norm = parse_real("row_norm", self.row_norm)
+        if row_norm <= 0:
+            raise DataError(f"expected row_norm, a bound on the norm of a row, above 0, got {row_norm}")
+        most = parse_integer("max_rows", self.max_rows) if rows is None else rows
+        return PublicBounds(features + 1, classes, float(np.hypot(row_norm, 1.0)) * (1 + 2.0**-50), most)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
         check_is_fitted(self)
-        features = np.asarray(X, dtype=np.float64)
-        if features.ndim != 2 or features.shape[1] != self.coef_.shape[1]:
+        features = parse_features(X)
+        if features.shape[1] != self.coef_.shape[1]:
             raise DataError(f"expected X of shape (rows, {self.coef_.shape[1]}), got {features.shape}")
         if not np.isfinite(features).all():
             raise DataError("expected finite features, got NaN or infinity")
         scores: npt.NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         return scores
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The label of each row."""
-        labels: npt.NDArray[Any] = self.classes_[np.argmax(self.decision_function(X), axis=1)]
-        return labels
-
     def _statistics(
-        self, who: str, X: npt.NDArray[Any], y: npt.NDArray[Any], bounds: PublicBounds
+        self, who: str, parsed: Rows, rows: npt.NDArray[np.intp], bounds: PublicBounds
     ) -> SufficientStatistics:
-        unknown = np.flatnonzero(~np.isin(y, self.classes_))
-        if len(unknown):
-            raise DataError(
-                f"{who}: expected labels out of the {len(self.classes_)} agreed classes, "
-                f"got {len(unknown)} others (the first in row {unknown[0]})"
-            )
-        one_hot = (y[:, None] == self.classes_).astype(np.float64)
-        with_ones = np.column_stack([np.ones(len(X)), X])
+        one_hot = (parsed.places[rows, None] == np.arange(len(parsed.classes))).astype(np.float64)
+        with_ones = np.column_stack([np.ones(len(rows)), parsed.X[rows]])
         return SufficientStatistics.from_rows(with_ones, one_hot, bounds, who=who)
 
-    def _solve(self, entry_error: float) -> None:
-        solution = solve(self.statistics_, ridge=self.ridge, entry_error=entry_error)
+    def _learn(self, statistics: SufficientStatistics, parsed: Rows, sums: list[Aggregate]) -> None:
+        error = sum(one.entry_error for one in sums)
+        solution = solve(statistics, ridge=parse_real("ridge", self.ridge), entry_error=error)
+        # All or nothing: whatever was refused before leaves the model as it was.
+        self.classes_ = parsed.classes
+        self.rounds_ = sums
+        self.statistics_ = statistics
         self.weights_ = solution.weights
         self.intercept_ = solution.weights[0]
         self.coef_ = solution.weights[1:].T
         self.certificate_ = solution.certificate
         self.n_features_in_ = len(solution.weights) - 1
+
+
+def split_rounds(rows: dict[str, npt.NDArray[np.intp]], rounds: int) -> list[dict[str, npt.NDArray[np.intp]]]:
+    """For each round, the row numbers of each site: its rows in their order, in equal waves."""
+    waves = {name: np.array_split(mine, rounds) for name, mine in rows.items()}
+    return [{name: wave[r] for name, wave in waves.items()} for r in range(rounds)]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,8 +111,8 @@ def run_command(
             )
         with _progress(settings.phases(sums)) as watch:
             result = run(source, parts, settings, watch)
-        _print_run(result, source.note)
         _write_json(json_file, result.figures)
+        _print_run(result, source.note)
 
 
 @bench.command("masking")
@@ -147,7 +146,9 @@ def _print_run(result: Run, note: str) -> None:
     accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
     rounds = [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
 
-    title = f"{figures['data']}: training rows, and accuracy on each client's own test rows and on all"
+    title = (
+        f"{escape(figures['data'])}: training rows, and accuracy on each client's own test rows and on all"
+    )
     table = Table(title=title, title_justify="left")
     for heading in ("client", "rows", "in the sum", "alone, own", "together, own", "alone, all"):
         table.add_column(heading, justify="left" if heading == "client" else "right")
@@ -157,7 +158,10 @@ def _print_run(result: Run, note: str) -> None:
         in_sum = ("yes" if present else "dropped out") if len(rounds) == 1 else f"{present} of {len(rounds)}"
         scores = (accuracy[kind].get(name) for kind in ("alone", "together_by_client", "alone_on_all"))
         table.add_row(
-            name, str(figures["rows"][name]), in_sum, *(f"{s:.3f}" if s is not None else "–" for s in scores)
+            escape(name),
+            str(figures["rows"][name]),
+            in_sum,
+            *(f"{s:.3f}" if s is not None else "–" for s in scores),
         )
     if len(figures["clients"]) > len(shown):
         table.add_row(f"… and {len(figures['clients']) - len(shown)} more", *[""] * 5)
@@ -233,27 +237,40 @@ def _progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _refusals_shown() -> Iterator[None]:
-    """What we refuse is one line on stderr and exit code 1, without a traceback."""
+    """What we refuse is said on stderr, with exit code 1 and without a traceback."""
     try:
         yield
     except SecureAflError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
-            errors.print(f"  {escape(note)}", highlight=False)
+            errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 def _check_writable(file: Path | None) -> None:
+    """Before the work, not after it."""
     if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint="--json")
 
 
 def _write_json(file: Path | None, figures: dict[str, Any]) -> None:
-    """Whole or not at all: written beside its place and then moved there."""
-    if file:
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as beside:
-            json.dump(figures, beside, indent=2)
-            beside.write("\n")
-        os.chmod(beside.name, 0o644)
-        os.replace(beside.name, file)
-        console.print(f"[dim]figures: {file}[/]", highlight=False)
+    """Whole or not at all: written beside its place and then moved there; a pipe or device is written into."""
+    if not file:
+        return
+    text, place = json.dumps(figures, indent=2) + "\n", file.resolve()
+    try:
+        if place.exists() and not place.is_file():
+            place.write_text(text)
+        else:
+            beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+            try:
+                beside.write_text(text)
+                beside.replace(place)
+            finally:
+                beside.unlink(missing_ok=True)
+    except OSError as error:
+        errors.print(
+            f"[bold red]error:[/] cannot write {escape(str(file))}: {error.strerror}", highlight=False
+        )
+        raise typer.Exit(1) from None
+    errors.print(f"[dim]figures: {escape(str(file))}[/]", highlight=False)

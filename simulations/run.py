@@ -64,8 +64,6 @@ class Run:
     figures: dict[str, Any]
     costs: Mapping[str, PhaseCost]
     refusals: Sequence[Exception]
-    clients: tuple[str, ...]
-    certificate: Any
 
 
 def network_for(data: Dataset) -> Network:
@@ -107,6 +105,8 @@ class Witness:
 
 def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
     """Train together under `settings`, alone at each client, and on the survivors' pooled rows."""
+    # Clients are numbered in the order of their names, here as in the estimators.
+    parts = sorted(parts, key=lambda part: part.client)
     silent = dropouts(len(parts), settings.dropout, settings.seed)
     policy = settings.policy()
     masked = None
@@ -119,8 +119,6 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     else:
         witness = Witness(PlainAggregator(policy), frozenset(parts[place].client for place in silent))
 
-    # Clients are numbered in the order of their names, here as in `FederatedRidge.fit`.
-    parts = sorted(parts, key=lambda part: part.client)
     rows = np.concatenate([part.train for part in parts])
     site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
     classes = range(len(data.classes))
@@ -148,7 +146,9 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         together = model(witness).fit(data.X[rows], data.y[rows], site)
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
-    waves = split_rounds(site, settings.rounds)
+    waves = split_rounds(
+        {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds
+    )
     sums = together.rounds_[: len(waves)]
     pooled_rows = np.concatenate(
         [wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors]
@@ -218,7 +218,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
         figures["bytes"] |= sent
     refusals = masked.cohort.refusals if masked else ()
-    return Run(figures, costs, refusals, tuple(part.client for part in parts), certificate)
+    return Run(figures, costs, refusals)
 
 
 def _weights(model: FederatedRidge | FedACnnL) -> list[npt.NDArray[np.float64]]:

@@ -140,8 +140,8 @@ def test_bad_input_is_refused_before_anything_is_sent() -> None:
         ({"X": X * 3}, "X is outside"),
         ({"X": np.where(X[5, 5] == X, np.nan, X)}, "X is not finite in row"),
         ({"X": X[:, :5]}, "expected X of shape"),
-        ({"y": y + 7}, "none of the 3 agreed classes"),
-        ({"y": y[:5]}, "expected X"),
+        ({"y": y + 7}, "out of the 3 agreed classes"),
+        ({"y": y[:5]}, "expected a label for each"),
     ):
         aggregator = quick()
         model = FedACnnL(NETWORKS["dense"], aggregator=aggregator)

@@ -1,5 +1,6 @@
 """The estimator: what several sites learn together is what one would learn from their pooled rows."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from secure_afl import FederatedRidge, MaskedAggregator, PlainAggregator, Policy
 from secure_afl.crypto.hpke import Suite
@@ -182,8 +184,13 @@ def test_bad_rows_are_refused_before_anything_is_sent(change, what: str) -> None
     ("arguments", "error", "what"),
     [
         ({"row_norm": 0.0}, DataError, "bound on the norm of a row"),
-        ({"row_norm": float("nan")}, DataError, "bound on the norm of a row"),
-        ({"rounds": 0}, DataError, "at least 1 round"),
+        ({"row_norm": float("nan")}, DataError, "row_norm as a finite number"),
+        ({"row_norm": "2"}, DataError, "row_norm as a finite number"),
+        ({"rounds": True}, DataError, "rounds as an integer"),
+        ({"max_rows": 2.5}, DataError, "max_rows as an integer"),
+        ({"classes": [0, 1, 1]}, DataError, "classes without repeats"),
+        ({"ridge": None}, DataError, "ridge as a finite number"),
+        ({"rounds": 0}, DataError, "rounds as an integer of at least 1"),
         ({"max_rows": 3}, DataError, "at most 3 rows were agreed on"),
         ({"ridge": -1.0}, SolveError, "ridge"),
     ],
@@ -198,7 +205,7 @@ def test_shapes_are_checked_in_fit_and_predict() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 6)
     model = FederatedRidge(1.0, aggregator=quick())
     for bad in ((X[:5], y, site), (X, y[:5], site), (X, y, site[:5]), (X[0], y, site)):
-        with pytest.raises(DataError, match="expected X"):
+        with pytest.raises(DataError, match=r"expected X|expected a (label|site) for each"):
             model.fit(*bad)
     model.fit(X, y, site)
     for bad_rows in (X[:, :2], np.full_like(X, np.nan)):
@@ -242,3 +249,69 @@ def test_the_default_aggregator_keeps_its_memory_over_fits() -> None:
     model = FederatedRidge(1.0).fit(X, y, site)
     with pytest.raises(RoundAbortedError):
         model.fit(X, y, site)
+
+
+def test_another_aggregator_is_asked_at_once_and_never_a_kept_one() -> None:
+    """A model fitted in the clear must mask as soon as it is told to."""
+    X, y, site = data(4, 60, 3, 2, 10.0, 10)
+    model = FederatedRidge(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
+    assert model.rounds_[0].units is None
+    model.set_params(aggregator=quick()).fit(X, y, site)
+    assert model.rounds_[0].units is not None
+    model.set_params(aggregator=None).fit(X, y, site)
+    assert model.rounds_[0].units is not None
+
+
+def test_a_refused_fit_leaves_the_model_as_it_was() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 11)
+    model = FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+    before = model.predict(X)
+    with pytest.raises(RoundAbortedError):
+        model.fit(X, np.array(["a", "b"])[y], site)
+    assert (model.predict(X) == before).all()
+
+
+def test_a_clone_shares_the_ledgers_of_its_aggregator() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 12)
+    model = FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+    with pytest.raises(RoundAbortedError):
+        clone(model).fit(X[1:], y[1:], site[1:])
+
+
+def test_a_stored_model_predicts_and_holds_no_identity() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 13)
+    for aggregator in (None, quick()):
+        model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
+        stored = pickle.dumps(model)
+        assert b"Identity" not in stored
+        assert (pickle.loads(stored).predict(X) == model.predict(X)).all()
+    with pytest.raises(NotFittedError):
+        FederatedRidge(1.0).predict(X)
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        [float("nan"), 1, 2, 3],
+        ["a", "b", None, "c"],
+        ["a", 1, "b", "c"],
+        [1.5, 2, 3, 4],
+        [True, False, True, False],
+    ],
+)
+def test_rows_without_a_proper_site_are_refused(site: list[object]) -> None:
+    X, y, _ = data(4, 60, 3, 2, 10.0, 14)
+    column = np.array(site * 15, dtype=object) if None in site or "a" in site else np.array(site * 15)
+    with pytest.raises(DataError, match="name of a site for each row"):
+        FederatedRidge(1.0, aggregator=quick()).fit(X, y, column)
+
+
+def test_rows_that_are_no_table_of_numbers_are_refused() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 15)
+    model = FederatedRidge(1.0, aggregator=quick())
+    for bad in (X.astype(str), X.astype(object), X[0], [[1.0], [1.0, 2.0]]):
+        with pytest.raises(DataError, match="expected X"):
+            model.fit_pooled(bad, y)
+    for labels in ([None, *y[1:]], y[:3]):
+        with pytest.raises(DataError, match=r"expected (labels|a label)"):
+            model.fit(X, np.array(labels, dtype=object), site)

@@ -154,7 +154,18 @@ def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None:
-    options = "--model fedacnnl --data digits --clients 5 --suite x25519 --dropout 0.2".split()
+    options = [
+        "--model",
+        "fedacnnl",
+        "--data",
+        "digits",
+        "--clients",
+        "5",
+        "--suite",
+        "x25519",
+        "--dropout",
+        "0.2",
+    ]
     found = figures(tmp_path / "n.json", *options)
     assert found["model"] == "fedacnnl"
     assert len(found["survivors"]) == 4
