@@ -4,13 +4,15 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label, digest
+from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import VERSION, Message, WireError, encode, exact, increasing
 
@@ -65,6 +67,15 @@ class SumPlan:
     length: int
     bound: float
     fraction_bits: int = 32
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
+            raise LocalProtocolError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+        if self.length < 1 or not 0 < self.bound < inf or self.fraction_bits not in FRACTION_BITS:
+            raise LocalProtocolError(
+                f"expected a length of at least 1, a finite positive bound and -512..512 fraction bits, got "
+                f"{self.length}, {self.bound} and {self.fraction_bits}"
+            )
 
     def spec(self, roster: int) -> RoundSpec:
         """What a server must propose to a roster of this size: a function of the agreement alone, so that

@@ -39,6 +39,9 @@ class Roster:
     members: tuple[Member, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+        if not self.members:
+            raise LocalProtocolError("expected at least one member in a roster")
         for what, values in (
             ("name", [member.name for member in self.members]),
             ("identity key", [member.verify_key.hex() for member in self.members]),

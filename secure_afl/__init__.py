@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from secure_afl.aggregation import Aggregator as Aggregator
     from secure_afl.aggregation import MaskedAggregator as MaskedAggregator
     from secure_afl.aggregation import PlainAggregator as PlainAggregator
+    from secure_afl.fedacnnl import FedACnnL as FedACnnL
+    from secure_afl.network import Network as Network
     from secure_afl.protocol.parameters import SumPlan as SumPlan
     from secure_afl.protocol.policy import Policy as Policy
     from secure_afl.ridge import FederatedRidge as FederatedRidge
@@ -23,8 +25,10 @@ _HOMES = {
     "Aggregate": "aggregation",
     "Aggregator": "aggregation",
     "Certificate": "solve",
+    "FedACnnL": "fedacnnl",
     "FederatedRidge": "ridge",
     "MaskedAggregator": "aggregation",
+    "Network": "network",
     "PlainAggregator": "aggregation",
     "Policy": "protocol.policy",
     "PublicBounds": "statistics",

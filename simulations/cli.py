@@ -77,7 +77,10 @@ def run_command(
         Suite, typer.Option(help="Key encapsulation; hybrid is ML-KEM-768 with X25519.")
     ] = Suite.HYBRID,
     dropout: Annotated[
-        float, typer.Option(help="Fraction of clients that fall silent before they upload.", min=0, max=1)
+        float,
+        typer.Option(
+            help="Fraction of clients, from 0 to below 1, that fall silent before they upload.", min=0, max=1
+        ),
     ] = 0.0,
     rounds: Annotated[
         int, typer.Option(help="Secure sums to split each client's rows into, under one key exchange.", min=1)

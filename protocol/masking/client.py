@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.crypto.hpke import KeyPair, seal
+from secure_afl.crypto.hpke import KeyPair, Suite, seal
 from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
@@ -53,11 +53,17 @@ class SumWanted:
 class _RoundKeys:
     """The secrets of one round; forgotten when this client reveals for it, or a later round begins."""
 
+    suite: Suite
     mask_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
     self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
     own_share: bytes = field(default=b"", repr=False)  # of the self mask
     pair_secrets: dict[int, bytes] = field(default_factory=dict, repr=False)  # by neighbour
     shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)  # by dealer: seed, self
+
+    @cached_property
+    def mask_key(self) -> KeyPair:
+        """What a dropout's mask seed gives away; neighbours seal pair secrets to it."""
+        return KeyPair(self.suite, self.mask_seed, Label.MASK_KEY)
 
 
 class MaskingClient:
@@ -77,7 +83,8 @@ class MaskingClient:
         self.state = ClientState.START
         self._identity = identity
         self._roster = roster
-        self._plan = plan
+        # What a server must propose; a plan that fits no word is our own program's fault, and said here.
+        self._agreed = tuple(one.spec(len(roster.members)) for one in plan)
         self._policy = policy
         self._ledger = ledger
         self._answers = b""  # the digest of the message that is being answered
@@ -135,12 +142,14 @@ class MaskingClient:
         if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
             raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
         self._policy.check(parameters, len(self._roster.members))
-        for agreed, proposed in zip_longest(self._plan, parameters.rounds):
-            if agreed is None or proposed != agreed.spec(len(self._roster.members)):
-                raise WireError(
-                    f"expected the {len(self._plan)} sums that were agreed on, got another length, bound or "
-                    f"code in {proposed.statistic if proposed else 'none'!r}, or another number of sums"
-                )
+        if parameters.rounds != self._agreed:
+            differs = next(
+                (a.statistic for a, b in zip(self._agreed, parameters.rounds, strict=False) if a != b), None
+            )
+            raise WireError(
+                f"expected the {len(self._agreed)} sums that were agreed on, got {len(parameters.rounds)}"
+                + (f", with another name, length, bound or code for {differs!r}" if differs else "")
+            )
         self._ledger.join(parameters.session)
         self._parameters = parameters
         self._transcript = parameters.transcript()
@@ -148,8 +157,8 @@ class MaskingClient:
         self._neighbours = graph.Graph(parameters)[self.place]
         self._channel = KeyPair(parameters.suite, secrets.token_bytes(KEY_BYTES), Label.CHANNEL_KEY)
         self._current: _RoundKeys | None = None  # of the round that this client uploaded for
-        self._rounds = {number: _RoundKeys() for number in range(len(parameters.rounds))}
-        mask_keys = tuple(self._mask_key(keys).public_key for keys in self._rounds.values())
+        self._rounds = {number: _RoundKeys(parameters.suite) for number in range(len(parameters.rounds))}
+        mask_keys = tuple(keys.mask_key.public_key for keys in self._rounds.values())
         self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
         return self._advertised
 
@@ -252,7 +261,7 @@ class MaskingClient:
             held: tuple[bytes, ...] = shares
             if bundle.pair_secrets:
                 info = messages.pair_info(self._transcript, number, dealer, self.place)
-                held = (*shares, self._mask_key(keys).open(bundle.pair_secrets[number], info))
+                held = (*shares, keys.mask_key.open(bundle.pair_secrets[number], info))
             if bundle.commitments[number] != self._commitments(number, dealer, self.place, held):
                 raise CryptoError("a share or pair secret is not the one that was committed to")
             accepted.append((keys, shares, held[2:]))
@@ -342,13 +351,13 @@ class MaskingClient:
 
     def _reveal_with_consents(self, consents: Consents) -> bytes:
         self._check_round(consents.round)
-        threshold, valid = self._parameters.threshold, 0
+        threshold, valid, parts = self._parameters.threshold, 0, self._consent_parts()
         for sender, signature in consents.signatures:
             if sender not in self._survivors:
                 raise WireError(f"expected consents of survivors, got {self._roster.name(sender)}'s")
             try:
                 key = self._roster.members[sender].verify_key
-                verify(key, signature, Label.CONSENT_SIGNATURE, *self._consent_parts())
+                verify(key, signature, Label.CONSENT_SIGNATURE, *parts)
             except CryptoError:
                 continue
             valid += 1
@@ -375,8 +384,6 @@ class MaskingClient:
         """The sum must hide this client in enough others, all around and next to it."""
         parameters = self._parameters
         least = self._policy.least_survivors(len(self._roster.members))
-        if parameters.complete:
-            least = max(least, parameters.threshold)
         if len(group) < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {len(group)}")
         near = len(group & self._neighbours) + 1
@@ -406,9 +413,6 @@ class MaskingClient:
             messages.commitment(self._transcript, number, dealer, holder, kind, secret)
             for kind, secret in enumerate(held)
         )
-
-    def _mask_key(self, keys: _RoundKeys) -> KeyPair:
-        return KeyPair(self._parameters.suite, keys.mask_seed, Label.MASK_KEY)
 
     def _frame(self, message: Advertise | Shares | Confirm | Upload | Consent | Reveal) -> bytes:
         return sign_frame(self._identity, self._transcript, self._answers, self.place, message)

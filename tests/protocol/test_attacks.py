@@ -364,15 +364,8 @@ def test_a_bound_that_the_server_chooses_is_an_oracle() -> None:
         def receive(self, data: bytes) -> bytes | SumWanted:
             if self.state.value == "start":
                 proposed = msgpack.decode(data, type=Parameters)
-                self._plan = [TheirPlan(spec) for spec in proposed.rounds]  # type: ignore[misc]
+                self._agreed = proposed.rounds
             return super().receive(data)
-
-    class TheirPlan:
-        def __init__(self, spec: object) -> None:
-            self.its = spec
-
-        def spec(self, roster: int) -> object:
-            return self.its
 
     low, high = 1.0, BOUND
     for _ in range(12):
@@ -499,8 +492,8 @@ class OneKeyForAll(MaskingClient):
 
     def _advertise(self, parameters: Parameters) -> bytes:
         super()._advertise(parameters)
-        self._channel = self._mask_key(self._rounds[0])
-        mask_keys = tuple(self._mask_key(keys).public_key for keys in self._rounds.values())
+        self._channel = self._rounds[0].mask_key
+        mask_keys = tuple(keys.mask_key.public_key for keys in self._rounds.values())
         self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
         return self._advertised
 
