@@ -158,7 +158,7 @@ def test_a_delivery() -> None:
         kept = {
             name: getattr(bundle, name) for name in ("recipient", "sealed", "pair_secrets", "commitments")
         }
-        return Bundle.sign(stage.world.identities[0], stage.transcript, 0, **{**kept, **fields})  # type: ignore[arg-type]
+        return Bundle.sign(stage.world.identities[0], stage.transcript, 0, **{**kept, **fields})
 
     for wrong in (
         lambda s, b: replace(b, signature=bytes(64)),
