@@ -71,8 +71,9 @@ def network_for(data: Dataset) -> Network:
     side = _IMAGE_SIDES.get(data.name)
     if side is None:
         return Network((data.X.shape[1],), (Dense(128), ReLU()), len(data.classes))
-    kernel, pool = (5, 4) if side > 16 else (3, 2)
-    return Network((1, side, side), (Conv(64, kernel), ReLU(), AvgPool(pool)), len(data.classes))
+    # Chosen on a held-out part of the training rows of MNIST-5k, never on test rows.
+    first, pool = (Conv(64, 7, padding=1), 4) if side > 16 else (Conv(64, 3), 2)
+    return Network((1, side, side), (first, ReLU(), AvgPool(pool)), len(data.classes))
 
 
 class Witness:
