@@ -1,7 +1,7 @@
 """What a hidden layer is trained towards: targets made of the labels, or none, and the filters that follow.
 
 How the paper (arXiv 2502.06915) sets a hidden layer's targets could not be read: these are our
-reconstruction. Targets are ±1 codes drawn from a public seed, so that every party makes the same ones and
+reconstruction. Targets are codes drawn from a public seed, so that every party makes the same ones and
 |target| ≤ 1 is known beforehand. Filters come from sums over clients only.
 """
 
@@ -14,15 +14,20 @@ from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.network import Trained
 from secure_afl.solve import solve
-from secure_afl.statistics import SufficientStatistics
+from secure_afl.statistics import Matrix, SufficientStatistics
+
+_FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blown up
 
 
 class Encoder(Enum):
-    """SPATIAL: an own code for every label, position and channel. REPLICATED: one for every label and channel,
-    the same at every position. NONE: random filters. SPECTRAL: the leading eigenvectors of the aggregated
-    covariance. MIXED: half spatial, half random.
+    """SPATIAL: an own code for every label, position and channel, least squares towards it. CLASSWISE: the same
+    sums, but a channel is a random mixture of the classes' mean patches, half whitened: S^(−½)C in place of
+    S⁻¹C. REPLICATED: one code for every label and channel, the same at every position, least squares. NONE:
+    random filters. SPECTRAL: the leading eigenvectors of the aggregated covariance. MIXED: half spatial, half
+    random.
     """
 
+    CLASSWISE = "classwise"
     SPATIAL = "spatial"
     REPLICATED = "replicated"
     NONE = "none"
@@ -30,22 +35,34 @@ class Encoder(Enum):
     MIXED = "mixed"
 
 
-def coded(encoder: Encoder, known: Trained) -> int:
-    """How many of the layer's outputs are trained towards codes of the labels; the others come first."""
-    if encoder in (Encoder.SPATIAL, Encoder.REPLICATED):
+def coded(encoder: Encoder, known: Trained, classes: int) -> int:
+    """How many of the layer's outputs are trained towards codes of the labels; the others come first.
+
+    No more than there can be independent ones where every channel has codes of its own: what a dense layer
+    learns from labels alone has a rank below the number of classes. The others are random.
+    """
+    if encoder is Encoder.REPLICATED:
         return known.outputs
-    return known.outputs // 2 if encoder is Encoder.MIXED else 0
+    independent = (classes - 1) * known.positions
+    if encoder in (Encoder.CLASSWISE, Encoder.SPATIAL):
+        return min(known.outputs, independent)
+    return min(known.outputs // 2, independent) if encoder is Encoder.MIXED else 0
 
 
 def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.NDArray[np.float64]:
-    """The targets, (classes, positions, coded outputs), each ±1: bits of a keystream of the public `seed`."""
+    """The targets, (classes, positions, coded outputs).
+
+    Each output of each position splits the classes at random into halves of +1 and −1, an odd class gets 0:
+    so a code tells classes apart and does not tell the position. Drawn from a keystream of the public `seed`.
+    """
     positions = 1 if encoder is Encoder.REPLICATED else known.positions
-    count = classes * positions * coded(encoder, known)
-    words = np.zeros(-(-count // 64), dtype=np.uint64)
+    outputs = coded(encoder, known, classes)
+    words = np.zeros(classes * positions * outputs, dtype=np.uint64)
     add_keystreams(words, plus=[derive(seed, Label.LABEL_CODE, integer(known.at))])
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[:count]
-    signs = (2.0 * bits - 1.0).reshape(classes, positions, -1)
-    return np.broadcast_to(signs, (classes, known.positions, signs.shape[2]))
+    places = words.reshape(classes, positions, outputs).argsort(axis=0, kind="stable")
+    half = classes // 2
+    signs = np.concatenate([np.ones(half), np.zeros(classes - 2 * half), -np.ones(half)])[places]
+    return np.broadcast_to(signs, (classes, known.positions, outputs))
 
 
 def filters(
@@ -56,7 +73,7 @@ def filters(
     statistics: of rows with a column of ones in front. Raises `SolveError` if the least squares have no
     guaranteed solution.
     """
-    free = known.outputs - coded(encoder, known)
+    free = known.outputs - statistics.cross.shape[1]
     mean, covariance = moments(statistics)
     parts = []
     if free:
@@ -67,7 +84,10 @@ def filters(
             leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :free]
             directions[:, : leading.shape[1]] = leading
         parts.append(np.vstack([-mean @ directions, directions]))
-    if free < known.outputs:
+    if encoder is Encoder.CLASSWISE:  # the spread below is the only scale it has
+        directions = _half_whitened(known, mean, covariance, statistics)
+        parts.append(np.vstack([0.0 * mean @ directions, directions]))
+    elif free < known.outputs:
         parts.append(solve(statistics, ridge=ridge).weights)
     weights = np.hstack(parts)
     spread = np.sqrt(np.einsum("ij,ik,kj->j", weights[1:], covariance, weights[1:]).clip(0.0))
@@ -80,3 +100,20 @@ def moments(statistics: SufficientStatistics) -> tuple[npt.NDArray[np.float64], 
     rows = statistics.gram[0, 0]
     mean = statistics.gram[0, 1:] / rows
     return mean, statistics.gram[1:, 1:] / rows - np.outer(mean, mean)
+
+
+def _half_whitened(
+    known: Trained, mean: Matrix, covariance: Matrix, statistics: SufficientStatistics
+) -> Matrix:
+    """S^(−½)C with S the covariance of the rows and C that of rows and codes, (inputs, outputs).
+
+    In a patch the constant of each channel is left out on both sides: it tells brightness, not shape.
+    """
+    cross = statistics.cross[1:] - np.outer(mean, statistics.cross[0])
+    taps = known.inputs // known.shape[0]
+    without = np.eye(known.inputs)
+    if taps > 1:
+        without -= np.kron(np.eye(known.shape[0]), np.full((taps, taps), 1 / taps))
+    values, vectors = np.linalg.eigh(without @ covariance @ without)
+    scaled = vectors.T @ (without @ cross) / np.sqrt(values.clip(0.0) + _FLOOR * values.mean())[:, None]
+    return np.asarray(without @ (vectors @ scaled))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
 from secure_afl.encoders import Encoder, coded, codes, filters
@@ -79,8 +80,7 @@ class Learner:
         rows = to_grid(torch.tensor(X, dtype=torch.float64, device=device))
         # Grid values have at most 17 bits: float32 holds them exactly, in half the memory.
         self._values = rows.reshape(len(y), *network.input_shape).to(torch.float32)
-        self._at = 0
-        self._forward_to(network.trained[0])
+        self._forward(0, network.trained[0].at, network.trained[0])
 
     def statistics(self, known: Trained) -> SufficientStatistics:
         """Gram and cross-covariance of the layer's inputs with a column of ones in front, exact float64."""
@@ -105,19 +105,23 @@ class Learner:
     def install(self, known: Trained, weights: Weights) -> None:
         """Take a trained layer and go on to the inputs of the next one."""
         on_device = torch.tensor(weights, device=self._device)
-        after = [
-            apply_trained(self._values[chunk], known, on_device)
-            for chunk in self._chunks(8 * known.positions * (2 * known.inputs + 2 * known.outputs))
-        ]
-        following = [later for later in self._network.trained if later.at > known.at]
-        self._values, self._at = torch.cat(after), known.at + 1
-        if following:
-            self._forward_to(following[0])
+        stop = min((later.at for later in self._network.trained if later.at > known.at), default=known.at + 1)
+        self._forward(known.at, stop, known, on_device)
 
-    def _forward_to(self, known: Trained) -> None:
-        for layer in self._network.steps[self._at : known.at]:
-            self._values = apply_fixed(self._values.to(torch.float64), layer)
-        self._values, self._at = self._values.to(torch.float32), known.at
+    def _forward(self, start: int, stop: int, known: Trained, weights: Tensor | None = None) -> None:
+        """Through the layers from `start` to `stop`, of which at most `known` has weights."""
+        after = []
+        for chunk in self._chunks(8 * known.positions * 2 * (known.inputs + known.outputs)):
+            values = self._values[chunk].to(torch.float64)
+            for at in range(start, stop):
+                if at == known.at:
+                    assert weights is not None
+                    values = apply_trained(values, known, weights)
+                else:
+                    values = apply_fixed(values, self._network.steps[at])
+            # Scores keep float64; what is on the grid needs float32.
+            after.append(values if stop == len(self._network.steps) else values.to(torch.float32))
+        self._values = torch.cat(after)
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -125,7 +129,7 @@ class Learner:
         scores: npt.NDArray[np.float64] = self._values.cpu().numpy()
         return scores
 
-    def _targets(self, known: Trained) -> torch.Tensor:
+    def _targets(self, known: Trained) -> Tensor:
         """(classes, positions, outputs that are trained towards labels)."""
         classes = self._network.classes
         if known is self._network.trained[-1]:
@@ -157,7 +161,11 @@ class Coordinator:
 
     def bounds(self, known: Trained) -> PublicBounds:
         """The shape of a layer's statistics."""
-        outputs = known.outputs if known is self.network.trained[-1] else coded(self.encoder, known)
+        outputs = (
+            known.outputs
+            if known is self.network.trained[-1]
+            else coded(self.encoder, known, self.network.classes)
+        )
         return PublicBounds(known.inputs + 1, outputs, row_norm=1.0, rows=1)
 
     def plan(self, rows: int, clients: int) -> list[SumPlan]:
@@ -215,8 +223,8 @@ class FedACnnL(FederatedClassifier):
         self,
         network: Network,
         *,
-        encoder: str = "mixed",
-        ridge: float = 1e-2,
+        encoder: str = "classwise",
+        ridge: float = 3e-3,
         classes: Sequence[Any] | None = None,
         max_rows: int = 2**12,
         data_set: str = "data",

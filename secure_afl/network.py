@@ -7,7 +7,7 @@ sums: the masked network is bit for bit the one of the pooled data.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -20,18 +20,24 @@ from secure_afl.errors import DataError, SolveError
 
 GRID_BITS = 10
 _EXACT_BITS = 53  # float64 holds every integer below 2^53
+_CONTRAST_FLOOR = 0.1  # added to a squared contrast, so that an empty patch stays empty
+_WIDEN_SCALE, _WIDEN_LIMIT = 2.0, 6.0
 Weights = npt.NDArray[np.float64]
 """(1 + inputs, outputs), the first row the bias; on the grid of `on_weight_grid`."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A trained convolution: `channels` filters of `kernel`×`kernel`."""
+    """A trained convolution: `channels` filters of `kernel`×`kernel`.
+
+    contrast: every patch is centred and divided by its contrast first, see `normalised`.
+    """
 
     channels: int
     kernel: int
     stride: int = 1
     padding: int = 0
+    contrast: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,17 @@ class Flatten:
     """From (channels, height, width) to one row."""
 
 
-Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten
+@dataclass(frozen=True)
+class Widen:
+    """Keeps its inputs and appends `units` random features: rectified projections of the `normalised` inputs
+    on Gaussian directions, which the public `seed` fixes. Nothing is trained and nothing is summed up.
+    """
+
+    units: int
+    seed: int = 0
+
+
+Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen
 Shape = tuple[int, ...]
 
 
@@ -126,10 +142,15 @@ class Network:
                 if not bounded:
                     raise DataError(f"layer {at}, {layer}: a ReLU must bound the inputs of a trained layer")
                 inputs = shape[0] * (layer.kernel**2 if isinstance(layer, Conv) else 1)
-                found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], limit))
+                largest = 1.0 if isinstance(layer, Conv) and layer.contrast else limit
+                found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], largest))
                 bounded = False
             elif isinstance(layer, ReLU):
                 limit, bounded = layer.limit, True
+            elif isinstance(layer, Widen):
+                if not bounded:
+                    raise DataError(f"layer {at}, {layer}: a ReLU must bound the inputs of random features")
+                limit = max(limit, _WIDEN_LIMIT)
             shape = after
         return tuple(found)
 
@@ -147,6 +168,10 @@ def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
             if len(shape) != 1 or units < 1:
                 raise problem
             return (units,)
+        case Widen(units, seed):
+            if len(shape) != 1 or units < 1 or seed < 0:
+                raise problem
+            return (shape[0] + units,)
         case Conv(channels, kernel, stride, padding):
             if len(shape) != 3 or min(channels, kernel, stride) < 1 or padding < 0:
                 raise problem
@@ -179,12 +204,25 @@ def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
     return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
 
 
+def normalised(rows: Tensor) -> Tensor:
+    """Each row minus its mean, divided by √(‖row − mean‖² + 0.1): on the grid, at most 1 in magnitude, so it
+    needs to know nothing of other rows. Local contrast normalisation (Jarrett et al., ICCV 2009) of a patch.
+
+    Exact: the sums of integers below stay under 2⁵³; what follows is rounded value by value.
+    """
+    n = rows.shape[1]
+    total, squares = rows.sum(dim=1, keepdim=True), (rows * rows).sum(dim=1, keepdim=True)
+    length = ((n * squares - total * total) / n + _CONTRAST_FLOOR).sqrt()
+    return to_grid((rows - total / n) / length)
+
+
 def patches(inputs: Tensor, layer: Conv | Dense) -> Tensor:
     """Rows of a trained layer's least squares, (samples·positions, inputs) float64, position by position."""
     rows = inputs.to(torch.float64)
     if isinstance(layer, Conv):
         columns = functional.unfold(rows, layer.kernel, padding=layer.padding, stride=layer.stride)
-        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        found = columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        return normalised(found) if layer.contrast else found
     return rows
 
 
@@ -209,4 +247,16 @@ def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
             return to_grid(functional.avg_pool2d(values, size, divisor_override=1) / size**2)
         case Flatten():
             return values.flatten(1)
+        case Widen(units, seed):
+            directions = _directions(values.shape[1], units, seed).to(values.device)
+            return torch.cat(
+                [values, to_grid((normalised(values) @ directions).clamp(0.0, _WIDEN_LIMIT))], dim=1
+            )
     raise AssertionError(f"{layer} has weights")
+
+
+@lru_cache(maxsize=4)
+def _directions(inputs: int, units: int, seed: int) -> Tensor:
+    """Gaussian, (inputs, units), on the weight grid."""
+    draws = np.random.default_rng([seed, inputs, units])  # public: it shapes a model and guards no secret
+    return torch.tensor(on_weight_grid(_WIDEN_SCALE * draws.standard_normal((inputs, units)), limit=1.0))

@@ -65,7 +65,7 @@ def run_command(
     encoder: Annotated[
         Encoder,
         typer.Option(help="What fedacnnl's hidden layers are trained towards; none is random filters."),
-    ] = Encoder.MIXED,
+    ] = Encoder.CLASSWISE,
     backend: Annotated[
         str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
     ] = "mask",

@@ -14,7 +14,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
-from secure_afl.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU
+from secure_afl.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU, Widen
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load
 from secure_afl.simulations.faults import Fault, FaultyNetwork
@@ -25,7 +25,11 @@ NETWORKS = {
     "conv": Network(
         (1, 6, 6), (Conv(4, 3, padding=1), ReLU(), MaxPool(2), Conv(3, 2), ReLU(), AvgPool(2)), 3
     ),
+    "contrast": Network(
+        (1, 6, 6), (Conv(4, 3, contrast=True), ReLU(), MaxPool(2), Conv(3, 2, contrast=True), ReLU()), 3
+    ),
     "dense": Network((36,), (Dense(8), ReLU(3.0)), 3),
+    "widened": Network((36,), (Widen(20), Dense(8), ReLU(3.0), Widen(10)), 3),
     "head": Network((36,), (), 3),
 }
 SEED = bytes(32)
@@ -45,7 +49,7 @@ def quick(silent: frozenset[int] = frozenset()) -> MaskedAggregator:
     return MaskedAggregator(policy, suite=Suite.X25519, network=network)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(NETWORKS)),
     st.sampled_from(Encoder),

@@ -20,8 +20,10 @@ from secure_afl.network import (
     Network,
     ReLU,
     Trained,
+    Widen,
     apply_fixed,
     apply_trained,
+    normalised,
     on_weight_grid,
     to_grid,
 )
@@ -118,17 +120,28 @@ def test_a_convolution_is_a_convolution() -> None:
 
 
 @given(st.sampled_from(Encoder), st.integers(2, 6), st.integers(0, 3))
-def test_codes_are_signs_made_alike_by_everybody(encoder: Encoder, classes: int, padding: int) -> None:
+def test_codes_split_the_classes_and_are_made_alike_by_everybody(
+    encoder: Encoder, classes: int, padding: int
+) -> None:
     known = Network((1, 6, 6), (Conv(6, 3, padding=padding), ReLU()), classes).trained[0]
     made = codes(encoder, known, classes, SEED)
-    assert made.shape == (classes, known.positions, coded(encoder, known))
-    assert set(np.unique(made)) <= {-1.0, 1.0}
+    assert made.shape == (classes, known.positions, coded(encoder, known, classes))
+    half = classes // 2
+    assert ((made == 1).sum(axis=0) == half).all()
+    assert ((made == -1).sum(axis=0) == half).all()
+    assert ((made == 0).sum(axis=0) == classes - 2 * half).all()
     assert np.array_equal(made, codes(encoder, known, classes, SEED))
     if made.size > 100:
         assert not np.array_equal(made, codes(encoder, known, classes, bytes(32)))
-        assert abs(made.mean()) < 1.0
     if encoder is Encoder.REPLICATED:
         assert (made == made[:, :1]).all()
+
+
+@given(st.sampled_from([Encoder.CLASSWISE, Encoder.SPATIAL, Encoder.MIXED]), st.integers(2, 5))
+def test_no_more_channels_are_trained_than_labels_can_tell_apart(encoder: Encoder, classes: int) -> None:
+    known = Network((9,), (Dense(40), ReLU()), classes).trained[0]
+    made = codes(encoder, known, classes, SEED)
+    assert made.shape[2] == classes - 1
 
 
 @pytest.mark.parametrize("encoder", list(Encoder))
@@ -137,15 +150,73 @@ def test_every_channel_has_unit_variance(encoder: Encoder) -> None:
     known = Network((1, 8, 8), (Conv(10, 3), ReLU()), 3).trained[0]
     rows = draws.normal(size=(500, 9)) @ draws.normal(size=(9, 9)) + 3
     X = np.column_stack([np.ones(500), rows])
-    cross = X.T @ draws.choice([-1.0, 1.0], (500, coded(encoder, known)))
+    cross = X.T @ draws.choice([-1.0, 1.0], (500, coded(encoder, known, 3)))
     gram = X.T @ X
     statistics = SufficientStatistics((gram + gram.T) / 2, cross, 500)
     weights = filters(encoder, known, statistics, 1e-6, 0)
     assert weights.shape == (10, 10)
     out = X @ weights
     np.testing.assert_allclose(out.std(axis=0), 1.0, rtol=1e-6)
-    if coded(encoder, known) == 0:
+    if coded(encoder, known, 3) == 0:
         np.testing.assert_allclose(out.mean(axis=0), 0.0, atol=1e-8)
     mean, covariance = moments(statistics)
     np.testing.assert_allclose(mean, rows.mean(axis=0))
     np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=1e-9)
+
+
+def test_classwise_filters_are_half_whitened_sums_over_classes() -> None:
+    """Against the definition, on rows: S^(−½)·Σ_c code_c·(rows of class c less the mean), constants left out."""
+    draws = np.random.default_rng(2)
+    known = Network((2, 3, 3), (Conv(4, 2), ReLU()), 3).trained[0]
+    labels = draws.integers(0, 3, 200)
+    rows = draws.normal(size=(3, 8))[labels] + draws.normal(size=(200, 8))
+    targets = np.array([[1.0, 1, 0, -1], [-1, 0, 1, 1], [0, -1, -1, 1]])[labels]
+    X = np.column_stack([np.ones(200), rows])
+    gram = X.T @ X
+    made = filters(
+        Encoder.CLASSWISE, known, SufficientStatistics((gram + gram.T) / 2, X.T @ targets, 200), 1e-3, 0
+    )
+    shapes = rows.reshape(200, 2, 4)
+    shapes = (shapes - shapes.mean(axis=2, keepdims=True)).reshape(200, 8)
+    centred = shapes - shapes.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred / 200)
+    root = (vectors / np.sqrt(values.clip(0) + 0.1 * values.mean())) @ vectors.T
+    expected = root @ (centred.T @ targets)
+    expected = (expected.reshape(2, 4, 4) - expected.reshape(2, 4, 4).mean(axis=1, keepdims=True)).reshape(
+        8, 4
+    )
+    np.testing.assert_allclose(made[1:] * (rows @ made[1:]).std(axis=0), made[1:], rtol=1e-9)
+    np.testing.assert_allclose(made[1:], expected / (rows @ expected).std(axis=0), atol=1e-9)
+    assert not made[0].any()
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32), st.sampled_from([1.0, 6.0, 64.0]))
+def test_normalised_rows_are_centred_bounded_and_exact(width: int, seed: int, limit: float) -> None:
+    draws = np.random.default_rng(seed)
+    rows = to_grid(torch.tensor(draws.uniform(-limit, limit, (6, width)) * draws.choice([0.01, 1.0], (6, 1))))
+    out = normalised(rows)
+    assert torch.equal(out * 1024, torch.round(out * 1024))
+    assert float(out.abs().max()) <= 1
+    for row, mine in zip(rows.tolist(), out.tolist(), strict=True):
+        mean = sum(map(Fraction, row)) / width
+        square = float(sum((Fraction(value) - mean) ** 2 for value in row))
+        for value, got in zip(row, mine, strict=True):
+            assert abs(got - float(Fraction(value) - mean) / np.sqrt(square + 0.1)) <= 2.0**-11 + 1e-12
+    order = draws.permutation(width)
+    assert torch.equal(normalised(rows[:, order]), out[:, order])  # any order of the sums
+
+
+def test_random_features_follow_what_they_widen() -> None:
+    network = Network((5,), (Widen(300, seed=3), Dense(4), ReLU()), 2)
+    assert network.trained[0].inputs == 305
+    assert network.trained[0].limit == 6.0
+    rows = to_grid(torch.tensor(np.random.default_rng(0).uniform(-1, 1, (9, 5))))
+    out = apply_fixed(rows, network.steps[0])
+    assert torch.equal(out[:, :5], rows)
+    assert torch.equal(out * 1024, torch.round(out * 1024))
+    assert 0 <= float(out[:, 5:].min()) < float(out[:, 5:].max()) <= 6
+    assert torch.equal(out, apply_fixed(rows, Widen(300, seed=3)))
+    assert not torch.equal(out, apply_fixed(rows, Widen(300, seed=4)))
+    for layers in ((Dense(4), Widen(3)), (Widen(0),)):
+        with pytest.raises(DataError):
+            Network((5,), layers, 2)
