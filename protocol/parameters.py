@@ -60,13 +60,17 @@ class RoundSpec(Message, frozen=True, tag="round"):
 class SumPlan:
     """One sum as all parties agreed on it before any session; a server that asks for another is refused.
 
-    bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed.
+    bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed;
+    survivors: the fewest that this sum must include, where that is more than policies ask;
+    trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
     """
 
     statistic: str
     length: int
     bound: float
     fraction_bits: int = 32
+    survivors: int = 0
+    trusts_server: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):

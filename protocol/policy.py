@@ -4,13 +4,14 @@ The defaults are the safe ones: an active server is assumed, only masked uploads
 hybrid post-quantum. A client's operator may widen a policy; the server cannot.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.errors import PolicyError
 from secure_afl.protocol.masking import graph
-from secure_afl.protocol.parameters import Parameters, Profile
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Policy:
             raise PolicyError(
                 f"the backend {backend!r} is not allowed by this client's policy, which allows "
                 f"{', '.join(sorted(self.backends))}"
+            )
+
+    def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
+        """Raises `PolicyError` if a sum of the plan trusts the server and the profile does not."""
+        trusting = [one.statistic for one in plan if one.trusts_server]
+        if trusting and profile is Profile.ACTIVE:
+            raise PolicyError(
+                f"{trusting[0]!r} hides a client only if the server reports earlier sums truthfully, and the "
+                "active profile assumes that it may lie: use the semi-honest profile, or a plan without that sum"
             )
 
     def check(self, parameters: Parameters, roster: int) -> None:

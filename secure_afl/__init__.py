@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secure_afl.aggregation import PlainAggregator as PlainAggregator
     from secure_afl.fedacnnl import FedACnnL as FedACnnL
     from secure_afl.network import Network as Network
+    from secure_afl.pfedacnnl import PFedACnnL as PFedACnnL
     from secure_afl.protocol.parameters import SumPlan as SumPlan
     from secure_afl.protocol.policy import Policy as Policy
     from secure_afl.ridge import FederatedRidge as FederatedRidge
@@ -29,6 +30,7 @@ _HOMES = {
     "FederatedRidge": "ridge",
     "MaskedAggregator": "aggregation",
     "Network": "network",
+    "PFedACnnL": "pfedacnnl",
     "PlainAggregator": "aggregation",
     "Policy": "protocol.policy",
     "PublicBounds": "statistics",

@@ -49,6 +49,7 @@ class Aggregator(Protocol):
     """What the learning side needs. `open` a session for named clients and planned sums, then `sum` each."""
 
     backend: str
+    policy: Policy
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         """Begin a session; exchanges keys for all its sums."""
@@ -89,6 +90,7 @@ class MaskedAggregator:
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self.policy.check_backend(self.backend)
+        self.policy.check_plan(plan, self.profile)
         least = self.policy.least_survivors(len(clients))
         if len(clients) < least:
             colluders = self.policy.colluders(len(clients))
@@ -181,7 +183,8 @@ class PlainAggregator:
     backend = "plain"
 
     def __init__(self, policy: Policy | None = None) -> None:
-        (policy or Policy()).check_backend(self.backend)
+        self.policy = policy or Policy()
+        self.policy.check_backend(self.backend)
         self._plan: Sequence[SumPlan] = ()
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:

@@ -67,8 +67,9 @@ def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.ND
 
 def filters(
     encoder: Encoder, known: Trained, statistics: SufficientStatistics, ridge: float, seed: int
-) -> npt.NDArray[np.float64]:
-    """A hidden layer's weights, (1 + inputs, outputs), each channel of unit variance over the aggregated rows.
+) -> tuple[Matrix, Matrix]:
+    """A hidden layer's weights, (1 + inputs, outputs), each channel of unit variance over the aggregated rows;
+    and (outputs,) the factors that gave it: a channel trained towards a code c comes out near factor·c.
 
     statistics: of rows with a column of ones in front. Raises `SolveError` if the least squares have no
     guaranteed solution.
@@ -92,7 +93,8 @@ def filters(
     weights = np.hstack(parts)
     spread = np.sqrt(np.einsum("ij,ik,kj->j", weights[1:], covariance, weights[1:]).clip(0.0))
     # A channel that does not vary over the data carries nothing, whatever its scale.
-    return np.asarray(weights / np.where(spread > 0, spread, 1.0))
+    factors = 1.0 / np.where(spread > 0, spread, 1.0)
+    return weights * factors, factors
 
 
 def moments(statistics: SufficientStatistics) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -11,5 +11,9 @@ class DropoutWarning(UserWarning):
     """A sum is right, but not over everybody: somebody dropped out or was left out."""
 
 
+class GroupWarning(UserWarning):
+    """Fewer groups than were asked for: some were too small to hide their members."""
+
+
 class SolveError(SecureAflError, ValueError):
     """The aggregated system cannot be solved with a guarantee."""

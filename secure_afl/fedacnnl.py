@@ -6,7 +6,7 @@ trained network does not depend on how rows are spread over clients, chunks or d
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -38,6 +38,7 @@ from secure_afl.network import (
     patches,
     to_grid,
 )
+from secure_afl.protocol.masking.driver import Contribution
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import Certificate, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
@@ -102,6 +103,16 @@ class Learner:
         whole[1:, 1:] = gram.cpu().numpy()
         return SufficientStatistics(whole, cross.cpu().numpy(), count)
 
+    def rows(self, known: Trained) -> npt.NDArray[np.float64]:
+        """The layer's inputs, with a column of ones in front: (samples·positions, 1 + inputs)."""
+        found = patches(self._values, known.layer).cpu().numpy()
+        return np.column_stack([np.ones(len(found)), found])
+
+    def targets(self, known: Trained) -> npt.NDArray[np.float64]:
+        """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
+        wanted = self._targets(known)[self._labels].cpu().numpy()
+        return np.asarray(wanted.reshape(-1, wanted.shape[2]))
+
     def install(self, known: Trained, weights: Weights) -> None:
         """Take a trained layer and go on to the inputs of the next one."""
         on_device = torch.tensor(weights, device=self._device)
@@ -150,22 +161,36 @@ class Learner:
 
 
 class Coordinator:
-    """The server's side: sums in, layers out."""
+    """The server's side: sums in, layers out.
 
-    def __init__(self, network: Network, *, encoder: Encoder, ridge: float, seed: int) -> None:
+    groups: how many heads; each has a slot of its own in the last sum. survivors: how many clients that sum
+    must include then, so that no group is left with too few.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        encoder: Encoder,
+        ridge: float,
+        seed: int,
+        groups: int = 1,
+        survivors: int = 0,
+    ) -> None:
         self.network = network
         self.encoder = encoder
         self.ridge = ridge
         self.seed = seed
+        self.groups = groups
+        self.survivors = survivors
         self.certificate: Certificate | None = None
+        self.scales: dict[int, npt.NDArray[np.float64]] = {}
+        """By place of a hidden layer: the codes of its trained outputs as those came out, see `filters`."""
 
     def bounds(self, known: Trained) -> PublicBounds:
         """The shape of a layer's statistics."""
-        outputs = (
-            known.outputs
-            if known is self.network.trained[-1]
-            else coded(self.encoder, known, self.network.classes)
-        )
+        head = known is self.network.trained[-1]
+        outputs = known.outputs if head else coded(self.encoder, known, self.network.classes)
         return PublicBounds(known.inputs + 1, outputs, row_norm=1.0, rows=1)
 
     def plan(self, rows: int, clients: int) -> list[SumPlan]:
@@ -181,21 +206,52 @@ class Coordinator:
                     f"{clients} clients of up to {rows} rows with {known.positions} positions in layer {known.at} are "
                     "too many for exact sums: lower max_rows"
                 )
-            name = f"fedacnnl layer {number + 1} of {len(self.network.trained)}"
-            plan.append(SumPlan(name, self.bounds(known).length, bound, fraction_bits=2 * GRID_BITS))
+            slots = self.groups if known is self.network.trained[-1] else 1
+            plan.append(
+                SumPlan(
+                    f"fedacnnl layer {number + 1} of {len(self.network.trained)}",
+                    slots * self.bounds(known).length,
+                    bound,
+                    fraction_bits=2 * GRID_BITS,
+                    survivors=self.survivors if slots > 1 else 0,
+                    trusts_server=slots > 1,
+                )
+            )
         return plan
 
     def layer(self, known: Trained, total: npt.NDArray[np.float64]) -> Weights:
-        """The weights of a layer from the packed sum of its statistics, on the grid.
+        """A hidden layer's weights from the packed sum of its statistics, on the grid.
 
         Raises `SolveError` if the sum gives no guaranteed solution.
         """
         statistics = SufficientStatistics.unpack(total, self.bounds(known))
-        if known is self.network.trained[-1]:
-            solution = solve(statistics, ridge=self.ridge)
-            self.certificate = solution.certificate
-            return on_weight_grid(solution.weights, known.limit)
-        return on_weight_grid(filters(self.encoder, known, statistics, self.ridge, self.seed), known.limit)
+        weights, self.scales[known.at] = filters(self.encoder, known, statistics, self.ridge, self.seed)
+        return on_weight_grid(weights, known.limit)
+
+    def heads(self, total: npt.NDArray[np.float64]) -> tuple[Weights, list[Weights]]:
+        """The head of everybody and those of the groups, from the last sum.
+
+        A group's head is pulled towards everybody's: W + (G_g + γI)⁻¹(C_g − G_g·W).
+        Raises `SolveError` if a slot gives no guaranteed solution.
+        """
+        known = self.network.trained[-1]
+        slots = [
+            SufficientStatistics.unpack(slot, self.bounds(known)) for slot in total.reshape(self.groups, -1)
+        ]
+        solution = solve(sum(slots[1:], start=slots[0]), ridge=self.ridge)
+        self.certificate = solution.certificate
+        common = on_weight_grid(solution.weights, known.limit)
+        groups = []
+        for slot in (slot for slot in slots if self.groups > 1 and slot.count):
+            rest = SufficientStatistics(slot.gram, slot.cross - slot.gram @ common, slot.count)
+            own = common + solve(rest, ridge=self.ridge, target=_largest_target(common, known)).weights
+            groups.append(on_weight_grid(own, known.limit))
+        return common, groups or [common]
+
+
+def _largest_target(weights: Weights, known: Trained) -> float:
+    """A bound on |y − xW| over all inputs that there can be."""
+    return 1.0 + max(known.limit, 1.0) * float(np.abs(weights).sum(axis=0).max())
 
 
 class FedACnnL(FederatedClassifier):
@@ -248,44 +304,37 @@ class FedACnnL(FederatedClassifier):
         Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
         not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
-        parsed = self._parse(X, y, site)
-        rows = parsed.sites
-        names, most = list(rows), parse_integer("max_rows", self.max_rows)
-        if max(map(len, rows.values())) > most:
-            raise DataError(f"a site has more than the {most} rows that were agreed on")
-        learners = {
-            name: self._learner(parsed.X[mine], parsed.places[mine], name) for name, mine in rows.items()
-        }
+        parsed, learners = self._begin(X, y, site)
         coordinator = self._coordinator()
         aggregator = self._ask()
-        aggregator.open(names, coordinator.plan(most, len(names)))
-        sums: list[Aggregate] = []
-        layers: list[Weights] = []
-        for number, known in enumerate(self.network.trained):
-            contributions = {
-                name: (learner.statistics(known).pack(), self.data_set) for name, learner in learners.items()
-            }
-            sums.append(aggregator.sum(number, contributions))
-            layers.append(_grown(coordinator, known, sums[-1].total, learners.values()))
-        warn_of_dropouts(names, sums)
+        aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
+        layers, sums = self._hidden(coordinator, learners, aggregator, first=0)
+        sums.append(aggregator.sum(len(sums), self._statistics(learners, self.network.trained[-1])))
+        layers.append(coordinator.heads(sums[-1].total)[0])
+        warn_of_dropouts(list(learners), sums)
         return self._learnt(parsed, layers, sums, coordinator)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference."""
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
-        layers = [
-            _grown(coordinator, known, learner.statistics(known).pack(), [learner])
-            for known in self.network.trained
-        ]
+        layers = []
+        for known in self.network.trained[:-1]:
+            layers.append(coordinator.layer(known, learner.statistics(known).pack()))
+            learner.install(known, layers[-1])
+        layers.append(coordinator.heads(learner.statistics(self.network.trained[-1]).pack())[0])
         return self._learnt(parsed, layers, [], coordinator)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
         check_is_fitted(self)
-        features = parse_features(X)
+        return self._scores(parse_features(X), self.weights_)
+
+    def _scores(
+        self, features: npt.NDArray[np.float64], layers: Sequence[Weights]
+    ) -> npt.NDArray[np.float64]:
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows to predict")
-        for known, weights in zip(self.network.trained, self.weights_, strict=True):
+        for known, weights in zip(self.network.trained, layers, strict=True):
             learner.install(known, weights)
         return learner.scores
 
@@ -295,9 +344,47 @@ class FedACnnL(FederatedClassifier):
             raise DataError(f"expected {self.network.classes} classes, got {len(classes)}")
         return parse_rows(X, y, classes, site)
 
-    def _coordinator(self) -> Coordinator:
-        ridge = parse_real("ridge", self.ridge)
-        return Coordinator(self.network, encoder=Encoder(self.encoder), ridge=ridge, seed=self.seed)
+    def _begin(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike
+    ) -> tuple[Rows, dict[str, Learner]]:
+        """Parsed rows, and every site's learner by its name."""
+        parsed = self._parse(X, y, site)
+        if max(map(len, parsed.sites.values())) > parse_integer("max_rows", self.max_rows):
+            raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
+        return parsed, {
+            name: self._learner(parsed.X[mine], parsed.places[mine], name)
+            for name, mine in parsed.sites.items()
+        }
+
+    def _hidden(
+        self,
+        coordinator: Coordinator,
+        learners: Mapping[str, Learner],
+        aggregator: Aggregator,
+        first: int,
+    ) -> tuple[list[Weights], list[Aggregate]]:
+        """Train all layers but the head, one sum each; `first` is the number of the first one's sum."""
+        layers: list[Weights] = []
+        sums: list[Aggregate] = []
+        for number, known in enumerate(self.network.trained[:-1], start=first):
+            sums.append(aggregator.sum(number, self._statistics(learners, known)))
+            layers.append(coordinator.layer(known, sums[-1].total))
+            for learner in learners.values():
+                learner.install(known, layers[-1])
+        return layers, sums
+
+    def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
+        return {name: (learner.statistics(known).pack(), self.data_set) for name, learner in learners.items()}
+
+    def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:
+        return Coordinator(
+            self.network,
+            encoder=Encoder(self.encoder),
+            ridge=parse_real("ridge", self.ridge),
+            seed=self.seed,
+            groups=groups,
+            survivors=survivors,
+        )
 
     def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:
         seed = int(self.seed).to_bytes(SEED_BYTES, "big")
@@ -313,14 +400,3 @@ class FedACnnL(FederatedClassifier):
         self.certificate_ = coordinator.certificate
         self.n_features_in_ = parsed.X.shape[1]
         return self
-
-
-def _grown(
-    coordinator: Coordinator, known: Trained, total: npt.NDArray[np.float64], learners: Iterable[Learner]
-) -> Weights:
-    """A layer's weights from a sum; the learners take it, unless it is the last, and go on to the next."""
-    weights = coordinator.layer(known, total)
-    if known is not coordinator.network.trained[-1]:
-        for learner in learners:
-            learner.install(known, weights)
-    return weights

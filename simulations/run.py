@@ -85,6 +85,7 @@ class Witness:
 
     def __init__(self, inner: Aggregator, missing: frozenset[str]) -> None:
         self.backend = inner.backend
+        self.policy = inner.policy
         self.identical: bool | None = None
         self.plain_seconds = 0.0
         self._inner = inner

@@ -84,6 +84,7 @@ class MaskingClient:
         self._identity = identity
         self._roster = roster
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
+        self._plan = tuple(plan)
         self._agreed = tuple(one.spec(len(roster.members)) for one in plan)
         self._policy = policy
         self._ledger = ledger
@@ -142,6 +143,7 @@ class MaskingClient:
         if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
             raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
         self._policy.check(parameters, len(self._roster.members))
+        self._policy.check_plan(self._plan, parameters.profile)
         if parameters.rounds != self._agreed:
             differs = next(
                 (a.statistic for a, b in zip(self._agreed, parameters.rounds, strict=False) if a != b), None
@@ -288,7 +290,7 @@ class MaskingClient:
             raise WireError(
                 f"expected neighbours whose shares this client holds, got {self._roster.name(unshared[0])} too"
             )
-        self._check_group("participants", participants)
+        self._check_group("participants", participants, request.round)
         self._round = request.round
         self._participants = participants
         self._current = None  # a round that this client uploaded for and did not see through
@@ -342,7 +344,7 @@ class MaskingClient:
             raise WireError("expected survivors out of this round's participants, got others too")
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
-        self._check_group("survivors", survivors)
+        self._check_group("survivors", survivors, message.round)
         self._survivors = survivors
         if self._parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
@@ -380,10 +382,10 @@ class MaskingClient:
 
     # ---- small steps -----------------------------------------------------------------------------
 
-    def _check_group(self, what: str, group: frozenset[int]) -> None:
+    def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
         """The sum must hide this client in enough others, all around and next to it."""
         parameters = self._parameters
-        least = self._policy.least_survivors(len(self._roster.members))
+        least = max(self._policy.least_survivors(len(self._roster.members)), self._plan[number].survivors)
         if len(group) < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {len(group)}")
         near = len(group & self._neighbours) + 1

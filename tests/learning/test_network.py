@@ -153,7 +153,7 @@ def test_every_channel_has_unit_variance(encoder: Encoder) -> None:
     cross = X.T @ draws.choice([-1.0, 1.0], (500, coded(encoder, known, 3)))
     gram = X.T @ X
     statistics = SufficientStatistics((gram + gram.T) / 2, cross, 500)
-    weights = filters(encoder, known, statistics, 1e-6, 0)
+    weights, _ = filters(encoder, known, statistics, 1e-6, 0)
     assert weights.shape == (10, 10)
     out = X @ weights
     np.testing.assert_allclose(out.std(axis=0), 1.0, rtol=1e-6)
@@ -173,7 +173,7 @@ def test_classwise_filters_are_half_whitened_sums_over_classes() -> None:
     targets = np.array([[1.0, 1, 0, -1], [-1, 0, 1, 1], [0, -1, -1, 1]])[labels]
     X = np.column_stack([np.ones(200), rows])
     gram = X.T @ X
-    made = filters(
+    made, _ = filters(
         Encoder.CLASSWISE, known, SufficientStatistics((gram + gram.T) / 2, X.T @ targets, 200), 1e-3, 0
     )
     shapes = rows.reshape(200, 2, 4)
