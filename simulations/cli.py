@@ -44,7 +44,12 @@ JsonFile = Annotated[
 @app.command("run")
 def run_command(
     data: Annotated[
-        str, typer.Option(help="heart (four hospitals), mnist5k, digits, or the path of a .csv or .npz file.")
+        str,
+        typer.Option(
+            help="heart (four hospitals), mnist5k, digits, synthetic or synthetic:A,B (drawn with --seed), the path "
+            "of a .csv or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, or flwr:NAME "
+            "(images of the Hugging Face Hub or of a folder of parquet files)."
+        ),
     ] = "heart",
     site_column: Annotated[str, typer.Option(help="Column of a file that names each row's site.")] = "site",
     label_column: Annotated[str, typer.Option(help="Column of a file that holds the labels.")] = "label",
@@ -104,7 +109,7 @@ def run_command(
                 "fedacnnl makes one sum a layer: leave out --rounds", param_hint="--rounds"
             )
         _check_writable(json_file)
-        source = load(data, site_column=site_column, label_column=label_column)
+        source = load(data, seed=seed, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
         settings = Settings(model, encoder.value, backend, profile, suite, dropout, rounds, seed)
         sums = len(network_for(source).trained) if model == "fedacnnl" else rounds

@@ -7,18 +7,19 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_afl.errors import DataError
+from secure_afl.simulations import flower, image_files, synthetic
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_File = tuple[Floats, list[str], dict[str, Any]]  # X without the ones, its names, columns to pick from
 _FOLDER = Path(__file__).parent / "datasets"
 _BUILT_IN = ("heart", "mnist5k", "digits")
+_READ_FROM_FILE = "scale: powers of two read from this file; in a real federation agree on them beforehand"
 _MAX_WORDS = 64  # more different words than this in one column look like names or identifiers
 
 
@@ -29,6 +30,7 @@ class Dataset:
     X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1.
     site: str (rows,), who holds the row, or None. classes, features: names. row_norm: public bound on the
     euclidean norm of any row; it follows from the scale, never from the rows. note: where the scale is from.
+    shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Dataset:
     features: tuple[str, ...]
     row_norm: float
     note: str
+    shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
@@ -49,47 +52,82 @@ class Dataset:
             raise DataError(f"{self.name}: X must be float64, with a name for each column")
         if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or not X.shape[1]:
             raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}, X have a column")
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1 or math.prod(self.shape) != X.shape[1]:
+            kinds = "(features,) or (channels, height, width)"
+            raise DataError(
+                f"{self.name}: {X.shape[1]} columns cannot be rows of shape {self.shape}; {kinds}"
+            )
         if y.min() == y.max():
             raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
             raise DataError(f"{self.name}: a row is longer than the public bound {self.row_norm:.6g}")
 
 
-def load(source: str, *, site_column: str = "site", label_column: str = "label") -> Dataset:
-    """Load `heart`, `mnist5k`, `digits`, or a .csv or .npz file by its path; DataError says what does not fit.
+class _Rows(NamedTuple):
+    """What a source gives. X: float64 on its scale. table: the columns to pick label and site from.
 
-    .csv: a header, then rows. Columns of numbers stay numbers, columns of words become one-hot; empty cells,
-    NaN and mixtures are refused. .npz: `X` or `x`, rows first, the rest is flattened; `y` will do for `label`.
-    Without a column of the default name `site` there are no sites. Built-in data: see datasets/README.md.
+    square: bound on the squared norm of a row; 0 where every value may add 1.
     """
-    path, square = Path(source), 0
-    if source in _BUILT_IN and (site_column, label_column) != ("site", "label"):
+
+    X: Floats
+    features: list[str]
+    shape: tuple[int, ...]
+    table: dict[str, Any]
+    note: str
+    square: int = 0
+
+
+def load(source: str, *, seed: int = 0, site_column: str = "site", label_column: str = "label") -> Dataset:
+    """Load what `source` names; DataError says what does not fit.
+
+    `heart`, `mnist5k`, `digits`: built in, see datasets/README.md. `synthetic`, `synthetic:A,B`:
+    Synthetic(A, B), by default (0.5, 0.5), drawn with `seed`, which nothing else here uses.
+    .csv: a header, then rows. Columns of numbers stay numbers, columns of words become one-hot; empty cells,
+    NaN and mixtures are refused. .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels,
+    height, width) are images, the rest is flattened; `y` will do for `label`.
+    A folder: the published files of MNIST, Fashion-MNIST or CIFAR-10, training and test rows together.
+    `flwr:NAME`: images of the Hugging Face Hub or of a folder of parquet files, all splits together.
+    Without a column of the default name `site` there are no sites.
+    """
+    kind, _, rest = source.partition(":")
+    path = Path(rest if kind == "flwr" else source).absolute()  # "." has no name
+    suffix = path.suffix.lower()
+    own = source in _BUILT_IN or kind == "synthetic" or (kind != "flwr" and path.is_dir())
+    if own and (site_column, label_column) != ("site", "label"):
         raise DataError(f"{source} has its own site and label columns: leave out those options")
     if source == "heart":
-        X, features, table = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
-        sick = np.where(np.array(table["num"]) == "0", "absent", "present")
-        table = {"site": table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
-        # A number and its flag exclude each other, and so do the words of a column: each column of the schema
-        # adds at most 1 to the squared norm. Without a schema every value may add 1.
-        square = len(_HEART)
-        note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
+        rows = _heart()
     elif source in _BUILT_IN:
-        X, features, table = _images(source)
-        note = "scale: the value of a white pixel, fixed by the image format"
-    elif path.is_file() and path.suffix.lower() in (".csv", ".npz"):
-        is_csv = path.suffix.lower() == ".csv"
-        X, features, table = _csv(path, site_column, label_column) if is_csv else _npz(path)
-        note = "scale: powers of two read from this file; in a real federation agree on them beforehand"
+        rows = _mnist5k() if source == "mnist5k" else _digits()
+    elif kind == "synthetic":
+        rows = _synthetic(source, seed)
+    elif kind == "flwr":
+        images, table = flower.read(rest)
+        rows = _images(images, 255, table, "training and test rows pooled")
+    elif path.is_dir():
+        images, labels = image_files.read(path)
+        rows = _images(images, 255, {"label": labels}, "training and test rows pooled")
+    elif path.is_file() and suffix in (".csv", ".npz"):
+        rows = _csv(path, site_column, label_column) if suffix == ".csv" else _npz(path)
     else:
-        raise DataError(f"no data {source!r}: give {', '.join(_BUILT_IN)} or an existing .csv or .npz file")
-    labels = _names(path, table, label_column)
-    has_site = site_column in table or site_column != "site"
-    site = _names(path, table, site_column, keep=True).astype(np.str_) if has_site else None
+        known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME"
+        raise DataError(f"no data {source!r}: give {known}, a folder or an existing .csv or .npz file")
+    labels = _names(path, rows.table, label_column)
+    has_site = site_column in rows.table or site_column != "site"
+    site = _names(path, rows.table, site_column, keep=True).astype(np.str_) if has_site else None
     values, y = np.unique(labels, return_inverse=True)
     # Rounded up, so that the bound still holds after somebody squares it.
-    row_norm = math.nextafter(math.sqrt(square or len(features)), math.inf)
+    row_norm = math.nextafter(math.sqrt(rows.square or len(rows.features)), math.inf)
     return Dataset(
-        path.name, X, y.astype(np.int64), site, tuple(map(str, values)), tuple(features), row_norm, note
+        path.name,
+        rows.X,
+        y.astype(np.int64),
+        site,
+        tuple(map(str, values)),
+        tuple(rows.features),
+        row_norm,
+        rows.note,
+        rows.shape,
     )
 
 
@@ -113,19 +151,46 @@ _HEART: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _images(name: str) -> _File:
-    if name == "mnist5k":
-        with np.load(_FOLDER / "mnist5k.npz", allow_pickle=False) as arrays:
-            X, y = arrays["x"].reshape(-1, 28 * 28) / 255, arrays["y"]
-    else:
-        from sklearn.datasets import load_digits  # slow to import: only who asks for it waits
-
-        pixels, y = load_digits(return_X_y=True)
-        X = pixels / 16
-    return X, [f"x{i}" for i in range(X.shape[1])], {"label": y}
+def _heart() -> _Rows:
+    X, features, shape, table, _, _ = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
+    sick = np.where(np.array(table["num"]) == "0", "absent", "present")
+    table = {"site": table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
+    note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
+    # A number and its flag exclude each other, and so do the words of a column: each column of the schema
+    # adds at most 1 to the squared norm.
+    return _Rows(X, features, shape, table, note, square=len(_HEART))
 
 
-def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] | None = None) -> _File:
+def _mnist5k() -> _Rows:
+    with np.load(_FOLDER / "mnist5k.npz", allow_pickle=False) as arrays:
+        return _images(arrays["x"][:, None], 255, {"label": arrays["y"]})
+
+
+def _digits() -> _Rows:
+    from sklearn.datasets import load_digits  # slow to import: only who asks for it waits
+
+    pixels, y = load_digits(return_X_y=True)
+    return _images(pixels.reshape(-1, 1, 8, 8), 16, {"label": y})
+
+
+def _images(pixels: NDArray[Any], white: int, table: dict[str, Any], more: str = "") -> _Rows:
+    """Images (rows, channels, height, width) with pixels from 0 to `white`."""
+    X = pixels.reshape(len(pixels), -1) / white
+    note = "scale: the value of a white pixel, fixed by the image format" + (more and f"; {more}")
+    return _Rows(X, _numbered(X), pixels.shape[1:], table, note)
+
+
+def _synthetic(source: str, seed: int) -> _Rows:
+    X, y, site = synthetic.draw(*synthetic.parse(source), seed)
+    note = f"scale: powers of two read from the drawn rows; seed {seed} draws them"
+    return _Rows(X / _power(X), _numbered(X), X.shape[1:], {"label": y, "site": site}, note)
+
+
+def _numbered(X: Floats) -> list[str]:
+    return [f"x{i}" for i in range(X.shape[1])]
+
+
+def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] | None = None) -> _Rows:
     table = _table(path)
     columns: dict[str, Floats] = {}
     for name in schema or [name for name in table if name not in (site, label)]:
@@ -133,7 +198,8 @@ def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] |
         columns |= _encode(path, name, table[name], kind)
     if not columns:
         raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(table)}")
-    return np.column_stack(list(columns.values())), list(columns), dict(table)
+    X = np.column_stack(list(columns.values()))
+    return _Rows(X, list(columns), X.shape[1:], dict(table), _READ_FROM_FILE)
 
 
 def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:
@@ -188,7 +254,7 @@ def _power(values: Floats) -> Any:
     return np.ldexp(1.0, exponent - (fraction == 0.5))
 
 
-def _npz(path: Path) -> _File:
+def _npz(path: Path) -> _Rows:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # pickles run code
             table: dict[str, NDArray[Any]] = dict(arrays)
@@ -198,10 +264,11 @@ def _npz(path: Path) -> _File:
     X = table["X"] if "X" in table else table.get("x", np.empty(0))
     if X.dtype.kind not in "biuf" or X.ndim == 0 or not len(X):
         raise DataError(f"{path.name}: no rows of numbers in x or X, there are {', '.join(table)}")
+    image = {3: (1, *X.shape[1:]), 4: X.shape[1:]}.get(X.ndim)
     X = X.reshape(len(X), -1).astype(np.float64)
     for row, column in np.argwhere(~(np.abs(X) <= 1e300))[:1]:
         raise _bad_cell(path, f"x{column}", row, str(X[row, column]), "a finite number")
-    return X / _power(X), [f"x{i}" for i in range(X.shape[1])], table
+    return _Rows(X / _power(X), _numbered(X), image or X.shape[1:], table, _READ_FROM_FILE)
 
 
 def _table(path: Path) -> dict[str, list[str]]:

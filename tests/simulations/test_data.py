@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_afl.errors import DataError
+from secure_afl.network import Conv, Dense
 from secure_afl.simulations import data as data_module
 from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.partition import partition
+from secure_afl.simulations.run import network_for
 
 
 def written(path: Path, text: str) -> str:
@@ -26,11 +28,18 @@ def saved(path: Path, **arrays: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "classes"),
-    [("heart", (920, 38), 2), ("mnist5k", (5000, 784), 10), ("digits", (1797, 64), 10)],
+    ("name", "shape", "classes", "row"),
+    [
+        ("heart", (920, 38), 2, (38,)),
+        ("mnist5k", (5000, 784), 10, (1, 28, 28)),
+        ("digits", (1797, 64), 10, (1, 8, 8)),
+    ],
 )
-def test_built_in_data_keep_their_public_bound(name: str, shape: tuple[int, int], classes: int) -> None:
+def test_built_in_data_keep_their_public_bound(
+    name: str, shape: tuple[int, int], classes: int, row: tuple[int, ...]
+) -> None:
     data = load(name)
+    assert data.shape == row
     assert (data.name, data.X.shape, len(data.classes)) == (name, shape, classes)
     assert data.X.dtype == np.float64
     assert data.y.dtype == np.int64
@@ -215,6 +224,55 @@ def test_npz(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("x", "row"),
+    [
+        ((2,), (1,)),
+        ((2, 12), (12,)),
+        ((2, 3, 4), (1, 3, 4)),
+        ((2, 2, 3, 4), (2, 3, 4)),
+        ((2, 1, 2, 3, 2), (12,)),
+    ],
+)
+def test_the_shape_of_an_npz_file_says_which_rows_are_images(
+    x: tuple[int, ...], row: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = np.arange(1, math.prod(x) + 1).reshape(x)
+    data = load(saved(tmp_path / "a.npz", x=values, y=[0, 1]))
+    assert data.shape == row
+    flat = values.reshape(2, -1)
+    np.testing.assert_array_equal(data.X * data_module._power(flat.astype(float)), flat)
+
+
+@pytest.mark.parametrize("folder", [".", ""])
+def test_a_folder_is_called_by_its_name(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"^{tmp_path.name}: no image files in this folder"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        ((12,), Dense(128)),
+        ((1, 3, 8), Dense(128)),
+        ((1, 4, 4), Conv(64, 5, padding=2, contrast=True)),
+        ((1, 8, 8), Conv(64, 5, padding=2, contrast=True)),
+        ((1, 16, 28), Conv(64, 5, padding=2, contrast=True)),
+        ((1, 17, 17), Conv(64, 7, padding=1, contrast=True)),
+        ((1, 28, 28), Conv(64, 7, padding=1, contrast=True)),
+        ((3, 32, 32), Conv(64, 7, padding=1, contrast=True)),
+    ],
+)
+def test_the_network_follows_from_the_shape(shape: tuple[int, ...], layer: Conv | Dense) -> None:
+    size = math.prod(shape)
+    features = tuple(map(str, range(size)))
+    data = Dataset("", np.zeros((2, size)), np.arange(2), None, ("a", "b"), features, 1, "", shape)
+    network = network_for(data)
+    assert network.layers[0] == layer
+    assert network.input_shape == (shape if isinstance(layer, Conv) else (size,))
+
+
+@pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"x": [[1.0], [2.0]]}, "no column 'label', there are x"),
@@ -254,8 +312,16 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:
-    for source in ("iris", str(tmp_path / "absent.csv"), written(tmp_path / "a.txt", "x"), str(tmp_path)):
-        with pytest.raises(DataError, match=r"give heart, mnist5k, digits or an existing \.csv or \.npz"):
+    known = (
+        r"give heart, mnist5k, digits, synthetic\[:A,B\], flwr:NAME, a folder or an existing \.csv or \.npz"
+    )
+    for source in (
+        "iris",
+        str(tmp_path / "absent.csv"),
+        written(tmp_path / "a.txt", "x"),
+        str(tmp_path / "no"),
+    ):
+        with pytest.raises(DataError, match=known):
             load(source)
     with pytest.raises(DataError, match="heart has its own site and label columns"):
         load("heart", label_column="chol")
@@ -270,6 +336,10 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
         ({"X": np.ones((2, 3))}, "a name for each column"),
         ({"X": np.ones((2, 2), np.float32)}, "must be float64"),
         ({"y": np.array([0, 2])}, r"int64 in 0\.\.1"),
+        ({"shape": (3,)}, r"2 columns cannot be rows of shape \(3,\); \(features,\) or \(channels, height"),
+        ({"shape": ()}, r"cannot be rows of shape \(\)"),
+        ({"shape": (1, 2)}, r"cannot be rows of shape \(1, 2\)"),
+        ({"shape": (-1, -2, 1)}, "cannot be rows of shape"),
         ({"row_norm": 1.0}, "longer than the public bound 1"),
         ({"X": np.array([[1.0, 0.5], [1.0, np.nan]])}, "longer than the public bound"),
     ],
@@ -284,6 +354,7 @@ def test_a_dataset_is_valid_or_does_not_exist(change: dict[str, Any], message: s
         "features": ("1", "x"),
         "row_norm": 1.5,
         "note": "",
+        "shape": (2,),
     }
     assert Dataset(**fields).name == "tiny"
     with pytest.raises(DataError, match=message):

@@ -11,7 +11,7 @@ from secure_afl.simulations.partition import Part, default_spec, partition, spli
 def dataset(y: list[int], classes: int, sites: list[str] | None = None) -> Dataset:
     names = tuple(f"label {i}" for i in range(classes))
     site = None if sites is None else np.array(sites)
-    return Dataset("toy", np.ones((len(y), 2)), np.array(y), site, names, ("1", "x"), 2.0, "")
+    return Dataset("toy", np.ones((len(y), 2)), np.array(y), site, names, ("1", "x"), 2.0, "", (2,))
 
 
 MANY = dataset([i % 10 for i in range(2000)], 10)
