@@ -241,12 +241,15 @@ class Coordinator:
         solution = solve(sum(slots[1:], start=slots[0]), ridge=self.ridge)
         self.certificate = solution.certificate
         common = on_weight_grid(solution.weights, known.limit)
+        used = [slot for slot in slots if slot.count]
+        if len(used) == 1:
+            return common, [common]
         groups = []
-        for slot in (slot for slot in slots if self.groups > 1 and slot.count):
+        for slot in used:
             rest = SufficientStatistics(slot.gram, slot.cross - slot.gram @ common, slot.count)
             own = common + solve(rest, ridge=self.ridge, target=_largest_target(common, known)).weights
             groups.append(on_weight_grid(own, known.limit))
-        return common, groups or [common]
+        return common, groups
 
 
 def _largest_target(weights: Weights, known: Trained) -> float:
