@@ -22,7 +22,7 @@ _FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blow
 class Encoder(Enum):
     """SPATIAL: an own code for every label, position and channel, least squares towards it. CLASSWISE: the same
     sums, but a channel is a random mixture of the classes' mean patches, half whitened: S^(−½)C in place of
-    S⁻¹C. REPLICATED: one code for every label and channel, the same at every position, least squares. NONE:
+    S⁻¹C; channels beyond what labels tell apart are random mixtures of the rows. REPLICATED: one code for every label and channel, the same at every position, least squares. NONE:
     random filters. SPECTRAL: the leading eigenvectors of the aggregated covariance. MIXED: half spatial, half
     random.
     """
@@ -84,6 +84,8 @@ def filters(
             # More channels than inputs: the rest are random.
             leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :free]
             directions[:, : leading.shape[1]] = leading
+        if encoder is Encoder.CLASSWISE:
+            directions = covariance @ directions
         parts.append(np.vstack([-mean @ directions, directions]))
     if encoder is Encoder.CLASSWISE:  # the spread below is the only scale it has
         directions = _half_whitened(known, mean, covariance, statistics)

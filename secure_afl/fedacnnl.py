@@ -103,6 +103,10 @@ class Learner:
         whole[1:, 1:] = gram.cpu().numpy()
         return SufficientStatistics(whole, cross.cpu().numpy(), count)
 
+    def vector(self, known: Trained) -> npt.NDArray[np.float64]:
+        """The layer's statistics as they go into its sum."""
+        return self.statistics(known).pack()
+
     def rows(self, known: Trained) -> npt.NDArray[np.float64]:
         """The layer's inputs, with a column of ones in front: (samples·positions, 1 + inputs)."""
         found = patches(self._values, known.layer).cpu().numpy()
@@ -323,9 +327,9 @@ class FedACnnL(FederatedClassifier):
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = []
         for known in self.network.trained[:-1]:
-            layers.append(coordinator.layer(known, learner.statistics(known).pack()))
+            layers.append(coordinator.layer(known, learner.vector(known)))
             learner.install(known, layers[-1])
-        layers.append(coordinator.heads(learner.statistics(self.network.trained[-1]).pack())[0])
+        layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
         return self._learnt(parsed, layers, [], coordinator)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -377,7 +381,7 @@ class FedACnnL(FederatedClassifier):
         return layers, sums
 
     def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
-        return {name: (learner.statistics(known).pack(), self.data_set) for name, learner in learners.items()}
+        return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}
 
     def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:
         return Coordinator(

@@ -1,0 +1,186 @@
+"""What every baseline shares: clients' rows, mini-batches, who drops out, the average, and the account."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secure_afl.simulations.baselines.model import Model
+from secure_afl.simulations.baselines.settings import Settings
+from secure_afl.simulations.data import Dataset
+from secure_afl.simulations.partition import Part
+
+P = ParamSpec("P")
+T = TypeVar("T")
+COMMON, OWN, DIRECTIONS, ABSENCE = range(4)
+"""What is drawn, the last part of the key (seed, round, client, what) of every draw after the first model."""
+_FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class ClientRows:
+    """One client's rows. X, X_test: float32 (rows, features). y, y_test: int64 (rows,)."""
+
+    name: str
+    X: Tensor
+    y: Tensor
+    X_test: Tensor
+    y_test: Tensor
+
+
+@dataclass(frozen=True)
+class Point:
+    """The state after a round; every cost is the sum over all rounds so far, without evaluation.
+
+    compute_seconds: what training takes if clients compute at the same time: of each round the slowest
+    survivor's own work, and the server's. client_seconds: the work of all clients together. bytes_up,
+    bytes_down: of one client that no round misses, float32 parameters; the first model is drawn from the
+    public seed and costs nothing. accuracy: right answers / test rows over all clients' test rows, each
+    client's by its own model where the method is personal.
+    """
+
+    round: int
+    compute_seconds: float
+    client_seconds: float
+    bytes_up: int
+    bytes_down: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class History:
+    """One training. personal: each client has its own model."""
+
+    method: str
+    personal: bool
+    points: tuple[Point, ...]
+
+
+Watch = Callable[[Point], None]
+Train = Callable[[Sequence[ClientRows], Model, Settings, int, Watch], History]
+"""Train on clients, from a model, by settings and a seed; `watch` is told of each point. All but the times
+follows from the seed."""
+
+
+def clients_of(data: Dataset, parts: Sequence[Part]) -> list[ClientRows]:
+    """The rows of a data set, client by client."""
+    X, y = torch.from_numpy(data.X).float(), torch.from_numpy(data.y)
+    return [
+        ClientRows(part.client, X[part.train], y[part.train], X[part.test], y[part.test]) for part in parts
+    ]
+
+
+def batches(
+    client: ClientRows, size: int, count: int, key: tuple[int, ...]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`count` mini-batches X (size, features), y (size,) by going through the rows in shuffled order.
+
+    A client with fewer rows than `size` uses all of them in each. The key, not the past, fixes the draw:
+    who was absent before changes nothing.
+    """
+    rows = len(client.y)
+    size = min(size, rows)
+    rng = np.random.default_rng(key)
+    epochs = -(-size * count // rows)
+    order = np.concatenate([rng.permutation(rows) for _ in range(epochs)])[: size * count]
+    chosen = torch.from_numpy(order)
+    # One gather for all of them costs less than one each.
+    return zip(torch.split(client.X[chosen], size), torch.split(client.y[chosen], size), strict=True)
+
+
+def survivors(clients: int, dropout: float, seed: int, number: int) -> list[int]:
+    """Who takes part in a round: all but round(dropout * clients) of them at random, but at least one."""
+    rng = np.random.default_rng((seed, number, 0, ABSENCE))
+    return sorted(rng.permutation(clients)[: max(1, clients - round(dropout * clients))].tolist())
+
+
+def average(states: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    """Mean of models (size,), weighted by rows."""
+    total = sum(rows)
+    mean = states[0] * (rows[0] / total)
+    for state, count in zip(states[1:], rows[1:], strict=True):
+        mean.add_(state, alpha=count / total)
+    return mean
+
+
+def accuracy(model: Model, states: Sequence[Tensor], clients: Sequence[ClientRows]) -> float:
+    """Right answers of state k on the test rows of client k, over all test rows."""
+    right = sum(
+        int((model.logits(w, client.X_test).argmax(1) == client.y_test).sum())
+        for w, client in zip(states, clients, strict=True)
+    )
+    return right / sum(len(client.y_test) for client in clients)
+
+
+class Account:
+    """Keeps the costs of a training. Clients work one after another here and at the same time in its sums."""
+
+    def __init__(
+        self, method: str, personal: bool, model: Model, clients: Sequence[ClientRows], watch: Watch
+    ) -> None:
+        self._method, self._personal, self._watch = method, personal, watch
+        self._model, self._clients = model, clients
+        self._compute = self._client = 0.0
+        self._end = (0.0, 0.0)
+        self._bytes = 0
+        self._points: list[Point] = []
+
+    def at_clients(
+        self,
+        present: Sequence[int],
+        work: Callable[Concatenate[int, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[T]:
+        """work(k, ...) of each client k that is present; the slowest one counts."""
+        results, seconds = _timed(present, work, *args, **kwargs)
+        self._compute += max(seconds)
+        self._client += sum(seconds)
+        return results
+
+    def at_server(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        started = time.perf_counter()
+        result = work(*args, **kwargs)
+        self._compute += time.perf_counter() - started
+        return result
+
+    def at_the_end(
+        self, work: Callable[Concatenate[int, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> list[T]:
+        """work(k, ...) that every client k does once, after the last round, whichever that is.
+
+        So it counts in every point and adds up in none. The longest so far stands for it: otherwise the clock's
+        jitter could make time run backwards.
+        """
+        results, seconds = _timed(range(len(self._clients)), work, *args, **kwargs)
+        self._end = (max(self._end[0], *seconds), max(self._end[1], sum(seconds)))
+        return results
+
+    def exchanged(self) -> None:
+        """A client sent one model and received one."""
+        self._bytes += _FLOAT32 * self._model.size
+
+    def point(self, number: int, states: Sequence[Tensor]) -> None:
+        """After a round, with the model that each client would use now."""
+        compute, client = self._compute + self._end[0], self._client + self._end[1]
+        reached = accuracy(self._model, states, self._clients)
+        self._points.append(Point(number, compute, client, self._bytes, self._bytes, reached))
+        self._watch(self._points[-1])
+
+    def history(self) -> History:
+        return History(self._method, self._personal, tuple(self._points))
+
+
+def _timed(
+    numbers: Sequence[int], work: Callable[Concatenate[int, P], T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[list[T], list[float]]:
+    results, seconds = [], []
+    for k in numbers:
+        started = time.perf_counter()
+        results.append(work(k, *args, **kwargs))
+        seconds.append(time.perf_counter() - started)
+    return results, seconds
