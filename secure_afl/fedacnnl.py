@@ -86,22 +86,24 @@ class Learner:
     def statistics(self, known: Trained) -> SufficientStatistics:
         """Gram and cross-covariance of the layer's inputs with a column of ones in front, exact float64."""
         wanted = self._targets(known)
-        gram = torch.zeros((known.inputs, known.inputs), dtype=torch.float64, device=self._device)
-        sums = torch.zeros(known.inputs, dtype=torch.float64, device=self._device)
-        cross = torch.zeros((known.inputs + 1, wanted.shape[2]), dtype=torch.float64, device=self._device)
-        for chunk in self._chunks(8 * known.positions * (2 * known.inputs + wanted.shape[2])):
+        classes, inputs = self._network.classes, known.inputs
+        gram = torch.zeros((inputs, inputs), dtype=torch.float64, device=self._device)
+        # All rows of one label at one position have one target: their sum is all that counts.
+        sums = torch.zeros((classes, known.positions * inputs), dtype=torch.float64, device=self._device)
+        for chunk in self._chunks(8 * known.positions * 2 * inputs):
             rows = patches(self._values[chunk], known.layer)
-            targets = wanted[self._labels[chunk]].reshape(len(rows), -1)
-            gram += rows.T @ rows
-            sums += rows.sum(dim=0)
-            cross[1:] += rows.T @ targets
-            cross[0] += targets.sum(dim=0)
+            gram += _gram(rows)
+            sums.index_add_(0, self._labels[chunk], rows.reshape(-1, known.positions * inputs))
+        numbers = torch.bincount(self._labels, minlength=classes).to(torch.float64)
         count = len(self._labels) * known.positions
-        whole = np.empty((known.inputs + 1, known.inputs + 1))
+        sums = sums.reshape(classes * known.positions, inputs)
+        whole = np.empty((inputs + 1, inputs + 1))
         whole[0, 0] = count
-        whole[0, 1:] = whole[1:, 0] = sums.cpu().numpy()
+        whole[0, 1:] = whole[1:, 0] = sums.sum(dim=0).cpu().numpy()
         whole[1:, 1:] = gram.cpu().numpy()
-        return SufficientStatistics(whole, cross.cpu().numpy(), count)
+        cross = sums.T @ wanted.reshape(classes * known.positions, -1)
+        ones = numbers @ wanted.sum(dim=1)
+        return SufficientStatistics(whole, torch.vstack([ones, cross]).cpu().numpy(), count)
 
     def vector(self, known: Trained) -> npt.NDArray[np.float64]:
         """The layer's statistics as they go into its sum."""
@@ -162,6 +164,13 @@ class Learner:
             at += size
             size = min(most, 2 * size) if now > rate else max(1, size // 2)
             rate = now
+
+
+def _gram(rows: Tensor) -> Tensor:
+    if rows.device.type == "cpu":
+        own = rows.numpy()
+        return torch.from_numpy(own.T @ own)  # NumPy computes one triangle of it, torch would compute both
+    return rows.T @ rows
 
 
 class Coordinator:

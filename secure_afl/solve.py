@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigvalsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from secure_afl.errors import SolveError
 from secure_afl.statistics import Matrix, SufficientStatistics, gamma
@@ -28,8 +29,10 @@ _SLACK = 1 + 2.0**-15
 # each of the two sides that are compared.
 _UNDERFLOW = 2.0**-1020
 _REFINEMENTS = 2
+_LANCZOS_FROM = 200  # larger than this, two eigenvalues by Lanczos cost a tenth of all of them
 # `solve` returns no W whose computed residual exceeds this multiple of what rounding may do to a residual.
 _RESIDUAL = 4
+Factor = tuple[Matrix, bool]
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ def solve(
         raise SolveError(f"cannot solve: {M} rows, largest entry of their Gram matrix {peak:g}")
     shift = ridge * math.fsum(G.diagonal()) / d
     A = G + shift * np.eye(d)
-    smallest, condition = _smallest_eigenvalue(A)
-    W, residual, residual_unit = _refined(A, C)
+    smallest, condition, factor = _smallest_eigenvalue(A)
+    W, residual, residual_unit = _refined(A, C, factor)
 
     # Entry by entry |E_G| ≤ ε·11ᵀ + g·vvᵀ and |E_C| ≤ ε·11ᵀ + g·vwᵀ. ε is the entry error and underflow.
     # Either side adds up M products per entry and the aggregate is rounded once more, so the errors are at
@@ -137,8 +140,8 @@ def solve(
     return Solution(W, certificate)
 
 
-def _smallest_eigenvalue(A: Matrix) -> tuple[float, float]:
-    """A proven lower bound of λ_min(G + γI), where A is its rounded value, and an estimated condition.
+def _smallest_eigenvalue(A: Matrix) -> tuple[float, float, Factor]:
+    """A proven lower bound of λ_min(G + γI), where A is its rounded value, an estimated condition, and A's factor.
 
     Rump, Verification of positive definiteness, BIT 46 (2006): if Cholesky of B = A − sI runs to its end, its
     factor F is real and FᵀF = B + ΔB with |ΔB_ij| ≤ γ_{d+2}/(1 − γ_{d+2})·√(B_ii·B_jj) (Higham, Thm 10.3,
@@ -148,7 +151,8 @@ def _smallest_eigenvalue(A: Matrix) -> tuple[float, float]:
     """
     rounding = gamma(len(A) + 6) / (1 - gamma(len(A) + 6)) * math.fsum(A.diagonal())
     try:
-        eigenvalues = eigvalsh(A)
+        factor = cho_factor(A)
+        eigenvalues = _extremes(A, factor)
         shift = 0.9 * float(eigenvalues[0])
         B = A.copy()
         B[np.diag_indices_from(B)] -= shift
@@ -160,15 +164,29 @@ def _smallest_eigenvalue(A: Matrix) -> tuple[float, float]:
             f"G + γI cannot be told from a singular matrix: float64 resolves its eigenvalues to {rounding:g} "
             "only, and the smallest is below or near that; use a larger ridge or drop dependent columns"
         )
-    return shift - _SLACK * rounding, float(eigenvalues[-1] / eigenvalues[0])
+    return shift - _SLACK * rounding, float(eigenvalues[-1] / eigenvalues[0]), factor
 
 
-def _refined(A: Matrix, C: Matrix) -> tuple[Matrix, float, float]:
+def _extremes(A: Matrix, factor: Factor) -> Matrix:
+    """Estimates of the eigenvalues of A, the least first and the largest last; no bound rests on them."""
+    if len(A) <= _LANCZOS_FROM:
+        return np.asarray(eigvalsh(A))
+    inverse = LinearOperator(A.shape, matvec=lambda x: cho_solve(factor, x), dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(
+        len(A)
+    )  # any vector that no eigenvector is orthogonal to
+    try:
+        ends = [eigsh(one, k=1, which="LA", v0=start, tol=1e-3)[0][0] for one in (inverse, A)]
+    except ArpackError:
+        return np.asarray(eigvalsh(A))
+    return np.array([1 / ends[0], ends[1]])
+
+
+def _refined(A: Matrix, C: Matrix, factor: Factor) -> tuple[Matrix, float, float]:
     """W, the norm of its computed residual, and how far that can be from the norm of the true residual.
 
     The second bound is γ_{d+2}·‖|C| + |A||W|‖: d products and sums, one subtraction, one rounding of A.
     """
-    factor = cho_factor(A)  # _smallest_eigenvalue has proven that this succeeds
     W = np.zeros_like(C)
     for _ in range(1 + _REFINEMENTS):
         W = W + cho_solve(factor, C - A @ W, check_finite=False)  # what is not finite fails below

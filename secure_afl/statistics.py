@@ -141,8 +141,8 @@ class SufficientStatistics:
 
     def pack(self) -> Matrix:
         """Upper triangle of gram row by row ‖ cross row by row ‖ count, as one float64 vector."""
-        upper = self.gram[np.triu_indices(len(self.gram))]
-        return np.concatenate([upper, self.cross.ravel(), [float(self.count)]])
+        upper = [row[at:] for at, row in enumerate(self.gram)]
+        return np.concatenate([*upper, self.cross.ravel(), [float(self.count)]])
 
     @classmethod
     def unpack(cls, vector: npt.ArrayLike, bounds: PublicBounds) -> "SufficientStatistics":
@@ -158,7 +158,9 @@ class SufficientStatistics:
             raise DataError(f"the count of rows in a packed vector must be a whole number, got {count!r}")
         triangle = bounds.features * (bounds.features + 1) // 2
         upper = np.zeros((bounds.features, bounds.features))
-        upper[np.triu_indices(bounds.features)] = packed[:triangle]
+        ends = np.cumsum(np.arange(bounds.features, 0, -1))
+        for at, row in enumerate(np.split(packed[:triangle], ends[:-1])):
+            upper[at, at:] = row
         cross = packed[triangle:-1].reshape(bounds.features, bounds.outputs)
         return cls(upper + np.triu(upper, 1).T, cross, int(count))
 

@@ -144,7 +144,7 @@ def test_smallest_eigenvalue_does_not_trust_the_eigenvalue_routine(monkeypatch: 
         claimed = (np.linalg.eigvalsh(gram) + rng.integers(0, 9) * 2.0**-55) / 0.9
         monkeypatch.setattr(module, "eigvalsh", lambda _, claimed=claimed: claimed)
         try:
-            lower, _ = module._smallest_eigenvalue(gram)
+            lower, *_ = module._smallest_eigenvalue(gram)
         except SolveError:
             continue
         A = [[Fraction(value) for value in row] for row in gram]
@@ -158,6 +158,20 @@ def test_an_eigenvalue_routine_that_lies_is_found_out(monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "eigvalsh", lambda A, lie=lie: lie * np.linalg.eigvalsh(A))
         with pytest.raises(SolveError, match="cannot be told from a singular"):
             solve(WORST, ridge=0.1)
+
+
+@pytest.mark.parametrize("exponent", [1, 6, 11])
+def test_the_bound_of_a_large_system_is_as_near(exponent: int) -> None:
+    """Two eigenvalues by Lanczos in place of all of them."""
+    d = 300
+    Q = np.linalg.qr(np.random.default_rng(exponent).standard_normal((d, d)))[0]
+    gram = (Q * 10.0 ** -np.linspace(0, exponent, d)) @ Q.T
+    certificate = solve(
+        SufficientStatistics(np.triu(gram) + np.triu(gram, 1).T, np.ones((d, 1)), 1), ridge=0.0
+    ).certificate
+    smallest = 10.0**-exponent
+    assert 0.8 * smallest < certificate.smallest_eigenvalue < smallest
+    assert certificate.condition == pytest.approx(1 / smallest, rel=0.01)
 
 
 def test_smallest_eigenvalue_of_exact_powers_of_two() -> None:
