@@ -25,6 +25,7 @@ class Label(Enum):
     PAIR_MASK = b"secure-afl/1 pair mask"
     SELF_MASK = b"secure-afl/1 self mask"
     LABEL_CODE = b"secure-afl/1 label code"
+    RANDOM_FEATURES = b"secure-afl/1 random features"
     # HPKE info
     SHARES_INFO = b"secure-afl/1 sealed shares"
     PAIR_INFO = b"secure-afl/1 sealed pair secret"

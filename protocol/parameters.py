@@ -62,6 +62,8 @@ class SumPlan:
 
     bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed;
     survivors: the fewest that this sum must include, where that is more than policies ask;
+    same_survivors: sums of a session with this mark tell of the same rows, so that the difference of two with
+    other survivors could tell of one client: each must be over exactly the survivors of the first;
     trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
     """
 
@@ -70,6 +72,7 @@ class SumPlan:
     bound: float
     fraction_bits: int = 32
     survivors: int = 0
+    same_survivors: bool = False
     trusts_server: bool = False
 
     def __post_init__(self) -> None:

@@ -23,6 +23,8 @@ class Policy:
     corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
         may pick them all. dropout: the fraction of the cohort that may drop out.
     backends: how a statistic may leave: "mask"; "plain" must be added by name.
+    trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
+        (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
     """
 
     minimum_honest: int = 2
@@ -31,6 +33,7 @@ class Policy:
     backends: frozenset[str] = frozenset({"mask"})
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
+    trusts_reports: bool = False
 
     def __post_init__(self) -> None:
         if self.minimum_honest < 2:
@@ -58,10 +61,11 @@ class Policy:
     def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
         """Raises `PolicyError` if a sum of the plan trusts the server and the profile does not."""
         trusting = [one.statistic for one in plan if one.trusts_server]
-        if trusting and profile is Profile.ACTIVE:
+        if trusting and profile is Profile.ACTIVE and not self.trusts_reports:
             raise PolicyError(
                 f"{trusting[0]!r} hides a client only if the server reports earlier sums truthfully, and the "
-                "active profile assumes that it may lie: use the semi-honest profile, or a plan without that sum"
+                "active profile assumes that it may lie: plan without that sum (encoder seeded, one group), or let "
+                "the policy take reports as true (trusts_reports)"
             )
 
     def check(self, parameters: Parameters, roster: int) -> None:

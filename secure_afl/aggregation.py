@@ -87,6 +87,8 @@ class MaskedAggregator:
         self._watch = watch
         self._parties: dict[str, tuple[Identity, Ledger]] = {}
         self._cohort: Cohort | None = None
+        self._plan: Sequence[SumPlan] = ()
+        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self.policy.check_backend(self.backend)
@@ -119,6 +121,7 @@ class MaskedAggregator:
             place: MaskingClient(identity, roster, plan, self.policy, ledger)
             for place, (identity, ledger) in enumerate(self._parties[name] for name in clients)
         }
+        self._plan, self._related = plan, None
         server = MaskingServer(parameters, roster)
         self._cohort = Cohort(server, members, self._network, self._watch)
         self._cohort.set_up()
@@ -132,11 +135,14 @@ class MaskedAggregator:
             )
         before = len(cohort.refusals)
         try:
-            result = cohort.sum(number, lambda place, wanted: contributions[roster.name(place)])
+            related = self._related if self._plan[number].same_survivors else None
+            result = cohort.sum(number, lambda place, wanted: contributions[roster.name(place)], related)
         except RoundAbortedError as error:
             for refusal in cohort.refusals[before:][:_REFUSALS_SHOWN]:
                 error.add_note(str(refusal))
             raise
+        if self._plan[number].same_survivors:
+            self._related = frozenset(result.survivors)
         code = cohort.server.parameters.rounds[number].code(len(roster.members))
         return Aggregate(
             total=code.decode_sum(result.words, len(result.survivors)),

@@ -12,21 +12,26 @@ import numpy.typing as npt
 
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.network import Trained
+from secure_afl.network import Conv, Trained, uniform
 from secure_afl.solve import solve
 from secure_afl.statistics import Matrix, SufficientStatistics
 
+_GAIN = 2.0  # of a seeded filter, in standard deviations of its weights
+_BLUR = 4  # passes of (1, 2, 1)/4: a standard deviation of 1.4 pixels
 _FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blown up
 
 
 class Encoder(Enum):
-    """SPATIAL: an own code for every label, position and channel, least squares towards it. CLASSWISE: the same
+    """SEEDED: none; filters are smooth random ones that every party draws from the public seed, so a hidden layer
+    needs no sum and nobody has to trust anybody's weights. The others need one sum a layer.
+    SPATIAL: an own code for every label, position and channel, least squares towards it. CLASSWISE: the same
     sums, but a channel is a random mixture of the classes' mean patches, half whitened: S^(−½)C in place of
     S⁻¹C; channels beyond what labels tell apart are random mixtures of the rows. REPLICATED: one code for every label and channel, the same at every position, least squares. NONE:
     random filters. SPECTRAL: the leading eigenvectors of the aggregated covariance. MIXED: half spatial, half
     random.
     """
 
+    SEEDED = "seeded"
     CLASSWISE = "classwise"
     SPATIAL = "spatial"
     REPLICATED = "replicated"
@@ -63,6 +68,33 @@ def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.ND
     half = classes // 2
     signs = np.concatenate([np.ones(half), np.zeros(classes - 2 * half), -np.ones(half)])[places]
     return np.broadcast_to(signs, (classes, known.positions, outputs))
+
+
+def seeded(known: Trained, seed: bytes) -> Matrix:
+    """SEEDED weights of a hidden layer, (1 + inputs, outputs): the same bits for every party.
+
+    A convolution's filters are uniform noise, blurred, without the constant of each channel, every filter of
+    the same norm; those of a dense layer are uniform. Made for patches that are normalised (`Conv.contrast`),
+    whose size is known beforehand; for others the gain is 1/√inputs of that.
+    """
+    key = derive(seed, Label.RANDOM_FEATURES, integer(known.at))
+    if isinstance(known.layer, Conv):
+        channels, side = known.shape[0], known.layer.kernel + 2 * _BLUR
+        noise = uniform(key, (known.outputs, channels, side, side))
+        for _ in range(_BLUR):  # integers: exact
+            noise = noise[:, :, :-2] + 2 * noise[:, :, 1:-1] + noise[:, :, 2:]
+            noise = noise[..., :-2] + 2 * noise[..., 1:-1] + noise[..., 2:]
+        taps = known.layer.kernel**2
+        noise = noise.reshape(known.outputs, channels, taps)
+        if taps > 1:
+            noise = taps * noise - noise.sum(axis=2, keepdims=True)
+        drawn = noise.reshape(known.outputs, -1).T.astype(np.float64)
+    else:
+        drawn = uniform(key, (known.inputs, known.outputs)).astype(np.float64)
+    scaled = drawn / np.sqrt((drawn * drawn).mean(axis=0))
+    unit = isinstance(known.layer, Conv) and known.layer.contrast
+    gain = _GAIN if unit else _GAIN / np.sqrt(known.inputs)
+    return np.vstack([np.zeros(known.outputs), gain * scaled])
 
 
 def filters(

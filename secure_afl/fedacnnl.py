@@ -1,4 +1,4 @@
-"""FedACnnL: a deep network trained layer by layer, one secure sum a layer, no gradient (arXiv 2502.06915).
+"""FedACnnL: a deep network trained layer by layer by secure sums, no gradient (arXiv 2502.06915).
 
 A `Learner` holds one client's rows and answers with statistics; a `Coordinator` turns each sum into a layer.
 Neither does I/O. Every number that goes into a sum lies on a grid (`network`), so the sum is exact and the
@@ -6,8 +6,9 @@ trained network does not depend on how rows are spread over clients, chunks or d
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
-from secure_afl.encoders import Encoder, coded, codes, filters
+from secure_afl.encoders import Encoder, coded, codes, filters, seeded
 from secure_afl.errors import DataError
 from secure_afl.estimator import (
     FederatedClassifier,
@@ -66,8 +67,8 @@ class Learner:
         device: str = "cpu",
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        if X.shape != (len(y), prod(network.input_shape)):
-            expected = (len(y), prod(network.input_shape))
+        if X.shape != (len(y), prod(network.input_shape)) or not len(y):
+            expected = (len(y) or "1 or more", prod(network.input_shape))
             raise DataError(f"{who}: expected X of shape {expected}, got {X.shape}")
         for wrong, fault in ((~np.isfinite(X), "is not finite"), (np.abs(X) > 1, "is outside [-1, 1]")):
             if wrong.any():
@@ -118,6 +119,10 @@ class Learner:
         """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
         wanted = self._targets(known)[self._labels].cpu().numpy()
         return np.asarray(wanted.reshape(-1, wanted.shape[2]))
+
+    def seeded(self, known: Trained) -> Weights:
+        """The layer's weights where the public seed alone gives them: nobody's word is taken for them."""
+        return on_weight_grid(seeded(known, self._seed), known.limit)
 
     def install(self, known: Trained, weights: Weights) -> None:
         """Take a trained layer and go on to the inputs of the next one."""
@@ -197,6 +202,7 @@ class Coordinator:
         self.groups = groups
         self.survivors = survivors
         self.certificate: Certificate | None = None
+        self.summed = network.trained[-1:] if encoder is Encoder.SEEDED else network.trained
         self.scales: dict[int, npt.NDArray[np.float64]] = {}
         """By place of a hidden layer: the codes of its trained outputs as those came out, see `filters`."""
 
@@ -212,7 +218,7 @@ class Coordinator:
         Raises `DataError` if so many samples could leave the range in which sums are exact.
         """
         plan = []
-        for number, known in enumerate(self.network.trained):
+        for number, known in enumerate(self.summed):
             bound = float(rows * known.positions) * max(known.limit, 1.0) ** 2
             if clients * bound * 2.0 ** (2 * GRID_BITS) >= 2.0**53:
                 raise DataError(
@@ -222,12 +228,15 @@ class Coordinator:
             slots = self.groups if known is self.network.trained[-1] else 1
             plan.append(
                 SumPlan(
-                    f"fedacnnl layer {number + 1} of {len(self.network.trained)}",
+                    f"fedacnnl sum {number + 1} of {len(self.summed)}",
                     slots * self.bounds(known).length,
                     bound,
                     fraction_bits=2 * GRID_BITS,
                     survivors=self.survivors if slots > 1 else 0,
-                    trusts_server=slots > 1,
+                    # Every layer's sum has the counts of rows and labels in it, and the label moments are near.
+                    same_survivors=len(self.summed) > 1 or slots > 1,
+                    # Statistics of a later layer are of features that the server's weights make.
+                    trusts_server=number > 0 or slots > 1,
                 )
             )
         return plan
@@ -260,14 +269,9 @@ class Coordinator:
         groups = []
         for slot in used:
             rest = SufficientStatistics(slot.gram, slot.cross - slot.gram @ common, slot.count)
-            own = common + solve(rest, ridge=self.ridge, target=_largest_target(common, known)).weights
+            own = common + solve(rest, ridge=self.ridge).weights  # its certificate is not used
             groups.append(on_weight_grid(own, known.limit))
         return common, groups
-
-
-def _largest_target(weights: Weights, known: Trained) -> float:
-    """A bound on |y − xW| over all inputs that there can be."""
-    return 1.0 + max(known.limit, 1.0) * float(np.abs(weights).sum(axis=0).max())
 
 
 class FedACnnL(FederatedClassifier):
@@ -276,7 +280,10 @@ class FedACnnL(FederatedClassifier):
     Parameters
     ----------
     network : the layers; inputs lie in [−1, 1] and are read on a grid of 2⁻¹⁰.
-    encoder : what hidden layers are trained towards, see `Encoder`.
+    encoder : what hidden layers are trained towards, see `Encoder`. With "seeded", the default, one sum trains
+        the network. The others take one sum a layer: every later one is of features that the server's
+        weights make, so the policy must take its reports as true under the active profile, and the survivors
+        of all sums must be the same.
     ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
     classes : all labels there can be, agreed on; None is 0, 1, ….
     max_rows : public bound on the rows of one site.
@@ -295,7 +302,7 @@ class FedACnnL(FederatedClassifier):
         self,
         network: Network,
         *,
-        encoder: str = "classwise",
+        encoder: str = "seeded",
         ridge: float = 3e-3,
         classes: Sequence[Any] | None = None,
         max_rows: int = 2**12,
@@ -332,11 +339,16 @@ class FedACnnL(FederatedClassifier):
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference."""
+        self._check()
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = []
         for known in self.network.trained[:-1]:
-            layers.append(coordinator.layer(known, learner.vector(known)))
+            layers.append(
+                coordinator.layer(known, learner.vector(known))
+                if known in coordinator.summed
+                else learner.seeded(known)
+            )
             learner.install(known, layers[-1])
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
         return self._learnt(parsed, layers, [], coordinator)
@@ -354,8 +366,26 @@ class FedACnnL(FederatedClassifier):
             learner.install(known, weights)
         return learner.scores
 
+    def _check(self) -> None:
+        """Raises `DataError` for parameters that do not fit, before anything is read or sent."""
+        if not isinstance(self.network, Network):
+            raise DataError(f"expected a Network, got {type(self.network).__name__}")
+        encoders = [encoder.value for encoder in Encoder]
+        if self.encoder not in encoders:
+            raise DataError(f"expected encoder as one of {', '.join(encoders)}, got {self.encoder!r}")
+        if parse_real("ridge", self.ridge) < 0:
+            raise DataError(f"expected ridge as a number of at least 0, got {self.ridge!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**32:
+            raise DataError(f"expected seed as a whole number from 0 to below 2**32, got {self.seed!r}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, TypeError):  # whatever torch says of a device that is not there
+            raise DataError(f"expected a device that torch has here, got {self.device!r}") from None
+
     def _parse(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike | None = None) -> Rows:
         classes = range(self.network.classes) if self.classes is None else self.classes
+        if not isinstance(classes, Collection):
+            raise DataError(f"expected classes as a list of labels, got {type(classes).__name__}")
         if len(classes) != self.network.classes:
             raise DataError(f"expected {self.network.classes} classes, got {len(classes)}")
         return parse_rows(X, y, classes, site)
@@ -364,6 +394,7 @@ class FedACnnL(FederatedClassifier):
         self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike
     ) -> tuple[Rows, dict[str, Learner]]:
         """Parsed rows, and every site's learner by its name."""
+        self._check()
         parsed = self._parse(X, y, site)
         if max(map(len, parsed.sites.values())) > parse_integer("max_rows", self.max_rows):
             raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
@@ -379,14 +410,20 @@ class FedACnnL(FederatedClassifier):
         aggregator: Aggregator,
         first: int,
     ) -> tuple[list[Weights], list[Aggregate]]:
-        """Train all layers but the head, one sum each; `first` is the number of the first one's sum."""
+        """All layers but the head; `first` is the number of the first one's sum, if they need sums."""
         layers: list[Weights] = []
         sums: list[Aggregate] = []
-        for number, known in enumerate(self.network.trained[:-1], start=first):
-            sums.append(aggregator.sum(number, self._statistics(learners, known)))
-            layers.append(coordinator.layer(known, sums[-1].total))
-            for learner in learners.values():
-                learner.install(known, layers[-1])
+        for known in self.network.trained[:-1]:
+            if known in coordinator.summed:
+                sums.append(aggregator.sum(first + len(sums), self._statistics(learners, known)))
+                layers.append(coordinator.layer(known, sums[-1].total))
+                for learner in learners.values():
+                    learner.install(known, layers[-1])
+            else:
+                for learner in learners.values():
+                    weights = learner.seeded(known)
+                    learner.install(known, weights)
+                layers.append(weights)
         return layers, sums
 
     def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:

@@ -23,16 +23,27 @@ _CROWD = 4096
 
 
 def plan(classes: int, groups: int, survivors: int) -> list[SumPlan]:
-    """The sums: the moments once, then the counts of `groups`, and of one group less as often as needed.
+    """The sums: the moments once, then the counts of `groups`, and of fewer as often as needed.
 
-    survivors: how many clients each count must include.
+    survivors: how many clients each must include. All are over the same clients: a count that lacked one who
+    was in the count before would tell that client's group.
     """
     length = classes + classes * (classes + 1) // 2 + 1
     counts = [
-        SumPlan(f"clients in {left} groups", groups, bound=1.0, survivors=survivors, trusts_server=True)
+        SumPlan(
+            f"clients in {left} groups",
+            groups,
+            bound=1.0,
+            survivors=survivors,
+            same_survivors=True,
+            trusts_server=True,
+        )
         for left in range(groups, 1, -1)
     ]
-    return [SumPlan("label moments", length, bound=1.0, fraction_bits=40), *counts]
+    moments = SumPlan(
+        "label moments", length, bound=1.0, fraction_bits=40, survivors=survivors, same_survivors=True
+    )
+    return [moments, *counts]
 
 
 def histogram(places: npt.NDArray[np.int64], classes: int) -> Matrix:
@@ -58,6 +69,8 @@ def centroids(total: Matrix, classes: int, groups: int, seed: int) -> Matrix:
     normal = draws.standard_normal((_CROWD, classes)) * np.sqrt(values.clip(0.0))
     crowd = (mean + normal @ vectors.T).clip(0.0)
     crowd /= crowd.sum(axis=1, keepdims=True)
+    if covariance.max() <= 0:  # all alike: one centroid stands for all, and k-means would warn
+        return np.asarray(np.rint(mean[None] * _GRID) / _GRID)
     found = KMeans(groups, n_init=4, random_state=seed).fit(crowd).cluster_centers_
     return np.asarray(np.rint(found * _GRID) / _GRID)
 
@@ -73,7 +86,9 @@ def count(group: int, groups: int) -> Matrix:
 
 
 def dissolved(centres: Matrix, sizes: Matrix) -> Matrix:
-    """The centroids without that of the smallest group."""
+    """The centroids without those of empty groups, or else without that of the smallest."""
+    if (sizes == 0).any():
+        return centres[sizes > 0]
     return np.delete(centres, int(np.argmin(sizes)), axis=0)
 
 

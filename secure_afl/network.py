@@ -8,7 +8,7 @@ sums: the masked network is bit for bit the one of the pooled data.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from secure_afl.crypto.kdf import Label, derive, integer
+from secure_afl.crypto.prg import add_keystreams
 from secure_afl.errors import DataError, SolveError
 
 GRID_BITS = 10
@@ -76,7 +78,7 @@ class Flatten:
 @dataclass(frozen=True)
 class Widen:
     """Keeps its inputs and appends `units` random features: rectified projections of the `normalised` inputs
-    on Gaussian directions, which the public `seed` fixes. Nothing is trained and nothing is summed up.
+    on random directions, which the public `seed` fixes. Nothing is trained and nothing is summed up.
     """
 
     units: int
@@ -142,17 +144,31 @@ class Network:
                 if not bounded:
                     raise DataError(f"layer {at}, {layer}: a ReLU must bound the inputs of a trained layer")
                 inputs = shape[0] * (layer.kernel**2 if isinstance(layer, Conv) else 1)
-                largest = 1.0 if isinstance(layer, Conv) and layer.contrast else limit
+                largest = limit
+                if isinstance(layer, Conv) and layer.contrast:
+                    _check_normalised(at, layer, inputs, limit)
+                    largest = 1.0
                 found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], largest))
                 bounded = False
             elif isinstance(layer, ReLU):
-                limit, bounded = layer.limit, True
-            elif isinstance(layer, Widen):
+                # What is rounded to the grid after the limit can end one step above it.
+                limit, bounded = ceil(layer.limit * 2.0**GRID_BITS) / 2.0**GRID_BITS, True
+            elif isinstance(layer, Widen | AvgPool):
                 if not bounded:
-                    raise DataError(f"layer {at}, {layer}: a ReLU must bound the inputs of random features")
-                limit = max(limit, _WIDEN_LIMIT)
+                    raise DataError(f"layer {at}, {layer}: a ReLU must bound its inputs")
+                if isinstance(layer, Widen):
+                    _check_normalised(at, layer, shape[0], limit)
+                    limit = max(limit, _WIDEN_LIMIT)
             shape = after
         return tuple(found)
+
+
+def _check_normalised(at: int, layer: Layer, inputs: int, limit: float) -> None:
+    """Raises `DataError` where the sums in `normalised` could leave the integers that float64 holds."""
+    if (inputs * limit * 2.0**GRID_BITS) ** 2 >= 2.0**_EXACT_BITS:
+        raise DataError(
+            f"layer {at}, {layer}: {inputs} inputs up to {limit:g} are too many to normalise exactly"
+        )
 
 
 def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
@@ -208,7 +224,7 @@ def normalised(rows: Tensor) -> Tensor:
     """Each row minus its mean, divided by √(‖row − mean‖² + 0.1): on the grid, at most 1 in magnitude, so it
     needs to know nothing of other rows. Local contrast normalisation (Jarrett et al., ICCV 2009) of a patch.
 
-    Exact: the sums of integers below stay under 2⁵³; what follows is rounded value by value.
+    Exact: the sums of integers below stay under 2⁵³ (`Network` sees to it); the rest is rounded value by value.
     """
     n = rows.shape[1]
     total, squares = rows.sum(dim=1, keepdim=True), (rows * rows).sum(dim=1, keepdim=True)
@@ -257,6 +273,16 @@ def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _directions(inputs: int, units: int, seed: int) -> Tensor:
-    """Gaussian, (inputs, units), on the weight grid."""
-    draws = np.random.default_rng([seed, inputs, units])  # public: it shapes a model and guards no secret
-    return torch.tensor(on_weight_grid(_WIDEN_SCALE * draws.standard_normal((inputs, units)), limit=1.0))
+    """Uniform, (inputs, units), on the weight grid."""
+    drawn = uniform(seed.to_bytes(32, "big"), (inputs, units))
+    scaled = np.asarray(_WIDEN_SCALE * 3**0.5 * 2.0**-16 * drawn, dtype=np.float64)
+    return torch.tensor(on_weight_grid(scaled, limit=1.0))
+
+
+def uniform(seed: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Odd integers between ±2¹⁶, evenly, alike for every party, library and version: a keystream of a public seed."""
+    count = prod(shape)
+    words = np.zeros(-(-count // 4), dtype=np.uint64)
+    add_keystreams(words, plus=[derive(seed, Label.RANDOM_FEATURES, *map(integer, shape))])
+    drawn = words.astype("<u8").view("<u2")[:count].astype(np.int64)
+    return (2 * drawn + 1 - 2**16).reshape(shape)

@@ -20,7 +20,7 @@ from secure_afl.encoders import Encoder, coded
 from secure_afl.errors import DataError, GroupWarning
 from secure_afl.estimator import parse_features, parse_integer
 from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
-from secure_afl.network import Network, Weights
+from secure_afl.network import Network, Weights, on_weight_grid
 from secure_afl.personal import Adapted, Local
 from secure_afl.statistics import Matrix
 
@@ -45,7 +45,8 @@ class PFedACnnL(FedACnnL):
     ----------
     groups : heads to learn, each from the sites whose labels are alike; 1 is one head for everybody. A group too
         small to hide a site among others is dissolved, with a `GroupWarning`. More than 1 trusts the server
-        to report sums as they are, so clients refuse it under the active profile.
+        to report sums as they are: under the active profile the policy must say so (`trusts_reports`). All
+        sums must then be over the same survivors.
     adapt : "head", the default; or "all", which adapts hidden layers too, as far as an encoder trains them
         by least squares (spatial, replicated, mixed).
     All others as in `FedACnnL`.
@@ -54,7 +55,7 @@ class PFedACnnL(FedACnnL):
     ----------
     personal_ : site name → `Personal`; in a federation each client has its own only.
     heads_ : the groups' heads; centroids_ (groups, classes): their label histograms, None for one group.
-    Those of `FedACnnL` describe the network of everybody, which `predict` uses unless it is given sites.
+    A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which `predict` uses unless it is given sites.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PFedACnnL(FedACnnL):
         *,
         groups: int = 1,
         adapt: str = "head",
-        encoder: str = "classwise",
+        encoder: str = "seeded",
         ridge: float = 3e-3,
         classes: Sequence[Any] | None = None,
         max_rows: int = 2**12,
@@ -92,7 +93,6 @@ class PFedACnnL(FedACnnL):
         Warns (`GroupWarning`) if there are fewer groups than were asked for.
         """
         groups = parse_integer("groups", self.groups)
-        self._check_adapt()
         parsed, learners = self._begin(X, y, site)
         aggregator = self._ask()
         names, classes = list(learners), self.network.classes
@@ -100,6 +100,11 @@ class PFedACnnL(FedACnnL):
         absent = ceil(aggregator.policy.dropout * len(names))
         least = aggregator.policy.least_survivors(len(names)) + absent
         survivors = len(names) - absent
+        if groups > 1 and groups * least > len(names):
+            raise DataError(
+                f"expected at most {max(1, len(names) // least)} groups of {len(names)} clients, got {groups}: a group "
+                f"needs {least}, so that its sum still hides each of them when {absent} drop out"
+            )
         coordinator = self._coordinator(groups, survivors)
         first = grouping.plan(classes, groups, survivors) if groups > 1 else []
         aggregator.open(names, [*first, *coordinator.plan(self.max_rows, len(names))])
@@ -159,7 +164,8 @@ class PFedACnnL(FedACnnL):
         labels: npt.NDArray[Any] = self.classes_[np.argmax(self.decision_function(X, site), axis=1)]
         return labels
 
-    def _check_adapt(self) -> None:
+    def _check(self) -> None:
+        super()._check()
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
         encoder = Encoder(self.encoder)
@@ -221,7 +227,9 @@ class PFedACnnL(FedACnnL):
                         learner.rows(known), learner.targets(known) * factors, layers[number][:, -trained:]
                     ).choose()
                     found.append(adapted)
-                    own[number] = np.hstack([layers[number][:, :-trained], adapted.weights])
+                    own[number] = on_weight_grid(
+                        np.hstack([layers[number][:, :-trained], adapted.weights]), known.limit
+                    )
                 learner.install(known, own[number])
         head = self.network.trained[-1]
         adapted = Local(learner.rows(head), learner.targets(head), heads[group]).choose(places)

@@ -1,27 +1,29 @@
 """The command line: `secure-afl`."""
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking
 from secure_afl.simulations.data import load
+from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition
-from secure_afl.simulations.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, network_for, run
+from secure_afl.simulations.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, run
+from secure_afl.simulations.terminal import (
+    JsonFile,
+    check_writable,
+    console,
+    progress,
+    refusals_shown,
+    write_json,
+)
 
 app = typer.Typer(
     help="Learn one model from several parties' data; only masked sums leave a party.",
@@ -33,12 +35,7 @@ bench = typer.Typer(
     help="Measure; every benchmark prints ratios and writes a JSON file.", no_args_is_help=True
 )
 app.add_typer(bench, name="bench")
-console = Console()
-errors = Console(stderr=True)
-
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write every figure to this file.", dir_okay=False)
-]
+app.add_typer(experiment, name="experiment")
 
 
 @app.command("run")
@@ -69,8 +66,33 @@ def run_command(
     ] = "ridge",
     encoder: Annotated[
         Encoder,
-        typer.Option(help="What fedacnnl's hidden layers are trained towards; none is random filters."),
-    ] = Encoder.CLASSWISE,
+        typer.Option(
+            help="What fedacnnl's hidden layers are trained towards. seeded: nothing, one sum trains the network; "
+            "the others take one sum a layer and need --trust-reports."
+        ),
+    ] = Encoder.SEEDED,
+    personalize: Annotated[
+        bool,
+        typer.Option(
+            "--personalize",
+            help="With fedacnnl: every client adapts the network to its rows; nothing leaves it.",
+        ),
+    ] = False,
+    groups: Annotated[
+        int,
+        typer.Option(
+            help="With --personalize: heads to learn, each from clients with like labels. More than 1 needs "
+            "--trust-reports.",
+            min=1,
+        ),
+    ] = 1,
+    trust_reports: Annotated[
+        bool,
+        typer.Option(
+            "--trust-reports",
+            help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
+        ),
+    ] = False,
     backend: Annotated[
         str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
     ] = "mask",
@@ -97,7 +119,7 @@ def run_command(
 
     Without options: four hospitals, masked sums, an active server, hybrid keys.
     """
-    with _refusals_shown():
+    with refusals_shown():
         if backend not in BACKENDS:
             raise typer.BadParameter(
                 f"expected {' or '.join(BACKENDS)}, got {backend!r}", param_hint="--backend"
@@ -108,18 +130,33 @@ def run_command(
             raise typer.BadParameter(
                 "fedacnnl makes one sum a layer: leave out --rounds", param_hint="--rounds"
             )
-        _check_writable(json_file)
+        if personalize and model != "fedacnnl":
+            raise typer.BadParameter("needs --model fedacnnl", param_hint="--personalize")
+        if groups > 1 and not personalize:
+            raise typer.BadParameter("needs --personalize", param_hint="--groups")
+        check_writable(json_file)
         source = load(data, seed=seed, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
-        settings = Settings(model, encoder.value, backend, profile, suite, dropout, rounds, seed)
-        sums = len(network_for(source).trained) if model == "fedacnnl" else rounds
+        settings = Settings(
+            model,
+            encoder.value,
+            backend,
+            profile,
+            suite,
+            dropout,
+            rounds,
+            seed,
+            personalize,
+            groups,
+            trust_reports,
+        )
         if backend == "plain":
             console.print(
                 "[bold red]plain:[/] every client's statistics are shown to the server", highlight=False
             )
-        with _progress(settings.phases(sums)) as watch:
+        with progress(settings.phases(source)) as watch:
             result = run(source, parts, settings, watch)
-        _write_json(json_file, result.figures)
+        write_json(json_file, result.figures)
         _print_run(result, source.note)
 
 
@@ -131,13 +168,13 @@ def bench_masking_command(
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
     """Client masking rate against raw AES-256-CTR, and the whole protocol's CPU at three sizes."""
-    with _refusals_shown():
-        _check_writable(json_file)
-        with _progress(bench_masking.steps(repeats)) as watch:
+    with refusals_shown():
+        check_writable(json_file)
+        with progress(bench_masking.steps(repeats)) as watch:
             figures = bench_masking.measure(repeats, watch)
         for table in bench_masking.tables(figures):
             console.print(table)
-        _write_json(json_file, figures)
+        write_json(json_file, figures)
 
 
 # ---- what is printed -----------------------------------------------------------------------------
@@ -158,13 +195,21 @@ def _print_run(result: Run, note: str) -> None:
         f"{escape(figures['data'])}: training rows, and accuracy on each client's own test rows and on all"
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("client", "rows", "in the sum", "alone, own", "together, own", "alone, all"):
+    kinds = {
+        "alone": "alone, own",
+        "together_by_client": "together, own",
+        "personal_by_client": "personal, own",
+    }
+    kinds = {kind: heading for kind, heading in kinds.items() if kind in accuracy} | {
+        "alone_on_all": "alone, all"
+    }
+    for heading in ("client", "rows", "in the sum", *kinds.values()):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     shown = figures["clients"][:20]
     for name in shown:
         present = sum(name in survivors for survivors in rounds)
-        in_sum = ("yes" if present else "dropped out") if len(rounds) == 1 else f"{present} of {len(rounds)}"
-        scores = (accuracy[kind].get(name) for kind in ("alone", "together_by_client", "alone_on_all"))
+        in_sum = ("yes" if present else "no") if len(rounds) == 1 else f"{present} of {len(rounds)}"
+        scores = (accuracy[kind].get(name) for kind in kinds)
         table.add_row(
             escape(name),
             str(figures["rows"][name]),
@@ -172,7 +217,7 @@ def _print_run(result: Run, note: str) -> None:
             *(f"{s:.3f}" if s is not None else "–" for s in scores),
         )
     if len(figures["clients"]) > len(shown):
-        table.add_row(f"… and {len(figures['clients']) - len(shown)} more", *[""] * 5)
+        table.add_row(f"… and {len(figures['clients']) - len(shown)} more", *[""] * (2 + len(kinds)))
     console.print(table)
 
     if result.costs:
@@ -216,8 +261,13 @@ def _print_run(result: Run, note: str) -> None:
         ),
         "CPU seconds": "client {client:.4f}, server {server:.4f}, in the clear {plain:.6f}".format(**seconds),
     }
+    if "personal" in accuracy:
+        sizes = ", ".join(map(str, figures["groups"]))
+        lines["personal models"] = f"{accuracy['personal']:.3f} on own test rows; clients by group: {sizes}"
     for name, text in lines.items():
         console.print(f"{name:<27}{text}", highlight=False)
+    for warning in figures.get("warnings", ()):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     for refusal in result.refusals:
         console.print(f"[yellow]refused:[/] {escape(str(refusal))}", highlight=False)
     console.print(f"[dim]{escape(note)}[/]", highlight=False)
@@ -225,60 +275,3 @@ def _print_run(result: Run, note: str) -> None:
 
 def _middle(values: dict[int, Any]) -> float:
     return float(median(values.values())) if values else 0.0
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal; `watch` moves it on by one and names the step."""
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("preparing", total=steps)
-
-        def watch(step: str) -> None:
-            progress.update(task, advance=1, description=step)
-
-        yield watch
-
-
-# ---- files and errors ----------------------------------------------------------------------------
-
-
-@contextmanager
-def _refusals_shown() -> Iterator[None]:
-    """What we refuse is said on stderr, with exit code 1 and without a traceback."""
-    try:
-        yield
-    except SecureAflError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        for note in getattr(error, "__notes__", ()):
-            errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-def _check_writable(file: Path | None) -> None:
-    """Before the work, not after it."""
-    if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint="--json")
-
-
-def _write_json(file: Path | None, figures: dict[str, Any]) -> None:
-    """Whole or not at all: written beside its place and then moved there; a pipe or device is written into."""
-    if not file:
-        return
-    text, place = json.dumps(figures, indent=2) + "\n", file.resolve()
-    try:
-        if place.exists() and not place.is_file():
-            place.write_text(text)
-        else:
-            beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-            try:
-                beside.write_text(text)
-                beside.replace(place)
-            finally:
-                beside.unlink(missing_ok=True)
-    except OSError as error:
-        errors.print(
-            f"[bold red]error:[/] cannot write {escape(str(file))}: {error.strerror}", highlight=False
-        )
-        raise typer.Exit(1) from None
-    errors.print(f"[dim]figures: {escape(str(file))}[/]", highlight=False)

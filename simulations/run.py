@@ -13,9 +13,11 @@ import numpy.typing as npt
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DropoutWarning
+from secure_afl.encoders import Encoder
+from secure_afl.errors import DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
+from secure_afl.pfedacnnl import PFedACnnL
 from secure_afl.protocol.masking.driver import Contribution, PhaseCost
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
@@ -31,16 +33,21 @@ MODELS = ("ridge", "fedacnnl")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is made. dropout: the fraction of clients that fall silent before each upload."""
+    """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
+    every client adapts the network to its rows, from the heads of `groups` groups.
+    """
 
     model: str = "ridge"
-    encoder: str = "classwise"
+    encoder: str = "seeded"
     backend: str = "mask"
     profile: Profile = Profile.ACTIVE
     suite: Suite = Suite.HYBRID
     dropout: float = 0.0
     rounds: int = 1
     seed: int = 0
+    personalize: bool = False
+    groups: int = 1
+    trusts_reports: bool = False
 
     def policy(self) -> Policy:
         """The clients' policy: nothing wider than these settings need."""
@@ -49,10 +56,16 @@ class Settings:
             profiles=frozenset({self.profile}),
             suites=frozenset({self.suite}),
             dropout=max(self.dropout, Policy.dropout),
+            trusts_reports=self.trusts_reports,
         )
 
-    def phases(self, sums: int) -> int:
+    def phases(self, data: Dataset) -> int:
         """How many phases `watch` is told of."""
+        sums = self.rounds
+        if self.model == "fedacnnl":
+            # With groups: the label moments, and a count for each number of groups that may be tried.
+            sums = 1 if self.encoder == Encoder.SEEDED.value else len(network_for(data).trained)
+            sums += self.groups if self.groups > 1 else 0
         return 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
 
 
@@ -131,14 +144,16 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
 
     def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
         if settings.model == "fedacnnl":
-            return FedACnnL(
-                network_for(data),
-                encoder=settings.encoder,
-                classes=classes,
-                max_rows=max(2**12, largest),
-                seed=settings.seed,
-                aggregator=aggregator,
-            )
+            options: dict[str, Any] = {
+                "encoder": settings.encoder,
+                "classes": classes,
+                "max_rows": max(2**12, largest),
+                "seed": settings.seed,
+                "aggregator": aggregator,
+            }
+            if settings.personalize:
+                return PFedACnnL(network_for(data), groups=settings.groups, **options)
+            return FedACnnL(network_for(data), **options)
         return FederatedRidge(
             data.row_norm,
             classes=classes,
@@ -147,7 +162,8 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             aggregator=aggregator,
         )
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         together = model(witness).fit(data.X[rows], data.y[rows], site)
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
@@ -207,6 +223,21 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "plain": witness.plain_seconds,
         },
     }
+    if isinstance(together, PFedACnnL):
+        own = {
+            part.client: float(
+                (
+                    together.predict(data.X[part.test], [part.client] * len(part.test)) == data.y[part.test]
+                ).mean()
+            )
+            for part in tested
+        }
+        figures["accuracy"]["personal_by_client"] = own
+        figures["accuracy"]["personal"] = float(
+            np.average(list(own.values()), weights=[len(part.test) for part in tested])
+        )
+        figures["warnings"] = [str(one.message) for one in said]
+        figures["groups"] = np.bincount([one.group for one in together.personal_.values()]).tolist()
     if masked:
         parameters = masked.cohort.server.parameters
         figures["parameters"] = {

@@ -85,6 +85,7 @@ class MaskingClient:
         self._roster = roster
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
         self._plan = tuple(plan)
+        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
         self._agreed = tuple(one.spec(len(roster.members)) for one in plan)
         self._policy = policy
         self._ledger = ledger
@@ -345,6 +346,13 @@ class MaskingClient:
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors, message.round)
+        if self._plan[message.round].same_survivors:
+            if self._related not in (None, survivors):
+                raise PolicyError(
+                    f"expected the {len(self._related or ())} survivors of the sums before, the server named "
+                    f"{len(survivors)}, not the same: the difference of the sums could tell of one client"
+                )
+            self._related = survivors
         self._survivors = survivors
         if self._parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()

@@ -1,7 +1,7 @@
 """A whole cohort in this process: the same state machines as across a network, with a network to play with."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -83,12 +83,18 @@ class Cohort:
         self._run(self.server.advance, _nothing_wanted)
         self._timed(self.server.advance)
 
-    def sum(self, number: int, contribute: Callable[[int, SumWanted], Contribution]) -> MaskedSum:
+    def sum(
+        self,
+        number: int,
+        contribute: Callable[[int, SumWanted], Contribution],
+        among: Collection[int] | None = None,
+    ) -> MaskedSum:
         """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
+        among: whom to ask; None is everybody.
 
         Raises `RoundAbortedError` if it cannot be opened; the next round may still be.
         """
-        self._run(lambda: self.server.open_round(number), contribute)
+        self._run(lambda: self.server.open_round(number, among), contribute)
         while self.server.state is not ServerState.UNMASKING:
             self._run(self.server.advance, contribute)
         return self._timed(self.server.unmask)

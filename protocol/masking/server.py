@@ -3,6 +3,7 @@
 Memory: one vector of the round's length, whatever the number of clients, and their keys and shares.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -233,14 +234,19 @@ class MaskingServer:
 
     # ---- phases 3 to 5 ---------------------------------------------------------------------------
 
-    def open_round(self, number: int) -> Outbox:
-        """Ask everybody in good standing for the vectors of round `number`. Rounds only go forward."""
+    def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
+        """Ask everybody in good standing, or those `among` them, for the vectors of round `number`.
+
+        Rounds only go forward.
+        """
         self._expect(ServerState.READY)
         if not self._next_round <= number < len(self.parameters.rounds):
             raise LocalProtocolError(
                 f"expected a round from {self._next_round} to {len(self.parameters.rounds) - 1}, got {number}"
             )
         participants = self._confirmed.difference(self.blame)
+        if among is not None:
+            participants = participants.intersection(among)
         if len(participants) < self.parameters.threshold:
             raise self._abort(f"are left for round {number}", len(participants))
         self._next_round = number + 1

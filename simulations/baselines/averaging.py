@@ -21,7 +21,7 @@ from secure_afl.simulations.baselines.settings import Settings
 
 Work = Callable[[int, Tensor, int], Tensor]
 """work(k, w, number): what client k makes of the common model w, float32 (size,), in a round."""
-LOOK = 10
+LOOK = 50
 """Rounds between two points of a method whose clients adapt at the end: that can cost more than a round."""
 
 

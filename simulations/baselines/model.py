@@ -92,3 +92,18 @@ def cnn(side: int, classes: int) -> Model:
 
     shapes = ((6, 1, 5, 5), (6,), (16, 6, 5, 5), (16,), (120, 16 * left**2), (120,), (100, 120), (100,))
     return Model("cnn", (*shapes, (classes, 100), (classes,)), forward)
+
+
+def shallow_cnn(side: int, classes: int) -> Model:
+    """One convolution, the network that the analytic method trains: for SGD on the same architecture.
+
+    7×7 with 64 channels and padding 1 on one channel of side×side pixels, ReLU, average-pooling by 4, one linear
+    layer to the classes.
+    """
+
+    def forward(w: tuple[Tensor, ...], X: Tensor) -> Tensor:
+        h = functional.conv2d(X.view(-1, 1, side, side), w[0], w[1], padding=1).relu_()
+        return functional.linear(functional.avg_pool2d(h, 4).flatten(1), w[2], w[3])
+
+    left = (side - 4) // 4
+    return Model("shallow-cnn", ((64, 1, 7, 7), (64,), (classes, 64 * left**2), (classes,)), forward)

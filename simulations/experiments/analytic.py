@@ -66,13 +66,18 @@ def train(
     *,
     ridge: float,
     seed: int,
+    encoder: str = "seeded",
     dropout: float = 0.0,
     backend: str = "mask",
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Outcome:
-    """Train under masks against an active server, or in the clear, with the default encoder."""
+    """Train under masks against an active server, or in the clear."""
     silent = dropouts(len(parts), dropout, seed)
-    policy = Policy(backends=frozenset({backend}), dropout=max(dropout, Policy.dropout))
+    policy = Policy(
+        backends=frozenset({backend}),
+        dropout=max(dropout, Policy.dropout),
+        trusts_reports=encoder != "seeded",  # every other encoder makes features of the server's weights
+    )
     parts = sorted(parts, key=lambda part: part.client)
     masked = None
     aggregator: Aggregator
@@ -83,6 +88,7 @@ def train(
         aggregator = Witness(PlainAggregator(policy), frozenset(parts[place].client for place in silent))
     model = _Timed(
         network,
+        encoder=encoder,
         ridge=ridge,
         classes=range(len(data.classes)),
         max_rows=2 ** max(12, max(len(part.train) for part in parts).bit_length()),

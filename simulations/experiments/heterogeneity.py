@@ -1,0 +1,84 @@
+"""Accuracy against how differently clients' labels are distributed: MNIST-5k among ten clients by Dirichlet(A)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from secure_afl.simulations.baselines import model as gradient
+from secure_afl.simulations.baselines.harness import clients_of
+from secure_afl.simulations.baselines.methods import METHODS
+from secure_afl.simulations.baselines.settings import TUNED
+from secure_afl.simulations.bench_masking import machine
+from secure_afl.simulations.data import load
+from secure_afl.simulations.experiments.analytic import train
+from secure_afl.simulations.experiments.headline import spread
+from secure_afl.simulations.experiments.problems import PROBLEMS
+from secure_afl.simulations.partition import partition
+
+CONCENTRATIONS = (0.05, 0.1, 0.5, 1.0, 10.0)
+METHODS_SHOWN = ("fedavg", "fine-tuned", "local")
+_CLIENTS, _ROUNDS = 10, 30
+
+
+def steps(seeds: int) -> int:
+    """How often `measure` calls `watch`."""
+    return seeds * len(CONCENTRATIONS) * (len(METHODS_SHOWN) + 1)
+
+
+def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
+    """A record for each concentration, method and seed."""
+    torch.set_num_threads(1)
+    data, records = load("mnist5k"), []
+    network, encoder, ridge = PROBLEMS["mnist-cnn"].networks["conv 64"]
+    for concentration in CONCENTRATIONS:
+        for seed in range(seeds):
+            parts = partition(data, f"dirichlet:{concentration:g}", _CLIENTS, seed)
+            found = {}
+            for method in METHODS_SHOWN:
+                watch(f"Dirichlet {concentration:g}, {method}, seed {seed}")
+                settings = replace(TUNED[method, "mnist-cnn"], rounds=_ROUNDS)
+                history = METHODS[method](
+                    clients_of(data, parts), gradient.cnn(28, 10), settings, seed, lambda point: None
+                )
+                found[method] = fmean(p.accuracy for p in history.points if p.round > _ROUNDS - 5)
+            watch(f"Dirichlet {concentration:g}, fedacnnl, seed {seed}")
+            outcome = train(data, parts, network, ridge=ridge, encoder=encoder, seed=seed)
+            found |= {"fedacnnl": outcome.accuracy, "pfedacnnl": outcome.personal}
+            records += [
+                {"concentration": concentration, "seed": seed, "method": method, "accuracy": accuracy}
+                for method, accuracy in found.items()
+            ]
+    return {"machine": machine(), "seeds": seeds, "rounds": _ROUNDS, "records": records}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each method, a column for each concentration."""
+    records = figures["records"]
+    shown = Table(
+        title=f"MNIST-5k, {_CLIENTS} clients by Dirichlet(A), {figures['seeds']} seeds: accuracy %; gradient methods "
+        f"train a CNN for {figures['rounds']} rounds; fine-tuned, local and pfedacnnl: each client's own model",
+        title_justify="left",
+    )
+    shown.add_column("method")
+    for concentration in CONCENTRATIONS:
+        shown.add_column(f"A = {concentration:g}", justify="right")
+    for method in dict.fromkeys(record["method"] for record in records):
+        shown.add_row(
+            method,
+            *(
+                spread(
+                    [
+                        100 * r["accuracy"]
+                        for r in records
+                        if (r["method"], r["concentration"]) == (method, c)
+                    ],
+                    1,
+                )
+                for c in CONCENTRATIONS
+            ),
+        )
+    return shown

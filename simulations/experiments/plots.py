@@ -1,0 +1,118 @@
+"""Pictures of the experiments, from their figures alone."""
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from secure_afl.simulations.experiments.problems import PROBLEMS
+
+_COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#000000")
+_OURS = "#d62728"
+
+
+def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
+    """Accuracy against training time, a file for each problem; the mean of the seeds, without dropouts."""
+    from matplotlib.figure import Figure  # slow to import: only who asks for pictures waits
+
+    files = []
+    records = [record for record in figures["records"] if not record["dropout"]]
+    for name in dict.fromkeys(record["problem"] for record in records):
+        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True)
+        for panel, personal in zip(panels, (False, True), strict=True):
+            colours = iter(_COLOURS * 2)
+            mine = [r for r in records if r["problem"] == name and r["personal"] == personal]
+            for method in dict.fromkeys(record["method"] for record in mine):
+                seconds, accuracies = _mean_curve([r["curve"] for r in mine if r["method"] == method])
+                ours = "fedacnnl" in method
+                panel.plot(
+                    seconds,
+                    accuracies,
+                    marker="*" if ours else None,
+                    markersize=13,
+                    color=_OURS if ours else next(colours),
+                    label=method,
+                )
+                if ours:
+                    panel.annotate(
+                        method, (seconds[-1], accuracies[-1]), xytext=(8, -4), textcoords="offset points"
+                    )
+            panel.set_xscale("log")
+            panel.set_xlabel("training time, s (compute and network)")
+            panel.set_title("each client's own model" if personal else "one model for all")
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize="small", loc="lower right")
+        panels[0].set_ylabel("accuracy on test rows")
+        figure.suptitle(f"{PROBLEMS[name].title}, {figures['seeds']} seeds")
+        files.append(_saved(figure, folder / f"headline-{name}.png"))
+    return files
+
+
+def heterogeneity(figures: dict[str, Any], folder: Path) -> list[Path]:
+    """Accuracy against the concentration of the Dirichlet distribution."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    panel = figure.subplots()
+    colours = iter(_COLOURS)
+    by_method: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in figures["records"]:
+        by_method[record["method"]][record["concentration"]].append(record["accuracy"])
+    for method, by_concentration in by_method.items():
+        at = sorted(by_concentration)
+        ours = "fedacnnl" in method
+        panel.fill_between(
+            at,
+            [min(by_concentration[c]) for c in at],
+            [max(by_concentration[c]) for c in at],
+            alpha=0.15,
+            color=_OURS if ours else (colour := next(colours)),
+        )
+        panel.plot(
+            at,
+            [fmean(by_concentration[c]) for c in at],
+            marker="o",
+            linestyle="--" if method == "pfedacnnl" else "-",
+            color=_OURS if ours else colour,
+            label=method,
+        )
+    panel.set_xscale("log")
+    panel.set_xlabel("Dirichlet concentration A (left: clients differ most)")
+    panel.set_ylabel("accuracy on test rows")
+    panel.set_title(f"MNIST-5k, 10 clients, {figures['seeds']} seeds: mean and range")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="small")
+    return [_saved(figure, folder / "heterogeneity.png")]
+
+
+def encoders(figures: dict[str, Any], folder: Path) -> list[Path]:
+    """Test accuracy of every row, each seed a point."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    panel = figure.subplots()
+    rows = list(dict.fromkeys(record["row"] for record in figures["records"]))[::-1]
+    for at, row in enumerate(rows):
+        values = [record["test"] for record in figures["records"] if record["row"] == row]
+        colour = _COLOURS[0] if row.startswith("SGD") else _OURS
+        panel.plot(values, [at] * len(values), "o", alpha=0.5, color=colour)
+        panel.plot(fmean(values), at, "|", markersize=18, color=colour)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.set_xlabel("accuracy on 1000 test rows of MNIST-5k")
+    panel.grid(alpha=0.3)
+    return [_saved(figure, folder / "encoders.png")]
+
+
+def _mean_curve(curves: list[list[tuple[float, float]]]) -> tuple[list[float], list[float]]:
+    """Point by point: every seed has as many."""
+    points = list(zip(*curves, strict=True))
+    return (
+        [fmean(seconds for seconds, _ in point) for point in points],
+        [fmean(accuracy for _, accuracy in point) for point in points],
+    )
+
+
+def _saved(figure: Any, file: Path) -> Path:
+    figure.savefig(file, dpi=120)
+    return file

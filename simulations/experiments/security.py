@@ -1,0 +1,97 @@
+"""What masks cost: the same networks trained under masks and in the clear, on one client's critical path."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from secure_afl.simulations.bench_masking import machine
+from secure_afl.simulations.experiments.analytic import train
+from secure_afl.simulations.experiments.links import Link
+from secure_afl.simulations.experiments.problems import PROBLEMS
+
+_PROBLEM, _REPEATS = "mnist-mlp", 3
+DROPOUTS = (0.0, 0.2)
+
+
+def steps() -> int:
+    """How often `measure` calls `watch`."""
+    return 2 * _REPEATS * len(DROPOUTS) * len(PROBLEMS[_PROBLEM].networks)
+
+
+def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
+    """Medians over repeats that alternate between masks and none."""
+    torch.set_num_threads(1)
+    problem, records = PROBLEMS[_PROBLEM], []
+    data, parts = problem.rows(0)
+    for title, (network, encoder, ridge) in problem.networks.items():
+        for dropout in DROPOUTS:
+            runs: dict[str, list[dict[str, float]]] = {"mask": [], "plain": []}
+            for _ in range(_REPEATS):
+                for backend, found in runs.items():
+                    watch(f"{title}, {backend}, {dropout:.0%} dropouts")
+                    outcome = train(
+                        data,
+                        parts,
+                        network,
+                        ridge=ridge,
+                        encoder=encoder,
+                        seed=0,
+                        dropout=dropout,
+                        backend=backend,
+                    )
+                    found.append(asdict(outcome.account))
+            for backend, found in runs.items():
+                middle = {key: median(run[key] for run in found) for key in found[0]}
+                seconds = link.seconds(middle["bytes_up"], middle["bytes_down"], int(middle["round_trips"]))
+                middle |= {
+                    "network_seconds": seconds,
+                    "compute_seconds": middle["learning_seconds"] + middle["protocol_seconds"],
+                }
+                records.append(
+                    {"network": title, "dropout": dropout, "backend": backend, "clients": len(parts)} | middle
+                )
+    return {"machine": machine(), "link": asdict(link), "records": records}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each network and dropout fraction: masked, in the clear, and the ratio."""
+    records, link = figures["records"], figures["link"]
+    shown = Table(
+        title=f"Masked against plain float64, {records[0]['clients']} clients, active server; seconds of the critical "
+        f"path with clients at work at the same time, network of {link['megabits']:g} Mbit/s and "
+        f"{1e3 * link['latency']:g} ms one way",
+        title_justify="left",
+    )
+    headings = (
+        "network",
+        "dropouts",
+        "compute s",
+        "ratio",
+        "network s",
+        "ratio",
+        "together",
+        "MB up",
+        "ratio",
+    )
+    for heading in headings:
+        shown.add_column(heading, justify="left" if heading == "network" else "right")
+    for masked, plain in zip(records[::2], records[1::2], strict=True):
+        both = [(masked[key], plain[key]) for key in ("compute_seconds", "network_seconds", "bytes_up")]
+        total = [sum(pair) for pair in zip(*both[:2], strict=True)]
+        (compute, compute_plain), (network, network_plain), (up, up_plain) = both
+        shown.add_row(
+            masked["network"],
+            f"{masked['dropout']:.0%}",
+            f"{compute:.2f} / {compute_plain:.2f}",
+            f"{compute / compute_plain:.2f}",
+            f"{network:.2f} / {network_plain:.2f}",
+            f"{network / network_plain:.2f}",
+            f"{total[0] / total[1]:.2f}",
+            f"{up / 1e6:.2f} / {up_plain / 1e6:.2f}",
+            f"{up / up_plain:.2f}",
+        )
+    return shown

@@ -1,0 +1,75 @@
+"""What all commands share: where text goes, progress, refusals, and files that are whole or not there."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from secure_afl.crypto.errors import SecureAflError
+
+console = Console()
+errors = Console(stderr=True)
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write every figure to this file.", dir_okay=False)
+]
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal; `watch` moves it on by one and names the step."""
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("preparing", total=steps)
+
+        def watch(step: str) -> None:
+            bar.update(task, advance=1, description=step)
+
+        yield watch
+
+
+@contextmanager
+def refusals_shown() -> Iterator[None]:
+    """What we refuse is said on stderr, with exit code 1 and without a traceback."""
+    try:
+        yield
+    except SecureAflError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def check_writable(file: Path | None) -> None:
+    """Before the work, not after it."""
+    if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint="--json")
+
+
+def write_json(file: Path | None, figures: dict[str, Any]) -> None:
+    """Whole or not at all: written beside its place and then moved there; a pipe or device is written into."""
+    if not file:
+        return
+    text, place = json.dumps(figures, indent=2) + "\n", file.resolve()
+    try:
+        if place.exists() and not place.is_file():
+            place.write_text(text)
+        else:
+            beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+            try:
+                beside.write_text(text)
+                beside.replace(place)
+            finally:
+                beside.unlink(missing_ok=True)
+    except OSError as error:
+        errors.print(
+            f"[bold red]error:[/] cannot write {escape(str(file))}: {error.strerror}", highlight=False
+        )
+        raise typer.Exit(1) from None
+    errors.print(f"[dim]figures: {escape(str(file))}[/]", highlight=False)
