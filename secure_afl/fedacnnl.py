@@ -396,6 +396,8 @@ class FedACnnL(FederatedClassifier):
         """Parsed rows, and every site's learner by its name."""
         self._check()
         parsed = self._parse(X, y, site)
+        if not parsed.sites:
+            raise DataError("expected at least one row, got none")
         if max(map(len, parsed.sites.values())) > parse_integer("max_rows", self.max_rows):
             raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
         return parsed, {

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_afl.encoders import Encoder, coded, codes, filters, moments
+from secure_afl.encoders import Encoder, coded, codes, filters, moments, seeded
 from secure_afl.errors import DataError, SolveError
 from secure_afl.network import (
     AvgPool,
@@ -26,6 +26,7 @@ from secure_afl.network import (
     normalised,
     on_weight_grid,
     to_grid,
+    uniform,
 )
 from secure_afl.statistics import SufficientStatistics
 
@@ -220,3 +221,90 @@ def test_random_features_follow_what_they_widen() -> None:
     for layers in ((Dense(4), Widen(3)), (Widen(0),)):
         with pytest.raises(DataError):
             Network((5,), layers, 2)
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.booleans(),
+    st.binary(min_size=32, max_size=32),
+)
+def test_seeded_filters_are_alike_for_everybody_centred_and_of_one_norm(
+    kernel: int, channels: int, outputs: int, contrast: bool, seed: bytes
+) -> None:
+    layer = Conv(outputs, kernel, contrast=contrast)
+    known = Network((channels, 7, 7), (layer, ReLU()), 3).trained[0]
+    weights = seeded(known, seed)
+    assert weights.shape == (1 + known.inputs, outputs)
+    assert weights.tobytes() == seeded(known, seed).tobytes()
+    if known.inputs > 1:
+        assert weights.tobytes() != seeded(known, bytes(byte ^ 1 for byte in seed)).tobytes()
+    gain = 2.0 if contrast else 2.0 / np.sqrt(known.inputs)
+    np.testing.assert_allclose(np.sqrt((weights[1:] ** 2).mean(axis=0)), gain)
+    assert not weights[0].any()
+    if kernel > 1:
+        means = weights[1:].reshape(channels, kernel**2, outputs).mean(axis=1)
+        np.testing.assert_allclose(means, 0, atol=1e-12)
+
+
+def test_seeded_filters_are_smooth_and_of_a_dense_layer_uniform() -> None:
+    known = Network((1, 28, 28), (Conv(64, 7, contrast=True), ReLU()), 3).trained[0]
+    filters_ = seeded(known, SEED)[1:].reshape(7, 7, 64)
+    step = np.square(np.diff(filters_, axis=0)).mean() / np.square(filters_).mean()
+    assert 0.2 < step < 1.0  # 2 for white noise
+    dense = seeded(Network((400,), (Dense(50), ReLU()), 3).trained[0], SEED)[1:]
+    assert abs(np.square(dense).mean() * 400 / 4 - 1) < 1e-9
+    assert np.abs(dense).max() < 1.1 * np.sqrt(3) * 2 / 20
+
+
+@given(st.integers(1, 50), st.integers(1, 9))
+def test_public_draws_are_odd_even_spread_and_of_their_shape(rows: int, columns: int) -> None:
+    drawn = uniform(SEED, (rows, columns))
+    assert drawn.shape == (rows, columns)
+    assert (drawn % 2 == 1).all()
+    assert np.abs(drawn).max() < 2**16
+    many = uniform(SEED, (1000, 40))
+    assert abs(many.mean()) < 2**16 * 0.02
+    assert abs(many.var() * 3 / 2.0**32 - 1) < 0.05
+
+
+@pytest.mark.parametrize("limit", [1.0006, 0.4999, 6.0, 64.0])
+def test_no_activation_is_above_the_limit_that_everybody_was_told(limit: float) -> None:
+    known = Network((3,), (Dense(2), ReLU(limit)), 2).trained[1]
+    top = float(apply_fixed(torch.tensor([[1e3]], dtype=torch.float64), ReLU(limit)))
+    assert limit - 2.0**-10 <= top <= known.limit <= limit + 2.0**-10
+
+
+def test_what_could_not_be_computed_exactly_is_refused() -> None:
+    with pytest.raises(DataError, match="a ReLU must bound its inputs"):
+        Network((1, 8, 8), (Conv(2, 3), AvgPool(2), ReLU()), 3)
+    with pytest.raises(DataError, match="too many to normalise exactly"):
+        Network((2000, 9, 9), (Conv(3, 9, contrast=True), ReLU()), 3)
+    wide = (Conv(200, 1), ReLU(64.0), Conv(3, 9, contrast=True), ReLU())
+    with pytest.raises(DataError, match="16200 inputs up to 64 are too many to normalise exactly"):
+        Network((1, 9, 9), wide, 3)
+    assert Network((1, 9, 9), (Conv(200, 1), ReLU(4.0), *wide[2:]), 3).trained[1].limit == 1.0
+    with pytest.raises(DataError, match="too many to normalise exactly"):
+        Network((100_000,), (Widen(5),), 3)
+
+
+def test_limits_follow_the_layers() -> None:
+    """Of a contrast-normalised patch 1, whatever came in; of widened rows the larger of the two."""
+    assert (
+        Network((1, 9, 9), (Conv(2, 3), ReLU(2.0), Conv(2, 3, contrast=True), ReLU()), 3).trained[1].limit
+        == 1.0
+    )
+    assert Network((4,), (Dense(3), ReLU(8.0), Widen(5)), 3).trained[1].limit == 8.0
+    assert Network((4,), (Dense(3), ReLU(2.0), Widen(5)), 3).trained[1].limit == 6.0
+
+
+def test_channels_have_codes_of_their_own() -> None:
+    known = Network((1, 6, 6), (Conv(6, 3), ReLU()), 4).trained[0]
+    for encoder in (Encoder.CLASSWISE, Encoder.SPATIAL, Encoder.MIXED):
+        made = codes(encoder, known, 4, SEED)
+        assert len(np.unique(made.reshape(-1, made.shape[2]), axis=1).T) == made.shape[2]
+        assert (
+            len(np.unique(made.transpose(1, 0, 2).reshape(known.positions, -1), axis=0))
+            > known.positions // 2
+        )

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from secure_afl import grouping, pfedacnnl
 from secure_afl.aggregation import Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto.hpke import Suite
+from secure_afl.encoders import Encoder
 from secure_afl.errors import DataError, DropoutWarning, GroupWarning
-from secure_afl.fedacnnl import FedACnnL
+from secure_afl.fedacnnl import Coordinator, FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.personal import Adapted, Local
 from secure_afl.pfedacnnl import PFedACnnL
 from secure_afl.protocol.errors import PolicyError, RoundAbortedError
+from secure_afl.protocol.masking.driver import Envelope
 from secure_afl.protocol.masking.driver import Network as Wire
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import Policy
@@ -228,17 +230,102 @@ def test_a_group_that_hides_nobody_is_dissolved() -> None:
     assert np.array_equal(alone.heads_[0], alone.weights_[-1])
 
 
-def test_a_group_is_not_made_smaller_by_dropouts() -> None:
-    """Without groups the same dropouts are borne; with groups the clients open no sum that lacks more than
-    the policy's share, since all of them could be out of one group.
+@pytest.mark.parametrize("upload", [1, 2, 3])
+def test_a_group_is_not_made_smaller_by_dropouts(upload: int) -> None:
+    """Without groups two dropouts of twenty are borne. With groups no sum is opened that lacks more than the
+    policy's share, one client here, since all of them could be out of one group: not the moments (1), no
+    count (2) and no slots (3).
     """
     rows = two_kinds(0)
     silent = FaultyNetwork([Fault("drop", "collecting", frozenset({1, 5}))])
     assert len(fitted(masked(silent), rows).rounds_[0].survivors) == SITES - 2
-    silent = FaultyNetwork([Fault("drop", "collecting", frozenset({1, 5}))])
+
+    class Loses(Tap):
+        def __init__(self) -> None:
+            super().__init__()
+            self.uploads = Counter[int]()
+
+        def carry(self, envelope: Envelope) -> list[Envelope]:
+            if envelope.upward and envelope.phase == "collecting":
+                self.uploads[envelope.client] += 1
+                if envelope.client in (1, 5) and self.uploads[envelope.client] >= upload:
+                    return []
+            return super().carry(envelope)
+
     with pytest.raises(RoundAbortedError) as aborted:
-        fitted(masked(silent), rows, groups=2)
+        fitted(masked(Loses()), rows, groups=2)
     assert any("at least 19 survivors" in note for note in aborted.value.__notes__)
+
+
+def test_slots_are_planned_as_what_they_are() -> None:
+    options = {"encoder": Encoder.SEEDED, "ridge": 1e-2, "seed": 0}
+    (alone,) = Coordinator(DENSE, **options).plan(64, SITES)  # type: ignore[arg-type]
+    assert (alone.trusts_server, alone.same_survivors, alone.survivors) == (False, False, 0)
+    (slots,) = Coordinator(DENSE, groups=2, survivors=19, **options).plan(64, SITES)  # type: ignore[arg-type]
+    assert (slots.trusts_server, slots.same_survivors, slots.survivors) == (True, True, 19)
+    assert slots.length == 2 * alone.length
+    for one in grouping.plan(4, 3, 19):
+        assert (one.same_survivors, one.survivors) == (True, 19)
+    layered = Coordinator(DENSE, encoder=Encoder.SPATIAL, ridge=1e-2, seed=0).plan(64, SITES)
+    assert [one.trusts_server for one in layered] == [False, True]
+    assert all(one.same_survivors for one in layered)
+
+
+def test_too_many_groups_are_refused_before_anything_is_sent() -> None:
+    """Also because the moments of few clients tell their histograms."""
+    aggregator = masked()
+    with pytest.raises(DataError, match="at most 4 groups of 20 clients, got 5: a group needs 5"):
+        fitted(aggregator, two_kinds(0), groups=5)
+    X, y, site = (part[two_kinds(0)[2] < 5] for part in two_kinds(0))
+    with pytest.raises(DataError, match="at most 1 groups of 5 clients, got 2"):
+        fitted(aggregator, (X, y, site), groups=2)
+    assert aggregator._cohort is None
+
+
+def test_a_client_of_the_second_group_starts_from_its_groups_head() -> None:
+    X, y, site = two_kinds(8)
+    model = fitted(masked(), (X, y, site), groups=2)
+    head = DENSE.trained[1]
+    for group in (0, 1):
+        name = next(name for name, one in model.personal_.items() if one.group == group)
+        mine = site == int(name)
+        learner = model._learner(X[mine], y[mine], name)
+        learner.install(DENSE.trained[0], model.weights_[0])
+        local = Local(learner.rows(head), learner.targets(head), model.heads_[group])
+        assert np.array_equal(model.personal_[name].weights[-1], local.choose(y[mine]).weights)
+    squares, errors = Local.choose, 0
+    for name, one in model.personal_.items():
+        mine = site == int(name)
+        learner = model._learner(X[mine], y[mine], name)
+        learner.install(DENSE.trained[0], model.weights_[0])
+        local = Local(learner.rows(head), learner.targets(head), model.heads_[one.group])
+        errors += squares(local).mu != squares(local, y[mine]).mu
+    assert errors  # misclassification and squared error do not always choose alike: the labels are used
+
+
+@pytest.mark.parametrize("encoder", ["mixed", "spatial"])
+def test_adapting_all_layers_is_the_local_objective_layer_by_layer(encoder: str) -> None:
+    X, y, site = two_kinds(9)
+    model = fitted(masked(), (X, y, site), CONV, adapt="all", encoder=encoder)
+    own = model.personal_["4"]
+    mine = site == 4
+    learner = model._learner(X[mine], y[mine], "4")
+    hidden, head = CONV.trained
+    aggregated = model._learner(X, y, "all")
+    coordinator = model._coordinator()
+    assert coordinator.layer(hidden, aggregated.vector(hidden)).tobytes() == model.weights_[0].tobytes()
+    trained = learner.targets(hidden).shape[1]
+    scales = coordinator.scales[hidden.at][-trained:]
+    assert not np.allclose(scales, coordinator.scales[hidden.at][:trained]) or encoder == "spatial"
+    anchor = model.weights_[0][:, -trained:]
+    expected = Local(learner.rows(hidden), learner.targets(hidden) * scales, anchor).choose()
+    assert np.array_equal(own.layers[0].weights, expected.weights)
+    np.testing.assert_allclose(own.weights[0][:, :-trained], model.weights_[0][:, :-trained], atol=1e-6)
+    np.testing.assert_allclose(own.weights[0][:, -trained:], expected.weights, atol=1e-6)
+    learner.install(hidden, own.weights[0])
+    last = Local(learner.rows(head), learner.targets(head), model.heads_[0]).choose(y[mine])
+    assert np.array_equal(own.weights[1], last.weights)
+    assert not np.array_equal(own.weights[0], model.weights_[0])
 
 
 def test_sizes_are_checked_before_a_slot_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,13 +364,35 @@ def test_personal_models_beat_everybodys_on_clients_with_two_labels() -> None:
         ({"groups": 0}, "groups as an integer of at least 1"),
         ({"adapt": "some"}, "expected adapt as head or all"),
         ({"adapt": "all"}, "are no least squares"),
+        ({"encoder": "foo"}, "encoder as one of seeded, classwise"),
+        ({"encoder": None}, "encoder as one of"),
+        ({"ridge": -1.0}, "ridge as a number of at least 0"),
+        ({"seed": -1}, "seed as a whole number"),
+        ({"seed": 2**40}, "seed as a whole number"),
+        ({"seed": "a"}, "seed as a whole number"),
+        ({"device": "gpu9"}, "a device that torch has here, got 'gpu9'"),
+        ({"classes": 4}, "classes as a list of labels"),
+        ({"network": None}, "expected a Network, got NoneType"),
+        ({"max_rows": "many"}, "max_rows as an integer"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], what: str) -> None:
     aggregator = masked()
+    model = PFedACnnL(DENSE, max_rows=64, aggregator=aggregator).set_params(**options)
     with pytest.raises(DataError, match=what):
-        fitted(aggregator, two_kinds(0), **options)
+        model.fit(*two_kinds(0))
     assert aggregator._cohort is None
+
+
+def test_no_rows_and_no_sites_are_refused() -> None:
+    X, y, site = two_kinds(0)
+    aggregator = masked()
+    with pytest.raises(DataError):
+        fitted(aggregator, (X[:0], y[:0], site[:0]))
+    assert aggregator._cohort is None
+    model = fitted(aggregator, (X, y, site))
+    with pytest.raises(DataError, match="expected X of shape"):
+        model.predict(X[:0])
 
 
 def test_strangers_have_no_model() -> None:

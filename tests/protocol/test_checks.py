@@ -1,5 +1,6 @@
 """Every check of both state machines, one wrong field at a time in an otherwise honest message."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from secure_afl.crypto import shamir
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, RoundAbortedError
 from secure_afl.protocol.masking import graph, messages
 from secure_afl.protocol.masking.client import MaskingClient, SumWanted
 from secure_afl.protocol.masking.messages import (
@@ -30,6 +31,7 @@ from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, decode, encode, sign_frame
+from secure_afl.simulations.faults import Fault, FaultyNetwork
 
 HERE = 1  # the client that is lied to
 
@@ -428,3 +430,38 @@ def test_plans_and_rosters_are_valid_or_do_not_exist() -> None:
 
 def test_a_session_object_is_what_the_tests_think_it_is() -> None:
     assert isinstance(Stage(3).session, Session)
+
+
+def test_a_client_refuses_a_plan_that_trusts_the_server() -> None:
+    """The client itself, under the active profile, unless its policy takes the server's reports as true."""
+    for trusting, profile, refused in (
+        (False, Profile.ACTIVE, True),
+        (True, Profile.ACTIVE, False),
+        (False, Profile.SEMI_HONEST, False),
+    ):
+        one = world(5, dataclasses.replace(EVERY_PROFILE, trusts_reports=trusting))
+        parameters = one.propose(profile=profile)
+        one.plan = [dataclasses.replace(one.plan[0], trusts_server=True)]
+        if refused:
+            with pytest.raises(PolicyError, match="hides a client only if the server reports"):
+                one.client(0).receive(encode(parameters))
+        else:
+            assert one.client(0).receive(encode(parameters))
+
+
+@pytest.mark.parametrize(("same", "opened"), [(True, False), (False, True)])
+def test_a_second_sum_over_other_survivors_is_opened_only_where_the_plan_allows_it(
+    same: bool, opened: bool
+) -> None:
+    one = world(6)
+    parameters = one.propose(rounds=2)
+    one.plan = [dataclasses.replace(planned, same_survivors=same) for planned in one.plan]
+    session = one.session(parameters).set_up()
+    assert session.sum(0).survivors == tuple(range(6))
+    session.cohort._network = FaultyNetwork([Fault("drop", "collecting", frozenset({4}))])
+    if opened:
+        assert session.sum(1).survivors == (0, 1, 2, 3, 5)
+    else:
+        with pytest.raises(RoundAbortedError):
+            session.sum(1)
+        assert {type(refusal) for refusal in session.cohort.refusals} == {PolicyError}
