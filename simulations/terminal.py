@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +23,17 @@ JsonFile = Annotated[
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal; `watch` moves it on by one and names the step."""
+def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal; `watch` moves it on by one and names the step. lines: elsewhere a line for each step."""
+    number = count(1)
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("preparing", total=steps)
 
         def watch(step: str) -> None:
             bar.update(task, advance=1, description=step)
+            if lines and not errors.is_terminal:
+                errors.print(f"{next(number)} of {steps}: {escape(step)}", highlight=False, soft_wrap=True)
 
         yield watch
 
@@ -46,10 +50,10 @@ def refusals_shown() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def check_writable(file: Path | None) -> None:
+def check_writable(file: Path | None, option: str = "--json") -> None:
     """Before the work, not after it."""
     if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint="--json")
+        raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint=option)
 
 
 def write_json(file: Path | None, figures: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """The command line of the experiments: `secure-afl experiment`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from secure_afl.errors import DataError
 from secure_afl.simulations.experiments import encoders, headline, heterogeneity, plots, security
@@ -34,6 +36,15 @@ Latency = Annotated[float, typer.Option(help="Assumed latency, ms one way.", min
 _LINK = Link()
 
 
+Measure = Callable[[Callable[[str], None]], dict[str, Any]]
+_SHOWN: dict[str, tuple[Callable[[dict[str, Any]], list[Table]], Callable[..., list[Path]] | None]] = {
+    "headline": (headline.tables, plots.headline),
+    "encoders": (encoders.tables, plots.encoders),
+    "heterogeneity": (heterogeneity.tables, plots.heterogeneity),
+    "security": (security.tables, None),
+}
+
+
 @experiment.command("headline")
 def headline_command(
     problem: Annotated[
@@ -48,44 +59,29 @@ def headline_command(
 ) -> None:
     """Training time and accuracy of FedACnnL and pFedACnnL, under masks, and of gradient methods.
 
-    About 2 minutes a seed for each problem on one core, 5 for the CNN.
+    On one core 2 to 6 minutes a seed and problem, 10 for Synthetic.
     """
     with refusals_shown():
         names = list(dict.fromkeys(problem or PROBLEMS))
         if unknown := [name for name in names if name not in PROBLEMS]:
             raise DataError(f"expected problems out of {', '.join(PROBLEMS)}, got {unknown[0]!r}")
         link = Link(megabits, latency / 1e3)
-        figures = _measured(
-            headline.steps(names, seeds),
-            lambda watch: headline.measure(names, seeds, link, watch),
-            json_file,
-            plot,
-        )
-        for table in headline.tables(figures):
-            console.print(table)
-        _plotted(plots.headline, figures, plot)
+        steps = headline.steps(names, seeds)
+        _run(steps, lambda watch: headline.measure(names, seeds, link, watch), json_file, plot)
 
 
 @experiment.command("encoders")
 def encoders_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """What hidden layers are trained towards: all encoders on MNIST-5k. About 4 minutes a seed."""
     with refusals_shown():
-        figures = _measured(
-            encoders.steps(seeds), lambda watch: encoders.measure(seeds, watch), json_file, plot
-        )
-        console.print(encoders.table(figures))
-        _plotted(plots.encoders, figures, plot)
+        _run(encoders.steps(seeds), lambda watch: encoders.measure(seeds, watch), json_file, plot)
 
 
 @experiment.command("heterogeneity")
 def heterogeneity_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """Accuracy against how much clients' labels differ. About 4 minutes a seed."""
     with refusals_shown():
-        figures = _measured(
-            heterogeneity.steps(seeds), lambda watch: heterogeneity.measure(seeds, watch), json_file, plot
-        )
-        console.print(heterogeneity.table(figures))
-        _plotted(plots.heterogeneity, figures, plot)
+        _run(heterogeneity.steps(seeds), lambda watch: heterogeneity.measure(seeds, watch), json_file, plot)
 
 
 @experiment.command("security")
@@ -95,29 +91,46 @@ def security_command(
     """What masks cost: the same networks under masks and in the clear. About 4 minutes."""
     with refusals_shown():
         link = Link(megabits, latency / 1e3)
-        figures = _measured(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
-        console.print(security.table(figures))
+        _run(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
 
 
-def _measured(
-    steps: int,
-    measure: Callable[[Callable[[str], None]], dict[str, Any]],
-    json_file: Path | None,
-    plot: Path | None,
-) -> dict[str, Any]:
-    """Checks that results can be written, measures with a bar, writes the figures."""
+@experiment.command("show")
+def show_command(
+    file: Annotated[Path, typer.Argument(help="What --json has written.", exists=True, dir_okay=False)],
+    plot: PlotFolder = None,
+) -> None:
+    """Tables and plots of figures that were measured before; measures nothing."""
+    with refusals_shown():
+        try:
+            figures = json.loads(file.read_text())
+            known = figures["experiment"] in _SHOWN
+        except (OSError, ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(_SHOWN)}")
+        _check_folder(plot)
+        _show(figures, plot)
+
+
+def _run(steps: int, measure: Measure, json_file: Path | None, plot: Path | None) -> None:
+    """Checks that results can be written, measures with a bar, writes the figures and shows them."""
     check_writable(json_file)
-    if plot:
-        plot.mkdir(parents=True, exist_ok=True)
-        check_writable(plot / "plot.png")
-    with progress(steps) as watch:
+    _check_folder(plot)
+    with progress(steps, lines=True) as watch:
         figures = measure(watch)
     write_json(json_file, figures)
-    return figures
+    _show(figures, plot)
 
 
-def _plotted(
-    draw: Callable[[dict[str, Any], Path], list[Path]], figures: dict[str, Any], plot: Path | None
-) -> None:
-    for file in draw(figures, plot) if plot else ():
+def _check_folder(plot: Path | None) -> None:
+    if plot:
+        plot.mkdir(parents=True, exist_ok=True)
+        check_writable(plot / "plot.png", "--plot")
+
+
+def _show(figures: dict[str, Any], plot: Path | None) -> None:
+    tables, draw = _SHOWN[figures["experiment"]]
+    for table in tables(figures):
+        console.print(table)
+    for file in draw(figures, plot) if plot and draw else ():
         errors.print(f"[dim]plot: {escape(str(file))}[/]", highlight=False)

@@ -95,7 +95,7 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
             watch(f"{name}, seed {seed}")
             record = {"row": name, "seed": seed, "validation": None}
             records.append(record | _by_gradient(data, train, test, problem, build(), seed))
-    return {"machine": machine(), "seeds": seeds, "records": records}
+    return {"experiment": "encoders", "machine": machine(), "seeds": seeds, "records": records}
 
 
 def _by_gradient(
@@ -108,7 +108,7 @@ def _by_gradient(
     return {"test": fmean(point.accuracy for point in last[-5:]), "seconds": last[-1].compute_seconds}
 
 
-def table(figures: dict[str, Any]) -> Table:
+def tables(figures: dict[str, Any]) -> list[Table]:
     """A row for each encoder and network, the best on held-out rows marked."""
     records = figures["records"]
     rows = dict.fromkeys(record["row"] for record in records)
@@ -131,4 +131,4 @@ def table(figures: dict[str, Any]) -> Table:
             spread([100 * r["test"] for r in mine], 2),
             f"{fmean(r['seconds'] for r in mine):.1f}",
         )
-    return shown
+    return [shown]

@@ -44,7 +44,13 @@ def measure(names: Sequence[str], seeds: int, link: Link, watch: Callable[[str],
         for seed in range(seeds)
         for record in _of_seed(name, PROBLEMS[name], seed, link, watch)
     ]
-    return {"machine": machine(), "link": asdict(link), "seeds": seeds, "records": records}
+    return {
+        "experiment": "headline",
+        "machine": machine(),
+        "link": asdict(link),
+        "seeds": seeds,
+        "records": records,
+    }
 
 
 def _of_seed(

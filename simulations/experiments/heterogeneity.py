@@ -52,10 +52,16 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
                 {"concentration": concentration, "seed": seed, "method": method, "accuracy": accuracy}
                 for method, accuracy in found.items()
             ]
-    return {"machine": machine(), "seeds": seeds, "rounds": _ROUNDS, "records": records}
+    return {
+        "experiment": "heterogeneity",
+        "machine": machine(),
+        "seeds": seeds,
+        "rounds": _ROUNDS,
+        "records": records,
+    }
 
 
-def table(figures: dict[str, Any]) -> Table:
+def tables(figures: dict[str, Any]) -> list[Table]:
     """A row for each method, a column for each concentration."""
     records = figures["records"]
     shown = Table(
@@ -81,4 +87,4 @@ def table(figures: dict[str, Any]) -> Table:
                 for c in CONCENTRATIONS
             ),
         )
-    return shown
+    return [shown]

@@ -54,10 +54,10 @@ def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
                 records.append(
                     {"network": title, "dropout": dropout, "backend": backend, "clients": len(parts)} | middle
                 )
-    return {"machine": machine(), "link": asdict(link), "records": records}
+    return {"experiment": "security", "machine": machine(), "link": asdict(link), "records": records}
 
 
-def table(figures: dict[str, Any]) -> Table:
+def tables(figures: dict[str, Any]) -> list[Table]:
     """A row for each network and dropout fraction: masked, in the clear, and the ratio."""
     records, link = figures["records"], figures["link"]
     shown = Table(
@@ -94,4 +94,4 @@ def table(figures: dict[str, Any]) -> Table:
             f"{up / 1e6:.2f} / {up_plain / 1e6:.2f}",
             f"{up / up_plain:.2f}",
         )
-    return shown
+    return [shown]

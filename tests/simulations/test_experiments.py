@@ -150,7 +150,7 @@ def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyP
     said: list[str] = []
     figures = security.measure(Link(), said.append)
     assert len(said) == security.steps()
-    text = shown(security.table(figures))
+    text = shown(*security.tables(figures))
     assert "Masked against plain float64, 12 clients" in text
     masked, plain = figures["records"][:2]
     assert (masked["backend"], plain["backend"]) == ("mask", "plain")
@@ -171,7 +171,7 @@ def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, t
     assert first["validation"] > last["validation"] > 0.7
     assert first["test"] > last["test"] > 0.7
     assert sgd["validation"] is None
-    assert f"{first['row']} *" in shown(encoders.table(figures))
+    assert f"{first['row']} *" in shown(*encoders.tables(figures))
     assert plots.encoders(figures, tmp_path)[0].exists()
 
 
@@ -198,7 +198,7 @@ def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPat
         for method in ("fedavg", "fedacnnl", "pfedacnnl")
         for concentration in (0.1, 10.0)
     }
-    text = shown(heterogeneity.table(figures))
+    text = shown(*heterogeneity.tables(figures))
     assert "A = 0.1" in text
     assert "pfedacnnl" in text
     assert plots.heterogeneity(figures, tmp_path)[0].exists()
@@ -225,6 +225,12 @@ def test_the_command_writes_figures_and_plots(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(file.read_text())["link"] == {"megabits": 100.0, "latency": 0.025}
     assert (folder / "headline-tiny.png").exists()
+    assert "1 of" in result.stderr
+    again = CliRunner().invoke(cli.app, ["experiment", "show", str(file)])
+    assert again.stdout == result.stdout
+    (tmp_path / "other.json").write_text("{}")
+    result = CliRunner().invoke(cli.app, ["experiment", "show", str(tmp_path / "other.json")])
+    assert (result.exit_code, "expected the figures of an experiment" in result.output) == (1, True)
     result = CliRunner().invoke(cli.app, ["experiment", "headline", "--problem", "huge"])
     assert result.exit_code == 1
     assert "expected problems out of" in result.output
