@@ -93,6 +93,7 @@ def run_command(
             help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
         ),
     ] = False,
+    device: Annotated[str, typer.Option(help="Where fedacnnl computes: cpu or cuda.")] = "cpu",
     backend: Annotated[
         str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
     ] = "mask",
@@ -138,17 +139,18 @@ def run_command(
         source = load(data, seed=seed, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
         settings = Settings(
-            model,
-            encoder.value,
-            backend,
-            profile,
-            suite,
-            dropout,
-            rounds,
-            seed,
-            personalize,
-            groups,
-            trust_reports,
+            model=model,
+            encoder=encoder.value,
+            backend=backend,
+            profile=profile,
+            suite=suite,
+            dropout=dropout,
+            rounds=rounds,
+            seed=seed,
+            personalize=personalize,
+            groups=groups,
+            trusts_reports=trust_reports,
+            device=device,
         )
         if backend == "plain":
             console.print(

@@ -48,6 +48,7 @@ class Settings:
     personalize: bool = False
     groups: int = 1
     trusts_reports: bool = False
+    device: str = "cpu"
 
     def policy(self) -> Policy:
         """The clients' policy: nothing wider than these settings need."""
@@ -149,6 +150,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
                 "classes": classes,
                 "max_rows": max(2**12, largest),
                 "seed": settings.seed,
+                "device": settings.device,
                 "aggregator": aggregator,
             }
             if settings.personalize:

@@ -178,3 +178,33 @@ def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None
     code, output = run("run", "--model", "transformer")
     assert code != 0
     assert "expected ridge or fedacnnl" in " ".join(output.split())
+
+
+def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> None:
+    data = ["run", "--model", "fedacnnl", "--data", "digits", "--clients", "16", "--partition", "labels:5"]
+    file = tmp_path / "figures.json"
+    result = runner.invoke(cli.app, [*data, "--personalize", "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    said = json.loads(file.read_text())
+    own = said["accuracy"]["personal_by_client"]
+    assert own.keys() == said["rows"].keys()
+    assert said["groups"] == [16]
+    assert said["accuracy"]["personal"] > 0.95
+    assert said["sums_bit_identical"] is True
+    assert "personal," in result.output
+    for options, what in (
+        (["--personalize", "--groups", "2"], "trusts_reports"),
+        (["--encoder", "classwise"], "trusts_reports"),
+        (["--device", "nowhere"], "a device that torch has here"),
+        (["--personalize", "--groups", "9", "--trust-reports"], "at most 2 groups of 16"),
+    ):
+        refused = runner.invoke(cli.app, [*data, *options])
+        assert refused.exit_code == 1
+        assert what in refused.output
+    for options in (["--groups", "2"], ["--model", "ridge", "--personalize"]):
+        assert runner.invoke(cli.app, [*data, *options]).exit_code == 2
+    grouped = runner.invoke(
+        cli.app, [*data, "--personalize", "--groups", "2", "--trust-reports", "--json", str(file)]
+    )
+    assert grouped.exit_code == 0, grouped.output
+    assert sum(json.loads(file.read_text())["groups"]) == 16
