@@ -29,14 +29,19 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
                 panel.plot(
                     seconds,
                     accuracies,
-                    marker="*" if ours else None,
-                    markersize=13,
+                    marker="*" if ours else "o" if len(seconds) < 3 else None,
+                    markersize=13 if ours else 5,
                     color=_OURS if ours else next(colours),
                     label=method,
                 )
                 if ours:
                     panel.annotate(
-                        method, (seconds[-1], accuracies[-1]), xytext=(8, -4), textcoords="offset points"
+                        method.split("(")[-1].rstrip(")"),
+                        (seconds[-1], accuracies[-1]),
+                        xytext=(0, -17),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize="small",
                     )
             panel.set_xscale("log")
             panel.set_xlabel("training time, s (compute and network)")
