@@ -118,7 +118,7 @@ class Learner:
     def targets(self, known: Trained) -> npt.NDArray[np.float64]:
         """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
         wanted = self._targets(known)[self._labels].cpu().numpy()
-        return np.asarray(wanted.reshape(-1, wanted.shape[2]))
+        return np.asarray(wanted.reshape(len(self._labels) * known.positions, wanted.shape[2]))
 
     def seeded(self, known: Trained) -> Weights:
         """The layer's weights where the public seed alone gives them: nobody's word is taken for them."""

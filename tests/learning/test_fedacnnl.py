@@ -115,6 +115,19 @@ def test_statistics_are_exact_and_within_the_agreed_bound(encoder: Encoder, seed
             learner.install(known, coordinator.layer(known, packed))
 
 
+@pytest.mark.parametrize("encoder", list(Encoder))
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_statistics_are_the_products_of_rows_and_targets(name: str, encoder: Encoder) -> None:
+    """However they are summed up: by label, by position, in chunks."""
+    X, y = images(20, 4)
+    learner = Learner(NETWORKS[name], X, y, encoder=encoder, seed=SEED, chunk_bytes=5000)
+    known = NETWORKS[name].trained[0]
+    statistics, rows, targets = learner.statistics(known), learner.rows(known), learner.targets(known)
+    assert np.array_equal(statistics.gram, rows.T @ rows)
+    assert np.array_equal(statistics.cross, rows.T @ targets)
+    assert statistics.count == len(rows)
+
+
 def test_the_grid_is_what_the_first_layer_sums_up() -> None:
     """Against integers: the Gram matrix of the rounded inputs, exactly."""
     X, y = images(20, 3)

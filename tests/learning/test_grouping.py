@@ -58,6 +58,7 @@ def test_counts_name_nobody_and_the_smallest_group_goes() -> None:
     assert grouping.count(2, 4).tolist() == [0, 0, 1, 0]
     centres = np.arange(12.0).reshape(3, 4)
     assert np.array_equal(grouping.dissolved(centres, np.array([5.0, 1.0, 9.0])), centres[[0, 2]])
+    assert np.array_equal(grouping.dissolved(centres, np.array([0.0, 7.0, 0.0])), centres[[1]])
     grouping.check_sizes(np.array([8.0, 9.0]), 8)
     grouping.check_sizes(np.array([3.0]), 8)  # one group of all: the sum's own least counts
     with pytest.raises(PolicyError, match="at least 8 clients, the server reports one of 7"):
