@@ -52,23 +52,26 @@ class FixedPoint:
             )
 
     @classmethod
-    def fit(cls, bound: float, summands: int, fraction_bits: int) -> "FixedPoint":
+    def fit(cls, bound: float, summands: int, fraction_bits: int, *, room: int | None = None) -> "FixedPoint":
         """The narrowest code with at least `fraction_bits` for values in [−bound, bound].
 
         Bits left over in the chosen width go to the fraction: they cost nothing.
-        Raises `CryptoError` if 8-byte words do not hold the sum.
+        room: the largest sum's magnitude in units, where it is less than what a width holds.
+        Raises `CryptoError` if 8-byte words, or the room, do not hold the sum.
         """
         if not (np.isfinite(bound) and bound > 0 and summands >= 1):
             raise CryptoError(f"expected a finite positive bound and a summand, got {bound} and {summands}")
         bound = float(bound)
         for width in ring.WIDTHS:
-            room = (2 ** (8 * width - 1) - 1) // summands
-            if _units(bound, fraction_bits) <= room:
-                while fraction_bits + 1 in FRACTION_BITS and _units(bound, fraction_bits + 1) <= room:
+            most = 2 ** (8 * width - 1) - 1
+            each = (most if room is None else min(most, room)) // summands
+            if _units(bound, fraction_bits) <= each:
+                while fraction_bits + 1 in FRACTION_BITS and _units(bound, fraction_bits + 1) <= each:
                     fraction_bits += 1
                 return cls(fraction_bits, _units(bound, fraction_bits), summands, width)
+        held = "8 bytes" if room is None else f"sums up to {room}"
         raise CryptoError(
-            f"{summands} values up to {bound:g} with {fraction_bits} fraction bits need more than 8 bytes; "
+            f"{summands} values up to {bound:g} with {fraction_bits} fraction bits need more than {held}; "
             "ask for fewer fraction bits or agree on a smaller bound"
         )
 

@@ -26,6 +26,8 @@ class Label(Enum):
     SELF_MASK = b"secure-afl/1 self mask"
     LABEL_CODE = b"secure-afl/1 label code"
     RANDOM_FEATURES = b"secure-afl/1 random features"
+    TAG_COEFFICIENTS = b"secure-afl/1 tag coefficients"
+    JOINT_POLYNOMIAL = b"secure-afl/1 joint polynomial"
     # HPKE info
     SHARES_INFO = b"secure-afl/1 sealed shares"
     PAIR_INFO = b"secure-afl/1 sealed pair secret"
@@ -37,6 +39,9 @@ class Label(Enum):
     ANSWERED = b"secure-afl/1 answered message"
     COMMITMENT = b"secure-afl/1 commitment"
     SELF_COMMITMENT = b"secure-afl/1 self-mask commitment"
+    ENCRYPTION_KEY = b"secure-afl/1 encryption key"
+    KEY_SHARE_COMMITMENT = b"secure-afl/1 key share commitment"
+    CIPHERTEXTS = b"secure-afl/1 sum of ciphertexts"
     # Ed25519
     FRAME_SIGNATURE = b"secure-afl/1 signed frame"
     BUNDLE_SIGNATURE = b"secure-afl/1 signed bundle"

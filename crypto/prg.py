@@ -4,7 +4,7 @@ The keystream starts at counter 0 and is read as little-endian uint64, so a key 
 two vectors: keys come from `kdf.derive` with the session, the round and the pair in their context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,16 @@ _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
 def add_keystreams(
-    vector: npt.NDArray[np.uint64], *, plus: Sequence[bytes] = (), minus: Sequence[bytes] = ()
+    vector: npt.NDArray[np.uint64],
+    *,
+    plus: Sequence[bytes] = (),
+    minus: Sequence[bytes] = (),
+    modulus: int = 0,
 ) -> None:
-    """`vector += Σ PRG(plus) − Σ PRG(minus)` mod 2⁶⁴, in place, with 64 KiB of scratch memory.
+    """`vector += Σ PRG(plus) − Σ PRG(minus)` in place, with 64 KiB of scratch memory.
+
+    modulus: 0 for sums mod 2⁶⁴; else below 2⁶³, the vector's entries are below it, and the masks are uniform
+    below it by rejection: a word of the keystream that is too large is replaced by the next one.
 
     Raises `CryptoError` if the vector is not contiguous uint64, a key is not 32 bytes, or a key
     comes twice (its mask would cancel or repeat).
@@ -35,8 +42,11 @@ def add_keystreams(
         raise CryptoError(f"every mask key must be {KEY_BYTES} bytes")
     if len(set(keys)) != len(keys):
         raise CryptoError("a mask key was given twice; a key expands one mask only")
-    adding = [_keystream(key) for key in plus]
-    subtracting = [_keystream(key) for key in minus]
+    if modulus:
+        _add_below(vector, plus, minus, modulus)
+        return
+    adding = [_cipher(key) for key in plus]
+    subtracting = [_cipher(key) for key in minus]
     scratch = bytearray(CHUNK_BYTES)
     words = np.frombuffer(scratch, dtype="<u8")
     step = len(words)
@@ -52,5 +62,35 @@ def add_keystreams(
             np.subtract(part, mask, out=part)
 
 
-def _keystream(key: bytes) -> CipherContext:
+def _add_below(
+    vector: npt.NDArray[np.uint64], plus: Sequence[bytes], minus: Sequence[bytes], modulus: int
+) -> None:
+    if not 1 < modulus < 2**63 or (len(vector) and int(vector.max()) >= modulus):
+        raise CryptoError(f"expected entries below a modulus below 2^63, got others for {modulus}")
+    whole, step = np.uint64(modulus), CHUNK_BYTES // 8
+    streams = [(keystream(key), sign) for keys, sign in ((plus, 1), (minus, -1)) for key in keys]
+    for start in range(0, len(vector), step):
+        part = vector[start : start + step]
+        for stream, sign in streams:
+            mask = uniform(stream, len(part), modulus)
+            part += mask if sign > 0 else whole - mask
+            np.subtract(part, whole, out=part, where=part >= whole)
+
+
+def uniform(stream: Callable[[int], bytes], count: int, modulus: int) -> npt.NDArray[np.uint64]:
+    """`count` words uniform below `modulus` (at most 2⁶⁴), from as much of the stream as that takes."""
+    ones = np.uint64(2 ** (modulus - 1).bit_length() - 1)
+    words = np.frombuffer(stream(8 * count), "<u8") & ones
+    while len(over := np.flatnonzero(words > np.uint64(modulus - 1))):
+        words[over] = np.frombuffer(stream(8 * len(over)), "<u8") & ones
+    return words
+
+
+def keystream(key: bytes) -> Callable[[int], bytes]:
+    """A function that gives the next bytes of the key's stream."""
+    cipher = _cipher(key)
+    return lambda size: cipher.update(bytes(size))
+
+
+def _cipher(key: bytes) -> CipherContext:
     return Cipher(AES256(key), CTR(bytes(16))).encryptor()
