@@ -11,6 +11,7 @@ from math import log, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
@@ -80,18 +81,7 @@ def encrypt(lattice: Lattice, public_key: bytes, words: npt.NDArray[np.uint64]) 
 
     if len(words) and int(words.max()) >= lattice.plain_modulus:
         raise CryptoError("expected words below the plain modulus, got larger ones")
-    return seal.encrypt(lattice, public_key, centred(words, lattice.plain_modulus))
-
-
-def modular(units: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.uint64]:
-    """Fixed-point units (signed, as uint64) in Z_t."""
-    return (units.view(np.int64) % np.int64(modulus)).view(np.uint64)
-
-
-def centred(words: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.int64]:
-    """The representative of each word of Z_t in (−t/2, t/2)."""
-    signed = words.view(np.int64)
-    return np.where(signed > modulus // 2, signed - np.int64(modulus), signed)
+    return seal.encrypt(lattice, public_key, ring.centred(words, lattice.plain_modulus))
 
 
 def checked(values: npt.NDArray[np.int64], budget: int, lattice: Lattice) -> npt.NDArray[np.uint64]:
@@ -101,4 +91,4 @@ def checked(values: npt.NDArray[np.int64], budget: int, lattice: Lattice) -> npt
             f"expected a noise budget of at least {LEAST_BUDGET} bits, {budget} are left: the sum has too many "
             "summands, was altered, or is under another key"
         )
-    return modular(values.view(np.uint64), lattice.plain_modulus)
+    return ring.modular(values.view(np.uint64), lattice.plain_modulus)

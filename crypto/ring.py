@@ -1,6 +1,7 @@
 """Vectors over Z mod 2^(8w) on the wire: the low w bytes of each uint64 word, little endian.
 
-Sums are kept mod 2⁶⁴; 2^(8w) divides 2⁶⁴, so dropping the high bytes commutes with adding.
+Sums are kept mod 2⁶⁴; 2^(8w) divides 2⁶⁴, so dropping the high bytes commutes with adding. And words of Z_t,
+for sums that travel under BFV.
 """
 
 import numpy as np
@@ -47,3 +48,14 @@ def signed(total: npt.NDArray[np.uint64], width: int) -> npt.NDArray[np.int64]:
     """The representative in [−2^(8w−1), 2^(8w−1)) of each word mod 2^(8w)."""
     shift = np.uint64(64 - 8 * width)
     return (total << shift).view(np.int64) >> np.int64(shift)
+
+
+def modular(units: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.uint64]:
+    """Fixed-point units (signed, as uint64) in Z_t."""
+    return (units.view(np.int64) % np.int64(modulus)).view(np.uint64)
+
+
+def centred(words: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.int64]:
+    """The representative of each word of Z_t in (−t/2, t/2)."""
+    signed = words.view(np.int64)
+    return np.where(signed > modulus // 2, signed - np.int64(modulus), signed)

@@ -33,27 +33,58 @@ class Profile(Enum):
 
 
 class RoundSpec(Message, frozen=True, tag="round"):
-    """One sum of the session: its public name, its length in values, and its fixed-point code."""
+    """One sum of the session: its public name, its length in values, and its fixed-point code.
+
+    modulus: 0 where masks are mod 2^(8·width) and the masked vector is what is uploaded; else masks are in Z_modulus,
+    and the masked vector travels encrypted in another session.
+    """
 
     statistic: str
     length: int
     fraction_bits: int
     magnitude: int
     width: int
+    modulus: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
             raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
         if self.length < 1:
             raise WireError(f"expected a sum of at least 1 value, got {self.length}")
+        if self.modulus and not 2**32 < self.modulus < 2**63:
+            raise WireError(
+                f"expected masks modulo 2^(8·width) or a modulus of 33 to 63 bits, got {self.modulus}"
+            )
 
     @property
     def payload_bytes(self) -> int:
-        return self.length * self.width
+        """Of a masked upload."""
+        return 0 if self.modulus else self.length * self.width
 
     def code(self, summands: int) -> FixedPoint:
         """The fixed-point code for `summands` clients; `CryptoError` if their sum can overflow."""
         return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
+
+
+@dataclass(frozen=True)
+class SumWanted:
+    """A server asks for a client's vector: answer with the client's `contribute`."""
+
+    round: int
+    spec: RoundSpec
+    participants: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RidgeSystem:
+    """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
+    alone. features, outputs: the shape of the weights; ridge, target: see `secure_afl.solve.solve`.
+    """
+
+    features: int
+    outputs: int
+    ridge: float
+    target: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +96,8 @@ class SumPlan:
     same_survivors: sums of a session with this mark tell of the same rows, so that the difference of two with
     other survivors could tell of one client: each must be over exactly the survivors of the first;
     trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
+    error: the largest error of an entry that is accepted from CKKS, which is not exact; infinite takes its best.
+    system: what the sum is for, where only a solution is needed.
     """
 
     statistic: str
@@ -74,6 +107,8 @@ class SumPlan:
     survivors: int = 0
     same_survivors: bool = False
     trusts_server: bool = False
+    error: float = inf
+    system: RidgeSystem | None = None
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
@@ -83,6 +118,8 @@ class SumPlan:
                 f"expected a length of at least 1, a finite positive bound and -512..512 fraction bits, got "
                 f"{self.length}, {self.bound} and {self.fraction_bits}"
             )
+        if not self.error > 0:
+            raise LocalProtocolError(f"expected an error above 0, got {self.error}")
 
     def spec(self, roster: int) -> RoundSpec:
         """What a server must propose to a roster of this size: a function of the agreement alone, so that
@@ -134,10 +171,19 @@ class Parameters(Message, frozen=True, tag="parameters"):
         for number, spec in enumerate(self.rounds):
             if spec.statistic in [earlier.statistic for earlier in self.rounds[:number]]:
                 raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
+            if spec.modulus != self.rounds[0].modulus:
+                raise WireError("expected masks modulo the same number in all rounds, got several")
             try:
-                spec.code(n)
+                magnitude = spec.code(n).magnitude
             except CryptoError as error:
                 raise WireError(f"{spec.statistic}: {error}") from None
+            if spec.modulus and n * magnitude > spec.modulus // 2:
+                raise WireError(f"{spec.statistic}: a sum of {n} clients can overflow the modulus")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the masked vectors travel encrypted."""
+        return self.rounds[0].modulus > 0
 
     @property
     def complete(self) -> bool:
@@ -159,8 +205,12 @@ class Parameters(Message, frozen=True, tag="parameters"):
         degree: int,
         threshold: int,
         cohort: Sequence[int] | None = None,
+        rounds: Sequence[RoundSpec] | None = None,
     ) -> "Parameters":
-        """A fresh session for `cohort` (member numbers; default the whole roster)."""
+        """A fresh session for `cohort` (member numbers; default the whole roster).
+
+        rounds: where masked vectors travel encrypted, what was agreed for that.
+        """
         invited = tuple(cohort) if cohort is not None else tuple(range(len(roster.members)))
         return cls(
             version=VERSION,
@@ -171,7 +221,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
             cohort=invited,
             degree=degree,
             threshold=threshold,
-            rounds=tuple(one.spec(len(roster.members)) for one in plan),
+            rounds=tuple(rounds or (one.spec(len(roster.members)) for one in plan)),
         )
 
 

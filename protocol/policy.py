@@ -22,7 +22,7 @@ class Policy:
         assumed comes on top.
     corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
         may pick them all. dropout: the fraction of the cohort that may drop out.
-    backends: how a statistic may leave: "mask"; "plain" must be added by name.
+    backends: how a statistic may leave: "mask"; "bfv", "ckks", "bfv+mask" and "plain" must be added by name.
     trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
         (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
     """
@@ -73,7 +73,7 @@ class Policy:
 
         roster: how many members the client's own roster has.
         """
-        self.check_backend("mask")
+        self.check_backend("bfv+mask" if parameters.encrypted else "mask")
         n, profile, threshold = len(parameters.cohort), parameters.profile, parameters.threshold
         needed = graph.least_threshold(profile, n, parameters.degree)
         least, colluders = self.least_survivors(roster), self.colluders(roster)

@@ -17,11 +17,12 @@ from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DropoutWarning
+from secure_afl.protocol.driver import Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.driver import Cohort, Contribution, Network
+from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 from secure_afl.protocol.policy import Policy

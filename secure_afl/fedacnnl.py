@@ -39,7 +39,7 @@ from secure_afl.network import (
     patches,
     to_grid,
 )
-from secure_afl.protocol.masking.driver import Contribution
+from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.solve import Certificate, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics

@@ -18,7 +18,7 @@ from secure_afl.errors import DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.pfedacnnl import PFedACnnL
-from secure_afl.protocol.masking.driver import Contribution, PhaseCost
+from secure_afl.protocol.driver import Contribution, PhaseCost
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge, split_rounds

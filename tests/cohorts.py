@@ -10,13 +10,14 @@ import numpy.typing as npt
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
+from secure_afl.protocol.driver import Contribution, Envelope, Network, PerfectNetwork
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
-from secure_afl.protocol.masking.client import MaskingClient, SumWanted
-from secure_afl.protocol.masking.driver import Cohort, Contribution, Envelope, Network, PerfectNetwork
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.messages import FROM_CLIENT, FromClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.wire import decode

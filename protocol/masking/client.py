@@ -34,19 +34,10 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, RoundSpec, SumPlan
+from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, RoundSpec, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame, verify_frame
-
-
-@dataclass(frozen=True)
-class SumWanted:
-    """The server asks for this client's vector: answer with `MaskingClient.contribute`."""
-
-    round: int
-    spec: RoundSpec
-    participants: tuple[int, ...]
 
 
 @dataclass
@@ -73,10 +64,20 @@ class MaskingClient:
     insists on. `receive` takes a message of the server and gives the answer to send, or `SumWanted`, which the
     program answers through `contribute`. A message that is refused raises `RemoteProtocolError` or
     `PolicyError` and changes nothing.
+
+    agreed: where the plan's sums travel encrypted besides (`RoundSpec.modulus`), the rounds as agreed for that;
+    `contribute` then gives an upload without payload, and `masked` what to encrypt.
     """
 
     def __init__(
-        self, identity: Identity, roster: Roster, plan: Sequence[SumPlan], policy: Policy, ledger: Ledger
+        self,
+        identity: Identity,
+        roster: Roster,
+        plan: Sequence[SumPlan],
+        policy: Policy,
+        ledger: Ledger,
+        *,
+        agreed: Sequence[RoundSpec] | None = None,
     ) -> None:
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
@@ -86,7 +87,8 @@ class MaskingClient:
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
         self._plan = tuple(plan)
         self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
-        self._agreed = tuple(one.spec(len(roster.members)) for one in plan)
+        self._masked: tuple[int, npt.NDArray[np.uint64], str] | None = None
+        self._agreed = tuple(agreed or (one.spec(len(roster.members)) for one in plan))
         self._policy = policy
         self._ledger = ledger
         self._answers = b""  # the digest of the message that is being answered
@@ -315,6 +317,8 @@ class MaskingClient:
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
         words = spec.code(len(self._parameters.cohort)).encode(values)
+        if spec.modulus:
+            words = ring.modular(words, spec.modulus)
         try:
             self._ledger.use(data_set, self._parameters.session)
         except PolicyError as error:
@@ -334,9 +338,19 @@ class MaskingClient:
             words,
             plus=[own, *(key for other, key in pairs.items() if other > self.place)],
             minus=[key for other, key in pairs.items() if other < self.place],
+            modulus=spec.modulus,
         )
         self.state = ClientState.UPLOADED
+        if spec.modulus:
+            self._masked = self._round, words, data_set
+            return self._frame(Upload(self._round, memoryview(b"")))
         return self._frame(Upload(self._round, ring.pack(words, spec.width)))
+
+    def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
+        """The masked vector of the round that was contributed last, to be encrypted, and its data set's name."""
+        if self._masked is None or self._masked[0] != number:
+            raise LocalProtocolError(f"{self.name}: nothing was masked for round {number}")
+        return self._masked[1:]
 
     def _consent(self, message: Survivors) -> bytes:
         self._check_round(message.round)

@@ -256,6 +256,27 @@ class MaskingServer:
         request = encode(SumRequest(self._transcript, number, tuple(sorted(participants))))
         return self._sent(dict.fromkeys(sorted(participants), request))
 
+    @property
+    def uploaded(self) -> frozenset[int]:
+        """Who uploaded in the round that is open."""
+        return self._round.survivors
+
+    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
+        """Where masked vectors travel encrypted: their decrypted sum mod `RoundSpec.modulus`, and whose it is."""
+        self._expect(ServerState.COLLECTING)
+        current = self._round
+        if not self.parameters.encrypted or not current.survivors.issuperset(contributors):
+            raise LocalProtocolError("expected a decrypted sum over clients that uploaded in this round")
+        if words.shape != current.total.shape:
+            raise LocalProtocolError(f"expected {len(current.total)} words, got shape {words.shape}")
+        current.total[:] = words
+        current.survivors = frozenset(contributors)
+
+    def give_up_round(self) -> None:
+        """Leave the round that is open; nothing of it is released."""
+        self._expect(ServerState.COLLECTING)
+        self.state, self.waiting_for = ServerState.READY, frozenset()
+
     def _name_survivors(self) -> Outbox:
         current = self._round
         # Taken from the uploads themselves: an upload that was added cannot be declared dropped.
@@ -291,7 +312,10 @@ class MaskingServer:
             for other, key in self._pair_keys(client).items():
                 # What the surviving neighbour added (it is the lower of the two) or subtracted.
                 (minus if other < client else plus).append(key)
-        add_keystreams(current.total, plus=plus, minus=minus)
+        modulus = self.parameters.rounds[current.number].modulus
+        add_keystreams(current.total, plus=plus, minus=minus, modulus=modulus)
+        if modulus:
+            current.total = ring.centred(current.total, modulus).view(np.uint64)
         del self._round
         self.state, self.waiting_for = ServerState.READY, frozenset()
         dropouts = tuple(sorted(current.participants - current.survivors))
@@ -407,7 +431,8 @@ class MaskingServer:
             case Upload():
                 spec = self.parameters.rounds[message.round]
                 exact(f"an upload of {spec.length} values", message.payload, spec.payload_bytes)
-                ring.add_packed(self._round.total, message.payload, spec.width)
+                if not spec.modulus:
+                    ring.add_packed(self._round.total, message.payload, spec.width)
                 self._round.survivors |= {sender}
             case Consent():
                 sets = (sorted(self._round.participants), sorted(self._round.survivors))

@@ -10,8 +10,8 @@ from secure_afl.encoders import Encoder, codes
 from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU, on_weight_grid
 from secure_afl.pfedacnnl import PFedACnnL
+from secure_afl.protocol.driver import Envelope, PerfectNetwork
 from secure_afl.protocol.errors import PolicyError, RoundAbortedError
-from secure_afl.protocol.masking.driver import Envelope, PerfectNetwork
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load

@@ -20,9 +20,9 @@ from secure_afl.fedacnnl import Coordinator, FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.personal import Adapted, Local
 from secure_afl.pfedacnnl import PFedACnnL
+from secure_afl.protocol.driver import Envelope
+from secure_afl.protocol.driver import Network as Wire
 from secure_afl.protocol.errors import PolicyError, RoundAbortedError
-from secure_afl.protocol.masking.driver import Envelope
-from secure_afl.protocol.masking.driver import Network as Wire
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load

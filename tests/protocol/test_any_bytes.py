@@ -55,14 +55,14 @@ def at(phase: str) -> tuple[Session, Tap]:
         if wanted == phase:
             session.pending = step()  # type: ignore[attr-defined]
             return session, tap
-        session.cohort._run(step, session.contribute)
+        session.cohort.run(step, session.contribute)
     session.server.advance()
     if phase == "collecting":
         session.pending = session.server.open_round(0)  # type: ignore[attr-defined]
         return session, tap
-    session.cohort._run(lambda: session.server.open_round(0), session.contribute)
+    session.cohort.run(lambda: session.server.open_round(0), session.contribute)
     if phase == "unmasking":
-        session.cohort._run(session.server.advance, session.contribute)
+        session.cohort.run(session.server.advance, session.contribute)
     session.pending = session.server.advance()  # type: ignore[attr-defined]
     return session, tap
 

@@ -30,7 +30,7 @@ from secure_afl.protocol.errors import (
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import graph, messages
-from secure_afl.protocol.masking.client import MaskingClient, SumWanted
+from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
     Advertise,
     Bundle,
@@ -44,7 +44,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.wire import decode, encode, sign_frame
@@ -64,7 +64,7 @@ class Attack:
         self.tap = Tap()
         session.cohort._network = self.tap
         session.set_up()
-        session.cohort._run(lambda: session.server.open_round(0), session.contribute)
+        session.cohort.run(lambda: session.server.open_round(0), session.contribute)
         self.transcript = session.parameters.transcript()
 
     def ask(self, client: int, survivors: Iterable[int]) -> bytes:
@@ -357,7 +357,7 @@ def test_a_bound_that_the_server_chooses_is_an_oracle() -> None:
         session = parties.session(replace(proposed, rounds=(spec,)), client=client)
         parties.plan = agreed
         session.set_up()
-        session.cohort._run(lambda: session.server.open_round(0), session.contribute)
+        session.cohort.run(lambda: session.server.open_round(0), session.contribute)
         return VICTIM not in session.server.waiting_for
 
     class TakesAnyPlan(MaskingClient):
@@ -550,7 +550,9 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
     with monkeypatch.context() as patched:  # one mask only, as in the first protocol of Bonawitz et al.
         real = add_keystreams
         patched.setattr(
-            client_module, "add_keystreams", lambda v, plus, minus: real(v, plus=plus[1:], minus=minus)
+            client_module,
+            "add_keystreams",
+            lambda v, plus, minus, modulus: real(v, plus=plus[1:], minus=minus),
         )
         seen, attack = opened_late()
         assert seen == attack.truth()
@@ -634,7 +636,7 @@ def test_differencing_by_parallel_sessions_refused() -> None:
     sessions = [parties.session(parties.propose()).set_up() for _ in range(2)]
     for session in sessions:
         session.data_set = "2025"
-        session.cohort._run(lambda s=session: s.server.open_round(0), session.contribute)  # type: ignore[misc]
+        session.cohort.run(lambda s=session: s.server.open_round(0), session.contribute)  # type: ignore[misc]
     assert [len(session.server.waiting_for) for session in sessions] == [0, 6]
 
 

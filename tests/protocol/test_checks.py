@@ -13,7 +13,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, RoundAbortedError
 from secure_afl.protocol.masking import graph, messages
-from secure_afl.protocol.masking.client import MaskingClient, SumWanted
+from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
     Advertise,
     Bundle,
@@ -27,7 +27,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import Profile, SumPlan
+from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, decode, encode, sign_frame
@@ -51,7 +51,7 @@ class Stage:
         actions: list[Callable[[], dict[int, bytes]]] = [server.start, server.advance, server.advance]
         actions += [server.advance, lambda: server.open_round(0), server.advance, server.advance]
         for action in actions[:steps]:
-            cohort._run(action, self.session.contribute)
+            cohort.run(action, self.session.contribute)
         self.pending = actions[steps]()
         self.client = self.session.clients[HERE]
         self.transcript = parameters.transcript()

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from secure_afl.crypto import shamir
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label
+from secure_afl.protocol.driver import Envelope
 from secure_afl.protocol.masking import graph, messages, states
-from secure_afl.protocol.masking.driver import Envelope
 from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec
 from secure_afl.protocol.wire import Message, encode
 
@@ -119,7 +119,7 @@ def formulas(spec: RoundSpec, suite: Suite, n: int, rounds: int, me: int) -> dic
     def i(v: int) -> int:
         return len(pack(v))
 
-    numbers = (spec.length, spec.fraction_bits, spec.magnitude, spec.width)
+    numbers = (spec.length, spec.fraction_bits, spec.magnitude, spec.width, spec.modulus)
     names: dict[str, Any] = {
         "A": lambda k: len(pack([0] * k)) - k,
         "B": lambda x: len(pack(bytes(x))),
@@ -302,7 +302,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     # Phase 0: the roster's digest and the fixed-point code.
     named = [part for member in members.roster.members for part in (member.name.encode(), member.verify_key)]
     assert asked["parameters", 0][5] == digest("ROSTER", *named)
-    t, (_, _, m, f, magnitude, w) = asked["parameters", 0][8], asked["parameters", 0][9][0]
+    t, (_, _, m, f, magnitude, w, _) = asked["parameters", 0][8], asked["parameters", 0][9][0]
     room = (2 ** (8 * w - 1) - 1) // 4
     assert magnitude == BOUND * 2**f <= room < BOUND * 2 ** (f + 1)
     assert w == 5

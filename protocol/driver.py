@@ -1,0 +1,177 @@
+"""What drives a session whose parties are all in this process, and the network between them.
+
+The same state machines run across machines; here messages pass through a `Network` that may misbehave.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.protocol.errors import ProtocolError
+from secure_afl.protocol.parameters import SumWanted
+
+T = TypeVar("T")
+Contribution = tuple[npt.NDArray[np.float64], str]
+"""A client's vector for one sum, and the name of the data set behind it (see `Contributor.contribute`)."""
+Contribute = Callable[[int, SumWanted], Contribution]
+"""Gives the contribution of a client, by its member number, when it is asked for it."""
+Outbox = Mapping[int, bytes]
+"""What a server sends: a message for each party, by number."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """One message on its way. upward: from the client to the server; phase: the server's state."""
+
+    phase: str
+    client: int
+    upward: bool
+    data: bytes
+
+
+class Network(Protocol):
+    """What lies between the parties. It may drop, hold back, repeat, reorder or replace messages."""
+
+    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
+        """Called for every message that is sent; gives those to deliver now, in order."""
+
+    def flush(self, phase: str) -> Iterable[Envelope]:
+        """Called at a phase's deadline, until it gives nothing; gives what was held back until then."""
+
+
+class PerfectNetwork:
+    """Delivers every message once, at once."""
+
+    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
+        return [envelope]
+
+    def flush(self, phase: str) -> Iterable[Envelope]:
+        return []
+
+
+class Party(Protocol):
+    """A client or a key holder: a message of the server in, the answer or a request for a vector out."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted: ...
+
+
+class Contributor(Party, Protocol):
+    """A client."""
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
+
+
+class Server(Protocol):
+    """What all servers have in common; see `MaskingServer` for what the steps mean."""
+
+    @property
+    def state(self) -> Enum: ...
+
+    def receive(self, sender: int, data: bytes) -> None: ...
+
+
+@dataclass
+class PhaseCost:
+    """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart."""
+
+    up: dict[int, int] = field(default_factory=dict)
+    down: dict[int, int] = field(default_factory=dict)
+    client_seconds: dict[int, float] = field(default_factory=dict)
+    server_seconds: float = 0.0
+    holder_bytes: int = 0
+    holder_seconds: float = 0.0
+
+
+class Exchange:
+    """Server, clients and key holders of one session.
+
+    `refusals` keeps what any party refused; `costs` is by phase, in their order.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        clients: Mapping[int, Contributor],
+        holders: Mapping[int, Party],
+        network: Network | None,
+        watch: Callable[[str], None],
+    ) -> None:
+        self.refusals: list[ProtocolError | CryptoError] = []
+        self.costs: dict[str, PhaseCost] = {}
+        self._server = server
+        self._clients = clients
+        self._holders = holders
+        self._network = network or PerfectNetwork()
+        self._watch = watch
+
+    def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:
+        """One step of the server, all that it sends, all answers to it, then the deadline."""
+        outbox = self.timed(step)
+        phase: str = self._server.state.value
+        self._watch(phase)
+        for party, data in outbox.items():
+            self._send(Envelope(phase, party, upward=False, data=data), contribute)
+        while held := list(self._network.flush(phase)):
+            for envelope in held:
+                self._deliver(envelope, contribute)
+
+    def timed(self, step: Callable[[], T]) -> T:
+        """A step of the server that belongs to the phase which it ends."""
+        started, before = time.process_time(), self._server.state.value
+        try:
+            return step()
+        finally:
+            if before != "ready":
+                self._cost(before).server_seconds += time.process_time() - started
+
+    def _cost(self, phase: str) -> PhaseCost:
+        return self.costs.setdefault(phase, PhaseCost())
+
+    def _send(self, envelope: Envelope, contribute: Contribute) -> None:
+        cost, party = self._cost(envelope.phase), envelope.client
+        if party in self._holders:
+            cost.holder_bytes += len(envelope.data)
+        else:
+            sent = cost.up if envelope.upward else cost.down
+            sent[party] = sent.get(party, 0) + len(envelope.data)
+        for delivered in self._network.carry(envelope):
+            self._deliver(delivered, contribute)
+
+    def _deliver(self, envelope: Envelope, contribute: Contribute) -> None:
+        cost, party = self._cost(envelope.phase), envelope.client
+        started = time.process_time()
+        try:
+            if envelope.upward:
+                self._server.receive(party, envelope.data)
+                cost.server_seconds += time.process_time() - started
+                return
+            if party in self._holders:
+                answer = self._holders[party].receive(envelope.data)
+                assert isinstance(answer, bytes)
+                cost.holder_seconds += time.process_time() - started
+            else:
+                client = self._clients[party]
+                answer = client.receive(envelope.data)
+                spent = time.process_time() - started
+                if isinstance(answer, SumWanted):
+                    # What it takes to compute the statistic is the application's time, not the protocol's.
+                    values, data_set = contribute(party, answer)
+                    started = time.process_time()
+                    answer = client.contribute(answer, values, data_set)
+                    spent += time.process_time() - started
+                cost.client_seconds[party] = cost.client_seconds.get(party, 0.0) + spent
+        except (ProtocolError, CryptoError) as error:
+            self.refusals.append(error)
+            return
+        self._send(Envelope(self._server.state.value, party, upward=True, data=answer), contribute)
+
+
+def nothing_wanted(client: int, wanted: SumWanted) -> Contribution:
+    """For phases in which no client is asked for a vector."""
+    raise AssertionError("no round is open before the keys are shared")
