@@ -9,7 +9,8 @@ and rounds to a grid. TenSEAL is loaded only by who encrypts or decrypts.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, inf, log, log2, sqrt
+from fractions import Fraction
+from math import ceil, floor, inf, log, log2, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,19 @@ def _code(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
     """The largest power of two such that no sum can leave (−q/2, q/2): coefficients are at most the largest slot."""
     if not (np.isfinite(demand.bound) and demand.bound > 0):
         raise CryptoError(f"expected a finite positive bound, got {demand.bound}")
-    room = lattice.modulus / 2 - noise(lattice, summands)
-    bits = floor(log2(room) - log2(summands) - log2(demand.bound) - lattice.scale_bits - 2**-20)
-    if bits not in FRACTION_BITS:
-        raise CryptoError(f"expected a bound within 2^±400, got {demand.bound:g}")
-    return FixedPoint(bits, max(1, int(np.ceil(np.ldexp(demand.bound, bits)))), summands, 8)
+    if 256 * noise(lattice, summands) > lattice.modulus // 2:
+        raise CryptoError(f"{lattice.name} does not bear the noise of {summands} ciphertexts")
+    bits = floor(log2(lattice.room) - log2(summands) - log2(demand.bound))
+    # Rounded up, a bound may need one bit more.
+    while bits in FRACTION_BITS and summands * _units(demand.bound, bits) > lattice.room:
+        bits -= 1
+    if bits not in FRACTION_BITS or summands * _units(demand.bound, bits) > lattice.room:
+        raise CryptoError(f"{lattice.name} does not hold a sum of {summands} values up to {demand.bound:g}")
+    return FixedPoint(bits, _units(demand.bound, bits), summands, 8)
+
+
+def _units(bound: float, bits: int) -> int:
+    return max(1, ceil(Fraction(bound) * Fraction(2) ** bits))
 
 
 def noise(lattice: Lattice, summands: int) -> float:

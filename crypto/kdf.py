@@ -42,10 +42,13 @@ class Label(Enum):
     ENCRYPTION_KEY = b"secure-afl/1 encryption key"
     KEY_SHARE_COMMITMENT = b"secure-afl/1 key share commitment"
     CIPHERTEXTS = b"secure-afl/1 sum of ciphertexts"
+    DATA_SET = b"secure-afl/1 data set"
     # Ed25519
     FRAME_SIGNATURE = b"secure-afl/1 signed frame"
     BUNDLE_SIGNATURE = b"secure-afl/1 signed bundle"
     CONSENT_SIGNATURE = b"secure-afl/1 signed consent"
+    KEY_SIGNATURE = b"secure-afl/1 signed encryption key"
+    CHALLENGE_SIGNATURE = b"secure-afl/1 signed challenge"
 
 
 def bind(label: Label, *parts: bytes | memoryview) -> bytes:

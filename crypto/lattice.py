@@ -54,6 +54,13 @@ class Lattice:
         """q, of ciphertexts."""
         return prod(self.primes)
 
+    @property
+    def room(self) -> int:
+        """The largest magnitude, in units of a code, of an entry of a sum. CKKS leaves 2⁻⁸ of it to noise."""
+        if self.plain_modulus:
+            return self.plain_modulus // 2
+        return self.modulus // 2 * 255 // 256 >> self.scale_bits
+
     def count(self, length: int) -> int:
         """Ciphertexts that hold a vector of this length."""
         return -(-length // self.slots)
@@ -120,6 +127,11 @@ class Lattice:
                         total += (int(products[:half].sum()) + int(products[half:].sum())) << shift
                 found.append(total % prime)
         return tuple(found)
+
+    @property
+    def no_tags(self) -> tuple[int, ...]:
+        """The tags of a sum of nothing."""
+        return (0,) * (_TAG_POINTS * len(self.primes))
 
     def add_tags(self, one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
         """The tags of a sum. Raises `CryptoError` unless both are tags of this set."""

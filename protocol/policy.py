@@ -58,6 +58,12 @@ class Policy:
                 f"{', '.join(sorted(self.backends))}"
             )
 
+    def check_group(self, what: str, size: int, roster: int, survivors: int = 0) -> None:
+        """Raises `PolicyError` if a sum over `size` members of the roster does not hide one of them."""
+        least = max(self.least_survivors(roster), survivors)
+        if size < least:
+            raise PolicyError(f"expected at least {least} {what}, the server named {size}")
+
     def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
         """Raises `PolicyError` if a sum of the plan trusts the server and the profile does not."""
         trusting = [one.statistic for one in plan if one.trusts_server]

@@ -346,6 +346,11 @@ class MaskingClient:
             return self._frame(Upload(self._round, memoryview(b"")))
         return self._frame(Upload(self._round, ring.pack(words, spec.width)))
 
+    @property
+    def session(self) -> tuple[bytes, bytes]:
+        """The session's number and transcript."""
+        return self._parameters.session, self._transcript
+
     def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
         """The masked vector of the round that was contributed last, to be encrypted, and its data set's name."""
         if self._masked is None or self._masked[0] != number:
@@ -407,9 +412,7 @@ class MaskingClient:
     def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
         """The sum must hide this client in enough others, all around and next to it."""
         parameters = self._parameters
-        least = max(self._policy.least_survivors(len(self._roster.members)), self._plan[number].survivors)
-        if len(group) < least:
-            raise PolicyError(f"expected at least {least} {what}, the server named {len(group)}")
+        self._policy.check_group(what, len(group), len(self._roster.members), self._plan[number].survivors)
         near = len(group & self._neighbours) + 1
         if near < parameters.threshold:
             raise PolicyError(

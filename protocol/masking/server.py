@@ -17,7 +17,7 @@ from secure_afl.crypto.identity import verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, combine, parse_share
-from secure_afl.protocol.errors import LocalProtocolError, RemoteProtocolError, RoundAbortedError
+from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.masking import graph, messages, states
 from secure_afl.protocol.masking.messages import (
     SEED_SHARE,
@@ -38,11 +38,9 @@ from secure_afl.protocol.masking.messages import (
 )
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import DIGEST_BYTES, Parameters
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import WireError, answered, decode, encode, exact, verify_frame
-
-Outbox = dict[int, bytes]
-"""What to send: a message for each member number."""
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.server import Outbox, SignedServer
+from secure_afl.protocol.wire import WireError, encode, exact
 
 
 @dataclass(frozen=True)
@@ -71,30 +69,25 @@ class _Round:
     )  # by holder, then by dealer
 
 
-class MaskingServer:
+class MaskingServer(SignedServer[FromClient]):
     """One session's server.
 
     `start` opens it; `receive` takes a client's frame; when `waiting_for` is empty, or its deadline has
     passed, `advance` ends the phase and gives the messages of the next: whoever is still waited for has
     dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `unmask` opens it.
 
-    A refused frame raises `RemoteProtocolError` and changes nothing but `blame`: a client whose own
-    signature stands under what it may not send is named there, and left out from then on. `left_out` names
-    those that quarrel about sealed shares, where nobody can tell who is at fault.
+    `left_out` names those that quarrel about sealed shares, where nobody can tell who is at fault.
     """
 
     def __init__(self, parameters: Parameters, roster: Roster) -> None:
         if parameters.roster != roster.digest or parameters.cohort[-1] >= len(roster.members):
             raise LocalProtocolError("expected parameters for this roster, got others")
+        super().__init__(parameters.transcript(), messages.FROM_CLIENT)
         self.parameters = parameters
         self.roster = roster
-        self.state = ServerState.START
-        self.waiting_for: frozenset[int] = frozenset()
-        self.blame: dict[int, str] = {}
+        self.state: ServerState = ServerState.START
         self.left_out: dict[int, str] = {}
-        self._transcript = parameters.transcript()
         self._neighbours = graph.Graph(parameters)
-        self._questions: dict[int, bytes] = {}
         self._advertised: dict[int, Advertise] = {}
         self._frames: dict[int, bytes] = {}
         self._directory = b""
@@ -107,41 +100,13 @@ class MaskingServer:
     def __repr__(self) -> str:
         return f"MaskingServer({self.state.value}, waiting for {len(self.waiting_for)})"
 
-    # ---- the three ways in -----------------------------------------------------------------------
+    # ---- the ways in -----------------------------------------------------------------------------
 
     def start(self) -> Outbox:
         """Invite the cohort."""
         self._expect(ServerState.START)
         self.state, self.waiting_for = ServerState.ADVERTISING, frozenset(self.parameters.cohort)
         return self._sent(dict.fromkeys(self.parameters.cohort, encode(self.parameters)))
-
-    def receive(self, sender: int, data: bytes) -> None:
-        """Take one frame that came from `sender`, a member number that the transport gives."""
-        try:
-            if sender not in self.parameters.cohort:
-                raise WireError("expected a member of this session's cohort, got an unknown one")
-            if len(data) > (largest := self._largest_frame()):
-                raise WireError(
-                    f"expected at most {largest} bytes in state {self.state.value}, got {len(data)}"
-                )
-            key, question = self.roster.members[sender].verify_key, self._questions.get(sender, b"")
-            encoded = verify_frame(data, key, self._transcript, question, sender)
-        except WireError as error:
-            raise self._refusal(sender, error) from None
-        try:
-            message = decode(encoded, messages.FROM_CLIENT)
-        except WireError as error:
-            raise self._blamed(sender, error) from None
-        # An old message that the network repeats is refused, yet it is nobody's fault.
-        try:
-            self._check_place(sender, message)
-        except WireError as error:
-            raise self._refusal(sender, error) from None
-        try:
-            self._take(sender, message, data)
-        except (WireError, CryptoError) as error:
-            raise self._blamed(sender, error) from None
-        self.waiting_for -= {sender}
 
     def advance(self) -> Outbox:
         """End the phase with those that answered; give what to send for the next one.
@@ -161,15 +126,6 @@ class MaskingServer:
         self.state = states.SERVER[self.parameters.profile][self.state][1]
         self.waiting_for = frozenset(outbox)
         return self._sent(outbox)
-
-    def _sent(self, outbox: Outbox) -> Outbox:
-        """Remember what each client was sent: its next frame must answer just that."""
-        digests: dict[bytes, bytes] = {}
-        for client, data in outbox.items():
-            if data not in digests:  # most phases send the same to everybody
-                digests[data] = answered(data)
-            self._questions[client] = digests[data]
-        return outbox
 
     # ---- phases 1 and 2 --------------------------------------------------------------------------
 
@@ -375,6 +331,11 @@ class MaskingServer:
 
     # ---- what a client may send ------------------------------------------------------------------
 
+    def _member(self, sender: int) -> Member:
+        if sender not in self.parameters.cohort:
+            raise WireError("expected a member of this session's cohort, got an unknown one")
+        return self.roster.members[sender]
+
     def _check_place(self, sender: int, message: FromClient) -> None:
         collecting = states.SERVER[self.parameters.profile].get(self.state)
         if collecting is None or type(message) is not collecting[0]:
@@ -387,8 +348,7 @@ class MaskingServer:
         if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
 
-    def _largest_frame(self) -> int:
-        """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
+    def _largest_frame(self, sender: int) -> int:
         suite, rounds = self.parameters.suite, len(self.parameters.rounds)
         # Of one bundle and round: two shares, a sealed pair secret, three commitments.
         part = 2 * SHARE_BYTES + KEY_BYTES + suite.overhead_bytes + 3 * DIGEST_BYTES + 32
@@ -473,14 +433,6 @@ class MaskingServer:
             raise LocalProtocolError(
                 f"expected state {state.value}, the server is in state {self.state.value}"
             )
-
-    def _refusal(self, sender: int, error: Exception) -> RemoteProtocolError:
-        return RemoteProtocolError("the server", self.roster.name(sender), str(error))
-
-    def _blamed(self, sender: int, error: Exception) -> RemoteProtocolError:
-        self.blame[sender] = str(error)
-        self.waiting_for -= {sender}
-        return self._refusal(sender, error)
 
     def _abort(self, did: str, count: int) -> RoundAbortedError:
         return self._end(f"expected at least {self.parameters.threshold} clients, {count} {did}")

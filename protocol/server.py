@@ -1,0 +1,93 @@
+"""What every server of ours does with the frames that reach it: signed answers to what it asked, nothing else."""
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import Generic, TypeVar
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.protocol.errors import RemoteProtocolError
+from secure_afl.protocol.roster import Member
+from secure_afl.protocol.wire import WireError, answered, decode, verify_frame
+
+Outbox = dict[int, bytes]
+"""What to send: a message for each party, by number."""
+M = TypeVar("M")
+
+
+class SignedServer(ABC, Generic[M]):
+    """A server that believes what is signed by a party it knows, in answer to what it sent it last.
+
+    waiting_for: who may still answer in this phase. A refused frame raises `RemoteProtocolError` and changes
+    nothing but `blame`: a party whose own signature stands under what it may not send is named there, and
+    left out from then on.
+    """
+
+    state: Enum
+
+    def __init__(self, transcript: bytes, decoder: Decoder[M]) -> None:
+        self.waiting_for: frozenset[int] = frozenset()
+        self.blame: dict[int, str] = {}
+        self._transcript = transcript
+        self._decoder = decoder
+        self._questions: dict[int, bytes] = {}
+
+    def receive(self, sender: int, data: bytes) -> None:
+        """Take one frame that came from `sender`, a party's number that the transport gives."""
+        name = f"unknown member {sender}"
+        try:
+            member = self._member(sender)
+            name = member.name
+            if len(data) > (largest := self._largest_frame(sender)):
+                raise WireError(
+                    f"expected at most {largest} bytes in state {self.state.value}, got {len(data)}"
+                )
+            question = self._questions.get(sender, b"")
+            encoded = verify_frame(data, member.verify_key, self._transcript, question, sender)
+        except WireError as error:
+            raise RemoteProtocolError("the server", name, str(error)) from None
+        try:
+            message = decode(encoded, self._decoder)
+        except WireError as error:
+            raise self._blamed(sender, error) from None
+        # An old message that the network repeats is refused, yet it is nobody's fault.
+        try:
+            self._check_place(sender, message)
+        except WireError as error:
+            raise RemoteProtocolError("the server", name, str(error)) from None
+        try:
+            self._take(sender, message, data)
+        except (WireError, CryptoError) as error:
+            raise self._blamed(sender, error) from None
+        self.waiting_for -= {sender}
+
+    @abstractmethod
+    def _member(self, sender: int) -> Member:
+        """Who that is. Raises `WireError` for a party that the session does not have."""
+
+    @abstractmethod
+    def _largest_frame(self, sender: int) -> int:
+        """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
+
+    @abstractmethod
+    def _check_place(self, sender: int, message: M) -> None:
+        """Raises `WireError` if this is not the time for it."""
+
+    @abstractmethod
+    def _take(self, sender: int, message: M, data: bytes) -> None:
+        """What the message does; nothing, if it raises `WireError` or `CryptoError`. data: its whole frame."""
+
+    def _sent(self, outbox: Outbox) -> Outbox:
+        """Remember what each party was sent: its next frame must answer just that."""
+        digests: dict[bytes, bytes] = {}
+        for party, data in outbox.items():
+            if data not in digests:  # most phases send the same to everybody
+                digests[data] = answered(data)
+            self._questions[party] = digests[data]
+        return outbox
+
+    def _blamed(self, sender: int, error: Exception) -> RemoteProtocolError:
+        self.blame[sender] = str(error)
+        self.waiting_for -= {sender}
+        return RemoteProtocolError("the server", self._member(sender).name, str(error))
