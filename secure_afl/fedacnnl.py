@@ -6,7 +6,7 @@ trained network does not depend on how rows are spread over clients, chunks or d
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -46,6 +46,8 @@ from secure_afl.statistics import PublicBounds, SufficientStatistics
 
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
+Ask = Callable[[Trained], npt.NDArray[np.float64]]
+"""For the packed sum of a layer's statistics."""
 
 
 class Learner:
@@ -331,9 +333,10 @@ class FedACnnL(FederatedClassifier):
         coordinator = self._coordinator()
         aggregator = self._ask()
         aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
-        layers, sums = self._hidden(coordinator, learners, aggregator, first=0)
-        sums.append(aggregator.sum(len(sums), self._statistics(learners, self.network.trained[-1])))
-        layers.append(coordinator.heads(sums[-1].total)[0])
+        sums: list[Aggregate] = []
+        ask = self._asking(aggregator, learners, sums)
+        layers = self._hidden(coordinator, learners.values(), ask)
+        layers.append(coordinator.heads(ask(self.network.trained[-1]))[0])
         warn_of_dropouts(list(learners), sums)
         return self._learnt(parsed, layers, sums, coordinator)
 
@@ -342,14 +345,7 @@ class FedACnnL(FederatedClassifier):
         self._check()
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
-        layers = []
-        for known in self.network.trained[:-1]:
-            layers.append(
-                coordinator.layer(known, learner.vector(known))
-                if known in coordinator.summed
-                else learner.seeded(known)
-            )
-            learner.install(known, layers[-1])
+        layers = self._hidden(coordinator, [learner], learner.vector)
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
         return self._learnt(parsed, layers, [], coordinator)
 
@@ -405,28 +401,27 @@ class FedACnnL(FederatedClassifier):
             for name, mine in parsed.sites.items()
         }
 
-    def _hidden(
-        self,
-        coordinator: Coordinator,
-        learners: Mapping[str, Learner],
-        aggregator: Aggregator,
-        first: int,
-    ) -> tuple[list[Weights], list[Aggregate]]:
-        """All layers but the head; `first` is the number of the first one's sum, if they need sums."""
-        layers: list[Weights] = []
-        sums: list[Aggregate] = []
+    def _hidden(self, coordinator: Coordinator, learners: Iterable[Learner], ask: Ask) -> list[Weights]:
+        """All layers but the head, which the learners then stand before."""
+        layers = []
         for known in self.network.trained[:-1]:
-            if known in coordinator.summed:
-                sums.append(aggregator.sum(first + len(sums), self._statistics(learners, known)))
-                layers.append(coordinator.layer(known, sums[-1].total))
-                for learner in learners.values():
-                    learner.install(known, layers[-1])
-            else:
-                for learner in learners.values():
-                    weights = learner.seeded(known)
-                    learner.install(known, weights)
-                layers.append(weights)
-        return layers, sums
+            told = coordinator.layer(known, ask(known)) if known in coordinator.summed else None
+            for learner in learners:
+                weights = learner.seeded(known) if told is None else told
+                learner.install(known, weights)
+            layers.append(weights)
+        return layers
+
+    def _asking(
+        self, aggregator: Aggregator, learners: Mapping[str, Learner], sums: list[Aggregate], first: int = 0
+    ) -> Ask:
+        """Asks for the aggregator's sums from number `first` on, and notes them in `sums`."""
+
+        def ask(known: Trained) -> npt.NDArray[np.float64]:
+            sums.append(aggregator.sum(first + len(sums), self._statistics(learners, known)))
+            return sums[-1].total
+
+        return ask
 
     def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
         return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}

@@ -121,7 +121,9 @@ class PFedACnnL(FedACnnL):
             name: 0 if centroids is None else grouping.nearest(own, centroids)
             for name, own in histograms.items()
         }
-        layers, hidden = self._hidden(coordinator, learners, aggregator, first=len(first))
+        hidden: list[Aggregate] = []
+        ask = self._asking(aggregator, learners, hidden, first=len(first))
+        layers = self._hidden(coordinator, learners.values(), ask)
         head = self.network.trained[-1]
         slots = {
             name: (_in_slot(vector, mine[name], groups), data_set)
