@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 
 from secure_afl.protocol.errors import PolicyError
 from secure_afl.protocol.parameters import SumPlan
-from secure_afl.statistics import Matrix
+from secure_afl.statistics import Matrix, symmetric, upper
 
 _GRID = 2.0**20  # histograms in units of 2^-20, so that their products and sums are exact
 _CROWD = 4096
@@ -54,16 +54,14 @@ def histogram(places: npt.NDArray[np.int64], classes: int) -> Matrix:
 
 def moments(own: Matrix) -> Matrix:
     """A client's term of the first sum: histogram ‖ upper triangle of its outer product ‖ 1."""
-    return np.concatenate([own, np.outer(own, own)[np.triu_indices(len(own))], [1.0]])
+    return np.concatenate([own, *upper(np.outer(own, own)), [1.0]])
 
 
 def centroids(total: Matrix, classes: int, groups: int, seed: int) -> Matrix:
     """k-means on a public crowd with the clients' mean and covariance: (groups, classes), on the grid."""
     clients = total[-1]
     mean = total[:classes] / clients
-    upper = np.zeros((classes, classes))
-    upper[np.triu_indices(classes)] = total[classes:-1] / clients
-    covariance = upper + np.triu(upper, 1).T - np.outer(mean, mean)
+    covariance = symmetric(total[classes:-1] / clients, classes) - np.outer(mean, mean)
     values, vectors = np.linalg.eigh(covariance)
     draws = np.random.default_rng(seed)  # public: it shapes groups and guards no secret
     normal = draws.standard_normal((_CROWD, classes)) * np.sqrt(values.clip(0.0))

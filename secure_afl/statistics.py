@@ -27,6 +27,20 @@ def gamma(roundings: int) -> float:
     return relative / (1 - relative) if relative < 0.5 else math.inf
 
 
+def upper(matrix: Matrix) -> list[Matrix]:
+    """The rows of a square matrix, each from the diagonal on: what of a symmetric one travels."""
+    return [row[at:] for at, row in enumerate(matrix)]
+
+
+def symmetric(packed: Matrix, size: int) -> Matrix:
+    """The matrix (size, size) whose `upper` rows follow one another in `packed`."""
+    matrix = np.zeros((size, size))
+    ends = np.cumsum(np.arange(size, 0, -1))
+    for at, row in enumerate(np.split(packed, ends[:-1])):
+        matrix[at, at:] = row
+    return matrix + np.triu(matrix, 1).T
+
+
 @dataclass(frozen=True)
 class PublicBounds:
     """What every party agrees on before any data is read.
@@ -141,8 +155,7 @@ class SufficientStatistics:
 
     def pack(self) -> Matrix:
         """Upper triangle of gram row by row ‖ cross row by row ‖ count, as one float64 vector."""
-        upper = [row[at:] for at, row in enumerate(self.gram)]
-        return np.concatenate([*upper, self.cross.ravel(), [float(self.count)]])
+        return np.concatenate([*upper(self.gram), self.cross.ravel(), [float(self.count)]])
 
     @classmethod
     def unpack(cls, vector: npt.ArrayLike, bounds: PublicBounds) -> "SufficientStatistics":
@@ -157,12 +170,8 @@ class SufficientStatistics:
         if not (0 <= count <= 2**53 and count.is_integer()):
             raise DataError(f"the count of rows in a packed vector must be a whole number, got {count!r}")
         triangle = bounds.features * (bounds.features + 1) // 2
-        upper = np.zeros((bounds.features, bounds.features))
-        ends = np.cumsum(np.arange(bounds.features, 0, -1))
-        for at, row in enumerate(np.split(packed[:triangle], ends[:-1])):
-            upper[at, at:] = row
         cross = packed[triangle:-1].reshape(bounds.features, bounds.outputs)
-        return cls(upper + np.triu(upper, 1).T, cross, int(count))
+        return cls(symmetric(packed[:triangle], bounds.features), cross, int(count))
 
     def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         """Statistics of the rows of both; DataError unless the shapes agree."""
