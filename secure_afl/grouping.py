@@ -48,8 +48,7 @@ def plan(classes: int, groups: int, survivors: int) -> list[SumPlan]:
 
 def histogram(places: npt.NDArray[np.int64], classes: int) -> Matrix:
     """The fractions of a client's rows with each label, on a grid of 2⁻²⁰."""
-    fractions = np.bincount(places, minlength=classes) / len(places)
-    return np.asarray(np.rint(fractions * _GRID) / _GRID)
+    return _on_grid(np.bincount(places, minlength=classes) / len(places))
 
 
 def moments(own: Matrix) -> Matrix:
@@ -62,15 +61,15 @@ def centroids(total: Matrix, classes: int, groups: int, seed: int) -> Matrix:
     clients = total[-1]
     mean = total[:classes] / clients
     covariance = symmetric(total[classes:-1] / clients, classes) - np.outer(mean, mean)
+    if covariance.max() <= 0:  # all alike: one centroid stands for all, and k-means would warn
+        return _on_grid(mean[None])
     values, vectors = np.linalg.eigh(covariance)
     draws = np.random.default_rng(seed)  # public: it shapes groups and guards no secret
     normal = draws.standard_normal((_CROWD, classes)) * np.sqrt(values.clip(0.0))
     crowd = (mean + normal @ vectors.T).clip(0.0)
     crowd /= crowd.sum(axis=1, keepdims=True)
-    if covariance.max() <= 0:  # all alike: one centroid stands for all, and k-means would warn
-        return np.asarray(np.rint(mean[None] * _GRID) / _GRID)
     found = KMeans(groups, n_init=4, random_state=seed).fit(crowd).cluster_centers_
-    return np.asarray(np.rint(found * _GRID) / _GRID)
+    return _on_grid(found)
 
 
 def nearest(own: Matrix, centres: Matrix) -> int:
@@ -93,10 +92,14 @@ def dissolved(centres: Matrix, sizes: Matrix) -> Matrix:
 def check_sizes(sizes: Matrix, least: int) -> None:
     """What a client asks before it puts anything into a slot. Raises `PolicyError`.
 
-    The server reports the sizes: this protects from a server that keeps to the protocol, and plans with
-    groups are refused under the active profile.
+    The server reports the sizes: this protects from a server that keeps to the protocol. Under the active
+    profile plans with groups are refused, unless the policy takes reports as true (`trusts_reports`).
     """
     if len(sizes) > 1 and sizes.min() < least:
         raise PolicyError(
             f"expected groups of at least {least} clients, the server reports one of {sizes.min():g}"
         )
+
+
+def _on_grid(values: Matrix) -> Matrix:
+    return np.asarray(np.rint(values * _GRID) / _GRID)
