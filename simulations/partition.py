@@ -1,9 +1,11 @@
 """Who holds which rows: the sites of the data, or one of the usual ways to divide a single set."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secure_afl.errors import DataError
 from secure_afl.simulations.data import Dataset, Floats, Ints
@@ -27,6 +29,11 @@ class Part:
     def __post_init__(self) -> None:
         if not self.train.size:
             raise DataError(f"{self.client} gets no row to train on: ask for fewer clients or less skew")
+
+
+def stacked(held: Mapping[str, Ints]) -> tuple[Ints, NDArray[np.str_]]:
+    """All clients' rows one after another, and the name of each one's client."""
+    return np.concatenate(list(held.values())), np.repeat(list(held), [len(rows) for rows in held.values()])
 
 
 def default_spec(data: Dataset) -> str:

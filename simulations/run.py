@@ -24,7 +24,7 @@ from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge, split_rounds
 from secure_afl.simulations.data import Dataset
 from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
-from secure_afl.simulations.partition import Part
+from secure_afl.simulations.partition import Part, stacked
 
 KEY_PHASES = ("start", "advertising", "sharing", "confirming")
 BACKENDS = ("mask", "plain")
@@ -93,23 +93,47 @@ def network_for(data: Dataset) -> Network:
     return Network(data.shape, (first, ReLU(), AvgPool(pool)), len(data.classes))
 
 
+class _Thinned(PlainAggregator):
+    """Sums in the clear, without the clients that fall silent."""
+
+    def __init__(self, policy: Policy, silent: frozenset[str]) -> None:
+        super().__init__(policy)
+        self._silent = silent
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        sent = {name: one for name, one in contributions.items() if name not in self._silent}
+        return super().sum(number, sent)
+
+
+def aggregator_for(
+    settings: Settings, clients: Sequence[str], watch: Callable[[str], None]
+) -> MaskedAggregator | PlainAggregator:
+    """The aggregator of `settings`, for clients in this order, of which some fall silent."""
+    silent = dropouts(len(clients), settings.dropout, settings.seed)
+    policy = settings.policy()
+    if settings.backend != "mask":
+        return _Thinned(policy, frozenset(clients[place] for place in silent))
+    network = FaultyNetwork([Fault("drop", "collecting", silent)], settings.seed)
+    return MaskedAggregator(
+        policy, profile=settings.profile, suite=settings.suite, network=network, watch=watch
+    )
+
+
 class Witness:
     """An aggregator that keeps what went into another one, to compare: only a simulation can do that."""
 
-    def __init__(self, inner: Aggregator, missing: frozenset[str]) -> None:
+    def __init__(self, inner: Aggregator) -> None:
         self.backend = inner.backend
         self.policy = inner.policy
         self.identical: bool | None = None
         self.plain_seconds = 0.0
         self._inner = inner
-        self._missing = missing
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self._inner.open(clients, plan)
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        sent = {name: one for name, one in contributions.items() if name not in self._missing}
-        result = self._inner.sum(number, sent)
+        result = self._inner.sum(number, contributions)
         started = time.process_time()
         np.sum([contributions[name][0] for name in result.survivors], axis=0)
         self.plain_seconds += time.process_time() - started
@@ -126,20 +150,10 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     """Train together under `settings`, alone at each client, and on the survivors' pooled rows."""
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
-    silent = dropouts(len(parts), settings.dropout, settings.seed)
-    policy = settings.policy()
-    masked = None
-    if settings.backend == "mask":
-        network = FaultyNetwork([Fault("drop", "collecting", silent)], settings.seed)
-        masked = MaskedAggregator(
-            policy, profile=settings.profile, suite=settings.suite, network=network, watch=watch
-        )
-        witness = Witness(masked, frozenset())
-    else:
-        witness = Witness(PlainAggregator(policy), frozenset(parts[place].client for place in silent))
-
-    rows = np.concatenate([part.train for part in parts])
-    site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
+    aggregator = aggregator_for(settings, [part.client for part in parts], watch)
+    masked = aggregator if isinstance(aggregator, MaskedAggregator) else None
+    witness = Witness(aggregator)
+    rows, site = stacked({part.client: part.train for part in parts})
     classes = range(len(data.classes))
     largest = 2 ** max(len(part.train) for part in parts).bit_length()
 
@@ -179,7 +193,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     pooled = model().fit_pooled(data.X[rows][pooled_rows], data.y[rows][pooled_rows])
     alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
 
-    test = np.concatenate([part.test for part in parts])
+    test, _ = stacked({part.client: part.test for part in parts})
     tested = [part for part in parts if len(part.test)]
     certificate = together.certificate_
     costs = masked.cohort.costs if masked else {}
@@ -220,7 +234,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "key_exchange_per_client": _median_bytes(costs, keys=True, up=True, down=True),
         },
         "seconds": {
-            "client": _median([cost.client_seconds for cost in costs.values()]),
+            "client": of_median_client([cost.client_seconds for cost in costs.values()]),
             "server": sum(cost.server_seconds for cost in costs.values()),
             "plain": witness.plain_seconds,
         },
@@ -242,12 +256,11 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         figures["groups"] = np.bincount([one.group for one in together.personal_.values()]).tolist()
     if masked:
         parameters = masked.cohort.server.parameters
+        least = max(parameters.threshold, masked.policy.least_survivors(len(parts)))
         figures["parameters"] = {
             "neighbours": parameters.degree,
             "threshold": parameters.threshold,
-            "dropouts_borne": len(parts) - max(parameters.threshold, policy.least_survivors(len(parts)))
-            if parameters.complete
-            else None,
+            "dropouts_borne": len(parts) - least if parameters.complete else None,
             "values_per_round": max(spec.length for spec in parameters.rounds),
             "word_bytes": max(spec.width for spec in parameters.rounds),
             "fraction_bits": min(spec.fraction_bits for spec in parameters.rounds),
@@ -269,7 +282,7 @@ def _scores(
     return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
 
 
-def _median(by_phase: Sequence[Mapping[int, float]]) -> float:
+def of_median_client(by_phase: Sequence[Mapping[int, float]]) -> float:
     """The median over clients of the sum over phases."""
     totals: dict[int, float] = {}
     for phase in by_phase:
@@ -280,4 +293,4 @@ def _median(by_phase: Sequence[Mapping[int, float]]) -> float:
 
 def _median_bytes(costs: Mapping[str, PhaseCost], *, keys: bool, up: bool, down: bool) -> int:
     chosen = [cost for phase, cost in costs.items() if (phase in KEY_PHASES) == keys]
-    return int(_median([cost.up for cost in chosen if up] + [cost.down for cost in chosen if down]))
+    return int(of_median_client([cost.up for cost in chosen if up] + [cost.down for cost in chosen if down]))

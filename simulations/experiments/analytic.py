@@ -5,28 +5,21 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-from secure_afl.aggregation import Aggregator, MaskedAggregator, PlainAggregator
+from secure_afl.aggregation import MaskedAggregator
 from secure_afl.errors import DropoutWarning
 from secure_afl.fedacnnl import Coordinator, Learner
-from secure_afl.network import Network, Trained, Weights
+from secure_afl.network import Network, Trained
 from secure_afl.pfedacnnl import Personal, PFedACnnL
 from secure_afl.protocol.masking.driver import Cohort
-from secure_afl.protocol.parameters import Profile
-from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import Dataset
-from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
-from secure_afl.simulations.partition import Part
-from secure_afl.simulations.run import Witness
+from secure_afl.simulations.partition import Part, stacked
+from secure_afl.simulations.run import Settings, aggregator_for, of_median_client
 
-_KEY_TRIPS, _SUM_TRIPS = (
-    3,
-    3,
-)  # round trips of the active profile: advertise, share, confirm; upload, consent, unmask
+# Round trips of the active profile.
+_KEY_TRIPS = 3  # advertise, share, confirm
+_SUM_TRIPS = 3  # upload, consent, unmask
 _FLOAT64 = 8
 Clock = dict[object, dict[str, float]]
 """Seconds by step and party."""
@@ -72,20 +65,14 @@ def train(
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Outcome:
     """Train under masks against an active server, or in the clear."""
-    silent = dropouts(len(parts), dropout, seed)
-    policy = Policy(
-        backends=frozenset({backend}),
-        dropout=max(dropout, Policy.dropout),
+    settings = Settings(
+        backend=backend,
+        dropout=dropout,
+        seed=seed,
         trusts_reports=encoder != "seeded",  # every other encoder makes features of the server's weights
     )
     parts = sorted(parts, key=lambda part: part.client)
-    masked = None
-    aggregator: Aggregator
-    if backend == "mask":
-        wire = FaultyNetwork([Fault("drop", "collecting", silent)], seed)
-        aggregator = masked = MaskedAggregator(policy, profile=Profile.ACTIVE, network=wire, watch=watch)
-    else:
-        aggregator = Witness(PlainAggregator(policy), frozenset(parts[place].client for place in silent))
+    aggregator = aggregator_for(settings, [part.client for part in parts], watch)
     model = _Timed(
         network,
         encoder=encoder,
@@ -95,18 +82,18 @@ def train(
         seed=seed,
         aggregator=aggregator,
     )
-    rows = np.concatenate([part.train for part in parts])
-    site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
+    rows, site = stacked({part.client: part.train for part in parts})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are in the outcome
         model.fit(data.X[rows], data.y[rows], site)
-    tests = np.concatenate([part.test for part in parts])
-    owner = np.repeat([part.client for part in parts], [len(part.test) for part in parts])
+    # Before predictions, which would be noted too.
+    account = _account(model, aggregator.cohort if isinstance(aggregator, MaskedAggregator) else None)
+    tests, owner = stacked({part.client: part.test for part in parts})
     return Outcome(
         accuracy=float((model.predict(data.X[tests]) == data.y[tests]).mean()),
         personal=float((model.predict(data.X[tests], owner) == data.y[tests]).mean()),
         survivors=len(model.rounds_[-1].survivors),
-        account=_account(model, masked.cohort if masked else None),
+        account=account,
     )
 
 
@@ -118,105 +105,64 @@ def _account(model: "_Timed", cohort: Cohort | None) -> Account:
         protocol = 0.0
     else:
         costs = cohort.costs.values()
-        up = _of_median_client([cost.up for cost in costs])
-        down = _of_median_client([cost.down for cost in costs])
+        up = int(of_median_client([cost.up for cost in costs]))
+        down = int(of_median_client([cost.down for cost in costs]))
         trips = _KEY_TRIPS + _SUM_TRIPS * sums
         protocol = sum(max(cost.client_seconds.values(), default=0.0) + cost.server_seconds for cost in costs)
     return Account(
-        learning_seconds=_critical(model.learning),
+        learning_seconds=sum(max(parties.values()) for parties in model.learning.values()),
         protocol_seconds=protocol,
-        adapting_seconds=_critical(model.adapting),
+        adapting_seconds=max(model.adapting),
         bytes_up=up,
         bytes_down=down + weights,
         round_trips=trips,
     )
 
 
-def _critical(clock: Clock) -> float:
-    return sum(max(parties.values()) for parties in clock.values())
-
-
-def _of_median_client(by_phase: Sequence[dict[int, int]]) -> int:
-    totals: dict[int, int] = defaultdict(int)
-    for phase in by_phase:
-        for client, amount in phase.items():
-            totals[client] += amount
-    return int(median(totals.values()))
-
-
 class _Timed(PFedACnnL):
-    """Notes how long every party takes for every step; changes nothing else."""
-
-    learning: Clock
-    adapting: Clock
+    """Notes how long every party takes for every step of `fit`; changes nothing else."""
 
     def fit(self, *rows: Any) -> "_Timed":
-        self.learning, self.adapting = defaultdict(dict), defaultdict(dict)
+        self.learning: Clock = defaultdict(dict)
+        self.adapting: list[float] = []
         super().fit(*rows)
-        self._noted = False
         return self
 
-    _noted = True
-
-    def _learner(self, X: Any, places: Any, who: str) -> Learner:
-        if not self._noted:
-            return super()._learner(X, places, who)
+    def _learner(self, X: Any, places: Any, who: str) -> Any:
         started = time.perf_counter()
-        plain = super()._learner(X, places, who)
+        learner = super()._learner(X, places, who)
         self.learning["start"][who] = time.perf_counter() - started
-        return _TimedLearner.of(plain, self.learning, who)
+        return _Party(learner, who, ("vector", "install"), self.learning)
 
-    def _coordinator(self, *arguments: Any) -> Coordinator:
-        return _TimedCoordinator.of(super()._coordinator(*arguments), self.learning)
+    def _coordinator(self, *arguments: Any) -> Any:
+        return _Party(super()._coordinator(*arguments), "server", ("layer", "heads"), self.learning)
 
     def _adapted(self, *arguments: Any) -> Personal:
         started = time.perf_counter()
         own = super()._adapted(*arguments)
-        self.adapting["adapt"][str(len(self.adapting["adapt"]))] = time.perf_counter() - started
+        self.adapting.append(time.perf_counter() - started)
         return own
 
 
-class _TimedLearner(Learner):
-    @classmethod
-    def of(cls, plain: Learner, clock: Clock, who: str) -> "_TimedLearner":
-        learner = cls.__new__(cls)
-        learner.__dict__.update(plain.__dict__)
-        learner._clock, learner._who = clock, who
-        return learner
+class _Party:
+    """A `Learner` or `Coordinator` whose `steps` are timed."""
 
-    _clock: Clock
-    _who: str
+    def __init__(self, inner: Learner | Coordinator, who: str, steps: Sequence[str], clock: Clock) -> None:
+        self._inner = inner
+        self._who = who
+        self._steps = steps
+        self._clock = clock
 
-    def vector(self, known: Trained) -> Any:
-        started = time.perf_counter()
-        packed = super().vector(known)
-        self._clock["vector", known.at][self._who] = time.perf_counter() - started
-        return packed
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if name not in self._steps:
+            return value
 
-    def install(self, known: Trained, weights: Weights) -> None:
-        started = time.perf_counter()
-        super().install(known, weights)
-        self._clock["install", known.at][self._who] = time.perf_counter() - started
+        def timed(*arguments: Any) -> Any:
+            layer = arguments[0].at if isinstance(arguments[0], Trained) else None
+            started = time.perf_counter()
+            result = value(*arguments)
+            self._clock[name, layer][self._who] = time.perf_counter() - started
+            return result
 
-
-class _TimedCoordinator(Coordinator):
-    @classmethod
-    def of(cls, plain: Coordinator, clock: Clock) -> "_TimedCoordinator":
-        coordinator = cls.__new__(cls)
-        coordinator.__dict__.update(plain.__dict__)
-        coordinator._clock = clock
-        return coordinator
-
-    _clock: Clock
-
-    def layer(self, known: Trained, total: Any) -> Weights:
-        started = time.perf_counter()
-        weights = super().layer(known, total)
-        self._clock["layer", known.at]["server"] = time.perf_counter() - started
-        return weights
-
-    def heads(self, total: Any) -> tuple[Weights, list[Weights]]:
-        started = time.perf_counter()
-        heads = super().heads(total)
-        self._clock["heads"]["server"] = time.perf_counter() - started
-        return heads
+        return timed
