@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.network import Conv, Trained, uniform
+from secure_afl.network import Conv, Network, Trained, uniform
 from secure_afl.solve import solve
 from secure_afl.statistics import Matrix, SufficientStatistics
 
@@ -38,6 +38,11 @@ class Encoder(Enum):
     NONE = "none"
     SPECTRAL = "spectral"
     MIXED = "mixed"
+
+
+def summed(encoder: Encoder, network: Network) -> tuple[Trained, ...]:
+    """The trained layers that need a sum, in order: the head, and hidden ones unless the seed alone gives them."""
+    return network.trained[-1:] if encoder is Encoder.SEEDED else network.trained
 
 
 def coded(encoder: Encoder, known: Trained, classes: int) -> int:

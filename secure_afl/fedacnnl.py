@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
-from secure_afl.encoders import Encoder, coded, codes, filters, seeded
+from secure_afl.encoders import Encoder, coded, codes, filters, seeded, summed
 from secure_afl.errors import DataError
 from secure_afl.estimator import (
     FederatedClassifier,
@@ -204,7 +204,7 @@ class Coordinator:
         self.groups = groups
         self.survivors = survivors
         self.certificate: Certificate | None = None
-        self.summed = network.trained[-1:] if encoder is Encoder.SEEDED else network.trained
+        self.summed = summed(encoder, network)
         self.scales: dict[int, npt.NDArray[np.float64]] = {}
         """By place of a hidden layer: the codes of its trained outputs as those came out, see `filters`."""
 

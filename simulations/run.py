@@ -13,7 +13,7 @@ import numpy.typing as npt
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
-from secure_afl.encoders import Encoder
+from secure_afl.encoders import Encoder, summed
 from secure_afl.errors import DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
@@ -65,7 +65,7 @@ class Settings:
         sums = self.rounds
         if self.model == "fedacnnl":
             # With groups: the label moments, and a count for each number of groups that may be tried.
-            sums = 1 if self.encoder == Encoder.SEEDED.value else len(network_for(data).trained)
+            sums = len(summed(Encoder(self.encoder), network_for(data)))
             sums += self.groups if self.groups > 1 else 0
         return 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secure_afl.aggregation import MaskedAggregator
+from secure_afl.encoders import Encoder, summed
 from secure_afl.errors import DropoutWarning
 from secure_afl.fedacnnl import Coordinator, Learner
 from secure_afl.network import Network, Trained
@@ -69,7 +70,8 @@ def train(
         backend=backend,
         dropout=dropout,
         seed=seed,
-        trusts_reports=encoder != "seeded",  # every other encoder makes features of the server's weights
+        # Later sums are of features that the server's weights make.
+        trusts_reports=len(summed(Encoder(encoder), network)) > 1,
     )
     parts = sorted(parts, key=lambda part: part.client)
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
