@@ -1,5 +1,6 @@
 """What the estimators share: how rows, labels and sites are read, and which aggregator is asked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from secure_afl.aggregation import Aggregator, MaskedAggregator
 from secure_afl.errors import DataError
@@ -101,19 +101,20 @@ def parse_real(name: str, value: Any) -> float:
     return float(value)
 
 
-class FederatedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """The root of the estimators: `classes_`, `decision_function` and an `aggregator` parameter."""
 
     aggregator: Aggregator | None
 
+    @abstractmethod
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Scores (rows, classes)."""
-        raise NotImplementedError
+        """Scores (rows, classes). Raises `NotFittedError` before `fit`."""
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
-        check_is_fitted(self)
-        scores = self.decision_function(X)
+        return self._labels(self.decision_function(X))
+
+    def _labels(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         labels: npt.NDArray[Any] = self.classes_[np.argmax(scores, axis=1)]
         return labels
 

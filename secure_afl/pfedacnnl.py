@@ -162,9 +162,7 @@ class PFedACnnL(FedACnnL):
 
     def predict(self, X: npt.ArrayLike, site: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
         """The label of each row, see `decision_function`."""
-        check_is_fitted(self)
-        labels: npt.NDArray[Any] = self.classes_[np.argmax(self.decision_function(X, site), axis=1)]
-        return labels
+        return self._labels(self.decision_function(X, site))
 
     def _check(self) -> None:
         super()._check()
