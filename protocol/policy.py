@@ -46,6 +46,10 @@ class Policy:
         """How many members of a roster of this size may collude with the server."""
         return ceil(self.corrupted * roster)
 
+    def dropouts(self, cohort: int) -> int:
+        """How many members of a cohort of this size may drop out."""
+        return ceil(self.dropout * cohort)
+
     def least_survivors(self, roster: int) -> int:
         """Fewest survivors of a sum that still hide an honest client among honest ones."""
         return self.minimum_honest + self.colluders(roster)
@@ -92,7 +96,7 @@ class Policy:
         for met, expected, got in demands:
             if not met:
                 raise PolicyError(f"policy asks for {expected}, the server proposed {got}")
-        risk = graph.exposure(profile, n, parameters.degree, threshold, colluders, ceil(self.dropout * n))
+        risk = graph.exposure(profile, n, parameters.degree, threshold, colluders, self.dropouts(n))
         if risk > graph.SECURITY_FAILURE:
             raise PolicyError(
                 f"policy asks for a failure probability of at most {graph.SECURITY_FAILURE:.1e} with {colluders} "

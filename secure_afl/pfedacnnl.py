@@ -7,7 +7,6 @@ sums; each client then solves its local objective (`personal`) by itself. Nothin
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -97,7 +96,7 @@ class PFedACnnL(FedACnnL):
         aggregator = self._ask()
         names, classes = list(learners), self.network.classes
         # As many may drop out of the last sum, all from one group, and still leave that group large enough.
-        absent = ceil(aggregator.policy.dropout * len(names))
+        absent = aggregator.policy.dropouts(len(names))
         least = aggregator.policy.least_survivors(len(names)) + absent
         survivors = len(names) - absent
         if groups > 1 and groups * least > len(names):
