@@ -25,6 +25,7 @@ from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.simulations.terminal import table
 
 CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)) for dropout in (0.0, 0.2))
 MEMORY_CASES = (10, 50)
@@ -179,21 +180,20 @@ class _Measured:
 def tables(figures: dict[str, Any]) -> list[Table]:
     """The figures for a terminal."""
     rate = figures["masking"]
-    first = Table(title="client masking, one core", title_justify="left")
-    for heading in ("raw AES-256-CTR GB/s", "masking GB/s", "share (aim ≥ 0.75)"):
-        first.add_column(heading, justify="right")
+    first = table(
+        "client masking, one core", ("raw AES-256-CTR GB/s", "masking GB/s", "share (aim ≥ 0.75)"), names=0
+    )
     first.add_row(
         f"{rate['keystream_gb_per_s']:.2f}",
         f"{rate['masking_gb_per_s']:.2f}",
         f"{rate['share_of_keystream']:.2f}",
     )
-    second = Table(
-        title="whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
+    second = table(
+        "whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
         "(in brackets: Flower 1.41 SecAgg+ in an earlier run on such a machine, and that over ours)",
-        title_justify="left",
+        ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"),
+        names=0,
     )
-    for heading in ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"):
-        second.add_column(heading, justify="right")
     for row in figures["protocol"]:
         beside = [
             f"{row[f'{party}_s']:.3f} ({row[f'flower_elsewhere_{party}_s']:g}, "
@@ -208,11 +208,11 @@ def tables(figures: dict[str, Any]) -> list[Table]:
             f"{row['upload_bytes_per_value']:.3f}",
             f"{row['key_bytes_per_client']:,.0f}",
         )
-    third = Table(
-        title="server memory while a sum of 10⁶ values is made, in float64 vectors", title_justify="left"
+    third = table(
+        "server memory while a sum of 10⁶ values is made, in float64 vectors",
+        ("n", "peak, vectors of 8 MB"),
+        names=0,
     )
-    for heading in ("n", "peak, vectors of 8 MB"):
-        third.add_column(heading, justify="right")
     for row in figures["server_memory"]:
         third.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
     return [first, second, third]

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
-from secure_afl.simulations import bench_masking
+from secure_afl.simulations import bench_masking, terminal
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition
@@ -196,7 +195,6 @@ def _print_run(result: Run, note: str) -> None:
     title = (
         f"{escape(figures['data'])}: training rows, and accuracy on each client's own test rows and on all"
     )
-    table = Table(title=title, title_justify="left")
     kinds = {
         "alone": "alone, own",
         "together_by_client": "together, own",
@@ -205,8 +203,7 @@ def _print_run(result: Run, note: str) -> None:
     kinds = {kind: heading for kind, heading in kinds.items() if kind in accuracy} | {
         "alone_on_all": "alone, all"
     }
-    for heading in ("client", "rows", "in the sum", *kinds.values()):
-        table.add_column(heading, justify="left" if heading == "client" else "right")
+    table = terminal.table(title, ("client", "rows", "in the sum", *kinds.values()))
     shown = figures["clients"][:20]
     for name in shown:
         present = sum(name in survivors for survivors in rounds)
@@ -223,12 +220,10 @@ def _print_run(result: Run, note: str) -> None:
     console.print(table)
 
     if result.costs:
-        table = Table(
-            title="cost by phase over all rounds, medians over clients",
-            title_justify="left",
+        table = terminal.table(
+            "cost by phase over all rounds, medians over clients",
+            ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms"),
         )
-        for heading in ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms"):
-            table.add_column(heading, justify="left" if heading == "phase" else "right")
         for phase, cost in result.costs.items():
             if phase == "start":
                 continue

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from secure_afl.crypto.errors import SecureAflError
 
@@ -36,6 +37,14 @@ def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]
                 errors.print(f"{next(number)} of {steps}: {escape(step)}", highlight=False, soft_wrap=True)
 
         yield watch
+
+
+def table(title: str, headings: Sequence[str], names: int = 1) -> Table:
+    """An empty table, its first `names` columns to the left and the others, of numbers, to the right."""
+    empty = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        empty.add_column(heading, justify="left" if place < names else "right")
+    return empty
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ T = TypeVar("T")
 COMMON, OWN, DIRECTIONS, ABSENCE = range(4)
 """What is drawn, the last part of the key (seed, round, client, what) of every draw after the first model."""
 _FLOAT32 = 4  # bytes
+_LAST = 5  # rounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,12 @@ class History:
     method: str
     personal: bool
     points: tuple[Point, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """In the end: the mean over the points of the last `_LAST` rounds."""
+        end = self.points[-1].round
+        return fmean(point.accuracy for point in self.points if point.round > end - _LAST)
 
 
 Watch = Callable[[Point], None]

@@ -23,6 +23,7 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.experiments.headline import spread
 from secure_afl.simulations.partition import split
+from secure_afl.simulations.terminal import table
 
 TEST, VALIDATION = 0.2, 0.2  # of all rows, and of the training rows
 _INPUT = (1, 28, 28)
@@ -104,8 +105,8 @@ def _by_gradient(
     X, y = torch.from_numpy(data.X).float(), torch.from_numpy(data.y)
     rows = ClientRows("pooled", X[train], y[train], X[test], y[test])
     settings = TUNED["centralized", problem]
-    last = METHODS["centralized"]([rows], model, settings, seed, lambda point: None).points
-    return {"test": fmean(point.accuracy for point in last[-5:]), "seconds": last[-1].compute_seconds}
+    history = METHODS["centralized"]([rows], model, settings, seed, lambda point: None)
+    return {"test": history.accuracy, "seconds": history.points[-1].compute_seconds}
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
@@ -115,13 +116,11 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     mean = {
         row: fmean(r["validation"] for r in records if r["row"] == row) for row in rows if row not in GRADIENT
     }
-    shown = Table(
-        title=f"MNIST-5k, 4000 training and 1000 test rows, {figures['seeds']} seeds; conv 7x7 with 64 channels, ReLU, "
+    shown = table(
+        f"MNIST-5k, 4000 training and 1000 test rows, {figures['seeds']} seeds; conv 7x7 with 64 channels, ReLU, "
         "average pool 4, unless the row says otherwise; * best on held-out training rows",
-        title_justify="left",
+        ("targets of the hidden layer", "held-out %", "test %", "training s"),
     )
-    for heading in ("targets of the hidden layer", "held-out %", "test %", "training s"):
-        shown.add_column(heading, justify="left" if heading.startswith("targets") else "right")
     for row in rows:
         mine = [r for r in records if r["row"] == row]
         validation = "" if row in GRADIENT else spread([100 * r["validation"] for r in mine], 2)

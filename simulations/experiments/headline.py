@@ -19,9 +19,9 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.experiments.analytic import Outcome, train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
+from secure_afl.simulations.terminal import table
 
 Record = dict[str, Any]
-_LAST = 5  # a gradient method's final accuracy is the mean of its last rounds
 _ALONE = ("local", "centralized")  # nothing is exchanged
 DROPOUTS = (0.0, 0.2)
 _WITH_DROPOUTS = ("fedavg",)  # the other baselines run without
@@ -84,7 +84,7 @@ def _of_history(history: History, link: Link) -> Record:
     return {
         "method": history.method,
         "personal": history.personal,
-        "accuracy": fmean(point.accuracy for point in points if point.round > last.round - _LAST),
+        "accuracy": history.accuracy,
         "compute_seconds": last.compute_seconds,
         "network_seconds": curve[-1][0] - last.compute_seconds,
         "bytes_up": last.bytes_up,
@@ -139,31 +139,26 @@ def _table(name: str, figures: dict[str, Any]) -> Table:
         for record in records
         if (record["method"], record["dropout"]) == ("fedavg", 0.0)
     }
-    link = figures["link"]
-    table = Table(
-        title=f"{PROBLEMS[name].title}; {figures['seeds']} seeds; seconds of the critical path, network of "
-        f"{link['megabits']:g} Mbit/s and {1e3 * link['latency']:g} ms one way",
-        title_justify="left",
+    shown = table(
+        f"{PROBLEMS[name].title}; {figures['seeds']} seeds; seconds of the critical path, {Link(**figures['link'])}",
+        (
+            "method",
+            "dropouts",
+            "accuracy %",
+            "compute s",
+            "network s",
+            "to FedAvg's accuracy",
+            "saved by ours",
+        ),
     )
-    for heading in (
-        "method",
-        "dropouts",
-        "accuracy %",
-        "compute s",
-        "network s",
-        "to FedAvg's accuracy",
-        "saved by ours",
-    ):
-        table.add_column(
-            heading, justify="left" if heading == "method" else "right", no_wrap=heading == "method"
-        )
+    shown.columns[0].no_wrap = True
     kinds = dict.fromkeys((record["personal"], record["method"], record["dropout"]) for record in records)
     for personal in (False, True):
         for kind in (kind for kind in kinds if kind[0] == personal):
             mine = [r for r in records if (r["personal"], r["method"], r["dropout"]) == kind]
-            table.add_row(*_row(kind[1], kind[2], mine, records, targets))
-        table.add_section()
-    return table
+            shown.add_row(*_row(kind[1], kind[2], mine, records, targets))
+        shown.add_section()
+    return shown
 
 
 def _row(

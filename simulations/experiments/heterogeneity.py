@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.headline import spread
 from secure_afl.simulations.experiments.problems import PROBLEMS
 from secure_afl.simulations.partition import partition
+from secure_afl.simulations.terminal import table
 
 CONCENTRATIONS = (0.05, 0.1, 0.5, 1.0, 10.0)
 METHODS_SHOWN = ("fedavg", "fine-tuned", "local")
@@ -44,7 +44,7 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
                 history = METHODS[method](
                     clients_of(data, parts), gradient.cnn(28, 10), settings, seed, lambda point: None
                 )
-                found[method] = fmean(p.accuracy for p in history.points if p.round > _ROUNDS - 5)
+                found[method] = history.accuracy
             watch(f"Dirichlet {concentration:g}, fedacnnl, seed {seed}")
             outcome = train(data, parts, network, ridge=ridge, encoder=encoder, seed=seed)
             found |= {"fedacnnl": outcome.accuracy, "pfedacnnl": outcome.personal}
@@ -64,14 +64,11 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
 def tables(figures: dict[str, Any]) -> list[Table]:
     """A row for each method, a column for each concentration."""
     records = figures["records"]
-    shown = Table(
-        title=f"MNIST-5k, {_CLIENTS} clients by Dirichlet(A), {figures['seeds']} seeds: accuracy %; gradient methods "
+    shown = table(
+        f"MNIST-5k, {_CLIENTS} clients by Dirichlet(A), {figures['seeds']} seeds: accuracy %; gradient methods "
         f"train a CNN for {figures['rounds']} rounds; fine-tuned, local and pfedacnnl: each client's own model",
-        title_justify="left",
+        ("method", *(f"A = {concentration:g}" for concentration in CONCENTRATIONS)),
     )
-    shown.add_column("method")
-    for concentration in CONCENTRATIONS:
-        shown.add_column(f"A = {concentration:g}", justify="right")
     for method in dict.fromkeys(record["method"] for record in records):
         shown.add_row(
             method,

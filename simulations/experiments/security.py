@@ -12,6 +12,7 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.problems import PROBLEMS
+from secure_afl.simulations.terminal import table
 
 _PROBLEM, _REPEATS = "mnist-mlp", 3
 DROPOUTS = (0.0, 0.2)
@@ -59,26 +60,12 @@ def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
 
 def tables(figures: dict[str, Any]) -> list[Table]:
     """A row for each network and dropout fraction: masked, in the clear, and the ratio."""
-    records, link = figures["records"], figures["link"]
-    shown = Table(
-        title=f"Masked against plain float64, {records[0]['clients']} clients, active server; seconds of the critical "
-        f"path with clients at work at the same time, network of {link['megabits']:g} Mbit/s and "
-        f"{1e3 * link['latency']:g} ms one way",
-        title_justify="left",
+    records = figures["records"]
+    shown = table(
+        f"Masked against plain float64, {records[0]['clients']} clients, active server; seconds of the critical "
+        f"path with clients at work at the same time, {Link(**figures['link'])}",
+        ("network", "dropouts", "compute s", "ratio", "network s", "ratio", "together", "MB up", "ratio"),
     )
-    headings = (
-        "network",
-        "dropouts",
-        "compute s",
-        "ratio",
-        "network s",
-        "ratio",
-        "together",
-        "MB up",
-        "ratio",
-    )
-    for heading in headings:
-        shown.add_column(heading, justify="left" if heading == "network" else "right")
     for masked, plain in zip(records[::2], records[1::2], strict=True):
         both = [(masked[key], plain[key]) for key in ("compute_seconds", "network_seconds", "bytes_up")]
         total = [sum(pair) for pair in zip(*both[:2], strict=True)]
