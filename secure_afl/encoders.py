@@ -22,13 +22,17 @@ _FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blow
 
 
 class Encoder(Enum):
-    """SEEDED: none; filters are smooth random ones that every party draws from the public seed, so a hidden layer
-    needs no sum and nobody has to trust anybody's weights. The others need one sum a layer.
-    SPATIAL: an own code for every label, position and channel, least squares towards it. CLASSWISE: the same
-    sums, but a channel is a random mixture of the classes' mean patches, half whitened: S^(−½)C in place of
-    S⁻¹C; channels beyond what labels tell apart are random mixtures of the rows. REPLICATED: one code for every label and channel, the same at every position, least squares. NONE:
-    random filters. SPECTRAL: the leading eigenvectors of the aggregated covariance. MIXED: half spatial, half
-    random.
+    """Every encoder but the first needs one sum a layer.
+
+    SEEDED: none; filters are smooth random ones that every party draws from the public seed, so a hidden layer
+    needs no sum and nobody has to trust anybody's weights.
+    CLASSWISE: the sums of SPATIAL, but a channel is a random mixture of the classes' mean patches, half
+    whitened: S^(−½)C in place of S⁻¹C; channels beyond what labels tell apart are random mixtures of the rows.
+    SPATIAL: an own code for every label, position and channel, least squares towards it.
+    REPLICATED: one code for every label and channel, the same at every position, least squares.
+    NONE: random filters.
+    SPECTRAL: the leading eigenvectors of the aggregated covariance.
+    MIXED: half spatial, half random.
     """
 
     SEEDED = "seeded"
@@ -126,7 +130,7 @@ def filters(
         parts.append(np.vstack([-mean @ directions, directions]))
     if encoder is Encoder.CLASSWISE:  # the spread below is the only scale it has
         directions = _half_whitened(known, mean, covariance, statistics)
-        parts.append(np.vstack([0.0 * mean @ directions, directions]))
+        parts.append(np.vstack([np.zeros(directions.shape[1]), directions]))
     elif free < known.outputs:
         parts.append(solve(statistics, ridge=ridge).weights)
     weights = np.hstack(parts)

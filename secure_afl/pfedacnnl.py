@@ -54,7 +54,8 @@ class PFedACnnL(FedACnnL):
     ----------
     personal_ : site name → `Personal`; in a federation each client has its own only.
     heads_ : the groups' heads; centroids_ (groups, classes): their label histograms, None for one group.
-    A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which `predict` uses unless it is given sites.
+    A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which
+    `predict` uses unless it is given sites.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ from secure_afl.simulations.partition import Part, partition
 class Problem:
     """What is learnt by whom.
 
-    title: for tables. data, spec, clients: as in `load` and `partition`. model: of the gradient methods, from
-    features and classes. networks: of FedACnnL, each with its encoder and ridge penalty. left_out: baselines that are not
-    run, and why.
+    title: for tables. data, spec, clients: as in `load` and `partition`. model: of the gradient methods.
+    networks: of FedACnnL, each with its encoder and ridge penalty. left_out: baselines that are not run, and
+    why.
     """
 
     title: str
@@ -32,7 +32,8 @@ class Problem:
         return data, partition(data, self.spec, self.clients, seed)
 
 
-# Ridge penalties: the best of 1e-4 to 0.3 by factors of 3 to 10, or near it, for everybody's network on a quarter of each client's training rows, seed 0.
+# Ridge penalties: the best of 1e-4 to 0.3 by factors of 3 to 10, or near it, for everybody's network on a quarter
+# of each client's training rows, seed 0.
 _LINEAR = {"linear": (Network((784,), (), 10), "seeded", 0.3)}
 _CONV = {
     "conv 16": (
