@@ -81,19 +81,19 @@ class Lattice:
 
     def pack(self, residues: Residues) -> bytes:
         """The residues of ciphertexts as bytes, all of the first prime, then all of the second, …"""
-        return _pack(residues, self.primes)
+        return pack_mod(residues, self.primes)
 
     def unpack(self, data: bytes | memoryview, length: int) -> Residues:
         """The ciphertexts of a vector. Raises `CryptoError` unless size and range are exact."""
-        return _unpack(data, self.primes, self.count(length), self.degree)
+        return unpack_mod(data, self.primes, (self.count(length), 2), self.degree)
 
     def pack_key(self, residues: Residues) -> bytes:
         """The residues of a public key as bytes."""
-        return _pack(residues, (*self.primes, self.key_prime))
+        return pack_mod(residues, (*self.primes, self.key_prime))
 
     def unpack_key(self, data: bytes | memoryview) -> Residues:
         """The residues of a public key. Raises `CryptoError` unless size and range are exact."""
-        return _unpack(data, (*self.primes, self.key_prime), 1, self.degree)
+        return unpack_mod(data, (*self.primes, self.key_prime), (1, 2), self.degree)
 
     # ---- arithmetic ------------------------------------------------------------------------------
 
@@ -154,26 +154,30 @@ def _width(prime: int) -> int:
     return max(min(ring.WIDTHS), -(-prime.bit_length() // 8))
 
 
-def _pack(residues: Residues, primes: tuple[int, ...]) -> bytes:
+def pack_mod(residues: Residues, primes: tuple[int, ...]) -> bytes:
+    """Residues, shape (…, primes, N), as bytes: all of the first prime, then all of the second, …"""
     return b"".join(
-        ring.pack(np.ascontiguousarray(residues[:, :, at, :]).reshape(-1), _width(prime))
+        ring.pack(np.ascontiguousarray(residues[..., at, :]).reshape(-1), _width(prime))
         for at, prime in enumerate(primes)
     )
 
 
-def _unpack(data: bytes | memoryview, primes: tuple[int, ...], count: int, degree: int) -> Residues:
-    words = count * 2 * degree
+def unpack_mod(
+    data: bytes | memoryview, primes: tuple[int, ...], shape: tuple[int, ...], degree: int
+) -> Residues:
+    """Residues of shape (*shape, primes, degree). Raises `CryptoError` unless size and range are exact."""
+    words = prod(shape) * degree
     expected = words * sum(map(_width, primes))
     if len(data) != expected:
-        raise CryptoError(f"expected {count} ciphertexts in {expected} bytes, got {len(data)} bytes")
-    residues = np.zeros((count, 2, len(primes), degree), np.uint64)
+        raise CryptoError(f"expected residues in {expected} bytes, got {len(data)} bytes")
+    residues = np.zeros((*shape, len(primes), degree), np.uint64)
     start, view = 0, memoryview(data)
     for at, prime in enumerate(primes):
         part = np.zeros(words, np.uint64)
         ring.add_packed(part, view[start : start + words * _width(prime)], _width(prime))
-        if part.max() >= prime:
+        if words and int(part.max()) >= prime:
             raise CryptoError("expected residues below their prime, got larger ones")
-        residues[:, :, at, :] = part.reshape(count, 2, degree)
+        residues[..., at, :] = part.reshape(*shape, degree)
         start += words * _width(prime)
     return residues
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secure_afl.aggregation import Aggregator as Aggregator
     from secure_afl.aggregation import MaskedAggregator as MaskedAggregator
     from secure_afl.aggregation import PlainAggregator as PlainAggregator
+    from secure_afl.encrypted import EncryptedAggregator as EncryptedAggregator
     from secure_afl.fedacnnl import FedACnnL as FedACnnL
     from secure_afl.network import Network as Network
     from secure_afl.pfedacnnl import PFedACnnL as PFedACnnL
@@ -26,6 +27,7 @@ _HOMES = {
     "Aggregate": "aggregation",
     "Aggregator": "aggregation",
     "Certificate": "solve",
+    "EncryptedAggregator": "encrypted",
     "FedACnnL": "fedacnnl",
     "FederatedRidge": "ridge",
     "MaskedAggregator": "aggregation",

@@ -5,7 +5,8 @@ aggregators hold every client in this process; across machines the same state ma
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,31 +24,45 @@ from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.driver import Cohort
-from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
+from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
+from secure_afl.solve import Solution, solve
+from secure_afl.statistics import PublicBounds, SufficientStatistics
 
 _REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class Outcome:
+    """What is known of every sum that was made.
+
+    survivors: whose vectors are in it; entry_error: bound on each entry's distance from the exact sum of the
+    survivors' float64 values, proven but for CKKS (`crypto.ckks`); length: its entries.
+    """
+
+    survivors: tuple[str, ...]
+    entry_error: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Aggregate(Outcome):
     """A sum over survivors.
 
-    total: float64 (length,); entry_error: proven bound on each entry's distance from the exact sum of the
-    survivors' float64 values; units: the same sum as int64 fixed-point units under `code` (None for a sum of floats).
+    total: float64 (length,); units: the same sum as int64 fixed-point units under `code` (None for a sum of floats).
     """
 
     total: npt.NDArray[np.float64]
-    survivors: tuple[str, ...]
-    entry_error: float
     units: npt.NDArray[np.int64] | None = None
     code: FixedPoint | None = None
 
 
 class Aggregator(Protocol):
-    """What the learning side needs. `open` a session for named clients and planned sums, then `sum` each."""
+    """What the learning side needs. `open` a session for named clients and planned sums, then ask for each once,
+    in the order of the plan.
+    """
 
     backend: str
     policy: Policy
@@ -56,7 +71,112 @@ class Aggregator(Protocol):
         """Begin a session; exchanges keys for all its sums."""
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        """The sum of plan entry `number` over the clients that survive. In the order of the plan."""
+        """The sum of plan entry `number` over the clients that survive."""
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        """The solution of the system that plan entry `number` is for."""
+
+
+class Members:
+    """Parties of this process, by name: an identity and a ledger each, kept from one session to the next."""
+
+    def __init__(self) -> None:
+        self._parties: dict[str, tuple[Identity, Ledger]] = {}
+
+    def roster(self, names: Sequence[str]) -> Roster:
+        """The roster of these clients; who is new gets an identity."""
+        for name in names:
+            self._parties.setdefault(name, (Identity.generate(), Ledger()))
+        return Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in names))
+
+    def __getitem__(self, name: str) -> tuple[Identity, Ledger]:
+        return self._parties[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parties)
+
+    def renew(self, data_set: str) -> None:
+        """Every owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        for _, ledger in self._parties.values():
+            ledger.renew(data_set)
+
+
+def enough(policy: Policy, clients: Sequence[str]) -> int:
+    """The fewest clients of a sum. Raises `PolicyError` if there are not as many."""
+    least = policy.least_survivors(len(clients))
+    if len(clients) < least:
+        raise PolicyError(
+            f"expected at least {least} clients ({policy.colluders(len(clients))} may collude), "
+            f"got {len(clients)}: {', '.join(clients)}"
+        )
+    return least
+
+
+def contributing(
+    roster: Roster, contributions: Mapping[str, Contribution]
+) -> Callable[[int, SumWanted], Contribution]:
+    """Gives a member's contribution by its number. Raises `LocalProtocolError` if a member has none."""
+    if missing := sorted({member.name for member in roster.members} - contributions.keys()):
+        raise LocalProtocolError(f"expected a contribution of every client, got none of {', '.join(missing)}")
+    return lambda place, wanted: contributions[roster.name(place)]
+
+
+@contextmanager
+def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
+    """Notes what was refused meanwhile on a `RoundAbortedError`."""
+    before = len(refusals)
+    try:
+        yield
+    except RoundAbortedError as error:
+        for refusal in refusals[before:][:_REFUSALS_SHOWN]:
+            error.add_note(str(refusal))
+        raise
+
+
+def masked_session(
+    members: Members,
+    clients: Sequence[str],
+    plan: Sequence[SumPlan],
+    policy: Policy,
+    profile: Profile,
+    suite: Suite,
+    network: Network | None,
+    watch: Callable[[str], None],
+    agreed: Sequence[RoundSpec] | None = None,
+) -> Cohort:
+    """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`."""
+    enough(policy, clients)
+    roster = members.roster(clients)
+    near = graph.choose(
+        len(clients), profile, corrupted=policy.colluders(len(clients)), dropout=policy.dropout
+    )
+    parameters = Parameters.propose(
+        roster,
+        plan,
+        profile=profile,
+        suite=suite,
+        degree=near.degree,
+        threshold=near.threshold,
+        rounds=agreed,
+    )
+    policy.check(parameters, len(clients))  # all clients would refuse; say so once, and at once
+    parties = {
+        place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
+        for place, (identity, ledger) in enumerate(members[name] for name in clients)
+    }
+    cohort = Cohort(MaskingServer(parameters, roster), parties, network, watch)
+    cohort.set_up()
+    return cohort
+
+
+def solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> Solution:
+    """The solution of the system that a sum is for. Raises `SolveError` if none is guaranteed."""
+    system = plan.system
+    if system is None:
+        raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
+    bounds = PublicBounds(system.features, system.outputs, row_norm=1.0, rows=1, target=system.target)
+    statistics = SufficientStatistics.unpack(total, bounds, entry_error=entry_error)
+    return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)
 
 
 class MaskedAggregator:
@@ -86,7 +206,7 @@ class MaskedAggregator:
         self.suite = suite
         self._network = network
         self._watch = watch
-        self._parties: dict[str, tuple[Identity, Ledger]] = {}
+        self._members = Members()
         self._cohort: Cohort | None = None
         self._plan: Sequence[SumPlan] = ()
         self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
@@ -94,64 +214,24 @@ class MaskedAggregator:
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self.policy.check_backend(self.backend)
         self.policy.check_plan(plan, self.profile)
-        least = self.policy.least_survivors(len(clients))
-        if len(clients) < least:
-            colluders = self.policy.colluders(len(clients))
-            raise PolicyError(
-                f"expected at least {least} clients ({colluders} may collude), got {len(clients)}: {', '.join(clients)}"
-            )
-        for name in clients:
-            self._parties.setdefault(name, (Identity.generate(), Ledger()))
-        roster = Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in clients))
-        near = graph.choose(
-            len(clients),
-            self.profile,
-            corrupted=self.policy.colluders(len(clients)),
-            dropout=self.policy.dropout,
+        self._cohort, self._plan, self._related = None, plan, None
+        self._cohort = masked_session(
+            self._members, clients, plan, self.policy, self.profile, self.suite, self._network, self._watch
         )
-        parameters = Parameters.propose(
-            roster,
-            plan,
-            profile=self.profile,
-            suite=self.suite,
-            degree=near.degree,
-            threshold=near.threshold,
-        )
-        self.policy.check(parameters, len(clients))  # all clients would refuse; say so once, and at once
-        members = {
-            place: MaskingClient(identity, roster, plan, self.policy, ledger)
-            for place, (identity, ledger) in enumerate(self._parties[name] for name in clients)
-        }
-        self._plan, self._related = plan, None
-        server = MaskingServer(parameters, roster)
-        self._cohort = Cohort(server, members, self._network, self._watch)
-        self._cohort.set_up()
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        cohort = self.cohort
+        cohort, same = self.cohort, self._plan[number].same_survivors
         roster = cohort.server.roster
-        if missing := sorted({member.name for member in roster.members} - contributions.keys()):
-            raise LocalProtocolError(
-                f"expected a contribution of every client, got none of {', '.join(missing)}"
-            )
-        before = len(cohort.refusals)
-        try:
-            related = self._related if self._plan[number].same_survivors else None
-            result = cohort.sum(number, lambda place, wanted: contributions[roster.name(place)], related)
-        except RoundAbortedError as error:
-            for refusal in cohort.refusals[before:][:_REFUSALS_SHOWN]:
-                error.add_note(str(refusal))
-            raise
-        if self._plan[number].same_survivors:
+        contribute = contributing(roster, contributions)
+        with refusals_noted(cohort.refusals):
+            result = cohort.sum(number, contribute, self._related if same else None)
+        if same:
             self._related = frozenset(result.survivors)
-        code = cohort.server.parameters.rounds[number].code(len(roster.members))
-        return Aggregate(
-            total=code.decode_sum(result.words, len(result.survivors)),
-            survivors=tuple(roster.name(place) for place in result.survivors),
-            entry_error=code.entry_error(len(result.survivors)),
-            units=ring.signed(result.words, code.width),
-            code=code,
-        )
+        return decoded(self._plan[number], cohort.server.parameters.rounds[number], roster, result)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        one = self.sum(number, contributions)
+        return solved(self._plan[number], one.total, one.entry_error), one
 
     def __deepcopy__(self, memo: object) -> "MaskedAggregator":
         """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
@@ -159,8 +239,7 @@ class MaskedAggregator:
 
     def renew(self, data_set: str) -> None:
         """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
-        for _, ledger in self._parties.values():
-            ledger.renew(data_set)
+        self._members.renew(data_set)
 
     @property
     def cohort(self) -> Cohort:
@@ -170,7 +249,20 @@ class MaskedAggregator:
         return self._cohort
 
 
-def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Aggregate]) -> None:
+def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: MaskedSum) -> Aggregate:
+    """An opened sum of fixed-point units as real numbers. Raises `CryptoError` if clients cannot have made it."""
+    code = spec.code(len(roster.members))
+    return Aggregate(
+        survivors=tuple(roster.name(place) for place in result.survivors),
+        entry_error=0.0 if plan.exact else code.entry_error(len(result.survivors)),
+        length=spec.length,
+        total=code.decode_sum(result.words, len(result.survivors)),
+        units=ring.signed(result.words, code.width),
+        code=code,
+    )
+
+
+def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Outcome]) -> None:
     """One `DropoutWarning` if some sums are without some clients."""
     gone = [
         f"round {r + 1} of {len(sums)} is without {', '.join(missing)}"
@@ -201,4 +293,8 @@ class PlainAggregator:
         total = np.zeros(self._plan[number].length)
         for vector, _ in contributions.values():
             total += vector
-        return Aggregate(total, tuple(contributions), entry_error=0.0)
+        return Aggregate(tuple(contributions), 0.0, len(total), total)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        one = self.sum(number, contributions)
+        return solved(self._plan[number], one.total, one.entry_error), one

@@ -17,7 +17,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
+from secure_afl.aggregation import Aggregator, Outcome, warn_of_dropouts
 from secure_afl.encoders import Encoder, coded, codes, filters, seeded, summed
 from secure_afl.errors import DataError
 from secure_afl.estimator import (
@@ -40,13 +40,13 @@ from secure_afl.network import (
     to_grid,
 )
 from secure_afl.protocol.driver import Contribution
-from secure_afl.protocol.parameters import SumPlan
-from secure_afl.solve import Certificate, solve
+from secure_afl.protocol.parameters import RidgeSystem, SumPlan
+from secure_afl.solve import Certificate, Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
-Ask = Callable[[Trained], npt.NDArray[np.float64]]
+Ask = Callable[[Trained], tuple[npt.NDArray[np.float64], float]]
 """For the packed sum of a layer's statistics."""
 
 
@@ -239,20 +239,29 @@ class Coordinator:
                     same_survivors=len(self.summed) > 1 or slots > 1,
                     # Statistics of a later layer are of features that the server's weights make.
                     trusts_server=number > 0 or slots > 1,
+                    exact=True,
+                    system=self._system() if known is self.network.trained[-1] and slots == 1 else None,
                 )
             )
         return plan
 
-    def layer(self, known: Trained, total: npt.NDArray[np.float64]) -> Weights:
+    def layer(self, known: Trained, total: npt.NDArray[np.float64], entry_error: float = 0.0) -> Weights:
         """A hidden layer's weights from the packed sum of its statistics, on the grid.
 
         Raises `SolveError` if the sum gives no guaranteed solution.
         """
-        statistics = SufficientStatistics.unpack(total, self.bounds(known))
+        statistics = SufficientStatistics.unpack(total, self.bounds(known), entry_error=entry_error)
         weights, self.scales[known.at] = filters(self.encoder, known, statistics, self.ridge, self.seed)
         return on_weight_grid(weights, known.limit)
 
-    def heads(self, total: npt.NDArray[np.float64]) -> tuple[Weights, list[Weights]]:
+    def head(self, solution: Solution) -> Weights:
+        """Everybody's head, on the grid."""
+        self.certificate = solution.certificate
+        return on_weight_grid(solution.weights, self.network.trained[-1].limit)
+
+    def heads(
+        self, total: npt.NDArray[np.float64], entry_error: float = 0.0
+    ) -> tuple[Weights, list[Weights]]:
         """The head of everybody and those of the groups, from the last sum.
 
         A group's head is pulled towards everybody's: W + (G_g + γI)⁻¹(C_g − G_g·W).
@@ -260,11 +269,11 @@ class Coordinator:
         """
         known = self.network.trained[-1]
         slots = [
-            SufficientStatistics.unpack(slot, self.bounds(known)) for slot in total.reshape(self.groups, -1)
+            SufficientStatistics.unpack(slot, self.bounds(known), entry_error=entry_error)
+            for slot in total.reshape(self.groups, -1)
         ]
-        solution = solve(sum(slots[1:], start=slots[0]), ridge=self.ridge)
-        self.certificate = solution.certificate
-        common = on_weight_grid(solution.weights, known.limit)
+        everybody = sum(slots[1:], start=slots[0])
+        common = self.head(solve(everybody, ridge=self.ridge, entry_error=self.groups * entry_error))
         used = [slot for slot in slots if slot.count]
         if len(used) == 1:
             return common, [common]
@@ -274,6 +283,10 @@ class Coordinator:
             own = common + solve(rest, ridge=self.ridge).weights  # its certificate is not used
             groups.append(on_weight_grid(own, known.limit))
         return common, groups
+
+    def _system(self) -> RidgeSystem:
+        bounds = self.bounds(self.network.trained[-1])
+        return RidgeSystem(bounds.features, bounds.outputs, self.ridge)
 
 
 class FedACnnL(FederatedClassifier):
@@ -296,7 +309,7 @@ class FedACnnL(FederatedClassifier):
 
     Attributes
     ----------
-    classes_; weights_ : one array a trained layer, first row the bias; rounds_ : the sums' `Aggregate`s;
+    classes_; weights_ : one array a trained layer, first row the bias; rounds_ : an `Outcome` a sum;
     certificate_ : of the head, given its inputs. Sums are exact here: only float64 rounding is left in it.
     """
 
@@ -333,19 +346,19 @@ class FedACnnL(FederatedClassifier):
         coordinator = self._coordinator()
         aggregator = self._ask()
         aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
-        sums: list[Aggregate] = []
-        ask = self._asking(aggregator, learners, sums)
+        outcomes: list[Outcome] = []
+        ask = self._asking(aggregator, learners, outcomes)
         layers = self._hidden(coordinator, learners.values(), ask)
-        layers.append(coordinator.heads(ask(self.network.trained[-1]))[0])
-        warn_of_dropouts(list(learners), sums)
-        return self._learnt(parsed, layers, sums, coordinator)
+        layers.append(self._head(aggregator, learners, coordinator, outcomes))
+        warn_of_dropouts(list(learners), outcomes)
+        return self._learnt(parsed, layers, outcomes, coordinator)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference."""
         self._check()
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
-        layers = self._hidden(coordinator, [learner], learner.vector)
+        layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
         return self._learnt(parsed, layers, [], coordinator)
 
@@ -405,7 +418,7 @@ class FedACnnL(FederatedClassifier):
         """All layers but the head, which the learners then stand before."""
         layers = []
         for known in self.network.trained[:-1]:
-            told = coordinator.layer(known, ask(known)) if known in coordinator.summed else None
+            told = coordinator.layer(known, *ask(known)) if known in coordinator.summed else None
             for learner in learners:
                 weights = learner.seeded(known) if told is None else told
                 learner.install(known, weights)
@@ -413,15 +426,33 @@ class FedACnnL(FederatedClassifier):
         return layers
 
     def _asking(
-        self, aggregator: Aggregator, learners: Mapping[str, Learner], sums: list[Aggregate], first: int = 0
+        self,
+        aggregator: Aggregator,
+        learners: Mapping[str, Learner],
+        outcomes: list[Outcome],
+        first: int = 0,
     ) -> Ask:
-        """Asks for the aggregator's sums from number `first` on, and notes them in `sums`."""
+        """Asks for the aggregator's sums from number `first` on, and notes them in `outcomes`."""
 
-        def ask(known: Trained) -> npt.NDArray[np.float64]:
-            sums.append(aggregator.sum(first + len(sums), self._statistics(learners, known)))
-            return sums[-1].total
+        def ask(known: Trained) -> tuple[npt.NDArray[np.float64], float]:
+            one = aggregator.sum(first + len(outcomes), self._statistics(learners, known))
+            outcomes.append(one)
+            return one.total, one.entry_error
 
         return ask
+
+    def _head(
+        self,
+        aggregator: Aggregator,
+        learners: Mapping[str, Learner],
+        coordinator: Coordinator,
+        outcomes: list[Outcome],
+    ) -> Weights:
+        """Everybody's head, as the solution of the last sum."""
+        contributions = self._statistics(learners, self.network.trained[-1])
+        solution, outcome = aggregator.solve(len(outcomes), contributions)
+        outcomes.append(outcome)
+        return coordinator.head(solution)
 
     def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
         return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}
@@ -442,11 +473,11 @@ class FedACnnL(FederatedClassifier):
         return Learner(self.network, X, places, encoder=encoder, seed=seed, who=who, device=self.device)
 
     def _learnt(
-        self, parsed: Rows, layers: list[Weights], sums: list[Aggregate], coordinator: Coordinator
+        self, parsed: Rows, layers: list[Weights], outcomes: Sequence[Outcome], coordinator: Coordinator
     ) -> "FedACnnL":
         assert coordinator.certificate is not None
         self.classes_ = parsed.classes
-        self.weights_, self.rounds_ = layers, sums
+        self.weights_, self.rounds_ = layers, list(outcomes)
         self.certificate_ = coordinator.certificate
         self.n_features_in_ = parsed.X.shape[1]
         return self

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from secure_afl import grouping
-from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
+from secure_afl.aggregation import Aggregator, Outcome, warn_of_dropouts
 from secure_afl.encoders import Encoder, coded
 from secure_afl.errors import DataError, GroupWarning
 from secure_afl.estimator import parse_features, parse_integer
@@ -113,32 +113,36 @@ class PFedACnnL(FedACnnL):
             name: grouping.histogram(parsed.places[rows], classes) for name, rows in parsed.sites.items()
         }
         centroids: Matrix | None = None
-        sums: list[Aggregate] = []
+        outcomes: list[Outcome] = []
         if groups > 1:
-            centroids, sums = self._grouped(aggregator, histograms, groups, least)
+            centroids, outcomes = self._grouped(aggregator, histograms, groups, least)
         # From here on each client knows its group, and nobody else does.
         mine = {
             name: 0 if centroids is None else grouping.nearest(own, centroids)
             for name, own in histograms.items()
         }
-        hidden: list[Aggregate] = []
+        hidden: list[Outcome] = []
         ask = self._asking(aggregator, learners, hidden, first=len(first))
         layers = self._hidden(coordinator, learners.values(), ask)
-        head = self.network.trained[-1]
-        slots = {
-            name: (_in_slot(vector, mine[name], groups), data_set)
-            for name, (vector, data_set) in self._statistics(learners, head).items()
-        }
-        sums += [*hidden, aggregator.sum(len(first) + len(hidden), slots)]
-        common, heads = coordinator.heads(sums[-1].total)
-        warn_of_dropouts(names, sums)
+        if groups > 1:
+            slots = {
+                name: (_in_slot(vector, mine[name], groups), data_set)
+                for name, (vector, data_set) in self._statistics(learners, self.network.trained[-1]).items()
+            }
+            last = aggregator.sum(len(first) + len(hidden), slots)
+            common, heads = coordinator.heads(last.total, last.entry_error)
+            outcomes += [*hidden, last]
+        else:
+            common = self._head(aggregator, learners, coordinator, hidden)
+            heads, outcomes = [common], hidden
+        warn_of_dropouts(names, outcomes)
         personal = {
             name: self._adapted(
                 parsed.X[rows], parsed.places[rows], learners[name], coordinator, layers, heads, mine[name]
             )
             for name, rows in parsed.sites.items()
         }
-        self._learnt(parsed, [*layers, common], sums, coordinator)
+        self._learnt(parsed, [*layers, common], outcomes, coordinator)
         self.heads_, self.centroids_, self.personal_ = heads, centroids, personal
         return self
 
@@ -177,19 +181,21 @@ class PFedACnnL(FedACnnL):
 
     def _grouped(
         self, aggregator: Aggregator, histograms: dict[str, Matrix], groups: int, least: int
-    ) -> tuple[Matrix | None, list[Aggregate]]:
+    ) -> tuple[Matrix | None, list[Outcome]]:
         """Centroids of groups with at least `least` clients each, or None where there are no two such."""
         classes = self.network.classes
         terms = {name: (grouping.moments(own), self.data_set) for name, own in histograms.items()}
-        sums = [aggregator.sum(0, terms)]
-        centroids = grouping.centroids(sums[0].total, classes, groups, self.seed)
+        moments = aggregator.sum(0, terms)
+        outcomes: list[Outcome] = [moments]
+        centroids = grouping.centroids(moments.total, classes, groups, self.seed)
         while len(centroids) > 1:
             terms = {
                 name: (grouping.count(grouping.nearest(own, centroids), groups), self.data_set)
                 for name, own in histograms.items()
             }
-            sums.append(aggregator.sum(1 + groups - len(centroids), terms))
-            sizes = sums[-1].total[: len(centroids)]
+            counts = aggregator.sum(1 + groups - len(centroids), terms)
+            outcomes.append(counts)
+            sizes = np.rint(counts.total[: len(centroids)])  # CKKS gives them with noise
             if sizes.min() >= least:
                 break
             centroids = grouping.dissolved(centroids, sizes)
@@ -201,9 +207,9 @@ class PFedACnnL(FedACnnL):
                 stacklevel=3,
             )
         if len(centroids) == 1:
-            return None, sums
+            return None, outcomes
         grouping.check_sizes(sizes, least)
-        return centroids, sums
+        return centroids, outcomes
 
     def _adapted(
         self,

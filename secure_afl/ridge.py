@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from secure_afl.aggregation import Aggregate, Aggregator, warn_of_dropouts
+from secure_afl.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
 from secure_afl.errors import DataError
 from secure_afl.estimator import (
     FederatedClassifier,
@@ -17,8 +17,8 @@ from secure_afl.estimator import (
     parse_real,
     parse_rows,
 )
-from secure_afl.protocol.parameters import SumPlan
-from secure_afl.solve import solve
+from secure_afl.protocol.parameters import RidgeSystem, SumPlan
+from secure_afl.solve import Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
 
@@ -45,7 +45,8 @@ class FederatedRidge(FederatedClassifier):
     ----------
     classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
     certificate_ : proof of how far the model can be from the one of the survivors' pooled rows.
-    statistics_ : the aggregated statistics; rounds_ : a list of `Aggregate`, one for each round.
+    statistics_ : the aggregated statistics, None where key holders released only the weights.
+    rounds_ : a list of `Outcome`, one for each round; an `Aggregate` where the sum was released.
     """
 
     def __init__(
@@ -86,16 +87,32 @@ class FederatedRidge(FederatedClassifier):
             }
             for wave in waves
         ]
+        ridge = parse_real("ridge", self.ridge)
+        # Of several waves only the sum of their sums is a system.
+        system = RidgeSystem(bounds.features, bounds.outputs, ridge) if rounds == 1 else None
         plan = [
-            SumPlan(f"ridge statistics {r + 1} of {rounds}", bounds.length, bounds.magnitude)
+            SumPlan(f"ridge statistics {r + 1} of {rounds}", bounds.length, bounds.magnitude, system=system)
             for r in range(rounds)
         ]
         aggregator = self._ask()
         aggregator.open(list(waves[0]), plan)
-        sums = [aggregator.sum(r, contributions[r]) for r in range(rounds)]
-        warn_of_dropouts(list(waves[0]), sums)
-        parts = [SufficientStatistics.unpack(one.total, bounds) for one in sums]
-        self._learn(sum(parts[1:], start=parts[0]), parsed, sums)
+        outcomes: list[Outcome] = []
+        if rounds == 1:
+            solution, outcome = aggregator.solve(0, contributions[0])
+            outcomes.append(outcome)
+        else:
+            outcomes += [aggregator.sum(r, contributions[r]) for r in range(rounds)]
+        parts = [
+            SufficientStatistics.unpack(one.total, bounds, entry_error=one.entry_error)
+            for one in outcomes
+            if isinstance(one, Aggregate)
+        ]
+        statistics = sum(parts[1:], start=parts[0]) if parts else None
+        if rounds > 1:
+            assert statistics is not None
+            solution = solve(statistics, ridge=ridge, entry_error=sum(one.entry_error for one in outcomes))
+        warn_of_dropouts(list(waves[0]), outcomes)
+        self._learn(solution, statistics, parsed, outcomes)
         return self
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
@@ -103,7 +120,8 @@ class FederatedRidge(FederatedClassifier):
         parsed = parse_rows(X, y, self.classes)
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes), rows=len(parsed.X))
         everything = np.arange(len(parsed.X))
-        self._learn(self._statistics("the pooled data", parsed, everything, bounds), parsed, [])
+        statistics = self._statistics("the pooled data", parsed, everything, bounds)
+        self._learn(solve(statistics, ridge=parse_real("ridge", self.ridge)), statistics, parsed, [])
         return self
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
@@ -132,12 +150,16 @@ class FederatedRidge(FederatedClassifier):
         with_ones = np.column_stack([np.ones(len(rows)), parsed.X[rows]])
         return SufficientStatistics.from_rows(with_ones, one_hot, bounds, who=who)
 
-    def _learn(self, statistics: SufficientStatistics, parsed: Rows, sums: list[Aggregate]) -> None:
-        error = sum(one.entry_error for one in sums)
-        solution = solve(statistics, ridge=parse_real("ridge", self.ridge), entry_error=error)
+    def _learn(
+        self,
+        solution: Solution,
+        statistics: SufficientStatistics | None,
+        parsed: Rows,
+        outcomes: list[Outcome],
+    ) -> None:
         # All or nothing: whatever was refused before leaves the model as it was.
         self.classes_ = parsed.classes
-        self.rounds_ = sums
+        self.rounds_ = outcomes
         self.statistics_ = statistics
         self.weights_ = solution.weights
         self.intercept_ = solution.weights[0]

@@ -158,15 +158,21 @@ class SufficientStatistics:
         return np.concatenate([*upper(self.gram), self.cross.ravel(), [float(self.count)]])
 
     @classmethod
-    def unpack(cls, vector: npt.ArrayLike, bounds: PublicBounds) -> "SufficientStatistics":
+    def unpack(
+        cls, vector: npt.ArrayLike, bounds: PublicBounds, *, entry_error: float = 0.0
+    ) -> "SufficientStatistics":
         """Undo `pack` on one vector or on a sum of them.
 
+        entry_error: how far an entry may be off. The count is then the largest that it can stand for; fixed-point
+        sums and float64 ones hold it exactly.
         Raises DataError unless it is a finite vector of bounds.length whose last entry counts rows.
         """
         packed = np.asarray(vector, dtype=np.float64)
         if packed.shape != (bounds.length,):
             raise DataError(f"expected a packed vector of shape ({bounds.length},), got {packed.shape}")
         count = float(packed[-1])
+        if math.isfinite(count) and math.floor(count + entry_error) >= count - entry_error:
+            count = float(math.floor(count + entry_error))
         if not (0 <= count <= 2**53 and count.is_integer()):
             raise DataError(f"the count of rows in a packed vector must be a whole number, got {count!r}")
         triangle = bounds.features * (bounds.features + 1) // 2

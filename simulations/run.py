@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, PlainAggregator
+from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder, summed
@@ -25,6 +25,7 @@ from secure_afl.ridge import FederatedRidge, split_rounds
 from secure_afl.simulations.data import Dataset
 from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
 from secure_afl.simulations.partition import Part, stacked
+from secure_afl.solve import Solution
 
 KEY_PHASES = ("start", "advertising", "sharing", "confirming")
 BACKENDS = ("mask", "plain")
@@ -134,16 +135,24 @@ class Witness:
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         result = self._inner.sum(number, contributions)
+        self._compare(result, contributions)
+        return result
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        solution, result = self._inner.solve(number, contributions)
+        self._compare(result, contributions)
+        return solution, result
+
+    def _compare(self, result: Outcome, contributions: Mapping[str, Contribution]) -> None:
         started = time.process_time()
         np.sum([contributions[name][0] for name in result.survivors], axis=0)
         self.plain_seconds += time.process_time() - started
-        if result.units is not None and result.code is not None:
+        if isinstance(result, Aggregate) and result.units is not None and result.code is not None:
             words = np.zeros(len(result.units), dtype=np.uint64)
             for name in result.survivors:
                 words += result.code.encode(contributions[name][0])
             same = bool(np.array_equal(ring.signed(words, result.code.width), result.units))
             self.identical = same and self.identical is not False
-        return result
 
 
 def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
@@ -197,7 +206,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     tested = [part for part in parts if len(part.test)]
     certificate = together.certificate_
     costs = masked.cohort.costs if masked else {}
-    length = sum(len(one.total) for one in together.rounds_)
+    length = sum(one.length for one in together.rounds_)
     survivors = [list(one.survivors) for one in sums]
     difference = np.concatenate(
         [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]

@@ -103,7 +103,7 @@ def _account(model: "_Timed", cohort: Cohort | None) -> Account:
     sums = len(model.rounds_)
     weights = _FLOAT64 * sum(layer.size for layer in model.weights_)
     if cohort is None:
-        up, down, trips = _FLOAT64 * sum(len(one.total) for one in model.rounds_), 0, sums
+        up, down, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, sums
         protocol = 0.0
     else:
         costs = cohort.costs.values()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from secure_afl.aggregation import MaskedAggregator, PlainAggregator
+from secure_afl.aggregation import Aggregate, MaskedAggregator, PlainAggregator
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder, codes
 from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
@@ -116,7 +116,7 @@ def test_seeded_layers_bear_a_dropout_at_any_time() -> None:
         assert len(model.rounds_) == 1
 
 
-def crafted(self: Coordinator, known: object, total: np.ndarray) -> np.ndarray:
+def crafted(self: Coordinator, known: object, total: np.ndarray, entry_error: float = 0.0) -> np.ndarray:
     """A lying server's hidden layer: 64 units pass pixels on, 448 are steep steps along one direction."""
     statistics = SufficientStatistics.unpack(total, self.bounds(known))  # type: ignore[arg-type]
     mean = statistics.gram[0, 1:] / statistics.count
@@ -143,6 +143,7 @@ def test_a_lying_server_reads_samples_through_hidden_weights(monkeypatch: pytest
     monkeypatch.setattr(Coordinator, "layer", crafted)
     plain = PlainAggregator(Policy(backends=frozenset({"plain"}), trusts_reports=True))
     weak = FedACnnL(network, encoder="classwise", aggregator=plain).fit(X, y, site)
+    assert isinstance(weak.rounds_[1], Aggregate)
     statistics = SufficientStatistics.unpack(
         weak.rounds_[1].total, weak._coordinator().bounds(network.trained[1])
     )

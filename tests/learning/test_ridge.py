@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from secure_afl import FederatedRidge, MaskedAggregator, PlainAggregator, Policy
+from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggregator, Policy
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, SolveError
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
@@ -120,6 +120,7 @@ def test_a_dropout_in_one_wave_leaves_out_that_wave_only() -> None:
     missing = np.array_split(own, 3)[1]
     kept = np.setdiff1d(np.arange(80), missing)
     pooled = clone(model).fit_pooled(X[kept], y[kept])
+    assert model.statistics_ is not None
     assert model.statistics_.count == 80 - len(missing)
     assert np.linalg.norm(model.weights_ - pooled.weights_) <= model.certificate_.bound
 
@@ -141,6 +142,7 @@ def test_scikit_learns_manners() -> None:
 def test_the_default_is_masked_active_and_hybrid() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     model = FederatedRidge(1.0).fit(X, y, site)
+    assert isinstance(model.rounds_[0], Aggregate)
     assert model.rounds_[0].units is not None
     default = MaskedAggregator()
     assert (default.backend, default.profile, default.suite) == ("mask", Profile.ACTIVE, Suite.HYBRID)
@@ -255,11 +257,12 @@ def test_another_aggregator_is_asked_at_once_and_never_a_kept_one() -> None:
     """A model fitted in the clear must mask as soon as it is told to."""
     X, y, site = data(4, 60, 3, 2, 10.0, 10)
     model = FederatedRidge(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
-    assert model.rounds_[0].units is None
-    model.set_params(aggregator=quick()).fit(X, y, site)
-    assert model.rounds_[0].units is not None
-    model.set_params(aggregator=None).fit(X, y, site)
-    assert model.rounds_[0].units is not None
+    for aggregator, masked in ((None, False), (quick(), True), ("default", True)):
+        if aggregator is not None:
+            model.set_params(aggregator=None if aggregator == "default" else aggregator).fit(X, y, site)
+        (one,) = model.rounds_
+        assert isinstance(one, Aggregate)
+        assert (one.units is not None) is masked
 
 
 def test_a_refused_fit_leaves_the_model_as_it_was() -> None:

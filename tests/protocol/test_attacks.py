@@ -838,8 +838,6 @@ def test_a_frame_longer_than_any_honest_one_is_refused_before_it_is_read(
         0,
         Upload(0, memoryview(bytes(10**6))),
     )
-    monkeypatch.setattr(
-        "secure_afl.protocol.server.verify_frame", lambda *_: pytest.fail("it was hashed")
-    )
+    monkeypatch.setattr("secure_afl.protocol.server.verify_frame", lambda *_: pytest.fail("it was hashed"))
     with pytest.raises(RemoteProtocolError, match="expected at most 276 bytes in state collecting"):
         session.server.receive(0, huge)

@@ -91,7 +91,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
     assert (
         masked.personal == plain.personal == (untimed.predict(data.X[tests], owner) == data.y[tests]).mean()
     )
-    values = sum(len(one.total) for one in untimed.rounds_)
+    values = sum(one.length for one in untimed.rounds_)
     weights = 8 * sum(layer.size for layer in untimed.weights_)
     assert plain.account.bytes_up == 8 * values
     assert plain.account.bytes_down == weights

@@ -1,0 +1,162 @@
+"""What an encrypted session agrees on before a key is made."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto import bfv, ckks
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.kdf import Label, digest
+from secure_afl.crypto.lattice import LATTICES, Lattice
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.parameters import DIGEST_BYTES, SESSION_BYTES, RoundSpec, SumPlan
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import VERSION, Message, WireError, encode, exact, increasing
+
+
+class Release(Enum):
+    """What key holders give to the server: the sum, or only the solution of the system that it is for."""
+
+    SUM = "sum"
+    WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """How sums are encrypted, agreed on beforehand like the plan. A server that asks for another way is refused.
+
+    scheme: "bfv", exact, or "ckks", approximate. masked: pairwise masks under BFV, so that server and key holders
+    together see no more than a masked sum.
+    """
+
+    scheme: str
+    masked: bool = False
+    release: Release = Release.SUM
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("bfv", "ckks") or (self.masked and self.scheme != "bfv"):
+            raise LocalProtocolError(f"expected bfv, bfv with masks or ckks, got {self.backend}")
+        if self.masked and self.release is Release.WEIGHTS:
+            raise LocalProtocolError("a masked sum cannot be solved by key holders: release the sum")
+
+    @property
+    def backend(self) -> str:
+        """What policies call it."""
+        return self.scheme + ("+mask" if self.masked else "")
+
+    def agreed(
+        self, plan: Sequence[SumPlan], members: int, holders: int
+    ) -> tuple[Lattice, tuple[RoundSpec, ...]]:
+        """The parameter set and the rounds for a roster of so many clients: a function of the agreement alone.
+
+        Raises `CryptoError` if no set holds the sums, `LocalProtocolError` for what cannot be planned.
+        """
+        if self.release is Release.WEIGHTS:
+            for one in plan:
+                if one.system is None:
+                    raise LocalProtocolError(
+                        f"{one.statistic!r} is no system that key holders could solve: release the sum"
+                    )
+        if holders > 1 and (self.scheme == "ckks" or self.release is Release.WEIGHTS):
+            raise LocalProtocolError("a committee of key holders opens sums under BFV, nothing else")
+        if self.scheme == "ckks":
+            lattice, codes = ckks.choose(
+                [ckks.Demand(one.length, one.bound, one.error) for one in plan], members
+            )
+        else:
+            sets = bfv.SETS if holders == 1 else bfv.JOINT_SETS
+            lattice, codes = bfv.choose(
+                [bfv.Demand(one.bound, one.fraction_bits) for one in plan], members, sets
+            )
+        modulus = lattice.plain_modulus if self.masked else 0
+        return lattice, tuple(
+            RoundSpec(one.statistic, one.length, code.fraction_bits, code.magnitude, code.width, modulus)
+            for one, code in zip(plan, codes, strict=True)
+        )
+
+
+class Agreement(Message, frozen=True, tag="agreement"):
+    """What the server proposes to clients and key holders, the same bytes to all.
+
+    session: 32 fresh bytes, or those of the masked session; masks: the transcript of the masked session whose
+    vectors are encrypted here, or empty. roster, holders: digests of the two rosters; cohort: the invited
+    members' numbers, increasing. Parties are numbered: the roster's members, then the key holders.
+    """
+
+    version: str
+    session: bytes
+    lattice: str
+    release: Release
+    masks: bytes
+    roster: bytes
+    holders: bytes
+    cohort: tuple[int, ...]
+    rounds: tuple[RoundSpec, ...]
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise WireError(f"expected protocol version {VERSION!r}, got {self.version[:32]!r}")
+        exact("a session number", self.session, SESSION_BYTES)
+        for name, value in (("a roster digest", self.roster), ("a digest of key holders", self.holders)):
+            exact(name, value, DIGEST_BYTES)
+        if self.masks:
+            exact("a transcript of masks", self.masks, DIGEST_BYTES)
+        if self.lattice not in LATTICES:
+            raise WireError(f"expected one of {', '.join(LATTICES)}, got {self.lattice[:32]!r}")
+        increasing("the cohort", self.cohort)
+        if len(self.cohort) < 2 or not self.rounds:
+            raise WireError("expected at least 2 clients and one round")
+        for number, spec in enumerate(self.rounds):
+            if spec.statistic in [earlier.statistic for earlier in self.rounds[:number]]:
+                raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
+            if spec.modulus != (LATTICES[self.lattice].plain_modulus if self.masks else 0):
+                raise WireError(f"{spec.statistic}: expected masks as the session has them, got others")
+            try:
+                magnitude = spec.code(len(self.cohort)).magnitude
+            except CryptoError as error:
+                raise WireError(f"{spec.statistic}: {error}") from None
+            if len(self.cohort) * magnitude > LATTICES[self.lattice].room:
+                raise WireError(f"{spec.statistic}: a sum of {len(self.cohort)} clients can overflow")
+
+    def transcript(self) -> bytes:
+        """32 bytes that stand in every signature and message of the session."""
+        return digest(Label.TRANSCRIPT, encode(self))
+
+    @property
+    def decryptions(self) -> int:
+        """Ciphertexts that are opened in the whole session."""
+        return sum(LATTICES[self.lattice].count(spec.length) for spec in self.rounds)
+
+    @classmethod
+    def propose(
+        cls,
+        encryption: Encryption,
+        roster: Roster,
+        holders: Roster,
+        plan: Sequence[SumPlan],
+        *,
+        cohort: Sequence[int] | None = None,
+        masked: tuple[bytes, bytes] | None = None,
+    ) -> "Agreement":
+        """A fresh session for `cohort` (default the whole roster). masked: session number and transcript of the
+        masked session whose vectors it encrypts.
+        """
+        lattice, rounds = encryption.agreed(plan, len(roster.members), len(holders.members))
+        session, masks = masked or (secrets.token_bytes(SESSION_BYTES), b"")
+        return cls(
+            version=VERSION,
+            session=session,
+            lattice=lattice.name,
+            release=encryption.release,
+            masks=masks,
+            roster=roster.digest,
+            holders=holders.digest,
+            cohort=tuple(cohort) if cohort is not None else tuple(range(len(roster.members))),
+            rounds=rounds,
+        )
+
+
+AGREEMENT = Decoder(Agreement)

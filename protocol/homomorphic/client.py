@@ -1,0 +1,242 @@
+"""A client of encrypted sums, sans-IO: bytes in, bytes out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto import bfv, ckks, ring
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import Identity, verify
+from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.lattice import Residues
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.homomorphic import messages, states
+from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.messages import (
+    Check,
+    EncryptedRequest,
+    EncryptedUpload,
+    Invitation,
+    Joined,
+    Tags,
+)
+from secure_afl.protocol.homomorphic.states import ClientState
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame
+
+
+class HomomorphicClient:
+    """One client in one encrypted session.
+
+    It knows beforehand who the members and the key holders are, which sums were agreed on and how they are
+    encrypted. `receive` takes a message of the server and gives the answer, or `SumWanted`, which the program
+    answers through `contribute`. What is refused raises and changes nothing.
+
+    masks: this client of the masked session whose vectors are encrypted here; it then contributes by itself.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        roster: Roster,
+        holders: Roster,
+        plan: Sequence[SumPlan],
+        policy: Policy,
+        ledger: Ledger,
+        encryption: Encryption,
+        *,
+        masks: MaskingClient | None = None,
+    ) -> None:
+        if encryption.masked != (masks is not None):
+            raise LocalProtocolError(f"expected a masked session for bfv+mask only, got {encryption.backend}")
+        self.place = roster.place(identity.verify_key)
+        self.name = roster.name(self.place)
+        self.state = ClientState.START
+        self._identity = identity
+        self._roster = roster
+        self._holders = holders
+        self._plan = tuple(plan)
+        self._lattice, self._agreed = encryption.agreed(plan, len(roster.members), len(holders.members))
+        self._encryption = encryption
+        self._policy = policy
+        self._ledger = ledger
+        self._masks = masks
+        self._answers = b""
+        self._attempt = -1
+        self._round = -1
+        self._related: tuple[int, frozenset[int]] | None = (
+            None  # round and contributors, where the plan says same
+        )
+        self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
+            Invitation: self._join,
+            EncryptedRequest: self._want,
+            Check: self._tag,
+        }
+
+    def __repr__(self) -> str:
+        return f"HomomorphicClient({self.name}, {self.state.value})"
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        """Take one message of the server; give the frame that answers it, or what it asks for."""
+        question, self._answers = self._answers, answered(data)
+        try:
+            if self.state is ClientState.START:
+                message: Message = decode(data, messages.INVITATION)
+            else:
+                message = decode(data, messages.TO_CLIENT)
+                if message.transcript != self._transcript:
+                    raise WireError(
+                        f"expected a message of session {self._transcript.hex()[:16]}…, got another's"
+                    )
+            legal = states.CLIENT[self.state]
+            if type(message) not in legal:
+                expected = " or ".join(kind.__name__ for kind in legal)
+                raise WireError(
+                    f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
+                )
+            answer = self._steps[type(message)](message)
+        except (WireError, CryptoError) as error:
+            self._answers = question
+            raise RemoteProtocolError(self.name, "the server", str(error)) from None
+        except PolicyError as error:
+            self._answers = question
+            raise PolicyError(f"{self.name}: {error}") from None
+        self.state = legal[type(message)]
+        if isinstance(answer, SumWanted) and self._masks is not None:
+            words, data_set = self._masks.masked(answer.round)
+            return self._upload(bfv.encrypt(self._lattice, self._key, words), data_set)
+        return answer
+
+    def _join(self, invitation: Invitation) -> bytes:
+        agreement = invitation.agreement
+        if (agreement.roster, agreement.holders) != (self._roster.digest, self._holders.digest):
+            raise WireError("expected the members and key holders that this client was given, got others")
+        if self.place not in agreement.cohort or agreement.cohort[-1] >= len(self._roster.members):
+            raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
+        self._policy.check_backend(self._encryption.backend)
+        self._policy.check_plan(self._plan, Profile.ACTIVE)
+        self._policy.check_group("clients", len(agreement.cohort), len(self._roster.members))
+        wanted = (self._lattice.name, self._encryption.release, self._agreed)
+        if (agreement.lattice, agreement.release, agreement.rounds) != wanted:
+            raise WireError(
+                f"expected the {len(self._agreed)} sums that were agreed on under {self._lattice.name}, releasing "
+                f"the {self._encryption.release.value}, got others"
+            )
+        beneath = self._masks.session if self._masks is not None else (agreement.session, b"")
+        if (agreement.session, agreement.masks) != beneath:
+            raise WireError("expected the masked session that this client is in, got another")
+        transcript = agreement.transcript()
+        self._lattice.unpack_key(invitation.key)
+        signed = messages.key_parts(transcript, invitation.key)
+        if len(invitation.signatures) != len(self._holders.members):
+            raise WireError(
+                f"expected signatures of {len(self._holders.members)} key holders, got {len(invitation.signatures)}"
+            )
+        for holder, signature in zip(self._holders.members, invitation.signatures, strict=True):
+            try:
+                verify(holder.verify_key, signature, Label.KEY_SIGNATURE, *signed)
+            except CryptoError:
+                raise WireError(f"expected a key signed by {holder.name}, got another") from None
+        if self._masks is None:
+            self._ledger.join(agreement.session)
+        self._agreement, self._transcript, self._key = agreement, transcript, invitation.key
+        return self._frame(Joined())
+
+    def _want(self, request: EncryptedRequest) -> SumWanted:
+        if request.attempt <= self._attempt or not self._round <= request.round < len(self._agreed):
+            raise WireError(
+                f"expected a new attempt at a round from {max(self._round, 0)} to {len(self._agreed) - 1}, got attempt "
+                f"{request.attempt} at round {request.round}"
+            )
+        participants = frozenset(request.participants)
+        if not participants <= frozenset(self._agreement.cohort) or self.place not in participants:
+            raise WireError(
+                f"expected participants out of the cohort with {self.name} among them, got others"
+            )
+        self._check_group("participants", participants, request.round)
+        spec = self._agreed[request.round]
+        if self._masks is not None:
+            self._masks.masked(request.round)  # raises if it has not contributed
+        self._attempt, self._round, self._participants = request.attempt, request.round, participants
+        self._wanted = SumWanted(request.round, spec, request.participants)
+        return self._wanted
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+        """The encrypted upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
+
+        Raises `LocalProtocolError` if this sum is not wanted (any more) or the shape is wrong, `PolicyError`
+        if the data set was used in another session, `CryptoError` if a value is not finite or over the
+        agreed bound. Nothing has left the client then, and it may try again.
+        """
+        if self.state is not ClientState.REQUESTED or wanted != self._wanted:
+            raise LocalProtocolError(
+                f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
+            )
+        spec = wanted.spec
+        if values.shape != (spec.length,):
+            raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
+        code = spec.code(len(self._roster.members))
+        units = code.encode(values)  # refuses what is not finite or over the bound
+        try:
+            self._ledger.use(data_set, self._agreement.session)
+        except PolicyError as error:
+            raise PolicyError(f"{self.name}: {error}") from None
+        if self._lattice.plain_modulus:
+            words = ring.modular(units, self._lattice.plain_modulus)
+            return self._upload(bfv.encrypt(self._lattice, self._key, words), data_set)
+        return self._upload(ckks.encrypt(self._lattice, self._key, values, code), data_set)
+
+    def _upload(self, ciphertexts: Residues, data_set: str) -> bytes:
+        self._ciphertexts, self._data_set = ciphertexts, messages.data_set_digest(self.name, data_set)
+        self.state = ClientState.UPLOADED
+        payload = memoryview(self._lattice.pack(ciphertexts))
+        return self._frame(EncryptedUpload(self._round, self._attempt, payload))
+
+    def _tag(self, check: Check) -> bytes:
+        offer = check.offer
+        if (offer.transcript, offer.round, offer.attempt) != (self._transcript, self._round, self._attempt):
+            raise WireError(f"expected an offer of round {self._round}, attempt {self._attempt}, got another")
+        contributors = frozenset(offer.contributors)
+        if not contributors <= self._participants or self.place not in contributors:
+            raise WireError(
+                f"expected contributors out of the participants with {self.name} among them, got others"
+            )
+        self._check_group("contributors", contributors, offer.round)
+        if len(check.challenges) != len(self._holders.members):
+            raise WireError(
+                f"expected challenges of {len(self._holders.members)} key holders, got {len(check.challenges)}"
+            )
+        for holder, challenge in zip(self._holders.members, check.challenges, strict=True):
+            parts = messages.challenge_parts(offer, challenge.seed)
+            try:
+                verify(holder.verify_key, challenge.signature, Label.CHALLENGE_SIGNATURE, *parts)
+            except CryptoError:
+                raise WireError(
+                    f"expected a challenge signed by {holder.name} for this sum, got another"
+                ) from None
+        if self._plan[offer.round].same_survivors:
+            if (
+                self._related is not None
+                and self._related[0] < offer.round
+                and self._related[1] != contributors
+            ):
+                raise PolicyError(
+                    f"expected the {len(self._related[1])} contributors of the sums before, the server named "
+                    f"{len(contributors)}, not the same: the difference of the sums could tell of one client"
+                )
+            self._related = (offer.round, contributors)
+        tags = tuple(self._lattice.tags(self._ciphertexts, challenge.seed) for challenge in check.challenges)
+        del self._ciphertexts
+        return self._frame(Tags(tags, self._data_set))
+
+    def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
+        self._policy.check_group(what, len(group), len(self._roster.members), self._plan[number].survivors)
+
+    def _frame(self, message: Joined | EncryptedUpload | Tags) -> bytes:
+        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)

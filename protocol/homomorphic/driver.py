@@ -1,0 +1,71 @@
+"""A whole session of encrypted sums in this process."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from secure_afl.protocol.driver import Contribute, Contribution, Exchange, Network, nothing_wanted
+from secure_afl.protocol.errors import RoundAbortedError
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.holder import KeyHolder
+from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
+from secure_afl.protocol.homomorphic.states import ServerState
+from secure_afl.protocol.masking.driver import Cohort
+from secure_afl.protocol.masking.server import MaskedSum
+from secure_afl.protocol.parameters import SumWanted
+
+
+class EncryptedCohort(Exchange):
+    """Runs one session. Clients and key holders by their numbers: members first, then key holders."""
+
+    def __init__(
+        self,
+        server: HomomorphicServer,
+        clients: Mapping[int, HomomorphicClient],
+        holders: Mapping[int, KeyHolder],
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        super().__init__(server, clients, holders, network, watch)
+        self.server = server
+        self.clients = clients
+        self.holders = holders
+
+    def set_up(self) -> None:
+        """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
+        self.run(self.server.start, nothing_wanted)
+        while self.server.state is not ServerState.INVITING:
+            self.run(self.server.advance, nothing_wanted)
+        self.timed(self.server.advance)
+
+    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> EncryptedSum:
+        """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
+        self.run(lambda: self.server.open_round(number, among), contribute)
+        while self.server.state is not ServerState.OPENING:
+            self.run(self.server.advance, contribute)
+        self.timed(self.server.advance)
+        return self.timed(self.server.result)
+
+
+def layered_sum(
+    masks: Cohort,
+    encrypted: EncryptedCohort,
+    number: int,
+    contribute: Contribute,
+    among: Collection[int] | None = None,
+) -> MaskedSum:
+    """The sum of round `number` whose masked vectors travel encrypted.
+
+    Clients mask and encrypt, key holders open the masked sum, and clients remove its masks: nobody but a
+    client ever sees anything that is not masked.
+    """
+    masks.collect(number, contribute, among)
+    try:
+        opened = encrypted.sum(number, _contributed_by_masks, masks.server.uploaded)
+    except RoundAbortedError:
+        masks.server.give_up_round()
+        raise
+    masks.server.take_total(opened.values, opened.contributors)
+    return masks.open()
+
+
+def _contributed_by_masks(client: int, wanted: SumWanted) -> Contribution:
+    raise AssertionError("a client with masks contributes by itself")

@@ -1,0 +1,221 @@
+"""What travels in an encrypted session, in the order of its phases.
+
+Clients and key holders sign their messages (`wire.sign_frame`). The server's carry the transcript, and nobody
+believes more of them than a client or a key holder has signed. Parties are numbered: the roster's
+members, then the key holders.
+"""
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.identity import SIGNATURE_BYTES
+from secure_afl.crypto.kdf import KEY_BYTES, Label, digest, integer
+from secure_afl.protocol.homomorphic.agreement import Agreement
+from secure_afl.protocol.parameters import DIGEST_BYTES
+from secure_afl.protocol.wire import Message, exact, increasing
+
+# ---- from a key holder ---------------------------------------------------------------------------
+
+
+class KeyCommitment(Message, frozen=True, tag="key commitment"):
+    """The hash of a key share, before any is seen: nobody can choose its own by the others'."""
+
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        exact("a commitment", self.digest, DIGEST_BYTES)
+
+
+class KeyShare(Message, frozen=True, tag="key share"):
+    """A key holder's part of the public key; of a single one, the public key."""
+
+    share: bytes
+
+
+class KeyAnnouncement(Message, frozen=True, tag="key announcement"):
+    """A signature over the fingerprint of the public key that all shares make, see `key_parts`."""
+
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        exact("a signature", self.signature, SIGNATURE_BYTES)
+
+
+class Challenge(Message, frozen=True, tag="challenge"):
+    """Fresh coefficients for the tags of one offered sum, and a signature over it, see `challenge_parts`."""
+
+    seed: bytes
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        exact("a seed", self.seed, KEY_BYTES)
+        exact("a signature", self.signature, SIGNATURE_BYTES)
+
+
+class Opened(Message, frozen=True, tag="opened"):
+    """What the sum's key holders release of round `round`.
+
+    payload: of a single key holder, words of 8 bytes in Z_t (BFV), or float64 (CKKS, or weights); of one of
+    several, the residues of its partial decryption.
+    """
+
+    round: int
+    payload: memoryview
+
+
+# ---- from a client -------------------------------------------------------------------------------
+
+
+class Joined(Message, frozen=True, tag="joined"):
+    """The client takes part: agreement, key and signatures are as its policy asks."""
+
+
+class EncryptedUpload(Message, frozen=True, tag="encrypted upload"):
+    """payload: the ciphertexts' residues, as many bytes as the parameter set says."""
+
+    round: int
+    attempt: int
+    payload: memoryview
+
+
+class Tags(Message, frozen=True, tag="tags"):
+    """The tags of what this client uploaded, under the challenge of each key holder in their order.
+
+    data_set: a digest of the name that its owner gives the data, see `data_set_digest`.
+    """
+
+    tags: tuple[tuple[int, ...], ...]
+    data_set: bytes
+
+    def __post_init__(self) -> None:
+        exact("a digest of a data set's name", self.data_set, DIGEST_BYTES)
+
+
+# ---- from the server -----------------------------------------------------------------------------
+
+
+class ServerMessage(Message, frozen=True):
+    """transcript: of the session that the message belongs to."""
+
+    transcript: bytes
+
+    def __post_init__(self) -> None:
+        exact("a transcript", self.transcript, DIGEST_BYTES)
+        self._check()
+
+    def _check(self) -> None:
+        """What a subclass demands of its own fields."""
+
+
+class KeyCommitments(ServerMessage, frozen=True, tag="key commitments"):
+    """To key holders: all their signed commitments, by party."""
+
+    frames: tuple[tuple[int, bytes], ...]
+
+    def _check(self) -> None:
+        increasing("the key holders", [who for who, _ in self.frames])
+
+
+class KeyShares(ServerMessage, frozen=True, tag="key shares"):
+    """To key holders: all shares of the public key, by party."""
+
+    shares: tuple[tuple[int, bytes], ...]
+
+    def _check(self) -> None:
+        increasing("the key holders", [who for who, _ in self.shares])
+
+
+class Invitation(Message, frozen=True, tag="invitation"):
+    """To clients: the agreement, the public key, and each key holder's signature over both, in their order."""
+
+    agreement: Agreement
+    key: bytes
+    signatures: tuple[bytes, ...]
+
+
+class EncryptedRequest(ServerMessage, frozen=True, tag="encrypted request"):
+    """To clients: which round begins, who takes part; attempt counts the rounds begun in this session."""
+
+    round: int
+    attempt: int
+    participants: tuple[int, ...]
+
+    def _check(self) -> None:
+        increasing("the participants", self.participants)
+
+
+class Offer(ServerMessage, frozen=True, tag="offer"):
+    """To key holders: the sum that is to be opened. ciphertexts: `ciphertexts_digest` of it."""
+
+    round: int
+    attempt: int
+    contributors: tuple[int, ...]
+    ciphertexts: bytes
+
+    def _check(self) -> None:
+        increasing("the contributors", self.contributors)
+        exact("a digest of ciphertexts", self.ciphertexts, DIGEST_BYTES)
+
+
+class Check(ServerMessage, frozen=True, tag="check"):
+    """To contributors: the offer, and each key holder's challenge, in their order."""
+
+    offer: Offer
+    challenges: tuple[Challenge, ...]
+
+
+class Opening(ServerMessage, frozen=True, tag="opening"):
+    """To key holders: the check that contributors were sent, their signed tags, and the ciphertexts."""
+
+    check: bytes
+    frames: tuple[tuple[int, bytes], ...]
+    ciphertexts: memoryview
+
+    def _check(self) -> None:
+        increasing("the contributors", [who for who, _ in self.frames])
+
+
+FromHolder = KeyCommitment | KeyShare | KeyAnnouncement | Challenge | Opened
+FromClient = Joined | EncryptedUpload | Tags
+ToHolder = KeyCommitments | KeyShares | Offer | Opening
+ToClient = EncryptedRequest | Check
+FROM_PARTY: Decoder[FromHolder | FromClient] = Decoder(FromHolder | FromClient)
+TO_HOLDER: Decoder[ToHolder] = Decoder(ToHolder)
+TO_CLIENT: Decoder[ToClient] = Decoder(ToClient)
+INVITATION = Decoder(Invitation)
+CHECK = Decoder(Check)
+COMMITMENT = Decoder(KeyCommitment)
+TAGS = Decoder(Tags)
+
+# ---- what several parties compute ----------------------------------------------------------------
+
+
+def share_commitment(transcript: bytes, holder: int, share: bytes) -> bytes:
+    """The hash that a key holder publishes of its share."""
+    return digest(Label.KEY_SHARE_COMMITMENT, transcript, integer(holder), share)
+
+
+def key_parts(transcript: bytes, key: bytes) -> tuple[bytes, ...]:
+    """What a key announcement signs."""
+    return (transcript, digest(Label.ENCRYPTION_KEY, key))
+
+
+def challenge_parts(offer: Offer, seed: bytes) -> tuple[bytes, ...]:
+    """What a challenge signs: the sum is fixed before its coefficients are known."""
+    contributors = b"".join(map(integer, offer.contributors))
+    place = (integer(offer.round), integer(offer.attempt))
+    return (offer.transcript, *place, contributors, offer.ciphertexts, seed)
+
+
+def ciphertexts_digest(transcript: bytes, ciphertexts: bytes | memoryview) -> bytes:
+    """The hash of a sum's ciphertexts."""
+    return digest(Label.CIPHERTEXTS, transcript, ciphertexts)
+
+
+def data_set_digest(client: str, data_set: str) -> bytes:
+    """What key holders remember in place of the name of a client's data set."""
+    return digest(Label.DATA_SET, client.encode(), data_set.encode())
+
+
+def known_as(client: str, data_set: bytes) -> str:
+    """How a key holder's ledger calls a client's data set, given that digest."""
+    return f"{client}: {data_set.hex()}"

@@ -1,0 +1,256 @@
+"""Sums that leave a client encrypted, and that key holders, not the server, can open.
+
+Like the other aggregators, this one holds every party in this process; across machines the same state
+machines run apart. It needs TenSEAL.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.aggregation import (
+    Aggregate,
+    Members,
+    Outcome,
+    contributing,
+    decoded,
+    enough,
+    masked_session,
+    refusals_noted,
+    solved,
+)
+from secure_afl.crypto import ckks, ring
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.lattice import LATTICES, Lattice
+from secure_afl.errors import SolveError
+from secure_afl.protocol.driver import Contribution, Network
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.homomorphic import messages
+from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.driver import EncryptedCohort, layered_sum
+from secure_afl.protocol.homomorphic.holder import KeyHolder
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.masking.driver import Cohort
+from secure_afl.protocol.masking.server import MaskedSum
+from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.solve import Certificate, Solution
+
+BACKENDS = ("ckks", "bfv", "bfv+mask")
+
+
+class EncryptedAggregator:
+    """Sums of ciphertexts: the server adds what it cannot read, key holders open each approved sum once.
+
+    Parameters
+    ----------
+    backend : "bfv", exact; "ckks", approximate; "bfv+mask", pairwise masks under BFV, so that server and key
+        holders together still see no more than a masked sum.
+    policy : of clients and key holders; None is the default policy with this backend.
+    holders : how many key holders; more than one share a joint key, and all are needed (BFV only).
+    release : what key holders give to the server, "sum" or "weights"; None is weights for CKKS, else sums.
+        Weights are for models that come out of one system: no encoder that learns filters, no groups, no waves.
+    profile, suite : of the masks, with "bfv+mask"; encrypted sessions always reckon with a server that lies.
+    network, watch : see `MaskedAggregator`.
+
+    Raises as `MaskedAggregator` does, and `RoundAbortedError` if a key holder is missing.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        policy: Policy | None = None,
+        *,
+        holders: int = 1,
+        release: str | None = None,
+        profile: Profile = Profile.ACTIVE,
+        suite: Suite = Suite.HYBRID,
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise LocalProtocolError(f"expected backend {' or '.join(BACKENDS)}, got {backend!r}")
+        if holders < 1:
+            raise LocalProtocolError(f"expected at least one key holder, got {holders}")
+        self.backend = backend
+        scheme = backend.removesuffix("+mask")
+        given = Release(release) if release else Release.WEIGHTS if scheme == "ckks" else Release.SUM
+        self.encryption = Encryption(scheme, masked=backend != scheme, release=given)
+        self.policy = policy or Policy(backends=frozenset({backend}))
+        self.profile = profile
+        self.suite = suite
+        self._network = network
+        self._watch = watch
+        self._members = Members()
+        self._holders = Members()
+        self._holder_names = [f"key holder {number + 1}" for number in range(holders)]
+        self._cohort: EncryptedCohort | None = None
+        self._masks: Cohort | None = None
+        self._plan: Sequence[SumPlan] = ()
+        self._related: frozenset[int] | None = None
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        encryption, policy = self.encryption, self.policy
+        policy.check_backend(self.backend)
+        policy.check_plan(plan, self.profile if encryption.masked else Profile.ACTIVE)
+        least = enough(policy, clients)
+        roster, holders = self._members.roster(clients), self._holders.roster(self._holder_names)
+        _, agreed = encryption.agreed(plan, len(clients), len(holders.members))
+        self._cohort = self._masks = self._related = None
+        self._plan = plan
+        if encryption.masked:
+            self._masks = masked_session(
+                self._members,
+                clients,
+                plan,
+                policy,
+                self.profile,
+                self.suite,
+                self._network,
+                self._watch,
+                agreed,
+            )
+        parameters = self._masks.server.parameters if self._masks else None
+        agreement = Agreement.propose(
+            encryption,
+            roster,
+            holders,
+            plan,
+            masked=(parameters.session, parameters.transcript()) if parameters else None,
+        )
+        parties = {
+            place: HomomorphicClient(
+                identity,
+                roster,
+                holders,
+                plan,
+                policy,
+                ledger,
+                encryption,
+                masks=self._masks.clients[place] if self._masks else None,
+            )
+            for place, (identity, ledger) in enumerate(self._members[name] for name in clients)
+        }
+        solver = _weights if encryption.release is Release.WEIGHTS else None
+        keepers = {
+            len(clients) + number: KeyHolder(
+                identity, roster, holders, plan, policy, ledger, encryption, solve=solver
+            )
+            for number, (identity, ledger) in enumerate(self._holders[name] for name in self._holder_names)
+        }
+        server = HomomorphicServer(agreement, roster, holders, least=least)
+        self._cohort = EncryptedCohort(server, parties, keepers, self._network, self._watch)
+        with refusals_noted(self._cohort.refusals):
+            self._cohort.set_up()
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        if self.encryption.release is Release.WEIGHTS:
+            raise LocalProtocolError(
+                f"key holders release weights only, and {self._plan[number].statistic!r} is needed as a sum: "
+                'use release="sum" (--release sum)'
+            )
+        values, survivors = self._opened(number, contributions)
+        roster, spec, lattice = self._roster, self._spec(number), self._lattice
+        if self.encryption.scheme == "ckks":
+            agreement = self.cohort.server.agreement
+            error = ckks.entry_error(
+                lattice, spec.code(len(roster.members)), len(survivors), agreement.decryptions
+            )
+            return Aggregate(_names(roster, survivors), error, spec.length, values)
+        if not self.encryption.masked:
+            values = ring.centred(values, lattice.plain_modulus).view(np.uint64)
+        return decoded(self._plan[number], spec, roster, MaskedSum(number, values, survivors, ()))
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        plan = self._plan[number]
+        if self.encryption.release is Release.SUM:
+            one = self.sum(number, contributions)
+            return solved(plan, one.total, one.entry_error), one
+        values, survivors = self._opened(number, contributions)
+        agreement, code = self.cohort.server.agreement, self._spec(number).code(len(self._roster.members))
+        error = code.entry_error(len(survivors))
+        if self.encryption.scheme == "ckks":
+            error = ckks.entry_error(self._lattice, code, len(survivors), agreement.decryptions)
+        elif plan.exact:
+            error = 0.0
+        assert plan.system is not None
+        return _solution(plan.system, values), Outcome(_names(self._roster, survivors), error, plan.length)
+
+    def _opened(
+        self, number: int, contributions: Mapping[str, Contribution]
+    ) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
+        """What the key holders released, and whose sum it is."""
+        cohort, same = self.cohort, self._plan[number].same_survivors
+        contribute = contributing(self._roster, contributions)
+        among = self._related if same else None
+        with refusals_noted(cohort.refusals):
+            if self._masks:
+                with refusals_noted(self._masks.refusals):
+                    masked = layered_sum(self._masks, cohort, number, contribute, among)
+                values, survivors = masked.words, masked.survivors
+            else:
+                opened = cohort.sum(number, contribute, among)
+                values, survivors = opened.values, opened.contributors
+        if same:
+            self._related = frozenset(survivors)
+        return values, survivors
+
+    def __deepcopy__(self, memo: object) -> "EncryptedAggregator":
+        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
+        return self
+
+    def renew(self, data_set: str) -> None:
+        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        self._members.renew(data_set)
+        for client in self._members:
+            self._holders.renew(messages.known_as(client, messages.data_set_digest(client, data_set)))
+
+    @property
+    def cohort(self) -> EncryptedCohort:
+        """The encrypted session that is open, with its `costs` and `refusals`."""
+        if self._cohort is None:
+            raise LocalProtocolError("no session is open: call open(clients, plan) first")
+        return self._cohort
+
+    @property
+    def masks(self) -> Cohort | None:
+        """The masked session under it, with "bfv+mask"."""
+        return self._masks
+
+    @property
+    def _roster(self) -> Roster:
+        return self.cohort.server.roster
+
+    @property
+    def _lattice(self) -> Lattice:
+        return LATTICES[self.cohort.server.agreement.lattice]
+
+    def _spec(self, number: int) -> RoundSpec:
+        return self.cohort.server.agreement.rounds[number]
+
+
+def _names(roster: Roster, places: Sequence[int]) -> tuple[str, ...]:
+    return tuple(roster.name(place) for place in places)
+
+
+def _weights(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
+    """What a key holder releases of a system: weights row by row, and the numbers of their certificate."""
+    solution = solved(plan, total, entry_error)
+    return np.concatenate([solution.weights.ravel(), astuple(solution.certificate)])
+
+
+def _solution(system: RidgeSystem, released: npt.NDArray[np.float64]) -> Solution:
+    size = system.features * system.outputs
+    numbers = len(Certificate.__dataclass_fields__)
+    if len(released) != size + numbers or not np.isfinite(released).all():
+        raise SolveError(
+            f"expected {size} weights and {numbers} numbers of a certificate, got {len(released)}"
+        )
+    weights = released[:size].reshape(system.features, system.outputs).copy()
+    weights.flags.writeable = False
+    return Solution(weights, Certificate(*released[size:].tolist()))
