@@ -47,9 +47,9 @@ def choose(demands: Sequence[Demand], summands: int) -> tuple[Lattice, list[Fixe
     """
     refused = ""
     if all(demand.error == inf for demand in demands):
-        return SETS[-1], [_code(demand, summands, SETS[-1]) for demand in demands]
+        return SETS[-1], [fit(demand, summands, SETS[-1]) for demand in demands]
     for lattice in SETS:
-        codes = [_code(demand, summands, lattice) for demand in demands]
+        codes = [fit(demand, summands, lattice) for demand in demands]
         decryptions = sum(lattice.count(demand.length) for demand in demands)
         for demand, code in zip(demands, codes, strict=True):
             error = entry_error(lattice, code, summands, decryptions)
@@ -63,7 +63,7 @@ def choose(demands: Sequence[Demand], summands: int) -> tuple[Lattice, list[Fixe
     raise CryptoError(f"{refused}: agree on a smaller bound, or accept a larger error")
 
 
-def _code(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
+def fit(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
     """The largest power of two such that no sum can leave (−q/2, q/2): coefficients are at most the largest slot."""
     if not (np.isfinite(demand.bound) and demand.bound > 0):
         raise CryptoError(f"expected a finite positive bound, got {demand.bound}")

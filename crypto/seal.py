@@ -5,19 +5,18 @@ format are read only if this process wrote them. Encryption takes most of a clie
 interpreter's lock, so long vectors are encrypted by processes.
 """
 
-import os
 import struct
 import tempfile
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import zstandard
 from tenseal import sealapi
 
+from secure_afl.crypto import workers
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
 
@@ -108,18 +107,16 @@ def encrypt(lattice: Lattice, public_key: bytes, values: Plain) -> Residues:
     """
     lattice.unpack_key(public_key)
     chunks = [values[at : at + lattice.slots] for at in range(0, len(values), lattice.slots)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores == 1 or len(chunks) < _PROCESSES_FROM:
-        return _encrypt_chunks(lattice.name, public_key, chunks)
-    tasks = [chunks[at : at + _PER_TASK] for at in range(0, len(chunks), _PER_TASK)]
-    # Loky starts fresh interpreters: a forked child would inherit SEAL's state and hang.
-    done = joblib.Parallel(n_jobs=cores)(
-        joblib.delayed(_encrypt_chunks)(lattice.name, public_key, task) for task in tasks
-    )
-    return np.concatenate(done)
+    if workers.cores() == 1 or len(chunks) < _PROCESSES_FROM:
+        return _encrypt_chunks((lattice.name, public_key, chunks))
+    tasks = [
+        (lattice.name, public_key, chunks[at : at + _PER_TASK]) for at in range(0, len(chunks), _PER_TASK)
+    ]
+    return np.concatenate(workers.spread(_encrypt_chunks, tasks))
 
 
-def _encrypt_chunks(name: str, public_key: bytes, chunks: list[Plain]) -> Residues:
+def _encrypt_chunks(task: tuple[str, bytes, list[Plain]]) -> Residues:
+    name, public_key, chunks = task
     lattice = LATTICES[name]
     context, encryptor = _context(lattice), _encryptor(name, public_key)
     ciphertexts = np.empty((len(chunks), 2, len(lattice.primes), lattice.degree), np.uint64)

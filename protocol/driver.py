@@ -3,7 +3,6 @@
 The same state machines run across machines; here messages pass through a `Network` that may misbehave.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.protocol.errors import ProtocolError
 from secure_afl.protocol.parameters import SumWanted
 
@@ -123,12 +123,12 @@ class Exchange:
 
     def timed(self, step: Callable[[], T]) -> T:
         """A step of the server that belongs to the phase which it ends."""
-        started, before = time.process_time(), self._server.state.value
+        started, before = cpu_seconds(), self._server.state.value
         try:
             return step()
         finally:
             if before != "ready":
-                self._cost(before).server_seconds += time.process_time() - started
+                self._cost(before).server_seconds += cpu_seconds() - started
 
     def _cost(self, phase: str) -> PhaseCost:
         return self.costs.setdefault(phase, PhaseCost())
@@ -145,26 +145,26 @@ class Exchange:
 
     def _deliver(self, envelope: Envelope, contribute: Contribute) -> None:
         cost, party = self._cost(envelope.phase), envelope.client
-        started = time.process_time()
+        started = cpu_seconds()
         try:
             if envelope.upward:
                 self._server.receive(party, envelope.data)
-                cost.server_seconds += time.process_time() - started
+                cost.server_seconds += cpu_seconds() - started
                 return
             if party in self._holders:
                 answer = self._holders[party].receive(envelope.data)
                 assert isinstance(answer, bytes)
-                cost.holder_seconds += time.process_time() - started
+                cost.holder_seconds += cpu_seconds() - started
             else:
                 client = self._clients[party]
                 answer = client.receive(envelope.data)
-                spent = time.process_time() - started
+                spent = cpu_seconds() - started
                 if isinstance(answer, SumWanted):
                     # What it takes to compute the statistic is the application's time, not the protocol's.
                     values, data_set = contribute(party, answer)
-                    started = time.process_time()
+                    started = cpu_seconds()
                     answer = client.contribute(answer, values, data_set)
-                    spent += time.process_time() - started
+                    spent += cpu_seconds() - started
                 cost.client_seconds[party] = cost.client_seconds.get(party, 0.0) + spent
         except (ProtocolError, CryptoError) as error:
             self.refusals.append(error)

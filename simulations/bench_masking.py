@@ -70,9 +70,9 @@ def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
     return figures
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    names = ("secure-afl", "numpy", "cryptography", "msgspec")
+def machine(*packages: str) -> dict[str, Any]:
+    """What the figures depend on: these packages, too."""
+    names = ("secure-afl", "numpy", "cryptography", "msgspec", *packages)
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

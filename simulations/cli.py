@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from secure_afl import encrypted
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
@@ -94,8 +95,24 @@ def run_command(
     ] = False,
     device: Annotated[str, typer.Option(help="Where fedacnnl computes: cpu or cuda.")] = "cpu",
     backend: Annotated[
-        str, typer.Option(help="mask; or plain, which shows every statistic to the server, for comparison.")
+        str,
+        typer.Option(
+            help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "
+            "approximate); bfv+mask, masks under BFV; or plain, which shows every statistic to the server, for "
+            "comparison."
+        ),
     ] = "mask",
+    key_holders: Annotated[
+        int,
+        typer.Option(help="With bfv and bfv+mask: parties that share the key; all are needed.", min=1),
+    ] = 1,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            help="With bfv and ckks: what a key holder gives to the server, the sum or the trained weights only; "
+            "default weights for ckks, else sum."
+        ),
+    ] = None,
     profile: Annotated[
         Profile,
         typer.Option(help="The server that clients defend against; active may lie, semi-honest may not."),
@@ -124,6 +141,17 @@ def run_command(
             raise typer.BadParameter(
                 f"expected {' or '.join(BACKENDS)}, got {backend!r}", param_hint="--backend"
             )
+        if release not in (None, "sum", "weights"):
+            raise typer.BadParameter(f"expected sum or weights, got {release!r}", param_hint="--release")
+        if (key_holders > 1 or release) and backend not in encrypted.BACKENDS:
+            raise typer.BadParameter(
+                f"needs --backend {' or '.join(encrypted.BACKENDS)}",
+                param_hint="--release" if release else "--key-holders",
+            )
+        if profile is not Profile.ACTIVE and backend in ("bfv", "ckks"):
+            raise typer.BadParameter(
+                "bfv and ckks always reckon with a server that lies", param_hint="--profile"
+            )
         if model not in MODELS:
             raise typer.BadParameter(f"expected {' or '.join(MODELS)}, got {model!r}", param_hint="--model")
         if model == "fedacnnl" and rounds > 1:
@@ -150,6 +178,8 @@ def run_command(
             groups=groups,
             trusts_reports=trust_reports,
             device=device,
+            key_holders=key_holders,
+            release=release,
         )
         if backend == "plain":
             console.print(
@@ -178,13 +208,38 @@ def bench_masking_command(
         write_json(json_file, figures)
 
 
+@bench.command("homomorphic")
+def bench_homomorphic_command(
+    json_file: Annotated[Path, typer.Option("--json", help="Where the figures go.", dir_okay=False)] = Path(
+        "bench-homomorphic.json"
+    ),
+    repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
+) -> None:
+    """Bytes and CPU of encrypted sums beside the form in which NVFlare uses TenSEAL, and whole sessions."""
+    from secure_afl.simulations import bench_homomorphic  # loads TenSEAL
+
+    with refusals_shown():
+        check_writable(json_file)
+        with progress(bench_homomorphic.steps(repeats)) as watch:
+            figures = bench_homomorphic.measure(repeats, watch)
+        for table in bench_homomorphic.tables(figures):
+            console.print(table)
+        write_json(json_file, figures)
+
+
 # ---- what is printed -----------------------------------------------------------------------------
 
-_IDENTICAL = {
-    True: "[green]equal, bit for bit[/]",
-    False: "[bold red]DIFFERENT[/]",
-    None: "not compared: nothing is masked",
-}
+_IDENTICAL = {True: "[green]equal, bit for bit[/]", False: "[bold red]DIFFERENT[/]"}
+
+
+def _identical(figures: dict[str, Any]) -> str:
+    if figures["sums_bit_identical"] is not None:
+        return _IDENTICAL[figures["sums_bit_identical"]]
+    if figures["backend"] == "plain":
+        return "not compared: nothing is masked"
+    if figures["encryption"]["released"] == "weights":
+        return "not compared: the key holder released the weights only"
+    return "not compared: CKKS is approximate"
 
 
 def _print_run(result: Run, note: str) -> None:
@@ -220,21 +275,31 @@ def _print_run(result: Run, note: str) -> None:
     console.print(table)
 
     if result.costs:
+        keepers = ("holder bytes", "CPU ms") if "encryption" in figures else ()
         table = terminal.table(
-            "cost by phase over all rounds, medians over clients",
-            ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms"),
+            "cost by phase, those of keys and those of sums, over all rounds; medians over clients",
+            ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms", *keepers),
         )
-        for phase, cost in result.costs.items():
-            if phase == "start":
-                continue
-            kind = "keys" if phase in KEY_PHASES else "sum"
+        phases = [phase for phase in result.costs if phase not in ("start", "opened")]
+        for number, phase in enumerate(phases):
+            cost = result.costs[phase]
+            if number and (phase in KEY_PHASES) != (phases[number - 1] in KEY_PHASES):
+                table.add_section()
             table.add_row(
-                f"{phase} ({kind})",
+                phase,
                 *(f"{_middle(part):,.0f}" for part in (cost.up, cost.down)),
                 f"{1e3 * _middle(cost.client_seconds):.2f}",
                 f"{1e3 * cost.server_seconds:.2f}",
+                *((f"{cost.holder_bytes:,}", f"{1e3 * cost.holder_seconds:.2f}") if keepers else ()),
             )
         console.print(table)
+    if "encryption" in figures:
+        console.print(
+            "{parameter_set}, {key_holders} key holder(s), releasing the {released}; up to {values_per_round:,} values a "
+            "sum, {fraction_bits} fraction bits".format(**figures["encryption"]),
+            highlight=False,
+        )
+    if "parameters" in figures:
         chosen = figures["parameters"]
         borne = (
             f" (dropouts borne: {chosen['dropouts_borne']})" if chosen["dropouts_borne"] is not None else ""
@@ -249,7 +314,7 @@ def _print_run(result: Run, note: str) -> None:
         "accuracy, all test rows": "together {together:.3f}, pooled in the clear {pooled_plain:.3f}".format(
             **accuracy
         ),
-        "masked and integer sum": _IDENTICAL[figures["sums_bit_identical"]],
+        "secure and integer sum": _identical(figures),
         "distance to pooled weights": "{weight_difference:.1e} measured, {certificate:.1e} proven (certificate)".format(
             **figures
         ),
@@ -258,6 +323,8 @@ def _print_run(result: Run, note: str) -> None:
         ),
         "CPU seconds": "client {client:.4f}, server {server:.4f}, in the clear {plain:.6f}".format(**seconds),
     }
+    if "encryption" in figures:
+        lines["CPU seconds"] += ", key holders {key_holders:.4f}".format(**seconds)
     if "personal" in accuracy:
         sizes = ", ".join(map(str, figures["groups"]))
         lines["personal models"] = f"{accuracy['personal']:.3f} on own test rows; clients by group: {sizes}"

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl import encrypted
 from secure_afl.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder, summed
+from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.errors import DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.pfedacnnl import PFedACnnL
-from secure_afl.protocol.driver import Contribution, PhaseCost
+from secure_afl.protocol.driver import Contribution, Exchange, PhaseCost
+from secure_afl.protocol.homomorphic.driver import EncryptedCohort
+from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge, split_rounds
@@ -27,15 +31,19 @@ from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
 from secure_afl.simulations.partition import Part, stacked
 from secure_afl.solve import Solution
 
-KEY_PHASES = ("start", "advertising", "sharing", "confirming")
-BACKENDS = ("mask", "plain")
+KEY_PHASES = (
+    *("start", "advertising", "sharing", "confirming"),
+    *("key commitments", "key shares", "key announcements", "inviting"),
+)
+BACKENDS = ("mask", *encrypted.BACKENDS, "plain")
 MODELS = ("ridge", "fedacnnl")
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
-    every client adapts the network to its rows, from the heads of `groups` groups.
+    every client adapts the network to its rows, from the heads of `groups` groups; key_holders, release: of an
+    encrypted backend, see `EncryptedAggregator`.
     """
 
     model: str = "ridge"
@@ -50,6 +58,8 @@ class Settings:
     groups: int = 1
     trusts_reports: bool = False
     device: str = "cpu"
+    key_holders: int = 1
+    release: str | None = None
 
     def policy(self) -> Policy:
         """The clients' policy: nothing wider than these settings need."""
@@ -68,7 +78,11 @@ class Settings:
             # With groups: the label moments, and a count for each number of groups that may be tried.
             sums = len(summed(Encoder(self.encoder), network_for(data)))
             sums += self.groups if self.groups > 1 else 0
-        return 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
+        masks = 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
+        # Four phases for the key; collecting, challenging, checking and opening for a sum.
+        return (masks if "mask" in self.backend else 0) + (
+            4 + 4 * sums if self.backend in encrypted.BACKENDS else 0
+        )
 
 
 @dataclass(frozen=True)
@@ -108,15 +122,20 @@ class _Thinned(PlainAggregator):
 
 def aggregator_for(
     settings: Settings, clients: Sequence[str], watch: Callable[[str], None]
-) -> MaskedAggregator | PlainAggregator:
+) -> MaskedAggregator | EncryptedAggregator | PlainAggregator:
     """The aggregator of `settings`, for clients in this order, of which some fall silent."""
     silent = dropouts(len(clients), settings.dropout, settings.seed)
     policy = settings.policy()
-    if settings.backend != "mask":
+    if settings.backend == "plain":
         return _Thinned(policy, frozenset(clients[place] for place in silent))
-    network = FaultyNetwork([Fault("drop", "collecting", silent)], settings.seed)
-    return MaskedAggregator(
-        policy, profile=settings.profile, suite=settings.suite, network=network, watch=watch
+    masks: dict[str, Any] = {"profile": settings.profile, "suite": settings.suite, "watch": watch}
+    # In a layered session clients fall silent before they mask.
+    phase = "collecting" if "mask" in settings.backend else "encrypting"
+    masks["network"] = FaultyNetwork([Fault("drop", phase, silent)], settings.seed)
+    if settings.backend == "mask":
+        return MaskedAggregator(policy, **masks)
+    return EncryptedAggregator(
+        settings.backend, policy, holders=settings.key_holders, release=settings.release, **masks
     )
 
 
@@ -160,7 +179,6 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
-    masked = aggregator if isinstance(aggregator, MaskedAggregator) else None
     witness = Witness(aggregator)
     rows, site = stacked({part.client: part.train for part in parts})
     classes = range(len(data.classes))
@@ -205,7 +223,8 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     test, _ = stacked({part.client: part.test for part in parts})
     tested = [part for part in parts if len(part.test)]
     certificate = together.certificate_
-    costs = masked.cohort.costs if masked else {}
+    sessions = _sessions(aggregator)
+    costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
     length = sum(one.length for one in together.rounds_)
     survivors = [list(one.survivors) for one in sums]
     difference = np.concatenate(
@@ -245,6 +264,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         "seconds": {
             "client": of_median_client([cost.client_seconds for cost in costs.values()]),
             "server": sum(cost.server_seconds for cost in costs.values()),
+            "key_holders": sum(cost.holder_seconds for cost in costs.values()),
             "plain": witness.plain_seconds,
         },
     }
@@ -263,22 +283,50 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         )
         figures["warnings"] = [str(one.message) for one in said]
         figures["groups"] = np.bincount([one.group for one in together.personal_.values()]).tolist()
-    if masked:
-        parameters = masked.cohort.server.parameters
-        least = max(parameters.threshold, masked.policy.least_survivors(len(parts)))
-        figures["parameters"] = {
+    for session in sessions:
+        figures |= _agreed(session, aggregator.policy)
+    if not sessions:
+        sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
+        figures["bytes"] |= sent
+    return Run(figures, costs, [refusal for session in sessions for refusal in session.refusals])
+
+
+def _sessions(aggregator: MaskedAggregator | EncryptedAggregator | PlainAggregator) -> list[Exchange]:
+    """The protocol sessions behind the sums: of masks, of ciphertexts, or of both."""
+    if isinstance(aggregator, MaskedAggregator):
+        return [aggregator.cohort]
+    if isinstance(aggregator, EncryptedAggregator):
+        return [*([aggregator.masks] if aggregator.masks else []), aggregator.cohort]
+    return []
+
+
+def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
+    """What a session's parties agreed on."""
+    if isinstance(session, EncryptedCohort):
+        agreement = session.server.agreement
+        return {
+            "encryption": {
+                "parameter_set": agreement.lattice,
+                "key_holders": len(session.holders),
+                "released": agreement.release.value,
+                "values_per_round": max(spec.length for spec in agreement.rounds),
+                "fraction_bits": min(spec.fraction_bits for spec in agreement.rounds),
+            }
+        }
+    assert isinstance(session, Cohort)
+    parameters = session.server.parameters
+    clients = len(parameters.cohort)
+    borne = clients - max(parameters.threshold, policy.least_survivors(clients))
+    return {
+        "parameters": {
             "neighbours": parameters.degree,
             "threshold": parameters.threshold,
-            "dropouts_borne": len(parts) - least if parameters.complete else None,
+            "dropouts_borne": borne if parameters.complete else None,
             "values_per_round": max(spec.length for spec in parameters.rounds),
             "word_bytes": max(spec.width for spec in parameters.rounds),
             "fraction_bits": min(spec.fraction_bits for spec in parameters.rounds),
         }
-    else:
-        sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
-        figures["bytes"] |= sent
-    refusals = masked.cohort.refusals if masked else ()
-    return Run(figures, costs, refusals)
+    }
 
 
 def _weights(model: FederatedRidge | FedACnnL) -> list[npt.NDArray[np.float64]]:
