@@ -1,6 +1,8 @@
 """A ridge classifier that several parties learn from sums of their statistics, in scikit-learn's manner."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,9 @@ class FederatedRidge(FederatedClassifier):
     Parameters
     ----------
     row_norm : public bound on the Euclidean norm of a row of X; agreed on before anybody reads data.
+    column_bounds : public bounds on the magnitude of each column of X, instead of row_norm, for columns in units of
+        their own. A column is divided by the least power of two that is no smaller, which is exact; sums,
+        penalty and certificate are of these columns. On badly scaled ones that is worth digits of the model.
     ridge : penalty relative to the mean diagonal entry of the aggregated Gram matrix.
     classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see.
     max_rows : public bound on the rows of one site in one round.
@@ -44,15 +49,17 @@ class FederatedRidge(FederatedClassifier):
     Attributes
     ----------
     classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
-    certificate_ : proof of how far the model can be from the one of the survivors' pooled rows.
+    weights_ : (1 + features, classes), first row the intercept, of scaled columns (`column_bounds`).
+    certificate_ : proof of how far weights_ can be from those of the survivors' pooled rows.
     statistics_ : the aggregated statistics, None where key holders released only the weights.
     rounds_ : a list of `Outcome`, one for each round; an `Aggregate` where the sum was released.
     """
 
     def __init__(
         self,
-        row_norm: float,
+        row_norm: float | None = None,
         *,
+        column_bounds: npt.ArrayLike | None = None,
         ridge: float = 1e-3,
         classes: Sequence[Any] | None = None,
         max_rows: int = 2**16,
@@ -61,6 +68,7 @@ class FederatedRidge(FederatedClassifier):
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
+        self.column_bounds = column_bounds
         self.ridge = ridge
         self.classes = classes
         self.max_rows = max_rows
@@ -75,7 +83,7 @@ class FederatedRidge(FederatedClassifier):
         the bounds, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` if the sum gives no
         guaranteed solution; the model is then the one from before.
         """
-        parsed = parse_rows(X, y, self.classes, site)
+        parsed = self._scaled(parse_rows(X, y, self.classes, site))
         rounds = parse_integer("rounds", self.rounds)
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes))
         waves = split_rounds(parsed.sites, rounds)
@@ -117,7 +125,7 @@ class FederatedRidge(FederatedClassifier):
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
         """The same model from rows that lie in one place, without any aggregator: the reference."""
-        parsed = parse_rows(X, y, self.classes)
+        parsed = self._scaled(parse_rows(X, y, self.classes))
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes), rows=len(parsed.X))
         everything = np.arange(len(parsed.X))
         statistics = self._statistics("the pooled data", parsed, everything, bounds)
@@ -126,7 +134,10 @@ class FederatedRidge(FederatedClassifier):
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
         """The public bounds of one site's statistics, the intercept's column of ones included."""
-        row_norm = parse_real("row_norm", self.row_norm)
+        if self.row_norm is None:
+            row_norm = math.nextafter(math.sqrt(features), math.inf)
+        else:
+            row_norm = parse_real("row_norm", self.row_norm)
         if row_norm <= 0:
             raise DataError(f"expected row_norm, a bound on the norm of a row, above 0, got {row_norm}")
         most = parse_integer("max_rows", self.max_rows) if rows is None else rows
@@ -142,6 +153,35 @@ class FederatedRidge(FederatedClassifier):
             raise DataError("expected finite features, got NaN or infinity")
         scores: npt.NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         return scores
+
+    def _scaled(self, parsed: Rows) -> Rows:
+        """The rows in the units that sums are of. Raises `DataError` for rows over the columns' bounds."""
+        exponents = self._exponents(parsed.X.shape[1])
+        if self.column_bounds is None:
+            return parsed
+        columns = np.ldexp(parsed.X, -exponents)
+        over = ~(np.abs(parsed.X) <= np.asarray(self.column_bounds, dtype=np.float64))  # NaN is over, too
+        for who, rows in parsed.sites.items():
+            if (wrong := np.argwhere(over[rows])).size:
+                row, column = wrong[0].tolist()
+                raise DataError(
+                    f"{who}: expected finite X within its column's bound, it is not in row {row}, column {column}"
+                )
+        return replace(parsed, X=columns)
+
+    def _exponents(self, features: int) -> npt.NDArray[np.int64]:
+        """By which power of two each column is divided."""
+        if (self.row_norm is None) == (self.column_bounds is None):
+            raise DataError("expected either row_norm or column_bounds")
+        if self.column_bounds is None:
+            return np.zeros(features, dtype=np.int64)
+        bounds = np.asarray(self.column_bounds, dtype=np.float64)
+        if bounds.shape != (features,) or not ((bounds > 2.0**-400) & (bounds < 2.0**400)).all():
+            raise DataError(
+                f"expected column_bounds as {features} numbers above 0, got shape {bounds.shape} or others"
+            )
+        mantissas, exponents = np.frexp(bounds)
+        return np.where(mantissas == 0.5, exponents - 1, exponents).astype(np.int64)
 
     def _statistics(
         self, who: str, parsed: Rows, rows: npt.NDArray[np.intp], bounds: PublicBounds
@@ -163,7 +203,8 @@ class FederatedRidge(FederatedClassifier):
         self.statistics_ = statistics
         self.weights_ = solution.weights
         self.intercept_ = solution.weights[0]
-        self.coef_ = solution.weights[1:].T
+        # A column's weight in its own units.
+        self.coef_ = np.ldexp(solution.weights[1:].T, -self._exponents(len(solution.weights) - 1))
         self.certificate_ = solution.certificate
         self.n_features_in_ = len(solution.weights) - 1
 

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggregator, Policy
+from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, SolveError
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
@@ -318,3 +319,59 @@ def test_rows_that_are_no_table_of_numbers_are_refused() -> None:
     for labels in ([None, *y[1:]], y[:3]):
         with pytest.raises(DataError, match=r"expected (labels|a label)"):
             model.fit(X, np.array(labels, dtype=object), site)
+
+
+def badly_scaled() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Columns from 1e-4 to 1e4 in their own units, with their public bounds."""
+    draws, scale = np.random.default_rng(0), 10.0 ** np.linspace(-4, 4, 8)
+    X = draws.uniform(-1, 1, (400, 8)) * scale
+    y = (X / scale @ draws.normal(size=8) > 0).astype(np.int64)
+    return X, y, np.arange(400) % 5, 1.5 * scale
+
+
+def test_column_bounds_are_worth_digits_on_badly_scaled_columns() -> None:
+    X, y, site, bounds = badly_scaled()
+    norm = float(np.linalg.norm(X, axis=1).max())
+    with pytest.raises(CryptoError, match="need more than 8 bytes"):
+        FederatedRidge(norm, ridge=1e-9, classes=range(2), aggregator=quick()).fit(X, y, site)
+    together = FederatedRidge(column_bounds=bounds, ridge=1e-9, classes=range(2), aggregator=quick())
+    pooled = FederatedRidge(column_bounds=bounds, ridge=1e-9, classes=range(2)).fit_pooled(X, y)
+    together.fit(X, y, site)
+    np.testing.assert_allclose(together.coef_, pooled.coef_, rtol=1e-8)
+    assert np.linalg.norm(together.weights_ - pooled.weights_) <= together.certificate_.bound < 1e-8
+
+
+def test_columns_are_divided_by_powers_of_two_and_weights_told_in_their_own_units() -> None:
+    X, y, _, bounds = badly_scaled()
+    powers = 2.0 ** np.ceil(np.log2(bounds))
+    model = FederatedRidge(column_bounds=bounds, classes=range(2)).fit_pooled(X, y)
+    same = FederatedRidge(np.sqrt(8) * 1.0001, classes=range(2)).fit_pooled(X / powers, y)
+    assert (model.weights_ == same.weights_).all()
+    assert (model.coef_ == same.coef_ / powers).all()
+    np.testing.assert_allclose(model.decision_function(X), same.decision_function(X / powers), rtol=1e-12)
+
+
+def test_a_value_over_its_columns_bound_is_refused_without_being_quoted() -> None:
+    X, y, site, bounds = badly_scaled()
+    for value in (1.0001 * bounds[3], -np.inf, np.nan):
+        X[7, 3] = value
+        model = FederatedRidge(column_bounds=bounds, classes=range(2), aggregator=quick())
+        with pytest.raises(
+            DataError, match=r"2: expected finite X within its column's bound, .* row 1, column 3$"
+        ):
+            model.fit(X, y, site)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "expected either row_norm or column_bounds"),
+        ({"row_norm": 1.0, "column_bounds": [1.0] * 8}, "expected either row_norm or column_bounds"),
+        ({"column_bounds": [1.0] * 7}, "expected column_bounds as 8 numbers"),
+        ({"column_bounds": [1.0] * 7 + [0.0]}, "expected column_bounds as 8 numbers"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(arguments: dict[str, object], text: str) -> None:
+    X, y, site, _ = badly_scaled()
+    with pytest.raises(DataError, match=text):
+        FederatedRidge(**arguments, classes=range(2)).fit(X, y, site)  # type: ignore[arg-type]
