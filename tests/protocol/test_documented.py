@@ -25,17 +25,22 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from secure_afl.crypto import shamir
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.lattice import LATTICES
 from secure_afl.protocol.driver import Envelope
+from secure_afl.protocol.homomorphic import messages as encrypted
+from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.masking import graph, messages, states
 from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec
 from secure_afl.protocol.wire import Message, encode
 
-TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")
+ENCRYPTED = (DOCS / "encrypted-protocol.md").read_text(encoding="utf-8")
 
 
-def section(title: str) -> str:
+def section(title: str, text: str = TEXT) -> str:
     """From the heading that ends in `title` to the next heading."""
-    found = re.search(rf"^#+ (?:[\d.]+ )?{re.escape(title)}$(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^#+ (?:[\d.]+ )?{re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, title
     return found[1]
 
@@ -74,6 +79,35 @@ def test_every_message_and_its_fields_in_order(struct: type[Message]) -> None:
     table = rows(section(f"`{struct.__struct_config__.tag}`"))[1:]
     assert [row[1] for row in table] == list(struct.__struct_fields__)
     assert [row[0] for row in table] == [str(place + 1) for place in range(len(table))]
+
+
+ENCRYPTED_STRUCTS = (
+    *encrypted.FromHolder.__args__,
+    *encrypted.FromClient.__args__,
+    *encrypted.ToHolder.__args__,
+    *encrypted.ToClient.__args__,
+    encrypted.Invitation,
+    Agreement,
+)
+
+
+@pytest.mark.parametrize("struct", ENCRYPTED_STRUCTS, ids=lambda struct: str(struct.__name__))
+def test_every_message_of_encrypted_sums(struct: type[Message]) -> None:
+    table = rows(section(f"`{struct.__struct_config__.tag}`", ENCRYPTED))[1:]
+    assert [row[1] for row in table] == list(struct.__struct_fields__)
+    assert [row[0] for row in table] == [str(place + 1) for place in range(len(table))]
+
+
+def test_the_parameter_sets() -> None:
+    table = {row[0]: row[1:] for row in rows(section("Parameters", ENCRYPTED))[1:]}
+    assert table.keys() == LATTICES.keys()
+    for name, lattice in LATTICES.items():
+        degree, primes, plain, size = table[name]
+        assert int(degree) == lattice.degree
+        bits = [prime.bit_length() for prime in lattice.primes]
+        assert primes == f"{' + '.join(map(str, bits))}, {lattice.key_prime.bit_length()}"
+        assert plain.startswith(str(lattice.plain_modulus.bit_length())) or lattice.scale_bits
+        assert int(size) == lattice.ciphertext_bytes(lattice.slots) / lattice.slots
 
 
 def test_nothing_else_is_documented() -> None:
