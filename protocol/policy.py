@@ -22,7 +22,8 @@ class Policy:
         assumed comes on top.
     corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
         may pick them all. dropout: the fraction of the cohort that may drop out.
-    backends: how a statistic may leave: "mask"; "bfv", "ckks", "bfv+mask" and "plain" must be added by name.
+    backends: how a statistic may leave: "mask"; others must be added by name. "bfv+mask" protects no less; with "bfv"
+        or "ckks" one client that helps the server is enough to read others' uploads; "plain" shows everything.
     trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
         (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
     """

@@ -185,6 +185,12 @@ def run_command(
             console.print(
                 "[bold red]plain:[/] every client's statistics are shown to the server", highlight=False
             )
+        if backend in ("bfv", "ckks"):
+            console.print(
+                f"[yellow]{backend}:[/] a client in league with the server, or the key holders with it, could read "
+                "others' uploads; bfv+mask bears either",
+                highlight=False,
+            )
         with progress(settings.phases(source)) as watch:
             result = run(source, parts, settings, watch)
         write_json(json_file, result.figures)
