@@ -111,7 +111,8 @@ def entry_error(lattice: Lattice, code: FixedPoint, summands: int, decryptions: 
     """Bound on |released − exact sum| for each of 2²⁰ entries, but for a probability of 2⁻³⁸.
 
     The scheme's noise, the flooding and its grid; and SEAL's transforms in float64, of every client's vector and of
-    the sum: 2⁻⁴⁶ of the largest sum, 64 times what was ever measured (`tests/crypto/test_ckks.py`).
+    the sum: 2⁻⁴⁶ of the largest sum for either, together some twenty times the worst round trip that was
+    found (`tests/crypto/test_ckks.py`).
     """
     scheme = noise(lattice, summands) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
     sigma = deviation(lattice, code, summands, decryptions)
@@ -152,7 +153,7 @@ def flooded(
 def gaussian(count: int) -> npt.NDArray[np.float64]:
     """Standard normal draws from the operating system's randomness (Box and Muller, 53-bit uniforms).
 
-    Their tails end at 8.5 deviations; they are for noise that is then rounded.
+    Their tails end at 8.7 deviations; they are for noise that is then rounded.
     """
     words = np.frombuffer(os.urandom(16 * count), "<u8").reshape(2, count) >> np.uint64(11)
     radius, angle = (words + 0.5) * 2.0**-53

@@ -182,7 +182,8 @@ def unpack_mod(
     return residues
 
 
-# Primes as SEAL's CoeffModulus::Create and PlainModulus::Batching give them (a test compares).
+# Primes as SEAL's CoeffModulus::Create and PlainModulus::Batching give them (a test compares);
+# the 46-bit t is the fourth largest of its size.
 _P60 = 1152921504606830593
 _P40 = (1099511390209, 1099511480321)
 _P46 = (70368743587841, 70368743669761)
