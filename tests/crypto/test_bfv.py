@@ -238,6 +238,15 @@ def test_a_sum_with_less_than_two_bits_of_budget_is_not_given_out() -> None:
             bfv.checked(values, budget, B46)
 
 
+def test_the_budget_is_that_of_the_worst_ciphertext_wherever_it_stands() -> None:
+    fresh = seal.encrypt(B46, KEY46.public_key, np.zeros(3 * B46.slots, np.int64))
+    _, most = KEY46.decrypt(fresh, 3 * B46.slots)
+    for at in range(3):
+        spoilt = fresh.copy()
+        spoilt[at] = seal.encrypt(B46, seal.SecretKey(B46).public_key, np.zeros(1, np.int64))[0]
+        assert KEY46.decrypt(spoilt, 3 * B46.slots)[1] == 0 < most
+
+
 # ---- what the schemes themselves do not notice ---------------------------------------------------
 
 
