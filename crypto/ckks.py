@@ -1,9 +1,9 @@
 """CKKS: approximate sums, and what must happen to a decryption before anybody else sees it.
 
 A decrypted CKKS vector is the message plus the noise of its ciphertexts, and two such vectors with their
-ciphertexts give the secret key away by linear algebra (Li and Micciancio, eprint 2020/1533). So `flooded` adds
+ciphertexts give the secret key away by linear algebra (Li and Micciancio, eprint 2020/1533). So `flood` adds
 Gaussian noise that drowns the scheme's own, by the rule of Li, Micciancio, Schultz and Sorrell (eprint 2022/816),
-and rounds to a grid. TenSEAL is loaded only by who encrypts or decrypts.
+before a sum is decrypted, and `released` rounds what comes out to a grid. TenSEAL is loaded only by who encrypts or decrypts.
 """
 
 import os
@@ -15,6 +15,7 @@ from math import ceil, floor, inf, log, log2, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.crypto import ntt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
@@ -114,7 +115,8 @@ def entry_error(lattice: Lattice, code: FixedPoint, summands: int, decryptions: 
     the sum: 2⁻⁴⁶ of the largest sum for either, together some twenty times the worst round trip that was
     found (`tests/crypto/test_ckks.py`).
     """
-    scheme = noise(lattice, summands) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    rounded = lattice.degree / 2  # the flooding, to integers, at its worst
+    scheme = (noise(lattice, summands) + rounded) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
     sigma = deviation(lattice, code, summands, decryptions)
     largest = summands * code.magnitude * 2.0**-code.fraction_bits
     return scheme + (_TAILS + 1 / 16) * sigma + 2 * _TRANSFORM * largest
@@ -130,24 +132,48 @@ def encrypt(
     return seal.encrypt(lattice, public_key, np.ldexp(values, code.fraction_bits))
 
 
-def flooded(
+def flood(total: Residues, lattice: Lattice, code: FixedPoint, summands: int, decryptions: int) -> Residues:
+    """A sum of ciphertexts with Gaussian noise of `deviation` added; to be decrypted only after this.
+
+    Added to the integers of the encrypted polynomial, whatever follows only processes what the rule has made safe.
+    Added to decrypted values it would come too late: which way float64 rounds in SEAL's transform depends on the
+    scheme's noise, and with large entries under the precise set that makes hundreds of times the difference that
+    `deviation` counts on (`test_float64_carries_noise_past_a_flooding_that_comes_after_it`).
+    Raises `CryptoError` if the modulus has no room for it.
+    """
+    sigma: float = np.ldexp(
+        deviation(lattice, code, summands, decryptions), code.fraction_bits + lattice.scale_bits
+    ) * sqrt(2 / lattice.degree)  # of a coefficient; a slot's real part adds N with weights of norm² N/2
+    left = lattice.modulus // 2 - (lattice.room << lattice.scale_bits)
+    if _TAILS * sigma + noise(lattice, summands) > min(left, 2**62):
+        raise CryptoError(f"{lattice.name} does not bear the flooding of {decryptions} decryptions")
+    draws = np.rint(sigma * gaussian(len(total) * lattice.degree)).astype(np.int64)
+    added = np.zeros_like(total)
+    for at, prime in enumerate(lattice.primes):
+        residues = (draws % np.int64(prime)).view(np.uint64).reshape(len(total), lattice.degree)
+        added[:, 0, at] = ntt.forward(residues, prime)
+    lattice.add(added, total)
+    return added
+
+
+def released(
     slots: npt.NDArray[np.float64], lattice: Lattice, code: FixedPoint, summands: int, decryptions: int
 ) -> npt.NDArray[np.float64]:
-    """The sum as it may be given out: flooded, then rounded to a power of two of at most σ/8.
+    """The sum as it may be given out: what a flooded sum decrypts to, on a grid of a power of two of at most σ/8.
 
-    slots: decrypted, in units of the code. Raises `CryptoError` if an entry is larger than clients that keep to
-    the bound can make it: the sum is under another key, or altered.
+    slots: in units of the code. Raises `CryptoError` if an entry is larger than clients that keep to the bound
+    can make it: the sum is under another key, or altered.
     """
+    sigma = deviation(lattice, code, summands, decryptions)
     limit = summands * code.magnitude * (1 + 2.0**-30) + noise(lattice, summands) * 2.0**-lattice.scale_bits
+    limit += _TAILS * float(np.ldexp(sigma, code.fraction_bits))
     if len(slots) and not float(np.abs(slots).max()) <= limit:
         raise CryptoError(
             f"the sum of {summands} clients has an entry over {limit:g} units, which clients that keep to the "
             "agreed bound cannot reach: a client or a message is corrupt, or the key is another"
         )
-    sigma = deviation(lattice, code, summands, decryptions)
     grid = 2.0 ** floor(log2(sigma / 8))
-    values = np.ldexp(slots, -code.fraction_bits) + sigma * gaussian(len(slots))
-    return np.asarray(np.rint(values / grid) * grid)
+    return np.asarray(np.rint(np.ldexp(slots, -code.fraction_bits) / grid) * grid)
 
 
 def gaussian(count: int) -> npt.NDArray[np.float64]:

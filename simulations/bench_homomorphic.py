@@ -150,13 +150,15 @@ def _ours(name: str, vectors: Vector) -> dict[str, float]:
         partials += [share.partial(opened, _JOINT_HOLDERS, _CLIENTS) for share in shares[1:]]
         slots, budget = seal.decode(lattice, joint_key.opened(lattice, opened, partials), _VALUES)
     else:
+        if not lattice.plain_modulus:
+            opened = ckks.flood(opened, lattice, code, len(vectors), lattice.count(_VALUES))
         slots, budget = secret.decrypt(opened, _VALUES)
     if lattice.plain_modulus:
         words = bfv.checked(slots, budget, lattice)
         units = ring.centred(words, lattice.plain_modulus).view(np.uint64)
         values = code.decode_sum(units, len(vectors))
     else:
-        values = ckks.flooded(slots, lattice, code, len(vectors), lattice.count(_VALUES))
+        values = ckks.released(slots, lattice, code, len(vectors), lattice.count(_VALUES))
     if not joint:
         holder = clock()
     off = float(np.abs(values - vectors.sum(axis=0)).max())

@@ -259,8 +259,10 @@ class KeyHolder:
             if self._encryption.release is Release.SUM:
                 return words.tobytes()
         else:
-            slots, decryptions = self._key.slots(total, spec.length), self._agreement.decryptions
-            values = ckks.flooded(slots, self._lattice, code, summands, decryptions)
+            decryptions = self._agreement.decryptions
+            flooded = ckks.flood(total, self._lattice, code, summands, decryptions)
+            slots = self._key.slots(flooded, spec.length)
+            values = ckks.released(slots, self._lattice, code, summands, decryptions)
             error = ckks.entry_error(self._lattice, code, summands, decryptions)
             if self._encryption.release is Release.SUM:
                 return values.tobytes()

@@ -100,8 +100,8 @@ def test_two_raw_decryptions_give_the_whole_secret_key_away(
 
 @pytest.mark.parametrize(("name", "size"), [("ckks-compact", 100.0), ("ckks-precise", 2.0**-8)])
 def test_two_released_sums_give_nothing_of_the_key_away(name: str, size: float) -> None:
-    """Ours: of two sums whose raw decryptions give the key away, what `flooded` releases does not hit one place
-    (a guess hits one in 2⁴⁶). `size` is in units of the code: small, so that float64 itself hides nothing.
+    """Ours: of two sums whose raw decryptions give the key away, what is released does not hit one place (a guess
+    hits one in 2⁴⁶). `size` is in units of the code: small, so that float64 itself hides nothing.
     """
     lattice, n, bound = LATTICES[name], 5, 1000.0
     found, (code,) = ckks.choose([Demand(lattice.slots, bound, bound if name == "ckks-compact" else 1e-6)], n)
@@ -109,7 +109,9 @@ def test_two_released_sums_give_nothing_of_the_key_away(name: str, size: float) 
     holder = seal.SecretKey(lattice)
     sums = [aggregate(lattice, holder.public_key, n, size, seed)[0] for seed in (1, 2)]
     raw = [holder.decrypt(one, lattice.slots)[0] for one in sums]
-    released = [ckks.flooded(slots, lattice, code, n, len(raw)) for slots in raw]
+    flooded = [ckks.flood(one, lattice, code, n, 2) for one in sums]
+    slots = [holder.decrypt(one, lattice.slots)[0] for one in flooded]
+    released = [ckks.released(one, lattice, code, n, 2) for one in slots]
     third, exact = aggregate(lattice, holder.public_key, n, size, 3)
     want, _ = holder.decrypt(third, lattice.slots)
     every = len(lattice.primes) * lattice.degree
