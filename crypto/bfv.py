@@ -5,7 +5,7 @@ who encrypts or decrypts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, sqrt
 
 import numpy as np
@@ -38,8 +38,8 @@ def choose(
 ) -> tuple[Lattice, list[FixedPoint]]:
     """The smallest set that holds every sum of `summands` clients, and each sum's code.
 
-    The code is the one that masks would use, if the set holds it: then both sums are equal bit for bit. Else it is
-    the finest that the set holds. Its entry error (`FixedPoint.entry_error`) is guaranteed.
+    The code has the fraction bits of the one that masks would use, if the set holds it: then both sums are equal bit
+    for bit. Else it is the finest that the set holds. Its entry error (`FixedPoint.entry_error`) is guaranteed.
     Raises `CryptoError` if no set holds a sum, or the noise of so many ciphertexts.
     """
     refused = ""
@@ -54,11 +54,9 @@ def choose(
 
 
 def _code(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
-    room = lattice.plain_modulus // 2
-    masked = FixedPoint.fit(demand.bound, summands, demand.fraction_bits)
-    if summands * masked.magnitude <= room:
-        return masked
-    return FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=room)
+    code = FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=lattice.plain_modulus // 2)
+    # Nothing of a word is cut off on the wire: a sum is checked as a whole.
+    return replace(code, width=8)
 
 
 def noise(lattice: Lattice, summands: int, holders: int = 1) -> float:

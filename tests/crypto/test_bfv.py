@@ -1,5 +1,6 @@
 """BFV: the code and the set of a session, exact sums, noise under its bound, and no silent garbage."""
 
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
@@ -53,11 +54,11 @@ def test_a_code_that_fits_is_the_masks_code_and_any_code_leaves_room(bound: floa
     assert code.magnitude >= bound * 2.0**code.fraction_bits
     masked = FixedPoint.fit(bound, n, bits)
     if n * masked.magnitude <= room:
-        assert code == masked
+        assert (code.fraction_bits, code.magnitude) == (masked.fraction_bits, masked.magnitude)
     else:
-        # The finest that the set holds: one bit more would not fit, here or in as many bytes.
+        # The finest that the set holds: one bit more would not fit.
         finer = max(1, ceil(bound * 2.0 ** (code.fraction_bits + 1)))
-        assert n * finer > min(room, 2 ** (8 * code.width - 1) - 1)
+        assert n * finer > room
     if lattice is B60:
         with pytest.raises(CryptoError):
             FixedPoint.fit(bound, n, bits, room=B46.plain_modulus // 2)
@@ -68,7 +69,7 @@ def test_the_larger_set_is_taken_for_one_sum_that_needs_it_and_then_for_all() ->
     assert bfv.choose([small], 10)[0] is B46
     lattice, codes = bfv.choose([small, large], 10)
     assert lattice is B60
-    assert codes == [FixedPoint.fit(1.0, 10, 20), bfv.choose([large], 10)[1][0]]
+    assert codes == [replace(FixedPoint.fit(1.0, 10, 20), width=8), bfv.choose([large], 10)[1][0]]
     assert bfv.choose([small], 10, bfv.JOINT_SETS)[0] is JOINT
 
 
