@@ -283,7 +283,7 @@ def _print_run(result: Run, note: str) -> None:
     if result.costs:
         keepers = ("holder bytes", "CPU ms") if "encryption" in figures else ()
         table = terminal.table(
-            "cost by phase, those of keys and those of sums, over all rounds; medians over clients",
+            "cost by phase, first keys, then sums; medians over clients",
             ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms", *keepers),
         )
         phases = [phase for phase in result.costs if phase not in ("start", "opened")]
