@@ -53,7 +53,7 @@ def test_the_main_job_without_options(tmp_path: Path) -> None:
         "plain_float64_per_client",
         "key_exchange_per_client",
     }
-    assert set(found["seconds"]) == {"client", "server", "plain"}
+    assert set(found["seconds"]) == {"client", "server", "key_holders", "plain"}
     values = found["parameters"]["values_per_round"]
     assert found["bytes"]["plain_float64_per_client"] == 8 * values
     payload = values * found["parameters"]["word_bytes"]
@@ -82,6 +82,59 @@ def test_plain_must_be_named_and_says_so(tmp_path: Path) -> None:
     assert found["bytes"]["upload_per_client"] == found["bytes"]["plain_float64_per_client"]
 
 
+@pytest.mark.parametrize(
+    ("options", "released", "holders", "identical"),
+    [
+        ("bfv", "sum", 1, True),
+        ("bfv --release weights", "weights", 1, None),
+        ("bfv --key-holders 2 --rounds 2", "sum", 2, True),
+        ("bfv+mask --profile semi-honest", "sum", 1, True),
+        ("ckks", "weights", 1, None),
+        ("ckks --release sum --rounds 2", "sum", 1, None),
+    ],
+)
+def test_encrypted_backends(
+    tmp_path: Path, options: str, released: str, holders: int, identical: bool | None
+) -> None:
+    found = figures(tmp_path / "e.json", "--backend", *options.split(), "--dropout", "0.25")
+    assert found["sums_bit_identical"] is identical
+    assert (found["encryption"]["released"], found["encryption"]["key_holders"]) == (released, holders)
+    assert ("parameters" in found) is ("mask" in options)
+    survivors = found["survivors"] if found["rounds"] == 2 else [found["survivors"]]
+    assert [len(one) for one in survivors] == [3] * found["rounds"]
+    assert found["weight_difference"] <= found["certificate"] < 1e-3
+    assert found["seconds"]["key_holders"] > 0
+
+
+def test_an_encrypted_network_is_the_masked_one(tmp_path: Path) -> None:
+    options = [
+        "--model",
+        "fedacnnl",
+        "--personalize",
+        "--data",
+        "digits",
+        "--clients",
+        "6",
+        "--partition",
+        "labels:4",
+    ]
+    found = [
+        figures(tmp_path / f"{backend}.json", *options, "--backend", backend)
+        for backend in ("mask", "bfv", "bfv+mask")
+    ]
+    assert found[0]["max_weight_difference"] == 0.0
+    for one in found[1:]:
+        assert one["accuracy"] == found[0]["accuracy"]
+        assert one["max_weight_difference"] == 0.0
+
+
+def test_what_encryption_alone_does_not_bear_is_said() -> None:
+    for backend, said in (("bfv", True), ("ckks", True), ("bfv+mask", False), ("mask", False)):
+        code, output = run("run", "--backend", backend)
+        assert code == 0
+        assert ("in league with the server" in output) is said
+
+
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     lines = ["ward,age,sex,outcome"]
@@ -104,7 +157,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (("--dropout", "0.5"), "leave 2 survivors, fewer than the threshold 3"),
         (("--data", "digits", "--clients", "2"), "expected at least 3 clients"),
         (("--clients", "3"), "4 sites"),
-        (("--backend", "paper"), "expected mask or plain"),
+        (("--backend", "paper"), "expected mask or ckks or bfv or bfv+mask or"),
+        (("--backend", "bfv", "--release", "all"), "expected sum or weights"),
+        (("--key-holders", "2"), "needs --backend"),
+        (("--release", "weights"), "needs --backend"),
+        (("--backend", "bfv", "--profile", "semi-honest"), "always reckon with a server that"),
+        (("--backend", "ckks", "--key-holders", "2"), "a committee of key holders opens sums under BFV"),
+        (("--backend", "ckks", "--rounds", "2"), "release the sum"),
+        (("--backend", "bfv+mask", "--release", "weights"), "release the sum"),
         (("--profile", "kind"), "kind"),
         (("--rounds", "0"), "--rounds"),
         (("--json", "/nowhere/at/all.json"), "cannot write into the folder"),
