@@ -101,7 +101,7 @@ class HomomorphicClient:
                     f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
                 )
             answer = self._steps[type(message)](message)
-        except (WireError, CryptoError) as error:
+        except (WireError, CryptoError, LocalProtocolError) as error:  # local: of a masked session behind
             self._answers = question
             raise RemoteProtocolError(self.name, "the server", str(error)) from None
         except PolicyError as error:
@@ -149,9 +149,10 @@ class HomomorphicClient:
         return self._frame(Joined())
 
     def _want(self, request: EncryptedRequest) -> SumWanted:
-        if request.attempt <= self._attempt or not self._round <= request.round < len(self._agreed):
+        first = max(self._round, 0)
+        if request.attempt <= self._attempt or not first <= request.round < len(self._agreed):
             raise WireError(
-                f"expected a new attempt at a round from {max(self._round, 0)} to {len(self._agreed) - 1}, got attempt "
+                f"expected a new attempt at a round from {first} to {len(self._agreed) - 1}, got attempt "
                 f"{request.attempt} at round {request.round}"
             )
         participants = frozenset(request.participants)

@@ -125,7 +125,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         }
         if self.state not in steps:
             raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
-        if missing := self.waiting_for.intersection(self._places):
+        if missing := (self.waiting_for | self.blame.keys()).intersection(self._places):
             raise self._abort(f"key holders are missing, and none can be replaced: {self._names(missing)}")
         before = self.state
         outbox = steps[before]()
@@ -288,7 +288,10 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             case EncryptedUpload():
                 current = self._round
                 if (message.round, message.attempt) != (current.number, current.attempt):
-                    raise WireError(f"expected round {current.number}, got round {message.round}")
+                    raise WireError(
+                        f"expected round {current.number}, attempt {current.attempt}, got round {message.round}, "
+                        f"attempt {message.attempt}"
+                    )
                 length = self.agreement.rounds[message.round].length
                 self._lattice.add(current.total, self._lattice.unpack(message.payload, length))
                 current.contributors |= {sender}

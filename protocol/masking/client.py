@@ -348,7 +348,9 @@ class MaskingClient:
 
     @property
     def session(self) -> tuple[bytes, bytes]:
-        """The session's number and transcript."""
+        """The session's number and transcript. Raises `LocalProtocolError` before there is one."""
+        if self.state is ClientState.START:
+            raise LocalProtocolError(f"{self.name}: no session yet")
         return self._parameters.session, self._transcript
 
     def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
