@@ -42,6 +42,7 @@ from secure_afl.protocol.roster import Roster
 from secure_afl.solve import Certificate, Solution
 
 BACKENDS = ("ckks", "bfv", "bfv+mask")
+RELEASES = tuple(one.value for one in Release)
 
 
 class EncryptedAggregator:
@@ -77,6 +78,8 @@ class EncryptedAggregator:
             raise LocalProtocolError(f"expected backend {' or '.join(BACKENDS)}, got {backend!r}")
         if holders < 1:
             raise LocalProtocolError(f"expected at least one key holder, got {holders}")
+        if release not in (None, *RELEASES):
+            raise LocalProtocolError(f"expected release {' or '.join(RELEASES)}, got {release!r}")
         self.backend = backend
         scheme = backend.removesuffix("+mask")
         given = Release(release) if release else Release.WEIGHTS if scheme == "ckks" else Release.SUM
@@ -97,7 +100,7 @@ class EncryptedAggregator:
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         encryption, policy = self.encryption, self.policy
         policy.check_backend(self.backend)
-        policy.check_plan(plan, self.profile if encryption.masked else Profile.ACTIVE)
+        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, whatever the profile of the masks
         least = enough(policy, clients)
         roster, holders = self._members.roster(clients), self._holders.roster(self._holder_names)
         _, agreed = encryption.agreed(plan, len(clients), len(holders.members))
