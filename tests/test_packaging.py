@@ -79,6 +79,20 @@ def test_a_server_is_a_light_process() -> None:
     assert not [module for module in loaded if layer(module) == "simulations"]
 
 
+@pytest.mark.parametrize("module", ["server", "client", "holder", "driver"])
+def test_encrypted_sums_load_tenseal_with_the_first_key_and_a_server_never(module: str) -> None:
+    loaded = loaded_by(f"import secure_afl.protocol.homomorphic.{module}")
+    assert not loaded & {"torch", "tenseal", "sklearn", "typer", "rich"}
+    assert not [name for name in loaded - {"secure_afl"} if layer(name) in ("secure_afl", "simulations")]
+
+
+def test_an_aggregator_of_encrypted_sums_loads_tenseal_with_the_first_key() -> None:
+    assert not loaded_by("from secure_afl import EncryptedAggregator; EncryptedAggregator('bfv')") & {
+        "torch",
+        "tenseal",
+    }
+
+
 def test_public_names_are_there() -> None:
     import secure_afl
 
