@@ -154,7 +154,7 @@ class Exchange:
             if party in self._holders:
                 answer = self._holders[party].receive(envelope.data)
                 assert isinstance(answer, bytes)
-cost.holder_seconds += cpu_seconds() - started
+                cost.holder_seconds += cpu_seconds() - started
             elif party not in self._clients:
                 return  # late, and of another session on the same network: masks have no key holders
             else:
