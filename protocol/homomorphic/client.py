@@ -70,9 +70,8 @@ class HomomorphicClient:
         self._answers = b""
         self._attempt = -1
         self._round = -1
-        self._related: tuple[int, frozenset[int]] | None = (
-            None  # round and contributors, where the plan says same
-        )
+        # By round, where the plan says same: the contributors that this client gave tags for last.
+        self._related: dict[int, frozenset[int]] = {}
         self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
             Invitation: self._join,
             EncryptedRequest: self._want,
@@ -101,7 +100,8 @@ class HomomorphicClient:
                     f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
                 )
             answer = self._steps[type(message)](message)
-        except (WireError, CryptoError, LocalProtocolError) as error:  # local: of a masked session behind
+        except (WireError, CryptoError, LocalProtocolError) as error:
+            # A LocalProtocolError comes from the masks: the server asks for an encryption before they are there.
             self._answers = question
             raise RemoteProtocolError(self.name, "the server", str(error)) from None
         except PolicyError as error:
@@ -171,7 +171,7 @@ class HomomorphicClient:
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """The encrypted upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
 
-        Raises `LocalProtocolError` if this sum is not wanted (any more) or the shape is wrong, `PolicyError`
+        Raises `LocalProtocolError` if this sum is not wanted (any more), is masked, or the shape is wrong, `PolicyError`
         if the data set was used in another session, `CryptoError` if a value is not finite or over the
         agreed bound. Nothing has left the client then, and it may try again.
         """
@@ -179,6 +179,8 @@ class HomomorphicClient:
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )
+        if self._masks is not None:
+            raise LocalProtocolError(f"{self.name}: only what its masked session masked is encrypted here")
         spec = wanted.spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
@@ -222,16 +224,14 @@ class HomomorphicClient:
                     f"expected a challenge signed by {holder.name} for this sum, got another"
                 ) from None
         if self._plan[offer.round].same_survivors:
-            if (
-                self._related is not None
-                and self._related[0] < offer.round
-                and self._related[1] != contributors
-            ):
-                raise PolicyError(
-                    f"expected the {len(self._related[1])} contributors of the sums before, the server named "
-                    f"{len(contributors)}, not the same: the difference of the sums could tell of one client"
-                )
-            self._related = (offer.round, contributors)
+            # Another attempt may have other contributors, and yet those of the rounds before it.
+            for number, earlier in self._related.items():
+                if number < offer.round and earlier != contributors:
+                    raise PolicyError(
+                        f"expected the {len(earlier)} contributors of the sums before, the server named "
+                        f"{len(contributors)}, not the same: the difference of the sums could tell of one client"
+                    )
+            self._related[offer.round] = contributors
         tags = tuple(self._lattice.tags(self._ciphertexts, challenge.seed) for challenge in check.challenges)
         del self._ciphertexts
         return self._frame(Tags(tags, self._data_set))

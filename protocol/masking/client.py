@@ -350,7 +350,7 @@ class MaskingClient:
     def session(self) -> tuple[bytes, bytes]:
         """The session's number and transcript. Raises `LocalProtocolError` before there is one."""
         if self.state is ClientState.START:
-            raise LocalProtocolError(f"{self.name}: no session yet")
+            raise LocalProtocolError(f"{self.name}: no masked session has begun")
         return self._parameters.session, self._transcript
 
     def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
