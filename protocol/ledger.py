@@ -8,6 +8,8 @@ only some of the sums. So the rule leaves nothing to combine: a data set, by the
 gives it, serves *one session*, and there each planned sum once.
 """
 
+from collections.abc import Collection
+
 from secure_afl.protocol.errors import PolicyError
 
 
@@ -30,13 +32,19 @@ class Ledger:
         Raises `PolicyError` if it was used in another one, whether that ended well or not: what left the
         client may have been summed without its knowledge.
         """
-        earlier = self._used.setdefault(data_set, session)
-        if earlier != session:
-            raise PolicyError(
-                f"the data set {data_set!r} was used in session {earlier.hex()[:16]}… already: with a second sum, "
-                "the difference of the two could expose single clients or records; if that is acceptable, "
-                "its owner can renew it"
-            )
+        self.use_all([data_set], session)
+
+    def use_all(self, data_sets: Collection[str], session: bytes) -> None:
+        """Record several, or none of them if `use` would refuse one."""
+        for data_set in data_sets:
+            earlier = self._used.get(data_set, session)
+            if earlier != session:
+                raise PolicyError(
+                    f"the data set {data_set!r} was used in session {earlier.hex()[:16]}… already: with a second "
+                    "sum, the difference of the two could expose single clients or records; if that is "
+                    "acceptable, its owner can renew it"
+                )
+        self._used.update(dict.fromkeys(data_sets, session))
 
     def renew(self, data_set: str) -> None:
         """The owner's decision that a data set may serve another session.

@@ -47,7 +47,8 @@ Solve = Callable[[SumPlan, npt.NDArray[np.float64], float], npt.NDArray[np.float
 class KeyHolder:
     """One key holder in one encrypted session; alone, or one of a committee of which all are needed.
 
-    solve: with `Release.WEIGHTS`, how a sum is solved. Of messages it refuses, nothing changes.
+    solve: with `Release.WEIGHTS`, how a sum is solved. Of messages it refuses, nothing changes, but that a sum
+    which it tried to open and could not is never opened.
     """
 
     def __init__(
@@ -143,8 +144,9 @@ class KeyHolder:
         self._key = (
             JointKey(self._lattice, self._transcript, holders) if holders > 1 else WholeKey(self._lattice)
         )
-        self._own_commitment = messages.share_commitment(self._transcript, self.place, self._key.share)
-        return self._frame(KeyCommitment(self._own_commitment))
+        return self._frame(
+            KeyCommitment(messages.share_commitment(self._transcript, self.place, self._key.share))
+        )
 
     def _share(self, message: KeyCommitments) -> bytes:
         commitments = {}
@@ -200,16 +202,20 @@ class KeyHolder:
     def _open(self, opening: Opening) -> bytes:
         offer = self._offer
         assert offer is not None
+        if offer.round <= self._opened:
+            raise WireError(f"expected a sum that was not opened yet, got that of round {offer.round}")
         check = decode(opening.check, messages.CHECK)
         if check.offer != offer or check.challenges[self.number : self.number + 1] != (self._challenged,):
             raise WireError("expected the check of the sum that was offered last, got another")
         data_sets = self._check_tags(opening, offer)
-        for name in data_sets:
-            self._ledger.use(name, self._agreement.session)
-        payload = self._released(offer, self._lattice.unpack(opening.ciphertexts, self._spec(offer).length))
+        self._ledger.use_all(data_sets, self._agreement.session)
+        # From here on this statistic is spent, also if nothing comes of it: no failure can be asked for again.
         self._opened = offer.round
+        payload = self._released(offer, self._lattice.unpack(opening.ciphertexts, self._spec(offer).length))
         if self._plan[offer.round].same_survivors:
             self._related = offer.contributors
+        if offer.round == len(self._agreed) - 1:
+            del self._key  # nothing is left to open
         return self._frame(Opened(offer.round, memoryview(payload)))
 
     def _check_tags(self, opening: Opening, offer: Offer) -> list[str]:
