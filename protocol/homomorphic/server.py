@@ -125,7 +125,8 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         }
         if self.state not in steps:
             raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
-        if missing := (self.waiting_for | self.blame.keys()).intersection(self._places):
+        # One that is blamed is not waited for, and said nothing that could be used.
+        if missing := self.waiting_for.union(self.blame).intersection(self._places):
             raise self._abort(f"key holders are missing, and none can be replaced: {self._names(missing)}")
         before = self.state
         outbox = steps[before]()
@@ -239,7 +240,10 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         if len(self.holders.members) > 1:
             parts = [current.opened[place] for place in self._places]
             return keys.put_together(self._lattice, current.total, parts, length)
-        payload = current.opened[self._places[0]]
+        return self._numbers(current.opened[self._places[0]])
+
+    def _numbers(self, payload: bytes | memoryview) -> npt.NDArray[Any]:
+        """What a single key holder released."""
         if self.agreement.release is Release.WEIGHTS or not self._lattice.plain_modulus:
             return np.frombuffer(payload, "<f8").astype(np.float64)
         return np.frombuffer(payload, "<u8").astype(np.uint64)
@@ -316,10 +320,16 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
         if len(self.holders.members) > 1:
             keys.parse_part(self._lattice, message.payload, length)
-        elif self.agreement.release is Release.WEIGHTS:
-            exact("weights of 8 bytes each", message.payload, len(message.payload) // 8 * 8)
         else:
-            exact(f"a sum of {length} values", message.payload, 8 * length)
+            if self.agreement.release is Release.WEIGHTS:
+                exact("weights of 8 bytes each", message.payload, len(message.payload) // 8 * 8)
+            else:
+                exact(f"a sum of {length} values", message.payload, 8 * length)
+            values = self._numbers(message.payload)
+            if values.dtype == np.uint64 and int(values.max()) >= self._lattice.plain_modulus:
+                raise WireError("expected a sum modulo the plain modulus, got larger words")
+            if not np.isfinite(values).all():
+                raise WireError("expected finite numbers, got others")
         self._round.opened[sender] = bytes(message.payload)
 
     def _verify(self, sender: int, signature: bytes, label: Label, parts: tuple[bytes, ...]) -> None:
