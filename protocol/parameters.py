@@ -170,9 +170,11 @@ class Parameters(Message, frozen=True, tag="parameters"):
             raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
         if not self.rounds:
             raise WireError("expected at least one round")
-        for number, spec in enumerate(self.rounds):
-            if spec.statistic in [earlier.statistic for earlier in self.rounds[:number]]:
+        planned: set[str] = set()
+        for spec in self.rounds:
+            if spec.statistic in planned:
                 raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
+            planned.add(spec.statistic)
             if spec.modulus != self.rounds[0].modulus:
                 raise WireError("expected masks modulo the same number in all rounds, got several")
             try:

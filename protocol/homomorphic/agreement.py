@@ -7,7 +7,7 @@ from enum import Enum
 
 from msgspec.msgpack import Decoder
 
-from secure_afl.crypto import bfv, ckks
+from secure_afl.crypto import bfv, ckks, joint_key
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.lattice import LATTICES, Lattice
@@ -71,6 +71,8 @@ class Encryption:
             lattice, codes = bfv.choose(
                 [bfv.Demand(one.bound, one.fraction_bits) for one in plan], members, sets
             )
+            if holders > 1:
+                joint_key.smudging_bits(lattice, holders, members)  # refuses what could not be opened later
         modulus = lattice.plain_modulus if self.masked else 0
         return lattice, tuple(
             RoundSpec(one.statistic, one.length, code.fraction_bits, code.magnitude, code.width, modulus)
@@ -109,9 +111,11 @@ class Agreement(Message, frozen=True, tag="agreement"):
         increasing("the cohort", self.cohort)
         if len(self.cohort) < 2 or not self.rounds:
             raise WireError("expected at least 2 clients and one round")
-        for number, spec in enumerate(self.rounds):
-            if spec.statistic in [earlier.statistic for earlier in self.rounds[:number]]:
+        planned: set[str] = set()
+        for spec in self.rounds:
+            if spec.statistic in planned:
                 raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
+            planned.add(spec.statistic)
             if spec.modulus != (LATTICES[self.lattice].plain_modulus if self.masks else 0):
                 raise WireError(f"{spec.statistic}: expected masks as the session has them, got others")
             try:
