@@ -24,6 +24,12 @@ class RemoteProtocolError(ProtocolError):
         super().__init__(f"{who} refused a message from {sender}: {text}")
 
 
+def check_size(who: str, data: bytes, largest: int) -> None:
+    """Raises `RemoteProtocolError` for a longer message than any honest one, before it is even hashed."""
+    if len(data) > largest:
+        raise RemoteProtocolError(who, "the server", f"expected at most {largest} bytes, got {len(data)}")
+
+
 class PolicyError(ProtocolError):
     """What was asked for is less than our own policy allows."""
 

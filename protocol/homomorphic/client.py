@@ -11,7 +11,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.lattice import Residues
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, check_size
 from secure_afl.protocol.homomorphic import messages, states
 from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.homomorphic.messages import (
@@ -72,6 +72,8 @@ class HomomorphicClient:
         self._round = -1
         # By round, where the plan says same: the contributors that this client gave tags for last.
         self._related: dict[int, frozenset[int]] = {}
+        parties = 16 * len(roster.members) + 256 * len(holders.members)
+        self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
         self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
             Invitation: self._join,
             EncryptedRequest: self._want,
@@ -83,6 +85,7 @@ class HomomorphicClient:
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
+        check_size(self.name, data, self._largest_message)
         question, self._answers = self._answers, answered(data)
         try:
             if self.state is ClientState.START:

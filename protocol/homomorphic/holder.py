@@ -18,7 +18,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.lattice import Residues
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, check_size
 from secure_afl.protocol.homomorphic import messages, states
 from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encryption, Release
 from secure_afl.protocol.homomorphic.keys import JointKey, WholeKey, public_key
@@ -84,6 +84,12 @@ class KeyHolder:
         self._related: tuple[int, ...] | None = (
             None  # contributors of the sums of which the plan says the same
         )
+        members, keepers = len(roster.members), len(holders.members)
+        tags = 256 + keepers * (9 * len(self._lattice.no_tags) + 9)
+        longest = max((one.length for one in plan), default=0)
+        opening = self._lattice.ciphertext_bytes(longest) + members * tags
+        self._largest_message = max(opening, keepers * self._lattice.public_key_bytes)
+        self._largest_message += 16 * members + 256 * keepers + 512 * len(plan) + 1024
         self._steps: dict[type, Callable[[Any], bytes]] = {
             Agreement: self._commit,
             KeyCommitments: self._share,
@@ -97,6 +103,7 @@ class KeyHolder:
 
     def receive(self, data: bytes) -> bytes:
         """Take one message of the server; give the frame that answers it."""
+        check_size(self.name, data, self._largest_message)
         question, self._answers = self._answers, answered(data)
         try:
             if self.state is HolderState.START:

@@ -637,7 +637,7 @@ def test_a_public_key_that_carries_more() -> None:
     client = world.client(VICTIM)
     large = b"\xff" * len(invitation.key)
     for key in (b"", invitation.key[:-1], invitation.key + b"\0", invitation.key * 2, large):
-        with pytest.raises(RemoteProtocolError, match="expected residues"):
+        with pytest.raises(RemoteProtocolError, match=r"expected (residues|at most)"):
             client.receive(encode(replace(invitation, key=key)))
     assert client.receive(encode(invitation))
 
@@ -1104,6 +1104,25 @@ def test_forged_sizes_and_memory_bombs_at_every_receiver() -> None:
     assert server.blame[3]
 
 
+@pytest.mark.parametrize("world", [World(), World(BFV, planned(9), clients=30, holders=3), World(CKKS)])
+def test_over_long_messages_are_refused_unread_and_no_honest_one_is(world: World) -> None:
+    """What the network or a lying server sends may be any length; memory follows the agreement."""
+
+    class Pads(PerfectNetwork):
+        def carry(self, envelope: Envelope) -> list[Envelope]:
+            if not envelope.upward:
+                party: Any = cohort.holders.get(envelope.client) or cohort.clients[envelope.client]
+                long = bytes(party._largest_message + 1)
+                with pytest.raises(RemoteProtocolError, match=r"expected at most \d+ bytes"):
+                    party.receive(long)
+            return [envelope]
+
+    cohort = world.cohort(Pads())
+    cohort.set_up()
+    cohort.sum(0, world.contribute)
+    assert not cohort.refusals
+
+
 def test_a_long_agreement_is_read_in_linear_time() -> None:
     """A few hundred kilobytes must not keep anybody busy for minutes (20 s when each name was compared with all)."""
     world = World()
@@ -1111,8 +1130,10 @@ def test_a_long_agreement_is_read_in_linear_time() -> None:
     rounds = tuple(replace(agreement.rounds[0], statistic=f"sum {number}") for number in range(20_000))
     long = encode(replace(agreement, rounds=rounds))
     before = time.process_time()
+    holder = world.holder()
+    holder._largest_message = len(long)
     with pytest.raises(RemoteProtocolError, match="expected the 1 sums"):
-        world.holder().receive(long)
+        holder.receive(long)
     assert time.process_time() - before < 4
 
 
