@@ -24,8 +24,8 @@ from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.protocol.policy import Policy
-from secure_afl.simulations.faults import Fault, FaultyNetwork
 from secure_afl.simulations.terminal import table
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)) for dropout in (0.0, 0.2))
 MEMORY_CASES = (10, 50)

@@ -27,9 +27,9 @@ from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge, split_rounds
 from secure_afl.simulations.data import Dataset
-from secure_afl.simulations.faults import Fault, FaultyNetwork, dropouts
 from secure_afl.simulations.partition import Part, stacked
 from secure_afl.solve import Solution
+from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
 KEY_PHASES = (
     *("start", "advertising", "sharing", "confirming"),

@@ -27,8 +27,8 @@ from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbo
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.ridge import FederatedRidge
-from secure_afl.simulations.faults import Fault, FaultyNetwork
 from secure_afl.solve import solve
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
 POLICY = Policy(

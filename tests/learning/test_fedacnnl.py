@@ -17,8 +17,8 @@ from secure_afl.fedacnnl import Coordinator, FedACnnL, Learner
 from secure_afl.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU, Widen
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load
-from secure_afl.simulations.faults import Fault, FaultyNetwork
 from secure_afl.simulations.partition import partition
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
 NETWORKS = {

@@ -26,8 +26,8 @@ from secure_afl.protocol.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load
-from secure_afl.simulations.faults import Fault, FaultyNetwork
 from secure_afl.simulations.partition import partition
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
 SITES = 20

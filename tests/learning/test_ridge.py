@@ -16,7 +16,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, SolveError
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.parameters import Profile, SumPlan
-from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 PLAIN = Policy(backends=frozenset({"plain"}))
 

@@ -48,7 +48,7 @@ from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWant
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.wire import decode, encode, sign_frame
-from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 VICTIM = 0
 

@@ -31,7 +31,7 @@ from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, decode, encode, sign_frame
-from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 HERE = 1  # the client that is lied to
 

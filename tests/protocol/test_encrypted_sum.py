@@ -12,7 +12,7 @@ from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbo
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.masking.states import ServerState as MaskingState
 from secure_afl.protocol.parameters import SumPlan
-from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: KeyWorld(n) for n in (3, 4, 5, 6)}
 LAYERED = {n: KeyWorld(n, "bfv+mask") for n in (4, 5)}

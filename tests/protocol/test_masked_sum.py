@@ -10,7 +10,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.errors import RoundAbortedError
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.parameters import Profile
-from secure_afl.simulations.faults import Fault, FaultyNetwork
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: world(n) for n in (3, 4, 5, 7)}
 KEY_PHASES = ("advertising", "sharing", "confirming")

@@ -13,7 +13,7 @@ from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.messages import FROM_SERVER, Advertise, Bundle, Reveal, Upload
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.wire import Message, decode
-from secure_afl.simulations.faults import HANDLING, Fault, FaultyNetwork
+from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
 
 
 def secrets_of(session: Session) -> Iterator[bytes]:
