@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from secure_afl.crypto.lattice import LATTICES
 from secure_afl.simulations import bench_masking, cli
 
 runner = CliRunner()
@@ -201,6 +202,28 @@ def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest
     assert many < few + 0.25  # server memory does not grow with the number of clients
     assert few < 4
     assert found["machine"]["versions"]["cryptography"]
+
+
+def test_the_homomorphic_benchmark_measures_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from secure_afl.simulations import bench_homomorphic
+
+    monkeypatch.setattr(bench_homomorphic, "_VALUES", 5000)
+    monkeypatch.setattr(bench_homomorphic, "_CLIENTS", 4)
+    monkeypatch.setattr(bench_homomorphic, "_FEATURES", 20)
+    code, output = run("bench", "homomorphic", "--repeats", "1", "--json", str(tmp_path / "bench.json"))
+    assert code == 0, output
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert {row["set"] for row in found["sets"]} == {"NVFlare", "NVFlare, public key", *LATTICES}
+    for row in found["sets"]:
+        assert min(row["client_s"], row["server_s"], row["holder_s"]) > 0
+        if row["set"] in LATTICES:
+            lattice = LATTICES[row["set"]]
+            assert row["bytes_per_value"] == lattice.ciphertext_bytes(5000) / 5000
+            assert row["largest_error"] <= row["guaranteed_error"]
+    assert [row["survivors"] for row in found["whole"]] == [4] * 3
+    assert found["machine"]["versions"]["tenseal"]
 
 
 def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None:
