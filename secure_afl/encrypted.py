@@ -146,6 +146,9 @@ class EncryptedAggregator:
             )
             for number, (identity, ledger) in enumerate(self._holders[name] for name in self._holder_names)
         }
+        if parameters:
+            # What key holders open must also be enough to remove the masks.
+            least = max(least, parameters.threshold)
         server = HomomorphicServer(agreement, roster, holders, least=least)
         self._cohort = EncryptedCohort(server, parties, keepers, self._network, self._watch)
         with refusals_noted(self._cohort.refusals):
