@@ -22,9 +22,9 @@ from secure_afl.aggregation import (
     refusals_noted,
     solved,
 )
-from secure_afl.crypto import ckks, ring
+from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
-from secure_afl.crypto.lattice import LATTICES, Lattice
+from secure_afl.crypto.lattice import LATTICES
 from secure_afl.errors import SolveError
 from secure_afl.protocol.driver import Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError
@@ -36,7 +36,7 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
-from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
+from secure_afl.protocol.parameters import Profile, RidgeSystem, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.solve import Certificate, Solution
@@ -161,16 +161,13 @@ class EncryptedAggregator:
                 'use release="sum" (--release sum)'
             )
         values, survivors = self._opened(number, contributions)
-        roster, spec, lattice = self._roster, self._spec(number), self._lattice
+        agreement = self.cohort.server.agreement
         if self.encryption.scheme == "ckks":
-            agreement = self.cohort.server.agreement
-            error = ckks.entry_error(
-                lattice, spec.code(len(roster.members)), len(survivors), agreement.decryptions
-            )
-            return Aggregate(_names(roster, survivors), error, spec.length, values)
+            return Aggregate(*self._outcome(number, survivors), values)
         if not self.encryption.masked:
-            values = ring.centred(values, lattice.plain_modulus).view(np.uint64)
-        return decoded(self._plan[number], spec, roster, MaskedSum(number, values, survivors, ()))
+            values = ring.centred(values, LATTICES[agreement.lattice].plain_modulus).view(np.uint64)
+        opened = MaskedSum(number, values, survivors, ())
+        return decoded(self._plan[number], agreement.rounds[number], self._roster, opened)
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         plan = self._plan[number]
@@ -178,14 +175,14 @@ class EncryptedAggregator:
             one = self.sum(number, contributions)
             return solved(plan, one.total, one.entry_error), one
         values, survivors = self._opened(number, contributions)
-        agreement, code = self.cohort.server.agreement, self._spec(number).code(len(self._roster.members))
-        error = code.entry_error(len(survivors))
-        if self.encryption.scheme == "ckks":
-            error = ckks.entry_error(self._lattice, code, len(survivors), agreement.decryptions)
-        elif plan.exact:
-            error = 0.0
         assert plan.system is not None
-        return _solution(plan.system, values), Outcome(_names(self._roster, survivors), error, plan.length)
+        return _solution(plan.system, values), Outcome(*self._outcome(number, survivors))
+
+    def _outcome(self, number: int, survivors: Sequence[int]) -> tuple[tuple[str, ...], float, int]:
+        """Survivors, entry error and length of a sum."""
+        roster, plan = self._roster, self._plan[number]
+        error = self.cohort.server.agreement.entry_error(number, plan, len(roster.members), len(survivors))
+        return tuple(roster.name(place) for place in survivors), error, plan.length
 
     def _opened(
         self, number: int, contributions: Mapping[str, Contribution]
@@ -231,17 +228,6 @@ class EncryptedAggregator:
     @property
     def _roster(self) -> Roster:
         return self.cohort.server.roster
-
-    @property
-    def _lattice(self) -> Lattice:
-        return LATTICES[self.cohort.server.agreement.lattice]
-
-    def _spec(self, number: int) -> RoundSpec:
-        return self.cohort.server.agreement.rounds[number]
-
-
-def _names(roster: Roster, places: Sequence[int]) -> tuple[str, ...]:
-    return tuple(roster.name(place) for place in places)
 
 
 def _weights(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:

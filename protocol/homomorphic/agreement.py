@@ -134,6 +134,16 @@ class Agreement(Message, frozen=True, tag="agreement"):
         """Ciphertexts that are opened in the whole session."""
         return sum(LATTICES[self.lattice].count(spec.length) for spec in self.rounds)
 
+    def entry_error(self, number: int, plan: SumPlan, members: int, contributors: int) -> float:
+        """Bound on how far an entry of what is opened of a round is from the exact sum of so many clients' values.
+
+        members: of the roster. Proven for BFV, for CKKS see `ckks.entry_error`.
+        """
+        lattice, code = LATTICES[self.lattice], self.rounds[number].code(members)
+        if not lattice.plain_modulus:
+            return ckks.entry_error(lattice, code, contributors, self.decryptions)
+        return 0.0 if plan.exact else code.entry_error(contributors)
+
     @classmethod
     def propose(
         cls,

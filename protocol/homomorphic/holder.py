@@ -268,7 +268,6 @@ class KeyHolder:
                 return words.tobytes()
             units = ring.centred(words, self._lattice.plain_modulus).view(np.uint64)
             values = code.decode_sum(units, summands)
-            error = 0.0 if self._plan[offer.round].exact else code.entry_error(summands)
             if self._encryption.release is Release.SUM:
                 return words.tobytes()
         else:
@@ -276,11 +275,12 @@ class KeyHolder:
             flooded = ckks.flood(total, self._lattice, code, summands, decryptions)
             slots = self._key.slots(flooded, spec.length)
             values = ckks.released(slots, self._lattice, code, summands, decryptions)
-            error = ckks.entry_error(self._lattice, code, summands, decryptions)
             if self._encryption.release is Release.SUM:
                 return values.tobytes()
         assert self._solve is not None
-        return self._solve(self._plan[offer.round], values, error).tobytes()
+        plan = self._plan[offer.round]
+        error = self._agreement.entry_error(offer.round, plan, len(self._roster.members), summands)
+        return self._solve(plan, values, error).tobytes()
 
     # ---- small steps -----------------------------------------------------------------------------
 
