@@ -1,6 +1,10 @@
-"""Hypothesis settings for the whole suite."""
+"""One thread for each test process, and Hypothesis settings for the whole suite."""
 
 import os
+
+# Before NumPy or torch is loaded: small matrices, and several test processes at a time.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 from hypothesis import HealthCheck, settings
 

@@ -108,7 +108,7 @@ def test_encrypted_backends(
 
 
 def test_an_encrypted_network_is_the_masked_one(tmp_path: Path) -> None:
-    options = "--model fedacnnl --personalize --data digits --clients 8 --partition labels:4"
+    options = "--model fedacnnl --personalize"
     found = [
         figures(tmp_path / f"{backend}.json", *options.split(), "--backend", backend)
         for backend in ("mask", "bfv", "bfv+mask")
