@@ -1,0 +1,48 @@
+"""Signatures, and the frames that clients and key holders send (docs/protocol.md §3.2, §3.4)."""
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from reference.kdf import bind, digest, u64
+from reference.refused import Refused, need
+
+
+def sign(private: bytes, label: str, *parts: bytes) -> bytes:
+    """Ed25519 over bound parts."""
+    return Ed25519PrivateKey.from_private_bytes(private).sign(bind(label, *parts))
+
+
+def verify(public: bytes, signature: bytes, label: str, *parts: bytes) -> None:
+    """Refuses a signature that is not of this key, label and parts."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, bind(label, *parts))
+    except (InvalidSignature, ValueError):
+        raise Refused("expected a signature that verifies") from None
+
+
+def public_key(private: bytes) -> bytes:
+    """The Ed25519 key that others know."""
+    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def answers(question: bytes) -> bytes:
+    """The digest of the server's message that a frame answers."""
+    return digest("ANSWERED", question)
+
+
+def parts(transcript: bytes, question: bytes, place: int, message: bytes) -> tuple[bytes, ...]:
+    """What stands under a frame's signature."""
+    return transcript, answers(question), u64(place), digest("FRAME_SIGNATURE", message)
+
+
+def sign_frame(private: bytes, transcript: bytes, question: bytes, place: int, message: bytes) -> bytes:
+    """A message and its signature."""
+    return message + sign(private, "FRAME_SIGNATURE", *parts(transcript, question, place, message))
+
+
+def verify_frame(frame: bytes, public: bytes, transcript: bytes, question: bytes, place: int) -> bytes:
+    """The message of a frame."""
+    need(len(frame) > 64, "a message and its signature")
+    message, signature = frame[:-64], frame[-64:]
+    verify(public, signature, "FRAME_SIGNATURE", *parts(transcript, question, place, message))
+    return message

@@ -1,0 +1,141 @@
+"""The messages of a masked session (docs/protocol.md §5)."""
+
+from reference import fixedpoint, hpke
+from reference.refused import need
+from reference.schema import (
+    Fields,
+    Kind,
+    by_place,
+    data,
+    increasing,
+    integer,
+    many,
+    message,
+    name,
+    natural,
+    one_of,
+    read,
+    tuple_of,
+)
+
+VERSION = "secure-afl/1"
+
+
+def check_round(fields: Fields) -> None:
+    need(fields["length"] >= 1, "a value")
+    need(fields["modulus"] == 0 or 2**32 < fields["modulus"] < 2**63, "no modulus or one of 33 to 63 bits")
+
+
+def check_rounds(rounds: list[Fields], n: int) -> None:
+    """Names are unique, and no sum of n clients overflows."""
+    need(bool(rounds), "a round")
+    need(len({one["statistic"] for one in rounds}) == len(rounds), "each sum once")
+    for one in rounds:
+        fixedpoint.Code(one["fraction_bits"], one["magnitude"], n, one["width"])
+
+
+def check_parameters(fields: Fields) -> None:
+    n, degree, rounds = len(fields["cohort"]), fields["degree"], fields["rounds"]
+    need(n >= 2, "two clients")
+    sparse = fields["profile"] == "semi-honest" and 0 < degree < n - 1 and degree % 2 == 0
+    need(degree == n - 1 or sparse, "n - 1 neighbours, or an even number under the semi-honest profile")
+    need(1 <= fields["threshold"] <= degree + 1, "a threshold of 1 to degree + 1")
+    check_rounds(rounds, n)
+    for one in rounds:
+        t = one["modulus"]
+        need(t == rounds[0]["modulus"], "one modulus in all rounds")
+        need(t == 0 or n * one["magnitude"] <= t // 2, "a sum within half the modulus")
+
+
+PLACES = increasing(natural)
+ROUND = message(
+    "round",
+    {
+        "statistic": name,
+        "length": natural,
+        "fraction_bits": integer,
+        "magnitude": natural,
+        "width": natural,
+        "modulus": natural,
+    },
+    check_round,
+)
+PARAMETERS = message(
+    "parameters",
+    {
+        "version": one_of(VERSION),
+        "session": data(32),
+        "profile": one_of("active", "semi-honest"),
+        "suite": one_of("hybrid", "x25519"),
+        "roster": data(32),
+        "cohort": PLACES,
+        "degree": natural,
+        "threshold": natural,
+        "rounds": many(ROUND),
+    },
+    check_parameters,
+)
+ADVERTISE = message("advertise", {"channel_key": data(), "mask_keys": many(data())})
+BUNDLE = message(
+    "bundle",
+    {
+        "recipient": natural,
+        "sealed": data(),
+        "pair_secrets": many(data()),
+        "commitments": many(many(data())),
+        "signature": data(),
+    },
+)
+SHARES = message(
+    "shares",
+    {
+        "own_commitments": many(tuple_of(data(32), data(32))),
+        "bundles": increasing(BUNDLE, key=lambda bundle: int(bundle["recipient"])),
+    },
+)
+TO_CLIENTS: dict[str, Kind] = {
+    "directory": message("directory", {"transcript": data(32), "frames": by_place(data())}),
+    "delivery": message("delivery", {"transcript": data(32), "bundles": by_place(BUNDLE)}),
+    "sum request": message("sum request", {"transcript": data(32), "round": natural, "participants": PLACES}),
+    "survivors": message("survivors", {"transcript": data(32), "round": natural, "survivors": PLACES}),
+    "consents": message(
+        "consents", {"transcript": data(32), "round": natural, "signatures": by_place(data(64))}
+    ),
+}
+FROM_CLIENTS: dict[str, Kind] = {
+    "advertise": ADVERTISE,
+    "shares": SHARES,
+    "confirm": message("confirm", {"complaints": PLACES}),
+    "upload": message("upload", {"round": natural, "payload": data()}),
+    "consent": message("consent", {"round": natural, "signature": data(64)}),
+    "reveal": message("reveal", {"round": natural, "shares": by_place(data(33))}),
+}
+
+
+# ---- lengths that follow from the session --------------------------------------------------------
+
+
+def check_advertise(encoded: bytes, suite: str, rounds: int) -> Fields:
+    """K bytes a key, and a mask key a round."""
+    fields = read(encoded, {"advertise": ADVERTISE})
+    need(len(fields["mask_keys"]) == rounds, "a mask key for each round")
+    for key in (fields["channel_key"], *fields["mask_keys"]):
+        need(len(key) == hpke.KEY_BYTES[suite], "a key of the suite's length")
+    return fields
+
+
+def check_shares(encoded: bytes, suite: str, rounds: int, dealer: int) -> Fields:
+    """The lengths of own commitments and of each bundle."""
+    fields = read(encoded, {"shares": SHARES})
+    need(len(fields["own_commitments"]) == rounds, "own commitments for each round")
+    for bundle in fields["bundles"]:
+        paired = dealer < bundle["recipient"]
+        need(len(bundle["sealed"]) == 66 * rounds + hpke.OVERHEAD[suite], "sealed shares of each round")
+        need(len(bundle["pair_secrets"]) == (rounds if paired else 0), "pair secrets from low to high only")
+        for secret in bundle["pair_secrets"]:
+            need(len(secret) == 32 + hpke.OVERHEAD[suite], "a sealed pair secret")
+        need(len(bundle["commitments"]) == rounds, "commitments for each round")
+        for commitments in bundle["commitments"]:
+            need([len(one) for one in commitments] == [32] * (3 if paired else 2), "commitments of 32 bytes")
+        need(len(bundle["signature"]) == 64, "a signature")
+    return fields
