@@ -70,11 +70,11 @@ def fit(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
         raise CryptoError(f"expected a finite positive bound, got {demand.bound}")
     if 256 * noise(lattice, summands) > lattice.modulus // 2:
         raise CryptoError(f"{lattice.name} does not bear the noise of {summands} ciphertexts")
-    bits = floor(log2(lattice.room) - log2(summands) - log2(demand.bound))
-    # Rounded up, a bound may need one bit more.
+    # One more than the logarithms say, which are rounded; integers have the last word.
+    bits = min(floor(log2(lattice.room) - log2(summands) - log2(demand.bound)) + 1, FRACTION_BITS[-1])
     while bits in FRACTION_BITS and summands * _units(demand.bound, bits) > lattice.room:
         bits -= 1
-    if bits not in FRACTION_BITS or summands * _units(demand.bound, bits) > lattice.room:
+    if bits not in FRACTION_BITS:
         raise CryptoError(f"{lattice.name} does not hold a sum of {summands} values up to {demand.bound:g}")
     return FixedPoint(bits, _units(demand.bound, bits), summands, 8)
 
