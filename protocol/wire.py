@@ -8,7 +8,7 @@ Lengths and ranges are checked when a struct is built, on either side of the wir
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec.msgpack import Decoder
@@ -20,6 +20,8 @@ from secure_afl.crypto.kdf import Label, digest, integer
 VERSION = "secure-afl/1"
 _ENCODER = msgspec.msgpack.Encoder()
 M = TypeVar("M")
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+"""An integer in a message. Only fraction bits may be negative; lists are checked by `increasing`."""
 
 
 class WireError(ValueError):

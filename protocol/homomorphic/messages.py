@@ -11,7 +11,7 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.kdf import KEY_BYTES, Label, digest, integer
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.parameters import DIGEST_BYTES
-from secure_afl.protocol.wire import Message, exact, increasing
+from secure_afl.protocol.wire import Message, Natural, exact, increasing
 
 # ---- from a key holder ---------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Opened(Message, frozen=True, tag="opened"):
     several, the residues of its partial decryption.
     """
 
-    round: int
+    round: Natural
     payload: memoryview
 
 
@@ -72,8 +72,8 @@ class Joined(Message, frozen=True, tag="joined"):
 class EncryptedUpload(Message, frozen=True, tag="encrypted upload"):
     """payload: the ciphertexts' residues, as many bytes as the parameter set says."""
 
-    round: int
-    attempt: int
+    round: Natural
+    attempt: Natural
     payload: memoryview
 
 
@@ -83,7 +83,7 @@ class Tags(Message, frozen=True, tag="tags"):
     data_set: a digest of the name that its owner gives the data, see `data_set_digest`.
     """
 
-    tags: tuple[tuple[int, ...], ...]
+    tags: tuple[tuple[Natural, ...], ...]
     data_set: bytes
 
     def __post_init__(self) -> None:
@@ -135,8 +135,8 @@ class Invitation(Message, frozen=True, tag="invitation"):
 class EncryptedRequest(ServerMessage, frozen=True, tag="encrypted request"):
     """To clients: which round begins, who takes part; attempt counts the rounds begun in this session."""
 
-    round: int
-    attempt: int
+    round: Natural
+    attempt: Natural
     participants: tuple[int, ...]
 
     def _check(self) -> None:
@@ -146,8 +146,8 @@ class EncryptedRequest(ServerMessage, frozen=True, tag="encrypted request"):
 class Offer(ServerMessage, frozen=True, tag="offer"):
     """To key holders: the sum that is to be opened. ciphertexts: `ciphertexts_digest` of it."""
 
-    round: int
-    attempt: int
+    round: Natural
+    attempt: Natural
     contributors: tuple[int, ...]
     ciphertexts: bytes
 

@@ -14,7 +14,7 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
 from secure_afl.protocol.parameters import DIGEST_BYTES
-from secure_afl.protocol.wire import Message, WireError, exact, increasing
+from secure_afl.protocol.wire import Message, Natural, WireError, exact, increasing
 
 # ---- from a client -------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ class Bundle(Message, frozen=True, tag="bundle"):
     commitments: for each round the hashes of the two shares and, with a pair secret, of that too.
     """
 
-    recipient: int
+    recipient: Natural
     sealed: bytes
     pair_secrets: tuple[bytes, ...]
     commitments: tuple[tuple[bytes, ...], ...]
@@ -122,14 +122,14 @@ class Confirm(Message, frozen=True, tag="confirm"):
 class Upload(Message, frozen=True, tag="upload"):
     """Phase 3. payload: the masked vector, `width` bytes a value."""
 
-    round: int
+    round: Natural
     payload: memoryview
 
 
 class Consent(Message, frozen=True, tag="consent"):
     """Phase 4, active profile. A signature over the round and both sets, see `consent_parts`."""
 
-    round: int
+    round: Natural
     signature: bytes
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class Reveal(Message, frozen=True, tag="reveal"):
     set, so a client cannot be made to send both.
     """
 
-    round: int
+    round: Natural
     shares: tuple[tuple[int, bytes], ...]
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class Delivery(ServerMessage, frozen=True, tag="delivery"):
 class SumRequest(ServerMessage, frozen=True, tag="sum request"):
     """Phase 3. Which round begins, and who takes part in it: the clients to mask with."""
 
-    round: int
+    round: Natural
     participants: tuple[int, ...]
 
     def _check(self) -> None:
@@ -206,7 +206,7 @@ class Survivors(ServerMessage, frozen=True, tag="survivors"):
     second list, so no client can stand in both.
     """
 
-    round: int
+    round: Natural
     survivors: tuple[int, ...]
 
     def _check(self) -> None:
@@ -216,7 +216,7 @@ class Survivors(ServerMessage, frozen=True, tag="survivors"):
 class Consents(ServerMessage, frozen=True, tag="consents"):
     """Phase 4, active profile. The survivors' signatures, by sender."""
 
-    round: int
+    round: Natural
     signatures: tuple[tuple[int, bytes], ...]
 
     def _check(self) -> None:
