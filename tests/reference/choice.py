@@ -74,7 +74,8 @@ def deviation(lattice: Set, code: Code, n: int, decryptions: int) -> float:
     """σ, of the flooding of an entry."""
     size = lattice.degree
     norm = 2 * size**1.5 * sqrt(n / 24) + sqrt(size / 2) * n / 2
-    return sqrt(12 * decryptions) * 2.0**20 * norm * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    unit: float = 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    return float(sqrt(12 * decryptions) * 2.0**20 * norm) * unit
 
 
 def entry_error(lattice: Set, code: Code, n: int, decryptions: int) -> float:

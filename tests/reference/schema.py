@@ -72,7 +72,7 @@ def increasing(kind: Kind, key: Callable[[Any], int] = lambda entry: int(entry))
     """A list whose entries, or their keys, strictly increase from 0 on."""
 
     def checked(value: Any) -> list[Any]:
-        entries = many(kind)(value)
+        entries: list[Any] = many(kind)(value)
         keys = [key(entry) for entry in entries]
         need(all(a < b for a, b in pairwise([-1, *keys])), "an increasing list")
         return entries

@@ -1,0 +1,311 @@
+"""Vectors of hashes, keys, signatures, frames and sealed messages."""
+
+from typing import Any
+
+from reference import derivations as derived
+from reference import frames as signing
+from reference import kdf as hashing
+from reference import messagepack
+
+from vectors.cases import Vectors, secret
+from vectors.session import Session
+
+PARTS: dict[str, list[bytes]] = {
+    "no part": [],
+    "an empty part": [b""],
+    "two parts": [b"ab", b"c"],
+    "split elsewhere": [b"a", b"bc"],
+    "a long part": [bytes(range(256)) * 2],
+}
+
+
+def hexes(parts: list[bytes]) -> list[str]:
+    return [part.hex() for part in parts]
+
+
+def kdf() -> Vectors:
+    v = Vectors("Bound parts, digests and derived keys under every label, and u64.")
+    for value in (0, 1, 255, 2**32, 2**64 - 1):
+        v.good(f"u64 {value}", "u64", value=value)
+    for name, parts in PARTS.items():
+        for operation in ("bind", "digest"):
+            v.good(f"{operation}: {name}", operation, label="COMMITMENT", parts=hexes(parts))
+        given: dict[str, Any] = {"secret": secret("ikm").hex(), "label": "SELF_MASK", "parts": hexes(parts)}
+        v.good(f"derive: {name}", "derive", **given, length=32)
+    for length in (1, 31, 33, 64, 96):
+        v.good(f"derive {length}", "derive", secret="00" * 32, label="MASK_KEY", parts=[], length=length)
+    labels = list(hashing.LABELS)
+    for at, name in enumerate(labels):
+        listed = hexes([b"part", bytes([at])])
+        v.good(f"bind under {name}", "bind", about=name, label=name, parts=listed)
+        v.good(f"digest under {name}", "digest", about=name, label=name, parts=listed)
+        given = {"label": name, "parts": listed, "length": 32}
+        v.good(f"derive under {name}", "derive", about=name, secret=secret("ikm").hex(), **given)
+        size = (0, 31, 33, 64)[at % 4]
+        why = f"a secret of {size} bytes"
+        v.bad(
+            f"derive under {name} from {size} bytes", why, "derive", about=name, secret="11" * size, **given
+        )
+        private = secret("signer")
+        sign = {"label": name, "parts": listed}
+        signature = v.good(f"sign under {name}", "sign", about=name, private=private.hex(), **sign)
+        key = signing.public_key(private).hex()
+        v.good(f"verify under {name}", "verify", about=name, key=key, signature=signature, **sign)
+        other = labels[at - 1]
+        why = f"signed under {name}"
+        given = {"key": key, "signature": signature, "label": other, "parts": listed}
+        v.bad(f"verify under {other} what is not", why, "verify", about=name, **given)
+    return v
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def frames() -> Vectors:
+    v = Vectors("Identity keys, signatures, and the frames of clients and key holders.")
+    private, other = secret("identity"), secret("another identity")
+    key = v.good("an identity key", "identity key", private=private.hex())
+    v.good("another identity key", "identity key", private=other.hex())
+    given: dict[str, Any] = {"label": "CONSENT_SIGNATURE", "parts": hexes([b"one", b"two"])}
+    signature = v.good("a signature", "sign", private=private.hex(), **given)
+    v.good("it verifies", "verify", key=key, signature=signature, **given)
+    raw, order = bytes.fromhex(signature), 2**252 + 27742317777372353535851937790883648493
+    large = raw[:32] + (int.from_bytes(raw[32:], "little") + order).to_bytes(32, "little")
+    for name, why, changed in (
+        ("first half altered", "no such signature", {"signature": flipped(raw, 3).hex()}),
+        ("second half altered", "no such signature", {"signature": flipped(raw, 40).hex()}),
+        ("S not reduced", "S is not below the order (RFC 8032 §5.1.7)", {"signature": large.hex()}),
+        ("cut", "63 bytes", {"signature": raw[:-1].hex()}),
+        ("lengthened", "65 bytes", {"signature": raw.hex() + "00"}),
+        ("empty", "no bytes", {"signature": ""}),
+        ("another key", "another signed", {"key": signing.public_key(other).hex()}),
+        ("a short key", "31 bytes", {"key": key[2:]}),
+        ("parts in another order", "other parts", {"parts": given["parts"][::-1]}),
+        ("parts joined", "other parts", {"parts": [b"onetwo".hex()]}),
+        ("another label", "other label", {"label": "KEY_SIGNATURE"}),
+    ):
+        v.bad(
+            f"a signature, {name}", why, "verify", **{"key": key, "signature": signature, **given, **changed}
+        )
+
+    transcript, question = secret("transcript"), b"\x92\xa9directory"
+    confirm = messagepack.pack(["confirm", [1, 3]])
+    sent = {"transcript": transcript.hex(), "question": question.hex(), "place": 2}
+    framed = v.good("a frame", "sign frame", private=private.hex(), message=confirm.hex(), **sent)
+    joined = messagepack.pack(["joined"]).hex()
+    v.good("a frame of place 0", "sign frame", private=private.hex(), message=joined, **{**sent, "place": 0})
+    largest = {**sent, "place": 2**64 - 1}
+    v.good("a frame of the largest place", "sign frame", private=private.hex(), message=joined, **largest)
+    v.good("it is read", "verify frame", frame=framed, key=key, **sent)
+    v.good("the question's digest", "answered", question=question.hex())
+    v.good("an empty question's digest", "answered", question="")
+    raw = bytes.fromhex(framed)
+    for name, why, changed in (
+        ("message altered", "not what was signed", {"frame": flipped(raw, 9).hex()}),
+        ("signature altered", "no such signature", {"frame": flipped(raw, len(raw) - 1).hex()}),
+        ("cut", "a byte too few", {"frame": framed[:-2]}),
+        ("cut in front", "a byte too few", {"frame": framed[2:]}),
+        ("lengthened", "a byte too many", {"frame": framed + "00"}),
+        ("only a signature", "no message", {"frame": framed[-128:]}),
+        ("empty", "no bytes", {"frame": ""}),
+        ("another sender's key", "another signed", {"key": signing.public_key(other).hex()}),
+        ("another place", "signed as place 2", {"place": 3}),
+        ("another question", "it answers another", {"question": (question + b"!").hex()}),
+        ("no question", "it answers one", {"question": ""}),
+        ("another session", "another transcript", {"transcript": secret("another").hex()}),
+    ):
+        v.bad(f"a frame, {name}", why, "verify frame", **{"frame": framed, "key": key, **sent, **changed})
+    unhashed = confirm + signing.sign(
+        private, "FRAME_SIGNATURE", transcript, question, hashing.u64(2), confirm
+    )
+    why = "over the message and question, not their digests"
+    v.bad("a frame, signed without digests", why, "verify frame", frame=unhashed.hex(), key=key, **sent)
+    return v
+
+
+def sealed() -> Vectors:
+    v = Vectors(
+        "Key pairs from seeds, and sealed messages that they open. Sealing is random; these were made once."
+    )
+    for suite in ("x25519", "hybrid"):
+        s = Session(suite)
+        for name in ("CHANNEL_KEY", "MASK_KEY"):
+            v.good(f"{suite} {name}", "key pair", suite=suite, seed=s.secret("pair").hex(), label=name)
+            v.bad(
+                f"{suite} {name} of 31 bytes",
+                "seeds have 32",
+                "key pair",
+                suite=suite,
+                seed="00" * 31,
+                label=name,
+            )
+        seed, info = s.secret("mask seed 1"), derived.pair_info(s.transcript, 0, 0, 1)
+        key = s.keys(1, "mask").public
+        message = s.sealed(key, s.secret("plain"), info)
+        given = {"suite": suite, "seed": seed.hex(), "label": "MASK_KEY"}
+        about = {"info": info.hex()}
+        v.good(f"{suite} opens", "open sealed", **given, sealed=message.hex(), **about)
+        nothing = s.sealed(key, b"", b"")
+        v.good(f"{suite} opens nothing", "open sealed", **given, sealed=nothing.hex(), info="")
+        for name, why, changed in (
+            ("another info", "sealed for another", {"info": info.hex() + "00"}),
+            ("a cut info", "sealed for another", {"info": info.hex()[:-2]}),
+            ("another seed", "sealed to another", {"seed": "01" * 32}),
+            ("another use", "sealed to another", {"label": "CHANNEL_KEY"}),
+            ("encapsulation altered", "another shared secret", {"sealed": flipped(message, 0).hex()}),
+            (
+                "X25519 altered",
+                "another shared secret",
+                {"sealed": flipped(message, len(message) - 80).hex()},
+            ),
+            ("ciphertext altered", "no such tag", {"sealed": flipped(message, len(message) - 30).hex()}),
+            ("tag altered", "no such tag", {"sealed": flipped(message, len(message) - 1).hex()}),
+            ("cut", "a byte too few", {"sealed": message[:-1].hex()}),
+            ("lengthened", "a byte too many", {"sealed": message.hex() + "00"}),
+            ("only an encapsulation", "no tag", {"sealed": message[:-48].hex()}),
+            ("empty", "no bytes", {"sealed": ""}),
+            (
+                "of low order",
+                "a shared secret of zeros",
+                {"sealed": (bytes(len(message) - 48) + message[-48:]).hex()},
+            ),
+        ):
+            merged = {**given, "sealed": message.hex(), **about, **changed}
+            v.bad(f"{suite}, {name}", why, "open sealed", **merged)
+        v.good(f"{suite} can be sealed to", "seal to", suite=suite, key=key.hex())
+        v.bad(f"{suite} short key", "a byte too few", "seal to", suite=suite, key=key[:-1].hex())
+        v.bad(f"{suite} long key", "a byte too many", "seal to", suite=suite, key=key.hex() + "00")
+        low = key[:-32] + bytes(32)
+        v.bad(f"{suite} key of low order", "X25519 gives zeros", "seal to", suite=suite, key=low.hex())
+    high = b"\xff\xff\xff" + key[3:]
+    v.bad(
+        "hybrid key out of range",
+        "ML-KEM coefficients are below 3329",
+        "seal to",
+        suite="hybrid",
+        key=high.hex(),
+    )
+    return v
+
+
+def derivations() -> Vectors:
+    v = Vectors("What both protocols derive, hash and sign.")
+    s = Session("x25519")
+    members = [[name, key.hex()] for name, key in s.members]
+    v.good("a roster", "roster digest", members=members)
+    v.good("the roster in another order", "roster digest", members=members[::-1])
+    v.good("a roster of long names", "roster digest", members=[["é" * 64, members[0][1]]])
+    for name, why, listed in (
+        ("nobody", "empty", []),
+        ("a name twice", "names are unique", [members[0], ["site-0", members[1][1]]]),
+        ("a key twice", "keys are unique", [members[0], ["site-1", members[0][1]]]),
+        ("no name", "empty name", [["", members[0][1]]]),
+        ("a name of 65", "64 code points", [["x" * 65, members[0][1]]]),
+        ("a line break", "not printable", [["site\n0", members[0][1]]]),
+        ("a short key", "31 bytes", [["site-0", members[0][1][2:]]]),
+    ):
+        v.bad(f"a roster with {name}", why, "roster digest", members=listed)
+    agreed = ["agreement", "secure-afl/1", secret("session"), "bfv-46", "sum", b"", secret("roster")]
+    agreement = messagepack.pack([*agreed, secret("holders"), [0, 1], [["round", "sum", 3, 20, 1000, 8, 0]]])
+    v.good("a transcript", "transcript", message=s.parameters.hex())
+    v.good("a transcript of an agreement", "transcript", message=agreement.hex())
+    v.bad("a transcript of more", "trailing bytes", "transcript", message=s.parameters.hex() + "00")
+    directory = messagepack.pack(s.directory)
+    digest = v.good("a directory", "directory digest", message=directory.hex())
+    fewer = messagepack.pack([*s.directory[:2], s.directory[2][1:]])
+    v.good("a smaller directory", "directory digest", message=fewer.hex())
+    swapped = messagepack.pack([*s.directory[:2], s.directory[2][::-1]])
+    v.bad("a directory out of order", "not increasing", "directory digest", message=swapped.hex())
+
+    session = s.transcript.hex()
+    seed = s.secret("mask seed 0").hex()
+    for round_, high in ((0, 1), (0, 3), (7, 1), (2**40, 2**64 - 1)):
+        name = f"in round {round_} with {high}"
+        place = {"transcript": session, "round": round_}
+        pair = v.good(f"pair secret {name}", "pair secret", mask_seed=seed, high=high, **place)
+        v.good(f"pair mask {name}", "pair mask key", secret=pair, one=0, other=high, **place)
+        v.good(f"self mask {name}", "self mask key", seed=seed, place=high, **place)
+    place = {"transcript": session, "round": 0}
+    v.good("pair mask from the other side", "pair mask key", secret=pair, one=2**64 - 1, other=0, **place)
+    v.bad("pair secret of 31 bytes", "secrets have 32", "pair secret", mask_seed="00" * 31, high=1, **place)
+    v.bad(
+        "pair mask of 33 bytes", "secrets have 32", "pair mask key", secret="00" * 33, one=0, other=1, **place
+    )
+    v.bad("self mask of 0 bytes", "secrets have 32", "self mask key", seed="", place=1, **place)
+    for kind in range(3):
+        value = (s.dealt(0, "mask")[2], s.dealt(0, "self")[2], bytes.fromhex(pair))[kind].hex()
+        v.good(
+            f"commitment of kind {kind}", "commitment", dealer=0, holder=1, kind=kind, secret=value, **place
+        )
+    v.good("commitment, sides swapped", "commitment", dealer=1, holder=0, kind=2, secret=value, **place)
+    share = s.dealt(0, "self")[1].hex()
+    v.good(
+        "own commitments",
+        "own commitments",
+        place=0,
+        seed=s.secret("self seed 0").hex(),
+        share=share,
+        **place,
+    )
+    sets = {"participants": [0, 1, 2, 3], "survivors": [0, 2, 3]}
+    v.good("consent", "consent parts", directory=digest, **place, **sets)
+    v.good(
+        "consent of others",
+        "consent parts",
+        directory=digest,
+        **place,
+        participants=[0, 1, 2],
+        survivors=[3, 4],
+    )
+    v.good("info of shares", "shares info", transcript=session, dealer=0, holder=1)
+    v.good("info of shares back", "shares info", transcript=session, dealer=1, holder=0)
+    v.good("info of a pair secret", "pair info", dealer=0, holder=1, **place)
+
+    draft = messagepack.pack([*s.bundle(0, 1)[:-1], bytes(64)]).hex()
+    signer = {"transcript": session, "dealer": 0}
+    bundle = v.good(
+        "a signed bundle", "sign bundle", private=s.secret("identity 0").hex(), bundle=draft, **signer
+    )
+    key = members[0][1]
+    v.good("a bundle verifies", "verify bundle", bundle=bundle, key=key, **signer)
+    one, two = s.bundle(0, 1), s.bundle(0, 2)
+    for name, why, changed in (
+        ("another dealer", "dealt by place 0", {"dealer": 1}),
+        ("another key", "another signed", {"key": members[1][1]}),
+        ("another session", "another transcript", {"transcript": secret("another").hex()}),
+        ("unsigned", "a signature of zeros", {"bundle": draft}),
+        ("another recipient", "dealt to place 1", {"bundle": messagepack.pack([one[0], 2, *one[2:]]).hex()}),
+        ("other shares", "not signed", {"bundle": messagepack.pack([*one[:2], two[2], *one[3:]]).hex()}),
+        (
+            "other pair secrets",
+            "not signed",
+            {"bundle": messagepack.pack([*one[:3], two[3], *one[4:]]).hex()},
+        ),
+        ("other commitments", "not signed", {"bundle": messagepack.pack([*one[:4], two[4], one[5]]).hex()}),
+        ("a long bundle", "trailing byte", {"bundle": bundle + "00"}),
+    ):
+        given = {"bundle": bundle, "key": key, **signer, **changed}
+        v.bad(f"a bundle, {name}", why, "verify bundle", about="bundle", **given)
+    bad = {"private": s.secret("identity 0").hex(), "bundle": draft[:-2], **signer}
+    v.bad("a bundle that is cut is not signed", "a byte too few", "sign bundle", **bad)
+
+    v.good("key share commitment", "share commitment", transcript=session, party=4, share="00010203")
+    v.good(
+        "key share commitment of another", "share commitment", transcript=session, party=5, share="00010203"
+    )
+    v.good("fingerprint", "key parts", transcript=session, key="00010203")
+    offer = ["offer", s.transcript, 1, 2, [0, 1, 3], secret("sum")]
+    v.good("challenge", "challenge parts", offer=messagepack.pack(offer).hex(), seed=secret("seed").hex())
+    other = messagepack.pack([*offer[:2], 1, 3, [], secret("sum")]).hex()
+    v.good("challenge without contributors", "challenge parts", offer=other, seed=secret("seed").hex())
+    twice = messagepack.pack([*offer[:4], [0, 0], secret("sum")]).hex()
+    v.bad(
+        "challenge over a contributor twice", "not increasing", "challenge parts", offer=twice, seed="00" * 32
+    )
+    v.good("offered ciphertexts", "ciphertexts digest", transcript=session, ciphertexts="000102")
+    v.good("offered nothing", "ciphertexts digest", transcript=session, ciphertexts="")
+    v.good("data set", "data set digest", client="site-0", data_set="patients 2024")
+    v.good("data set, split elsewhere", "data set digest", client="site-0p", data_set="atients 2024")
+    v.good("data set, not ASCII", "data set digest", client="Zürich", data_set="été")
+    return v

@@ -1,0 +1,87 @@
+"""One small masked session with fixed secrets: what its messages are, made with the reference."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from reference import derivations, frames, hpke, kdf, messagepack, shamir
+
+from vectors.cases import secret
+
+N, T = 4, 3
+
+
+@dataclass(frozen=True)
+class Session:
+    """Four clients, one round, the active profile."""
+
+    suite: str
+
+    def secret(self, name: str) -> bytes:
+        return secret(f"{self.suite} {name}")
+
+    @cached_property
+    def members(self) -> list[tuple[str, bytes]]:
+        return [(f"site-{i}", frames.public_key(self.secret(f"identity {i}"))) for i in range(N)]
+
+    @cached_property
+    def parameters(self) -> bytes:
+        head = ["parameters", "secure-afl/1", self.secret("session"), "active", self.suite]
+        round_ = ["round", "sum 0", 5, 22, 419430400, 4, 0]
+        roster = derivations.roster_digest(self.members)
+        return messagepack.pack([*head, roster, [*range(N)], N - 1, T, [round_]])
+
+    @cached_property
+    def transcript(self) -> bytes:
+        return kdf.digest("TRANSCRIPT", self.parameters)
+
+    def keys(self, place: int, what: str) -> hpke.KeyPair:
+        """what: channel or mask."""
+        return hpke.KeyPair(self.suite, self.secret(f"{what} seed {place}"), f"{what.upper()}_KEY")
+
+    def advertise(self, place: int) -> list[Any]:
+        return ["advertise", self.keys(place, "channel").public, [self.keys(place, "mask").public]]
+
+    def frame(self, place: int, question: bytes, message: list[Any]) -> bytes:
+        private = self.secret(f"identity {place}")
+        return frames.sign_frame(private, self.transcript, question, place, messagepack.pack(message))
+
+    @cached_property
+    def directory(self) -> list[Any]:
+        said = [[place, self.frame(place, self.parameters, self.advertise(place))] for place in range(N)]
+        return ["directory", self.transcript, said]
+
+    def dealt(self, place: int, what: str) -> dict[int, bytes]:
+        """Shares of a client's mask seed or self seed, by point."""
+        draws = [int.from_bytes(self.secret(f"{what} {place} {i}"), "big") for i in range(T - 1)]
+        return shamir.split(self.secret(f"{what} seed {place}"), T, [i + 1 for i in range(N)], draws)
+
+    def bundle(self, dealer: int, holder: int) -> list[Any]:
+        shares = [self.dealt(dealer, what)[holder + 1] for what in ("mask", "self")]
+        held, secrets = list(shares), []
+        if dealer < holder:
+            seed = self.secret(f"mask seed {dealer}")
+            held.append(derivations.pair_secret(seed, self.transcript, 0, holder))
+            info = derivations.pair_info(self.transcript, 0, dealer, holder)
+            secrets = [self.sealed(self.keys(holder, "mask").public, held[2], info)]
+        info = derivations.shares_info(self.transcript, dealer, holder)
+        sealed = self.sealed(self.keys(holder, "channel").public, b"".join(shares), info)
+        commitments = [
+            derivations.commitment(self.transcript, 0, dealer, holder, kind, one)
+            for kind, one in enumerate(held)
+        ]
+        parts = (sealed, b"".join(secrets), b"".join(commitments))
+        places = (self.transcript, kdf.u64(dealer), kdf.u64(holder))
+        signature = frames.sign(self.secret(f"identity {dealer}"), "BUNDLE_SIGNATURE", *places, *parts)
+        return ["bundle", holder, sealed, secrets, [commitments], signature]
+
+    def sealed(self, key: bytes, plain: bytes, info: bytes) -> bytes:
+        return hpke.seal(self.suite, key, plain, info, self.secret("seal " + info.hex()))
+
+    def shares(self, place: int) -> list[Any]:
+        seed, share = self.secret(f"self seed {place}"), self.dealt(place, "self")[place + 1]
+        own = [
+            derivations.self_commitment(self.transcript, 0, place, seed),
+            derivations.commitment(self.transcript, 0, place, place, 1, share),
+        ]
+        return ["shares", [own], [self.bundle(place, other) for other in range(N) if other != place]]
