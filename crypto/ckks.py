@@ -71,8 +71,8 @@ def fit(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
     if 256 * noise(lattice, summands) > lattice.modulus // 2:
         raise CryptoError(f"{lattice.name} does not bear the noise of {summands} ciphertexts")
     # One more than the logarithms say, which are rounded; integers have the last word.
-    bits = min(floor(log2(lattice.room) - log2(summands) - log2(demand.bound)) + 1, FRACTION_BITS[-1])
-    while bits in FRACTION_BITS and summands * _units(demand.bound, bits) > lattice.room:
+    bits = floor(log2(lattice.room) - log2(summands) - log2(demand.bound)) + 1
+    while bits >= FRACTION_BITS[0] and summands * _units(demand.bound, bits) > lattice.room:
         bits -= 1
     if bits not in FRACTION_BITS:
         raise CryptoError(f"{lattice.name} does not hold a sum of {summands} values up to {demand.bound:g}")

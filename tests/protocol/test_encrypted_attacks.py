@@ -487,13 +487,13 @@ def test_rounds_and_attempts_out_of_range(number: int) -> None:
         EncryptedRequest(attack.transcript, number, 1, everybody),
         EncryptedRequest(attack.transcript, 0, -1, everybody),
     ):
-        with pytest.raises(RemoteProtocolError, match="expected a new attempt"):
+        with pytest.raises(RemoteProtocolError, match=r"expected a new attempt|Expected `int` >= 0"):
             attack.clients[0].receive(encode(request))
     for offer in (
         Offer(attack.transcript, number, 1, everybody, bytes(32)),
         Offer(attack.transcript, 0, -1, everybody, bytes(32)),
     ):
-        with pytest.raises(RemoteProtocolError, match="expected a new attempt"):
+        with pytest.raises(RemoteProtocolError, match=r"expected a new attempt|Expected `int` >= 0"):
             attack.holders[0].receive(encode(offer))
     attack.collect()
     assert attack.open(attack.total(range(4)), range(4))

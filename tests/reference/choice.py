@@ -8,7 +8,6 @@ from reference.lattice import SETS, Set
 from reference.refused import Refused, need
 
 TAIL = 61 * log(2)  # L
-BITS = range(-512, 513)
 
 
 # ---- BFV -----------------------------------------------------------------------------------------
@@ -65,8 +64,8 @@ def fit_ckks(lattice: Set, bound: float, n: int) -> Code:
     """The most fraction bits with which no sum leaves (−q/2, q/2)."""
     need(isfinite(bound) and bound > 0, "a positive bound")
     need(256 * ckks_noise(lattice, n) <= lattice.q // 2, "a set that bears the noise")
-    held = [f for f in BITS if n * units(bound, f) <= lattice.room]
-    need(bool(held), "a set that holds the sum")
+    held = [f for f in range(-512, 514) if n * units(bound, f) <= lattice.room]
+    need(bool(held) and held[-1] <= 512, "-512 to 512 fraction bits")
     return Code(held[-1], units(bound, held[-1]), n, 8)
 
 

@@ -219,11 +219,11 @@ def choice() -> Vectors:
         ("a bound that just fits", [(5, room / 2, inf)], 2),
         ("a bound that just does not", [(5, nextafter(room / 2, inf), inf)], 2),
         ("a bound whose logarithm rounds down", [(1, float.fromhex("0x1.fc03fc0000000p+22"), 1e9)], 257),
-        ("a tiny bound", [(5, 1e-300, inf)], 3),
     ):
         v.good(f"ckks {name}", "choose ckks", **ckks(accepted, n))
     v.bad("ckks too exact", "no set guarantees it", "choose ckks", **ckks([(5, 100.0, 1e-12)], 4))
     v.bad("ckks too large", "no set holds it", "choose ckks", **ckks([(5, 1e300, inf)], 4))
+    v.bad("ckks of a tiny bound", "more than 512 bits", "choose ckks", **ckks([(5, 1e-300, inf)], 3))
     v.bad("ckks without a bound", "not positive", "choose ckks", **ckks([(5, 0.0, inf)], 4))
     v.bad("ckks of an infinite bound", "not finite", "choose ckks", **ckks([(5, inf, inf)], 4))
 
