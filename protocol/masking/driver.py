@@ -40,10 +40,12 @@ class Cohort(Exchange):
 
     def collect(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> None:
         """The uploads of round `number`."""
+        self._contribute = contribute
         self.run(lambda: self.server.open_round(number, among), contribute)
 
     def open(self) -> MaskedSum:
         """The sum of what was collected."""
         while self.server.state is not ServerState.UNMASKING:
-            self.run(self.server.advance, nothing_wanted)
+            # A client that was asked late is heard, and its upload refused.
+            self.run(self.server.advance, self._contribute)
         return self.timed(self.server.unmask)

@@ -197,3 +197,12 @@ def test_every_width_carries_the_same_sum(fraction_bits: int) -> None:
     code = session.codes[0]
     real = np.sum([session.vectors[place, 0] for place in range(4)], axis=0)
     assert np.abs(code.decode_sum(result.words, 4) - real).max() <= code.entry_error(4) + 1e-12
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_client_that_is_asked_too_late_is_left_out(profile: Profile) -> None:
+    network = FaultyNetwork([Fault("late", "collecting", frozenset({0}), upward=False)])
+    session = WORLDS[5].session(WORLDS[5].propose(profile=profile), network).set_up()
+    result = session.sum()
+    assert result.survivors == (1, 2, 3, 4)
+    assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
