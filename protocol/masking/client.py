@@ -200,8 +200,7 @@ class MaskingClient:
             number: (split(keys.mask_seed, threshold, points), split(keys.self_seed, threshold, points))
             for number, keys in self._rounds.items()
         }
-        for number, keys in self._rounds.items():
-            keys.own_share = dealt[number][messages.SELF_SHARE][here + 1]
+        pair_secrets: dict[int, dict[int, bytes]] = {number: {} for number in self._rounds}
         bundles = []
         for holder, advertise in sorted(advertised.items()):
             shares = [(seeds[holder + 1], selfs[holder + 1]) for seeds, selfs in dealt.values()]
@@ -210,7 +209,7 @@ class MaskingClient:
             if here < holder:
                 for number, keys in self._rounds.items():
                     secret = messages.pair_secret(keys.mask_seed, self._transcript, number, holder)
-                    keys.pair_secrets[holder] = secret
+                    pair_secrets[number][holder] = secret
                     held[number] = (*shares[number], secret)
                     info = messages.pair_info(self._transcript, number, here, holder)
                     sealed_secrets.append(seal(suite, advertise.mask_keys[number], secret, info))
@@ -232,6 +231,10 @@ class MaskingClient:
                     ),
                 )
             )
+        # Nothing is kept before every key has proved to be one: a refusal changes nothing.
+        for number, keys in self._rounds.items():
+            keys.own_share = dealt[number][messages.SELF_SHARE][here + 1]
+            keys.pair_secrets.update(pair_secrets[number])
         own_commitments = tuple(
             messages.own_commitments(self._transcript, number, here, keys.self_seed, keys.own_share)
             for number, keys in self._rounds.items()
