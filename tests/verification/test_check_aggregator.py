@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from scipy.stats import chi2
-from verification import broken
 
 from secure_afl.aggregation import Aggregator, MaskedAggregator, PlainAggregator
 from secure_afl.encrypted import EncryptedAggregator
@@ -27,6 +26,7 @@ from secure_afl.testing.aggregators import (
     check_aggregator,
     generators_noted,
 )
+from verification import broken
 
 SEMI_HONEST = Policy(profiles=frozenset({Profile.SEMI_HONEST}))
 NO_SHARES = "one_kind_of_share_is_revealed"

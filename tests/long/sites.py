@@ -1,0 +1,738 @@
+"""Every state that one of our real clients can be brought into by a server that may send it anything.
+
+A *site* is one client's `Ledger` and its `MaskingClient`s, one a session: the real classes with the real policy.
+`Model.moves` feeds a copy of a site every message of a finite alphabet and keeps what the site accepted, under
+a name (its *node*), with the *facts* that leave it: keys, bundles, uploads, consents, shares, all read out of the
+bytes that it sent.
+
+What is replaced beneath the state machines (`stand_ins`):
+- randomness: a function of client, session and step, so that two ways into one state give one state;
+- unless `real_crypto`: HPKE and Ed25519 by hashes of the right lengths, which open and verify just where the real
+  ones do. A hash is easy to forge, yet the alphabet holds no forgery that verifies.
+Wire format, frames, commitments, Shamir's shares, key derivation and masks are the real ones.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations, product
+from types import MethodType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
+from msgspec.structs import replace
+
+from secure_afl.crypto import shamir
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
+from secure_afl.crypto.kdf import Label, bind, derive
+from secure_afl.protocol import wire
+from secure_afl.protocol.errors import PolicyError, RemoteProtocolError
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking import client as client_module
+from secure_afl.protocol.masking import graph, messages
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.messages import (
+    Consent,
+    Consents,
+    Delivery,
+    Directory,
+    Reveal,
+    Shares,
+    SumRequest,
+    Survivors,
+    Upload,
+)
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.wire import decode, encode
+
+Said = tuple[Any, ...]
+"""A message of the server in words: its kind, the session, and what it says; places only, so that it can be renamed."""
+Fact = tuple[Any, ...]
+"""Something that the adversary has once it left a client: its kind, the session, and what it is."""
+Rank = tuple[int, int]
+"""When a message has its turn: the session, the phase in it. What it needs leaves clients at lower ranks."""
+
+SEED, SELF = messages.SEED_SHARE, messages.SELF_SHARE
+LENGTH, BOUND, BITS = 2, 100.0, 20
+DATA_SET = "rows"
+_ROUND = 16  # ranks a round
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is explored.
+
+    colluders: the last places of the roster. equivocate: colluders have a second set of keys to show.
+    consistent: the server says the same to everybody (it follows the protocol, and anybody may drop out at any
+    point); else it may lie to each client as it likes. weak: a defence that is taken out, see `WEAK`.
+    """
+
+    clients: int = 4
+    rounds: int = 1
+    colluders: int = 0
+    profile: Profile = Profile.ACTIVE
+    sessions: int = 1
+    related: bool = False
+    equivocate: bool = True
+    consistent: bool = False
+    weak: str = ""
+    real_crypto: bool = False
+
+    @property
+    def honest(self) -> range:
+        return range(self.clients - self.colluders)
+
+    @property
+    def liars(self) -> range:
+        return range(self.clients - self.colluders, self.clients)
+
+
+# ---- defences that can be taken out --------------------------------------------------------------
+
+
+class NoConsents(MaskingClient):
+    """Reveals to whoever says that there are consents."""
+
+    def _reveal_with_consents(self, consents: Consents) -> bytes:
+        self._check_round(consents.round)
+        return self._reveal()
+
+
+class AnswersAgain(MaskingClient):
+    """Keeps a round's shares after it revealed, and takes another list of survivors: both kinds can be had."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        keys = getattr(self, "_current", None)
+        answer = super().receive(data)
+        if keys is not None and self._current is None and self.state is client_module.ClientState.READY:
+            self.state, self._current = client_module.ClientState.UPLOADED, keys
+        return answer
+
+
+class UnrelatedSums(MaskingClient):
+    """Forgets who survived the sums before."""
+
+    def _consent(self, message: Survivors) -> bytes:
+        self._related = None
+        return super()._consent(message)
+
+
+class NoLedger(Ledger):
+    """Lets a data set serve any session."""
+
+    def use(self, data_set: str, session: bytes) -> None:
+        pass
+
+
+WEAK = {
+    "": "nothing",
+    "consents": "consents are not checked",
+    "threshold": "threshold n/2 under the active profile",
+    "either-or": "a client answers a second list of survivors in a round",
+    "ledger": "a data set serves any session",
+    "minimum": "a sum may have one survivor",
+    "related": "`same_survivors` is ignored",
+    "self mask": "uploads have no self mask",
+}
+_KINDS: dict[str, type[MaskingClient]] = {
+    "consents": NoConsents,
+    "either-or": AnswersAgain,
+    "related": UnrelatedSums,
+}
+
+
+# ---- beneath the state machines ------------------------------------------------------------------
+
+
+class Draws:
+    """In the place of the module `secrets`: the same draws whenever a client does the same step."""
+
+    def begin(self, *what: object) -> None:
+        self._key, self._count = repr(what).encode(), 0
+
+    def _next(self) -> bytes:
+        self._count += 1
+        return hashlib.sha512(self._key + self._count.to_bytes(4, "big")).digest()
+
+    def token_bytes(self, size: int) -> bytes:
+        return self._next()[:size]
+
+    def randbelow(self, limit: int) -> int:
+        return int.from_bytes(self._next(), "big") % limit
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha512(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+
+
+class HashedKeyPair:
+    """For `KeyPair`: the public key is a hash of the seed, and what is sealed to it lies open beside a hash."""
+
+    def __init__(self, suite: Suite, seed: bytes, label: Label) -> None:
+        self.suite = suite
+        self.public_key = derive(seed, label, suite.value.encode())
+
+    def open(self, sealed: bytes, info: bytes) -> bytes:
+        plain = sealed[48:]
+        if sealed[:48] != _hash(self.public_key, info, plain)[:48]:
+            raise CryptoError("a sealed message does not open")
+        return plain
+
+
+def _hashed_seal(suite: Suite, public_key: bytes, plaintext: bytes, info: bytes) -> bytes:
+    return _hash(public_key, info, plaintext)[:48] + plaintext
+
+
+def _hashed_sign(self: Identity, label: Label, *parts: bytes) -> bytes:
+    return _hash(self.verify_key, bind(label, *parts))
+
+
+def _hashed_verify(verify_key: bytes, signature: bytes, label: Label, *parts: bytes) -> None:
+    if signature != _hash(verify_key, bind(label, *parts)):
+        raise CryptoError("the signature does not verify")
+
+
+@dataclass
+class Site:
+    """One honest client of the federation: what it remembers, and its part in every session."""
+
+    place: int
+    ledger: Ledger
+    sessions: list[MaskingClient]
+    revealed: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+@dataclass
+class Node:
+    """A state of one site. facts, gone: what left it, as a set of bits; path: how it was reached first."""
+
+    place: int
+    site: Site
+    facts: int
+    parent: int
+    said: Said | None
+
+
+@dataclass(frozen=True)
+class Move:
+    """A message that the node's site accepts: what the adversary must have to send it, and the next node."""
+
+    rank: Rank
+    said: Said
+    need: int
+    target: int
+
+
+class Model:
+    """All nodes of all honest sites, made as they are asked for."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.nodes: list[Node] = []
+        self.calls = self.refused = 0
+        self._names: dict[tuple[int, bytes, int], int] = {}
+        self._moves: dict[int, tuple[Move, ...]] = {}
+        self._images: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._bits: dict[Fact, int] = {}
+        self.known: list[Fact] = []  # the fact of each bit
+        self._captured: tuple[list[bytes], list[bytes]] = ([], [])
+        self._draws = Draws()
+        self._entries: dict[bytes, tuple[tuple[int, int], ...]] = {}  # by the digest of a directory
+        n = bounds.clients
+        self.cohort = tuple(range(n))
+        self._identities = [
+            Identity(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"site %d" % i).digest()))
+            for i in self.cohort
+        ]
+        self.roster = Roster(
+            tuple(Member(f"site-{i}", one.verify_key) for i, one in enumerate(self._identities))
+        )
+        self.plan = [
+            SumPlan(f"sum {r}", LENGTH, BOUND, BITS, same_survivors=bounds.related)
+            for r in range(bounds.rounds)
+        ]
+        corrupted = 0.1 if bounds.colluders <= 1 else bounds.colluders / n
+        self.policy = Policy(
+            profiles=frozenset({bounds.profile}), suites=frozenset({Suite.X25519}), corrupted=corrupted
+        )
+        draws = np.random.default_rng(n)
+        self.vectors: dict[tuple[int, int], npt.NDArray[np.float64]] = {
+            (place, r): draws.uniform(-BOUND, BOUND, LENGTH)
+            for place in self.cohort
+            for r in range(bounds.rounds)
+        }
+        with self.stand_ins():
+            self._prepare()
+            self.roots = tuple(self._intern(place, self._site(place), 0, -1, None) for place in bounds.honest)
+
+    @contextmanager
+    def stand_ins(self) -> Iterator[None]:
+        """Randomness, and what else the bounds say, is replaced inside."""
+        weak = self.bounds.weak
+        real_masks = client_module.add_keystreams
+
+        def captured(vector: Any, *, plus: Sequence[bytes], minus: Sequence[bytes], modulus: int) -> None:
+            if weak == "self mask":
+                plus = plus[1:]
+            self._captured = list(plus), list(minus)
+            real_masks(vector, plus=plus, minus=minus, modulus=modulus)
+
+        with ExitStack() as stack:
+            replaced: list[tuple[object, str, object]] = [
+                (client_module, "secrets", self._draws),
+                (shamir, "secrets", self._draws),
+                (client_module, "add_keystreams", captured),
+            ]
+            if not self.bounds.real_crypto:
+                replaced += [
+                    (client_module, "KeyPair", HashedKeyPair),
+                    (client_module, "seal", _hashed_seal),
+                    (Identity, "sign", _hashed_sign),
+                    (client_module, "verify", _hashed_verify),
+                    (messages, "verify", _hashed_verify),
+                    (wire, "verify", _hashed_verify),
+                ]
+            if weak == "threshold":
+                replaced += [
+                    (graph, "least_threshold", lambda profile, n, degree: n // 2),
+                    (graph, "exposure", lambda *known: 0.0),
+                ]
+            if weak == "minimum":
+                replaced += [(Policy, "least_survivors", lambda self, roster: 1)]
+            for where, name, new in replaced:
+                stack.enter_context(patch.object(where, name, new))
+            yield
+
+    # ---- what there is to send -------------------------------------------------------------------
+
+    def _site(self, place: int) -> Site:
+        ledger = NoLedger() if self.bounds.weak == "ledger" else Ledger()
+        kind = _KINDS.get(self.bounds.weak, MaskingClient)
+        return Site(
+            place,
+            ledger,
+            [
+                kind(self._identities[place], self.roster, self.plan, self.policy, ledger)
+                for _ in range(self.bounds.sessions)
+            ],
+        )
+
+    def _prepare(self) -> None:
+        """Run every set-up once as it should be, for the signed keys and bundles, and for what all secrets are."""
+        bounds, n = self.bounds, self.bounds.clients
+        self.parameters: list[Parameters] = []
+        self._frames: dict[tuple[int, int, int], bytes] = {}  # by session, place, variant
+        self._bundles: dict[tuple[int, int, int], messages.Bundle] = {}  # by session, dealer, holder
+        self._share_of: dict[
+            bytes, tuple[int, int, int, int, int]
+        ] = {}  # session, round, holder, dealer, kind
+        self.share_bytes: dict[tuple[int, int, int, int, int], bytes] = {}
+        self._mask_of: dict[bytes, tuple[Any, ...]] = {}
+        self.mask_keys: dict[tuple[Any, ...], bytes] = {}
+        self.seeds: dict[tuple[int, int, int, int], bytes] = {}  # session, round, dealer, kind
+        self.payloads: dict[Fact, bytes] = {}
+        for s in range(bounds.sessions):
+            self._draws.begin("session", s)
+            near = n - 1, graph.least_threshold(bounds.profile, n, n - 1)
+            proposed = Parameters.propose(
+                self.roster,
+                self.plan,
+                profile=bounds.profile,
+                suite=Suite.X25519,
+                degree=near[0],
+                threshold=near[1],
+            )
+            parameters = replace(proposed, session=hashlib.sha256(b"session %d" % s).digest())
+            self.parameters.append(parameters)
+            sites = {place: self._site(place) for place in self.cohort}
+            for place, site in sites.items():
+                self._frames[s, place, 0] = self._hear(site, s, "parameters", encode(parameters))
+                if place in bounds.liars:
+                    other = self._site(place)
+                    self._draws.begin(place, s, "second keys")
+                    answer = other.sessions[s].receive(encode(parameters))
+                    assert isinstance(answer, bytes)
+                    self._frames[s, place, 1] = answer
+            directory = self._bytes(("directory", s, tuple((place, 0) for place in self.cohort), ""))
+            for place, site in sites.items():
+                frame = self._hear(site, s, "directory", directory)
+                shares = decode(frame[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
+                assert isinstance(shares, Shares)
+                for bundle in shares.bundles:
+                    self._bundles[s, place, bundle.recipient] = bundle
+            for place, site in sites.items():
+                others = tuple(one for one in self.cohort if one != place)
+                self._hear(site, s, "delivery", self._bytes(("delivery", s, others, ""), place))
+                self._learn(site, s)
+
+    def _learn(self, site: Site, s: int) -> None:
+        client, place = site.sessions[s], site.place
+        transcript = self.parameters[s].transcript()
+        for r, keys in client._rounds.items():
+            held = {
+                (dealer, kind): share
+                for dealer, pair in keys.shares.items()
+                for kind, share in enumerate(pair)
+            }
+            for (dealer, kind), share in {**held, (place, SELF): keys.own_share}.items():
+                self._share_of[share] = s, r, place, dealer, kind
+                self.share_bytes[s, r, place, dealer, kind] = share
+            self.seeds[s, r, place, SEED], self.seeds[s, r, place, SELF] = keys.mask_seed, keys.self_seed
+            names: dict[tuple[Any, ...], bytes] = {
+                ("self", s, r, place): messages.self_mask_key(keys.self_seed, transcript, r, place)
+            }
+            for other, secret in keys.pair_secrets.items():
+                pair = ("pair", s, r, min(place, other), max(place, other))
+                names[pair] = messages.pair_mask_key(secret, transcript, r, place, other)
+            for name, key in names.items():
+                assert self.mask_keys.setdefault(name, key) == key, (
+                    "two neighbours have different pair secrets"
+                )
+                self._mask_of[key] = name
+
+    def _hear(self, site: Site, s: int, step: str, data: bytes) -> bytes:
+        self._draws.begin(site.place, s, step)
+        answer = site.sessions[s].receive(data)
+        assert isinstance(answer, bytes)
+        return answer
+
+    def _bytes(self, said: Said, to: int = -1, view: Any = None) -> bytes:
+        """The message in bytes. to: its recipient; view: what a recipient of consents was shown before."""
+        kind, s, *what = said
+        transcript = self.parameters[s].transcript()
+        match kind:
+            case "parameters":
+                changes: dict[str, dict[str, Any]] = {
+                    "": {},
+                    "low threshold": {"threshold": 2},
+                    "other profile": {
+                        "profile": next(p for p in Profile if p is not self.bounds.profile),
+                        "threshold": self.bounds.clients,
+                    },
+                    "hybrid keys": {"suite": Suite.HYBRID},
+                    "another length": {"rounds": (replace(self.parameters[s].rounds[0], length=LENGTH + 1),)},
+                }
+                return encode(replace(self.parameters[s], **changes[what[0]]))
+            case "directory":
+                entries, twist = what
+                source = (s + 1) % self.bounds.sessions if twist == "of another session" else s
+                if twist == "to another session":
+                    transcript = hashlib.sha256(transcript).digest()
+                frames = tuple((place, self._frames[source, place, variant]) for place, variant in entries)
+                return encode(Directory(transcript, frames))
+            case "delivery":
+                dealers, twist = what
+                bundles = []
+                for dealer in dealers:
+                    bundle = self._bundles[s, dealer, to]
+                    if twist == ("broken", dealer):
+                        bundle = replace(bundle, signature=bytes(SIGNATURE_BYTES))
+                    bundles.append((dealer, bundle))
+                return encode(Delivery(transcript, tuple(bundles)))
+            case "request":
+                return encode(SumRequest(transcript, what[0], what[1]))
+            case "survivors":
+                return encode(Survivors(transcript, what[0], what[1]))
+            case "consents":
+                number, valid, fill = what
+                entries, participants, survivors = view
+                digest = self._directory_digest(s, entries)
+                good = messages.consent_parts(transcript, digest, number, participants, survivors)
+                less = messages.consent_parts(transcript, digest, number, participants, survivors[1:])
+                signatures = []
+                for place in self.cohort:
+                    sign = self._identities[place].sign
+                    if place in valid:
+                        signatures.append((place, sign(Label.CONSENT_SIGNATURE, *good)))
+                    elif fill == "forged" and place in survivors:
+                        signatures.append((place, bytes(SIGNATURE_BYTES)))
+                    elif fill == "of another set" and place in survivors:
+                        signatures.append((place, sign(Label.CONSENT_SIGNATURE, *less)))
+                return encode(Consents(transcript, number, tuple(signatures)))
+        raise AssertionError(kind)
+
+    def _directory_digest(self, s: int, entries: tuple[tuple[int, int], ...]) -> bytes:
+        frames = tuple((place, self._frames[s, place, variant]) for place, variant in entries)
+        return Directory(self.parameters[s].transcript(), frames).digest()
+
+    def _alphabet(self, node: Node) -> Iterator[Said]:
+        """Everything that the server can say to this client, whether it makes sense or not."""
+        bounds, here = self.bounds, node.place
+        sets = [chosen for size in range(bounds.clients + 1) for chosen in combinations(self.cohort, size)]
+        for s in range(bounds.sessions):
+            changes = ("", "low threshold", "other profile", "hybrid keys", "another length")
+            yield from (("parameters", s, change) for change in changes)
+            variants = [
+                (None, 0, 1) if place in bounds.liars and bounds.equivocate else (None, 0)
+                for place in self.cohort
+            ]
+            for chosen in product(*variants):
+                entries = tuple((place, v) for place, v in enumerate(chosen) if v is not None)
+                yield "directory", s, entries, ""
+            whole = tuple((place, 0) for place in self.cohort)
+            yield "directory", s, whole, "to another session"
+            if bounds.sessions > 1:
+                yield "directory", s, whole, "of another session"
+            for dealers in sets:
+                if here not in dealers:
+                    yield "delivery", s, dealers, ""
+                    yield from (("delivery", s, dealers, ("broken", dealer)) for dealer in dealers)
+            for r in range(bounds.rounds):
+                for places in sets:
+                    yield "request", s, r, places, "upload"
+                    yield "request", s, r, places, "not ready"
+                    yield "survivors", s, r, places
+                    if self._view(node.site, s) is not None:
+                        fills = ("", "forged", "of another set")
+                        yield from (("consents", s, r, places, fill) for fill in fills)
+
+    def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
+        """What the client would sign a consent to: the directory's entries, participants, survivors."""
+        client = site.sessions[s]
+        if not hasattr(client, "_survivors"):
+            return None
+        entries = self._entries[client._directory]
+        return entries, tuple(sorted(client._participants)), tuple(sorted(client._survivors))
+
+    # ---- the sites' own steps --------------------------------------------------------------------
+
+    def moves(self, name: int) -> tuple[Move, ...]:
+        """Every message that the node accepts, the easiest to send for each outcome."""
+        if name not in self._moves:
+            with self.stand_ins():
+                self._moves[name] = self._expanded(name)
+        return self._moves[name]
+
+    def _expanded(self, name: int) -> tuple[Move, ...]:
+        node, found = self.nodes[name], dict[tuple[Rank, int], list[Move]]()
+        before, trial = self._print(node.site), self._copy(node.site)
+        for said in self._alphabet(node):
+            view = self._view(node.site, said[1])
+            data = self._bytes(said, node.place, view)
+            self.calls += 1
+            taken = self._take(trial, said, data)
+            if taken is None:
+                self.refused += 1
+                continue
+            need, facts = self._need(node.place, said, view), node.facts
+            for fact in taken:
+                facts |= self.bit(fact)
+            target = self._intern(node.place, trial, facts, name, said)
+            trial = self._copy(node.site)
+            if target == name:
+                continue  # nothing changed
+            move = Move(self.rank(node.site, said), said, need, target)
+            rivals = found.setdefault((move.rank, target), [])
+            if not any(one.need & ~need == 0 for one in rivals):
+                rivals[:] = [one for one in rivals if need & ~one.need] + [move]
+        assert self._print(trial) == before, "a message that was refused changed the client"
+        return tuple(move for rivals in found.values() for move in rivals)
+
+    def step(self, name: int, said: Said) -> int:
+        """The node after one message, which it must accept."""
+        node = self.nodes[name]
+        with self.stand_ins():
+            site = self._copy(node.site)
+            taken = self._take(site, said, self._bytes(said, node.place, self._view(node.site, said[1])))
+            assert taken is not None, f"site {node.place} refuses {said}, which its likes accept"
+            facts = node.facts
+            for fact in taken:
+                facts |= self.bit(fact)
+            return self._intern(node.place, site, facts, name, said)
+
+    def _take(self, site: Site, said: Said, data: bytes) -> list[Fact] | None:
+        """Give the site a message; what it lets out, or None if it refuses."""
+        kind, s, *what = said
+        client, here = site.sessions[s], site.place
+        self._draws.begin(here, s, kind)
+        try:
+            answer = client.receive(data)
+        except (RemoteProtocolError, PolicyError):
+            return None
+        assert kind != "parameters" or data == encode(self.parameters[s]), f"{what[0]} was accepted"
+        if isinstance(answer, SumWanted):
+            return self._upload(site, s, answer) if what[2] == "upload" else []
+        message = decode(answer[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
+        match message:
+            case Shares():
+                entries = what[0]
+                self._entries[client._directory] = entries
+                for bundle in message.bundles:
+                    known = self._bundles[s, here, bundle.recipient]
+                    assert self.bounds.real_crypto or bundle.commitments == known.commitments
+                return [
+                    ("advertised", s, here),
+                    *(("bundle", s, here, one.recipient) for one in message.bundles),
+                ]
+            case Consent():
+                view = self._view(site, s)
+                assert view is not None
+                parts = client._consent_parts()
+                digest = self._directory_digest(s, view[0])
+                signed = messages.consent_parts(self.parameters[s].transcript(), digest, what[0], *view[1:])
+                assert parts == signed
+                assert message.signature == self._identities[here].sign(Label.CONSENT_SIGNATURE, *signed)
+                return [("consent", s, what[0], here, view)]
+            case Reveal():
+                times = site.revealed.get((s, message.round), 0)
+                site.revealed[s, message.round] = min(2, times + 1)
+                facts: list[Fact] = [("again", s, message.round, here)] if times else []
+                for dealer, share in message.shares:
+                    session, number, holder, owner, share_kind = self._share_of[share]
+                    assert (session, number, holder, owner) == (s, message.round, here, dealer)
+                    facts.append(("share", s, number, here, dealer, share_kind))
+                return facts
+        return [("advertised", s, here)] if kind == "parameters" else []
+
+    def _upload(self, site: Site, s: int, wanted: SumWanted) -> list[Fact]:
+        client, here = site.sessions[s], site.place
+        try:
+            frame = client.contribute(wanted, self.vectors[here, wanted.round], DATA_SET)
+        except PolicyError:
+            return []
+        message = decode(frame[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
+        assert isinstance(message, Upload)
+        masks = [
+            (self._mask_of[key], sign)
+            for keys, sign in zip(self._captured, (1, -1), strict=True)
+            for key in keys
+        ]
+        fact = ("upload", s, wanted.round, here, tuple(sorted(masks)))
+        self.payloads[fact] = bytes(message.payload)
+        return [fact]
+
+    def _need(self, here: int, said: Said, view: Any) -> int:
+        kind, s, *what = said
+        facts: list[Fact] = []
+        if kind == "directory":
+            facts = [("advertised", s, place) for place, _ in what[0] if place != here]
+        elif kind == "delivery":
+            facts = [("bundle", s, dealer, here) for dealer in what[0]]
+        elif kind == "consents":
+            facts = [("consent", s, what[0], place, view) for place in what[1]]
+        need = 0
+        for fact in facts:
+            if fact[3 if kind == "consents" else 2] in self.bounds.honest:
+                need |= self.bit(fact)
+        return need
+
+    def rank(self, site: Site, said: Said) -> Rank:
+        """The turn of a message to this site."""
+        kind, s, *what = said
+        setting_up = {"parameters": 0, "directory": 1, "delivery": 2}
+        if kind in setting_up:
+            return s, setting_up[kind]
+        again = site.revealed.get((s, what[0]), 0)
+        return s, 3 + what[0] * _ROUND + {"request": 0, "survivors": 1, "consents": 2}[kind] + 2 * again
+
+    def ranks(self) -> list[Rank]:
+        """All turns, in order."""
+        steps = [0, 1, 2]
+        for r in range(self.bounds.rounds):
+            steps += [3 + r * _ROUND + step for step in range(7 if self.bounds.weak == "either-or" else 3)]
+        return [(s, step) for s in range(self.bounds.sessions) for step in steps]
+
+    # ---- names -----------------------------------------------------------------------------------
+
+    def bit(self, fact: Fact) -> int:
+        """The fact as a set with one element."""
+        if fact not in self._bits:
+            self._bits[fact] = 1 << len(self.known)
+            self.known.append(fact)
+        return self._bits[fact]
+
+    def facts(self, held: int) -> Iterator[Fact]:
+        """What is in a set of facts."""
+        while held:
+            low = held & -held
+            yield self.known[low.bit_length() - 1]
+            held ^= low
+
+    def _intern(self, place: int, site: Site, facts: int, parent: int, said: Said | None) -> int:
+        key = place, self._print(site), facts
+        if key not in self._names:
+            self._names[key] = len(self.nodes)
+            self.nodes.append(Node(place, site, facts, parent, said))
+        return self._names[key]
+
+    def _copy(self, site: Site) -> Site:
+        fixed: list[object] = [*self._identities, self.roster, self.policy, *self.parameters, *self.plan]
+        for client in site.sessions:
+            fixed += [client._plan, client._agreed]
+            if hasattr(client, "_parameters"):
+                fixed += [client._parameters, client._channel]
+                fixed += [keys.mask_key for keys in (*client._rounds.values(), client._current) if keys]
+        return copy.deepcopy(site, {id(one): one for one in fixed})
+
+    def _print(self, site: Site) -> bytes:
+        """All that the site's objects hold, hashed, but for the digest of the message that is answered."""
+        return hashlib.sha256(repr(_shown((site.ledger, site.sessions, site.revealed))).encode()).digest()
+
+    def image(self, name: int, renamed: tuple[int, ...]) -> int:
+        """The node that the renamed site is in after the renamed messages. renamed: the new place of each place."""
+        key = name, renamed
+        if key not in self._images:
+            node = self.nodes[name]
+            if node.said is None:
+                self._images[key] = self.roots[renamed[node.place]]
+            else:
+                self._images[key] = self.step(self.image(node.parent, renamed), _renamed(node.said, renamed))
+        return self._images[key]
+
+    def path(self, name: int) -> list[Said]:
+        """How the node was reached first."""
+        said: list[Said] = []
+        while (node := self.nodes[name]).said is not None:
+            said.append(node.said)
+            name = node.parent
+        return said[::-1]
+
+
+def _renamed(said: Said, to: tuple[int, ...]) -> Said:
+    def places(of: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(to[place] for place in of))
+
+    match said:
+        case ("directory", s, entries, twist):
+            return "directory", s, tuple(sorted((to[place], variant) for place, variant in entries)), twist
+        case ("delivery", s, dealers, twist):
+            return "delivery", s, places(dealers), (twist[0], to[twist[1]]) if twist else twist
+        case ("request" | "survivors" | "consents" as kind, s, r, of, *rest):
+            return kind, s, r, places(of), *rest
+    return said
+
+
+_UNSHOWN = {"_answers", "_invitation", "_steps", "_identity", "_roster", "_policy", "_plan", "_agreed"}
+
+
+def _shown(value: object) -> object:
+    if value is None or isinstance(value, bytes | int | str | float):
+        return value
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Struct):
+        return encode(value) if isinstance(value, wire.Message) else repr(value)
+    if isinstance(value, dict):
+        return sorted(((repr(_shown(k)), _shown(v)) for k, v in value.items()), key=lambda pair: pair[0])
+    if isinstance(value, set | frozenset):
+        return sorted(repr(_shown(one)) for one in value)
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    if isinstance(value, MethodType):
+        return value.__name__
+    fields = getattr(value, "__dict__", None)
+    assert fields is not None, type(value)
+    if hasattr(value, "public_key"):
+        return value.public_key
+    return type(value).__name__, [(k, _shown(v)) for k, v in sorted(fields.items()) if k not in _UNSHOWN]
