@@ -11,10 +11,12 @@ phases   (default) sites move by turns: session, then phase. That loses nothing:
          at earlier turns only, sites share nothing but the adversary, and what it has never shrinks. A move is
          left out if another that can be made leads to a site that can do all that this one's can (`Search.covers`,
          computed on the moves that the real code allows).
+random   walks by turns, each site with one of its moves drawn at random: not exhaustive, for larger cohorts.
 """
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +26,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from long.knowledge import RULES, Adversary, Violation
+from long.sites import WEAK, Bounds, Model, Move, Rank, Said
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from long.knowledge import RULES, Adversary, Violation
-from long.sites import WEAK, Bounds, Model, Move, Rank, Said
 from secure_afl.protocol.parameters import Profile
 
 State = tuple[int, ...]
@@ -65,7 +67,7 @@ class Outcome:
 class Search:
     """One exploration."""
 
-    def __init__(self, bounds: Bounds, rules: str = "abcd", watch: Watch = lambda text: None) -> None:
+    def __init__(self, bounds: Bounds, rules: str = "abcde", watch: Watch = lambda text: None) -> None:
         self.model = Model(bounds)
         self.adversary = Adversary(self.model, rules)
         self._watch = watch
@@ -79,7 +81,7 @@ class Search:
         """Explore; ends at the first state that breaks a rule. depth: the most levels to go down."""
         started, out = time.monotonic(), self.outcome
         out.order = order
-        levels = self._any() if order == "any" else self._phases()
+        levels = {"any": self._any, "phases": self._phases, "random": self._random}[order]()
         for number, states in enumerate(levels):
             bad = self._check(states)
             out.nodes, out.calls, out.refused = len(self.model.nodes), self.model.calls, self.model.refused
@@ -134,6 +136,22 @@ class Search:
             level = fresh
             out.states += len(level)
             yield level
+
+    def _random(self, walks: int = 20_000) -> Iterator[set[State]]:
+        """Walks by turns: a site takes one of the messages that matter and can be sent to it."""
+        draws, out, seen = random.Random(0), self.outcome, set[State]()
+        ranks = self.model.ranks()
+        for _ in range(walks):
+            state = self.model.roots
+            for rank in ranks:
+                held = self.held(state)
+                after = [draws.choice(self.options(name, rank, held)) for name in state]
+                state = tuple(after)
+                out.transitions += len(state)
+            seen.add(state)
+            out.states = len(seen)
+            yield {state}
+        out.complete = False
 
     # ---- by turns --------------------------------------------------------------------------------
 
@@ -243,7 +261,7 @@ class Search:
 def _content(said: Said, place: int) -> Said:
     """What a server that says the same to everybody says; bundles are each client's own."""
     if said[0] == "delivery":
-        return "delivery", said[1], tuple(sorted({*said[2], place}))
+        return "delivery", said[1], tuple(sorted({*said[2], place})), said[3]
     return said[:4] if said[0] == "consents" else said
 
 
@@ -281,25 +299,30 @@ def _set(places: Iterable[int]) -> str:
 
 
 ACTIVE = Bounds()
-ATTACKS: dict[str, tuple[Bounds, str]] = {
-    "consents": (replace(ACTIVE, weak="consents"), "abc"),
-    "threshold": (replace(ACTIVE, weak="threshold", colluders=1), "abc"),
-    "either-or": (replace(ACTIVE, weak="either-or"), "abc"),
-    "either-or, repeat": (replace(ACTIVE, weak="either-or"), "d"),
-    "ledger": (replace(ACTIVE, weak="ledger", sessions=2), "b"),
-    "ledger, differencing": (replace(ACTIVE, weak="ledger", sessions=2), "c"),
-    "minimum": (
-        Bounds(colluders=2, profile=Profile.SEMI_HONEST, consistent=True, equivocate=False, weak="minimum"),
-        "abc",
+FIXED = replace(ACTIVE, honest_setup=True)
+SEMI = Bounds(profile=Profile.SEMI_HONEST, equivocate=False)
+ATTACKS: dict[str, tuple[Bounds, str, str]] = {
+    "consents": (
+        replace(FIXED, weak="consents", clients=7, colluders=2, minimum_honest=3, equivocate=False),
+        "b",
+        "random",
     ),
-    "related": (replace(ACTIVE, weak="related", rounds=2, related=True), "abc"),
-    "self mask": (replace(ACTIVE, weak="self mask"), "abc"),
+    "threshold": (replace(ACTIVE, weak="threshold", colluders=1), "a", "phases"),
+    "threshold, difference": (replace(ACTIVE, weak="threshold", colluders=1), "bc", "phases"),
+    "either-or": (replace(FIXED, weak="either-or"), "a", "phases"),
+    "either-or, repeat": (replace(FIXED, weak="either-or"), "d", "phases"),
+    "ledger": (replace(FIXED, weak="ledger", sessions=2), "b", "phases"),
+    "ledger, difference": (replace(FIXED, weak="ledger", sessions=2), "c", "phases"),
+    "minimum": (replace(SEMI, consistent=True, colluders=2, weak="minimum"), "b", "phases"),
+    "related": (replace(FIXED, weak="related", rounds=2, related=True), "bc", "phases"),
+    "self mask": (replace(FIXED, weak="self mask"), "b", "phases"),
     "semi-honest clients, lying server": (
-        Bounds(clients=5, colluders=1, profile=Profile.SEMI_HONEST, equivocate=False),
-        "abc",
+        replace(SEMI, clients=5, colluders=1, honest_setup=True),
+        "a",
+        "phases",
     ),
 }
-"""Weakened variants, each with the rules that it must be seen to break."""
+"""Weakened variants, with the rules that each must be seen to break, and the order that shows it."""
 
 
 def main() -> None:
@@ -317,11 +340,13 @@ def main() -> None:
     parser.add_argument(
         "--one-key", action="store_true", help="colluders have one set of keys to show, not two"
     )
-    parser.add_argument("--order", choices=["phases", "any"], default="phases")
+    parser.add_argument("--order", choices=["phases", "any", "random"], default="phases")
     parser.add_argument("--depth", type=int, help="the most levels to go down")
     parser.add_argument("--weak", choices=[*WEAK][1:], default="", help="take a defence out")
     parser.add_argument("--attacks", action="store_true", help="all weakened variants, and nothing else")
     parser.add_argument("--real-crypto", action="store_true", help="HPKE and Ed25519 are not replaced")
+    parser.add_argument("--honest-setup", action="store_true", help="only survivors and consents may lie")
+    parser.add_argument("--minimum-honest", type=int, default=2, help="of the clients' policy")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     profile = Profile(args.profile)
@@ -337,10 +362,12 @@ def main() -> None:
         consistent,
         args.weak,
         args.real_crypto,
+        args.honest_setup,
+        args.minimum_honest,
     )
     console = Console()
-    tasks = ATTACKS if args.attacks else {"": (bounds, "abcd")}
-    outcomes = [_shown(console, name, *task, args.order, args.depth) for name, task in tasks.items()]
+    tasks = ATTACKS if args.attacks else {"": (bounds, "abcde", args.order)}
+    outcomes = [_shown(console, name, *task, args.depth) for name, task in tasks.items()]
     if args.json:
         args.json.write_text(json.dumps([one.summary() for one in outcomes], indent=1) + "\n")
     safe = not (args.attacks or args.weak)

@@ -36,13 +36,14 @@ RULES = {
     "b": "a sum over fewer honest clients than the policy's least",
     "c": "two sums of one statistic that differ by fewer honest clients than the policy's least",
     "d": "a client that reveals twice in a round",
+    "e": "two sums of one round of a session",
 }
 
 
 class Adversary:
     """What the facts of a model are worth. Answers are kept by the facts that matter."""
 
-    def __init__(self, model: Model, rules: str = "abcd") -> None:
+    def __init__(self, model: Model, rules: str = "abcde") -> None:
         self._model = model
         self._rules = rules
         self._kept: dict[int, tuple[Violation, ...]] = {}
@@ -87,6 +88,8 @@ class Adversary:
         if model.bounds.related:
             merged: list[Row] = [{(i, 0): weight for i, weight in weights} for _, _, weights in opened]
             yield from _too_few(merged, least, "of what their vectors in related sums share")
+        if len({(s, r) for s, r, _ in opened}) < len(opened):
+            yield Violation("e", f"sums over {[sorted(one) for _, one in sums]}")
         for (r, one), (q, other) in combinations(sums, 2):
             if (r == q or model.bounds.related) and 0 < len(one ^ other) < least:
                 yield Violation("c", f"sums over {sorted(one)} and {sorted(other)}")

@@ -12,13 +12,12 @@ What is replaced beneath the state machines (`stand_ins`):
 Wire format, frames, commitments, Shamir's shares, key derivation and masks are the real ones.
 """
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from types import MethodType
 from typing import Any
 from unittest.mock import patch
@@ -38,7 +37,7 @@ from secure_afl.protocol import wire
 from secure_afl.protocol.errors import PolicyError, RemoteProtocolError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
-from secure_afl.protocol.masking import graph, messages
+from secure_afl.protocol.masking import graph, messages, states
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
     Consent,
@@ -54,7 +53,7 @@ from secure_afl.protocol.masking.messages import (
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.wire import decode, encode
+from secure_afl.protocol.wire import WireError, decode, encode
 
 Said = tuple[Any, ...]
 """A message of the server in words: its kind, the session, and what it says; places only, so that it can be renamed."""
@@ -76,6 +75,7 @@ class Bounds:
     colluders: the last places of the roster. equivocate: colluders have a second set of keys to show.
     consistent: the server says the same to everybody (it follows the protocol, and anybody may drop out at any
     point); else it may lie to each client as it likes. weak: a defence that is taken out, see `WEAK`.
+    honest_setup: keys, bundles and participants are shown to everybody as they are; only survivors and consents lie.
     """
 
     clients: int = 4
@@ -88,6 +88,8 @@ class Bounds:
     consistent: bool = False
     weak: str = ""
     real_crypto: bool = False
+    honest_setup: bool = False
+    minimum_honest: int = 2
 
     @property
     def honest(self) -> range:
@@ -124,8 +126,12 @@ class UnrelatedSums(MaskingClient):
     """Forgets who survived the sums before."""
 
     def _consent(self, message: Survivors) -> bytes:
-        self._related = None
-        return super()._consent(message)
+        known, self._related = self._related, None
+        try:
+            return super()._consent(message)
+        except (WireError, PolicyError):
+            self._related = known
+            raise
 
 
 class NoLedger(Ledger):
@@ -151,6 +157,15 @@ _KINDS: dict[str, type[MaskingClient]] = {
     "related": UnrelatedSums,
 }
 
+
+_MESSAGES = {
+    "parameters": Parameters,
+    "directory": Directory,
+    "delivery": Delivery,
+    "request": SumRequest,
+    "survivors": Survivors,
+    "consents": Consents,
+}
 
 # ---- beneath the state machines ------------------------------------------------------------------
 
@@ -264,7 +279,10 @@ class Model:
         ]
         corrupted = 0.1 if bounds.colluders <= 1 else bounds.colluders / n
         self.policy = Policy(
-            profiles=frozenset({bounds.profile}), suites=frozenset({Suite.X25519}), corrupted=corrupted
+            minimum_honest=bounds.minimum_honest,
+            profiles=frozenset({bounds.profile}),
+            suites=frozenset({Suite.X25519}),
+            corrupted=corrupted,
         )
         draws = np.random.default_rng(n)
         self.vectors: dict[tuple[int, int], npt.NDArray[np.float64]] = {
@@ -467,35 +485,53 @@ class Model:
         return Directory(self.parameters[s].transcript(), frames).digest()
 
     def _alphabet(self, node: Node) -> Iterator[Said]:
-        """Everything that the server can say to this client, whether it makes sense or not."""
-        bounds, here = self.bounds, node.place
-        sets = [chosen for size in range(bounds.clients + 1) for chosen in combinations(self.cohort, size)]
-        for s in range(bounds.sessions):
-            changes = ("", "low threshold", "other profile", "hybrid keys", "another length")
-            yield from (("parameters", s, change) for change in changes)
-            variants = [
-                (None, 0, 1) if place in bounds.liars and bounds.equivocate else (None, 0)
-                for place in self.cohort
-            ]
-            for chosen in product(*variants):
-                entries = tuple((place, v) for place, v in enumerate(chosen) if v is not None)
-                yield "directory", s, entries, ""
-            whole = tuple((place, 0) for place in self.cohort)
-            yield "directory", s, whole, "to another session"
-            if bounds.sessions > 1:
-                yield "directory", s, whole, "of another session"
-            for dealers in sets:
-                if here not in dealers:
+        """Everything that the server can say to this client, whether it makes sense or not.
+
+        Of kinds that the client does not take in its state (whatever they say, by `states.CLIENT`), three each.
+        """
+        for s in range(self.bounds.sessions):
+            client = node.site.sessions[s]
+            taken = states.CLIENT[self.bounds.profile][client.state]
+            for kind, message in _MESSAGES.items():
+                if kind == "consents" and self._view(node.site, s) is None:
+                    continue
+                yield from islice(self._all(kind, s, node.place), None if message in taken else 3)
+
+    def _all(self, kind: str, s: int, here: int) -> Iterator[Said]:
+        bounds = self.bounds
+        whole = self.cohort
+        sets = [chosen for size in range(bounds.clients, -1, -1) for chosen in combinations(whole, size)]
+        shown = sets[:1] if bounds.honest_setup else sets
+        match kind:
+            case "parameters":
+                changes = ("", "low threshold", "other profile", "hybrid keys", "another length")
+                yield from (("parameters", s, change) for change in changes)
+            case "directory":
+                everybody = tuple((place, 0) for place in whole)
+                yield "directory", s, everybody, ""
+                yield "directory", s, everybody, "to another session"
+                if bounds.sessions > 1:
+                    yield "directory", s, everybody, "of another session"
+                if not bounds.honest_setup:
+                    both = {place: (None, 0, 1) for place in bounds.liars} if bounds.equivocate else {}
+                    for chosen in product(*(both.get(place, (None, 0)) for place in whole)):
+                        entries = tuple((place, v) for place, v in enumerate(chosen) if v is not None)
+                        if entries != everybody:
+                            yield "directory", s, entries, ""
+            case "delivery":
+                for dealers in {tuple(place for place in one if place != here): 0 for one in shown}:
                     yield "delivery", s, dealers, ""
                     yield from (("delivery", s, dealers, ("broken", dealer)) for dealer in dealers)
-            for r in range(bounds.rounds):
-                for places in sets:
-                    yield "request", s, r, places, "upload"
-                    yield "request", s, r, places, "not ready"
-                    yield "survivors", s, r, places
-                    if self._view(node.site, s) is not None:
-                        fills = ("", "forged", "of another set")
-                        yield from (("consents", s, r, places, fill) for fill in fills)
+            case "request":
+                for r, places in product(range(bounds.rounds), shown):
+                    yield from (("request", s, r, places, when) for when in ("upload", "not ready"))
+            case "survivors":
+                yield from (("survivors", s, *what) for what in product(range(bounds.rounds), sets))
+            case "consents":
+                fills = ("", "forged", "of another set")
+                # Small sets first: one that also has a consent of a stranger is taken or not by its place in the list.
+                rising = sets[::-1]
+                yield from (("consents", s, *what) for what in product(range(bounds.rounds), rising, fills))
 
     def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
         """What the client would sign a consent to: the directory's entries, participants, survivors."""
@@ -666,28 +702,37 @@ class Model:
             self.nodes.append(Node(place, site, facts, parent, said))
         return self._names[key]
 
-    def _copy(self, site: Site) -> Site:
-        fixed: list[object] = [*self._identities, self.roster, self.policy, *self.parameters, *self.plan]
-        for client in site.sessions:
-            fixed += [client._plan, client._agreed]
-            if hasattr(client, "_parameters"):
-                fixed += [client._parameters, client._channel]
-                fixed += [keys.mask_key for keys in (*client._rounds.values(), client._current) if keys]
-        return copy.deepcopy(site, {id(one): one for one in fixed})
+    @staticmethod
+    def _copy(site: Site) -> Site:
+        ledger: Ledger = _copied(site.ledger)
+        sessions = [_copied(client) for client in site.sessions]
+        for client in sessions:
+            client._ledger = ledger
+        return Site(site.place, ledger, sessions, dict(site.revealed))
 
     def _print(self, site: Site) -> bytes:
         """All that the site's objects hold, hashed, but for the digest of the message that is answered."""
         return hashlib.sha256(repr(_shown((site.ledger, site.sessions, site.revealed))).encode()).digest()
 
     def image(self, name: int, renamed: tuple[int, ...]) -> int:
-        """The node that the renamed site is in after the renamed messages. renamed: the new place of each place."""
+        """The node that the renamed site is in after the renamed messages. renamed: the new place of each place.
+
+        The real code runs for exchanges of two neighbouring places; other renamings are made of these.
+        """
         key = name, renamed
         if key not in self._images:
             node = self.nodes[name]
-            if node.said is None:
-                self._images[key] = self.roots[renamed[node.place]]
+            low = next(i for i in range(len(renamed)) if renamed[i] > renamed[i + 1])
+            swap = (*range(low), low + 1, low, *range(low + 2, len(renamed)))
+            if renamed != swap:
+                rest = tuple(renamed[place] for place in swap)
+                after = self.image(name, swap)
+                result = after if rest == tuple(range(len(rest))) else self.image(after, rest)
+            elif node.said is None:
+                result = self.roots[renamed[node.place]]
             else:
-                self._images[key] = self.step(self.image(node.parent, renamed), _renamed(node.said, renamed))
+                result = self.step(self.image(node.parent, renamed), _renamed(node.said, renamed))
+            self._images[key] = result
         return self._images[key]
 
     def path(self, name: int) -> list[Said]:
@@ -714,6 +759,21 @@ def _renamed(said: Said, to: tuple[int, ...]) -> Said:
 
 
 _UNSHOWN = {"_answers", "_invitation", "_steps", "_identity", "_roster", "_policy", "_plan", "_agreed"}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of all that can change; the rest is shared."""
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, set):
+        return set(value)
+    if not isinstance(value, MaskingClient | Ledger | client_module._RoundKeys):
+        return value
+    other = object.__new__(type(value))
+    other.__dict__.update((name, _copied(each)) for name, each in vars(value).items() if name != "_ledger")
+    if isinstance(other, MaskingClient):
+        other._steps = {message: getattr(other, step.__name__) for message, step in other._steps.items()}
+    return other
 
 
 def _shown(value: object) -> object:
