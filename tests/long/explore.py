@@ -26,11 +26,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from long.knowledge import RULES, Adversary, Violation
-from long.sites import WEAK, Bounds, Model, Move, Rank, Said
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from long.knowledge import RULES, Adversary, Violation
+from long.sites import WEAK, Bounds, Model, Move, Rank, Said
 from secure_afl.protocol.parameters import Profile
 
 State = tuple[int, ...]
