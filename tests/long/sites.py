@@ -263,6 +263,7 @@ class Model:
         self.known: list[Fact] = []  # the fact of each bit
         self._captured: tuple[list[bytes], list[bytes]] = ([], [])
         self._draws = Draws()
+        self._encoded: dict[tuple[Any, ...], bytes] = {}
         self._entries: dict[bytes, tuple[tuple[int, int], ...]] = {}  # by the digest of a directory
         n = bounds.clients
         self.cohort = tuple(range(n))
@@ -427,6 +428,12 @@ class Model:
 
     def _bytes(self, said: Said, to: int = -1, view: Any = None) -> bytes:
         """The message in bytes. to: its recipient; view: what a recipient of consents was shown before."""
+        key = said, to if said[0] == "delivery" else -1, view if said[0] == "consents" else None
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(said, to, view)
+        return self._encoded[key]
+
+    def _encode(self, said: Said, to: int, view: Any) -> bytes:
         kind, s, *what = said
         transcript = self.parameters[s].transcript()
         match kind:
@@ -758,7 +765,17 @@ def _renamed(said: Said, to: tuple[int, ...]) -> Said:
     return said
 
 
-_UNSHOWN = {"_answers", "_invitation", "_steps", "_identity", "_roster", "_policy", "_plan", "_agreed"}
+_UNSHOWN = {
+    "_parameters",
+    "_answers",
+    "_invitation",
+    "_steps",
+    "_identity",
+    "_roster",
+    "_policy",
+    "_plan",
+    "_agreed",
+}
 
 
 def _copied(value: Any) -> Any:

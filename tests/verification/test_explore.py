@@ -1,0 +1,90 @@
+"""All that a lying server can make our clients do, within small bounds; see `tests/long/explore.py` for large ones."""
+
+import pytest
+from long.explore import ATTACKS, Outcome, Search
+from long.sites import Bounds
+
+from secure_afl.protocol.parameters import Profile
+
+SEMI_HONEST = Bounds(colluders=1, profile=Profile.SEMI_HONEST, equivocate=False, consistent=True)
+
+
+def explored(bounds: Bounds, order: str = "phases") -> tuple[Search, Outcome]:
+    search = Search(bounds)
+    return search, search.run(order)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "states"),
+    [
+        (Bounds(colluders=1), 1900),
+        (Bounds(), 500),
+        (Bounds(colluders=1, rounds=2, related=True, honest_setup=True, equivocate=False), 300),
+        (SEMI_HONEST, 650),
+    ],
+    ids=["colluder", "server alone", "related sums", "semi-honest"],
+)
+def test_no_rule_is_broken(bounds: Bounds, states: int) -> None:
+    """Claim: none of `RULES` is broken in any reachable state. Exhaustive within the bounds; that the explorer sees
+    broken rules is shown by the attacks below.
+    """
+    search, outcome = explored(bounds)
+    assert outcome.violation is None
+    assert outcome.complete
+    assert outcome.states >= states
+    assert outcome.opened > 0  # it gets as far as sums
+    assert outcome.refused > outcome.nodes
+
+
+def test_every_order_shows_no_more_than_turns() -> None:
+    """Claim: whatever the server has in a state that any order of messages reaches, it has in one that turns reach,
+    but for clients' names; so turns, and the moves that they leave out, lose nothing.
+    """
+    search = Search(Bounds(colluders=1, equivocate=False))
+    relevant = search.adversary._matters
+    by_turns = set().union(*search._phases())
+    any_order = set().union(*search._any())
+    assert len(any_order) >= 18_000
+    renamed = [tuple(range(4)), *search._renamings]
+    views = {
+        search.held(tuple(search.model.image(name, to) for name in state)) & relevant()
+        for state in by_turns
+        for to in renamed[1:]
+    } | {search.held(state) & relevant() for state in by_turns}
+    most = [view for view in views if not any(view != other and not view & ~other for other in views)]
+    for held in {search.held(state) & relevant() for state in any_order}:
+        assert any(not held & ~view for view in most)
+    assert not any(search.adversary.violations(search.held(state)) for state in any_order)
+
+
+def test_the_real_ciphers_give_the_same_states() -> None:
+    """Claim: with HPKE and Ed25519 as they are, there are just the states and transitions that their stand-ins give."""
+    counts = []
+    for real in (False, True):
+        _, outcome = explored(Bounds(clients=3, real_crypto=real), "any")
+        assert outcome.violation is None
+        counts.append((outcome.states, outcome.transitions, outcome.nodes, outcome.refused, outcome.opened))
+    assert counts[0] == counts[1]
+    assert counts[0][0] >= 120
+
+
+def test_what_can_be_opened_opens_on_the_bytes() -> None:
+    """Claim: where the algebra says that a sum can be opened, the shares and uploads that clients sent give it."""
+    search = Search(Bounds(colluders=1, honest_setup=True, equivocate=False))
+    sums = 0
+    for state in set().union(*search._phases()):
+        opened = search.adversary.read(search.held(state))
+        assert all(opened.values())
+        sums += len(opened)
+    assert sums >= 7
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_weakened_variant_is_broken(name: str) -> None:
+    """Claim: without this defence a rule breaks within the bounds; the trace opens on the bytes that clients sent."""
+    bounds, rules, order = ATTACKS[name]
+    outcome = Search(bounds, rules).run(order)
+    assert outcome.violation is not None
+    assert outcome.violation.rule in rules
+    assert outcome.read
+    assert len(outcome.trace) >= 6
