@@ -366,19 +366,21 @@ def main() -> None:
         args.minimum_honest,
     )
     console = Console()
-    tasks = ATTACKS if args.attacks else {"": (bounds, "abcde", args.order)}
-    outcomes = [_shown(console, name, *task, args.depth) for name, task in tasks.items()]
+    one: tuple[Bounds, str, str] = (bounds, "abcde", args.order)
+    tasks = ATTACKS if args.attacks else {"": one}
+    outcomes = [_shown(console, name, task, args.depth) for name, task in tasks.items()]
     if args.json:
-        args.json.write_text(json.dumps([one.summary() for one in outcomes], indent=1) + "\n")
+        args.json.write_text(json.dumps([each.summary() for each in outcomes], indent=1) + "\n")
     safe = not (args.attacks or args.weak)
-    sys.exit(any((one.violation is not None) is safe for one in outcomes))
+    sys.exit(any((each.violation is not None) is safe for each in outcomes))
 
 
-def _shown(console: Console, name: str, bounds: Bounds, rules: str, order: str, depth: int | None) -> Outcome:
+def _shown(console: Console, name: str, task: tuple[Bounds, str, str], depth: int | None) -> Outcome:
+    bounds, rules, order = task
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("exploring")
-        search = Search(bounds, rules, lambda text: progress.update(task, description=text))
+        bar = progress.add_task("exploring")
+        search = Search(bounds, rules, lambda text: progress.update(bar, description=text))
         out = search.run(order, depth)
     console.print(f"{name or 'explored'}: {bounds}", highlight=False)
     console.print(

@@ -134,7 +134,7 @@ class Adversary:
             for fact in sent:
                 row: Row = {mask: sign for mask, sign in fact[4] if not self._is_known(mask, seeds)}
                 rows.append(row | {("upload", fact[3]): 1})
-            unknown = sorted({mask for row in rows for mask in row if mask[0] != "upload"})  # type: ignore[index]
+            unknown = sorted({mask for row in rows for mask in row if mask[0] != "upload"})  # type: ignore[index,type-var]
             for row in eliminated(rows, unknown):
                 weights = sorted((key[1], weight) for key, weight in row.items())  # type: ignore[index]
                 basis.append((s, r, tuple(weights)))

@@ -33,6 +33,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.crypto.kdf import Label, bind, derive
+from secure_afl.crypto.prg import add_keystreams
 from secure_afl.protocol import wire
 from secure_afl.protocol.errors import PolicyError, RemoteProtocolError
 from secure_afl.protocol.ledger import Ledger
@@ -50,6 +51,7 @@ from secure_afl.protocol.masking.messages import (
     Survivors,
     Upload,
 )
+from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
@@ -117,8 +119,8 @@ class AnswersAgain(MaskingClient):
     def receive(self, data: bytes) -> bytes | SumWanted:
         keys = getattr(self, "_current", None)
         answer = super().receive(data)
-        if keys is not None and self._current is None and self.state is client_module.ClientState.READY:
-            self.state, self._current = client_module.ClientState.UPLOADED, keys
+        if keys is not None and self._current is None and self.state is ClientState.READY:
+            self.state, self._current = ClientState.UPLOADED, keys
         return answer
 
 
@@ -299,7 +301,7 @@ class Model:
     def stand_ins(self) -> Iterator[None]:
         """Randomness, and what else the bounds say, is replaced inside."""
         weak = self.bounds.weak
-        real_masks = client_module.add_keystreams
+        real_masks = add_keystreams
 
         def captured(vector: Any, *, plus: Sequence[bytes], minus: Sequence[bytes], modulus: int) -> None:
             if weak == "self mask":
