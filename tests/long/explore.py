@@ -304,6 +304,8 @@ ACTIVE = Bounds()
 FIXED = replace(ACTIVE, honest_setup=True, equivocate=False)
 SEMI = Bounds(profile=Profile.SEMI_HONEST, equivocate=False)
 ATTACKS: dict[str, tuple[Bounds, str, str]] = {
+    # With c < 2t − n no client's both seeds can be had, consents or not: 2t shares are more than n + c. What consents
+    # add is that a sum is over t survivors; 7 clients is where we found a sum over too few without them.
     "consents": (
         replace(FIXED, weak="consents", clients=7, colluders=2, minimum_honest=3, equivocate=False),
         "b",

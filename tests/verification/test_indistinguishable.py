@@ -270,12 +270,12 @@ def test_uploads_are_uniform_whatever_the_split(runs: list[Run]) -> None:
     proper subset of clients are uniform: 3·4 + 3·4 + 3·10 chi-square tests at 1e-9. False alarm: under 1e-7.
     Power: over 0.999 if one byte in fifty is fixed; a bias of that size is planted and found.
     """
-    tests = {}
+    tests: dict[tuple[object, ...], npt.NDArray[np.uint8]] = {}
     mask = np.uint64(2 ** (8 * runs[0].width) - 1)
     for at, run in enumerate(runs):
         for size in range(1, CLIENTS):
             for few in combinations(range(CLIENTS), size):
-                total = np.sum([run.words[i] for i in few], axis=0, dtype=np.uint64) & mask
+                total = np.bitwise_and(np.sum([run.words[i] for i in few], axis=0, dtype=np.uint64), mask)
                 tests[at, few] = low_bytes(total, run.width)
     for (a, one), (b, two) in combinations(enumerate(runs), 2):
         for i in range(CLIENTS):
@@ -332,7 +332,7 @@ class Recorder:
     """All that clients mask with. uses: for each key, where and with which sign; streams: what came out of it."""
 
     uses: dict[bytes, list[tuple[Where, int]]] = field(default_factory=lambda: defaultdict(list))
-    streams: dict[bytes, bytes] = field(default_factory=lambda: defaultdict(bytes))
+    streams: dict[tuple[bytes, Where], bytes] = field(default_factory=lambda: defaultdict(bytes))
     where: Where = ("", 0, 0)
 
     @contextmanager
@@ -340,7 +340,7 @@ class Recorder:
         """In all clients' `add_keystreams`, and in every cipher."""
         real_cipher, real_masks, real_contribute = (
             prg._cipher,
-            client_module.add_keystreams,
+            prg.add_keystreams,
             MaskingClient.contribute,
         )
         recorder, masking = self, False
@@ -352,13 +352,13 @@ class Recorder:
             def update(self, data: bytes) -> bytes:
                 out = self.cipher.update(data)
                 if masking:
-                    recorder.streams[self.key, recorder.where] += out  # type: ignore[index]
+                    recorder.streams[self.key, recorder.where] += out
                 return out
 
             def update_into(self, data: bytes, into: bytearray) -> int:
                 size = self.cipher.update_into(data, into)
                 if masking:
-                    recorder.streams[self.key, recorder.where] += bytes(into[:size])  # type: ignore[index]
+                    recorder.streams[self.key, recorder.where] += bytes(into[:size])
                 return size
 
         def masks(vector: Any, *, plus: Sequence[bytes], minus: Sequence[bytes], modulus: int) -> None:
@@ -383,7 +383,7 @@ class Recorder:
     def faults(self) -> list[str]:
         """What is used twice."""
         found = []
-        for key, uses in self.uses.items():
+        for uses in self.uses.values():
             places = [where for where, _ in uses]
             rounds = {where[:2] for where in places}
             if len(uses) > 2 or len(rounds) > 1 or len(set(places)) < len(places):
@@ -391,7 +391,7 @@ class Recorder:
             elif len(uses) == 2 and {(1, min(places)), (-1, max(places))} != {(s, w) for w, s in uses}:
                 found.append("a pair's key without opposite signs")
         blocks: dict[bytes, bytes] = {}
-        for (key, _), stream in self.streams.items():  # type: ignore[misc]
+        for (key, _), stream in self.streams.items():
             for at in range(0, len(stream) - 15, 16):
                 block = stream[at : at + 16]
                 # The two ends of a pair draw one stream; each block has one place in it.
