@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test verify lint types bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/secure-afl run
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+# Takes hours: mutants are most of it.
+verify: $(VENV)/.installed-dev
+	$(BIN)/python tests/long/fuzz.py --inputs 1000000
+	$(BIN)/python tests/long/explore.py --clients 4 --colluders 1 --rounds 2
+	$(BIN)/python tests/long/explore.py --attacks
+	$(BIN)/python tests/long/mutants.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
