@@ -182,7 +182,7 @@ def _import_as(code: CodeType | None, module: str) -> None:
     def get_code(self: Any, fullname: str) -> CodeType | None:
         return code if code is not None and fullname == module else plain(self, fullname)
 
-    SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
+    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
 
 
 # ---- a run -------------------------------------------------------------------------------------------
