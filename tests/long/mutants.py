@@ -80,8 +80,7 @@ def tests_of(file: str) -> list[str]:
         folders = (ROOT / "tests" / "crypto", ROOT / "tests" / "protocol")
         every = [str(path) for folder in folders for path in sorted(folder.glob("test_*.py"))]
         return [*every, str(ROOT / "tests/learning/test_encrypted.py")]
-    first = [_SURVIVORS] if (ROOT / "tests" / _SURVIVORS).exists() else []
-    return [str(ROOT / "tests" / name) for name in (*first, *named.split())]
+    return [str(ROOT / "tests" / name) for name in (_SURVIVORS, *named.split())]
 
 
 def all_mutations(packages: Sequence[str]) -> list[Mutation]:

@@ -1,6 +1,7 @@
 """Small wrong changes to a source file: what the runner of mutants puts in, one at a time."""
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +56,14 @@ Change = tuple[ast.AST, str, Callable[[], None]]
 
 
 def mutations(file: str, source: str) -> list[Mutation]:
-    """All changes to a file."""
-    lines = source.splitlines()
+    """All changes to a file. What is the same twice on a line is told apart by a number."""
+    lines, again = source.splitlines(), Counter[tuple[int, str]]()
     found = []
     for number, (node, what, _) in enumerate(_changes(ast.parse(source))):
         line = getattr(node, "lineno", 1)
-        found.append(Mutation(file, number, line, lines[line - 1].strip(), what))
+        again[line, what] += 1
+        times = f" (number {again[line, what]})" if again[line, what] > 1 else ""
+        found.append(Mutation(file, number, line, lines[line - 1].strip(), what + times))
     return found
 
 
