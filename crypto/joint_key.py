@@ -90,18 +90,22 @@ def smudging_bits(lattice: Lattice, holders: int, summands: int) -> int:
 
 
 class KeyShare:
-    """One holder's part of the secret, from the operating system's randomness; it never leaves this object.
+    """One holder's part of the secret, from the operating system's randomness; it leaves this object by `kept` only.
 
-    a: from `common`. public: its part of the joint key, for `public_key`; (primes with the key prime, N)
+    kept: what another object's `kept` gave, for the same part again. a: from `common`. public: its part of the joint key, for `public_key`; (primes with the key prime, N)
     residues in transformed form, packed. Raises `CryptoError` if `a` does not fit the set.
     """
 
-    def __init__(self, lattice: Lattice, a: Residues) -> None:
+    def __init__(self, lattice: Lattice, a: Residues, kept: bytes | None = None) -> None:
         primes = _key_primes(lattice)
         _check(a, (len(primes), lattice.degree), primes)
         self.lattice = lattice
-        secret = uniform(os.urandom, lattice.degree, 3).view(np.int64) - 1
-        error = _error(lattice.degree)
+        secret, error = (
+            (uniform(os.urandom, lattice.degree, 3).view(np.int64) - 1, _error(lattice.degree))
+            if kept is None
+            else np.frombuffer(kept, "i1").astype(np.int64).reshape(2, lattice.degree)
+        )
+        self._small = np.stack((secret, error)).astype("i1")
         self._factors = []
         shown = np.empty_like(a)
         for at, prime in enumerate(primes):
@@ -115,7 +119,11 @@ class KeyShare:
         return f"KeyShare({self.lattice.name})"
 
     def __reduce__(self) -> NoReturn:
-        raise CryptoError("a key share does not leave its process")
+        raise CryptoError("a key share is not pickled")
+
+    def kept(self) -> bytes:
+        """The secret, for the key holder's own store and nothing else."""
+        return self._small.tobytes()
 
     def partial(self, total: Residues, holders: int, summands: int) -> Residues:
         """This holder's smudged partial decryption of a sum: uint64 (ciphertexts, primes, N).

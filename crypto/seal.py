@@ -5,8 +5,11 @@ format are read only if this process wrote them. Encryption takes most of a clie
 interpreter's lock, so long vectors are encrypted by processes.
 """
 
+import os
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,18 +47,28 @@ def _context(lattice: Lattice) -> Any:
 
 
 class SecretKey:
-    """A key pair made by SEAL from the operating system's randomness; the secret never leaves this object.
+    """A key pair made by SEAL from the operating system's randomness; the secret leaves this object by `kept` only.
 
-    public_key: the public one, for `encrypt` (`Lattice.public_key_bytes` bytes).
+    public_key: the public one, for `encrypt` (`Lattice.public_key_bytes` bytes). kept: what another object's `kept`
+    gave, for the same pair again.
     """
 
-    def __init__(self, lattice: Lattice) -> None:
+    def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
         self.lattice = lattice
         context = _context(lattice)
+        if kept is not None:
+            secret = sealapi.SecretKey()
+            with _memory_file() as path:
+                path.write_bytes(kept[: -lattice.public_key_bytes])
+                secret.load(context, str(path))
+            self._secret, self.public_key = secret, kept[-lattice.public_key_bytes :]
+            self._decryptor = sealapi.Decryptor(context, secret)
+            return
         generator = sealapi.KeyGenerator(context)
+        self._secret = generator.secret_key()
         public = sealapi.PublicKey()
         generator.create_public_key(public)
-        self._decryptor = sealapi.Decryptor(context, generator.secret_key())
+        self._decryptor = sealapi.Decryptor(context, self._secret)
         words = 2 * (len(lattice.primes) + 1) * lattice.degree
         key = _words(_saved(public), words).reshape(1, 2, len(lattice.primes) + 1, lattice.degree)
         self.public_key = lattice.pack_key(key)
@@ -64,7 +77,15 @@ class SecretKey:
         return f"SecretKey({self.lattice.name})"
 
     def __reduce__(self) -> str:
-        raise CryptoError("a secret key does not leave its process")
+        raise CryptoError("a secret key is not pickled")
+
+    def kept(self) -> bytes:
+        """The secret and the public key, for the key holder's own store and nothing else. Raises `CryptoError` where there
+        are no files in memory (Linux has them): no secret is written to a disk in clear.
+        """
+        with _memory_file() as path:
+            self._secret.save(str(path))
+            return path.read_bytes() + self.public_key
 
     def decrypt(self, residues: Residues, length: int) -> tuple[Plain, int]:
         """The `length` values (int64 for BFV, float64 times 2^scale_bits removed for CKKS), and the noise budget in
@@ -147,6 +168,17 @@ def _encryptor(name: str, public_key: bytes) -> Any:
         path.write_bytes(_framed(body[: len(body) - 8 * key.size] + key.astype("<u8").tobytes()))
         loaded.load(context, str(path))
     return sealapi.Encryptor(context, loaded)
+
+
+@contextmanager
+def _memory_file() -> Iterator[Path]:
+    if not hasattr(os, "memfd_create"):
+        raise CryptoError("expected a system with files in memory (Linux) to keep a secret key, got another")
+    handle = os.memfd_create("secret")
+    try:
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
 
 
 @cache

@@ -14,10 +14,9 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import VERSION, Message, WireError, encode, exact, increasing
+from secure_afl.protocol.wire import DIGEST_BYTES, VERSION, Message, WireError, encode, exact, increasing
 
 SESSION_BYTES = 32
-DIGEST_BYTES = 32
 _NAME_LENGTH = 64
 
 

@@ -18,6 +18,7 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import Label, digest, integer
 
 VERSION = "secure-afl/1"
+DIGEST_BYTES = 32
 _ENCODER = msgspec.msgpack.Encoder()
 M = TypeVar("M")
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -33,6 +34,19 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
+
+
+class ServerMessage(Message, frozen=True):
+    """The root of what a server says in a session. transcript: of the session that it belongs to."""
+
+    transcript: bytes
+
+    def __post_init__(self) -> None:
+        exact("a transcript", self.transcript, DIGEST_BYTES)
+        self._check()
+
+    def _check(self) -> None:
+        """What a subclass demands of its own fields."""
 
 
 def encode(message: Message) -> bytes:

@@ -12,9 +12,9 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.lattice import LATTICES, Lattice
 from secure_afl.protocol.errors import LocalProtocolError
-from secure_afl.protocol.parameters import DIGEST_BYTES, SESSION_BYTES, RoundSpec, SumPlan
+from secure_afl.protocol.parameters import SESSION_BYTES, RoundSpec, SumPlan
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import VERSION, Message, WireError, encode, exact, increasing
+from secure_afl.protocol.wire import DIGEST_BYTES, VERSION, Message, WireError, encode, exact, increasing
 
 
 class Release(Enum):

@@ -1,8 +1,8 @@
 """A client of encrypted sums, sans-IO: bytes in, bytes out."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -11,9 +11,10 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.lattice import Residues
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, check_size
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.homomorphic import messages, states
-from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption
+from secure_afl.protocol.homomorphic.memory import CLIENT_MEMORY, ClientMemory
 from secure_afl.protocol.homomorphic.messages import (
     Check,
     EncryptedRequest,
@@ -26,12 +27,13 @@ from secure_afl.protocol.homomorphic.states import ClientState
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
+from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame
+from secure_afl.protocol.wire import Message, WireError
 
 
-class HomomorphicClient:
+class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
     """One client in one encrypted session.
 
     It knows beforehand who the members and the key holders are, which sums were agreed on and how they are
@@ -55,10 +57,10 @@ class HomomorphicClient:
     ) -> None:
         if encryption.masked != (masks is not None):
             raise LocalProtocolError(f"expected a masked session for bfv+mask only, got {encryption.backend}")
+        super().__init__(identity, messages.INVITATION, messages.TO_CLIENT)
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
         self.state = ClientState.START
-        self._identity = identity
         self._roster = roster
         self._holders = holders
         self._plan = tuple(plan)
@@ -67,57 +69,57 @@ class HomomorphicClient:
         self._policy = policy
         self._ledger = ledger
         self._masks = masks
-        self._answers = b""
-        self._attempt = -1
-        self._round = -1
-        # By round, where the plan says same: the contributors that this client gave tags for last.
-        self._related: dict[int, frozenset[int]] = {}
+        self._ciphertexts: Residues | None = None  # that may still have to be tagged
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
-        self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
-            Invitation: self._join,
-            EncryptedRequest: self._want,
-            Check: self._tag,
-        }
-
-    def __repr__(self) -> str:
-        return f"HomomorphicClient({self.name}, {self.state.value})"
+        self._steps = {Invitation: self._join, EncryptedRequest: self._want, Check: self._tag}
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
-        check_size(self.name, data, self._largest_message)
-        question, self._answers = self._answers, answered(data)
-        try:
-            if self.state is ClientState.START:
-                message: Message = decode(data, messages.INVITATION)
-            else:
-                message = decode(data, messages.TO_CLIENT)
-                if message.transcript != self._transcript:
-                    raise WireError(
-                        f"expected a message of session {self._transcript.hex()[:16]}…, got another's"
-                    )
-            legal = states.CLIENT[self.state]
-            if type(message) not in legal:
-                expected = " or ".join(kind.__name__ for kind in legal)
-                raise WireError(
-                    f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
-                )
-            answer = self._steps[type(message)](message)
-        except (WireError, CryptoError, LocalProtocolError) as error:
-            # A LocalProtocolError comes from the masks: the server asks for an encryption before they are there.
-            self._answers = question
-            raise RemoteProtocolError(self.name, "the server", str(error)) from None
-        except PolicyError as error:
-            self._answers = question
-            raise PolicyError(f"{self.name}: {error}") from None
-        self.state = legal[type(message)]
+        answer = super().receive(data)
         if isinstance(answer, SumWanted) and self._masks is not None:
             words, data_set = self._masks.masked(answer.round)
-            return self._upload(bfv.encrypt(self._lattice, self._key, words), data_set)
+            return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
         return answer
 
-    def _join(self, invitation: Invitation) -> bytes:
-        agreement = invitation.agreement
+    def _legal(self) -> Mapping[type[Message], ClientState]:
+        return states.CLIENT[self.state]
+
+    def memory(self) -> bytes:
+        """All that this client needs to go on after a restart, for a store of its own; its masks have their own.
+
+        Raises `LocalProtocolError` before there is a session.
+        """
+        if self.state is ClientState.START:
+            raise LocalProtocolError(f"{self.name}: no encrypted session has begun")
+        self._memory.state, self._memory.answers = self.state, self._answers
+        self._memory.uploaded = (
+            b"" if self._ciphertexts is None else bytes(self._lattice.pack(self._ciphertexts))
+        )
+        return msgspec.msgpack.encode(self._memory)
+
+    def resume(self, memory: bytes) -> None:
+        """Go on where the client was that had this memory; its masks must have gone on before.
+
+        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
+        allow the session any more.
+        """
+        if self.state is not ClientState.START:
+            raise LocalProtocolError(f"{self.name}: a session has begun already")
+        try:
+            kept = CLIENT_MEMORY.decode(memory)
+            self._check_agreement(kept.agreement)
+            if kept.uploaded:
+                self._ciphertexts = self._lattice.unpack(kept.uploaded, self._agreed[kept.round].length)
+        except (msgspec.DecodeError, WireError, CryptoError) as error:
+            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
+        self._begin(kept)
+
+    def _begin(self, kept: ClientMemory) -> None:
+        self._memory, self.state, self._answers = kept, kept.state, kept.answers
+        self._transcript = kept.agreement.transcript()
+
+    def _check_agreement(self, agreement: Agreement) -> None:
         if (agreement.roster, agreement.holders) != (self._roster.digest, self._holders.digest):
             raise WireError("expected the members and key holders that this client was given, got others")
         if self.place not in agreement.cohort or agreement.cohort[-1] >= len(self._roster.members):
@@ -131,9 +133,16 @@ class HomomorphicClient:
                 f"expected the {len(self._agreed)} sums that were agreed on under {self._lattice.name}, releasing "
                 f"the {self._encryption.release.value}, got others"
             )
-        beneath = self._masks.session if self._masks is not None else (agreement.session, b"")
+        try:
+            beneath = self._masks.session if self._masks is not None else (agreement.session, b"")
+        except LocalProtocolError as error:  # the server invites before the masks are there
+            raise WireError(str(error)) from None
         if (agreement.session, agreement.masks) != beneath:
             raise WireError("expected the masked session that this client is in, got another")
+
+    def _join(self, invitation: Invitation) -> bytes:
+        agreement = invitation.agreement
+        self._check_agreement(agreement)
         transcript = agreement.transcript()
         self._lattice.unpack_key(invitation.key)
         signed = messages.key_parts(transcript, invitation.key)
@@ -148,27 +157,29 @@ class HomomorphicClient:
                 raise WireError(f"expected a key signed by {holder.name}, got another") from None
         if self._masks is None:
             self._ledger.join(agreement.session)
-        self._agreement, self._transcript, self._key = agreement, transcript, invitation.key
+        self._begin(ClientMemory(agreement, self.state, self._answers, invitation.key))
         return self._frame(Joined())
 
     def _want(self, request: EncryptedRequest) -> SumWanted:
-        first = max(self._round, 0)
-        if request.attempt <= self._attempt or not first <= request.round < len(self._agreed):
+        first = max(self._memory.round, 0)
+        if request.attempt <= self._memory.attempt or not first <= request.round < len(self._agreed):
             raise WireError(
                 f"expected a new attempt at a round from {first} to {len(self._agreed) - 1}, got attempt "
                 f"{request.attempt} at round {request.round}"
             )
         participants = frozenset(request.participants)
-        if not participants <= frozenset(self._agreement.cohort) or self.place not in participants:
+        if not participants <= frozenset(self._memory.agreement.cohort) or self.place not in participants:
             raise WireError(
                 f"expected participants out of the cohort with {self.name} among them, got others"
             )
         self._check_group("participants", participants, request.round)
-        spec = self._agreed[request.round]
         if self._masks is not None:
-            self._masks.masked(request.round)  # raises if it has not contributed
-        self._attempt, self._round, self._participants = request.attempt, request.round, participants
-        self._wanted = SumWanted(request.round, spec, request.participants)
+            try:
+                self._masks.masked(request.round)
+            except LocalProtocolError as error:  # the server asks before this client has contributed
+                raise WireError(str(error)) from None
+        self._memory.attempt, self._memory.round = request.attempt, request.round
+        self._memory.participants = participants
         return self._wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
@@ -190,26 +201,32 @@ class HomomorphicClient:
         code = spec.code(len(self._roster.members))
         units = code.encode(values)  # refuses what is not finite or over the bound
         try:
-            self._ledger.use(data_set, self._agreement.session)
+            self._ledger.use(data_set, self._memory.agreement.session)
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
         if self._lattice.plain_modulus:
             words = ring.modular(units, self._lattice.plain_modulus)
-            return self._upload(bfv.encrypt(self._lattice, self._key, words), data_set)
-        return self._upload(ckks.encrypt(self._lattice, self._key, values, code), data_set)
+            return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
+        return self._upload(ckks.encrypt(self._lattice, self._memory.key, values, code), data_set)
 
     def _upload(self, ciphertexts: Residues, data_set: str) -> bytes:
-        self._ciphertexts, self._data_set = ciphertexts, messages.data_set_digest(self.name, data_set)
+        self._ciphertexts, self._memory.data_set = ciphertexts, messages.data_set_digest(self.name, data_set)
         self.state = ClientState.UPLOADED
         payload = memoryview(self._lattice.pack(ciphertexts))
-        return self._frame(EncryptedUpload(self._round, self._attempt, payload))
+        return self._frame(EncryptedUpload(self._memory.round, self._memory.attempt, payload))
 
     def _tag(self, check: Check) -> bytes:
         offer = check.offer
-        if (offer.transcript, offer.round, offer.attempt) != (self._transcript, self._round, self._attempt):
-            raise WireError(f"expected an offer of round {self._round}, attempt {self._attempt}, got another")
+        if (offer.transcript, offer.round, offer.attempt) != (
+            self._transcript,
+            self._memory.round,
+            self._memory.attempt,
+        ):
+            raise WireError(
+                f"expected an offer of round {self._memory.round}, attempt {self._memory.attempt}, got another"
+            )
         contributors = frozenset(offer.contributors)
-        if not contributors <= self._participants or self.place not in contributors:
+        if not contributors <= self._memory.participants or self.place not in contributors:
             raise WireError(
                 f"expected contributors out of the participants with {self.name} among them, got others"
             )
@@ -228,19 +245,22 @@ class HomomorphicClient:
                 ) from None
         if self._plan[offer.round].same_survivors:
             # Another attempt may have other contributors, and yet those of the rounds before it.
-            for number, earlier in self._related.items():
+            for number, earlier in self._memory.related.items():
                 if number < offer.round and earlier != contributors:
                     raise PolicyError(
                         f"expected the {len(earlier)} contributors of the sums before, the server named "
                         f"{len(contributors)}, not the same: the difference of the sums could tell of one client"
                     )
-            self._related[offer.round] = contributors
+            self._memory.related[offer.round] = contributors
+        assert self._ciphertexts is not None  # as the state says
         tags = tuple(self._lattice.tags(self._ciphertexts, challenge.seed) for challenge in check.challenges)
-        del self._ciphertexts
-        return self._frame(Tags(tags, self._data_set))
+        self._ciphertexts = None
+        return self._frame(Tags(tags, self._memory.data_set))
+
+    @property
+    def _wanted(self) -> SumWanted:
+        number = self._memory.round
+        return SumWanted(number, self._agreed[number], tuple(sorted(self._memory.participants)))
 
     def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
         self._policy.check_group(what, len(group), len(self._roster.members), self._plan[number].survivors)
-
-    def _frame(self, message: Joined | EncryptedUpload | Tags) -> bytes:
-        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)

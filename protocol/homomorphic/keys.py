@@ -16,14 +16,18 @@ Words = npt.NDArray[np.uint64]
 
 
 class WholeKey:
-    """Of a single key holder. share: the public key."""
+    """Of a single key holder. share: the public key. kept: what `kept` gave, for the same key again."""
 
-    def __init__(self, lattice: Lattice) -> None:
+    def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
         from secure_afl.crypto.seal import SecretKey
 
         self._lattice = lattice
-        self._secret = SecretKey(lattice)
+        self._secret = SecretKey(lattice, kept)
         self.share = self._secret.public_key
+
+    def kept(self) -> bytes:
+        """The secret, for the key holder's own store."""
+        return self._secret.kept()
 
     def words(self, total: Residues, length: int) -> Words:
         """A sum under BFV, in Z_t. Raises `CryptoError` if the noise budget does not vouch for it."""
@@ -35,13 +39,17 @@ class WholeKey:
 
 
 class JointKey:
-    """Of one of several key holders."""
+    """Of one of several key holders. kept: what `kept` gave, for the same share again."""
 
-    def __init__(self, lattice: Lattice, transcript: bytes, holders: int) -> None:
+    def __init__(self, lattice: Lattice, transcript: bytes, holders: int, kept: bytes | None = None) -> None:
         self._lattice = lattice
         self._holders = holders
-        self._secret = joint_key.KeyShare(lattice, joint_key.common(lattice, transcript))
+        self._secret = joint_key.KeyShare(lattice, joint_key.common(lattice, transcript), kept)
         self.share = self._secret.public
+
+    def kept(self) -> bytes:
+        """The secret, for the key holder's own store."""
+        return self._secret.kept()
 
     def part(self, total: Residues, summands: int) -> bytes:
         """This holder's partial decryption of a sum."""

@@ -10,8 +10,7 @@ from msgspec.msgpack import Decoder
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.kdf import KEY_BYTES, Label, digest, integer
 from secure_afl.protocol.homomorphic.agreement import Agreement
-from secure_afl.protocol.parameters import DIGEST_BYTES
-from secure_afl.protocol.wire import Message, Natural, exact, increasing
+from secure_afl.protocol.wire import DIGEST_BYTES, Message, Natural, ServerMessage, exact, increasing
 
 # ---- from a key holder ---------------------------------------------------------------------------
 
@@ -91,19 +90,6 @@ class Tags(Message, frozen=True, tag="tags"):
 
 
 # ---- from the server -----------------------------------------------------------------------------
-
-
-class ServerMessage(Message, frozen=True):
-    """transcript: of the session that the message belongs to."""
-
-    transcript: bytes
-
-    def __post_init__(self) -> None:
-        exact("a transcript", self.transcript, DIGEST_BYTES)
-        self._check()
-
-    def _check(self) -> None:
-        """What a subclass demands of its own fields."""
 
 
 class KeyCommitments(ServerMessage, frozen=True, tag="key commitments"):

@@ -1,24 +1,23 @@
 """A client of masked sums, sans-IO: bytes in, bytes out; no socket, thread, clock or global."""
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.crypto.hpke import KeyPair, Suite, seal
+from secure_afl.crypto.hpke import seal
 from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, split
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking.memory import MEMORY, Masked, Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
     Advertise,
     Bundle,
@@ -35,29 +34,13 @@ from secure_afl.protocol.masking.messages import (
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, RoundSpec, SumPlan, SumWanted
+from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError, answered, decode, sign_frame, verify_frame
+from secure_afl.protocol.wire import Message, WireError, decode, verify_frame
 
 
-@dataclass
-class _RoundKeys:
-    """The secrets of one round; forgotten when this client reveals for it, or a later round begins."""
-
-    suite: Suite
-    mask_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
-    self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
-    own_share: bytes = field(default=b"", repr=False)  # of the self mask
-    pair_secrets: dict[int, bytes] = field(default_factory=dict, repr=False)  # by neighbour
-    shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)  # by dealer: seed, self
-
-    @cached_property
-    def mask_key(self) -> KeyPair:
-        """What a dropout's mask seed gives away; neighbours seal pair secrets to it."""
-        return KeyPair(self.suite, self.mask_seed, Label.MASK_KEY)
-
-
-class MaskingClient:
+class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
     """One client in one session.
 
     The client knows beforehand who the members are, which sums were agreed on (`plan`), and what it
@@ -79,20 +62,19 @@ class MaskingClient:
         *,
         agreed: Sequence[RoundSpec] | None = None,
     ) -> None:
+        super().__init__(identity, PARAMETERS, messages.FROM_SERVER)
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
         self.state = ClientState.START
-        self._identity = identity
         self._roster = roster
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
         self._plan = tuple(plan)
-        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
-        self._masked: tuple[int, npt.NDArray[np.uint64], str] | None = None
         self._agreed = tuple(agreed or (one.spec(len(roster.members)) for one in plan))
         self._policy = policy
         self._ledger = ledger
-        self._answers = b""  # the digest of the message that is being answered
-        self._steps: dict[type, Callable[[Any], bytes | SumWanted]] = {
+        # Of every member its keys, or what it sealed to this client.
+        self._largest_message = 1024 + 512 * len(plan) + len(roster.members) * 2048 * (1 + len(plan))
+        self._steps = {
             Parameters: self._advertise,
             Directory: self._share,
             Delivery: self._confirm,
@@ -101,46 +83,43 @@ class MaskingClient:
             Consents: self._reveal_with_consents,
         }
 
-    def __repr__(self) -> str:
-        return f"MaskingClient({self.name}, {self.state.value})"
+    def _legal(self) -> Mapping[type[Message], ClientState]:
+        profile = Profile.ACTIVE if self.state is ClientState.START else self._memory.parameters.profile
+        return states.CLIENT[profile][self.state]
 
-    def receive(self, data: bytes) -> bytes | SumWanted:
-        """Take one message of the server; give the frame that answers it, or what it asks for."""
-        question, self._answers = self._answers, answered(data)
+    def memory(self) -> bytes:
+        """All that this client needs to go on after a restart: full of secrets, for a store of its own.
+
+        Raises `LocalProtocolError` before there is a session.
+        """
+        if self.state is ClientState.START:
+            raise LocalProtocolError(f"{self.name}: no masked session has begun")
+        self._memory.state, self._memory.answers = self.state, self._answers
+        return msgspec.msgpack.encode(self._memory)
+
+    def resume(self, memory: bytes) -> None:
+        """Go on where the client was that had this memory; the ledger must be as it was then, or later.
+
+        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
+        allow the session any more.
+        """
+        if self.state is not ClientState.START:
+            raise LocalProtocolError(f"{self.name}: a session has begun already")
         try:
-            if self.state is ClientState.START:
-                message: Message = decode(data, PARAMETERS)
-                legal = states.CLIENT[Profile.ACTIVE][self.state]
-            else:
-                message = self._decode_in_session(data)
-                legal = states.CLIENT[self._parameters.profile][self.state]
-            if type(message) not in legal:
-                expected = " or ".join(kind.__name__ for kind in legal)
-                raise WireError(
-                    f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
-                )
-            answer = self._steps[type(message)](message)
-        except (WireError, CryptoError) as error:
-            self._answers = question
-            raise RemoteProtocolError(self.name, "the server", str(error)) from None
-        except PolicyError as error:
-            self._answers = question
-            raise PolicyError(f"{self.name}: {error}") from None
-        self.state = legal[type(message)]
-        return answer
+            kept = MEMORY.decode(memory)
+            self._check_invitation(kept.parameters)
+        except (msgspec.DecodeError, WireError) as error:
+            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
+        self._begin(kept)
 
-    def _decode_in_session(self, data: bytes) -> Message:
-        message = decode(data, messages.FROM_SERVER)
-        if message.transcript != self._transcript:
-            raise WireError(
-                f"expected a message of session {self._transcript.hex()[:16]}…, "
-                f"got one of {message.transcript.hex()[:16]}…"
-            )
-        return message
+    def _begin(self, kept: Memory) -> None:
+        self._memory, self.state, self._answers = kept, kept.state, kept.answers
+        self._transcript = kept.transcript
+        self._neighbours = graph.Graph(kept.parameters)[self.place]
 
     # ---- phases 0 to 2: keys and shares for all rounds -------------------------------------------
 
-    def _advertise(self, parameters: Parameters) -> bytes:
+    def _check_invitation(self, parameters: Parameters) -> None:
         if parameters.roster != self._roster.digest:
             raise WireError("expected the roster that this client was given, got a proposal for another one")
         if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
@@ -155,17 +134,29 @@ class MaskingClient:
                 f"expected the {len(self._agreed)} sums that were agreed on, got {len(parameters.rounds)}"
                 + (f", with another name, length, bound or code for {differs!r}" if differs else "")
             )
+
+    def _advertise(self, parameters: Parameters) -> bytes:
+        self._check_invitation(parameters)
         self._ledger.join(parameters.session)
-        self._parameters = parameters
-        self._transcript = parameters.transcript()
-        self._invitation = self._answers
-        self._neighbours = graph.Graph(parameters)[self.place]
-        self._channel = KeyPair(parameters.suite, secrets.token_bytes(KEY_BYTES), Label.CHANNEL_KEY)
-        self._current: _RoundKeys | None = None  # of the round that this client uploaded for
-        self._rounds = {number: _RoundKeys(parameters.suite) for number in range(len(parameters.rounds))}
-        mask_keys = tuple(keys.mask_key.public_key for keys in self._rounds.values())
-        self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
-        return self._advertised
+        rounds = {
+            number: RoundKeys(
+                parameters.suite, secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES)
+            )
+            for number in range(len(parameters.rounds))
+        }
+        self._begin(
+            Memory(
+                parameters=parameters,
+                state=self.state,
+                answers=self._answers,
+                invitation=self._answers,
+                channel_seed=secrets.token_bytes(KEY_BYTES),
+                rounds=rounds,
+            )
+        )
+        mask_keys = tuple(keys.mask_key.public_key for keys in rounds.values())
+        self._memory.advertised = self._frame(Advertise(self._memory.channel.public_key, mask_keys))
+        return self._memory.advertised
 
     def _share(self, directory: Directory) -> bytes:
         advertised = {}
@@ -175,39 +166,41 @@ class MaskingClient:
             verify_key = self._roster.members[sender].verify_key
             try:
                 advertise = decode(
-                    verify_frame(frame, verify_key, self._transcript, self._invitation, sender),
+                    verify_frame(frame, verify_key, self._transcript, self._memory.invitation, sender),
                     messages.ADVERTISE,
                 )
-                advertise.check(self._parameters.suite, len(self._rounds))
+                advertise.check(self._memory.parameters.suite, len(self._memory.rounds))
             except WireError as error:
                 raise WireError(f"the keys of {self._roster.name(sender)}: {error}") from None
             advertised[sender] = advertise
-        if (self.place, self._advertised) not in directory.frames:
+        if (self.place, self._memory.advertised) not in directory.frames:
             raise WireError("expected this client's own keys back as it sent them, got others or none")
-        if len(advertised) < self._parameters.threshold:
-            raise WireError(f"expected keys of at least {self._parameters.threshold}, got {len(advertised)}")
+        if len(advertised) < self._memory.parameters.threshold:
+            raise WireError(
+                f"expected keys of at least {self._memory.parameters.threshold}, got {len(advertised)}"
+            )
         del advertised[self.place]
         answer = self._frame(self._deal(advertised))
-        self._directory = directory.digest()
-        self._advertisers = frozenset(advertised)
+        self._memory.directory = directory.digest()
+        self._memory.advertisers = frozenset(advertised)
         return answer
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
-        suite, threshold, here = self._parameters.suite, self._parameters.threshold, self.place
+        suite, threshold, here = self._memory.parameters.suite, self._memory.parameters.threshold, self.place
         # The dealer is one of the holders: of its self mask it may reveal a share, of its mask seed never.
         points = [place + 1 for place in (*advertised, here)]
         dealt = {
             number: (split(keys.mask_seed, threshold, points), split(keys.self_seed, threshold, points))
-            for number, keys in self._rounds.items()
+            for number, keys in self._memory.rounds.items()
         }
-        pair_secrets: dict[int, dict[int, bytes]] = {number: {} for number in self._rounds}
+        pair_secrets: dict[int, dict[int, bytes]] = {number: {} for number in self._memory.rounds}
         bundles = []
         for holder, advertise in sorted(advertised.items()):
             shares = [(seeds[holder + 1], selfs[holder + 1]) for seeds, selfs in dealt.values()]
             held: list[tuple[bytes, ...]] = [*shares]
             sealed_secrets: list[bytes] = []
             if here < holder:
-                for number, keys in self._rounds.items():
+                for number, keys in self._memory.rounds.items():
                     secret = messages.pair_secret(keys.mask_seed, self._transcript, number, holder)
                     pair_secrets[number][holder] = secret
                     held[number] = (*shares[number], secret)
@@ -232,18 +225,18 @@ class MaskingClient:
                 )
             )
         # Nothing is kept before every key has proved to be one: a refusal changes nothing.
-        for number, keys in self._rounds.items():
+        for number, keys in self._memory.rounds.items():
             keys.own_share = dealt[number][messages.SELF_SHARE][here + 1]
             keys.pair_secrets.update(pair_secrets[number])
         own_commitments = tuple(
             messages.own_commitments(self._transcript, number, here, keys.self_seed, keys.own_share)
-            for number, keys in self._rounds.items()
+            for number, keys in self._memory.rounds.items()
         )
         return Shares(own_commitments, tuple(bundles))
 
     def _confirm(self, delivery: Delivery) -> bytes:
         for dealer, _ in delivery.bundles:
-            if dealer not in self._advertisers:
+            if dealer not in self._memory.advertisers:
                 raise WireError(
                     f"expected shares of neighbours that advertised, got {self._roster.name(dealer)}'s"
                 )
@@ -253,17 +246,19 @@ class MaskingClient:
                 self._accept(dealer, bundle)
             except (WireError, CryptoError):
                 complaints.append(dealer)
-        self._dealers = frozenset(dealer for dealer, _ in delivery.bundles) - frozenset(complaints)
+        self._memory.dealers = frozenset(dealer for dealer, _ in delivery.bundles) - frozenset(complaints)
         return self._frame(Confirm(tuple(complaints)))
 
     def _accept(self, dealer: int, bundle: Bundle) -> None:
         if bundle.recipient != self.place:
             raise WireError(f"expected a bundle for {self.name}")
-        bundle.check(self._parameters.suite, len(self._rounds), dealer)
+        bundle.check(self._memory.parameters.suite, len(self._memory.rounds), dealer)
         bundle.verify(self._roster.members[dealer].verify_key, self._transcript, dealer)
-        plain = self._channel.open(bundle.sealed, messages.shares_info(self._transcript, dealer, self.place))
+        plain = self._memory.channel.open(
+            bundle.sealed, messages.shares_info(self._transcript, dealer, self.place)
+        )
         accepted = []
-        for number, keys in self._rounds.items():
+        for number, keys in self._memory.rounds.items():
             at = number * 2 * SHARE_BYTES
             shares = (plain[at : at + SHARE_BYTES], plain[at + SHARE_BYTES : at + 2 * SHARE_BYTES])
             held: tuple[bytes, ...] = shares
@@ -281,26 +276,25 @@ class MaskingClient:
     # ---- phases 3 to 5: one sum ------------------------------------------------------------------
 
     def _want(self, request: SumRequest) -> SumWanted:
-        if request.round not in self._rounds:
+        if request.round not in self._memory.rounds:
             raise WireError(
-                f"expected one of the rounds {sorted(self._rounds)} that are still to come, got {request.round}"
+                f"expected one of the rounds {sorted(self._memory.rounds)} that are still to come, got {request.round}"
             )
         participants = frozenset(request.participants)
-        unknown = participants - frozenset(self._parameters.cohort)
+        unknown = participants - frozenset(self._memory.parameters.cohort)
         if unknown or self.place not in participants:
             raise WireError(
                 f"expected participants out of the cohort with {self.name} among them, got others"
             )
-        unshared = sorted((participants & self._neighbours) - self._dealers)
+        unshared = sorted((participants & self._neighbours) - self._memory.dealers)
         if unshared:
             raise WireError(
                 f"expected neighbours whose shares this client holds, got {self._roster.name(unshared[0])} too"
             )
         self._check_group("participants", participants, request.round)
-        self._round = request.round
-        self._participants = participants
-        self._current = None  # a round that this client uploaded for and did not see through
-        self._wanted = SumWanted(request.round, self._parameters.rounds[request.round], request.participants)
+        self._memory.round = request.round
+        self._memory.participants = participants
+        self._memory.current = None  # a round that this client uploaded for and did not see through
         return self._wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
@@ -319,24 +313,26 @@ class MaskingClient:
         spec = self._spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
-        words = spec.code(len(self._parameters.cohort)).encode(values)
+        words = spec.code(len(self._memory.parameters.cohort)).encode(values)
         if spec.modulus:
             words = ring.modular(words, spec.modulus)
         try:
-            self._ledger.use(data_set, self._parameters.session)
+            self._ledger.use(data_set, self._memory.parameters.session)
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
         # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.
-        keys = self._current = self._rounds.pop(self._round)
+        keys = self._memory.current = self._memory.rounds.pop(self._memory.round)
         # Rounds that were passed over are over.
-        self._rounds = {number: later for number, later in self._rounds.items() if number > self._round}
+        self._memory.rounds = {
+            number: later for number, later in self._memory.rounds.items() if number > self._memory.round
+        }
         pairs = {
             other: messages.pair_mask_key(
-                keys.pair_secrets[other], self._transcript, self._round, self.place, other
+                keys.pair_secrets[other], self._transcript, self._memory.round, self.place, other
             )
-            for other in self._participants & self._neighbours
+            for other in self._memory.participants & self._neighbours
         }
-        own = messages.self_mask_key(keys.self_seed, self._transcript, self._round, self.place)
+        own = messages.self_mask_key(keys.self_seed, self._transcript, self._memory.round, self.place)
         add_keystreams(
             words,
             plus=[own, *(key for other, key in pairs.items() if other > self.place)],
@@ -345,49 +341,50 @@ class MaskingClient:
         )
         self.state = ClientState.UPLOADED
         if spec.modulus:
-            self._masked = self._round, words, data_set
-            return self._frame(Upload(self._round, memoryview(b"")))
-        return self._frame(Upload(self._round, ring.pack(words, spec.width)))
+            self._memory.masked = Masked(self._memory.round, words.astype("<u8").tobytes(), data_set)
+            return self._frame(Upload(self._memory.round, memoryview(b"")))
+        return self._frame(Upload(self._memory.round, ring.pack(words, spec.width)))
 
     @property
     def session(self) -> tuple[bytes, bytes]:
         """The session's number and transcript. Raises `LocalProtocolError` before there is one."""
         if self.state is ClientState.START:
             raise LocalProtocolError(f"{self.name}: no masked session has begun")
-        return self._parameters.session, self._transcript
+        return self._memory.parameters.session, self._transcript
 
     def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
         """The masked vector of the round that was contributed last, to be encrypted, and its data set's name."""
-        if self._masked is None or self._masked[0] != number:
+        masked = self._memory.masked if self.state is not ClientState.START else None
+        if masked is None or masked.round != number:
             raise LocalProtocolError(f"{self.name}: nothing was masked for round {number}")
-        return self._masked[1:]
+        return np.frombuffer(masked.words, "<u8").astype(np.uint64), masked.data_set
 
     def _consent(self, message: Survivors) -> bytes:
         self._check_round(message.round)
         survivors = frozenset(message.survivors)
-        if not survivors <= self._participants:
+        if not survivors <= self._memory.participants:
             raise WireError("expected survivors out of this round's participants, got others too")
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors, message.round)
         if self._plan[message.round].same_survivors:
-            if self._related not in (None, survivors):
+            if self._memory.related not in (None, survivors):
                 raise PolicyError(
-                    f"expected the {len(self._related or ())} survivors of the sums before, the server named "
+                    f"expected the {len(self._memory.related or ())} survivors of the sums before, the server named "
                     f"{len(survivors)}, not the same: the difference of the sums could tell of one client"
                 )
-            self._related = survivors
-        self._survivors = survivors
-        if self._parameters.profile is Profile.SEMI_HONEST:
+            self._memory.related = survivors
+        self._memory.survivors = survivors
+        if self._memory.parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
         signature = self._identity.sign(Label.CONSENT_SIGNATURE, *self._consent_parts())
-        return self._frame(Consent(self._round, signature))
+        return self._frame(Consent(self._memory.round, signature))
 
     def _reveal_with_consents(self, consents: Consents) -> bytes:
         self._check_round(consents.round)
-        threshold, valid, parts = self._parameters.threshold, 0, self._consent_parts()
+        threshold, valid, parts = self._memory.parameters.threshold, 0, self._consent_parts()
         for sender, signature in consents.signatures:
-            if sender not in self._survivors:
+            if sender not in self._memory.survivors:
                 raise WireError(f"expected consents of survivors, got {self._roster.name(sender)}'s")
             try:
                 key = self._roster.members[sender].verify_key
@@ -403,20 +400,20 @@ class MaskingClient:
         )
 
     def _reveal(self) -> bytes:
-        keys = self._current
+        keys = self._memory.current
         assert keys is not None
-        self._current = None
+        self._memory.current = None
         shares = {self.place: keys.own_share}
-        for dealer in self._participants & self._neighbours:
-            kind = messages.SELF_SHARE if dealer in self._survivors else messages.SEED_SHARE
+        for dealer in self._memory.participants & self._neighbours:
+            kind = messages.SELF_SHARE if dealer in self._memory.survivors else messages.SEED_SHARE
             shares[dealer] = keys.shares[dealer][kind]
-        return self._frame(Reveal(self._round, tuple(sorted(shares.items()))))
+        return self._frame(Reveal(self._memory.round, tuple(sorted(shares.items()))))
 
     # ---- small steps -----------------------------------------------------------------------------
 
     def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
         """The sum must hide this client in enough others, all around and next to it."""
-        parameters = self._parameters
+        parameters = self._memory.parameters
         self._policy.check_group(what, len(group), len(self._roster.members), self._plan[number].survivors)
         near = len(group & self._neighbours) + 1
         if near < parameters.threshold:
@@ -426,16 +423,20 @@ class MaskingClient:
             )
 
     def _check_round(self, number: int) -> None:
-        if number != self._round:
-            raise WireError(f"expected a message of round {self._round}, got one of round {number}")
+        if number != self._memory.round:
+            raise WireError(f"expected a message of round {self._memory.round}, got one of round {number}")
 
     def _consent_parts(self) -> tuple[bytes, ...]:
-        sets = (sorted(self._participants), sorted(self._survivors))
-        return messages.consent_parts(self._transcript, self._directory, self._round, *sets)
+        sets = (sorted(self._memory.participants), sorted(self._memory.survivors))
+        return messages.consent_parts(self._transcript, self._memory.directory, self._memory.round, *sets)
+
+    @property
+    def _wanted(self) -> SumWanted:
+        return SumWanted(self._memory.round, self._spec, tuple(sorted(self._memory.participants)))
 
     @property
     def _spec(self) -> RoundSpec:
-        return self._parameters.rounds[self._round]
+        return self._memory.parameters.rounds[self._memory.round]
 
     def _commitments(
         self, number: int, dealer: int, holder: int, held: tuple[bytes, ...]
@@ -445,6 +446,3 @@ class MaskingClient:
             messages.commitment(self._transcript, number, dealer, holder, kind, secret)
             for kind, secret in enumerate(held)
         )
-
-    def _frame(self, message: Advertise | Shares | Confirm | Upload | Consent | Reveal) -> bytes:
-        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)

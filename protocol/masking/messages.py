@@ -13,8 +13,15 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
-from secure_afl.protocol.parameters import DIGEST_BYTES
-from secure_afl.protocol.wire import Message, Natural, WireError, exact, increasing
+from secure_afl.protocol.wire import (
+    DIGEST_BYTES,
+    Message,
+    Natural,
+    ServerMessage,
+    WireError,
+    exact,
+    increasing,
+)
 
 # ---- from a client -------------------------------------------------------------------------------
 
@@ -152,19 +159,6 @@ class Reveal(Message, frozen=True, tag="reveal"):
 
 
 # ---- from the server -----------------------------------------------------------------------------
-
-
-class ServerMessage(Message, frozen=True):
-    """transcript: of the session that the message belongs to."""
-
-    transcript: bytes
-
-    def __post_init__(self) -> None:
-        exact("a transcript", self.transcript, DIGEST_BYTES)
-        self._check()
-
-    def _check(self) -> None:
-        """What a subclass demands of its own fields."""
 
 
 class Directory(ServerMessage, frozen=True, tag="directory"):

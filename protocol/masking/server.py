@@ -37,10 +37,10 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import DIGEST_BYTES, Parameters
+from secure_afl.protocol.parameters import Parameters
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.server import Outbox, SignedServer
-from secure_afl.protocol.wire import WireError, encode, exact
+from secure_afl.protocol.wire import DIGEST_BYTES, WireError, encode, exact
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from secure_afl.protocol.errors import PolicyError, ProtocolError, RemoteProtoco
 from secure_afl.protocol.homomorphic import agreement, client, holder, server
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.homomorphic import states as encrypted_states
+from secure_afl.protocol.homomorphic.memory import ClientMemory, HolderMemory
 from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.masking import client as masking_client
 from secure_afl.protocol.masking import messages as masked
 from secure_afl.protocol.masking import server as masking_server
 from secure_afl.protocol.masking import states as masked_states
+from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.parameters import PARAMETERS, Profile, SumWanted
 from secure_afl.protocol.server import SignedServer
 from secure_afl.protocol.wire import WireError, answered, decode, encode, sign_frame
@@ -34,7 +35,8 @@ VICTIM = 1  # the client that is lied to, or whose key signs what servers are se
 ROUNDS = 2
 Party = Any
 Wrap = Callable[[bytes], bytes]
-_MUTABLE: tuple[type, ...] = (Ledger, masking_client._RoundKeys, masking_server._Round, server._Round)
+_MUTABLE: tuple[type, ...] = (Ledger, masking_server._Round, server._Round)
+_MEMORIES = (Memory, RoundKeys, ClientMemory, HolderMemory)
 
 
 # ---- what a party knows, kept and compared -----------------------------------------------------------
@@ -48,6 +50,8 @@ def kept(value: Any) -> Any:
         return type(value)(value)
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, _MEMORIES):
+        return type(value)(**{name: kept(getattr(value, name)) for name in value.__struct_fields__})
     if isinstance(value, _MUTABLE):
         copy = object.__new__(type(value))
         copy.__dict__.update(kept(value.__dict__))
@@ -72,9 +76,19 @@ def differing(one: Any, other: Any) -> bool:
 
 def changes(before: Mapping[str, Any], party: Party) -> set[str]:
     """The names of the attributes that changed."""
-    after = vars(party)
+    before, after = _known(before), _known(vars(party))
     known = before.keys() | after.keys()
     return {name for name in known if differing(before.get(name), after.get(name))}
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """All attributes, a session's memory field by field; but two of it are written when it is put into a store."""
+    known = {name: value for name, value in attributes.items() if name != "_memory"}
+    memory = attributes.get("_memory")
+    if memory is not None:
+        fields = set(memory.__struct_fields__) - {"state", "answers"}
+        known |= {f"_memory.{name}": getattr(memory, name) for name in fields}
+    return known
 
 
 # ---- one machine in one state ------------------------------------------------------------------------
@@ -430,7 +444,7 @@ def _sign_advertisements(machine: Machine, session: Session) -> None:
 
     def wrap(data: bytes) -> bytes:
         raw: Any = msgspec.Raw(data)
-        frame = sign_frame(session.world.identities[2], party._transcript, party._invitation, 2, raw)
+        frame = sign_frame(session.world.identities[2], party._transcript, party._memory.invitation, 2, raw)
         return encode(masked.Directory(party._transcript, tuple(sorted({**frames, 2: frame}.items()))))
 
     _add_inner(machine, "signed advertise", frames[2][:-SIGNATURE_BYTES], wrap)
@@ -465,7 +479,7 @@ def _sign_bundles(machine: Machine, session: Session) -> None:
     def sealed(dealer: int) -> Wrap:
         def wrap(data: bytes) -> bytes:
             info = masked.shares_info(transcript, dealer, VICTIM)
-            closed = seal(session.parameters.suite, party._channel.public_key, data, info)
+            closed = seal(session.parameters.suite, party._memory.channel.public_key, data, info)
             commitments = []
             for number, old in enumerate(bundles[dealer].commitments):
                 at = number * 2 * SHARE_BYTES
@@ -481,7 +495,9 @@ def _sign_bundles(machine: Machine, session: Session) -> None:
         return wrap
 
     for dealer in (0, 2):
-        plain = party._channel.open(bundles[dealer].sealed, masked.shares_info(transcript, dealer, VICTIM))
+        plain = party._memory.channel.open(
+            bundles[dealer].sealed, masked.shares_info(transcript, dealer, VICTIM)
+        )
         _add_inner(machine, f"signed bundle of {dealer}", encode(bundles[dealer]), whole(dealer))
         _add_inner(machine, f"sealed shares of {dealer}", plain, sealed(dealer))
 
@@ -712,7 +728,7 @@ def _sign_commitments(machine: Machine, session: KeySession) -> None:
     frames, party = dict(honest.frames), machine.party
 
     def wrap(data: bytes) -> bytes:
-        question = answered(encode(party._agreement))  # which every commitment answers
+        question = answered(encode(party._memory.agreement))  # which every commitment answers
         raw: Any = msgspec.Raw(data)
         frame = sign_frame(session.world.identities[other], party._transcript, question, other, raw)
         return encode(
@@ -730,7 +746,7 @@ def _commit_to_shares(machine: Machine, session: KeySession) -> None:
 
     def wrap(data: bytes) -> bytes:
         commitment = encrypted.share_commitment(party._transcript, other, data)
-        party._commitments = {**party._commitments, other: commitment}
+        party._memory.commitments = {**party._memory.commitments, other: commitment}
         return encode(encrypted.KeyShares(party._transcript, tuple(sorted({**shares, other: data}.items()))))
 
     _add_inner(machine, "committed share", shares[other], wrap)

@@ -13,8 +13,9 @@ Wire format, frames, commitments, Shamir's shares, key derivation and masks are 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations, islice, product
@@ -25,7 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from msgspec import Struct
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from secure_afl.crypto import shamir
@@ -39,7 +40,9 @@ from secure_afl.protocol.errors import PolicyError, RemoteProtocolError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking import memory as memory_module
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
     Consent,
     Consents,
@@ -117,10 +120,10 @@ class AnswersAgain(MaskingClient):
     """Keeps a round's shares after it revealed, and takes another list of survivors: both kinds can be had."""
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        keys = getattr(self, "_current", None)
+        keys = self._memory.current if self.state is not ClientState.START else None
         answer = super().receive(data)
-        if keys is not None and self._current is None and self.state is ClientState.READY:
-            self.state, self._current = ClientState.UPLOADED, keys
+        if keys is not None and self._memory.current is None and self.state is ClientState.READY:
+            self.state, self._memory.current = ClientState.UPLOADED, keys
         return answer
 
 
@@ -128,11 +131,11 @@ class UnrelatedSums(MaskingClient):
     """Forgets who survived the sums before."""
 
     def _consent(self, message: Survivors) -> bytes:
-        known, self._related = self._related, None
+        known, self._memory.related = self._memory.related, None
         try:
             return super()._consent(message)
         except (WireError, PolicyError):
-            self._related = known
+            self._memory.related = known
             raise
 
 
@@ -317,7 +320,7 @@ class Model:
             ]
             if not self.bounds.real_crypto:
                 replaced += [
-                    (client_module, "KeyPair", HashedKeyPair),
+                    (memory_module, "KeyPair", HashedKeyPair),
                     (client_module, "seal", _hashed_seal),
                     (Identity, "sign", _hashed_sign),
                     (client_module, "verify", _hashed_verify),
@@ -400,7 +403,7 @@ class Model:
     def _learn(self, site: Site, s: int) -> None:
         client, place = site.sessions[s], site.place
         transcript = self.parameters[s].transcript()
-        for r, keys in client._rounds.items():
+        for r, keys in client._memory.rounds.items():
             held = {
                 (dealer, kind): share
                 for dealer, pair in keys.shares.items()
@@ -545,10 +548,10 @@ class Model:
     def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
         """What the client would sign a consent to: the directory's entries, participants, survivors."""
         client = site.sessions[s]
-        if not hasattr(client, "_survivors"):
+        if client.state is ClientState.START or not client._memory.survivors:
             return None
-        entries = self._entries[client._directory]
-        return entries, tuple(sorted(client._participants)), tuple(sorted(client._survivors))
+        entries = self._entries[client._memory.directory]
+        return entries, tuple(sorted(client._memory.participants)), tuple(sorted(client._memory.survivors))
 
     # ---- the sites' own steps --------------------------------------------------------------------
 
@@ -612,7 +615,7 @@ class Model:
         match message:
             case Shares():
                 entries = what[0]
-                self._entries[client._directory] = entries
+                self._entries[client._memory.directory] = entries
                 for bundle in message.bundles:
                     known = self._bundles[s, here, bundle.recipient]
                     assert self.bounds.real_crypto or bundle.commitments == known.commitments
@@ -768,9 +771,12 @@ def _renamed(said: Said, to: tuple[int, ...]) -> Said:
 
 
 _UNSHOWN = {
-    "_parameters",
+    "parameters",
+    "answers",
+    "invitation",
     "_answers",
-    "_invitation",
+    "_first",
+    "_others",
     "_steps",
     "_identity",
     "_roster",
@@ -786,7 +792,12 @@ def _copied(value: Any) -> Any:
         return {key: _copied(each) for key, each in value.items()}
     if isinstance(value, set):
         return set(value)
-    if not isinstance(value, MaskingClient | Ledger | client_module._RoundKeys):
+    if isinstance(value, Memory | RoundKeys):
+        twin = copy(value)
+        for name in type(value).__struct_fields__:
+            setattr(twin, name, _copied(getattr(value, name)))
+        return twin
+    if not isinstance(value, MaskingClient | Ledger):
         return value
     other = object.__new__(type(value))
     other.__dict__.update((name, _copied(each)) for name, each in vars(value).items() if name != "_ledger")
@@ -800,8 +811,12 @@ def _shown(value: object) -> object:
         return value
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, wire.Message):
+        return encode(value)
     if isinstance(value, Struct):
-        return encode(value) if isinstance(value, wire.Message) else repr(value)
+        fields = structs.asdict(value)
+        fields.pop("state", None)  # of the last time that it was put into a store; the client's own is shown
+        return type(value).__name__, _shown_fields(fields)
     if isinstance(value, dict):
         return sorted(((repr(_shown(k)), _shown(v)) for k, v in value.items()), key=lambda pair: pair[0])
     if isinstance(value, set | frozenset):
@@ -810,8 +825,12 @@ def _shown(value: object) -> object:
         return [_shown(one) for one in value]
     if isinstance(value, MethodType):
         return value.__name__
-    fields = getattr(value, "__dict__", None)
-    assert fields is not None, type(value)
+    attributes = getattr(value, "__dict__", None)
+    assert attributes is not None, type(value)
     if hasattr(value, "public_key"):
         return value.public_key
-    return type(value).__name__, [(k, _shown(v)) for k, v in sorted(fields.items()) if k not in _UNSHOWN]
+    return type(value).__name__, _shown_fields(attributes)
+
+
+def _shown_fields(fields: Mapping[str, object]) -> list[tuple[str, object]]:
+    return [(name, _shown(value)) for name, value in sorted(fields.items()) if name not in _UNSHOWN]

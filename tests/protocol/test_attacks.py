@@ -44,6 +44,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
@@ -146,9 +147,9 @@ class AnswersTwoLists(MaskingClient):
     """Flower's SecAgg+ client: give a list of survivors and a list of dropouts, get a share for every entry."""
 
     def answer(self, survivors: set[int], dropped: set[int]) -> dict[tuple[int, int], bytes]:
-        assert self._current is not None
+        assert self._memory.current is not None
         kinds = ((messages.SELF_SHARE, survivors), (messages.SEED_SHARE, dropped))
-        held = self._current.shares
+        held = self._memory.current.shares
         return {
             (target, kind): held[target][kind] for kind, targets in kinds for target in targets & held.keys()
         }
@@ -187,10 +188,11 @@ class Forgetful(MaskingClient):
     """Answers as often as it is asked."""
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        state, keys = self.state, getattr(self, "_current", None)
+        state = self.state
+        keys = self._memory.current if state is not ClientState.START else None
         answer = super().receive(data)
         if isinstance(decode(data, msgpack.Decoder(object)), list) and b"survivors" in data[:16]:
-            self.state, self._current = state, keys
+            self.state, self._memory.current = state, keys
         return answer
 
 
@@ -403,9 +405,9 @@ class Rerunnable(MaskingClient):
     """Keeps the keys of a round for the next try."""
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        keys = self._rounds[wanted.round]
+        keys = self._memory.rounds[wanted.round]
         frame = super().contribute(wanted, values, data_set)
-        self._rounds[wanted.round] = keys
+        self._memory.rounds[wanted.round] = keys
         return frame
 
 
@@ -481,7 +483,7 @@ def test_replaced_public_key(monkeypatch: pytest.MonkeyPatch) -> None:
         seeds = [
             combine({p: s[at : at + SHARE_BYTES] for p, s in opened.items()}, 3) for at in (0, SHARE_BYTES)
         ]
-        assert seeds == [client._rounds[0].mask_seed, client._rounds[0].self_seed]
+        assert seeds == [client._memory.rounds[0].mask_seed, client._memory.rounds[0].self_seed]
 
     with pytest.raises(RemoteProtocolError, match=r"the keys of site-1: .* another signature"):
         shares_for(parties.client(VICTIM), parties.propose())
@@ -492,10 +494,10 @@ class OneKeyForAll(MaskingClient):
 
     def _advertise(self, parameters: Parameters) -> bytes:
         super()._advertise(parameters)
-        self._channel = self._rounds[0].mask_key
-        mask_keys = tuple(keys.mask_key.public_key for keys in self._rounds.values())
-        self._advertised = self._frame(Advertise(self._channel.public_key, mask_keys))
-        return self._advertised
+        self._memory.__dict__["channel"] = self._memory.rounds[0].mask_key
+        mask_keys = tuple(keys.mask_key.public_key for keys in self._memory.rounds.values())
+        self._memory.advertised = self._frame(Advertise(self._memory.channel.public_key, mask_keys))
+        return self._memory.advertised
 
 
 @pytest.mark.parametrize(("kind", "leaks"), [(OneKeyForAll, True), (MaskingClient, False)])
@@ -511,7 +513,7 @@ def test_reconstructed_seeds_open_no_channel(kind: type[MaskingClient], leaks: b
     signatures = tuple((place, _consent(reveals[place])) for place in others)
     reveals = {place: attack.say(place, Consents(attack.transcript, 0, signatures)) for place in others}
     seed = attack.secret(VICTIM, reveals)
-    assert seed == session.clients[VICTIM]._current.mask_seed  # type: ignore[union-attr]
+    assert seed == session.clients[VICTIM]._memory.current.mask_seed  # type: ignore[union-attr]
     opened = 0
     for dealer in others:
         dealt = attack.said("sharing", dealer)
@@ -560,8 +562,8 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
     seen, attack = opened_late()
     assert seen != attack.truth()
     client = attack.session.clients[VICTIM]
-    assert client._current is not None
-    own = messages.self_mask_key(client._current.self_seed, attack.transcript, 0, VICTIM)
+    assert client._memory.current is not None
+    own = messages.self_mask_key(client._memory.current.self_seed, attack.transcript, 0, VICTIM)
     mask = np.array(seen, dtype=np.int64).astype(np.uint64)
     add_keystreams(mask, minus=[own])
     assert (
@@ -657,9 +659,12 @@ class WrongShare(MaskingClient):
     """Reveals one share of the victim that it was not dealt."""
 
     def _reveal(self) -> bytes:
-        assert self._current is not None
-        seed, own = self._current.shares[VICTIM]
-        self._current.shares[VICTIM] = (seed[:-1] + bytes([seed[-1] ^ 1]), own[:-1] + bytes([own[-1] ^ 1]))
+        assert self._memory.current is not None
+        seed, own = self._memory.current.shares[VICTIM]
+        self._memory.current.shares[VICTIM] = (
+            seed[:-1] + bytes([seed[-1] ^ 1]),
+            own[:-1] + bytes([own[-1] ^ 1]),
+        )
         return super()._reveal()
 
 
@@ -682,7 +687,7 @@ class WrongDealer(MaskingClient):
     """Commits to shares that do not belong together."""
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
-        keys = self._rounds[0]
+        keys = self._memory.rounds[0]
         honest = super()._deal(advertised)
         real, keys.self_seed = keys.self_seed, bytes(32)
         other = super()._deal(advertised)
@@ -757,7 +762,7 @@ class ForgedPair(MaskingClient):
     """Deals a pair secret that is not the one its seed gives, then vanishes: its mask could not be removed."""
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
-        dealt, suite, forged = super()._deal(advertised), self._parameters.suite, bytes(32)
+        dealt, suite, forged = super()._deal(advertised), self._memory.parameters.suite, bytes(32)
         bundles = []
         for bundle in dealt.bundles:
             holder = bundle.recipient

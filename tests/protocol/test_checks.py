@@ -108,14 +108,14 @@ def test_a_directory() -> None:
     outsider = sign_frame(
         stage.world.identities[5],
         stage.transcript,
-        stage.client._invitation,
+        stage.client._memory.invitation,
         5,
         decode(memoryview(frames[0])[:-SIGNATURE_BYTES], messages.ADVERTISE),
     )
     short = sign_frame(
         stage.world.identities[0],
         stage.transcript,
-        stage.client._invitation,
+        stage.client._memory.invitation,
         0,
         Advertise(bytes(32), (bytes(32),)),
     )
@@ -186,9 +186,9 @@ def test_a_sum_request() -> None:
     stage.refuses(
         foreign(stage, participants=(0, 1, 2)), "at least 4 participants .* the server named 3", PolicyError
     )
-    stage.client._dealers -= {3}
+    stage.client._memory.dealers -= {3}
     stage.refuses(foreign(stage), "whose shares this client holds, got site-3 too")
-    stage.client._dealers |= {3}
+    stage.client._memory.dealers |= {3}
     stage.accepts_the_honest_one()
 
 
@@ -215,9 +215,9 @@ def test_consents() -> None:
         Consents(stage.transcript, 0, (honest.signatures[0],) * 4)
     forged = {**signatures, 0: bytes(64), 2: signatures[3]}
     stage.refuses(replace(honest, signatures=tuple(sorted(forged.items()))), "at least 4 consents .* got 3")
-    stage.client._survivors -= {4}
+    stage.client._memory.survivors -= {4}
     stage.refuses(honest, "consents of survivors, got site-4's")
-    stage.client._survivors |= {4}
+    stage.client._memory.survivors |= {4}
     stage.accepts_the_honest_one()
 
 
@@ -240,7 +240,7 @@ def test_what_a_program_may_not_do_with_its_client() -> None:
     with pytest.raises(LocalProtocolError, match="round 0 is not wanted in state uploaded"):
         stage.client.contribute(wanted, values, data_set)
     stage.client.receive(encode(SumRequest(stage.transcript, 1, (0, 1, 2, 3, 4))))
-    assert stage.client._current is None  # the secrets of the round that was left are gone
+    assert stage.client._memory.current is None  # the secrets of the round that was left are gone
 
 
 def test_the_least_neighbourhood_of_a_sparse_graph() -> None:

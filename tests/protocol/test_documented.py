@@ -313,7 +313,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     tap, members = Lossy(), world(4)
     parameters = members.propose(suite=suite, length=7, fraction_bits=30)
     session = members.session(parameters, tap).set_up()
-    seeds = {place: client._rounds[0] for place, client in session.clients.items()}
+    seeds = {place: client._memory.rounds[0] for place, client in session.clients.items()}
     result = session.sum()
     everyone, alive, zero = range(4), (0, 2, 3), u64(0)
 
@@ -355,7 +355,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         assert own_commitments == [seed_commitment, committed(dealer, dealer, 1, own.own_share)]
         for _, holder, sealed, secrets, [commitments], signature in bundles:
             places = (transcript, u64(dealer), u64(holder))
-            plain = session.clients[holder]._channel.open(sealed, bind("SHARES_INFO", *places))
+            plain = session.clients[holder]._memory.channel.open(sealed, bind("SHARES_INFO", *places))
             held[holder] = plain
             secret = list[bytes]()
             if dealer < holder:

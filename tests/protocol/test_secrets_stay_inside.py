@@ -20,7 +20,7 @@ def secrets_of(session: Session) -> Iterator[bytes]:
     for client in session.clients.values():
         if client.state is ClientState.START:
             continue
-        for keys in (*client._rounds.values(), client._current):
+        for keys in (*client._memory.rounds.values(), client._memory.current):
             if keys is not None:
                 yield from (keys.mask_seed, keys.self_seed, keys.own_share, *keys.pair_secrets.values())
                 yield from (share for pair in keys.shares.values() for share in pair)
@@ -116,8 +116,8 @@ def test_a_rounds_keys_are_gone_when_it_is_over() -> None:
     session = parties.session(parties.propose(rounds=3)).set_up()
     session.sum(1)
     for client in session.clients.values():
-        assert client._current is None
-        assert sorted(client._rounds) == [2]
+        assert client._memory.current is None
+        assert sorted(client._memory.rounds) == [2]
 
 
 def test_an_over_bound_value_is_refused_by_its_owner_and_nothing_leaves() -> None:

@@ -16,9 +16,11 @@ from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.protocol.driver import Contribution, Envelope, Network
 from secure_afl.protocol.masking import client as client_module
+from secure_afl.protocol.masking import memory as memory_module
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking import server as server_module
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 
@@ -131,10 +133,11 @@ class AnswersTwice(MaskingClient):
     """Answers every list of survivors that it is shown."""
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        state, keys = self.state, getattr(self, "_current", None)
+        state = self.state
+        keys = self._memory.current if state is not ClientState.START else None
         answer = super().receive(data)
         if b"survivors" in data[:16]:
-            self.state, self._current = state, keys
+            self.state, self._memory.current = state, keys
         return answer
 
 
@@ -202,7 +205,7 @@ class OneKeyForAll(Broken):
         def pair(suite: Suite, seed: bytes, label: Label) -> KeyPair:
             return KeyPair(suite, self.secret if label is Label.CHANNEL_KEY else seed, label)
 
-        with patch.object(client_module, "KeyPair", pair):
+        with patch.object(memory_module, "KeyPair", pair):
             yield
 
 

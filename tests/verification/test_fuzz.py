@@ -111,7 +111,7 @@ class ForgetsBefore(MaskingClient):
     """Changes its state before it looks at the message."""
 
     def _consent(self, message: Any) -> bytes:
-        self._survivors = frozenset(message.survivors)
+        self._memory.survivors = frozenset(message.survivors)
         return super()._consent(message)
 
 
@@ -137,7 +137,7 @@ class Forgives(MaskingServer):
 @pytest.mark.parametrize(
     ("state", "kind", "text"),
     [
-        ("MaskingClient active uploaded", ForgetsBefore, "changed ['_survivors'] and refused"),
+        ("MaskingClient active uploaded", ForgetsBefore, "changed ['_memory.survivors'] and refused"),
         ("MaskingServer collecting", CountsBefore, "'_round'"),
         ("MaskingServer collecting", Forgives, "for a frame that nobody signed"),
     ],
@@ -151,7 +151,7 @@ def test_it_notices_a_machine_that_changes_and_refuses(state: str, kind: type, t
     party: Any = target.party
     party.__class__ = kind
     if isinstance(party, MaskingClient):
-        party._steps[Survivors] = party._consent
+        party._steps = {**party._steps, Survivors: party._consent}
     target.__post_init__()  # what it keeps of the party
     report = fuzz.fuzz([target], inputs=600, seed=0)
     assert any(one.kind == "state" and text in one.text for one in report.findings), report.findings
@@ -172,11 +172,11 @@ def test_a_client_that_refuses_a_neighbours_key_has_dealt_nothing(field: str) ->
     frames = dict(directory.frames)
     honest = decode(frames[3][:-64], ADVERTISE)
     bad = replace(honest, **{field: bytes(32) if field == "channel_key" else (bytes(32),)})
-    frames[3] = sign_frame(here.identities[3], client._transcript, client._invitation, 3, bad)
+    frames[3] = sign_frame(here.identities[3], client._transcript, client._memory.invitation, 3, bad)
     with pytest.raises(RemoteProtocolError, match="not a valid x25519 public key"):
         client.receive(encode(replace(directory, frames=tuple(frames.items()))))
-    assert client._rounds[0].own_share == b""
-    assert not client._rounds[0].pair_secrets
+    assert client._memory.rounds[0].own_share == b""
+    assert not client._memory.rounds[0].pair_secrets
     assert client.receive(pending)
 
 

@@ -44,17 +44,17 @@ class Bare(MaskingClient):
             length=1, modulus=modulus, width=8, code=lambda n: FixedPoint(0, modulus, n, 8)
         )
         self.place, self.name, self.state = place, f"site-{place}", ClientState.REQUESTED
-        self._round, self._neighbours = 0, frozenset(cohort) - {place}
-        self._participants = frozenset(cohort)
-        self._parameters: Any = SimpleNamespace(rounds=(spec,), cohort=tuple(cohort), session=b"")
-        self._wanted = SumWanted(0, spec, tuple(cohort))  # type: ignore[arg-type]
+        self._neighbours = frozenset(cohort) - {place}
         self._ledger = Ledger()
         self._transcript = b""
         keys = SimpleNamespace(
             self_seed=_key(own, place, place),
             pair_secrets={j: _key(value, place, j) for j, value in pairs.items()},
         )
-        self._rounds: Any = {0: keys}
+        parameters = SimpleNamespace(rounds=(spec,), cohort=tuple(cohort), session=b"")
+        self._memory: Any = SimpleNamespace(
+            parameters=parameters, round=0, participants=frozenset(cohort), rounds={0: keys}
+        )
 
     def _frame(self, message: object) -> bytes:
         return b""
@@ -371,7 +371,7 @@ class Recorder:
             masking = False
 
         def contribute(self: MaskingClient, wanted: SumWanted, values: Any, data_set: str) -> bytes:
-            recorder.where = (self._parameters.session.hex(), wanted.round, self.place)
+            recorder.where = (self._memory.parameters.session.hex(), wanted.round, self.place)
             return real_contribute(self, wanted, values, data_set)
 
         with pytest.MonkeyPatch.context() as patched:

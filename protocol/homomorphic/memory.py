@@ -1,0 +1,60 @@
+"""What a client and a key holder of encrypted sums keep between the messages of a session.
+
+Encoded it goes to a store of the party's own and comes back after a restart. Nobody else may see it: a key holder's
+has the key that opens every upload.
+"""
+
+import msgspec
+
+from secure_afl.protocol.homomorphic import states
+from secure_afl.protocol.homomorphic.agreement import Agreement
+from secure_afl.protocol.homomorphic.messages import Challenge, Offer
+
+
+class ClientMemory(msgspec.Struct):
+    """One client's session.
+
+    answers: digest of the server's last message. related: by round, where the plan says same, the contributors that
+    this client gave tags for last. uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of
+    their data set's name.
+    """
+
+    agreement: Agreement
+    state: states.ClientState
+    answers: bytes
+    key: bytes
+    attempt: int = -1
+    round: int = -1
+    participants: frozenset[int] = frozenset()
+    related: dict[int, frozenset[int]] = {}
+    uploaded: bytes = b""
+    data_set: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"ClientMemory({self.state.value})"
+
+
+class HolderMemory(msgspec.Struct):
+    """One key holder's session.
+
+    secret: the key, as its kind writes it; empty after the last round. commitments: of all key holders, by party.
+    offer, challenge: of the sum that was offered last. opened: the last round that was. related: contributors of the
+    sums that must have the same.
+    """
+
+    agreement: Agreement
+    state: states.HolderState
+    answers: bytes
+    secret: bytes = b""
+    commitments: dict[int, bytes] = {}
+    offer: Offer | None = None
+    challenge: Challenge | None = None
+    opened: int = -1
+    related: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"HolderMemory({self.state.value})"
+
+
+CLIENT_MEMORY = msgspec.msgpack.Decoder(ClientMemory)
+HOLDER_MEMORY = msgspec.msgpack.Decoder(HolderMemory)

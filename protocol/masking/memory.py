@@ -1,0 +1,86 @@
+"""What a client of masked sums keeps between the messages of a session: most of it secret, all of it writable.
+
+Encoded it goes to a store of the client's own and comes back after a restart (`MaskingClient.memory`). Nobody else
+may see it: with the mask seeds and the server's records a vector can be read.
+"""
+
+from functools import cached_property
+
+import msgspec
+
+from secure_afl.crypto.hpke import KeyPair, Suite
+from secure_afl.crypto.kdf import Label
+from secure_afl.protocol.masking import states
+from secure_afl.protocol.parameters import Parameters
+
+
+class RoundKeys(msgspec.Struct, dict=True):
+    """The secrets of one round; forgotten when this client reveals for it, or a later round begins.
+
+    own_share: of the self mask; pair_secrets: by neighbour; shares: by dealer, of its mask seed and its self mask.
+    """
+
+    suite: Suite
+    mask_seed: bytes
+    self_seed: bytes
+    own_share: bytes = b""
+    pair_secrets: dict[int, bytes] = {}
+    shares: dict[int, tuple[bytes, bytes]] = {}
+
+    @cached_property
+    def mask_key(self) -> KeyPair:
+        """What a dropout's mask seed gives away; neighbours seal pair secrets to it."""
+        return KeyPair(self.suite, self.mask_seed, Label.MASK_KEY)
+
+    def __repr__(self) -> str:
+        return "RoundKeys(…)"
+
+
+class Masked(msgspec.Struct):
+    """A masked vector that is to be encrypted: its round, its words as little-endian bytes, its data set's name."""
+
+    round: int
+    words: bytes
+    data_set: str
+
+
+class Memory(msgspec.Struct, dict=True):
+    """One client's session.
+
+    answers, invitation: digests of the server's last and first message. rounds: keys of those to come; current: of
+    the one that was uploaded. directory: the digest of all advertised keys; advertisers, dealers: whose keys came,
+    and whose shares. related: survivors of the sums that must have the same.
+    """
+
+    parameters: Parameters
+    state: states.ClientState
+    answers: bytes
+    invitation: bytes
+    channel_seed: bytes
+    rounds: dict[int, RoundKeys]
+    current: RoundKeys | None = None
+    advertised: bytes = b""
+    directory: bytes = b""
+    advertisers: frozenset[int] = frozenset()
+    dealers: frozenset[int] = frozenset()
+    round: int = -1
+    participants: frozenset[int] = frozenset()
+    survivors: frozenset[int] = frozenset()
+    related: frozenset[int] | None = None
+    masked: Masked | None = None
+
+    @cached_property
+    def channel(self) -> KeyPair:
+        """What neighbours seal shares to; given to nobody."""
+        return KeyPair(self.parameters.suite, self.channel_seed, Label.CHANNEL_KEY)
+
+    @cached_property
+    def transcript(self) -> bytes:
+        """Of the session."""
+        return self.parameters.transcript()
+
+    def __repr__(self) -> str:
+        return f"Memory({self.state.value})"
+
+
+MEMORY = msgspec.msgpack.Decoder(Memory)

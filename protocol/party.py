@@ -1,0 +1,81 @@
+"""What every client and key holder of ours does with the server's messages: what is legal in its state, nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.errors import PolicyError, RemoteProtocolError, check_size
+from secure_afl.protocol.wire import Message, ServerMessage, WireError, answered, decode, sign_frame
+
+S = TypeVar("S", bound=Enum)
+Answer = TypeVar("Answer")
+
+
+class SignedParty(ABC, Generic[S, Answer]):
+    """A party that answers the server, and signs with each answer what it answers.
+
+    The first message makes the session; all others must carry its transcript. A message that is refused raises
+    `RemoteProtocolError` or `PolicyError` and changes nothing.
+    """
+
+    state: S
+    place: int
+    name: str
+
+    def __init__(self, identity: Identity, first: Decoder[Any], others: Decoder[Any]) -> None:
+        self._identity = identity
+        self._first = first
+        self._others = others
+        self._transcript = b""  # none before the session is made
+        self._answers = b""  # the digest of the message that is being answered
+        self._largest_message = 0
+        self._steps: Mapping[type, Callable[[Any], Answer]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.state.value})"
+
+    def receive(self, data: bytes) -> Answer:
+        """Take one message of the server; give the frame that answers it, or what it asks for."""
+        check_size(self.name, data, self._largest_message)
+        question, self._answers = self._answers, answered(data)
+        try:
+            message = self._decoded(data)
+            legal = self._legal()
+            if type(message) not in legal:
+                expected = " or ".join(kind.__name__ for kind in legal)
+                raise WireError(
+                    f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
+                )
+            answer = self._steps[type(message)](message)
+        except (WireError, CryptoError) as error:
+            self._answers = question
+            raise RemoteProtocolError(self.name, "the server", str(error)) from None
+        except PolicyError as error:
+            self._answers = question
+            raise PolicyError(f"{self.name}: {error}") from None
+        self.state = legal[type(message)]
+        return answer
+
+    @abstractmethod
+    def _legal(self) -> Mapping[type[Message], S]:
+        """What may come now, and the state after it."""
+
+    def _decoded(self, data: bytes) -> Message:
+        if not self._transcript:
+            first: Message = decode(data, self._first)
+            return first
+        message: ServerMessage = decode(data, self._others)
+        if message.transcript != self._transcript:
+            raise WireError(
+                f"expected a message of session {self._transcript.hex()[:16]}…, "
+                f"got one of {message.transcript.hex()[:16]}…"
+            )
+        return message
+
+    def _frame(self, message: Message) -> bytes:
+        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)
