@@ -4,14 +4,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.crypto.kdf import Label, bind
+from secure_afl.crypto.kdf import Label, bind, derive
 
 VERIFY_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
 
 class Identity:
-    """A party's long-term signing key. It signs; it never encrypts and is never shared."""
+    """A party's long-term signing key. It signs, and locks what its owner keeps; it is never shared."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -25,6 +25,10 @@ class Identity:
     def sign(self, label: Label, *parts: bytes) -> bytes:
         """A 64-byte signature of the label and the parts, length-prefixed."""
         return self._key.sign(bind(label, *parts))
+
+    def secret(self, label: Label) -> bytes:
+        """32 bytes that nobody makes who does not have this identity's key; the same whenever they are asked for."""
+        return derive(self._key.private_bytes_raw(), label)
 
     def __repr__(self) -> str:
         return f"Identity(verify_key={self.verify_key.hex()[:16]}…)"

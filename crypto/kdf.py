@@ -27,6 +27,7 @@ class Label(Enum):
     LABEL_CODE = b"secure-afl/1 label code"
     RANDOM_FEATURES = b"secure-afl/1 random features"
     TAG_COEFFICIENTS = b"secure-afl/1 tag coefficients"
+    STORE = b"secure-afl/1 store of a party"
     JOINT_POLYNOMIAL = b"secure-afl/1 joint polynomial"
     # HPKE info
     SHARES_INFO = b"secure-afl/1 sealed shares"

@@ -13,8 +13,25 @@ from collections.abc import Collection
 from secure_afl.protocol.errors import PolicyError
 
 
+def replayed(session: bytes) -> PolicyError:
+    """What is said to a session that comes a second time."""
+    return PolicyError(f"session {session.hex()[:16]}… was already run once; a replay is refused")
+
+
+def used_before(data_set: str, session: bytes) -> PolicyError:
+    """What is said if a data set is wanted in another session than the one that it was used in."""
+    return PolicyError(
+        f"the data set {data_set!r} was used in session {session.hex()[:16]}… already: with a second "
+        "sum, the difference of the two could expose single clients or records; if that is "
+        "acceptable, its owner can renew it"
+    )
+
+
 class Ledger:
-    """The memory of one client: the sessions it joined, and which session each data set was used in."""
+    """The memory of one client: the sessions it joined, and which session each data set was used in.
+
+    This one is gone with its process; that of a `Store` stays.
+    """
 
     def __init__(self) -> None:
         self._sessions: set[bytes] = set()
@@ -23,7 +40,7 @@ class Ledger:
     def join(self, session: bytes) -> None:
         """Record a session; `PolicyError` if this client was in it before (a replay)."""
         if session in self._sessions:
-            raise PolicyError(f"session {session.hex()[:16]}… was already run once; a replay is refused")
+            raise replayed(session)
         self._sessions.add(session)
 
     def use(self, data_set: str, session: bytes) -> None:
@@ -39,11 +56,7 @@ class Ledger:
         for data_set in data_sets:
             earlier = self._used.get(data_set, session)
             if earlier != session:
-                raise PolicyError(
-                    f"the data set {data_set!r} was used in session {earlier.hex()[:16]}… already: with a second "
-                    "sum, the difference of the two could expose single clients or records; if that is "
-                    "acceptable, its owner can renew it"
-                )
+                raise used_before(data_set, earlier)
         self._used.update(dict.fromkeys(data_sets, session))
 
     def renew(self, data_set: str) -> None:

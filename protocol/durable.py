@@ -1,0 +1,108 @@
+"""Parties that outlive their processes: what they know is in a `Store`, and they are made anew for every message."""
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.parameters import SumWanted
+from secure_afl.protocol.store import Kept, Store, StoreError
+from secure_afl.protocol.wire import answered
+
+
+class Keeping(Protocol):
+    """A party whose memory can be kept: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted: ...
+
+    def memory(self) -> bytes: ...
+
+    def resume(self, memory: bytes) -> None: ...
+
+
+class Contributing(Keeping, Protocol):
+    """A client."""
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
+
+
+class DurableParty:
+    """A client or key holder in the session that its owner calls `name`.
+
+    make: a fresh party for this session, with the ledger it is given. Whatever process holds the store can go on:
+    a message that was answered is answered with the same bytes again, one that was not is as if it never came.
+    """
+
+    def __init__(self, make: Callable[[Ledger], Keeping], store: Store, name: str) -> None:
+        self._make = make
+        self._store = store
+        self._name = name
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        """Take one message of the server; give the frame that answers it, or what it asks for.
+
+        Raises what the party raises, and `StoreError`: then nothing happened.
+        """
+        question = answered(data)
+        with self._store.transaction():
+            kept, party = self._party()
+            if kept is not None and kept.question == question and kept.answer:
+                return kept.answer
+            answer = self._stepped(party, kept, question, lambda: party.receive(data))
+        return _raised(answer)
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+        """The upload that answers `wanted`; see the party's own `contribute`, and `receive`."""
+        with self._store.transaction():
+            kept, party = self._party()
+            if kept is None or kept.answer:
+                raise LocalProtocolError(
+                    f"{self._name}: the sum of round {wanted.round} is not wanted (any more)"
+                )
+            client = cast(Contributing, party)  # key holders are never asked for a vector
+            question = kept.question
+            answer = self._stepped(party, kept, question, lambda: client.contribute(wanted, values, data_set))
+        answer = _raised(answer)
+        assert isinstance(answer, bytes)
+        return answer
+
+    def _party(self) -> tuple[Kept | None, Keeping]:
+        kept, party = self._store.kept(self._name), self._make(self._store.ledger)
+        if kept is not None:
+            party.resume(kept.memory)
+        return kept, party
+
+    def _stepped(
+        self, party: Keeping, kept: Kept | None, question: bytes, step: Callable[[], bytes | SumWanted]
+    ) -> bytes | SumWanted | Exception:
+        """The step's answer or error, after what it changed is written: a refusal can change something too, as a key
+        holder's sum that did not open and is spent.
+        """
+        answer: bytes | SumWanted | Exception
+        try:
+            answer = step()
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001  # also of a solver that the program gave
+            answer = error
+        try:
+            memory = party.memory()
+        except LocalProtocolError:  # it refused the invitation
+            return answer
+        if isinstance(answer, Exception):
+            self._store.keep(
+                self._name, Kept(memory, *((kept.question, kept.answer) if kept else (b"", b"")))
+            )
+        else:
+            said = answer if isinstance(answer, bytes) else b""
+            self._store.keep(self._name, Kept(memory, question, said))
+        return answer
+
+
+def _raised(answer: bytes | SumWanted | Exception) -> bytes | SumWanted:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
