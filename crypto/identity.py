@@ -2,6 +2,7 @@
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import Label, bind, derive
@@ -29,6 +30,10 @@ class Identity:
     def secret(self, label: Label) -> bytes:
         """32 bytes that nobody makes who does not have this identity's key; the same whenever they are asked for."""
         return derive(self._key.private_bytes_raw(), label)
+
+    def pkcs8(self) -> bytes:
+        """The secret key as PKCS #8 in DER (RFC 8410, 48 bytes): for `crypto.key_pem` and nothing else."""
+        return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     def __repr__(self) -> str:
         return f"Identity(verify_key={self.verify_key.hex()[:16]}…)"

@@ -30,6 +30,10 @@ def check_size(who: str, data: bytes, largest: int) -> None:
         raise RemoteProtocolError(who, "the server", f"expected at most {largest} bytes, got {len(data)}")
 
 
+class FileError(ProtocolError):
+    """A file is not there, not safe to read, or does not say what it should; the text begins with its path."""
+
+
 class PolicyError(ProtocolError):
     """What was asked for is less than our own policy allows."""
 

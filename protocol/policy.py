@@ -13,6 +13,9 @@ from secure_afl.protocol.errors import PolicyError
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan
 
+BACKENDS = ("mask", "bfv+mask", "bfv", "ckks", "plain")
+"""Every form in which a statistic can leave a client, from the safest to none."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -42,6 +45,11 @@ class Policy:
         for name, fraction in (("corrupted", self.corrupted), ("dropout", self.dropout)):
             if not 0 <= fraction < 1:
                 raise PolicyError(f"expected a {name} fraction from 0 to below 1, got {fraction}")
+        if unknown := sorted(self.backends.difference(BACKENDS)):
+            raise PolicyError(f"expected backends out of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+        for name in ("backends", "profiles", "suites"):
+            if not getattr(self, name):
+                raise PolicyError(f"expected at least one of {name}, got none")
 
     def colluders(self, roster: int) -> int:
         """How many members of a roster of this size may collude with the server."""

@@ -69,6 +69,21 @@ class Roster:
             f"the identity {verify_key.hex()[:16]}… is unknown: the roster has {len(self.members)} other members"
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """The whole digest as people read it to each other: sixteen groups of four hexadecimal digits."""
+        return grouped(self.digest)
+
+    @property
+    def short_fingerprint(self) -> str:
+        """Its first four groups: enough to tell versions apart, too few to find out a forger."""
+        return grouped(self.digest[:8])
+
     def name(self, place: int) -> str:
         """How a member is called in texts; a number outside the roster is called by its number."""
         return self.members[place].name if 0 <= place < len(self.members) else f"unknown member {place}"
+
+
+def grouped(value: bytes) -> str:
+    """Hexadecimal digits in groups of four."""
+    return value.hex(" ", 2)

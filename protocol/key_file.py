@@ -1,0 +1,115 @@
+"""The two files of an identity: the public one, which members exchange, and the secret one, which stays.
+
+The public file is one line: `secure-afl-ed25519`, the verify key in hexadecimal, the name. The secret file begins with the
+same line; the secret key as PEM follows. Reading it checks that the two belong together.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from secure_afl.crypto import key_pem
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import VERIFY_KEY_BYTES, Identity
+from secure_afl.protocol import files
+from secure_afl.protocol.errors import FileError, LocalProtocolError
+from secure_afl.protocol.roster import Member
+
+KIND = "secure-afl-ed25519"
+_KEY = re.compile(f"[0-9a-f]{{{2 * VERIFY_KEY_BYTES}}}")
+_SHOWN = 40  # letters of what is refused
+_SECRET = "PRIVATE KEY-----"
+
+
+def public_line(member: Member) -> str:
+    """What the public file says, without the end of the line."""
+    return f"{KIND} {member.verify_key.hex()} {member.name}"
+
+
+def parse_member(name: object, verify_key: object) -> Member:
+    """A member as a file names it. Raises `LocalProtocolError`.
+
+    A name that begins or ends with a space is refused: nobody sees the difference, and the roster's digest is another.
+    """
+    if not isinstance(name, str) or name != name.strip():
+        raise LocalProtocolError(f"name: expected text without spaces around it, got {shown(name)}")
+    if not isinstance(verify_key, str) or not _KEY.fullmatch(verify_key):
+        # Not quoted: what stands in a wrong place may be a secret.
+        got = f"{len(verify_key)} letters" if isinstance(verify_key, str) else type(verify_key).__name__
+        raise LocalProtocolError(
+            f"verify_key: expected {2 * VERIFY_KEY_BYTES} lower-case hexadecimal digits, got {got}"
+        )
+    return Member(name, bytes.fromhex(verify_key))
+
+
+def shown(value: object) -> str:
+    """The beginning of a value that was refused."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def write_key(folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Member, Path, Path]:
+    """Make an identity: its secret file NAME.key (mode 0600) and its public file NAME.pub, both or none.
+
+    Raises `FileError` if either is there already or cannot be written, `LocalProtocolError` for a name that the roster
+    does not take, `CryptoError` for a short passphrase.
+    """
+    identity = Identity.generate()
+    member = parse_member(name, identity.verify_key.hex())
+    if "/" in name or name.startswith((".", "-")):
+        raise FileError(f"expected a name that a file can have (no '/', no '.' or '-' first), got {name!r}")
+    secret, public = (folder / f"{name}.{ending}" for ending in ("key", "pub"))
+    line = public_line(member).encode() + b"\n"
+    files.write_new(secret, line + key_pem.to_pem(identity, passphrase), files.SECRET)
+    try:
+        files.write_new(public, line, files.PUBLIC)
+    except FileError:
+        secret.unlink()  # made a moment ago, and nobody knows its public half
+        raise
+    return member, secret, public
+
+
+def read_public(path: Path) -> Member:
+    """The member in a public file. Raises `FileError`, in clear words for a secret file in its place."""
+    text = files.read_text(path)
+    if _SECRET in text:
+        raise FileError(
+            f"{path}: expected a public key file (.pub), got a secret one; if it left its owner's machine, "
+            "that identity must be replaced"
+        )
+    return _parse_line(path, text)
+
+
+def read_key(path: Path, passphrase: Callable[[], bytes]) -> tuple[Member, Identity]:
+    """The member and identity in a secret file; `passphrase` is asked for only if there is one.
+
+    Raises `FileError` if others can read the file, if the passphrase is wrong, or if the file is damaged.
+    """
+    data = files.read(path, secret=True)
+    line, _, pem = data.partition(b"\n")
+    try:
+        member = _parse_line(path, line.decode())
+        identity = key_pem.from_pem(pem, passphrase() if key_pem.is_encrypted(pem) else None)
+    except UnicodeDecodeError:
+        raise FileError(f"{path}: expected text in UTF-8, got something else") from None
+    except CryptoError as error:
+        raise FileError(f"{path}: {error}") from None
+    if identity.verify_key != member.verify_key:
+        raise FileError(f"{path}: expected the secret key of the line above it, got another: it was altered")
+    return member, identity
+
+
+def is_secret(path: Path) -> bool:
+    """Whether a file has a secret key in it."""
+    return _SECRET.encode() in files.read(path)
+
+
+def _parse_line(path: Path, text: str) -> Member:
+    lines = text.splitlines()
+    words = lines[0].split(" ", 2) if len(lines) == 1 else []
+    if len(words) != 3 or words[0] != KIND:
+        raise FileError(f"{path}: expected one line '{KIND} KEY NAME', got something else")
+    try:
+        return parse_member(words[2], words[1])
+    except LocalProtocolError as error:
+        raise FileError(f"{path}: {error}") from None

@@ -1,0 +1,119 @@
+"""Files are whole or not there, never written over, and secret ones are for their owner alone."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_afl.protocol import files
+from secure_afl.protocol.errors import FileError
+
+
+@given(st.binary(max_size=2000), st.sampled_from([files.PUBLIC, files.SECRET]), st.integers(0, 0o77))
+def test_what_is_written_is_read_back_with_its_mode(data: bytes, mode: int, umask: int) -> None:
+    with TemporaryDirectory() as name:
+        path = Path(name) / "file"
+        before = os.umask(umask)
+        try:
+            files.write_new(path, data, mode)
+        finally:
+            os.umask(before)
+        assert files.read(path) == data
+        assert stat.S_IMODE(path.stat().st_mode) == mode & ~umask
+        assert os.listdir(name) == ["file"]
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "link", "folder"):
+        with pytest.raises(FileError, match=f"{name}: expected a name that is free"):
+            files.write_new(tmp_path / name, b"other", files.SECRET)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]
+
+
+@pytest.mark.parametrize("step", ["link", "fsync"])
+def test_a_failure_leaves_nothing_and_the_secret_was_never_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    seen: list[int] = []
+
+    def fail(*_: object) -> None:
+        seen.extend(stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    before = os.umask(0)
+    try:
+        with pytest.raises(FileError, match="file: cannot be written: No space left on device"):
+            files.write_new(tmp_path / "file", b"secret", files.SECRET)
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+    assert os.listdir(tmp_path) == []
+
+
+def test_of_two_that_write_at_once_one_wins(tmp_path: Path) -> None:
+    won: list[bytes] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            files.write_new(tmp_path / "file", b"%d" % number, files.SECRET)
+        except FileError:
+            return
+        won.append(b"%d" % number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [(tmp_path / "file").read_bytes()]
+
+
+@given(st.integers(0, 0o777))
+def test_a_secret_is_read_only_if_nobody_else_may(mode: int) -> None:
+    mode |= 0o400
+    with TemporaryDirectory() as name:
+        path, link = Path(name) / "it's secret", Path(name) / "link"
+        path.write_bytes(b"secret")
+        path.chmod(mode)
+        link.symlink_to(path)  # what counts is where it leads
+        for way in (path, link):
+            assert files.read(way) == b"secret"
+            if mode & 0o077:
+                with pytest.raises(FileError, match=rf"mode 0600\), got mode {mode:04o}; .* chmod 600 "):
+                    files.read(way, secret=True)
+            else:
+                assert files.read(way, secret=True) == b"secret"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, got in (
+        ("pipe", "got a pipe"),
+        ("zero", "got a device"),
+        (".", "got a folder"),
+        ("absent", "No such file"),
+        ("loop", "symbolic links"),
+    ):
+        with pytest.raises(FileError, match=got):
+            files.read(tmp_path / name)
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    with pytest.raises(FileError, match="expected text in UTF-8"):
+        files.read_text(tmp_path / "bytes")
+    monkeypatch.setattr(files, "_LARGEST", 10)
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(FileError, match="at most 10 bytes"):
+        files.read(tmp_path / "large")
