@@ -12,6 +12,8 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking, terminal
+from secure_afl.simulations.cli_keys import keys
+from secure_afl.simulations.cli_policy import policy
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition
@@ -36,6 +38,8 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(experiment, name="experiment")
+app.add_typer(keys, name="keys")
+app.add_typer(policy, name="policy")
 
 
 @app.command("run")
