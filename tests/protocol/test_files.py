@@ -1,6 +1,7 @@
 """Files are whole or not there, never written over, and secret ones are for their owner alone."""
 
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -99,10 +100,21 @@ def test_a_secret_is_read_only_if_nobody_else_may(mode: int) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
+
+    def waited(*_: object) -> None:
+        raise AssertionError("waits for somebody who writes into the pipe")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(10)
+    try:
+        with pytest.raises(FileError, match="got a pipe"):
+            files.read(tmp_path / "pipe")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
     for name, got in (
-        ("pipe", "got a pipe"),
         ("zero", "got a device"),
         (".", "got a folder"),
         ("absent", "No such file"),
