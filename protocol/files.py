@@ -29,7 +29,11 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
             os.link(beside, path)
         finally:
             beside.unlink()
-        _keep(path.parent)
+        try:
+            _keep(path.parent)
+        except OSError:
+            path.unlink()
+            raise
     except FileExistsError:
         raise FileError(
             f"{path}: expected a name that is free, got one that exists: it is left as it is"

@@ -65,6 +65,7 @@ def test_the_numbers_are_those_that_a_client_insists_on(policy: Policy, clients:
     counted = " ".join(said["How many may collude with the server, and how many must be left"])
     assert f"{policy.colluders(clients)} client" in counted
     assert f"at least {least} survivors" in counted
+    assert ("none may collude" in counted) is bool(policy.backends & {"bfv", "ckks"})
     follows = said.get(f"What follows if all {clients} are invited")
     assert (follows is None) is ("no sum is possible" in counted) is (least > clients)
     for line in follows or ():

@@ -61,6 +61,17 @@ def test_a_failure_leaves_nothing_and_the_secret_was_never_open(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_name_that_may_not_last_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    with pytest.raises(FileError, match="file: cannot be written: Input/output error"):
+        files.write_new(tmp_path / "file", b"secret", files.SECRET)
+    assert os.listdir(tmp_path) == []
+
+
 def test_of_two_that_write_at_once_one_wins(tmp_path: Path) -> None:
     won: list[bytes] = []
     start = threading.Barrier(8)

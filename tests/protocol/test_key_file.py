@@ -41,9 +41,14 @@ def test_a_public_line_is_read_back(member: Member) -> None:
 
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
 def test_an_identity_is_made_and_opened(tmp_path: Path, passphrase: bytes | None) -> None:
-    member, secret, public = key_file.write_key(tmp_path, "Hospital A", passphrase)
+    before = os.umask(0)
+    try:
+        member, secret, public = key_file.write_key(tmp_path, "Hospital A", passphrase)
+    finally:
+        os.umask(before)
     assert (secret.name, public.name) == ("Hospital A.key", "Hospital A.pub")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(public.stat().st_mode) == 0o644
     assert key_file.read_public(public) == member
     asked: Callable[[], bytes] = (lambda: PASSPHRASE) if passphrase else nobody_asks
     again, identity = key_file.read_key(secret, asked)

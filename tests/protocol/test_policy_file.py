@@ -68,6 +68,7 @@ def test_every_line_is_explained() -> None:
         ("backends = []", r"backends: expected a list of one or more of .* got \[\]"),
         ("backends = ['mask', 'bvf']", r"backends: expected a list .* got \['mask', 'bvf'\]"),
         ("backends = [['mask']]", r"backends: expected a list .* got \[\['mask'\]\]"),
+        ("[backends]\nmask = true", r"backends: expected a list .* got \{'mask': True\}"),
         ("profiles = ['kind']", r'profiles: expected a list of one or more of "semi-honest", "active", got'),
         ("profiles = [1]", "profiles: expected a list"),
         (
