@@ -38,6 +38,10 @@ class PolicyError(ProtocolError):
     """What was asked for is less than our own policy allows."""
 
 
+class AuditError(ProtocolError):
+    """A party's own audit log cannot be read, continued or written; nothing leaves without it."""
+
+
 class RoundAbortedError(ProtocolError):
     """A session or a round ended and released nothing.
 

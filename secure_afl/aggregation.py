@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DropoutWarning
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import Logs
+from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
 from secure_afl.protocol.driver import Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
@@ -143,8 +147,9 @@ def masked_session(
     network: Network | None,
     watch: Callable[[str], None],
     agreed: Sequence[RoundSpec] | None = None,
+    logs: Logs | None = None,
 ) -> Cohort:
-    """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`."""
+    """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`; logs: of all parties."""
     enough(policy, clients)
     roster = members.roster(clients)
     near = graph.choose(
@@ -164,7 +169,18 @@ def masked_session(
         place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
         for place, (identity, ledger) in enumerate(members[name] for name in clients)
     }
-    cohort = Cohort(MaskingServer(parameters, roster), parties, network, watch)
+    server, recorded = MaskingServer(parameters, roster), None
+    if logs:
+        recorded = (
+            RecordedMaskingServer(server, logs.server),
+            {
+                place: RecordedClient(
+                    one, logs.of(one.name, Role.CLIENT, members[one.name][0]), roster, plan, policy
+                )
+                for place, one in parties.items()
+            },
+        )
+    cohort = Cohort(server, parties, network, watch, recorded=recorded)
     cohort.set_up()
     return cohort
 
@@ -183,7 +199,8 @@ class MaskedAggregator:
     """Sums under pairwise masks: no party but the client sees its vector.
 
     Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
-    next. `watch` is called with each phase's name.
+    next. `watch` is called with each phase's name. `audit` is a folder for an audit log of each party, which `close`
+    ends.
 
     Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
     `RoundAbortedError` where too few clients are left: nothing is released then. A data set serves one
@@ -200,12 +217,14 @@ class MaskedAggregator:
         suite: Suite = Suite.HYBRID,
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
+        audit: Path | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self.profile = profile
         self.suite = suite
         self._network = network
         self._watch = watch
+        self._logs = Logs(audit) if audit else None
         self._members = Members()
         self._cohort: Cohort | None = None
         self._plan: Sequence[SumPlan] = ()
@@ -216,7 +235,15 @@ class MaskedAggregator:
         self.policy.check_plan(plan, self.profile)
         self._cohort, self._plan, self._related = None, plan, None
         self._cohort = masked_session(
-            self._members, clients, plan, self.policy, self.profile, self.suite, self._network, self._watch
+            self._members,
+            clients,
+            plan,
+            self.policy,
+            self.profile,
+            self.suite,
+            self._network,
+            self._watch,
+            logs=self._logs,
         )
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
@@ -240,6 +267,11 @@ class MaskedAggregator:
     def renew(self, data_set: str) -> None:
         """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
         self._members.renew(data_set)
+
+    def close(self) -> None:
+        """End the audit logs, if there are any."""
+        if self._logs:
+            self._logs.close()
 
     @property
     def cohort(self) -> Cohort:

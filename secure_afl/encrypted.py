@@ -6,6 +6,7 @@ machines run apart. It needs TenSEAL.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.lattice import LATTICES
 from secure_afl.errors import SolveError
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import Logs
+from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
 from secure_afl.protocol.driver import Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
-from secure_afl.protocol.homomorphic.driver import EncryptedCohort, layered_sum
+from secure_afl.protocol.homomorphic.driver import EncryptedCohort, Recorded, layered_sum
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.driver import Cohort
@@ -57,7 +61,7 @@ class EncryptedAggregator:
     release : what key holders give to the server, "sum" or "weights"; None is weights for CKKS, else sums.
         Weights are for models that come out of one system: no encoder that learns filters, no groups, no waves.
     profile, suite : of the masks, with "bfv+mask"; encrypted sessions always reckon with a server that lies.
-    network, watch : see `MaskedAggregator`.
+    network, watch, audit : see `MaskedAggregator`.
 
     Raises as `MaskedAggregator` does, and `RoundAbortedError` if a key holder is missing.
     """
@@ -73,6 +77,7 @@ class EncryptedAggregator:
         suite: Suite = Suite.HYBRID,
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
+        audit: Path | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise LocalProtocolError(f"expected backend {' or '.join(BACKENDS)}, got {backend!r}")
@@ -89,6 +94,7 @@ class EncryptedAggregator:
         self.suite = suite
         self._network = network
         self._watch = watch
+        self._logs = Logs(audit) if audit else None
         self._members = Members()
         self._holders = Members()
         self._holder_names = [f"key holder {number + 1}" for number in range(holders)]
@@ -117,6 +123,7 @@ class EncryptedAggregator:
                 self._network,
                 self._watch,
                 agreed,
+                self._logs,
             )
         parameters = self._masks.server.parameters if self._masks else None
         agreement = Agreement.propose(
@@ -150,9 +157,50 @@ class EncryptedAggregator:
             # What key holders open must also be enough to remove the masks.
             least = max(least, parameters.threshold)
         server = HomomorphicServer(agreement, roster, holders, least=least)
-        self._cohort = EncryptedCohort(server, parties, keepers, self._network, self._watch)
+        recorded = self._recorded(server, parties, keepers, plan)
+        self._cohort = EncryptedCohort(
+            server, parties, keepers, self._network, self._watch, recorded=recorded
+        )
         with refusals_noted(self._cohort.refusals):
             self._cohort.set_up()
+
+    def _recorded(
+        self,
+        server: HomomorphicServer,
+        clients: Mapping[int, HomomorphicClient],
+        keepers: Mapping[int, KeyHolder],
+        plan: Sequence[SumPlan],
+    ) -> Recorded | None:
+        """All parties behind their audit logs, if there are to be any."""
+        logs = self._logs
+        if logs is None:
+            return None
+        roster, holders = server.roster, server.holders
+        return (
+            RecordedHomomorphicServer(server, logs.server),
+            {
+                place: RecordedClient(
+                    one,
+                    logs.of(one.name, Role.CLIENT, self._members[one.name][0]),
+                    roster,
+                    plan,
+                    self.policy,
+                    holders,
+                )
+                for place, one in clients.items()
+            },
+            {
+                place: RecordedParty(
+                    one,
+                    logs.of(one.name, Role.HOLDER, self._holders[one.name][0]),
+                    roster,
+                    plan,
+                    self.policy,
+                    holders,
+                )
+                for place, one in keepers.items()
+            },
+        )
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         if self.encryption.release is Release.WEIGHTS:
@@ -212,6 +260,11 @@ class EncryptedAggregator:
         self._members.renew(data_set)
         for client in self._members:
             self._holders.renew(messages.known_as(client, messages.data_set_digest(client, data_set)))
+
+    def close(self) -> None:
+        """End the audit logs, if there are any."""
+        if self._logs:
+            self._logs.close()
 
     @property
     def cohort(self) -> EncryptedCohort:

@@ -14,6 +14,7 @@ from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking, terminal
 from secure_afl.simulations.cli_keys import keys
 from secure_afl.simulations.cli_policy import policy
+from secure_afl.simulations.cli_audit import audit
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition
@@ -40,6 +41,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(experiment, name="experiment")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
+app.add_typer(audit, name="audit")
 
 
 @app.command("run")
@@ -134,6 +136,14 @@ def run_command(
         int, typer.Option(help="Secure sums to split each client's rows into, under one key exchange.", min=1)
     ] = 1,
     seed: Annotated[int, typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0)] = 0,
+    audit_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit",
+            help="Write an audit log of each party into this folder; see secure-afl audit verify.",
+            file_okay=False,
+        ),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Train one classifier together, and compare it with pooled data and with every client alone.
@@ -166,6 +176,10 @@ def run_command(
             raise typer.BadParameter("needs --model fedacnnl", param_hint="--personalize")
         if groups > 1 and not personalize:
             raise typer.BadParameter("needs --personalize", param_hint="--groups")
+        if audit_folder and backend == "plain":
+            raise typer.BadParameter(
+                "nothing is agreed on or signed with --backend plain", param_hint="--audit"
+            )
         check_writable(json_file)
         source = load(data, seed=seed, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
@@ -184,6 +198,7 @@ def run_command(
             device=device,
             key_holders=key_holders,
             release=release,
+            audit=audit_folder,
         )
         if backend == "plain":
             console.print(
@@ -199,6 +214,12 @@ def run_command(
             result = run(source, parts, settings, watch)
         write_json(json_file, result.figures)
         _print_run(result, source.note)
+        if audit_folder:
+            console.print(
+                f"[dim]audit logs: secure-afl audit verify {escape(str(audit_folder))}/*.jsonl[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @bench.command("masking")

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -43,7 +44,7 @@ MODELS = ("ridge", "fedacnnl")
 class Settings:
     """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
     every client adapts the network to its rows, from the heads of `groups` groups; key_holders, release: of an
-    encrypted backend, see `EncryptedAggregator`.
+    encrypted backend, see `EncryptedAggregator`; audit: a folder for every party's audit log.
     """
 
     model: str = "ridge"
@@ -60,6 +61,7 @@ class Settings:
     device: str = "cpu"
     key_holders: int = 1
     release: str | None = None
+    audit: Path | None = None
 
     def policy(self) -> Policy:
         """The clients' policy: nothing wider than these settings need."""
@@ -129,6 +131,7 @@ def aggregator_for(
     if settings.backend == "plain":
         return _Thinned(policy, frozenset(clients[place] for place in silent))
     masks: dict[str, Any] = {"profile": settings.profile, "suite": settings.suite, "watch": watch}
+    masks["audit"] = settings.audit
     # In a layered session clients fall silent before they mask.
     phase = "collecting" if "mask" in settings.backend else "encrypting"
     masks["network"] = FaultyNetwork([Fault("drop", phase, silent)], settings.seed)
@@ -208,7 +211,11 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
-        together = model(witness).fit(data.X[rows], data.y[rows], site)
+        try:
+            together = model(witness).fit(data.X[rows], data.y[rows], site)
+        finally:
+            if not isinstance(aggregator, PlainAggregator):
+                aggregator.close()
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
     waves = split_rounds(
         {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds

@@ -66,10 +66,14 @@ def check_writable(file: Path | None, option: str = "--json") -> None:
 
 
 def write_json(file: Path | None, figures: dict[str, Any]) -> None:
+    """Figures, as `write_text` writes."""
+    if file:
+        write_text(file, json.dumps(figures, indent=2) + "\n", "figures")
+
+
+def write_text(file: Path, text: str, what: str) -> None:
     """Whole or not at all: written beside its place and then moved there; a pipe or device is written into."""
-    if not file:
-        return
-    text, place = json.dumps(figures, indent=2) + "\n", file.resolve()
+    place = file.resolve()
     try:
         if place.exists() and not place.is_file():
             place.write_text(text)
@@ -85,4 +89,4 @@ def write_json(file: Path | None, figures: dict[str, Any]) -> None:
             f"[bold red]error:[/] cannot write {escape(str(file))}: {error.strerror}", highlight=False
         )
         raise typer.Exit(1) from None
-    errors.print(f"[dim]figures: {escape(str(file))}[/]", highlight=False)
+    errors.print(f"[dim]{what}: {escape(str(file))}[/]", highlight=False)

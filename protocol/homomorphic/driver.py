@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
 from secure_afl.protocol.driver import Contribute, Contribution, Exchange, Network, nothing_wanted
 from secure_afl.protocol.errors import RoundAbortedError
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
@@ -12,9 +13,14 @@ from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.parameters import SumWanted
 
+Recorded = tuple[RecordedHomomorphicServer, Mapping[int, RecordedClient], Mapping[int, RecordedParty]]
+
 
 class EncryptedCohort(Exchange):
-    """Runs one session. Clients and key holders by their numbers: members first, then key holders."""
+    """Runs one session. Clients and key holders by their numbers: members first, then key holders.
+
+    recorded: the same parties behind their audit logs.
+    """
 
     def __init__(
         self,
@@ -23,26 +29,30 @@ class EncryptedCohort(Exchange):
         holders: Mapping[int, KeyHolder],
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
+        *,
+        recorded: Recorded | None = None,
     ) -> None:
-        super().__init__(server, clients, holders, network, watch)
+        self._steps: HomomorphicServer | RecordedHomomorphicServer = recorded[0] if recorded else server
+        reached, keepers = recorded[1:] if recorded else (clients, holders)
+        super().__init__(self._steps, reached, keepers, network, watch)
         self.server = server
         self.clients = clients
         self.holders = holders
 
     def set_up(self) -> None:
         """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
-        self.run(self.server.start, nothing_wanted)
+        self.run(self._steps.start, nothing_wanted)
         while self.server.state is not ServerState.INVITING:
-            self.run(self.server.advance, nothing_wanted)
-        self.timed(self.server.advance)
+            self.run(self._steps.advance, nothing_wanted)
+        self.timed(self._steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> EncryptedSum:
         """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
-        self.run(lambda: self.server.open_round(number, among), contribute)
+        self.run(lambda: self._steps.open_round(number, among), contribute)
         while self.server.state is not ServerState.OPENING:
-            self.run(self.server.advance, contribute)
-        self.timed(self.server.advance)
-        return self.timed(self.server.result)
+            self.run(self._steps.advance, contribute)
+        self.timed(self._steps.advance)
+        return self.timed(self._steps.result)
 
 
 def layered_sum(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
 from secure_afl.protocol.driver import Contribute, Exchange, Network, nothing_wanted
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
@@ -9,7 +10,7 @@ from secure_afl.protocol.masking.states import ServerState
 
 
 class Cohort(Exchange):
-    """Runs one session."""
+    """Runs one session. recorded: the same parties behind their audit logs."""
 
     def __init__(
         self,
@@ -17,17 +18,20 @@ class Cohort(Exchange):
         clients: Mapping[int, MaskingClient],
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
+        *,
+        recorded: tuple[RecordedMaskingServer, Mapping[int, RecordedClient]] | None = None,
     ) -> None:
-        super().__init__(server, clients, {}, network, watch)
+        self._steps: MaskingServer | RecordedMaskingServer = recorded[0] if recorded else server
+        super().__init__(self._steps, recorded[1] if recorded else clients, {}, network, watch)
         self.server = server
         self.clients = clients
 
     def set_up(self) -> None:
         """Keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""
-        self.run(self.server.start, nothing_wanted)
-        self.run(self.server.advance, nothing_wanted)
-        self.run(self.server.advance, nothing_wanted)
-        self.timed(self.server.advance)
+        self.run(self._steps.start, nothing_wanted)
+        self.run(self._steps.advance, nothing_wanted)
+        self.run(self._steps.advance, nothing_wanted)
+        self.timed(self._steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> MaskedSum:
         """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
@@ -41,11 +45,11 @@ class Cohort(Exchange):
     def collect(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> None:
         """The uploads of round `number`."""
         self._contribute = contribute
-        self.run(lambda: self.server.open_round(number, among), contribute)
+        self.run(lambda: self._steps.open_round(number, among), contribute)
 
     def open(self) -> MaskedSum:
         """The sum of what was collected."""
         while self.server.state is not ServerState.UNMASKING:
             # A client that was asked late is heard, and its upload refused.
-            self.run(self.server.advance, self._contribute)
-        return self.timed(self.server.unmask)
+            self.run(self._steps.advance, self._contribute)
+        return self.timed(self._steps.unmask)

@@ -28,11 +28,14 @@ LABELS = {
     "KEY_SHARE_COMMITMENT": b"secure-afl/1 key share commitment",
     "CIPHERTEXTS": b"secure-afl/1 sum of ciphertexts",
     "DATA_SET": b"secure-afl/1 data set",
+    "AUDIT_LINE": b"secure-afl/1 audit line",
+    "AUDIT_MESSAGE": b"secure-afl/1 audited message",
     "FRAME_SIGNATURE": b"secure-afl/1 signed frame",
     "BUNDLE_SIGNATURE": b"secure-afl/1 signed bundle",
     "CONSENT_SIGNATURE": b"secure-afl/1 signed consent",
     "KEY_SIGNATURE": b"secure-afl/1 signed encryption key",
     "CHALLENGE_SIGNATURE": b"secure-afl/1 signed challenge",
+    "AUDIT_SIGNATURE": b"secure-afl/1 signed audit entry",
 }
 
 

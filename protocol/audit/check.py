@@ -1,0 +1,489 @@
+"""Logs of several parties against each other.
+
+A log that is damaged is named, and left out of the comparison: nothing it says is believed. What one log says of a
+message stands in the log of the party at its other end, or one of the two is not what happened. That a message was
+sent and never arrived is no contradiction; that one arrived and was never sent is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from secure_afl.crypto.lattice import LATTICES
+from secure_afl.protocol.audit.chain import Chain, read
+from secure_afl.protocol.audit.events import (
+    Aborted,
+    Agreed,
+    AnyEvent,
+    Begun,
+    Closed,
+    Entry,
+    Frame,
+    InSession,
+    Received,
+    Refused,
+    Released,
+    Resumed,
+    Role,
+    Sent,
+    Terms,
+)
+from secure_afl.protocol.errors import AuditError, PolicyError, ProtocolError
+from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
+from secure_afl.protocol.parameters import Parameters
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+
+E = TypeVar("E", bound=AnyEvent)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What does not hold, or is worth knowing: in which file, on which line, counted from 1."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class At(Generic[E]):
+    """An event and the entry that it stands in."""
+
+    line: int
+    entry: Entry
+    event: E
+
+
+@dataclass(frozen=True)
+class Log:
+    """One file."""
+
+    file: str
+    begun: Begun
+    chain: Chain
+
+
+@dataclass
+class View:
+    """What one log says of one session."""
+
+    log: Log
+    agreed: At[Agreed]
+    place: int  # the party's number; −1 is the server
+    events: list[At[AnyEvent]] = field(default_factory=list)
+
+    def of(self, kind: type[E]) -> list[At[E]]:
+        """The events of one kind, in order."""
+        return [At(one.line, one.entry, one.event) for one in self.events if isinstance(one.event, kind)]
+
+    def sent(self, *messages: str) -> list[At[Sent]]:
+        return [one for one in self.of(Sent) if one.event.frame.message in messages]
+
+    def received(self, *messages: str) -> list[At[Received]]:
+        return [one for one in self.of(Received) if one.event.frame.message in messages]
+
+
+@dataclass
+class Session:
+    """What all logs say of one session."""
+
+    terms: Terms
+    roster: Roster
+    holders: Roster | None
+    server: View | None = None
+    parties: dict[int, View] = field(default_factory=dict)  # by number
+
+    @property
+    def transcript(self) -> bytes:
+        return self.terms.transcript()
+
+    @property
+    def invited(self) -> tuple[int, ...]:
+        """The numbers of all parties but the server."""
+        members, keepers = len(self.roster.members), len(self.holders.members) if self.holders else 0
+        return (*self.terms.cohort, *range(members, members + keepers))
+
+    def name(self, place: int) -> str:
+        at = place - len(self.roster.members)
+        if self.holders and at >= 0:
+            return self.holders.name(at)
+        return self.roster.name(place)
+
+    def key(self, place: int) -> bytes:
+        at = place - len(self.roster.members)
+        return (
+            self.holders.members[at] if self.holders and at >= 0 else self.roster.members[place]
+        ).verify_key
+
+
+@dataclass(frozen=True)
+class Report:
+    """findings: what does not hold; notes: what does, and is worth knowing; sessions: in the order of their logs."""
+
+    logs: tuple[Log, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+    sessions: tuple[Session, ...]
+
+
+def verify(files: Mapping[str, bytes]) -> Report:
+    """Check logs, given as files' contents by name, each by itself and all against each other."""
+    findings: list[Finding] = []
+    notes: list[Finding] = []
+    logs: list[Log] = []
+    sound: list[Log] = []
+    for file, data in files.items():
+        chain = read(data)
+        findings += [Finding(file, line, text) for line, text in chain.faults]
+        if chain.begun is None:
+            continue
+        log = Log(file, chain.begun, chain)
+        logs.append(log)
+        if twin := [one.file for one in sound if one.begun.key == chain.begun.key]:
+            findings.append(
+                Finding(file, 1, f"the log of {chain.begun.party} was given before, as {twin[0]}")
+            )
+        elif chain.faults:
+            notes.append(Finding(file, 1, f"the log of {chain.begun.party} is not compared with others"))
+        else:
+            sound.append(log)
+            findings += _ends(log)
+            notes += _resumed(log)
+    sessions: dict[bytes, Session] = {}
+    for log in sound:
+        findings += _sort(log, sessions)
+    for one in sessions.values():
+        findings += [*_terms(one), *_messages(one), *_policies(one), *_silent(one, sound)]
+        notes += [*_lost(one), *_missing(one)]
+    for one in sessions.values():
+        masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
+        findings += [*_releases(one), *_layers(one, masks)]
+    return Report(tuple(logs), tuple(findings), tuple(notes), tuple(sessions.values()))
+
+
+# ---- each log by itself --------------------------------------------------------------------------
+
+
+def _ends(log: Log) -> Iterator[Finding]:
+    lines = len(log.chain.entries)
+    if log.chain.torn:
+        yield Finding(
+            log.file,
+            lines + 1,
+            f"an unfinished line of {log.chain.torn} bytes: the program stopped, or it was cut",
+        )
+    elif not isinstance(log.chain.entries[-1].event, Closed):
+        yield Finding(
+            log.file,
+            lines,
+            "the log ends here without its closing entry: its party is still at work or stopped, or the last lines "
+            "were removed",
+        )
+
+
+def _resumed(log: Log) -> Iterator[Finding]:
+    for line, (before, entry) in enumerate(zip(log.chain.entries, log.chain.entries[1:], strict=False), 2):
+        if isinstance(entry.event, Resumed) and (entry.event.removed or not isinstance(before.event, Closed)):
+            yield Finding(
+                log.file,
+                line,
+                f"{log.begun.party} had stopped without closing its log; {entry.event.removed} bytes of an unfinished "
+                "line were removed",
+            )
+
+
+def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
+    """Put what a log says where it belongs. Yields what does not belong anywhere."""
+    views: dict[bytes, View] = {}
+    for line, entry in enumerate(log.chain.entries, 1):
+        event = entry.event
+        if isinstance(event, Agreed):
+            try:
+                view = _view(log, At(line, entry, event), sessions)
+            except ProtocolError as error:
+                yield Finding(log.file, line, str(error))
+                continue
+            views[event.terms.transcript()] = view
+        elif isinstance(event, InSession):
+            if event.session in views:
+                views[event.session].events.append(At(line, entry, event))
+            elif not isinstance(event, Refused):  # what is refused may come before anything is agreed
+                yield Finding(log.file, line, "of a session that this log does not say was agreed on")
+
+
+def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
+    event, role = agreed.event, log.begun.role
+    digests = [event.terms.roster, *([event.terms.holders] if isinstance(event.terms, Agreement) else [])]
+    rosters = [event.roster, *([event.holders] if event.holders and len(digests) > 1 else [])]
+    if digests != [one.digest for one in rosters]:
+        raise AuditError("expected the rosters that the terms of the session name, got others")
+    if event.terms.cohort[-1] >= len(event.roster.members):
+        raise AuditError("expected a cohort of roster members, got others")
+    holders = event.holders if isinstance(event.terms, Agreement) else None
+    session = Session(event.terms, event.roster, holders)
+    session = sessions.setdefault(session.transcript, session)
+    if role is Role.SERVER:
+        if session.server is not None:
+            raise AuditError(f"the session stands in {session.server.log.file} already, as its server's")
+        session.server = View(log, agreed, -1)
+        return session.server
+    place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
+    if place is None or session.name(place) != log.begun.party:
+        raise AuditError(
+            f"expected a log signed with the key that the session's roster has for {log.begun.party}, got another's"
+        )
+    if place in session.parties:
+        raise AuditError("the session was agreed on before")
+    view = session.parties[place] = View(log, agreed, place)
+    return view
+
+
+# ---- logs against each other ---------------------------------------------------------------------
+
+
+def _terms(session: Session) -> Iterator[Finding]:
+    """The rounds of the session are those that every party had planned."""
+    for view in session.parties.values():
+        planned = [(one.statistic, one.length) for one in view.agreed.event.plan]
+        if planned != [(one.statistic, one.length) for one in session.terms.rounds]:
+            yield Finding(
+                view.log.file, view.agreed.line, "the session's sums are not those that this party planned"
+            )
+    views = list(session.parties.values())
+    for view in views[1:]:
+        if view.agreed.event.plan != views[0].agreed.event.plan:
+            yield Finding(
+                view.log.file,
+                view.agreed.line,
+                f"the plan differs from that of {views[0].log.begun.party} in {views[0].log.file}",
+            )
+
+
+def _messages(session: Session) -> Iterator[Finding]:
+    """What arrived was sent: towards the server, and from it."""
+    server = session.server
+    if server is None:
+        return
+    for place, view in session.parties.items():
+        name = session.name(place)
+        for sender, sends, receiver, receives in (
+            (view, view.of(Sent), server, [one for one in server.of(Received) if one.event.sender == place]),
+            (server, [one for one in server.of(Sent) if place in one.event.to], view, view.of(Received)),
+        ):
+            left = Counter(one.event.frame.digest for one in sends)
+            known = {one.event.frame.digest: one.event.frame for one in sends}
+            for one in receives:
+                frame, whence = one.event.frame, "the server" if sender is server else name
+                if left[frame.digest] <= 0:
+                    yield Finding(
+                        receiver.log.file,
+                        one.line,
+                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not say that it was sent"
+                        + (" so often" if frame.digest in known else ""),
+                    )
+                elif known[frame.digest] != frame:
+                    yield Finding(
+                        receiver.log.file,
+                        one.line,
+                        f"{_said(frame)} is described otherwise in {sender.log.file}",
+                    )
+                left[frame.digest] -= 1
+
+
+def _lost(session: Session) -> Iterator[Finding]:
+    server = session.server
+    if server is None:
+        return
+    for place, view in session.parties.items():
+        for sender, sends, receiver in (
+            (view, view.of(Sent), server),
+            (server, [one for one in server.of(Sent) if place in one.event.to], view),
+        ):
+            arrived = {one.event.frame.digest for one in receiver.of(Received)}
+            refused = {one.event.digest for one in receiver.of(Refused)}
+            for one in sends:
+                if one.event.frame.digest in arrived:
+                    continue
+                fate = "was refused by" if one.event.frame.digest in refused else "did not reach"
+                whom = "the server" if receiver is server else session.name(place)
+                yield Finding(sender.log.file, one.line, f"{_said(one.event.frame)} {fate} {whom}")
+
+
+def _missing(session: Session) -> Iterator[Finding]:
+    """Whose logs were not given."""
+    view = session.server or next(iter(session.parties.values()))
+    missing = [session.name(place) for place in session.invited if place not in session.parties]
+    if session.server is None:
+        missing.insert(0, "the server")
+    if missing:
+        yield Finding(
+            view.log.file,
+            view.agreed.line,
+            f"session {session.transcript.hex()[:8]}: no sound log of {', '.join(missing)} says that it took part",
+        )
+
+
+def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
+    """Parties whose logs were given, say nothing of the session, and took part in it by what others say."""
+    for log in logs:
+        place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
+        if session.server is None or place is None or place in session.parties:
+            continue
+        for one in session.server.of(Received):
+            if one.event.sender == place:
+                yield Finding(
+                    session.server.log.file,
+                    one.line,
+                    f"{_said(one.event.frame)} arrived from {session.name(place)}, whose log {log.file} says nothing of "
+                    "this session",
+                )
+                break
+    servers = [log.file for log in logs if log.begun.role is Role.SERVER]
+    if session.server is None and servers:
+        view = next(iter(session.parties.values()))
+        yield Finding(
+            view.log.file,
+            view.agreed.line,
+            f"a session of which the server's log says nothing: {', '.join(servers)}",
+        )
+
+
+def _policies(session: Session) -> Iterator[Finding]:
+    """What each party agreed to is what its policy allows, and so is every group that it answered for."""
+    terms, members = session.terms, len(session.roster.members)
+    for view in session.parties.values():
+        policy, plan = view.agreed.event.policy, view.agreed.event.plan
+        if policy is None:
+            yield Finding(view.log.file, view.agreed.line, "expected the policy of the party, got none")
+            continue
+        try:
+            _check_terms(policy, terms, members)
+        except ProtocolError as error:
+            yield Finding(view.log.file, view.agreed.line, f"against the party's own policy: {error}")
+        opened = {one.event.frame.round for one in view.sent("opened")}
+        related: dict[int, tuple[int, ...]] = {}  # by round; of a round begun anew, the last attempt
+        for one in view.received("survivors", "check", "offer"):
+            frame = one.event.frame
+            if frame.round is None or frame.round >= len(plan):
+                yield Finding(view.log.file, one.line, "of a round that was not planned")
+                continue
+            planned = plan[frame.round]
+            try:
+                policy.check_group("clients in a sum", len(frame.members), members, planned.survivors)
+            except PolicyError as error:
+                yield Finding(view.log.file, one.line, f"against the party's own policy: {error}")
+            if planned.same_survivors and (view.log.begun.role is Role.CLIENT or frame.round in opened):
+                related[frame.round] = frame.members
+        if len(set(related.values())) > 1:
+            yield Finding(
+                view.log.file,
+                view.agreed.line,
+                "sums that were planned over the same clients were answered for over different ones",
+            )
+        for kind in ("reveal", "opened"):
+            often = Counter(one.event.frame.round for one in view.sent(kind))
+            for number, times in often.items():
+                if times > 1:
+                    line = view.sent(kind)[-1].line
+                    yield Finding(view.log.file, line, f"round {number} was answered for {times} times")
+
+
+def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
+    if isinstance(terms, Parameters):
+        policy.check(terms, members)
+        return
+    scheme = "bfv" if LATTICES[terms.lattice].plain_modulus else "ckks"
+    policy.check_backend(Encryption(scheme, bool(terms.masks), terms.release).backend)
+    policy.check_group("clients", len(terms.cohort), members)
+
+
+def _releases(session: Session) -> Iterator[Finding]:
+    """What the server says it opened is over those whose uploads it had, and what everybody agreed to open."""
+    server = session.server
+    if server is None:
+        return
+    terms, masked = session.terms, isinstance(session.terms, Parameters)
+    upload, question, answer = (
+        ("upload", "survivors", "reveal") if masked else ("encrypted upload", "check", "tags")
+    )
+    seen = Counter(one.event.round for one in server.of(Released))
+    for released in server.of(Released):
+        number, survivors, line = released.event.round, released.event.survivors, released.line
+
+        def fault(text: str, line: int = line, number: int = number) -> Finding:
+            return Finding(server.log.file, line, f"round {number}: {text}")
+
+        if number >= len(terms.rounds):
+            yield fault("it was not planned")
+            continue
+        if seen[number] > 1:
+            yield fault(f"it was opened {seen[number]} times")
+        if not (isinstance(terms, Agreement) and terms.release is Release.WEIGHTS):
+            length = terms.rounds[number].length
+            if released.event.values != length:
+                yield fault(f"expected a sum of {length} values, got {released.event.values}")
+        uploads = [one.event for one in server.received(upload) if one.event.frame.round == number]
+        # An encrypted round may have been begun anew: only the last attempt counts.
+        last = max((one.frame.attempt or 0 for one in uploads), default=0)
+        uploaded = {one.sender for one in uploads if (one.frame.attempt or 0) == last}
+        # Where masked vectors travel encrypted, one may be masked and then not encrypted.
+        layered = masked and terms.rounds[number].modulus > 0
+        if not uploaded.issuperset(survivors) or (uploaded != set(survivors) and not layered):
+            yield fault(
+                f"the sum is said to be over {_names(session, survivors)}, and uploads came from "
+                f"{_names(session, [one for one in uploaded if one is not None])}"
+            )
+        for view in session.parties.values():
+            shown = [
+                one
+                for one in view.received("survivors", "check", "offer")
+                if one.event.frame.round == number and (one.event.frame.attempt or 0) == last
+            ]
+            for one in shown:
+                if one.event.frame.members != survivors:
+                    yield fault(
+                        f"the sum is said to be over {_names(session, survivors)}; {view.log.begun.party} was shown "
+                        f"{_names(session, one.event.frame.members)} ({view.log.file}, line {one.line})"
+                    )
+        asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
+        answers = {one.event.sender for one in server.received(answer) if asked < one.line < line}
+        needed = terms.threshold if isinstance(terms, Parameters) else len(survivors)
+        if len(answers & set(survivors)) < needed:
+            yield fault(
+                f"expected the answers of at least {needed} clients before it is opened, got {len(answers)}"
+            )
+    done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
+    final = "reveal" if masked else "opened"
+    for number in sorted({one.event.frame.round or 0 for one in server.received(final)} - done):
+        line = max(one.line for one in server.received(final) if one.event.frame.round == number)
+        yield Finding(
+            server.log.file, line, f"round {number} was answered for, and no line says what came of it"
+        )
+
+
+def _layers(session: Session, masks: Session | None) -> Iterator[Finding]:
+    """Where masked vectors travel encrypted, both sessions opened the same rounds over the same clients."""
+    if masks is None or masks.server is None or session.server is None:
+        return
+    opened = {one.event.round: one.event.survivors for one in session.server.of(Released)}
+    for one in masks.server.of(Released):
+        if opened.get(one.event.round) != one.event.survivors:
+            yield Finding(
+                masks.server.log.file,
+                one.line,
+                f"round {one.event.round}: the masks came off a sum that key holders did not open for these clients",
+            )
+
+
+def _said(frame: Frame) -> str:
+    at = f" of round {frame.round}" if frame.round is not None else ""
+    return f"“{frame.message}”{at} ({frame.size:,} bytes)"
+
+
+def _names(session: Session, places: Sequence[int]) -> str:
+    return ", ".join(map(session.name, sorted(places))) or "nobody"

@@ -1,0 +1,146 @@
+"""A party's audit log: a file of JSON lines, each signed and chained to the one before.
+
+An entry is on the disk before what it tells of leaves the party: if it cannot be written, nothing leaves.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.events import AnyEvent, Begun, Closed, Resumed, Role, line_digest, signed
+from secure_afl.protocol.errors import AuditError
+from secure_afl.protocol.wire import VERSION
+
+Clock = Callable[[], datetime]
+"""Gives the party's own time, in UTC. Nothing is decided by it."""
+
+
+def wall_clock() -> datetime:
+    """The machine's time."""
+    return datetime.now(UTC)
+
+
+class AuditLog:
+    """A log that is open for writing, by one process at a time.
+
+    Opening continues an existing log of the same identity. The rest of a line that a crash cut is removed, and the
+    next entry says so. A log that is damaged in any other way is not continued. Raises `AuditError`.
+    """
+
+    def __init__(
+        self, path: Path, identity: Identity, party: str, role: Role, clock: Clock = wall_clock
+    ) -> None:
+        self.path = path
+        self._identity = identity
+        self._clock = clock
+        self._broken = False
+        self._number, self._previous = 0, b""
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise AuditError(f"cannot open the audit log {path}: {error.strerror}") from None
+        try:
+            self._continue(party, role)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _continue(self, party: str, role: Role) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AuditError(f"expected an audit log that no other process writes, got {self.path}") from None
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        begun = Begun(VERSION, party, role, self._identity.verify_key)
+        if whole:
+            chain = read(whole)
+            if chain.faults:
+                line, fault = chain.faults[0]
+                raise AuditError(
+                    f"the audit log {self.path} is damaged and is not continued: line {line}: {fault}"
+                )
+            if chain.begun != begun:
+                raise AuditError(f"expected an audit log of {party} with its present key, got {self.path}")
+            self._number, self._previous = len(chain.entries), chain.last
+        if len(whole) < len(data):
+            os.ftruncate(self._file, len(whole))
+        if not whole:
+            self.append(begun)
+            self._sync_folder()
+        if data:
+            self.append(Resumed(len(data) - len(whole)))
+
+    def append(self, event: AnyEvent) -> None:
+        """Write one entry, through to the disk. Raises `AuditError` from the first failure on."""
+        if self._broken:
+            raise AuditError(f"the audit log {self.path} is closed, or could not be written before")
+        line = signed(self._identity, self._number + 1, self._clock(), self._previous, event)
+        self._broken = True  # until it is there
+        try:
+            if os.write(self._file, line + b"\n") != len(line) + 1:
+                raise AuditError(
+                    f"the audit log {self.path} cannot be written: the disk took a part of a line"
+                )
+            os.fsync(self._file)
+        except OSError as error:
+            raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
+        self._broken = False
+        self._number, self._previous = self._number + 1, line_digest(line)
+
+    def close(self) -> None:
+        """Write the closing entry. A closed log can be opened again."""
+        if self._file < 0:
+            return
+        try:
+            if not self._broken:
+                self.append(Closed())
+        finally:
+            os.close(self._file)
+            self._file, self._broken = -1, True
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Logs:
+    """A log of each party of this process, in one folder; of the server, which has no key of its own else, too."""
+
+    def __init__(self, folder: Path, clock: Clock = wall_clock) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AuditError(f"cannot make the folder {folder} of audit logs: {error.strerror}") from None
+        self._folder = folder
+        self._clock = clock
+        self._logs: dict[bytes, AuditLog] = {}
+        self._server = Identity.generate()
+
+    def of(self, party: str, role: Role, identity: Identity) -> AuditLog:
+        """The log of one party, opened when it is first asked for."""
+        key = identity.verify_key
+        if key not in self._logs:
+            # A name may hold any printable letter; the key makes files of two alike names two.
+            name = re.sub(r"[^A-Za-z0-9]+", "-", party)
+            path = self._folder / f"{name}.{key.hex()[:8]}.jsonl"
+            self._logs[key] = AuditLog(path, identity, party, role, self._clock)
+        return self._logs[key]
+
+    @property
+    def server(self) -> AuditLog:
+        return self.of("server", Role.SERVER, self._server)
+
+    def close(self) -> None:
+        """Close all of them."""
+        logs, self._logs = self._logs, {}
+        for log in logs.values():
+            log.close()

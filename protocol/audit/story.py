@@ -1,0 +1,252 @@
+"""What left each client, in words for a reader who knows no cryptography."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from secure_afl.protocol.audit.check import At, Report, Session, View
+from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Withheld
+from secure_afl.protocol.homomorphic.agreement import Agreement, Release
+from secure_afl.protocol.parameters import Parameters, Profile
+
+_FORMS = {  # by whether it is masked, and whether it is encrypted: in a cell, and in words
+    (True, False): ("masked", "hidden by secret masks"),
+    (False, True): ("encrypted", "encrypted"),
+    (True, True): ("masked, encrypted", "hidden by secret masks and encrypted besides"),
+}
+_SHOWN = 12  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One vector that left a client. over: whose sum was opened; sentence: all of it in words."""
+
+    time: datetime
+    statistic: str
+    values: int
+    size: int
+    form: str
+    over: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """All that left one client in one session. besides: sentences on what was no vector."""
+
+    client: str
+    uploads: tuple[Upload, ...]
+    besides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """One session. facts: what was agreed, as pairs of a word and a text; caution: what it rests on."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    accounts: tuple[Account, ...]
+    caution: str
+
+
+def stories(report: Report) -> tuple[Story, ...]:
+    """One for each session; a masked session whose vectors travelled encrypted is told with the encrypted one."""
+    sessions = {one.transcript: one for one in report.sessions}
+    beneath = {one.terms.masks for one in report.sessions if isinstance(one.terms, Agreement)}
+    told = []
+    for session in report.sessions:
+        if session.transcript not in beneath:
+            masks = sessions.get(session.terms.masks) if isinstance(session.terms, Agreement) else session
+            told.append(_story(session, masks))
+    return tuple(told)
+
+
+def _story(session: Session, masks: Session | None) -> Story:
+    views = [view for _, view in sorted(session.parties.items()) if view.log.begun.role is Role.CLIENT]
+    accounts = tuple(_account(session, masks, view) for view in views)
+    return Story(
+        session.transcript.hex()[:8], tuple(_facts(session, masks)), accounts, _caution(session, masks)
+    )
+
+
+def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]:
+    terms = session.terms
+    views = [*session.parties.values(), *([session.server] if session.server else [])]
+    entries = [one.entry for view in views for one in view.events]
+    times = [one.time for one in (*entries, *(view.agreed.entry for view in views))]
+    yield (
+        "when",
+        f"{min(times):%Y-%m-%d %H:%M:%S} to {max(times):%Y-%m-%d %H:%M:%S} UTC, by the parties' clocks",
+    )
+    yield "clients invited", names(session, terms.cohort)
+    if session.holders:
+        yield "key holders", ", ".join(one.name for one in session.holders.members)
+    yield "vectors leave", _FORMS[_form(session)][1]
+    if isinstance(terms, Agreement):
+        yield "encryption", terms.lattice
+        released = {Release.SUM: "the sum", Release.WEIGHTS: "only the model solved from the sum"}
+        yield "given to the server", released[terms.release]
+    if masks and isinstance(masks.terms, Parameters):
+        profile = {Profile.ACTIVE: "may lie", Profile.SEMI_HONEST: "keeps to the protocol"}
+        yield "assumed of the server", profile[masks.terms.profile]
+        yield "keys sealed with", masks.terms.suite.value
+        yield "needed to open a sum", f"{masks.terms.threshold} clients"
+    sums = [f"“{one.statistic}” ({one.length:,} numbers)" for one in terms.rounds]
+    yield (
+        "sums agreed on",
+        ", ".join(sums[:_SHOWN]) + (f" and {len(sums) - _SHOWN} more" if sums[_SHOWN:] else ""),
+    )
+    policies = {view.agreed.event.policy for view in session.parties.values()} - {None}
+    least = {one.least_survivors(len(session.roster.members)) for one in policies if one is not None}
+    if least:
+        yield "fewest clients in a sum", f"{min(least)}, by the clients' own policies"
+
+
+def _form(session: Session) -> tuple[bool, bool]:
+    """Whether vectors are masked, and whether they are encrypted."""
+    terms = session.terms
+    return (True, False) if isinstance(terms, Parameters) else (bool(terms.masks), True)
+
+
+def _caution(session: Session, masks: Session | None) -> str:
+    terms = masks.terms if masks else session.terms
+    if isinstance(terms, Agreement):
+        if terms.masks:
+            return "The logs of the masks beneath were not given: what they hide is not told here."
+        return "This holds as long as no client and no key holder helps the server against the others."
+    n, t = len(terms.cohort), terms.threshold
+    if terms.profile is Profile.ACTIVE:
+        return f"This holds as long as fewer than {2 * t - n} of the {n} clients help the server against the others."
+    return (
+        f"This holds as long as the server keeps to the protocol, and fewer than {t} of the clients around one help it "
+        "against that one."
+    )
+
+
+# ---- one client ----------------------------------------------------------------------------------
+
+
+def _account(session: Session, masks: Session | None, view: View) -> Account:
+    encrypted = isinstance(session.terms, Agreement)
+    uploads = tuple(
+        _upload(session, masks, view, one) for one in view.sent("encrypted upload" if encrypted else "upload")
+    )
+    below = masks.parties.get(view.place) if masks else None
+    views = [view, *([below] if below and below is not view else [])]
+    return Account(session.name(view.place), uploads, tuple(_besides(session, views)))
+
+
+def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent]) -> Upload:
+    client, number = session.name(view.place), sent.event.frame.round or 0
+    rounds = session.terms.rounds
+    statistic, values = (
+        (rounds[number].statistic, rounds[number].length) if number < len(rounds) else ("?", 0)
+    )
+    form, words = _FORMS[_form(session)]
+    over, fate = _fate(session, masks or session, view, number)
+    sentence = f"{client} sent one vector of {values:,} numbers (“{statistic}”), {words}; {fate}."
+    return Upload(sent.entry.time, statistic, values, sent.event.frame.size, form, over, sentence)
+
+
+def _fate(session: Session, opened: Session, view: View, number: int) -> tuple[str, str]:
+    """What came of a vector: in a cell, and in words. opened: the session that opens the sums."""
+    server = opened.server
+    if server is None:
+        shown = [
+            one.event.frame.members
+            for one in view.received("survivors", "check")
+            if one.event.frame.round == number
+        ]
+        if not shown:
+            return "unknown", "the server's log was not given, so what came of it is not known"
+        return (
+            f"{len(shown[-1])} clients, by its own log",
+            f"by its own log it agreed to a sum over {len(shown[-1])} clients ({names(session, shown[-1])}), and the "
+            + "server's log was not given",
+        )
+    for one in server.of(Released):
+        if one.event.round != number:
+            continue
+        survivors = one.event.survivors
+        if view.place not in survivors:
+            return "not in the sum", "it came too late or not at all, is in no sum, and stays hidden"
+        group = f"the sum over {len(survivors)} clients ({names(session, survivors)})"
+        if session.holders is None or opened is not session:
+            return f"{len(survivors)} clients", f"the server learned only {group}"
+        keepers = " and ".join(one.name for one in session.holders.members)
+        if isinstance(session.terms, Agreement) and session.terms.release is Release.WEIGHTS:
+            return (
+                f"{len(survivors)} clients",
+                f"{keepers} opened only {group}, and gave the server only the model solved from it",
+            )
+        return f"{len(survivors)} clients", f"{keepers} opened only {group}, and gave it to the server"
+    if any(one.event.round in (number, None) for one in server.of(Aborted)):
+        return "nothing was opened", "the round was given up and nothing of it was opened"
+    return "unknown", "the server's log does not say that anything of it was opened"
+
+
+def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
+    """What else a client sent in a session, and in the one beneath it."""
+    client = session.name(views[0].place)
+
+    def sent(*messages: str) -> list[At[Sent]]:
+        return [one for view in views for one in view.sent(*messages)]
+
+    begin = sum(one.event.frame.size for one in sent("advertise", "shares", "confirm", "joined"))
+    holders = {place for one in sent("shares") for place in one.event.frame.members}
+    if holders:
+        yield (
+            f"To begin, it sent public keys, and shares of its secret keys, each sealed to one of {len(holders)} other "
+            f"clients: {begin:,} bytes."
+        )
+    elif begin:
+        yield f"To begin, it sent public keys, or that it takes part: {begin:,} bytes."
+    for one in sent("confirm"):
+        if one.event.frame.members:
+            yield f"It could not open the shares that came from {names(session, one.event.frame.members)}."
+    yield from _revealed(session, views)
+    if consents := sent("consent"):
+        yield f"{_times(consents)} it signed over whom a sum is, before it helped to open it."
+    if tags := sent("tags"):
+        yield (
+            f"{_times(tags)} it vouched for its own part of an encrypted sum, so that no other sum could be opened."
+        )
+    for withheld in (one for view in views for one in view.of(Withheld)):
+        yield f"It was asked for a vector of round {withheld.event.round} and gave none ({withheld.event.kind})."
+    if refused := [one for view in views for one in view.of(Refused)]:
+        first = refused[0].event.reason or refused[0].event.kind
+        yield f"{_times(refused)} it refused a message from the server; the first: {first}"
+    everything = [one.event.frame.size for view in views for one in view.of(Sent)]
+    yield f"In all, {client} sent {sum(everything):,} bytes in {len(everything)} messages."
+
+
+def _revealed(session: Session, views: Sequence[View]) -> Iterator[str]:
+    """Key shares that a client gave, alike ones together."""
+    given: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    for view in views:
+        survivors: tuple[int, ...] = ()
+        for one in view.events:
+            if isinstance(one.event, Received) and one.event.frame.message == "survivors":
+                survivors = one.event.frame.members
+            elif isinstance(one.event, Sent) and one.event.frame.message == "reveal":
+                outside = tuple(place for place in one.event.frame.members if place not in survivors)
+                given[len(one.event.frame.members) - len(outside), outside] += 1
+    for (inside, outside), times in given.items():
+        sums = "a sum" if times == 1 else f"each of {times} sums"
+        rest = f", and one of {names(session, outside)}, not in it" if outside else ""
+        yield (
+            f"To open {sums} it gave one key share of each of {inside} clients in the sum{rest}; one share alone opens "
+            "nothing."
+        )
+
+
+def _times(events: Sequence[object]) -> str:
+    return "Once" if len(events) == 1 else f"{len(events)} times"
+
+
+def names(session: Session, places: Sequence[int]) -> str:
+    """Names of parties, not more than fit a sentence."""
+    listed = [session.name(place) for place in places]
+    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + rest

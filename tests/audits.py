@@ -1,0 +1,81 @@
+"""Whole sessions with audit logs, and what somebody who has the files, or a party's key, can do to them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.identity import Identity
+from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.check import Report, verify
+from secure_afl.protocol.audit.events import AnyEvent, line_digest, signed
+from secure_afl.protocol.parameters import SumPlan
+from secure_afl.testing.faults import Fault, FaultyNetwork
+
+CLIENTS = tuple(f"hospital-{number}" for number in range(4))
+PLAN = (SumPlan("gram", 7, 10.0, 20), SumPlan("counts", 3, 10.0, 20))
+Change = Callable[[list[AnyEvent]], list[AnyEvent]]
+
+
+@dataclass
+class Audited:
+    """The logs of one session of two sums, by party, and the parties' keys."""
+
+    logs: dict[str, bytes]
+    identities: dict[str, Identity]
+    aggregator: MaskedAggregator | EncryptedAggregator
+    vectors: dict[str, list[npt.NDArray[np.float64]]]
+    totals: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    def verify(self, **changed: bytes) -> Report:
+        """All logs, some of them changed; a party's name is a file's."""
+        return verify(self.logs | {name.replace("_", "-"): data for name, data in changed.items()})
+
+    def resigned(self, party: str, change: Change) -> bytes:
+        """The log that this party would have written, had it been another story."""
+        chain = read(self.logs[party])
+        events = change([entry.event for entry in chain.entries])
+        return written(self.identities[party], events, chain.entries[0].time)
+
+
+def written(identity: Identity, events: Sequence[AnyEvent], time: object) -> bytes:
+    previous, lines = b"", []
+    for number, event in enumerate(events, 1):
+        line = signed(identity, number, time, previous, event)  # type: ignore[arg-type]
+        previous = line_digest(line)
+        lines.append(line + b"\n")
+    return b"".join(lines)
+
+
+def audited(folder: Path, backend: str = "mask", *, silent: Sequence[int] = (), seed: int = 0) -> Audited:
+    """Four clients, two sums. silent: whose uploads are lost."""
+    phase = "collecting" if "mask" in backend else "encrypting"
+    network = FaultyNetwork([Fault("drop", phase, frozenset(silent))], 0)
+    aggregator = (
+        MaskedAggregator(network=network, audit=folder)
+        if backend == "mask"
+        else EncryptedAggregator(backend, network=network, audit=folder, release="sum")
+    )
+    draws = np.random.default_rng(seed)
+    vectors = {name: [draws.uniform(-9, 9, one.length) for one in PLAN] for name in CLIENTS}
+    aggregator.open(CLIENTS, PLAN)
+    totals = [
+        aggregator.sum(number, {name: (vectors[name][number], "patients") for name in CLIENTS}).total
+        for number in range(len(PLAN))
+    ]
+    assert aggregator._logs is not None
+    identities = {
+        read(log.path.read_bytes()).begun.party: log._identity  # type: ignore[union-attr]
+        for log in aggregator._logs._logs.values()
+    }
+    aggregator.close()
+    logs = {}
+    for path in folder.iterdir():
+        begun = read(path.read_bytes()).begun
+        assert begun is not None
+        logs[begun.party] = path.read_bytes()
+    return Audited(logs, identities, aggregator, vectors, totals)
