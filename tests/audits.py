@@ -1,11 +1,12 @@
 """Whole sessions with audit logs, and what somebody who has the files, or a party's key, can do to them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.identity import Identity
@@ -13,6 +14,7 @@ from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import AnyEvent, line_digest, signed
+from secure_afl.protocol.errors import RoundAbortedError
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
@@ -27,9 +29,6 @@ class Audited:
 
     logs: dict[str, bytes]
     identities: dict[str, Identity]
-    aggregator: MaskedAggregator | EncryptedAggregator
-    vectors: dict[str, list[npt.NDArray[np.float64]]]
-    totals: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def verify(self, **changed: bytes) -> Report:
         """All logs, some of them changed; a party's name is a file's."""
@@ -42,19 +41,27 @@ class Audited:
         return written(self.identities[party], events, chain.entries[0].time)
 
 
-def written(identity: Identity, events: Sequence[AnyEvent], time: object) -> bytes:
+def written(identity: Identity, events: Sequence[AnyEvent], time: datetime) -> bytes:
+    """A sound log of these events."""
     previous, lines = b"", []
     for number, event in enumerate(events, 1):
-        line = signed(identity, number, time, previous, event)  # type: ignore[arg-type]
+        line = signed(identity, number, time, previous, event)
         previous = line_digest(line)
         lines.append(line + b"\n")
     return b"".join(lines)
 
 
-def audited(folder: Path, backend: str = "mask", *, silent: Sequence[int] = (), seed: int = 0) -> Audited:
-    """Four clients, two sums. silent: whose uploads are lost."""
+def audited(
+    folder: Path,
+    backend: str = "mask",
+    *,
+    silent: Sequence[int] = (),
+    faults: Sequence[Fault] = (),
+    seed: int = 0,
+) -> Audited:
+    """Four clients, two sums. silent: whose uploads are lost; faults: what else befalls messages."""
     phase = "collecting" if "mask" in backend else "encrypting"
-    network = FaultyNetwork([Fault("drop", phase, frozenset(silent))], 0)
+    network = FaultyNetwork([Fault("drop", phase, frozenset(silent)), *faults], seed)
     aggregator = (
         MaskedAggregator(network=network, audit=folder)
         if backend == "mask"
@@ -62,20 +69,17 @@ def audited(folder: Path, backend: str = "mask", *, silent: Sequence[int] = (), 
     )
     draws = np.random.default_rng(seed)
     vectors = {name: [draws.uniform(-9, 9, one.length) for one in PLAN] for name in CLIENTS}
-    aggregator.open(CLIENTS, PLAN)
-    totals = [
-        aggregator.sum(number, {name: (vectors[name][number], "patients") for name in CLIENTS}).total
-        for number in range(len(PLAN))
-    ]
+    with suppress(RoundAbortedError):
+        aggregator.open(CLIENTS, PLAN)
+        for number in range(len(PLAN)):
+            with suppress(RoundAbortedError):
+                aggregator.sum(number, {name: (vectors[name][number], "patients") for name in CLIENTS})
     assert aggregator._logs is not None
-    identities = {
-        read(log.path.read_bytes()).begun.party: log._identity  # type: ignore[union-attr]
-        for log in aggregator._logs._logs.values()
-    }
+    opened = list(aggregator._logs._logs.values())
     aggregator.close()
-    logs = {}
-    for path in folder.iterdir():
-        begun = read(path.read_bytes()).begun
+    logs, identities = {}, {}
+    for log in opened:
+        begun = read(log.path.read_bytes()).begun
         assert begun is not None
-        logs[begun.party] = path.read_bytes()
-    return Audited(logs, identities, aggregator, vectors, totals)
+        logs[begun.party], identities[begun.party] = log.path.read_bytes(), log._identity
+    return Audited(logs, identities)

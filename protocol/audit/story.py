@@ -144,7 +144,15 @@ def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent])
         (rounds[number].statistic, rounds[number].length) if number < len(rounds) else ("?", 0)
     )
     form, words = _FORMS[_form(session)]
-    over, fate = _fate(session, masks or session, view, number)
+    last = max(
+        one.event.frame.attempt or 0
+        for one in view.sent(sent.event.frame.message)
+        if one.event.frame.round == sent.event.frame.round
+    )
+    if (sent.event.frame.attempt or 0) < last:
+        over, fate = "begun anew", "the round was begun anew, and what was sent this time is in no sum"
+    else:
+        over, fate = _fate(session, masks or session, view, number)
     sentence = f"{client} sent one vector of {values:,} numbers (“{statistic}”), {words}; {fate}."
     return Upload(sent.entry.time, statistic, values, sent.event.frame.size, form, over, sentence)
 
@@ -162,8 +170,7 @@ def _fate(session: Session, opened: Session, view: View, number: int) -> tuple[s
             return "unknown", "the server's log was not given, so what came of it is not known"
         return (
             f"{len(shown[-1])} clients, by its own log",
-            f"by its own log it agreed to a sum over {len(shown[-1])} clients ({names(session, shown[-1])}), and the "
-            + "server's log was not given",
+            f"by its own log it helped to open a sum over {len(shown[-1])} clients ({names(session, shown[-1])})",
         )
     for one in server.of(Released):
         if one.event.round != number:
