@@ -83,11 +83,12 @@ Use = tuple[int, str, int]
 
 _SETTING_UP = (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
 _SUMMING = (ServerState.COLLECTING, ServerState.CONSENTING, ServerState.UNMASKING)
-_SESSIONS = 4  # of one example that are kept
+_SESSIONS = 4  # that are kept; what an earlier one released was checked
+_MISCHIEF = 2  # rules of that kind between two that go on, or examples would consist of little else
 
 picks = st.integers(0, 63)
 """Which one of several, counted round and round; 0 is the first."""
-some_clients = st.frozensets(st.integers(0, 5), max_size=3)
+some_clients = st.frozensets(st.integers(0, 4), max_size=2)
 
 
 class PropertyViolatedError(AssertionError):
@@ -126,6 +127,7 @@ class Session:
     told: list[Envelope] = field(default_factory=list)
     said: list[Envelope] = field(default_factory=list)
     disturbed: bool = False
+    restarted: set[int] = field(default_factory=set)
     round: int = -1
     counted: frozenset[int] = frozenset()
     released: list[Released] = field(default_factory=list)
@@ -157,8 +159,8 @@ class SecureSumMachine(RuleBasedStateMachine):
     """Drives sessions of the masked protocol and checks them against the truth. See the module for how to use it.
 
     members: the smallest and the largest roster, of at least 3 and at most 6. profiles, suites: drawn from these; a
-    policy allows some of them. max_rounds, max_length: of a session and its sums. opened: sums that this example
-    released, for statistics.
+    policy allows some of them. max_rounds, max_length: of a session and its sums. started, opened: sessions begun and
+    sums released in this example, for statistics.
 
     What must hold is `everything_holds`: `sums_are_exact`, `sums_hide_each_client`, `one_kind_of_share`, `one_vector_under_one_key`,
     `data_sets_serve_one_session`, `related_sums_have_the_same_survivors`. Besides, anything but our own errors
@@ -197,14 +199,17 @@ class SecureSumMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sessions: list[Session] = []
+        self.started = 0  # sessions so far
+        self.opened = 0  # sums so far
         self.at = 0  # which session the rules are about
         self.absent: set[int] = set()
+        self.mischief = 0  # done since something went on
         self.data_sets: dict[int, str] = {}
         self.renewed: dict[tuple[int, str], int] = defaultdict(int)  # how often, by client and data set
         self.uses: dict[Use, set[bytes]] = defaultdict(set)  # the sessions that uploads went to
         self.spent: dict[tuple[Use, str], int] = defaultdict(int)  # the opened sums of a statistic
 
-    @initialize(data=st.data(), at_once=st.booleans())
+    @initialize(data=st.data(), at_once=st.sampled_from([True, True, False]))
     def meet(self, data: st.DataObject, at_once: bool) -> None:
         """A roster, its policy and its ledgers, which stay for the whole example, and the first session: its
         invitation is on its way, or all keys are exchanged.
@@ -220,26 +225,31 @@ class SecureSumMachine(RuleBasedStateMachine):
         """The session that the rules are about."""
         return self.sessions[self.at]
 
-    @property
-    def opened(self) -> int:
-        """Sums released so far."""
-        return sum(len(session.released) for session in self.sessions)
-
     def _in(self, *states: ServerState) -> bool:
         return bool(self.sessions) and self.session.state in states
+
+    def _may_stir(self) -> bool:
+        return bool(self.sessions) and self.mischief < _MISCHIEF
 
     def _rounds_left(self) -> bool:
         return self._in(ServerState.READY) and self.session.round + 1 < len(self.session.plan)
 
     def _may_start(self) -> bool:
-        return len(self.sessions) < _SESSIONS and self._in(ServerState.READY, ServerState.ABORTED)
+        return self._in(ServerState.READY, ServerState.ABORTED)
+
+    def _may_go_on(self) -> bool:
+        return self._in(*_SETTING_UP, *_SUMMING) or self._rounds_left() or self._may_start()
 
     @precondition(_may_start)
-    @rule(data=st.data(), at_once=st.booleans(), new_data=st.booleans())
+    @rule(
+        data=st.data(),
+        at_once=st.sampled_from([True, True, False]),
+        new_data=st.sampled_from([True, True, False]),
+    )
     def start_session(self, data: st.DataObject, at_once: bool, new_data: bool) -> None:
         """A new plan, proposal and vectors, of other data sets or of the same; the one before stays open."""
         if new_data:
-            self.data_sets = dict.fromkeys(self.data_sets, f"rows {len(self.sessions)}")
+            self.data_sets = dict.fromkeys(self.data_sets, f"rows {self.started}")
         self._start(data, at_once)
 
     def _start(self, data: st.DataObject, at_once: bool) -> None:
@@ -247,7 +257,7 @@ class SecureSumMachine(RuleBasedStateMachine):
         plan = data.draw(strategies.plans(n, max_rounds=self.max_rounds, max_length=self.max_length))
         drawn = data.draw(strategies.parameters(self.roster, plan, self.policy))
         # No two sessions of an example may have one number: it is drawn, and shrinks.
-        parameters = structs.replace(drawn, session=bytes([len(self.sessions)]) + drawn.session[1:])
+        parameters = structs.replace(drawn, session=self.started.to_bytes(2) + drawn.session[2:])
         vectors = {
             (number, place): vector
             for number, one in enumerate(plan)
@@ -255,8 +265,9 @@ class SecureSumMachine(RuleBasedStateMachine):
         }
         session = Session(parameters, plan, self.make_server(parameters, self.roster), {}, vectors)
         session.clients = {place: self._client(session, place) for place in parameters.cohort}
-        self.sessions.append(session)
-        self.at = len(self.sessions) - 1
+        self.sessions = [*self.sessions, session][-_SESSIONS:]
+        self.started += 1
+        self.at, self.mischief = len(self.sessions) - 1, 0
         self._step(session.server.start)
         while at_once and self._in(*_SETTING_UP):
             self._deliver_all()
@@ -267,28 +278,54 @@ class SecureSumMachine(RuleBasedStateMachine):
             self.identities[place], self.roster, session.plan, self.policy, self.ledgers[place]
         )
 
+    @precondition(_may_stir)
     @precondition(lambda self: len(self.sessions) > 1)
     @rule(which=picks)
     def return_to_session(self, which: int) -> None:
         """Go on with an earlier session; sessions of the same clients may run side by side."""
+        self.mischief += 1
         self.at = which % len(self.sessions)
 
-    @precondition(lambda self: self._in(*_SETTING_UP, *_SUMMING))
-    @rule()
-    def finish_phase(self) -> None:
-        """What is on its way is delivered in order, with all answers; then comes the deadline."""
-        self._deliver_all()
-        self._deadline()
+    @precondition(_may_go_on)
+    @rule(data=st.data())
+    def finish_phase(self, data: st.DataObject) -> None:
+        """What is on its way is delivered in order, with all answers; then comes the deadline. Between rounds the next
+        one begins, and after the last one a session with new data.
+        """
+        if self._in(*_SETTING_UP, *_SUMMING):
+            self._deliver_all()
+            self._deadline()
+        else:
+            self._begin(data)
 
-    @precondition(lambda self: self._rounds_left() or self._in(*_SETTING_UP, *_SUMMING))
-    @rule()
-    def finish_round(self) -> None:
+    @precondition(_may_go_on)
+    @rule(data=st.data())
+    def finish_round(self, data: st.DataObject) -> None:
         """All phases of the next round, or those that are left of this one or of the set-up."""
-        if self._in(ServerState.READY):
-            self._open(self.session.round + 1)
+        if not self._in(*_SETTING_UP, *_SUMMING):
+            self._begin(data)
         while self._in(*_SETTING_UP, *_SUMMING):
             self._deliver_all()
             self._deadline()
+
+    @precondition(_may_stir)
+    @precondition(lambda self: self._in(*_SETTING_UP, *_SUMMING) and self._nearly_done())
+    @rule()
+    def deadline(self) -> None:
+        """The server ends the phase with those that answered, nearly enough; what is late arrives next."""
+        mischief = self.mischief + 1
+        self._deadline()
+        self.mischief = mischief
+
+    def _nearly_done(self) -> bool:
+        return len(self.session.server.waiting_for) <= max(0, self._spare()) + 1
+
+    def _begin(self, data: st.DataObject) -> None:
+        if self._rounds_left():
+            self._open(self.session.round + 1)
+        else:
+            self.data_sets = dict.fromkeys(self.data_sets, f"rows {self.started}")
+            self._start(data, at_once=True)
 
     @precondition(lambda self: self._rounds_left())
     @rule(skip=st.booleans(), without=st.one_of(st.just(frozenset()), some_clients))
@@ -297,34 +334,34 @@ class SecureSumMachine(RuleBasedStateMachine):
         self._open(min(self.session.round + 1 + skip, len(self.session.plan) - 1), without)
 
     def _open(self, number: int, without: frozenset[int] = frozenset()) -> None:
-        session = self.session
+        session, self.mischief = self.session, 0
         among = frozenset(session.parameters.cohort) - without if without else None
         session.disturbed |= bool(without)
         if self._step(lambda: session.server.open_round(number, among)):
             session.round, session.counted = number, frozenset()
 
+    @precondition(_may_stir)
     @precondition(lambda self: self._in(ServerState.COLLECTING))
     @rule()
     def give_up_round(self) -> None:
         """The server leaves a round."""
+        self.mischief += 1
         self.session.server.give_up_round()
-
-    @precondition(lambda self: self._in(*_SETTING_UP, *_SUMMING))
-    @rule()
-    def deadline(self) -> None:
-        """The server ends the phase with those that answered; what is late arrives next."""
-        self._deadline()
 
     # ---- the network -----------------------------------------------------------------------------
 
     def _moving(self) -> bool:
         return bool(self.sessions) and bool(self.session.in_flight)
 
-    @precondition(_moving)
-    @rule()
-    def deliver_all(self) -> None:
-        """Everything on its way, and the answers to it."""
-        self._deliver_all()
+    @precondition(_may_go_on)
+    @rule(data=st.data())
+    def deliver_all(self, data: st.DataObject) -> None:
+        """Everything on its way arrives, and the answers are on theirs; if nothing is, it goes on as in `finish_phase`."""
+        if not self.session.in_flight:
+            self.finish_phase(data)
+        arriving, self.session.in_flight, self.mischief = self.session.in_flight, [], 0
+        for envelope in arriving:
+            self._deliver(envelope)
 
     @precondition(_moving)
     @rule(which=picks)
@@ -332,6 +369,7 @@ class SecureSumMachine(RuleBasedStateMachine):
         """One message, out of order if it is not the first; its answer goes on its way."""
         self._deliver(self.session.in_flight.pop(which % len(self.session.in_flight)))
 
+    @precondition(_may_stir)
     @precondition(_moving)
     @rule(
         how=st.sampled_from(("delay", "duplicate", "drop", *sorted(CHANGES))),
@@ -340,6 +378,7 @@ class SecureSumMachine(RuleBasedStateMachine):
     )
     def disturb(self, how: str, which: int, seed: int) -> None:
         """One message comes after the deadline, or twice, or never, or altered; a drawn seed decides where."""
+        self.mischief += 1
         in_flight = self.session.in_flight
         at = which % len(in_flight)
         envelope = in_flight[at]
@@ -355,16 +394,20 @@ class SecureSumMachine(RuleBasedStateMachine):
                 self.session.late.append(envelope)
             self.session.disturbed |= how == "drop"
 
+    @precondition(_may_stir)
     @precondition(lambda self: bool(self.sessions) and len(self.session.in_flight) > 1)
     @rule(seed=st.integers(0, 255))
     def reorder(self, seed: int) -> None:
         """Everything on its way is shuffled; a drawn seed decides how."""
+        self.mischief += 1
         Random(seed).shuffle(self.session.in_flight)
 
+    @precondition(_may_stir)
     @precondition(lambda self: bool(self.sessions))
     @rule(which=picks, of=picks, to=picks, other=st.booleans())
     def replay(self, which: int, of: int, to: int, other: bool) -> None:
         """A message of this or another session, from any time, comes again: to whom it was sent, or to another."""
+        self.mischief += 1
         source = self.sessions[of % len(self.sessions)]
         history = [*source.said, *source.told]
         if history:
@@ -376,34 +419,45 @@ class SecureSumMachine(RuleBasedStateMachine):
     # ---- clients ---------------------------------------------------------------------------------
 
     def _spare(self) -> int:
-        return len(self.identities) - self.session.parameters.threshold
+        """How many more clients can be lost and the session go on."""
+        lost = self.absent | self.session.restarted
+        return len(self.identities) - self.session.parameters.threshold - len(lost)
 
     def _place(self, which: int) -> int:
         return which % len(self.identities)
 
-    @precondition(lambda self: bool(self.sessions) and len(self.absent) < self._spare())
+    @precondition(_may_stir)
+    @precondition(lambda self: self._spare() > 0)
     @rule(which=picks)
     def go_away(self, which: int) -> None:
-        """A client hears nothing until it comes back. Never so many do that nothing could happen any more."""
+        """A client hears nothing until it comes back."""
+        self.mischief += 1
         self.absent.add(self._place(which))
 
+    @precondition(_may_stir)
     @precondition(lambda self: bool(self.absent))
     @rule()
     def come_back(self) -> None:
         """All clients are there again."""
+        self.mischief += 1
         self.absent.clear()
 
-    @precondition(lambda self: bool(self.sessions))
+    @precondition(_may_stir)
+    @precondition(lambda self: self._spare() > 0)
     @rule(which=picks)
     def restart(self, which: int) -> None:
         """A client loses its state; a new one begins with the same identity and ledger."""
+        self.mischief += 1
         place = self._place(which)
         self.session.clients[place] = self._client(self.session, place)
+        self.session.restarted.add(place)
         self.session.disturbed = True
 
+    @precondition(_may_stir)
     @rule(which=picks, everybody=st.booleans())
     def renew(self, which: int, everybody: bool) -> None:
         """An owner, or all of them, lets its data set serve another session."""
+        self.mischief += 1
         for place in range(len(self.identities)) if everybody else [self._place(which)]:
             self.ledgers[place].renew(self.data_sets[place])
             self.renewed[place, self.data_sets[place]] += 1
@@ -426,39 +480,52 @@ class SecureSumMachine(RuleBasedStateMachine):
         session = self.session
         return (max(session.round, 0) + other) % (len(session.plan) + 1)
 
+    @precondition(_may_stir)
     @precondition(lambda self: self._in(ServerState.READY, *_SUMMING))
     @rule(to=picks, everybody=st.booleans(), without=some_clients, other=st.integers(0, 3))
     def ask_for_a_round(self, to: int, everybody: bool, without: frozenset[int], other: int) -> None:
         """A request that the server's own state machine would not send: again, of another round, to others."""
+        self.mischief += 1
         participants = tuple(sorted(frozenset(self.session.parameters.cohort) - without))
         request = SumRequest(self.session.transcript, self._round_meant(other), participants)
         self._tell(self._to(to, everybody), request)
 
-    @precondition(lambda self: self._in(*_SUMMING))
-    @rule(to=picks, everybody=st.booleans(), without=some_clients, other=st.sampled_from([0, 0, 0, 1]))
-    def name_survivors(self, to: int, everybody: bool, without: frozenset[int], other: int) -> None:
-        """A survivor list of the server's choice: clients that uploaded left out, clients that dropped out put in,
-        one list to one client and another to the rest.
+    def _uploaded(self) -> bool:
+        return bool(self.sessions) and any(number == self.session.round for number, _ in self.session.uploads)
+
+    @precondition(_may_stir)
+    @precondition(_uploaded)
+    @rule(
+        to=picks,
+        everybody=st.booleans(),
+        without=some_clients,
+        other=st.sampled_from([0, 0, 0, 0, 1]),
+        consents=st.sampled_from([True, True, False]),
+    )
+    def ask_to_unmask(
+        self, to: int, everybody: bool, without: frozenset[int], other: int, consents: bool
+    ) -> None:
+        """A survivor list of the server's choice, to one client or to all, also after the sum was opened: clients
+        that uploaded left out, clients that dropped out put in. With it may come all consents that the server has
+        seen in that round, to whatever they were given.
         """
-        survivors = tuple(sorted(frozenset(self.session.parameters.cohort) - without))
-        lie = Survivors(self.session.transcript, self._round_meant(other), survivors)
-        self._tell(self._to(to, everybody), lie)
+        self.mischief += 1
+        session, number, clients = self.session, self._round_meant(other), self._to(to, everybody)
+        survivors = tuple(sorted(frozenset(session.parameters.cohort) - without))
+        self._tell(clients, Survivors(session.transcript, number, survivors))
+        if consents:
+            shown = tuple(sorted(session.consents[number].items()))
+            shown = tuple((sender, signature) for sender, signature in shown if sender in survivors)
+            self._tell(clients, Consents(session.transcript, number, shown))
 
-    @precondition(lambda self: self._in(*_SUMMING))
-    @rule(to=picks, everybody=st.booleans(), without=some_clients, other=st.sampled_from([0, 0, 0, 1]))
-    def show_consents(self, to: int, everybody: bool, without: frozenset[int], other: int) -> None:
-        """The consents that the server has seen so far, or some of them, to whatever they were given."""
-        number = self._round_meant(other)
-        seen = sorted(self.session.consents[number].items())
-        shown = tuple((sender, signature) for sender, signature in seen if sender not in without)
-        self._tell(self._to(to, everybody), Consents(self.session.transcript, number, shown))
-
+    @precondition(_may_stir)
     @precondition(lambda self: bool(self.sessions) and any(not one.upward for one in self.session.in_flight))
     @rule(which=picks, how=picks, everybody=st.booleans())
     def lie(self, which: int, how: int, everybody: bool) -> None:
         """What the server sends is replaced on its way, to one client or to all: altered parameters, keys and shares
         left out or exchanged, other rounds, fewer participants, survivors or consents.
         """
+        self.mischief += 1
         session = self.session
         down = [at for at, one in enumerate(session.in_flight) if not one.upward]
         chosen = session.in_flight[down[which % len(down)]]
@@ -489,9 +556,11 @@ class SecureSumMachine(RuleBasedStateMachine):
         return True
 
     def _deadline(self) -> None:
-        session = self.session
-        if session.server.waiting_for:
+        session, self.mischief = self.session, 0
+        if session.in_flight or session.late:
             session.disturbed = True
+        waiting = sorted(session.server.waiting_for)
+        hold(session.disturbed or not waiting, f"nothing was disturbed, yet the server waits for {waiting}")
         if session.state is ServerState.UNMASKING:
             self._release()
         else:
@@ -506,9 +575,10 @@ class SecureSumMachine(RuleBasedStateMachine):
         except RoundAbortedError as error:
             hold(session.disturbed, f"nothing was disturbed, yet {error}")
             return
+        self.opened += 1
         session.released.append(Released(result, session.counted))
         statistic = session.plan[result.round].statistic
-        for place in result.survivors:
+        for place in session.counted:
             self.spent[session.used[result.round, place], statistic] += 1
 
     def _deliver_all(self) -> None:

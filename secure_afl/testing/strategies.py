@@ -119,7 +119,7 @@ def policies(
     colluders = draw(st.integers(0, min(bearable - 1, members - 2)))
     gone = draw(st.integers(0, members - max(thresholds.values())))
     return Policy(
-        minimum_honest=draw(st.integers(2, members - colluders)),
+        minimum_honest=draw(st.one_of(st.just(2), st.integers(2, members - colluders))),
         # Half a client less: rounded up it is `colluders`, whatever float64 does.
         corrupted=max(0.0, colluders - 0.5) / members,
         dropout=gone / members,
@@ -157,7 +157,7 @@ def plans(
                 draw(st.integers(1, max_length)),
                 bound,
                 draw(st.integers(max(FRACTION_BITS[0], most - 60), min(FRACTION_BITS[-1], most - 1))),
-                survivors=draw(st.one_of(st.just(0), st.integers(0, members))),
+                survivors=draw(st.sampled_from([0, 0, *range(members + 1)])),
                 same_survivors=marked,
             )
         )

@@ -1,0 +1,234 @@
+"""The state machine holds for our clients and servers, and finds what is wrong with weaker ones."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.errors import ProtocolError
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking import client as client_module
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.messages import Consents, FromClient, Reveal, Survivors, Upload
+from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.states import ClientState
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import WireError
+from secure_afl.testing.machine import SecureSumMachine
+
+FAST = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+TestSums = SecureSumMachine.TestCase
+TestSums.settings = FAST
+
+
+class BothSuites(SecureSumMachine):
+    suites = tuple(Suite)
+    members = (3, 6)
+    max_length = 40
+
+
+@pytest.mark.slow
+def test_many_longer_runs() -> None:
+    run_state_machine_as_test(BothSuites, settings=settings(FAST, max_examples=400, stateful_step_count=60))
+
+
+def test_runs_reach_what_they_are_about() -> None:
+    """Sums open under both profiles, with and without disturbance, with dropouts, twice in a session and over."""
+    seen: Counter[str] = Counter()
+
+    class Counted(SecureSumMachine):
+        def teardown(self) -> None:
+            released = [session for session in self.sessions if session.released]
+            seen.update({session.profile.value for session in released})
+            seen["disturbed"] += any(session.disturbed for session in released)
+            seen["undisturbed"] += any(not session.disturbed for session in released)
+            seen["two rounds"] += any(len(session.released) > 1 for session in released)
+            seen["dropouts"] += any(one.result.dropouts for session in released for one in session.released)
+
+    run(Counted, 60)
+    reached = ("active", "semi-honest", "disturbed", "undisturbed", "two rounds", "dropouts")
+    assert all(seen[what] for what in reached), seen
+
+
+# ---- seeded bugs ---------------------------------------------------------------------------------
+
+
+def run(machine: type[SecureSumMachine], examples: int) -> None:
+    """The same examples in every run, without looking for the smallest."""
+    few = settings(
+        FAST,
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        verbosity=Verbosity.quiet,
+    )
+    run_state_machine_as_test(machine, settings=few)
+
+
+class RevealsAgain(MaskingClient):
+    """Answers every list of survivors that it is shown."""
+
+    def _reveal(self) -> bytes:
+        keys = self._current
+        frame = super()._reveal()
+        self._current = keys
+        return frame
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        answer = super().receive(data)
+        if self.state is ClientState.READY and getattr(self, "_current", None) is not None:
+            self.state = ClientState.UPLOADED
+        return answer
+
+
+class RevealsUnasked(MaskingClient):
+    """Takes any consents for enough."""
+
+    def _reveal_with_consents(self, consents: Consents) -> bytes:
+        self._check_round(consents.round)
+        return self._reveal()
+
+
+class RevealsForAnyGroup(MaskingClient):
+    """Does not ask how many survivors hide it."""
+
+    def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
+        pass
+
+
+class KeepsItsKeys(MaskingClient):
+    """Keeps the keys of a round for the next try."""
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+        keys = self._rounds[wanted.round]
+        frame = super().contribute(wanted, values, data_set)
+        self._rounds[wanted.round] = keys
+        return frame
+
+
+class SendsItsVector(MaskingClient):
+    """Masks nothing."""
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(client_module, "add_keystreams", lambda *arguments, **named: None)
+            return super().contribute(wanted, values, data_set)
+
+
+class ForgetsTheSumsBefore(MaskingClient):
+    """Consents to other survivors than those of the related sums before."""
+
+    def _consent(self, message: Survivors) -> bytes:
+        self._related = None
+        return super()._consent(message)
+
+
+class MovesOnARefusal(MaskingClient):
+    """Is somewhere else after a message that it refused."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        try:
+            return super().receive(data)
+        except ProtocolError:
+            self.state = ClientState.READY
+            raise
+
+
+class Crashes(MaskingClient):
+    """Lets a broken message raise what it will."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        if data:
+            data[-1:].decode("ascii")
+        return super().receive(data)
+
+
+class CountsTwice(MaskingServer):
+    """Adds an upload again when the network repeats it."""
+
+    def _check_place(self, sender: int, message: FromClient) -> None:
+        waiting = self.waiting_for
+        self.waiting_for |= {sender} if isinstance(message, Upload) else set()
+        super()._check_place(sender, message)
+        self.waiting_for = waiting
+
+
+class LeavesMasksOfDropouts(MaskingServer):
+    """Does not take out the pairwise masks of those that dropped out."""
+
+    def _pair_keys(self, client: int) -> dict[int, bytes]:
+        return {}
+
+
+class NamesEverybody(MaskingServer):
+    """Says that a sum is over all that took part."""
+
+    def unmask(self) -> MaskedSum:
+        one = super().unmask()
+        return MaskedSum(one.round, one.words, tuple(sorted(one.survivors + one.dropouts)), ())
+
+
+class RefusesTheFirst(MaskingServer):
+    """Takes no shares from its first member: too strict to be of use."""
+
+    def _check_place(self, sender: int, message: FromClient) -> None:
+        super()._check_place(sender, message)
+        if isinstance(message, Reveal) and sender == 0:
+            raise WireError("expected shares from others")
+
+
+class Forgets(Ledger):
+    """Remembers no data set."""
+
+    def use(self, data_set: str, session: bytes) -> None:
+        pass
+
+
+def machine(
+    *,
+    client: type[MaskingClient] = MaskingClient,
+    server: type[MaskingServer] = MaskingServer,
+    ledger: type[Ledger] = Ledger,
+    profile: Profile | None = None,
+) -> type[SecureSumMachine]:
+    class Weak(SecureSumMachine):
+        profiles = tuple(Profile) if profile is None else (profile,)
+        members = (4, 5)  # one may be lost, or left out, and enough are left
+
+        def make_policy(self, data: st.DataObject, members: int) -> Policy:
+            return Policy(corrupted=0.0, profiles=frozenset(self.profiles), suites=frozenset(self.suites))
+
+        def make_client(
+            self, identity: Identity, roster: Roster, plan: Sequence[SumPlan], policy: Policy, ledger: Ledger
+        ) -> MaskingClient:
+            return client(identity, roster, plan, policy, ledger)
+
+        def make_server(self, parameters: Parameters, roster: Roster) -> MaskingServer:
+            return server(parameters, roster)
+
+        def make_ledger(self) -> Ledger:
+            return ledger()
+
+        def teardown(self) -> None:
+            EXAMPLES[client, server, ledger, profile] += 1
+
+    return Weak
+
+
+EXAMPLES: Counter[object] = Counter()
