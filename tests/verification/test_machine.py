@@ -23,7 +23,7 @@ from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWant
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import WireError
-from secure_afl.testing.machine import SecureSumMachine
+from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine
 
 FAST = settings(
     max_examples=60,
@@ -200,15 +200,11 @@ class Forgets(Ledger):
         pass
 
 
-def machine(
-    *,
-    client: type[MaskingClient] = MaskingClient,
-    server: type[MaskingServer] = MaskingServer,
-    ledger: type[Ledger] = Ledger,
-    profile: Profile | None = None,
-) -> type[SecureSumMachine]:
+def weak(bug: "Bug", allowed: Sequence[Profile]) -> type[SecureSumMachine]:
+    """Cohorts with that client, server or ledger."""
+
     class Weak(SecureSumMachine):
-        profiles = tuple(Profile) if profile is None else (profile,)
+        profiles = allowed
         members = (4, 5)  # one may be lost, or left out, and enough are left
 
         def make_policy(self, data: st.DataObject, members: int) -> Policy:
@@ -217,18 +213,60 @@ def machine(
         def make_client(
             self, identity: Identity, roster: Roster, plan: Sequence[SumPlan], policy: Policy, ledger: Ledger
         ) -> MaskingClient:
-            return client(identity, roster, plan, policy, ledger)
+            kind = bug if issubclass(bug, MaskingClient) else MaskingClient
+            return kind(identity, roster, plan, policy, ledger)
 
         def make_server(self, parameters: Parameters, roster: Roster) -> MaskingServer:
-            return server(parameters, roster)
+            return (bug if issubclass(bug, MaskingServer) else MaskingServer)(parameters, roster)
 
         def make_ledger(self) -> Ledger:
-            return ledger()
+            return bug() if issubclass(bug, Ledger) else Ledger()
 
         def teardown(self) -> None:
-            EXAMPLES[client, server, ledger, profile] += 1
+            EXAMPLES[bug.__name__] += 1
 
     return Weak
 
 
-EXAMPLES: Counter[object] = Counter()
+EXAMPLES: Counter[str] = Counter()
+ACTIVE, SEMI_HONEST = Profile.ACTIVE, Profile.SEMI_HONEST
+EITHER = (ACTIVE, SEMI_HONEST)
+Bug = type[MaskingClient] | type[MaskingServer] | type[Ledger]
+
+
+@pytest.mark.parametrize(
+    ("bug", "profiles", "examples", "found"),
+    [
+        (RevealsAgain, (SEMI_HONEST,), 400, "revealed both kinds of share"),
+        (RevealsAgain, (ACTIVE,), 400, "revealed both kinds of share"),
+        (RevealsUnasked, (ACTIVE,), 600, "under the active profile"),
+        (RevealsForAnyGroup, EITHER, 200, "at least [345] are asked for"),
+        (KeepsItsKeys, EITHER, 100, "uploaded 2 times"),
+        (SendsItsVector, EITHER, 20, "without a mask|a released sum is"),
+        (ForgetsTheSumsBefore, EITHER, 400, "over different survivors"),
+        (MovesOnARefusal, EITHER, 50, "on a refusal"),
+        (CountsTwice, EITHER, 600, "a released sum is"),
+        (LeavesMasksOfDropouts, EITHER, 200, "a released sum is"),
+        (NamesEverybody, EITHER, 200, "names the survivors"),
+        (RefusesTheFirst, EITHER, 100, "nothing was disturbed"),
+        (Forgets, EITHER, 200, "in 2 sessions and did not renew it"),
+    ],
+)
+def test_seeded_bugs_are_found(bug: Bug, profiles: tuple[Profile, ...], examples: int, found: str) -> None:
+    with pytest.raises(PropertyViolatedError, match=found):
+        run(weak(bug, profiles), examples)
+
+
+def test_other_errors_than_ours_are_found() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        run(weak(Crashes, EITHER), 200)
+
+
+def test_a_failure_shrinks_to_a_few_rules() -> None:
+    """What is reported is the whole story, short enough to read."""
+    machine = weak(SendsItsVector, EITHER)
+    everything = settings(FAST, database=None, derandomize=True, print_blob=False)
+    with pytest.raises(PropertyViolatedError) as caught:
+        run_state_machine_as_test(machine, settings=everything)
+    told = [line for line in caught.value.__notes__ if line.startswith("state.")]
+    assert 0 < len(told) <= 6, told
