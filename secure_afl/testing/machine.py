@@ -1,8 +1,8 @@
 """A whole cohort against a model that knows the truth: sessions, rounds, bad networks, lying servers, restarts.
 
-`SecureSumMachine` is a Hypothesis state machine. Its rules carry single messages of our masked protocol in any order,
-lose, repeat and alter them, let the server lie, clients restart and owners renew data sets; what every client says is
-decoded and written down. After every rule it checks what must hold whatever happened. In a test module:
+`SecureSumMachine` is a Hypothesis state machine. Its rules carry the messages of our masked protocol in any order,
+lose, delay, repeat and alter them, let the server lie, clients restart and owners renew data sets; what every client
+says is decoded and written down. After every rule it checks what must hold whatever happened. In a test module:
 
     from secure_afl.testing.machine import SecureSumMachine
 
@@ -17,18 +17,20 @@ To put clients, servers or ledgers of your own to the test, override `make_clien
 
     TestMine = Mine.TestCase
 
-They must speak the protocol of docs/protocol.md and have the methods of `MaskingClient`, `MaskingServer` and
-`Ledger` that are called here. What is found to be wrong raises `PropertyViolatedError`.
+They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute` and `state` are used; of a
+server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `unmask`, `state` and `waiting_for`; of a ledger
+`renew`, and what your clients use. They refuse with `ProtocolError`s. What is found to be wrong raises
+`PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
 
 Schedules, identities and vectors are drawn, so failures shrink and repeat. The clients' own keys stay random: no
 decision of the machine hangs on them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
-from typing import TypeVar
+from functools import wraps
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +45,6 @@ except ImportError as error:
     ) from error
 
 from secure_afl.crypto import ring
-from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.protocol.driver import Envelope, Outbox
@@ -56,8 +57,6 @@ from secure_afl.protocol.masking.messages import (
     SELF_SHARE,
     Consent,
     Consents,
-    Delivery,
-    Directory,
     FromClient,
     Reveal,
     Shares,
@@ -72,23 +71,57 @@ from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, decode, encode
 from secure_afl.testing import strategies
-from secure_afl.testing.faults import CHANGES
+from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
 
-T = TypeVar("T")
-Vector = npt.NDArray[np.float64]
 Share = tuple[int, int, int]
 """A round, who holds the share, and whose secret it is a share of."""
 Use = tuple[int, str, int]
 """A client, a data set, and how often that was renewed before."""
 
-_SETTING_UP = (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
-_SUMMING = (ServerState.COLLECTING, ServerState.CONSENTING, ServerState.UNMASKING)
-_SESSIONS = 4  # that are kept; what an earlier one released was checked
-_MISCHIEF = 2  # rules of that kind between two that go on, or examples would consist of little else
+_IN_A_PHASE = frozenset(state for state in ServerState if state.value in strategies.PHASES)
+_KEEPING_SESSIONS = 4  # what an earlier one released was checked
+_MOST_CLIENTS = 6
 
-picks = st.integers(0, 63)
-"""Which one of several, counted round and round; 0 is the first."""
-some_clients = st.frozensets(st.integers(0, 4), max_size=2)
+_which = st.integers(0, 63)  # one of several, counted round and round; 0 is the first
+_left_out = st.frozensets(st.integers(0, _MOST_CLIENTS - 1), max_size=2)
+_mostly = st.sampled_from([True, True, False])
+
+
+@dataclass(frozen=True)
+class Then:
+    """How things go on after a rule: for so many phases (0: not at all, 3: to the end of the set-up or the round),
+    over a network with these faults.
+    """
+
+    phases: int
+    faults: Sequence[Fault] = ()
+    seed: int = 0
+
+
+_client = st.integers(0, 4)
+_some = st.one_of(_client.map(lambda one: frozenset({one})), st.frozensets(_client, min_size=1, max_size=2))
+_summing = st.sampled_from(["collecting", *strategies.SUM_PHASES])
+_silent = st.builds(lambda phase, gone: strategies.silence({phase: gone}), _summing, _some)
+_fault = st.builds(Fault, st.sampled_from(HANDLING), st.sampled_from(strategies.PHASES), _some, st.booleans())
+_faults = st.one_of(st.just([]), _silent, _silent, st.lists(_fault, min_size=1, max_size=3))
+# Most often to the end: fewer rules tell a failure's story.
+_then = st.builds(Then, st.sampled_from([3, 3, 0, 1, 2]), _faults, st.integers(0, 255))
+
+
+def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A rule that is followed by some phases, as they are drawn. Hypothesis leaves out rules of its choice for a whole
+    example; were going on a rule of its own, most examples would get nowhere.
+    """
+
+    def decorate(act: Callable[..., None]) -> Callable[..., None]:
+        @wraps(act)
+        def acted(self: "SecureSumMachine", then: Then, **values: Any) -> None:
+            act(self, **values)
+            self.go_on(then)
+
+        return rule(then=_then, **drawn)(acted)
+
+    return decorate
 
 
 class PropertyViolatedError(AssertionError):
@@ -101,57 +134,58 @@ def hold(holds: bool, text: str) -> None:
         raise PropertyViolatedError(text)
 
 
-@dataclass(frozen=True)
-class Released:
-    """A sum that a server gave out, and whose uploads it had taken for it by then."""
-
-    result: MaskedSum
-    counted: frozenset[int]
-
-
 @dataclass(eq=False)
 class Session:
     """One session: its server and clients, messages on their way, and the model's records.
 
-    in_flight: sent and not delivered; late: held back until a deadline passes; told, said: all that the server and
-    the clients sent, or that the server could send. vectors: the truth, by round and client.
+    vectors: the truth, by round and client. told, said: all that the server and the clients sent, or that the server
+    could send. lost: clients that may have missed something, or that began anew; deceived: whether anything was told
+    that an honest server does not tell. counted: whose uploads the server took in its last round; released: its sums,
+    each with those. Of all rounds, uploads by round and client, consents by round, hashes of dealt shares, the kinds
+    of revealed shares, and who revealed how many of each kind.
     """
 
     parameters: Parameters
     plan: tuple[SumPlan, ...]
     server: MaskingServer
-    clients: dict[int, MaskingClient]
-    vectors: dict[tuple[int, int], Vector]
+    vectors: dict[tuple[int, int], npt.NDArray[np.float64]]
+    clients: dict[int, MaskingClient] = field(default_factory=dict)
     in_flight: list[Envelope] = field(default_factory=list)
-    late: list[Envelope] = field(default_factory=list)
     told: list[Envelope] = field(default_factory=list)
     said: list[Envelope] = field(default_factory=list)
-    disturbed: bool = False
-    restarted: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    deceived: bool = False
     round: int = -1
     counted: frozenset[int] = frozenset()
-    released: list[Released] = field(default_factory=list)
-    used: dict[tuple[int, int], Use] = field(default_factory=dict)
+    released: list[tuple[MaskedSum, frozenset[int]]] = field(default_factory=list)
     uploads: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     consents: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
-    commitments: dict[Share, list[tuple[bytes, ...]]] = field(default_factory=lambda: defaultdict(list))
+    dealt: dict[Share, list[tuple[bytes, ...]]] = field(default_factory=lambda: defaultdict(list))
     revealed: dict[Share, set[int]] = field(default_factory=lambda: defaultdict(set))
-    reveals: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    reveals: list[tuple[int, int, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.transcript = self.parameters.transcript()
-        self.profile = self.parameters.profile
+        self.cohort = self.parameters.cohort
 
     @property
     def state(self) -> ServerState:
         return self.server.state
 
-    def name(self, place: int) -> str:
-        return self.server.roster.name(place)
+    @property
+    def in_a_phase(self) -> bool:
+        """Whether the server waits for answers."""
+        return self.state in _IN_A_PHASE
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the next round may begin, or take the place of the one that collects uploads."""
+        idle = self.state in (ServerState.READY, ServerState.COLLECTING)
+        return idle and self.round + 1 < len(self.plan)
 
     def units(self, number: int, place: int) -> npt.NDArray[np.int64]:
         """The fixed-point integers of one client's vector."""
-        code = self.parameters.rounds[number].code(len(self.parameters.cohort))
+        code = self.parameters.rounds[number].code(len(self.cohort))
         return code.encode(self.vectors[number, place]).view(np.int64)
 
 
@@ -159,16 +193,16 @@ class SecureSumMachine(RuleBasedStateMachine):
     """Drives sessions of the masked protocol and checks them against the truth. See the module for how to use it.
 
     members: the smallest and the largest roster, of at least 3 and at most 6. profiles, suites: drawn from these; a
-    policy allows some of them. max_rounds, max_length: of a session and its sums. started, opened: sessions begun and
-    sums released in this example, for statistics.
+    policy allows some of them. max_rounds, max_length: of a session and its sums.
 
-    What must hold is `everything_holds`: `sums_are_exact`, `sums_hide_each_client`, `one_kind_of_share`, `one_vector_under_one_key`,
-    `data_sets_serve_one_session`, `related_sums_have_the_same_survivors`. Besides, anything but our own errors
-    fails the example; a refused message must leave a client's state as it was; what a server takes, a client
-    must have said; and a session that nothing disturbs must release its sums.
+    What must hold is `everything_holds`: `sums_are_exact`, `sums_hide_each_client`, `one_kind_of_share`,
+    `one_vector_under_one_key`, `data_sets_serve_one_session`, `related_sums_have_the_same_survivors`. Besides, a
+    refused message must leave a client's and a server's state as it was; what a server takes, a client must have
+    said; and a session in which nobody lies, and that loses no more clients than its threshold bears, must release
+    its sums.
     """
 
-    members: tuple[int, int] = (3, 5)
+    members: tuple[int, int] = (4, 5)
     profiles: Sequence[Profile] = tuple(Profile)
     suites: Sequence[Suite] = (Suite.X25519,)
     max_rounds = 3
@@ -191,7 +225,7 @@ class SecureSumMachine(RuleBasedStateMachine):
         return Ledger()
 
     def make_policy(self, data: st.DataObject, members: int) -> Policy:
-        """What all clients insist on."""
+        """What all clients of a roster of so many insist on."""
         return data.draw(strategies.policies(members, profiles=self.profiles, suites=self.suites))
 
     # ---- sessions and rounds ---------------------------------------------------------------------
@@ -199,62 +233,38 @@ class SecureSumMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sessions: list[Session] = []
-        self.started = 0  # sessions so far
-        self.opened = 0  # sums so far
-        self.at = 0  # which session the rules are about
-        self.absent: set[int] = set()
-        self.mischief = 0  # done since something went on
-        self.data_sets: dict[int, str] = {}
+        self.started = 0
+        self.at = 0
         self.renewed: dict[tuple[int, str], int] = defaultdict(int)  # how often, by client and data set
         self.uses: dict[Use, set[bytes]] = defaultdict(set)  # the sessions that uploads went to
-        self.spent: dict[tuple[Use, str], int] = defaultdict(int)  # the opened sums of a statistic
 
-    @initialize(data=st.data(), at_once=st.sampled_from([True, True, False]))
+    @initialize(data=st.data(), at_once=_mostly)
     def meet(self, data: st.DataObject, at_once: bool) -> None:
         """A roster, its policy and its ledgers, which stay for the whole example, and the first session: its
         invitation is on its way, or all keys are exchanged.
         """
+        self.data = data
         self.roster, self.identities = data.draw(strategies.rosters(*self.members))
         self.policy = self.make_policy(data, len(self.identities))
         self.ledgers = [self.make_ledger() for _ in self.identities]
-        self.data_sets = dict.fromkeys(range(len(self.identities)), "rows 0")
-        self._start(data, at_once)
+        self._start(at_once, new_data=True)
 
     @property
     def session(self) -> Session:
         """The session that the rules are about."""
         return self.sessions[self.at]
 
-    def _in(self, *states: ServerState) -> bool:
-        return bool(self.sessions) and self.session.state in states
-
-    def _may_stir(self) -> bool:
-        return bool(self.sessions) and self.mischief < _MISCHIEF
-
-    def _rounds_left(self) -> bool:
-        return self._in(ServerState.READY) and self.session.round + 1 < len(self.session.plan)
-
-    def _may_start(self) -> bool:
-        return self._in(ServerState.READY, ServerState.ABORTED)
-
-    def _may_go_on(self) -> bool:
-        return self._in(*_SETTING_UP, *_SUMMING) or self._rounds_left() or self._may_start()
-
-    @precondition(_may_start)
-    @rule(
-        data=st.data(),
-        at_once=st.sampled_from([True, True, False]),
-        new_data=st.sampled_from([True, True, False]),
-    )
-    def start_session(self, data: st.DataObject, at_once: bool, new_data: bool) -> None:
+    @precondition(lambda self: self.session.state in (ServerState.READY, ServerState.ABORTED))
+    @step(at_once=_mostly, new_data=_mostly)
+    def start_session(self, at_once: bool, new_data: bool) -> None:
         """A new plan, proposal and vectors, of other data sets or of the same; the one before stays open."""
-        if new_data:
-            self.data_sets = dict.fromkeys(self.data_sets, f"rows {self.started}")
-        self._start(data, at_once)
+        self._start(at_once, new_data)
 
-    def _start(self, data: st.DataObject, at_once: bool) -> None:
-        n = len(self.identities)
-        plan = data.draw(strategies.plans(n, max_rounds=self.max_rounds, max_length=self.max_length))
+    def _start(self, at_once: bool, new_data: bool) -> None:
+        data, n = self.data, len(self.identities)
+        plan = data.draw(
+            strategies.plans(n, min_rounds=2, max_rounds=self.max_rounds, max_length=self.max_length)
+        )
         drawn = data.draw(strategies.parameters(self.roster, plan, self.policy))
         # No two sessions of an example may have one number: it is drawn, and shrinks.
         parameters = structs.replace(drawn, session=self.started.to_bytes(2) + drawn.session[2:])
@@ -263,281 +273,183 @@ class SecureSumMachine(RuleBasedStateMachine):
             for number, one in enumerate(plan)
             for place, vector in enumerate(data.draw(strategies.cohorts(n, one.length, one.bound)))
         }
-        session = Session(parameters, plan, self.make_server(parameters, self.roster), {}, vectors)
-        session.clients = {place: self._client(session, place) for place in parameters.cohort}
-        self.sessions = [*self.sessions, session][-_SESSIONS:]
+        if new_data:
+            self.data_set = f"rows {self.started}"
+        session = Session(parameters, plan, self.make_server(parameters, self.roster), vectors)
+        session.clients = {place: self._client(session, place) for place in session.cohort}
+        self.sessions = [*self.sessions, session][-_KEEPING_SESSIONS:]
         self.started += 1
-        self.at, self.mischief = len(self.sessions) - 1, 0
+        self.at = len(self.sessions) - 1
         self._step(session.server.start)
-        while at_once and self._in(*_SETTING_UP):
-            self._deliver_all()
-            self._deadline()
+        if at_once:
+            self.go_on(Then(3))
 
     def _client(self, session: Session, place: int) -> MaskingClient:
         return self.make_client(
             self.identities[place], self.roster, session.plan, self.policy, self.ledgers[place]
         )
 
-    @precondition(_may_stir)
     @precondition(lambda self: len(self.sessions) > 1)
-    @rule(which=picks)
+    @step(which=_which)
     def return_to_session(self, which: int) -> None:
         """Go on with an earlier session; sessions of the same clients may run side by side."""
-        self.mischief += 1
         self.at = which % len(self.sessions)
 
-    @precondition(_may_go_on)
-    @rule(data=st.data())
-    def finish_phase(self, data: st.DataObject) -> None:
-        """What is on its way is delivered in order, with all answers; then comes the deadline. Between rounds the next
-        one begins, and after the last one a session with new data.
+    @step()
+    def nothing_else(self) -> None:
+        """It just goes on."""
+
+    def go_on(self, then: Then) -> None:
+        """What is on its way is delivered, with all answers; then comes the deadline; and so on. Between rounds the
+        next one begins, and after the last one a session with new data.
         """
-        if self._in(*_SETTING_UP, *_SUMMING):
-            self._deliver_all()
-            self._deadline()
-        else:
-            self._begin(data)
-
-    @precondition(_may_go_on)
-    @rule(data=st.data())
-    def finish_round(self, data: st.DataObject) -> None:
-        """All phases of the next round, or those that are left of this one or of the set-up."""
-        if not self._in(*_SETTING_UP, *_SUMMING):
-            self._begin(data)
-        while self._in(*_SETTING_UP, *_SUMMING):
-            self._deliver_all()
-            self._deadline()
-
-    @precondition(_may_stir)
-    @precondition(lambda self: self._in(*_SETTING_UP, *_SUMMING) and self._nearly_done())
-    @rule()
-    def deadline(self) -> None:
-        """The server ends the phase with those that answered, nearly enough; what is late arrives next."""
-        mischief = self.mischief + 1
-        self._deadline()
-        self.mischief = mischief
-
-    def _nearly_done(self) -> bool:
-        return len(self.session.server.waiting_for) <= max(0, self._spare()) + 1
-
-    def _begin(self, data: st.DataObject) -> None:
-        if self._rounds_left():
+        if then.phases and not self.session.in_a_phase:
+            if not self.session.may_open:
+                self._start(at_once=True, new_data=True)
             self._open(self.session.round + 1)
-        else:
-            self.data_sets = dict.fromkeys(self.data_sets, f"rows {self.started}")
-            self._start(data, at_once=True)
+        for _ in range(then.phases):
+            if self.session.in_a_phase:
+                self._finish(then)
 
-    @precondition(lambda self: self._rounds_left())
-    @rule(skip=st.booleans(), without=st.one_of(st.just(frozenset()), some_clients))
+    @precondition(lambda self: self.session.may_open)
+    @step(skip=st.booleans(), without=_left_out)
     def open_round(self, skip: bool, without: frozenset[int]) -> None:
-        """The server asks for the vectors of the next round, or of the one after it, of all or of some."""
-        self._open(min(self.session.round + 1 + skip, len(self.session.plan) - 1), without)
+        """The server asks for the vectors of the next round, or of the one after it, of all or of some. A round that
+        was collecting uploads is given up.
+        """
+        session = self.session
+        if session.state is ServerState.COLLECTING:
+            session.server.give_up_round()
+        self._open(min(session.round + 1 + skip, len(session.plan) - 1), without)
 
     def _open(self, number: int, without: frozenset[int] = frozenset()) -> None:
-        session, self.mischief = self.session, 0
-        among = frozenset(session.parameters.cohort) - without if without else None
-        session.disturbed |= bool(without)
-        if self._step(lambda: session.server.open_round(number, among)):
+        session = self.session
+        session.lost |= without.intersection(session.cohort)
+        if self._step(lambda: session.server.open_round(number, frozenset(session.cohort) - without)):
             session.round, session.counted = number, frozenset()
-
-    @precondition(_may_stir)
-    @precondition(lambda self: self._in(ServerState.COLLECTING))
-    @rule()
-    def give_up_round(self) -> None:
-        """The server leaves a round."""
-        self.mischief += 1
-        self.session.server.give_up_round()
 
     # ---- the network -----------------------------------------------------------------------------
 
-    def _moving(self) -> bool:
-        return bool(self.sessions) and bool(self.session.in_flight)
-
-    @precondition(_may_go_on)
-    @rule(data=st.data())
-    def deliver_all(self, data: st.DataObject) -> None:
-        """Everything on its way arrives, and the answers are on theirs; if nothing is, it goes on as in `finish_phase`."""
-        if not self.session.in_flight:
-            self.finish_phase(data)
-        arriving, self.session.in_flight, self.mischief = self.session.in_flight, [], 0
-        for envelope in arriving:
-            self._deliver(envelope)
-
-    @precondition(_moving)
-    @rule(which=picks)
-    def deliver(self, which: int) -> None:
-        """One message, out of order if it is not the first; its answer goes on its way."""
-        self._deliver(self.session.in_flight.pop(which % len(self.session.in_flight)))
-
-    @precondition(_may_stir)
-    @precondition(_moving)
-    @rule(
-        how=st.sampled_from(("delay", "duplicate", "drop", *sorted(CHANGES))),
-        which=picks,
-        seed=st.integers(0, 2**16),
-    )
-    def disturb(self, how: str, which: int, seed: int) -> None:
-        """One message comes after the deadline, or twice, or never, or altered; a drawn seed decides where."""
-        self.mischief += 1
+    @precondition(lambda self: self.session.in_flight)
+    @step(which=st.lists(_which, min_size=1, max_size=_MOST_CLIENTS))
+    def deliver(self, which: list[int]) -> None:
+        """Some messages arrive, in any order; their answers go on their way."""
         in_flight = self.session.in_flight
-        at = which % len(in_flight)
-        envelope = in_flight[at]
-        if how == "duplicate":
-            in_flight.append(envelope)
-        elif how in CHANGES:
-            self.session.disturbed = True
-            if envelope.data:  # it may have been cut to nothing before
-                in_flight[at] = replace(envelope, data=CHANGES[how](envelope.data, Random(seed)))
-        else:
-            del in_flight[at]
-            if how == "delay":
-                self.session.late.append(envelope)
-            self.session.disturbed |= how == "drop"
+        for at in which[: len(in_flight)]:
+            self._deliver(in_flight.pop(at % len(in_flight)))
 
-    @precondition(_may_stir)
-    @precondition(lambda self: bool(self.sessions) and len(self.session.in_flight) > 1)
-    @rule(seed=st.integers(0, 255))
-    def reorder(self, seed: int) -> None:
-        """Everything on its way is shuffled; a drawn seed decides how."""
-        self.mischief += 1
-        Random(seed).shuffle(self.session.in_flight)
+    def _finish(self, then: Then) -> None:
+        """Delivers until nothing is on its way; then the phase ends. What comes late is there in the next one."""
+        session, network = self.session, FaultyNetwork(then.faults, then.seed)
+        while session.in_flight:
+            sent, session.in_flight = session.in_flight, []
+            for envelope in sent:
+                self._expect_less(envelope, then.faults)
+                for arriving in network.carry(envelope):
+                    self._deliver(arriving)
+            for arriving in [] if session.in_flight else network.flush(session.state.value):
+                self._deliver(arriving)
+        self._deadline()
+        session.in_flight += network.flush("")
 
-    @precondition(_may_stir)
-    @precondition(lambda self: bool(self.sessions))
-    @rule(which=picks, of=picks, to=picks, other=st.booleans())
+    def _expect_less(self, envelope: Envelope, faults: Sequence[Fault]) -> None:
+        """Faults may cost the session a client, or two where one gets to see an altered message of another."""
+        handling = next((fault.handling for fault in faults if fault.meets(envelope)), "repeat")
+        if handling not in ("repeat", "shuffle"):
+            self.session.lost.add(envelope.client)
+        self.session.deceived |= handling in CHANGES and not envelope.upward
+
+    @step(which=_which, of=_which, to=_which, other=st.booleans())
     def replay(self, which: int, of: int, to: int, other: bool) -> None:
         """A message of this or another session, from any time, comes again: to whom it was sent, or to another."""
-        self.mischief += 1
         source = self.sessions[of % len(self.sessions)]
         history = [*source.said, *source.told]
-        if history:
-            old = history[which % len(history)]
-            self.session.disturbed |= not old.upward
-            client = self._place(to) if other else old.client
-            self._deliver(replace(old, phase=self.session.state.value, client=client))
+        old = history[which % len(history)]
+        self.session.deceived |= not old.upward
+        client = self._place(to) if other else old.client
+        self._deliver(replace(old, phase=self.session.state.value, client=client))
 
     # ---- clients ---------------------------------------------------------------------------------
-
-    def _spare(self) -> int:
-        """How many more clients can be lost and the session go on."""
-        lost = self.absent | self.session.restarted
-        return len(self.identities) - self.session.parameters.threshold - len(lost)
 
     def _place(self, which: int) -> int:
         return which % len(self.identities)
 
-    @precondition(_may_stir)
-    @precondition(lambda self: self._spare() > 0)
-    @rule(which=picks)
-    def go_away(self, which: int) -> None:
-        """A client hears nothing until it comes back."""
-        self.mischief += 1
-        self.absent.add(self._place(which))
-
-    @precondition(_may_stir)
-    @precondition(lambda self: bool(self.absent))
-    @rule()
-    def come_back(self) -> None:
-        """All clients are there again."""
-        self.mischief += 1
-        self.absent.clear()
-
-    @precondition(_may_stir)
-    @precondition(lambda self: self._spare() > 0)
-    @rule(which=picks)
+    @precondition(
+        lambda self: len(self.session.cohort) - len(self.session.lost) > self.session.parameters.threshold
+    )
+    @step(which=_which)
     def restart(self, which: int) -> None:
         """A client loses its state; a new one begins with the same identity and ledger."""
-        self.mischief += 1
         place = self._place(which)
         self.session.clients[place] = self._client(self.session, place)
-        self.session.restarted.add(place)
-        self.session.disturbed = True
+        self.session.lost.add(place)
 
-    @precondition(_may_stir)
-    @rule(which=picks, everybody=st.booleans())
+    @step(which=_which, everybody=st.booleans())
     def renew(self, which: int, everybody: bool) -> None:
         """An owner, or all of them, lets its data set serve another session."""
-        self.mischief += 1
         for place in range(len(self.identities)) if everybody else [self._place(which)]:
-            self.ledgers[place].renew(self.data_sets[place])
-            self.renewed[place, self.data_sets[place]] += 1
+            self.ledgers[place].renew(self.data_set)
+            self.renewed[place, self.data_set] += 1
 
     # ---- a server that lies ----------------------------------------------------------------------
 
-    def _to(self, to: int, everybody: bool) -> list[int]:
-        return list(self.session.parameters.cohort) if everybody else [self._place(to)]
+    def _tell(self, client: int, message: Message) -> None:
+        """The server says something of its own to a client, who hears it at once."""
+        session = self.session
+        session.deceived = True
+        envelope = Envelope(session.state.value, client, upward=False, data=encode(message))
+        session.told.append(envelope)
+        self._deliver(envelope)
 
-    def _tell(self, clients: Iterable[int], message: Message) -> None:
-        """The server says something of its own to some clients, who hear it at once."""
-        self.session.disturbed = True
-        for client in clients:
-            envelope = Envelope(self.session.state.value, client, upward=False, data=encode(message))
-            self.session.told.append(envelope)
-            self._deliver(envelope)
+    def _view(self, client: int, views: Sequence[Collection[int]]) -> tuple[int, ...]:
+        """Clients of the cohort without those that this client, by its number, is not shown."""
+        return tuple(sorted(set(self.session.cohort).difference(views[client % len(views)])))
 
     def _round_meant(self, other: int) -> int:
         """The open round, or another one, also one that is not planned."""
-        session = self.session
-        return (max(session.round, 0) + other) % (len(session.plan) + 1)
+        return (max(self.session.round, 0) + other) % (len(self.session.plan) + 1)
 
-    @precondition(_may_stir)
-    @precondition(lambda self: self._in(ServerState.READY, *_SUMMING))
-    @rule(to=picks, everybody=st.booleans(), without=some_clients, other=st.integers(0, 3))
-    def ask_for_a_round(self, to: int, everybody: bool, without: frozenset[int], other: int) -> None:
+    @step(views=st.lists(_left_out, min_size=1, max_size=2), other=st.integers(0, 3))
+    def ask_for_a_round(self, views: list[frozenset[int]], other: int) -> None:
         """A request that the server's own state machine would not send: again, of another round, to others."""
-        self.mischief += 1
-        participants = tuple(sorted(frozenset(self.session.parameters.cohort) - without))
-        request = SumRequest(self.session.transcript, self._round_meant(other), participants)
-        self._tell(self._to(to, everybody), request)
+        for client in self.session.cohort:
+            request = SumRequest(self.session.transcript, self._round_meant(other), self._view(client, views))
+            self._tell(client, request)
 
-    def _uploaded(self) -> bool:
-        return bool(self.sessions) and any(number == self.session.round for number, _ in self.session.uploads)
-
-    @precondition(_may_stir)
-    @precondition(_uploaded)
-    @rule(
-        to=picks,
-        everybody=st.booleans(),
-        without=some_clients,
-        other=st.sampled_from([0, 0, 0, 0, 1]),
-        consents=st.sampled_from([True, True, False]),
+    @precondition(lambda self: self.session.uploads)
+    @step(
+        views=st.lists(_left_out, min_size=1, max_size=2),
+        other=st.sampled_from([0, 0, 0, 1]),
+        consents=_mostly,
     )
-    def ask_to_unmask(
-        self, to: int, everybody: bool, without: frozenset[int], other: int, consents: bool
-    ) -> None:
-        """A survivor list of the server's choice, to one client or to all, also after the sum was opened: clients
-        that uploaded left out, clients that dropped out put in. With it may come all consents that the server has
-        seen in that round, to whatever they were given.
+    def ask_to_unmask(self, views: list[frozenset[int]], other: int, consents: bool) -> None:
+        """Survivors of the server's choice, perhaps others for every other client, also after the sum was opened:
+        clients that uploaded left out, clients that dropped out put in. With them may come all consents that the
+        server has seen in that round, whatever they were given to.
         """
-        self.mischief += 1
-        session, number, clients = self.session, self._round_meant(other), self._to(to, everybody)
-        survivors = tuple(sorted(frozenset(session.parameters.cohort) - without))
-        self._tell(clients, Survivors(session.transcript, number, survivors))
-        if consents:
-            shown = tuple(sorted(session.consents[number].items()))
-            shown = tuple((sender, signature) for sender, signature in shown if sender in survivors)
-            self._tell(clients, Consents(session.transcript, number, shown))
+        session, number = self.session, self._round_meant(other)
+        for client in session.cohort:
+            self._tell(client, Survivors(session.transcript, number, self._view(client, views)))
+        for client in session.cohort if consents else ():
+            given = session.consents[number]
+            shown = tuple((one, given[one]) for one in self._view(client, views) if one in given)
+            self._tell(client, Consents(session.transcript, number, shown))
 
-    @precondition(_may_stir)
-    @precondition(lambda self: bool(self.sessions) and any(not one.upward for one in self.session.in_flight))
-    @rule(which=picks, how=picks, everybody=st.booleans())
+    @precondition(lambda self: any(not one.upward for one in self.session.in_flight))
+    @step(which=_which, how=_which, everybody=st.booleans())
     def lie(self, which: int, how: int, everybody: bool) -> None:
         """What the server sends is replaced on its way, to one client or to all: altered parameters, keys and shares
         left out or exchanged, other rounds, fewer participants, survivors or consents.
         """
-        self.mischief += 1
         session = self.session
         down = [at for at, one in enumerate(session.in_flight) if not one.upward]
-        chosen = session.in_flight[down[which % len(down)]]
-        for at in down:
+        for at in down if everybody else [down[which % len(down)]]:
             envelope = session.in_flight[at]
-            if envelope is chosen or (everybody and envelope.phase == chosen.phase):
-                lies = list(_lies(envelope.data, session))
-                if lies:
-                    session.disturbed = True
-                    told = replace(envelope, data=encode(lies[how % len(lies)]))
-                    session.in_flight[at] = told
-                    session.told.append(told)
+            lies = list(_lies(envelope.data))
+            if lies:
+                session.deceived = True
+                session.in_flight[at] = told = replace(envelope, data=encode(lies[how % len(lies)]))
+                session.told.append(told)
 
     # ---- what moves ------------------------------------------------------------------------------
 
@@ -547,7 +459,7 @@ class SecureSumMachine(RuleBasedStateMachine):
         try:
             outbox = step()
         except RoundAbortedError as error:
-            hold(session.disturbed, f"nothing was disturbed, yet {error}")
+            hold(not self._must_go_on(), f"the server aborted although nothing stands in the way: {error}")
             return False
         for client, data in outbox.items():
             envelope = Envelope(session.state.value, client, upward=False, data=data)
@@ -555,79 +467,60 @@ class SecureSumMachine(RuleBasedStateMachine):
             session.in_flight.append(envelope)
         return True
 
+    def _must_go_on(self) -> bool:
+        """Whether nobody lied, and those that lost nothing suffice for every sum."""
+        session, parameters = self.session, self.session.parameters
+        if session.deceived or (session.lost and (session.plan[0].same_survivors or not parameters.complete)):
+            return False
+        needed = (parameters.threshold, self._least(), *(one.survivors for one in session.plan))
+        return not session.lost or len(session.cohort) - len(session.lost) >= max(needed)
+
     def _deadline(self) -> None:
-        session, self.mischief = self.session, 0
-        if session.in_flight or session.late:
-            session.disturbed = True
-        waiting = sorted(session.server.waiting_for)
-        hold(session.disturbed or not waiting, f"nothing was disturbed, yet the server waits for {waiting}")
+        session = self.session
+        session.lost |= {one.client for one in session.in_flight}
+        silent = [self.roster.name(place) for place in sorted(session.server.waiting_for - session.lost)]
+        hold(
+            not silent or not self._must_go_on(),
+            f"in the phase {session.state.value} the server got no answer that it takes from {', '.join(silent)}",
+        )
         if session.state is ServerState.UNMASKING:
-            self._release()
+            self._step(self._release)
         else:
             self._step(session.server.advance)
-        session.in_flight += session.late
-        session.late = []
 
-    def _release(self) -> None:
-        session = self.session
-        try:
-            result = session.server.unmask()
-        except RoundAbortedError as error:
-            hold(session.disturbed, f"nothing was disturbed, yet {error}")
-            return
-        self.opened += 1
-        session.released.append(Released(result, session.counted))
-        statistic = session.plan[result.round].statistic
-        for place in session.counted:
-            self.spent[session.used[result.round, place], statistic] += 1
-
-    def _deliver_all(self) -> None:
-        while self.session.in_flight:
-            self._deliver(self.session.in_flight.pop(0))
+    def _release(self) -> Outbox:
+        self.session.released.append((self.session.server.unmask(), self.session.counted))
+        return {}
 
     def _deliver(self, envelope: Envelope) -> None:
-        if envelope.upward:
-            self._to_server(envelope)
-        elif envelope.client in self.absent:
-            self.session.disturbed = True
-        else:
-            self._to_client(envelope)
+        party = self.session.server if envelope.upward else self.session.clients[envelope.client]
+        before = party.state
+        try:
+            if envelope.upward:
+                self._to_server(envelope)
+            else:
+                self._to_client(envelope)
+        except ProtocolError:
+            who = "the server" if envelope.upward else self.roster.name(envelope.client)
+            hold(party.state is before, f"{who} went from {before.value} to {party.state.value} on a refusal")
 
     def _to_server(self, envelope: Envelope) -> None:
         session, place = self.session, envelope.client
-        before = session.state
-        try:
-            session.server.receive(place, envelope.data)
-        except (ProtocolError, CryptoError):
-            hold(
-                session.state is before,
-                f"the server went from {before.value} to {session.state.value} on a refusal",
-            )
-            return
+        session.server.receive(place, envelope.data)
         own = any((one.client, one.data) == (place, envelope.data) for one in session.said)
-        hold(own, f"the server took what {session.name(place)} did not say")
+        hold(own, f"the server took what {self.roster.name(place)} did not say")
         if isinstance(_said(envelope.data), Upload):
             session.counted |= {place}
 
     def _to_client(self, envelope: Envelope) -> None:
         session, place = self.session, envelope.client
         client = session.clients[place]
-        before = client.state
-        try:
-            answer = client.receive(envelope.data)
-        except (ProtocolError, CryptoError):
-            hold(
-                client.state is before,
-                f"{session.name(place)} went from {before.value} to {client.state.value} on a refusal",
-            )
-            return
+        answer = client.receive(envelope.data)
         if isinstance(answer, SumWanted):
             try:
-                answer = client.contribute(
-                    answer, session.vectors[answer.round, place], self.data_sets[place]
-                )
+                answer = client.contribute(answer, session.vectors[answer.round, place], self.data_set)
             except PolicyError:  # the data set was used before; nothing else is wrong with these vectors
-                session.disturbed = True
+                session.lost.add(place)
                 return
         said = Envelope(session.state.value, place, upward=True, data=answer)
         session.said.append(said)
@@ -639,20 +532,19 @@ class SecureSumMachine(RuleBasedStateMachine):
         match message:
             case Upload():
                 session.uploads[message.round, place] += 1
-                data_set = self.data_sets[place]
-                use = session.used[message.round, place] = (place, data_set, self.renewed[place, data_set])
+                use = (place, self.data_set, self.renewed[place, self.data_set])
                 self.uses[use].add(session.parameters.session)
                 spec = session.parameters.rounds[message.round]
                 plain = bytes(ring.pack(session.units(message.round, place).view(np.uint64), spec.width))
                 # By chance a mask of 8 bytes is zero once in 2^64 uploads.
                 bare = spec.payload_bytes >= 8 and plain == bytes(message.payload)
-                hold(not bare, f"{session.name(place)} uploaded its vector without a mask")
+                hold(not bare, f"{self.roster.name(place)} uploaded its vector without a mask")
             case Shares():
                 for number, (_, own) in enumerate(message.own_commitments):
-                    session.commitments[number, place, place].append((b"", own))
+                    session.dealt[number, place, place].append((b"", own))
                 for bundle in message.bundles:
                     for number, hashes in enumerate(bundle.commitments):
-                        session.commitments[number, bundle.recipient, place].append(tuple(hashes))
+                        session.dealt[number, bundle.recipient, place].append(hashes)
             case Consent():
                 session.consents[message.round][place] = message.signature
             case Reveal():
@@ -661,191 +553,141 @@ class SecureSumMachine(RuleBasedStateMachine):
     def _note_reveal(self, session: Session, holder: int, reveal: Reveal) -> None:
         kinds = []
         for dealer, share in reveal.shares:
-            dealt = session.commitments[reveal.round, holder, dealer]
             fitting = {
                 kind
                 for kind in (SEED_SHARE, SELF_SHARE)
-                for hashes in dealt
+                for hashes in session.dealt[reveal.round, holder, dealer]
                 if hashes[kind]
                 == messages.commitment(session.transcript, reveal.round, dealer, holder, kind, share)
             }
-            hold(
-                bool(fitting),
-                f"{session.name(holder)} revealed for {session.name(dealer)} what that did not deal to it",
-            )
+            names = self.roster.name(holder), self.roster.name(dealer)
+            hold(bool(fitting), "{} revealed a share of {} that that did not deal to it".format(*names))
             session.revealed[reveal.round, holder, dealer] |= fitting
             kinds += sorted(fitting)
-        session.reveals.append((reveal.round, holder, tuple(kinds)))
+        session.reveals.append((reveal.round, holder, kinds))
 
     # ---- what must hold --------------------------------------------------------------------------
 
     @invariant()
     def everything_holds(self) -> None:
         """All that follows; override it to check more."""
-        self.sums_are_exact()
-        self.sums_hide_each_client()
-        self.one_kind_of_share()
-        self.one_vector_under_one_key()
         self.data_sets_serve_one_session()
-        self.related_sums_have_the_same_survivors()
-
-    def sums_are_exact(self) -> None:
-        """A released sum is, to the last bit, over exactly the survivors that it names, and those uploaded."""
         for session in self.sessions:
-            for one in session.released:
-                result = one.result
-                hold(
-                    frozenset(result.survivors) == one.counted,
-                    f"a sum names the survivors {result.survivors}, the uploads taken were {sorted(one.counted)}",
-                )
-                rows = [session.units(result.round, place).tolist() for place in result.survivors]
-                truth = [sum(column) for column in zip(*rows, strict=True)]
-                opened = ring.signed(result.words, session.parameters.rounds[result.round].width).tolist()
-                hold(opened == truth, f"a released sum is {opened}, its survivors' vectors add up to {truth}")
+            self.sums_are_exact(session)
+            self.sums_hide_each_client(session)
+            self.one_kind_of_share(session)
+            self.one_vector_under_one_key(session)
+            self.related_sums_have_the_same_survivors(session)
 
-    def sums_hide_each_client(self) -> None:
+    def sums_are_exact(self, session: Session) -> None:
+        """A released sum is, to the last bit, over exactly the survivors that it names, and those uploaded."""
+        for result, counted in session.released:
+            hold(
+                frozenset(result.survivors) == counted,
+                f"a sum names the survivors {result.survivors}, the uploads taken were {sorted(counted)}",
+            )
+            rows = [session.units(result.round, place).tolist() for place in result.survivors]
+            truth = [sum(column) for column in zip(*rows, strict=True)]
+            opened = ring.signed(result.words, session.parameters.rounds[result.round].width).tolist()
+            hold(opened == truth, f"a released sum is {opened}, its survivors' vectors add up to {truth}")
+
+    def _least(self) -> int:
+        return self.policy.least_survivors(len(self.identities))
+
+    def sums_hide_each_client(self, session: Session) -> None:
         """No sum has fewer survivors than the threshold, the policy and the plan ask for; nor does a client reveal
         shares for fewer.
         """
-        for session in self.sessions:
-            parameters = session.parameters
-            least = self.policy.least_survivors(len(self.identities))
-            for one in session.released:
-                needed = max(least, session.plan[one.result.round].survivors)
-                needed = max(needed, parameters.threshold) if parameters.complete else needed
-                count = len(one.result.survivors)
-                hold(
-                    count >= needed, f"a sum of {count} clients was released, at least {needed} are asked for"
-                )
-            for number, holder, kinds in session.reveals:
-                survivors = kinds.count(SELF_SHARE)  # of its neighbours, and itself
-                needed = parameters.threshold
-                if parameters.complete:
-                    needed = max(needed, least, session.plan[number].survivors)
-                hold(
-                    survivors >= needed,
-                    f"{session.name(holder)} revealed for {survivors} survivors, at least {needed} are asked for",
-                )
+        sums = [("the server released a sum", one.round, len(one.survivors)) for one, _ in session.released]
+        sums += [  # of the revealing client's neighbours, and itself
+            (f"{self.roster.name(holder)} revealed shares", number, kinds.count(SELF_SHARE))
+            for number, holder, kinds in session.reveals
+        ]
+        threshold, complete = session.parameters.threshold, session.parameters.complete
+        for what, number, survivors in sums:
+            # In a sparse graph these are the neighbours of one client, and the threshold is about those.
+            asked = max(self._least(), session.plan[number].survivors, threshold) if complete else threshold
+            hold(survivors >= asked, f"{what} for {survivors} survivors, at least {asked} are asked for")
 
-    def one_kind_of_share(self) -> None:
+    def one_kind_of_share(self, session: Session) -> None:
         """Of one dealer's two secrets in a round no client reveals shares of both, nor do clients together reveal
         enough to open both; under the active profile they do not reveal any of one and any of the other.
         """
-        for session in self.sessions:
-            holders: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
-            for (number, holder, dealer), kinds in session.revealed.items():
-                hold(
-                    len(kinds) == 1,
-                    f"{session.name(holder)} revealed both kinds of share of {session.name(dealer)}, "
-                    f"round {number}",
-                )
-                for kind in kinds:
-                    holders[number, dealer][kind] += 1
-            enough = 1 if session.profile is Profile.ACTIVE else session.parameters.threshold
-            for (number, dealer), counts in holders.items():
-                hold(
-                    min(counts) < enough,
-                    f"clients revealed {counts[SEED_SHARE]} shares of the mask seed and {counts[SELF_SHARE]} of the "
-                    f"self mask of {session.name(dealer)}, round {number}, under the {session.profile.value} profile",
-                )
+        holders: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+        for (number, holder, dealer), kinds in session.revealed.items():
+            names = self.roster.name(holder), self.roster.name(dealer)
+            hold(len(kinds) == 1, "{} revealed both kinds of share of {}".format(*names))
+            for kind in kinds:
+                holders[number, dealer][kind] += 1
+        profile, threshold = session.parameters.profile, session.parameters.threshold
+        for (number, dealer), counts in holders.items():
+            hold(
+                min(counts) < (1 if profile is Profile.ACTIVE else threshold),
+                f"clients revealed {counts[SEED_SHARE]} shares of the mask seed and {counts[SELF_SHARE]} of the self "
+                f"mask of {self.roster.name(dealer)}, round {number}, under the {profile.value} profile",
+            )
 
-    def one_vector_under_one_key(self) -> None:
+    def one_vector_under_one_key(self, session: Session) -> None:
         """No client uploads twice in a round: two vectors under one mask give their difference away."""
-        for session in self.sessions:
-            for (number, place), times in session.uploads.items():
-                hold(times == 1, f"{session.name(place)} uploaded {times} times in round {number}")
+        for (number, place), times in session.uploads.items():
+            hold(times == 1, f"{self.roster.name(place)} uploaded {times} times in round {number}")
 
     def data_sets_serve_one_session(self) -> None:
-        """A data set leaves its client, masked, in one session only until its owner renews it, and each of its
-        statistics is in at most one opened sum.
-        """
+        """A data set leaves its client, masked, in one session only until its owner renews it."""
         for (place, data_set, _), sessions in self.uses.items():
-            name = self.roster.name(place)
             hold(
-                len(sessions) <= 1,
-                f"{name} used {data_set!r} in {len(sessions)} sessions and did not renew it",
+                len(sessions) == 1,
+                f"{self.roster.name(place)} used {data_set!r} in {len(sessions)} sessions and did not renew it",
             )
-        for ((place, data_set, _), statistic), times in self.spent.items():
-            name = self.roster.name(place)
-            hold(times <= 1, f"{statistic!r} of {name}'s {data_set!r} is in {times} opened sums, not renewed")
 
-    def related_sums_have_the_same_survivors(self) -> None:
+    def related_sums_have_the_same_survivors(self, session: Session) -> None:
         """Sums that the plan marks as telling of the same rows are over the same clients."""
-        for session in self.sessions:
-            sets = {
-                one.result.survivors
-                for one in session.released
-                if session.plan[one.result.round].same_survivors
-            }
-            hold(len(sets) <= 1, f"related sums were released over different survivors: {sorted(sets)}")
+        sets = {one.survivors for one, _ in session.released if session.plan[one.round].same_survivors}
+        hold(len(sets) <= 1, f"related sums were released over different survivors: {sorted(sets)}")
+
+
+# ---- what is said --------------------------------------------------------------------------------
 
 
 def _said(frame: bytes) -> FromClient:
     return decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
 
 
-def _lies(data: bytes, session: Session) -> Iterable[Message]:
+def _lies(data: bytes) -> Iterable[Message]:
     """What could be said in place of a message of the server; nothing, if it is none any more."""
-    try:
-        yield from _other_parameters(decode(data, PARAMETERS))
-        return
-    except WireError:
-        pass
+    told: Message
     try:
         told = decode(data, messages.FROM_SERVER)
     except WireError:
-        return
-    match told:
-        case Directory():
-            yield structs.replace(told, frames=told.frames[1:])
-            yield structs.replace(told, frames=told.frames[:-1])
-            yield structs.replace(told, frames=_exchanged(told.frames))
-        case Delivery():
-            yield structs.replace(told, bundles=told.bundles[1:])
-            yield structs.replace(told, bundles=told.bundles[:-1])
-            yield structs.replace(told, bundles=_exchanged(told.bundles))
-        case SumRequest():
-            yield structs.replace(told, participants=told.participants[1:])
-            yield structs.replace(told, participants=told.participants[:-1])
-            yield structs.replace(told, round=told.round + 1)
-        case Survivors():
-            everybody = session.parameters.cohort
-            yield structs.replace(told, survivors=told.survivors[:-1])
-            yield structs.replace(told, survivors=told.survivors[1:])
-            yield structs.replace(told, survivors=everybody)
-            yield structs.replace(told, survivors=tuple(sorted(set(everybody) - set(told.survivors))))
-            yield structs.replace(told, round=told.round + 1)
-        case Consents():
-            yield structs.replace(told, signatures=told.signatures[1:])
-            yield structs.replace(told, signatures=_exchanged(told.signatures))
-            yield structs.replace(told, round=told.round + 1)
-
-
-def _exchanged(entries: tuple[tuple[int, T], ...]) -> tuple[tuple[int, T], ...]:
-    """Every entry under the next one's name."""
-    names, values = [name for name, _ in entries], [value for _, value in entries]
-    return tuple(zip(names, values[1:] + values[:1], strict=True))
-
-
-def _other_parameters(told: Parameters) -> Iterable[Parameters]:
-    other_profile = next(profile for profile in Profile if profile is not told.profile)
-    other_suite = next(suite for suite in Suite if suite is not told.suite)
-    longer = structs.replace(told.rounds[0], length=told.rounds[0].length + 1)
-    coarser = structs.replace(told.rounds[0], fraction_bits=told.rounds[0].fraction_bits - 1)
-    changes: list[Mapping[str, object]] = [
-        {"threshold": told.threshold - 1},
-        {"threshold": told.threshold + 1},
-        {"profile": other_profile},
-        {"suite": other_suite},
-        {"cohort": told.cohort[:-1], "degree": len(told.cohort) - 2},
-        {"session": bytes([255]) + told.session[1:]},
-        {"rounds": (longer, *told.rounds[1:])},
-        {"rounds": (coarser, *told.rounds[1:])},
-        {"rounds": told.rounds[:-1]},
-        {"roster": bytes(len(told.roster))},
-    ]
-    for change in changes:
         try:
-            yield structs.replace(told, **change)
-        except (ValueError, TypeError):  # no such parameters exist
-            continue
+            told = decode(data, PARAMETERS)
+        except WireError:
+            return
+    yield from _altered(told)
+
+
+def _altered(message: Message) -> Iterable[Message]:
+    for name, value in structs.asdict(message).items():
+        for other in _others(value):
+            try:
+                yield structs.replace(message, **{name: other})
+            except ValueError:  # no such message exists
+                continue
+
+
+def _others(value: object) -> Iterable[object]:
+    """Values near this one: lists without an end, or with every entry under the next one's name."""
+    match value:
+        case int():
+            yield from (value + 1, value - 1)
+        case bytes():
+            yield value[::-1]
+        case Profile() | Suite():
+            yield from (one for one in type(value) if one is not value)
+        case (Message() as first, *rest):
+            yield from (tuple(rest), *((one, *rest) for one in _altered(first)))
+        case ((_, _), *_):
+            names, entries = zip(*value, strict=True)
+            yield from (value[1:], value[:-1], tuple(zip(names, entries[1:] + entries[:1], strict=True)))
+        case tuple():
+            yield from (value[1:], value[:-1])
