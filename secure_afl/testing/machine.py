@@ -102,7 +102,10 @@ _client = st.integers(0, 4)
 _some = st.one_of(_client.map(lambda one: frozenset({one})), st.frozensets(_client, min_size=1, max_size=2))
 _summing = st.sampled_from(["collecting", *strategies.SUM_PHASES])
 _silent = st.builds(lambda phase, gone: strategies.silence({phase: gone}), _summing, _some)
-_fault = st.builds(Fault, st.sampled_from(HANDLING), st.sampled_from(strategies.PHASES), _some, st.booleans())
+_phase = st.sampled_from([None, *strategies.SUM_PHASES, None, *strategies.PHASES])
+_fault = st.builds(
+    Fault, st.sampled_from(HANDLING), _phase, _some, st.sampled_from([True, True, False, None])
+)
 _faults = st.one_of(st.just([]), _silent, _silent, st.lists(_fault, min_size=1, max_size=3))
 # Most often to the end: fewer rules tell a failure's story.
 _then = st.builds(Then, st.sampled_from([3, 3, 0, 1, 2]), _faults, st.integers(0, 255))
@@ -419,21 +422,23 @@ class SecureSumMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.session.uploads)
     @step(
         views=st.lists(_left_out, min_size=1, max_size=2),
+        split=st.booleans(),
         other=st.sampled_from([0, 0, 0, 1]),
         consents=_mostly,
     )
-    def ask_to_unmask(self, views: list[frozenset[int]], other: int, consents: bool) -> None:
-        """Survivors of the server's choice, perhaps others for every other client, also after the sum was opened:
-        clients that uploaded left out, clients that dropped out put in. With them may come all consents that the
-        server has seen in that round, whatever they were given to.
+    def ask_to_unmask(self, views: list[frozenset[int]], split: bool, other: int, consents: bool) -> None:
+        """Survivors of the server's choice, one list after the other or each to some clients, also after the sum was
+        opened: clients that uploaded left out, clients that dropped out put in. With a list may come all consents
+        that the server has seen in that round, whatever they were given to.
         """
         session, number = self.session, self._round_meant(other)
-        for client in session.cohort:
-            self._tell(client, Survivors(session.transcript, number, self._view(client, views)))
-        for client in session.cohort if consents else ():
-            given = session.consents[number]
-            shown = tuple((one, given[one]) for one in self._view(client, views) if one in given)
-            self._tell(client, Consents(session.transcript, number, shown))
+        for told in [views] if split else [[view] for view in views]:
+            for client in session.cohort:
+                self._tell(client, Survivors(session.transcript, number, self._view(client, told)))
+            for client in session.cohort if consents else ():
+                given = session.consents[number]
+                shown = tuple((one, given[one]) for one in self._view(client, told) if one in given)
+                self._tell(client, Consents(session.transcript, number, shown))
 
     @precondition(lambda self: any(not one.upward for one in self.session.in_flight))
     @step(which=_which, how=_which, everybody=st.booleans())
