@@ -26,6 +26,9 @@ class Keeping(Protocol):
 class Contributing(Keeping, Protocol):
     """A client."""
 
+    @property
+    def wanted(self) -> SumWanted: ...
+
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
 
 
@@ -33,7 +36,8 @@ class DurableParty:
     """A client or key holder in the session that its owner calls `name`.
 
     make: a fresh party for this session, with the ledger it is given. Whatever process holds the store can go on:
-    a message that was answered is answered with the same bytes again, one that was not is as if it never came.
+    a message that was answered is answered with the same bytes again, one that was not is as if it never came, and
+    a vector that was wanted and not contributed is wanted again.
     """
 
     def __init__(self, make: Callable[[Ledger], Keeping], store: Store, name: str) -> None:
@@ -49,8 +53,8 @@ class DurableParty:
         question = answered(data)
         with self._store.transaction():
             kept, party = self._party()
-            if kept is not None and kept.question == question and kept.answer:
-                return kept.answer
+            if kept is not None and kept.question == question:
+                return kept.answer or cast(Contributing, party).wanted
             answer = self._stepped(party, kept, question, lambda: party.receive(data))
         return _raised(answer)
 

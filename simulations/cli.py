@@ -12,9 +12,9 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking, terminal
+from secure_afl.simulations.cli_audit import audit
 from secure_afl.simulations.cli_keys import keys
 from secure_afl.simulations.cli_policy import policy
-from secure_afl.simulations.cli_audit import audit
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition

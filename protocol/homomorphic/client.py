@@ -180,7 +180,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
                 raise WireError(str(error)) from None
         self._memory.attempt, self._memory.round = request.attempt, request.round
         self._memory.participants = participants
-        return self._wanted
+        return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """The encrypted upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
@@ -189,7 +189,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
         if the data set was used in another session, `CryptoError` if a value is not finite or over the
         agreed bound. Nothing has left the client then, and it may try again.
         """
-        if self.state is not ClientState.REQUESTED or wanted != self._wanted:
+        if self.state is not ClientState.REQUESTED or wanted != self.wanted:
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )
@@ -258,7 +258,8 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
         return self._frame(Tags(tags, self._memory.data_set))
 
     @property
-    def _wanted(self) -> SumWanted:
+    def wanted(self) -> SumWanted:
+        """The sum that the server asked for last."""
         number = self._memory.round
         return SumWanted(number, self._agreed[number], tuple(sorted(self._memory.participants)))
 

@@ -295,7 +295,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         self._memory.round = request.round
         self._memory.participants = participants
         self._memory.current = None  # a round that this client uploaded for and did not see through
-        return self._wanted
+        return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """The masked upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
@@ -306,7 +306,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         if the data set was used in another session, `CryptoError` if a value is not finite or over the
         agreed bound. Nothing has left the client then, and it may try again.
         """
-        if self.state is not ClientState.REQUESTED or wanted != self._wanted:
+        if self.state is not ClientState.REQUESTED or wanted != self.wanted:
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )
@@ -431,7 +431,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         return messages.consent_parts(self._transcript, self._memory.directory, self._memory.round, *sets)
 
     @property
-    def _wanted(self) -> SumWanted:
+    def wanted(self) -> SumWanted:
+        """The sum that the server asked for last."""
         return SumWanted(self._memory.round, self._spec, tuple(sorted(self._memory.participants)))
 
     @property

@@ -737,7 +737,7 @@ def test_an_encrypted_session_before_its_masks() -> None:
     # Its own program cannot have a vector encrypted that is not masked, should encrypting have failed once.
     attack.clients[0].receive(encode(EncryptedRequest(attack.transcript, 0, 2, (0, 1, 2, 3))))
     attack.clients[0].state = ClientState.REQUESTED
-    wanted = attack.clients[0]._wanted
+    wanted = attack.clients[0].wanted
     with pytest.raises(LocalProtocolError, match="only what its masked session masked"):
         attack.clients[0].contribute(wanted, *world.contribute(0, wanted))
 

@@ -87,7 +87,7 @@ class Uploads:
             for own, *pairs in product(range(self.modulus), repeat=self.n):
                 others = dict(zip((j for j in range(self.n) if j != i), pairs, strict=True))
                 client = Bare(i, range(self.n), self.modulus, own, others)
-                client.contribute(client._wanted, np.array([float(value)]), "rows")
+                client.contribute(client.wanted, np.array([float(value)]), "rows")
                 table[own, *pairs] = client.masked(0)[0][0]
             self.known[i, value] = table
         own_masks = masks.get((i,), np.int64(0))

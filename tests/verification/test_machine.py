@@ -116,14 +116,14 @@ class RevealsAgain(MaskingClient):
     """Answers every list of survivors that it is shown."""
 
     def _reveal(self) -> bytes:
-        keys = self._current
+        keys = self._memory.current
         frame = super()._reveal()
-        self._current = keys
+        self._memory.current = keys
         return frame
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         answer = super().receive(data)
-        if self.state is ClientState.READY and getattr(self, "_current", None) is not None:
+        if self.state is ClientState.READY and self._memory.current is not None:
             self.state = ClientState.UPLOADED
         return answer
 
@@ -147,9 +147,9 @@ class KeepsItsKeys(MaskingClient):
     """Keeps the keys of a round for the next try."""
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        keys = self._rounds[wanted.round]
+        keys = self._memory.rounds[wanted.round]
         frame = super().contribute(wanted, values, data_set)
-        self._rounds[wanted.round] = keys
+        self._memory.rounds[wanted.round] = keys
         return frame
 
 

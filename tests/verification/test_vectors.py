@@ -51,6 +51,7 @@ WITHOUT = {
     "lattice.add_mod": "inside of Lattice.add",
     "lattice.pack_mod": "inside of Lattice.pack",
     "lattice.unpack_mod": "inside of Lattice.unpack",
+    "roster.grouped": "for people to read",
     "messages.known_as": "a name in a key holder's own ledger",
     "messages.seed_commitment": "inside of own_commitments",
     "ntt.factors": "how we multiply, not what",
