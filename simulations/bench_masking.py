@@ -147,7 +147,7 @@ def _server_memory(n: int, m: int) -> float:
     tracemalloc.start()
     try:
         measured.held = tracemalloc.get_traced_memory()[0]
-        cohort.server = measured  # type: ignore[assignment]
+        cohort.steps = cohort._server = measured  # type: ignore[assignment]
         aggregator.sum(0, contributions)
     finally:
         tracemalloc.stop()

@@ -239,6 +239,46 @@ def bench_masking_command(
         write_json(json_file, figures)
 
 
+@bench.command("scale")
+def bench_scale_command(
+    json_file: Annotated[Path, typer.Option("--json", help="Where the figures go.", dir_okay=False)] = Path(
+        "bench-scale.json"
+    ),
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="How many; give it several times for a curve.", min=20, show_default="100 to 10,000"
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Values of the sum.", min=1)] = 10_000,
+    dropout: Annotated[
+        float, typer.Option(help="Share that falls silent after the keys.", min=0, max=0.3)
+    ] = 0.05,
+    corrupted: Annotated[
+        float, typer.Option(help="Share that may collude with the server.", min=0, max=0.3)
+    ] = 0.05,
+    suite: Annotated[Suite, typer.Option(help="Keys of the clients.")] = Suite.HYBRID,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw cost against clients into this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """One sum over up to thousands of clients with the sparse graph, every client simulated in full."""
+    from secure_afl.simulations import bench_scale
+
+    with refusals_shown():
+        check_writable(json_file)
+        check_writable(plot, "--plot")
+        counts = clients or [100, 300, 1000, 3000, 10_000]
+        sizes = [bench_scale.Scale(n, length, dropout, corrupted, suite) for n in counts]
+        with progress(bench_scale.steps(sizes), lines=True) as watch:
+            figures = bench_scale.measure(sizes, watch)
+        for table in bench_scale.tables(figures):
+            console.print(table)
+        write_json(json_file, figures)
+        if plot:
+            bench_scale.plot(figures, plot)
+
+
 @bench.command("homomorphic")
 def bench_homomorphic_command(
     json_file: Annotated[Path, typer.Option("--json", help="Where the figures go.", dir_okay=False)] = Path(

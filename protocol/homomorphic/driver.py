@@ -32,27 +32,27 @@ class EncryptedCohort(Exchange):
         *,
         recorded: Recorded | None = None,
     ) -> None:
-        self._steps: HomomorphicServer | RecordedHomomorphicServer = recorded[0] if recorded else server
+        self.steps: HomomorphicServer | RecordedHomomorphicServer = recorded[0] if recorded else server
         reached, keepers = recorded[1:] if recorded else (clients, holders)
-        super().__init__(self._steps, reached, keepers, network, watch)
+        super().__init__(self.steps, reached, keepers, network, watch)
         self.server = server
         self.clients = clients
         self.holders = holders
 
     def set_up(self) -> None:
         """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
-        self.run(self._steps.start, nothing_wanted)
+        self.run(self.steps.start, nothing_wanted)
         while self.server.state is not ServerState.INVITING:
-            self.run(self._steps.advance, nothing_wanted)
-        self.timed(self._steps.advance)
+            self.run(self.steps.advance, nothing_wanted)
+        self.timed(self.steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> EncryptedSum:
         """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
-        self.run(lambda: self._steps.open_round(number, among), contribute)
+        self.run(lambda: self.steps.open_round(number, among), contribute)
         while self.server.state is not ServerState.OPENING:
-            self.run(self._steps.advance, contribute)
-        self.timed(self._steps.advance)
-        return self.timed(self._steps.result)
+            self.run(self.steps.advance, contribute)
+        self.timed(self.steps.advance)
+        return self.timed(self.steps.result)
 
 
 def layered_sum(

@@ -21,17 +21,17 @@ class Cohort(Exchange):
         *,
         recorded: tuple[RecordedMaskingServer, Mapping[int, RecordedClient]] | None = None,
     ) -> None:
-        self._steps: MaskingServer | RecordedMaskingServer = recorded[0] if recorded else server
-        super().__init__(self._steps, recorded[1] if recorded else clients, {}, network, watch)
+        self.steps: MaskingServer | RecordedMaskingServer = recorded[0] if recorded else server
+        super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch)
         self.server = server
         self.clients = clients
 
     def set_up(self) -> None:
         """Keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""
-        self.run(self._steps.start, nothing_wanted)
-        self.run(self._steps.advance, nothing_wanted)
-        self.run(self._steps.advance, nothing_wanted)
-        self.timed(self._steps.advance)
+        self.run(self.steps.start, nothing_wanted)
+        self.run(self.steps.advance, nothing_wanted)
+        self.run(self.steps.advance, nothing_wanted)
+        self.timed(self.steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> MaskedSum:
         """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
@@ -45,11 +45,11 @@ class Cohort(Exchange):
     def collect(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> None:
         """The uploads of round `number`."""
         self._contribute = contribute
-        self.run(lambda: self._steps.open_round(number, among), contribute)
+        self.run(lambda: self.steps.open_round(number, among), contribute)
 
     def open(self) -> MaskedSum:
         """The sum of what was collected."""
         while self.server.state is not ServerState.UNMASKING:
             # A client that was asked late is heard, and its upload refused.
-            self.run(self._steps.advance, self._contribute)
-        return self.timed(self._steps.unmask)
+            self.run(self.steps.advance, self._contribute)
+        return self.timed(self.steps.unmask)

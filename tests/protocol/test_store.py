@@ -413,7 +413,7 @@ def test_masked_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
     session = here.session(parameters, Dying(handle.restart))
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort._steps = handle
+    cohort.server = cohort._server = cohort.steps = handle
     session.set_up()
     for number in range(2):
         result: MaskedSum = session.sum(number)
@@ -431,7 +431,7 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
         lambda: HomomorphicServer(agreement, here.roster, here.keepers, least=least), tmp_path / "server"
     )
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort._steps = handle
+    cohort.server = cohort._server = cohort.steps = handle
     session.set_up()
     who, total = session.sum()
     assert session.is_right(0, who, total)

@@ -1,0 +1,284 @@
+"""What many clients cost: one masked sum over thousands of them, every one our real client, with the sparse graph.
+
+The server is in this process and all clients are in a second one, so the server's CPU and memory are its own. Messages
+go through a pipe as bytes. Clients that drop out do so after their keys are shared, the worst place: the server then
+rebuilds their pairwise masks.
+"""
+
+import gc
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log2
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.table import Table
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking import graph
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.simulations.bench_masking import machine
+from secure_afl.simulations.terminal import table
+
+_BATCH = 50  # messages that go through the pipe together
+_BOUND = 1.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size. dropout: the share of clients that fall silent after the key exchange; corrupted: the share that is
+    assumed to collude, which the graph bears besides.
+    """
+
+    clients: int
+    length: int
+    dropout: float
+    corrupted: float
+    suite: Suite
+
+    @property
+    def policy(self) -> Policy:
+        """Of every client: what a sparse graph needs."""
+        return Policy(
+            corrupted=self.corrupted,
+            dropout=self.dropout,
+            profiles=frozenset({Profile.SEMI_HONEST}),
+            suites=frozenset({self.suite}),
+        )
+
+    @property
+    def plan(self) -> list[SumPlan]:
+        """One sum."""
+        return [SumPlan("scale", self.length, _BOUND, 24)]
+
+    @property
+    def gone(self) -> frozenset[int]:
+        """Who drops out: every so-manieth."""
+        count = round(self.dropout * self.clients)
+        return frozenset(at * self.clients // count for at in range(count)) if count else frozenset()
+
+
+def measure(sizes: Sequence[Scale], watch: Callable[[str], None]) -> dict[str, Any]:
+    """Figures of every size, the smallest first. `watch` is called `steps` times."""
+    rows = [_session(size, watch) for size in sorted(sizes, key=lambda size: size.clients)]
+    return {"machine": machine("psutil"), "sizes": rows, "law": _law(rows)}
+
+
+def steps(sizes: Sequence[Scale]) -> int:
+    """How often `measure` calls `watch`."""
+    return 6 * len(sizes)
+
+
+def _law(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Least squares of a client's CPU seconds by log₂ n, and how much of their variance it leaves."""
+    if len(rows) < 3:
+        return {}
+    logs = np.array([log2(row["clients"]) for row in rows])
+    seconds = np.array([row["client_seconds"] for row in rows])
+    A = np.stack([np.ones_like(logs), logs], axis=1)
+    (base, slope), *_ = np.linalg.lstsq(A, seconds, rcond=None)
+    spread = float(((seconds - seconds.mean()) ** 2).sum())
+    left = float(((A @ [base, slope] - seconds) ** 2).sum())
+    return {
+        "base_s": float(base),
+        "per_doubling_s": float(slope),
+        "r2": 1 - left / spread if spread else 1.0,
+    }
+
+
+# ---- the clients' process ------------------------------------------------------------------------
+
+
+def _clients(pipe: Connection, size: Scale) -> None:
+    """Makes the roster, answers batches of messages, and at the end says what the sum must be."""
+    identities = [Identity.generate() for _ in range(size.clients)]
+    roster = Roster(tuple(Member(f"client-{place}", one.verify_key) for place, one in enumerate(identities)))
+    pipe.send([member.verify_key for member in roster.members])
+    clients = [MaskingClient(one, roster, size.plan, size.policy, Ledger()) for one in identities]
+    code = size.plan[0].spec(size.clients).code(size.clients)
+    draws, total = np.random.default_rng(0), np.zeros(size.length, np.int64)
+    while (batch := pipe.recv()) is not None:
+        answers = []
+        started = time.process_time()
+        for place, data in batch:
+            answer = clients[place].receive(data)
+            if isinstance(answer, SumWanted):
+                values = draws.uniform(-_BOUND, _BOUND, size.length)
+                answer = clients[place].contribute(answer, values, "rows")
+                if place not in size.gone:
+                    total += ring.signed(code.encode(values), 8)
+            answers.append((place, answer))
+        pipe.send((answers, time.process_time() - started))
+    pipe.send(total)
+
+
+# ---- one session ---------------------------------------------------------------------------------
+
+
+def _session(size: Scale, watch: Callable[[str], None]) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    worker = context.Process(target=_clients, args=(theirs, size), daemon=True)
+    worker.start()
+    theirs.close()
+    try:
+        return _driven(size, pipe, watch)
+    finally:
+        worker.terminate()
+        worker.join()
+
+
+def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict[str, Any]:
+    started = time.perf_counter()
+    watch(f"{size.clients:,} clients: identities")
+    roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
+    near = graph.choose(
+        size.clients,
+        Profile.SEMI_HONEST,
+        corrupted=size.policy.colluders(size.clients),
+        dropout=size.dropout,
+    )
+    parameters = Parameters.propose(
+        roster,
+        size.plan,
+        profile=Profile.SEMI_HONEST,
+        suite=size.suite,
+        degree=near.degree,
+        threshold=near.threshold,
+    )
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    server = MaskingServer(parameters, roster)
+    client_s, server_s, up, down = 0.0, 0.0, 0, 0
+    memory: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    step: Callable[[], dict[int, bytes]] = server.start
+    while server.state is not ServerState.UNMASKING or server.waiting_for:
+        clock, phase_started = time.process_time(), time.perf_counter()
+        outbox = step()
+        server_s += time.process_time() - clock
+        phase = server.state.value
+        if phase == "ready":
+            step = lambda: server.open_round(0)
+            continue
+        watch(f"{size.clients:,} clients: {phase}")
+        waiting = list(outbox.items())
+        for at in range(0, len(waiting), _BATCH):
+            batch = waiting[at : at + _BATCH]
+            down += sum(len(data) for _, data in batch)
+            pipe.send(batch)
+            answers, spent = pipe.recv()
+            client_s += spent
+            clock = time.process_time()
+            for place, frame in answers:
+                if phase == "collecting" and place in size.gone:
+                    continue
+                up += len(frame)
+                server.receive(place, frame)
+            server_s += time.process_time() - clock
+        seconds[phase] = time.perf_counter() - phase_started
+        memory[phase] = psutil.Process().memory_info().rss - before
+        step = server.advance
+    clock = time.process_time()
+    result = server.unmask()
+    server_s += time.process_time() - clock
+    pipe.send(None)
+    expected = pipe.recv()
+    opened = ring.signed(result.words, parameters.rounds[0].width)
+    survivors = size.clients - len(size.gone)
+    if not np.array_equal(opened, expected) or len(result.survivors) != survivors:
+        raise AssertionError("the sum is not that of the survivors")
+    return {
+        "clients": size.clients,
+        "length": size.length,
+        "dropouts": len(size.gone),
+        "suite": size.suite.value,
+        "degree": near.degree,
+        "threshold": near.threshold,
+        "wall_seconds": time.perf_counter() - started,
+        "client_seconds": client_s / size.clients,
+        "server_seconds": server_s,
+        "client_bytes_up": up / size.clients,
+        "client_bytes_down": down / size.clients,
+        "phase_wall_seconds": seconds,
+        "server_memory": memory,
+        "vector_bytes": 8 * size.length,
+    }
+
+
+# ---- how it is shown -----------------------------------------------------------------------------
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """The figures for a terminal."""
+    rows = figures["sizes"]
+    first = table(
+        f"one masked sum of {rows[0]['length']:,} values, {rows[0]['dropouts'] / rows[0]['clients']:.0%} dropouts, "
+        f"semi-honest server, {rows[0]['suite']} keys, sparse graph (neighbours, threshold);\n"
+        "CPU of one client and of the server; bytes of one client; the server's memory after the key exchange, and "
+        "what a sum adds to it",
+        (
+            "clients",
+            "graph",
+            "wall s",
+            "client ms",
+            "server s",
+            "kB up, down",
+            "MB keys",
+            "MB sum",
+        ),
+        names=0,
+    )
+    for row in rows:
+        keys, summing = (row["server_memory"].get(phase, 0) for phase in ("confirming", "unmasking"))
+        first.add_row(
+            f"{row['clients']:,}",
+            f"{row['degree']}, {row['threshold']}",
+            f"{row['wall_seconds']:.1f}",
+            f"{1000 * row['client_seconds']:.1f}",
+            f"{row['server_seconds']:.1f}",
+            f"{row['client_bytes_up'] / 1000:.0f}, {row['client_bytes_down'] / 1000:.0f}",
+            f"{keys / 1e6:.0f}",
+            f"{(summing - keys) / 1e6:+.1f}",
+        )
+    if law := figures["law"]:
+        first.caption = (
+            f"CPU of a client: {1000 * law['base_s']:.1f} ms + {1000 * law['per_doubling_s']:.2f} ms · log₂ n, "
+            f"R² = {law['r2']:.3f}"
+        )
+    return [first]
+
+
+def plot(figures: dict[str, Any], file: Path) -> None:
+    """A client's CPU and bytes against the number of clients, on a logarithmic axis, with the fitted line."""
+    from matplotlib.figure import Figure
+
+    rows, law = figures["sizes"], figures["law"]
+    n = np.array([row["clients"] for row in rows])
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    seconds, traffic = figure.subplots(1, 2)
+    seconds.semilogx(n, [1000 * row["client_seconds"] for row in rows], "o", label="measured")
+    if law:
+        line = 1000 * (law["base_s"] + law["per_doubling_s"] * np.log2(n))
+        seconds.semilogx(n, line, "-", label=f"a + b·log n, R² = {law['r2']:.3f}")
+    traffic.semilogx(n, [row["client_bytes_up"] / 1000 for row in rows], "o-", label="up")
+    traffic.semilogx(n, [row["client_bytes_down"] / 1000 for row in rows], "s-", label="down")
+    for axes, what in ((seconds, "CPU ms of a client"), (traffic, "kB of a client")):
+        axes.set(xlabel="clients", ylabel=what, ylim=(0, None))
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"one sum of {rows[0]['length']:,} values, {rows[0]['dropouts'] / n[0]:.0%} dropouts")
+    figure.savefig(file)

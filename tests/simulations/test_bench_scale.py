@@ -1,0 +1,47 @@
+"""The benchmark of many clients makes real sums, and its law is that of its figures."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.simulations import bench_scale
+from secure_afl.simulations.bench_masking import _server_memory
+from secure_afl.simulations.bench_scale import Scale
+from secure_afl.simulations.cli import app
+
+
+def test_a_small_scale(tmp_path: Path) -> None:
+    """Every session compares its sum with that of the survivors."""
+    sizes = [Scale(n, 50, 0.05, 0.05, Suite.X25519) for n in (40, 20)]
+    seen: list[str] = []
+    figures = bench_scale.measure(sizes, seen.append)
+    assert len(seen) == bench_scale.steps(sizes)
+    small, large = figures["sizes"]
+    assert (small["clients"], large["clients"]) == (20, 40)
+    assert (small["dropouts"], large["dropouts"]) == (1, 2)
+    for row in figures["sizes"]:
+        assert 0 < row["client_seconds"] < 1
+        assert row["client_bytes_up"] > 50 * 4
+        assert sum(row["phase_wall_seconds"].values()) <= row["wall_seconds"]
+    bench_scale.tables(figures)
+    bench_scale.plot(figures, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_law_is_fitted_to_the_logarithm() -> None:
+    rows = [{"clients": 2**k, "client_seconds": 0.5 + 0.25 * k} for k in (3, 5, 8)]
+    assert bench_scale._law(rows) == pytest.approx({"base_s": 0.5, "per_doubling_s": 0.25, "r2": 1.0})
+    assert bench_scale._law(rows[:2]) == {}
+
+
+def test_the_command_refuses_what_it_cannot_write() -> None:
+    result = CliRunner().invoke(app, ["bench", "scale", "--clients", "20", "--plot", "/no/such/folder/a.png"])
+    assert result.exit_code == 2
+    assert "cannot write into" in result.output
+
+
+def test_the_servers_memory_is_measured() -> None:
+    """In vectors of the sum's length: the running total, an upload on its way, and little more."""
+    assert 1.0 < _server_memory(5, 10**5) < 5.0
