@@ -77,14 +77,17 @@ Share = tuple[int, int, int]
 """A round, who holds the share, and whose secret it is a share of."""
 Use = tuple[int, str, int]
 """A client, a data set, and how often that was renewed before."""
+Rule = Callable[[Callable[..., None]], Callable[..., None]]
 
 _IN_A_PHASE = frozenset(state for state in ServerState if state.value in strategies.PHASES)
 _KEEPING_SESSIONS = 4  # what an earlier one released was checked
-_MOST_CLIENTS = 6
 
 _which = st.integers(0, 63)  # one of several, counted round and round; 0 is the first
-_left_out = st.frozensets(st.integers(0, _MOST_CLIENTS - 1), max_size=2)
 _mostly = st.sampled_from([True, True, False])
+_client = st.integers(0, 4)
+_some = st.one_of(_client.map(lambda one: frozenset({one})), st.frozensets(_client, min_size=1, max_size=2))
+_left_out = st.one_of(st.just(frozenset[int]()), _some)
+_views = st.tuples(_left_out, _left_out)
 
 
 @dataclass(frozen=True)
@@ -98,20 +101,20 @@ class Then:
     seed: int = 0
 
 
-_client = st.integers(0, 4)
-_some = st.one_of(_client.map(lambda one: frozenset({one})), st.frozensets(_client, min_size=1, max_size=2))
 _summing = st.sampled_from(["collecting", *strategies.SUM_PHASES])
 _silent = st.builds(lambda phase, gone: strategies.silence({phase: gone}), _summing, _some)
 _phase = st.sampled_from([None, *strategies.SUM_PHASES, None, *strategies.PHASES])
 _fault = st.builds(
     Fault, st.sampled_from(HANDLING), _phase, _some, st.sampled_from([True, True, False, None])
 )
-_faults = st.one_of(st.just([]), _silent, _silent, st.lists(_fault, min_size=1, max_size=3))
+_faults: st.SearchStrategy[list[Fault]] = st.one_of(
+    st.just([]), _silent, _silent, st.lists(_fault, min_size=1, max_size=3)
+)
 # Most often to the end: fewer rules tell a failure's story.
 _then = st.builds(Then, st.sampled_from([3, 3, 0, 1, 2]), _faults, st.integers(0, 255))
 
 
-def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def step(**drawn: st.SearchStrategy[Any]) -> Rule:
     """A rule that is followed by some phases, as they are drawn. Hypothesis leaves out rules of its choice for a whole
     example; were going on a rule of its own, most examples would get nowhere.
     """
@@ -122,7 +125,9 @@ def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Cal
             act(self, **values)
             self.go_on(then)
 
-        return rule(then=_then, **drawn)(acted)
+        # Its overloads do not know rules with any arguments.
+        made: Rule = rule(then=_then, **drawn)  # type: ignore[call-overload]
+        return made(acted)
 
     return decorate
 
@@ -334,7 +339,7 @@ class SecureSumMachine(RuleBasedStateMachine):
     # ---- the network -----------------------------------------------------------------------------
 
     @precondition(lambda self: self.session.in_flight)
-    @step(which=st.lists(_which, min_size=1, max_size=_MOST_CLIENTS))
+    @step(which=st.lists(_which, min_size=1, max_size=6))
     def deliver(self, which: list[int]) -> None:
         """Some messages arrive, in any order; their answers go on their way."""
         in_flight = self.session.in_flight
@@ -412,8 +417,8 @@ class SecureSumMachine(RuleBasedStateMachine):
         """The open round, or another one, also one that is not planned."""
         return (max(self.session.round, 0) + other) % (len(self.session.plan) + 1)
 
-    @step(views=st.lists(_left_out, min_size=1, max_size=2), other=st.integers(0, 3))
-    def ask_for_a_round(self, views: list[frozenset[int]], other: int) -> None:
+    @step(views=_views, other=st.integers(0, 3))
+    def ask_for_a_round(self, views: Sequence[frozenset[int]], other: int) -> None:
         """A request that the server's own state machine would not send: again, of another round, to others."""
         for client in self.session.cohort:
             request = SumRequest(self.session.transcript, self._round_meant(other), self._view(client, views))
@@ -421,16 +426,21 @@ class SecureSumMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.session.uploads)
     @step(
-        views=st.lists(_left_out, min_size=1, max_size=2),
+        anew=st.booleans(),
+        views=_views,
         split=st.booleans(),
-        other=st.sampled_from([0, 0, 0, 1]),
+        other=st.sampled_from([0, 0, 0, 0, 1]),
         consents=_mostly,
     )
-    def ask_to_unmask(self, views: list[frozenset[int]], split: bool, other: int, consents: bool) -> None:
-        """Survivors of the server's choice, one list after the other or each to some clients, also after the sum was
+    def ask_to_unmask(
+        self, anew: bool, views: Sequence[frozenset[int]], split: bool, other: int, consents: bool
+    ) -> None:
+        """After one more phase, or at once: survivors of the server's choice, one list after the other or each to some clients, also after the sum was
         opened: clients that uploaded left out, clients that dropped out put in. With a list may come all consents
         that the server has seen in that round, whatever they were given to.
         """
+        if anew:
+            self.go_on(Then(1))
         session, number = self.session, self._round_meant(other)
         for told in [views] if split else [[view] for view in views]:
             for client in session.cohort:
