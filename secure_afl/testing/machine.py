@@ -17,10 +17,10 @@ To put clients, servers or ledgers of your own to the test, override `make_clien
 
     TestMine = Mine.TestCase
 
-They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute` and `state` are used; of a
-server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `unmask`, `state` and `waiting_for`; of a ledger
-`renew`, and what your clients use. They refuse with `ProtocolError`s. What is found to be wrong raises
-`PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
+They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute`, `state`, `memory` and `resume`
+are used; of a server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `unmask`, `state` and
+`waiting_for`; of a ledger `renew`, and what your clients use. They refuse with `ProtocolError`s. What is found to be
+wrong raises `PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
 
 Schedules, identities and vectors are drawn, so failures shrink and repeat. The clients' own keys stay random: no
 decision of the machine hangs on them.
@@ -65,7 +65,7 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.masking.states import ClientState, ServerState
 from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
@@ -385,12 +385,15 @@ class SecureSumMachine(RuleBasedStateMachine):
     @precondition(
         lambda self: len(self.session.cohort) - len(self.session.lost) > self.session.parameters.threshold
     )
-    @step(which=_which)
-    def restart(self, which: int) -> None:
-        """A client loses its state; a new one begins with the same identity and ledger."""
-        place = self._place(which)
-        self.session.clients[place] = self._client(self.session, place)
-        self.session.lost.add(place)
+    @step(which=_which, remembers=st.booleans())
+    def restart(self, which: int, remembers: bool) -> None:
+        """A client begins anew with the same identity and ledger; with its memory it goes on where it was."""
+        session, place = self.session, self._place(which)
+        before, session.clients[place] = session.clients[place], self._client(session, place)
+        if remembers and before.state is not ClientState.START:
+            session.clients[place].resume(before.memory())
+        else:
+            session.lost.add(place)
 
     @step(which=_which, everybody=st.booleans())
     def renew(self, which: int, everybody: bool) -> None:
@@ -576,7 +579,7 @@ class SecureSumMachine(RuleBasedStateMachine):
                 == messages.commitment(session.transcript, reveal.round, dealer, holder, kind, share)
             }
             names = self.roster.name(holder), self.roster.name(dealer)
-            hold(bool(fitting), "{} revealed a share of {} that that did not deal to it".format(*names))
+            hold(bool(fitting), "{} revealed a share of {} which that did not deal to it".format(*names))
             session.revealed[reveal.round, holder, dealer] |= fitting
             kinds += sorted(fitting)
         session.reveals.append((reveal.round, holder, kinds))

@@ -45,7 +45,7 @@ class BothSuites(SecureSumMachine):
 
 @pytest.mark.slow
 def test_many_longer_runs() -> None:
-    run_state_machine_as_test(BothSuites, settings=settings(FAST, max_examples=40, stateful_step_count=40))
+    run_state_machine_as_test(BothSuites, settings=settings(FAST, max_examples=25, stateful_step_count=40))
 
 
 def test_runs_reach_what_they_are_about() -> None:
@@ -166,7 +166,7 @@ class ForgetsTheSumsBefore(MaskingClient):
     """Consents to other survivors than those of the related sums before."""
 
     def _consent(self, message: Survivors) -> bytes:
-        self._related = None
+        self._memory.related = None
         return super()._consent(message)
 
 
