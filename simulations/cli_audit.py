@@ -7,6 +7,7 @@ import typer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.markup import escape
 
+from secure_afl.protocol import roster_file
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.story import Story, stories
 from secure_afl.simulations import terminal
@@ -15,9 +16,10 @@ from secure_afl.simulations.terminal import check_writable, console, errors, ref
 audit = typer.Typer(help="Audit logs: check them and read them.", no_args_is_help=True)
 
 _UNPINNED = (
-    "Keys are those that the logs and the sessions' rosters name. Compare them with keys that you know from the "
-    "parties; that of the server stands in no roster."
+    "Keys are those that the logs and the sessions' rosters name: give the roster that you know (--roster), or compare "
+    "them with keys that you know from the parties. That of the server stands in no roster."
 )
+_PINNED = "Clients and key holders have the keys of the given roster. That of the server stands in no roster."
 _NOTES_SHOWN = 20
 
 
@@ -37,6 +39,10 @@ def verify_command(
             readable=True,
         ),
     ],
+    roster: Annotated[
+        Path | None,
+        typer.Option(help="The roster file as you have it; keys in the logs must be those.", dir_okay=False),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write all of it as one page to this file.", dir_okay=False)
     ] = None,
@@ -47,26 +53,28 @@ def verify_command(
     """
     with refusals_shown():
         check_writable(html, "--html")
-        report = verify({str(file): file.read_bytes() for file in files})
+        parties = roster_file.read(roster) if roster else None
+        report = verify({str(file): file.read_bytes() for file in files}, parties)
+        keys = _PINNED if parties else _UNPINNED
         told = stories(report)
         if report.findings:
             errors.print("[bold red]not all of this holds: what is told here may not be what happened[/]")
         for story in told:
             _print_story(story)
-        _print_logs(report)
+        _print_logs(report, keys)
         _print_report(report)
         if html:
-            write_text(html, page(report, told), "page")
+            write_text(html, page(report, told, keys), "page")
     if report.findings:
         raise typer.Exit(1)
 
 
-def page(report: Report, told: tuple[Story, ...]) -> str:
+def page(report: Report, told: tuple[Story, ...], keys: str) -> str:
     """One HTML file that needs nothing else. Names and texts out of logs are escaped."""
     environment = Environment(
         loader=PackageLoader("secure_afl.simulations"), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template("audit.html").render(report=report, stories=told, unpinned=_UNPINNED)
+    return environment.get_template("audit.html").render(report=report, stories=told, keys=keys)
 
 
 def _print_story(story: Story) -> None:
@@ -92,13 +100,13 @@ def _print_story(story: Story) -> None:
     console.print(f"[dim]{escape(story.caution)}[/]\n", highlight=False)
 
 
-def _print_logs(report: Report) -> None:
+def _print_logs(report: Report, keys: str) -> None:
     table = terminal.table("the logs", ("party", "role", "key", "file", "entries"), 4)
     for log in report.logs:
         words = (log.begun.party, log.begun.role.value, f"{log.begun.key.hex()[:16]}…", Path(log.file).name)
         table.add_row(*map(escape, words), str(len(log.chain.entries)))
     console.print(table)
-    console.print(f"[dim]{_UNPINNED}[/]", highlight=False)
+    console.print(f"[dim]{keys}[/]", highlight=False)
 
 
 def _print_report(report: Report) -> None:

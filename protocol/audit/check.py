@@ -34,6 +34,7 @@ from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Rel
 from secure_afl.protocol.parameters import Parameters
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.roster_file import Parties
 
 E = TypeVar("E", bound=AnyEvent)
 
@@ -131,8 +132,11 @@ class Report:
     sessions: tuple[Session, ...]
 
 
-def verify(files: Mapping[str, bytes]) -> Report:
-    """Check logs, given as files' contents by name, each by itself and all against each other."""
+def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report:
+    """Check logs, given as files' contents by name, each by itself and all against each other.
+
+    parties: as they are known from elsewhere; without them the keys are those that the logs name.
+    """
     findings: list[Finding] = []
     notes: list[Finding] = []
     logs: list[Log] = []
@@ -158,6 +162,8 @@ def verify(files: Mapping[str, bytes]) -> Report:
     for log in sound:
         findings += _sort(log, sessions)
     for one in sessions.values():
+        if parties is not None:
+            findings += _known(one, parties)
         findings += [*_terms(one), *_messages(one), *_policies(one), *_silent(one, sound)]
         notes += [*_lost(one), *_missing(one)]
     for one in sessions.values():
@@ -244,6 +250,24 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
 
 
 # ---- logs against each other ---------------------------------------------------------------------
+
+
+def _known(session: Session, parties: Parties) -> Iterator[Finding]:
+    """The session's clients and key holders are those that are known; their logs are signed by the keys of these."""
+    view = next(iter(session.parties.values()), session.server)
+    assert view is not None  # or there would be no session
+    for what, named, known in (
+        ("clients", session.roster, parties.clients),
+        ("key holders", session.holders, parties.key_holders),
+    ):
+        if named is not None and (known is None or named.digest != known.digest):
+            fingerprint = "none" if known is None else known.digest.hex()[:16] + "…"
+            yield Finding(
+                view.log.file,
+                view.agreed.line,
+                f"the session's {what} are those of roster {named.digest.hex()[:16]}…, not of the given one "
+                f"({fingerprint})",
+            )
 
 
 def _terms(session: Session) -> Iterator[Finding]:

@@ -9,8 +9,12 @@ from msgspec import structs
 from typer.testing import CliRunner
 
 from secure_afl.crypto.identity import Identity
+from secure_afl.protocol import roster_file
 from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import Begun
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.roster_file import Parties
 from secure_afl.simulations import cli
 
 runner = CliRunner()
@@ -104,3 +108,17 @@ def test_what_is_refused_is_said(tmp_path: Path, logs: list[Path]) -> None:
         code, output = run(*arguments)
         assert code in (1, 2)
         assert said in output
+
+
+def test_keys_are_those_of_the_roster_that_is_given(logs: list[Path], tmp_path: Path) -> None:
+    report = verify({str(log): log.read_bytes() for log in logs})
+    known = Parties(report.sessions[0].roster)
+    (tmp_path / "roster.toml").write_text(roster_file.text(known))
+    code, output = run("audit", "verify", *logs, "--roster", tmp_path / "roster.toml")
+    assert code == 0
+    assert "Clients and key holders have the keys of the given roster" in output
+    members = (Member("Cleveland", Identity.generate().verify_key), *known.clients.members[1:])
+    (tmp_path / "other.toml").write_text(roster_file.text(Parties(Roster(members))))
+    code, output = run("audit", "verify", *logs, "--roster", tmp_path / "other.toml")
+    assert code == 1
+    assert "the session's clients are those of roster" in output
