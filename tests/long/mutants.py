@@ -1,107 +1,66 @@
 """How many small wrong changes to `crypto` and `protocol` do the tests notice?
 
-    python tests/long/mutants.py [--package crypto|protocol] [--sample N --seed S] [--json FILE]
+    python tests/long/mutants.py [--package crypto|protocol] [--sample N --seed S] [--json FILE [--resume FILE]]
 
-Each mutant runs in a fork of this process, which has loaded all libraries but ours: it imports one module with one
-change and runs the tests that the table names, fast ones first, until one fails. Score: killed / (all − equivalent).
-Equivalent mutants stand with their reasons in `equivalent.txt`. A mutant that does not come to an end is killed.
+First every test is run, to know the lines that it runs. A change inside a function is put into the live function, in a
+fork of this process, and the tests that run its line are run, quickest first, until one fails. With a change elsewhere
+(constants, defaults, classes), or in what runs while modules are loaded, all of ours is loaded anew in a fork, and any
+test may fail. A mutant with which a test takes ten times its time is killed, too.
+Score: killed / (all − equivalent). Equivalent mutants stand with their reasons in `equivalent.txt`.
+
+A mutant meets the quickest tests only, of --patience seconds in all: that finds nearly all that can be killed, and the
+score is no better for it. To try what survived with every test: --resume FILE --patience 1000.
 """
 
 import argparse
+import functools
+import gc
 import json
 import os
 import random
-import resource
-import signal
 import sys
 import tempfile
 import time
-import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader
+from itertools import accumulate
 from math import sqrt
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # before NumPy is loaded: no thread outlives a fork
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import hypothesis
 from rich.console import Console
 from rich.progress import Progress
 
+from long.coverage_map import SOURCES, CoverageMap, Line, Recorder, Tests
+from long.forks import allow, forked
 from long.mutations import Mutation, mutated, mutations
 
 EQUIVALENT = Path(__file__).parent / "equivalent.txt"
-CPU_SECONDS, WALL_SECONDS = 150, 900  # of one mutant
-_SURVIVORS = "verification/test_survivors.py"
-
-_MASKING = (
-    "protocol/test_checks.py protocol/test_documented.py protocol/test_attacks.py "
-    "protocol/test_secrets_stay_inside.py protocol/test_masked_sum.py protocol/test_any_bytes.py"
-)
-_ENCRYPTED = (
-    "protocol/test_encrypted_checks.py protocol/test_documented.py protocol/test_encrypted_attacks.py "
-    "protocol/test_encrypted_sum.py protocol/test_secrets_stay_inside.py"
-)
-# Which tests tell most of a file, the fast ones first; a folder's line serves its files that have none.
-TESTS = {
-    "crypto/bfv.py": "crypto/test_bfv.py crypto/test_joint_key.py protocol/test_encrypted_sum.py",
-    "crypto/ckks.py": "crypto/test_ckks.py protocol/test_encrypted_sum.py",
-    "crypto/fixed_point.py": "crypto/test_fixed_point.py crypto/test_bfv.py crypto/test_ckks.py protocol/test_checks.py",
-    "crypto/hpke.py": "crypto/test_keys.py protocol/test_wire.py protocol/test_checks.py",
-    "crypto/identity.py": "crypto/test_keys.py protocol/test_wire.py protocol/test_checks.py",
-    "crypto/joint_key.py": "crypto/test_joint_key.py protocol/test_encrypted_checks.py protocol/test_encrypted_sum.py",
-    "crypto/kdf.py": "crypto/test_keys.py protocol/test_documented.py protocol/test_checks.py",
-    "crypto/key_pem.py": "crypto/test_key_pem.py protocol/test_key_file.py",
-    "crypto/lattice.py": "crypto/test_lattice.py crypto/test_joint_key.py crypto/test_bfv.py protocol/test_encrypted_checks.py",
-    "crypto/ntt.py": "crypto/test_ntt.py crypto/test_joint_key.py",
-    "crypto/prg.py": "crypto/test_prg.py crypto/test_key_recovery.py protocol/test_masked_sum.py",
-    "crypto/ring.py": "crypto/test_ring.py crypto/test_fixed_point.py crypto/test_lattice.py protocol/test_masked_sum.py",
-    "crypto/seal.py": "crypto/test_bfv.py crypto/test_ckks.py crypto/test_tenseal_traps.py protocol/test_encrypted_sum.py",
-    "crypto/shamir.py": "crypto/test_shamir.py protocol/test_masked_sum.py",
-    "crypto/workers.py": "crypto/test_bfv.py protocol/test_encrypted_sum.py learning/test_encrypted.py",
-    "protocol/driver.py": "protocol/test_masked_sum.py protocol/test_checks.py protocol/test_encrypted_sum.py",
-    "protocol/explain.py": "protocol/test_explain.py simulations/test_cli_keys.py",
-    "protocol/files.py": "protocol/test_files.py",
-    "protocol/key_file.py": "protocol/test_key_file.py protocol/test_roster_file.py simulations/test_cli_keys.py",
-    "protocol/ledger.py": "protocol/test_ledger.py protocol/test_checks.py",
-    "protocol/parameters.py": "protocol/test_wire.py " + _MASKING + " protocol/test_encrypted_checks.py",
-    "protocol/policy.py": "protocol/test_graph.py protocol/test_policy_file.py " + _MASKING,
-    "protocol/policy_file.py": "protocol/test_policy_file.py simulations/test_cli_keys.py",
-    "protocol/roster.py": "protocol/test_roster_file.py " + _MASKING,
-    "protocol/roster_file.py": "protocol/test_roster_file.py simulations/test_cli_keys.py",
-    "protocol/server.py": _MASKING + " protocol/test_encrypted_checks.py protocol/test_encrypted_attacks.py",
-    "protocol/wire.py": "protocol/test_wire.py " + _MASKING + " protocol/test_encrypted_checks.py",
-    "protocol/masking/graph.py": "protocol/test_graph.py " + _MASKING,
-    "protocol/masking": _MASKING,
-    "protocol/homomorphic": _ENCRYPTED,
-}
-
-
-def tests_of(file: str) -> list[str]:
-    """The test files for a source file; without a line in the table, all that could tell."""
-    named = TESTS.get(file) or TESTS.get(str(Path(file).parent))
-    if not named:
-        folders = (ROOT / "tests" / "crypto", ROOT / "tests" / "protocol")
-        every = [str(path) for folder in folders for path in sorted(folder.glob("test_*.py"))]
-        return [*every, str(ROOT / "tests/learning/test_encrypted.py")]
-    return [str(ROOT / "tests" / name) for name in (_SURVIVORS, *named.split())]
+KILLED = ("killed", "timeout")
+PATHS = {name: path for path, name in SOURCES.items()}
 
 
 def all_mutations(packages: Sequence[str]) -> list[Mutation]:
     """Of every file of the packages."""
     return [
         mutation
-        for package in packages
-        for path in sorted((ROOT / package).rglob("*.py"))
-        for mutation in mutations(str(path.relative_to(ROOT)), path.read_text())
+        for file in SOURCES.values()
+        if file.split("/")[0] in packages
+        for mutation in mutations(file, (ROOT / file).read_text())
     ]
 
 
 def equivalent() -> dict[str, str]:
     """The reasons of mutants that no test can notice, by their keys."""
-    lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
+    lines = EQUIVALENT.read_text().splitlines()
     pairs = [line.rsplit(" :: ", 1) for line in lines if line and not line.startswith("#")]
     return {key: reason for key, reason in pairs}
 
@@ -109,83 +68,123 @@ def equivalent() -> dict[str, str]:
 # ---- one mutant --------------------------------------------------------------------------------------
 
 
-def preload() -> None:
-    """Everything that takes long to import and is not ours, before the forks."""
-    import cryptography.hazmat.primitives.hpke
-    import hypothesis
-    import msgspec
-    import numpy
-    import pytest
-    import scipy.stats
-    import tenseal
+class Judge:
+    """Says of a mutant whether the tests notice.
 
-    libraries = (cryptography, hypothesis, msgspec, numpy, pytest, scipy, tenseal)
-    assert all(libraries)
-    assert "secure_afl" not in sys.modules
-    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # no time is lost on short examples
-    hypothesis.settings.register_profile(
-        "mutants",
-        deadline=None,
-        database=None,
-        phases=phases,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    loaded: the lines that ran while modules were loaded. patience: CPU seconds of tests that a mutant meets at most.
+    """
+
+    def __init__(self, tests: Tests, loaded: set[Line], patience: float, folder: Path) -> None:
+        self._tests = tests
+        self._loaded = loaded
+        self._patience = patience
+        self._folder = folder
+        self._functions, self._caches = _live()
+        self.map = CoverageMap()
+
+    def passes_without(self) -> bool:
+        """Whether tests pass in either kind of fork, in the order that mutants meet them, if nothing is changed."""
+        codes = {file: compile((ROOT / file).read_text(), path, "exec") for file, path in PATHS.items()}
+
+        def put() -> bool:
+            for (file, _, _), live in self._functions.items():
+                _put(_find(codes[file], live[0].__code__), live)
+            return self._run(every)
+
+        every = self._every()
+        few, file = self._quickest(every), next(iter(codes))
+        return (
+            self._end(put, every) == "survived"
+            and self._end(lambda: self._loaded_anew(codes[file], file, few), few) == "survived"
+        )
+
+    def output(self) -> str:
+        """The end of what the last fork printed."""
+        return (self._folder / "output").read_text(errors="replace")[-3000:]
+
+    def result(self, one: Mutation) -> str:
+        """ "killed", "timeout", "survived", or "not run": survived since no test runs the line."""
+        mutant = mutated((ROOT / one.file).read_text(), one.number)
+        code = compile(mutant.tree, PATHS[one.file], "exec")
+        lines = [(one.file, line) for line in mutant.lines]
+        tests = self._quickest(self.map.tests(lines))
+        live = self._functions.get((one.file, *mutant.function), []) if mutant.function else []
+        changed = _find(code, live[0].__code__) if live else code
+        if live and changed.co_freevars == live[0].__code__.co_freevars:  # others take no such code
+            end = self._end(lambda: _put(changed, live) and self._run(tests), tests) if tests else "not run"
+            if end in KILLED or self._loaded.isdisjoint(lines):
+                return end
+        near = self.map.tests_of_file(one.file)
+        tests = self._quickest(near + [name for name in self._every() if name not in set(near)])
+        return self._end(lambda: self._loaded_anew(code, one.file, tests), tests)
+
+    def _every(self) -> list[str]:
+        return self.map.quickest_first(self._tests.items)
+
+    def _quickest(self, tests: Sequence[str]) -> list[str]:
+        sums = accumulate(self.map.seconds[name] for name in tests)
+        return [
+            name
+            for at, (name, spent) in enumerate(zip(tests, sums, strict=True))
+            if spent < self._patience or not at
+        ]
+
+    def _end(self, work: Callable[[], bool], tests: Sequence[str]) -> str:
+        seconds = 120 + 10 * sum(self.map.seconds[name] for name in tests)
+        end = forked(work, self._folder / "output", seconds)
+        return {"passed": "survived", "failed": "killed", "timeout": "timeout"}[end]
+
+    def _run(self, tests: Sequence[str]) -> bool:
+        for cached in self._caches:
+            cached.cache_clear()
+        return self._tests.run(tests, self.map.seconds)
+
+    def _loaded_anew(self, code: CodeType, file: str, names: Sequence[str]) -> bool:
+        allow(60)
+        for name, module in list(sys.modules.items()):
+            if name != "__main__" and str(getattr(module, "__file__", None)).startswith(str(ROOT)):
+                del sys.modules[name]
+        _import_as(code, PATHS[file])
+        seconds = self.map.seconds
+        return Tests(lambda tests: tests.run(names, seconds)).collected(self._folder)
 
 
-def run(code: CodeType | None, file: str, tests: Sequence[str], folder: str) -> str:
-    """ "killed", "timeout" or "survived": the tests in a fork where `file` is this code; None leaves it as it is."""
-    child = os.fork()
-    if not child:
-        _in_child(code, file, tests, folder)
-    ends = time.monotonic() + WALL_SECONDS
-    try:
-        while time.monotonic() < ends:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                if os.WIFSIGNALED(status):
-                    return "timeout" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "killed"
-                return "killed" if os.WEXITSTATUS(status) else "survived"
-            time.sleep(0.02)
-    except BaseException:
-        _end(child)
-        raise
-    _end(child)
-    return "timeout"
+def _live() -> tuple[dict[tuple[str, str, int], list[FunctionType]], list[Any]]:
+    # Functions by file, name and line, wherever they are held or wrapped; and caches of results. Exact types: to be
+    # asked for its class makes some objects warn.
+    functions: dict[tuple[str, str, int], list[FunctionType]] = {}
+    caches: list[Any] = []
+    for one in gc.get_objects():
+        if type(one) is functools._lru_cache_wrapper:
+            caches.append(one)
+        elif type(one) is FunctionType and one.__code__.co_filename in SOURCES:
+            code = one.__code__
+            key = SOURCES[code.co_filename], code.co_qualname, code.co_firstlineno
+            functions.setdefault(key, []).append(one)
+    return functions, [one for one in caches if one.__module__.startswith("secure_afl.")]
 
 
-def _end(child: int) -> None:
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+def _find(module: CodeType, like: CodeType) -> CodeType:
+    """The code of the same function in another compilation."""
+    inside = [module]
+    for code in inside:
+        if (code.co_qualname, code.co_firstlineno) == (like.co_qualname, like.co_firstlineno):
+            return code
+        inside += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    raise LookupError(f"expected {like.co_qualname} in {like.co_filename}")
 
 
-def _in_child(code: CodeType | None, file: str, tests: Sequence[str], folder: str) -> None:
-    status = 3
-    try:
-        os.setpgid(0, 0)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        output = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.chdir(ROOT)
-        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
-        _import_as(code, "secure_afl." + file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-        import pytest
-
-        options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "--hypothesis-profile=mutants"]
-        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was loaded before
-        status = int(pytest.main([*options, *tests]))
-        sys.stdout.flush()
-    except BaseException:  # noqa: BLE001  # nothing may leave the fork
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(status)
+def _put(code: CodeType, functions: Sequence[FunctionType]) -> bool:
+    for one in functions:
+        one.__code__ = code
+    return True
 
 
-def _import_as(code: CodeType | None, module: str) -> None:
+def _import_as(code: CodeType, path: str) -> None:
     plain: Callable[[Any, str], CodeType | None] = SourceFileLoader.get_code
 
     def get_code(self: Any, fullname: str) -> CodeType | None:
-        return code if code is not None and fullname == module else plain(self, fullname)
+        return code if self.path == path else plain(self, fullname)
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
 
@@ -214,75 +213,94 @@ def main() -> int:
         "--seconds", type=float, default=float("inf"), help="begin no further mutant after so long"
     )
     parser.add_argument(
-        "--again", type=Path, help="only what this JSON file lists as survivors, for a second score"
+        "--patience", type=float, default=10, help="CPU seconds of tests that a mutant meets at most"
+    )
+    parser.add_argument("--json", type=Path, help="one line a mutant, written as they come")
+    parser.add_argument(
+        "--resume", type=Path, help="a file of --json: what was killed there is not tried again"
     )
     parser.add_argument("--unchecked", action="store_true", help="without first seeing all tests pass")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     console = Console()
     every = all_mutations([arguments.package] if arguments.package else ["crypto", "protocol"])
     drawn = list(every)
     random.Random(arguments.seed).shuffle(drawn)
     drawn = drawn[: arguments.sample]
-    earlier: dict[tuple[str, int], str] = {}
-    if arguments.again:
-        rows = json.loads(arguments.again.read_text())["mutants"]
-        earlier = {(row["file"], row["number"]): row["result"] for row in rows}
-        drawn = [one for one in drawn if (one.file, one.number) in earlier]
-    preload()
+    earlier = _read(arguments.resume) if arguments.resume else {}
     reasons, results = equivalent(), dict[Mutation, str]()
     started = time.monotonic()
-    with Progress(console=console, transient=True) as progress, tempfile.TemporaryDirectory() as folder:
-        files = [] if arguments.unchecked else sorted({name for one in drawn for name in tests_of(one.file)})
-        task = progress.add_task("", total=len(drawn) + len(files))
-        for name in files:
-            progress.update(task, description=f"without a mutant: {Path(name).name}")
-            if run(None, "", [name], folder) != "survived":
-                console.print(f"{name} fails without a mutant:", Path(folder, "output").read_text()[-3000:])
-                return 1
-            progress.advance(task)
+    # No thread may draw while this process forks.
+    bar = Progress(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
+    recorder = Recorder()
+
+    def work(tests: Tests) -> bool:
+        judge = Judge(tests, recorder.stop(), arguments.patience, folder)
+        task = bar.add_task("", total=len(tests.items) + len(drawn))
+
+        def tell(text: str) -> None:
+            bar.update(task, advance=1, description=text[-70:])
+            bar.refresh()
+
+        judge.map.record(tests, folder, tell)
+        if not arguments.unchecked and not judge.passes_without():
+            console.print("Without a mutant a test fails:", judge.output())
+            return False
         for one in drawn:
             if time.monotonic() - started > arguments.seconds:
                 break
-            progress.update(task, description=f"{one.file}:{one.line} {one.what}"[:70])
+            tell(f"{one.file}:{one.line} {one.what}"[:70])
             if one.key in reasons:
                 results[one] = "equivalent"
-            elif earlier.get((one.file, one.number), "survived") in ("killed", "timeout"):
-                results[one] = earlier[one.file, one.number]
             else:
-                results[one] = _result(one, folder)
-            progress.advance(task)
+                results[one] = earlier[one] if earlier.get(one) in KILLED else judge.result(one)
             if arguments.json:
-                arguments.json.write_text(_as_json(results))
+                _append(arguments.json, one, results[one])
+        return True
+
+    with bar, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(HYPOTHESIS_STORAGE_DIRECTORY=name, JOBLIB_TEMP_FOLDER=name)
+        hypothesis.settings.register_profile(
+            "mutants",
+            deadline=None,
+            database=None,
+            derandomize=True,  # a mutant has the same result again
+            phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),  # none is made shorter
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        if arguments.json:
+            arguments.json.write_text("")
+        recorder.start()
+        well = Tests(work).collected(folder)
     _tell(console, every, results, time.monotonic() - started)
-    return 0
+    return 0 if well else 1
 
 
-def _result(one: Mutation, folder: str) -> str:
-    source = (ROOT / one.file).read_text()
-    code = compile(mutated(source, one.number), str(ROOT / "secure_afl" / one.file), "exec")
-    return run(code, one.file, tests_of(one.file), folder)
+def _read(file: Path) -> dict[Mutation, str]:
+    """What stands in a file of results. A last line that was cut short does not count."""
+    rows = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+    return {Mutation(**row["mutant"]): row["result"] for row in rows}
+
+
+def _append(file: Path, one: Mutation, result: str) -> None:
+    with file.open("a") as out:
+        out.write(json.dumps({"result": result, "mutant": vars(one)}) + "\n")
 
 
 def _tell(console: Console, every: Sequence[Mutation], results: dict[Mutation, str], seconds: float) -> None:
-    counts = {
-        kind: list(results.values()).count(kind) for kind in ("killed", "timeout", "survived", "equivalent")
-    }
-    killed, of = counts["killed"] + counts["timeout"], len(results) - counts["equivalent"]
+    count = Counter(results.values())
+    killed, of = sum(count[kind] for kind in KILLED), len(results) - count["equivalent"]
     low, high = interval(killed, of)
     for one, result in results.items():
-        if result == "survived":
-            print(f"{one.file}:{one.line}: {one.text}\n    {one.what}")
+        if result in ("survived", "not run"):
+            alone = "" if result == "survived" else " (no test runs this line)"
+            print(f"{one.file}:{one.line}: {one.text}{alone}\n    {one.what}")
     console.print(
         f"{len(results)} of {len(every):,} mutants in {seconds:.0f} s: {killed} killed "
-        f"({counts['timeout']} by time), {counts['survived']} survived, {counts['equivalent']} equivalent"
+        f"({count['timeout']} by time), {count['survived']} survived, {count['not run']} at lines that no test runs, "
+        f"{count['equivalent']} equivalent"
     )
     console.print(f"score {killed / max(1, of):.1%}, 95 % interval {low:.1%} to {high:.1%}")
-
-
-def _as_json(results: dict[Mutation, str]) -> str:
-    rows = [{**vars(one), "key": one.key, "result": result} for one, result in results.items()]
-    return json.dumps({"mutants": rows}, indent=2) + "\n"
 
 
 if __name__ == "__main__":

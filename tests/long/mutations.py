@@ -2,8 +2,9 @@
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -33,7 +34,6 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 }
 _CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
 _OTHER_LABELS = {"FRAME_SIGNATURE": "BUNDLE_SIGNATURE"}  # every other one becomes that of frames
-_BY_POSITION = (ast.expr, ast.stmt)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,18 @@ class Mutation:
         return f"{self.file} :: {self.text} :: {self.what}"
 
 
+@dataclass(frozen=True)
+class Mutant:
+    """A file with one change. lines: of the statement that it is in, without the block below it.
+
+    function: qualified name and first line of the outermost function whose body it is in; None if it is outside.
+    """
+
+    tree: ast.Module
+    lines: range
+    function: tuple[str, int] | None
+
+
 Change = tuple[ast.AST, str, Callable[[], None]]
 
 
@@ -67,14 +79,45 @@ def mutations(file: str, source: str) -> list[Mutation]:
     return found
 
 
-def mutated(source: str, number: int) -> ast.Module:
+def mutated(source: str, number: int) -> Mutant:
     """The file with one change in it."""
     tree = ast.parse(source)
-    for at, (_, _, apply) in enumerate(_changes(tree)):
+    for at, (node, _, apply) in enumerate(_changes(tree)):
         if at == number:
+            around = _around(node, tree)
+            lines, function = _statement(around), _function(around)
             apply()
-            return ast.fix_missing_locations(tree)
+            return Mutant(ast.fix_missing_locations(tree), lines, function)
     raise ValueError(f"expected a change number below {number}")
+
+
+def _around(node: ast.AST, tree: ast.Module) -> list[ast.AST]:
+    # From the module to the node itself.
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    way = [node]
+    while way[-1] is not tree:
+        way.append(parents[way[-1]])
+    return way[::-1]
+
+
+def _statement(around: Sequence[ast.AST]) -> range:
+    one = next(node for node in reversed(around) if isinstance(node, ast.stmt))
+    body = getattr(one, "body", None)
+    last = max(one.lineno, body[0].lineno - 1) if body else (one.end_lineno or one.lineno)
+    return range(one.lineno, last + 1)
+
+
+def _function(around: Sequence[ast.AST]) -> tuple[str, int] | None:
+    name = ""
+    for node, below in pairwise(around):
+        match node:
+            case ast.ClassDef():
+                name += f"{node.name}."
+            case ast.FunctionDef() if below in node.body:
+                return name + node.name, min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            case ast.FunctionDef() | ast.Lambda():
+                return None  # a default, or what builds one
+    return None
 
 
 def _changes(tree: ast.Module) -> Iterator[Change]:

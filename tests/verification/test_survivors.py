@@ -1,6 +1,8 @@
 """What `tests/long/mutants.py` found that no other test would have noticed, by module."""
 
-from math import log, sqrt
+import os
+from fractions import Fraction
+from math import inf, log, nan, sqrt
 
 import numpy as np
 import pytest
@@ -8,13 +10,13 @@ from cohorts import world
 from encrypted import KeyWorld
 from msgspec.structs import replace
 
-from secure_afl.crypto import bfv, ckks, joint_key
+from secure_afl.crypto import bfv, ckks, joint_key, workers
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.lattice import LATTICES, Lattice
 from secure_afl.crypto.prg import keystream, uniform
-from secure_afl.protocol.errors import RoundAbortedError
+from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.states import ServerState
@@ -58,6 +60,30 @@ def test_a_round_that_asks_too_few_does_not_begin() -> None:
         session.server.open_round(0, among=[0, 1])
     assert session.server.state is ServerState.READY
     assert session.sum(0).survivors == (0, 1, 2, 3)  # the round was not spent
+    with pytest.raises(LocalProtocolError, match="expected a round from 1 to 0, got 0"):
+        session.server.open_round(0)  # now it is
+
+
+# ---- protocol/parameters.py --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [0.0, inf, nan])
+def test_a_bound_that_is_none_is_refused_as_a_plan(bound: float) -> None:
+    with pytest.raises(LocalProtocolError, match="a finite positive bound"):
+        SumPlan("sum", 5, bound)
+
+
+# ---- protocol/homomorphic/holder.py ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [(1, 30_000), (30_000, 1)])
+def test_a_plan_may_have_short_and_long_sums(lengths: tuple[int, int]) -> None:
+    """What a key holder reads at most follows from the longest."""
+    keys = KeyWorld(4)
+    plan = [SumPlan(f"sum {number}", length, 100.0, 20) for number, length in enumerate(lengths)]
+    session = keys.session(plan=plan).set_up()
+    for number in range(len(plan)):
+        assert session.is_right(number, *session.sum(number))
 
 
 # ---- protocol/homomorphic/agreement.py ---------------------------------------------------------------
@@ -103,6 +129,19 @@ def test_the_noise_is_bounded_term_by_term(lattice: Lattice) -> None:
     assert ckks.noise(lattice, summands) == pytest.approx(sum(terms), rel=1e-12)
 
 
+def test_the_error_of_an_entry_is_bounded_term_by_term() -> None:
+    lattice, summands, ciphertexts = LATTICES["ckks-precise"], 10, 3
+    code = FixedPoint(fraction_bits=-2, magnitude=1000, summands=16, width=8)
+    unit = 2.0 ** (2 - lattice.scale_bits)
+    norm = 2 * lattice.degree**1.5 * sqrt(summands / 24) + sqrt(lattice.degree / 2) * summands / 2
+    sigma = sqrt(12 * ciphertexts) * 2**20 * norm * unit
+    assert ckks.deviation(lattice, code, summands, ciphertexts) == pytest.approx(sigma, rel=1e-12)
+    terms = ((ckks.noise(lattice, summands) + lattice.degree / 2) * unit, (9.2 + 1 / 16) * sigma)
+    transforms = 2 * 2.0**-46 * summands * 1000 * 4
+    error = ckks.entry_error(lattice, code, summands, ciphertexts)
+    assert error - sum(terms) - transforms == pytest.approx(0, abs=1e-12 * error)
+
+
 # ---- crypto/joint_key.py -----------------------------------------------------------------------------
 
 
@@ -113,6 +152,28 @@ def test_the_common_polynomial_has_a_label_of_its_own() -> None:
         key = derive(transcript, Label.JOINT_POLYNOMIAL, b"bfv-60-joint", integer(prime))
         rows.append(uniform(keystream(key), lattice.degree, prime))
     assert np.array_equal(joint_key.common(lattice, transcript), np.stack(rows))
+
+
+def test_the_noise_takes_its_part_of_the_room_for_smudging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No real noise is large enough to tell."""
+    lattice, holders = LATTICES["bfv-60-joint"], 2
+    room = lattice.modulus // (2 * 2**bfv.LEAST_BUDGET * lattice.plain_modulus)
+    monkeypatch.setattr(joint_key, "DISTANCE_BITS", -100)
+    most = room.bit_length() - 3
+    for over, bits in ((Fraction(-1, 2), most), (Fraction(1, 2), most - 1)):
+        noise = room - holders * 2**most + over
+        monkeypatch.setattr(bfv, "noise", lambda *_, noise=noise: noise)
+        assert joint_key.smudging_bits(lattice, holders, 10) == bits
+
+
+# ---- crypto/workers.py -------------------------------------------------------------------------------
+
+
+def test_cores_are_counted_where_none_can_be_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for counted, expected in ((6, 6), (1, 1), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda counted=counted: counted)
+        assert workers.cores() == expected
 
 
 # ---- crypto/bfv.py -----------------------------------------------------------------------------------
