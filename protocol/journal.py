@@ -6,33 +6,52 @@ from typing import Any
 import msgspec
 
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.protocol.errors import ProtocolError
+from secure_afl.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.store import Store, StoreError
 
 
+class _Entry(msgspec.Struct, array_like=True):
+    """A step that was done: with what, and to what it led (see `DurableServer._led_to`)."""
+
+    arguments: list[Any]
+    led_to: tuple[str, str, int]
+
+
+_ENTRY = msgspec.msgpack.Decoder(_Entry)
+
+
 class DurableServer:
     """A server in the session that its owner calls `name`.
 
-    A server has no secrets and draws nothing, so the same steps make the same server. server: a fresh one, which does
-    again what the journal has; afterwards its `state` and `waiting_for` say where it stands. Every method may raise
-    `StoreError`: then what happened is not written, and a new object must be made.
+    A server has no secrets and draws nothing, so the same steps make the same server. server: a fresh one, with what
+    the first one was made with; it does again what the journal has, and afterwards its `state` and `waiting_for` say
+    where it stands. Raises `StoreError` if that is not what the journal says: then it is another server's. Take steps
+    through this object alone.
+
+    Every method may raise `StoreError`, and whatever interrupts it: then it is not known how far the step went, and a
+    new object must be made.
     """
 
     def __init__(self, server: MaskingServer | HomomorphicServer, store: Store, name: str) -> None:
         self.server = server
         self._store = store
         self._name = name
-        self._number = 0  # of the next entry
+        self._number = 0  # of the next entry; below 0 while a step is done, and for good if it is not written
         self._sent: Outbox = {}
-        for step, arguments in store.journal(name):
+        self._opened: MaskedSum | EncryptedSum | None = None
+        for step, content in store.journal(name):
+            entry = _ENTRY.decode(content)
+            led_to = self._led_to(self._tried(step, *entry.arguments))
+            if led_to != entry.led_to:
+                raise StoreError(
+                    f"session {name!r}: expected a server that does again what it did, got one that comes from step "
+                    f"{self._number}, {step}, to {led_to} and not to {entry.led_to}: its parameters, rosters or "
+                    "program are others"
+                )
             self._number += 1
-            try:
-                self._do(step, msgspec.msgpack.decode(arguments))
-            except (ProtocolError, CryptoError):  # as it did then
-                continue
 
     def pending(self) -> Outbox:
         """What was sent last, for those that have not answered: after a restart it is sent again."""
@@ -51,49 +70,53 @@ class DurableServer:
         return self._step("open_round", number, None if among is None else sorted(among))
 
     def result(self) -> MaskedSum | EncryptedSum:
-        """The opened sum: `MaskingServer.unmask`, or `HomomorphicServer.result`."""
-        self._write("result")
-        return self._result()
+        """The opened sum: `MaskingServer.unmask`, or `HomomorphicServer.result`. The same until the next round begins,
+        also after a restart.
+        """
+        if self._opened is None:
+            self._step("result")
+        assert self._opened is not None
+        return self._opened
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take one frame; see the server's own. A frame that changes nothing is not written."""
-        self._check()
-        blamed = sender in self.server.blame
-        try:
-            self.server.receive(sender, data)
-        except (ProtocolError, CryptoError):
-            if sender in self.server.blame and not blamed:
-                self._write("receive", sender, data)
-            raise
-        self._write("receive", sender, data)
+        self._step("receive", sender, data)
 
-    def _step(self, step: str, *arguments: object) -> Outbox:
-        self._write(step, *arguments)
-        return self._do(step, arguments)
+    def _step(self, step: str, *arguments: Any) -> Outbox:
+        if self._number < 0:
+            raise StoreError(f"session {self._name!r}: a step was not written; begin anew from the store")
+        number, self._number = self._number, -1
+        blamed = self.server.blame.keys() | ()
+        error = self._tried(step, *arguments)
+        refused = isinstance(error, LocalProtocolError | RemoteProtocolError)
+        if not refused or self.server.blame.keys() != blamed:
+            entry = _Entry(list(arguments), self._led_to(error))
+            self._store.write(self._name, number, step, msgspec.msgpack.encode(entry))
+            number += 1
+        self._number = number
+        if error is not None:
+            raise error
+        return self._sent
 
-    def _do(self, step: str, arguments: Any) -> Outbox:
-        steps: dict[str, Callable[..., object]] = {
+    def _tried(self, step: str, *arguments: Any) -> ProtocolError | CryptoError | None:
+        """Do a step; give what it raised by the rules of the protocol."""
+        steps: dict[str, Callable[..., Any]] = {
             "start": self.server.start,
             "advance": self.server.advance,
             "open_round": self.server.open_round,
             "receive": self.server.receive,
-            "result": self._result,
+            "result": self.server.unmask if isinstance(self.server, MaskingServer) else self.server.result,
         }
-        sent = steps[step](*arguments)
-        if isinstance(sent, dict):  # a step that says something
-            self._sent = sent
-        return self._sent
+        try:
+            said = steps[step](*arguments)
+        except (ProtocolError, CryptoError) as error:
+            return error
+        if step == "result":
+            self._opened = said
+        elif step != "receive":
+            self._sent, self._opened = said, None
+        return None
 
-    def _result(self) -> MaskedSum | EncryptedSum:
-        return self.server.unmask() if isinstance(self.server, MaskingServer) else self.server.result()
-
-    def _write(self, step: str, *arguments: object) -> None:
-        self._check()
-        number, self._number = self._number, -1
-        with self._store.transaction():
-            self._store.write(self._name, number, step, msgspec.msgpack.encode(arguments))
-        self._number = number + 1
-
-    def _check(self) -> None:
-        if self._number < 0:
-            raise StoreError(f"session {self._name!r}: a step was not written; begin anew from the store")
+    def _led_to(self, error: Exception | None) -> tuple[str, str, int]:
+        """What a step raised, the state after it, how many are waited for: another server goes another way."""
+        return type(error).__name__, self.server.state.value, len(self.server.waiting_for)

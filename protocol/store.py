@@ -4,20 +4,25 @@ Everything that a step of a party changes is written in one transaction, before 
 that is killed has either answered and knows it, or has not answered and does not think so.
 
 Memories and answers are locked under a key that follows from the party's identity; data sets' names and session
-numbers lie open. An old copy of the file is a party that has forgotten: it could mask a second vector under one key,
-or put a data set into a second session. Never bring one back; begin a new file, with data sets of other names.
+numbers lie open. Who can read the file learns no secret, but together with the identity's key also of earlier steps,
+as long as SQLite has not written over them. An old copy of the file is a party that has forgotten: it could mask a
+second vector under one key, or put a data set into a second session. Never bring one back; begin a new file, with data
+sets of other names. Who can write to the file can do just that: it lies in a folder of its owner's, on a local disk.
 """
 
 import os
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from secure_afl.crypto.errors import CryptoError, SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.kdf import Label, integer
 from secure_afl.crypto.sealed_box import lock, unlock
 from secure_afl.protocol.ledger import Ledger, replayed, used_before
 from secure_afl.protocol.wire import VERSION
@@ -26,13 +31,15 @@ _TABLES = """
 CREATE TABLE about (version TEXT NOT NULL, party BLOB NOT NULL);
 CREATE TABLE joined (session BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE used (data_set TEXT PRIMARY KEY, session BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE kept (name TEXT PRIMARY KEY, memory BLOB NOT NULL, question BLOB, answer BLOB) WITHOUT ROWID;
+CREATE TABLE kept (name TEXT PRIMARY KEY, box BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
-    name TEXT NOT NULL, number INTEGER NOT NULL, step TEXT NOT NULL, arguments BLOB NOT NULL,
+    name TEXT NOT NULL, number INTEGER NOT NULL, step TEXT NOT NULL, box BLOB NOT NULL,
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
 """
 _WAIT = 60.0  # seconds for another process of the same party to end its step
+# EXTRA and fullfsync: what was written outlasts a loss of power on every system and in every kind of journal.
+_SETTINGS = ("journal_mode = WAL", "synchronous = EXTRA", "fullfsync = ON", "secure_delete = ON")
 
 
 class StoreError(SecureAflError):
@@ -53,34 +60,43 @@ class Kept:
         return "Kept(…)"
 
 
-class Store:
-    """The file of the party with this identity; made if there is none, readable by its owner alone.
+_KEPT = msgspec.msgpack.Decoder(Kept)
 
-    Raises `StoreError` if the file is another party's, of another version, or not to be read or written.
+
+class Store:
+    """The file of the party with this identity; made if there is none. For one thread, and not for a fork of its process.
+
+    Raises `StoreError` if the file is another party's, of another version, or not to be read or written; if anybody but
+    its owner can read it, or put another file in its place.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self._key = identity.secret(Label.STORE)
+        self._process = os.getpid()
+        self._inside = False  # a transaction
         self.ledger: Ledger = StoredLedger(self)
         with self._told():
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._database = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-                self._database.execute(f"PRAGMA {pragma}")
-        with self.transaction():
-            if not self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    self._database.execute(statement)
-                self._database.execute("INSERT INTO about VALUES (?, ?)", (VERSION, identity.verify_key))
-            found = self._database.execute("SELECT version, party FROM about").fetchone()
-        if found != (VERSION, identity.verify_key):
+            _make(path)
+            self._database = sqlite3.connect(path.absolute(), timeout=_WAIT, isolation_level=None)
+        try:
+            for setting in _SETTINGS:
+                self._pragma(setting)
+            with self.transaction():
+                if not self.run("SELECT 1 FROM sqlite_master"):
+                    for statement in filter(str.strip, _TABLES.split(";")):
+                        self.run(statement)
+                    self.run("INSERT INTO about VALUES (?, ?)", VERSION, identity.verify_key)
+                found = self.run("SELECT version, lower(hex(party)) FROM about")
+            if found != [(VERSION, identity.verify_key.hex())]:
+                got = [f"of {version} and of {str(party)[:16]}…" for version, party in found]
+                raise StoreError(
+                    f"expected {path} to be of {VERSION} and of the party {identity.verify_key.hex()[:16]}…, got a file "
+                    f"{' or '.join(got) or 'of nobody'}"
+                )
+        except BaseException:
             self.close()
-            raise StoreError(
-                f"expected {path} to be of {VERSION} and of the party {identity.verify_key.hex()[:16]}…, got a file of "
-                f"{found[0]} and of {found[1].hex()[:16]}…"
-            )
+            raise
 
     def __repr__(self) -> str:
         return f"Store({self.path})"
@@ -91,31 +107,43 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written inside is written, or nothing; another process of this party waits."""
-        if self._database.in_transaction:  # of the step that this is part of
+        """All that is written inside is written, or nothing; another process of this party waits. Raises `StoreError`."""
+        if self._inside:  # the step that this is part of
             yield
             return
         with self._told():
+            # An interrupt can come after BEGIN and before anybody knows of it; in what it left open, nothing would last.
+            self._database.rollback()
             self._database.execute("BEGIN IMMEDIATE")
         try:
+            self._inside = True
             yield
-        except BaseException:
-            self._database.rollback()
-            raise
-        with self._told():
-            try:
+            with self._told():
                 self._database.commit()
-            except sqlite3.Error:
+        except BaseException:
+            with self._told():
                 self._database.rollback()
-                raise
+            raise
+        finally:
+            self._inside = False
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """One statement of SQL. Raises `StoreError`."""
-        with self._told():
+        with self.transaction(), self._told():
+            if not self._database.in_transaction:  # SQLite takes a whole one back if the disk or memory fails
+                raise StoreError(f"{self.path}: the step was not written, and cannot go on")
             return self._database.execute(statement, values).fetchall()
+
+    def _pragma(self, setting: str) -> list[tuple[object, ...]]:
+        with self._told():
+            return self._database.execute(f"PRAGMA {setting}").fetchall()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
+        if os.getpid() != self._process:
+            raise StoreError(
+                f"{self.path}: expected the process that opened it, got a fork: open it there anew"
+            )
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -125,45 +153,79 @@ class Store:
 
     def kept(self, name: str) -> Kept | None:
         """Where the session of that name stands; None before anything was kept. Raises `StoreError`."""
-        rows = self.run("SELECT memory, question, answer FROM kept WHERE name = ?", name)
-        if not rows:
-            return None
-        memory, question, answer = (self._unlocked(value, name) for value in rows[0])
-        return Kept(memory, question, answer)
+        rows = self.run("SELECT box FROM kept WHERE name = ?", name)
+        return _KEPT.decode(self._unlocked(rows[0][0], name, b"kept")) if rows else None
 
     def keep(self, name: str, kept: Kept) -> None:
         """From now on the session stands there."""
-        boxes = [
-            lock(self._key, part, Label.STORE, name.encode())
-            for part in (kept.memory, kept.question, kept.answer)
-        ]
-        self.run("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", name, *boxes)
+        # One box: what was said belongs to this question and this memory, and nothing can be put in its place.
+        box = self._locked(msgspec.msgpack.encode(kept), name, b"kept")
+        self.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", name, box)
 
     def forget(self, name: str) -> None:
-        """The session is over: its secrets and its journal are erased. The ledger stays as it is."""
+        """The session is over: its secrets and its journal are erased. The ledger stays as it is.
+
+        Raises `StoreError`, also if another process kept them from being erased for a minute.
+        """
         with self.transaction():
             self.run("DELETE FROM kept WHERE name = ?", name)
             self.run("DELETE FROM journal WHERE name = ?", name)
-        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def _unlocked(self, box: object, name: str) -> bytes:
-        assert isinstance(box, bytes)
-        try:
-            return unlock(self._key, box, Label.STORE, name.encode())
-        except CryptoError as error:
-            raise StoreError(f"{self.path}, session {name!r}: {error}") from None
+        if self._pragma("wal_checkpoint(TRUNCATE)")[0][0]:
+            raise StoreError(
+                f"{self.path}: session {name!r} is over, but is not erased while another process reads"
+            )
 
     # ---- journals --------------------------------------------------------------------------------
 
-    def journal(self, name: str) -> list[tuple[str, bytes]]:
-        """The steps of a session and their encoded arguments, in order."""
-        rows = self.run("SELECT step, arguments FROM journal WHERE name = ? ORDER BY number", name)
-        return [(str(step), self._unlocked(arguments, name)) for step, arguments in rows]
+    def journal(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """The steps of a session and what was written of each, in order, one at a time. Raises `StoreError`."""
+        steps = self.run("SELECT number, step FROM journal WHERE name = ? ORDER BY number", name)
+        for expected, (number, step) in enumerate(steps):
+            rows = self.run("SELECT box FROM journal WHERE name = ? AND number = ?", name, number)
+            if number != expected or not rows:
+                raise StoreError(f"{self.path}, session {name!r}: step {expected} is missing")
+            yield str(step), self._unlocked(rows[0][0], name, *_at(expected, str(step)))
 
-    def write(self, name: str, number: int, step: str, arguments: bytes) -> None:
+    def write(self, name: str, number: int, step: str, content: bytes) -> None:
         """Step `number` of a session. Raises `StoreError` if another process wrote that one before."""
-        box = lock(self._key, arguments, Label.STORE, name.encode())
+        box = self._locked(content, name, *_at(number, step))
         self.run("INSERT INTO journal VALUES (?, ?, ?, ?)", name, number, step, box)
+
+    # ---- boxes -----------------------------------------------------------------------------------
+
+    def _locked(self, content: bytes, name: str, *place: bytes) -> bytes:
+        return lock(self._key, content, Label.STORE, name.encode(), *place)
+
+    def _unlocked(self, box: object, name: str, *place: bytes) -> bytes:
+        assert isinstance(box, bytes)
+        try:
+            return unlock(self._key, box, Label.STORE, name.encode(), *place)
+        except CryptoError as error:
+            raise StoreError(f"{self.path}, session {name!r}: {error}") from None
+
+
+def _at(number: int, step: str) -> tuple[bytes, ...]:
+    """Where an entry of a journal stands: it is no other's."""
+    return b"journal", integer(number), step.encode()
+
+
+def _make(path: Path) -> None:
+    """An empty file, if there is none. Raises `StoreError` unless it is in its owner's hands alone, `OSError`."""
+    folder = path.absolute().parent.stat()
+    if folder.st_mode & 0o022 or folder.st_uid not in (0, os.geteuid()):
+        raise StoreError(
+            f"{path} cannot be read or written: expected a folder that only its owner can write to, got mode "
+            f"{stat.S_IMODE(folder.st_mode):04o}"
+        )
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    # Never opened here: closing it would drop the locks that this process has on it by another `Store`.
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        raise StoreError(
+            f"{path} cannot be read or written: expected a regular file for its owner alone (mode 0600), got mode "
+            f"{stat.S_IMODE(found.st_mode):04o} of user {found.st_uid}"
+        )
 
 
 class StoredLedger(Ledger):
