@@ -132,6 +132,22 @@ class SumPlan:
         return RoundSpec(self.statistic, self.length, code.fraction_bits, code.magnitude, code.width)
 
 
+Demands = tuple[tuple[int, bool, bool], ...]
+
+
+def demands(plan: Sequence[SumPlan]) -> Demands:
+    """What a plan demands that no `RoundSpec` says: of each sum its survivors, same_survivors and trusts_server."""
+    return tuple((one.survivors, one.same_survivors, one.trusts_server) for one in plan)
+
+
+def check_demands(plan: Sequence[SumPlan], kept: Demands) -> None:
+    """Raises `WireError` unless a session that began with these demands may go on with this plan."""
+    if demands(plan) != kept:
+        raise WireError(
+            "expected the plan that the session began with, got one with other demands on survivors"
+        )
+
+
 class Parameters(Message, frozen=True, tag="parameters"):
     """All that a session agrees on before a key is made.
 

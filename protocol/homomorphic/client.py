@@ -26,7 +26,7 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.states import ClientState
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
+from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted, check_demands, demands
 from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
@@ -109,6 +109,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
         try:
             kept = CLIENT_MEMORY.decode(memory)
             self._check_agreement(kept.agreement)
+            check_demands(self._plan, kept.demands)
             if kept.uploaded:
                 self._ciphertexts = self._lattice.unpack(kept.uploaded, self._agreed[kept.round].length)
         except (msgspec.DecodeError, WireError, CryptoError) as error:
@@ -157,7 +158,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
                 raise WireError(f"expected a key signed by {holder.name}, got another") from None
         if self._masks is None:
             self._ledger.join(agreement.session)
-        self._begin(ClientMemory(agreement, self.state, self._answers, invitation.key))
+        self._begin(ClientMemory(agreement, self.state, self._answers, demands(self._plan), invitation.key))
         return self._frame(Joined())
 
     def _want(self, request: EncryptedRequest) -> SumWanted:

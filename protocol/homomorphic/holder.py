@@ -35,7 +35,7 @@ from secure_afl.protocol.homomorphic.messages import (
 )
 from secure_afl.protocol.homomorphic.states import HolderState
 from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.parameters import RoundSpec, SumPlan
+from secure_afl.protocol.parameters import RoundSpec, SumPlan, check_demands, demands
 from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
@@ -119,6 +119,7 @@ class KeyHolder(SignedParty[HolderState, bytes]):
         try:
             kept = HOLDER_MEMORY.decode(memory)
             self._check_agreement(kept.agreement)
+            check_demands(self._plan, kept.demands)
         except (msgspec.DecodeError, WireError) as error:
             raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
         self._begin(kept, kept.secret)
@@ -153,7 +154,7 @@ class KeyHolder(SignedParty[HolderState, bytes]):
     def _commit(self, agreement: Agreement) -> bytes:
         self._check_agreement(agreement)
         self._ledger.join(agreement.session)
-        self._begin(HolderMemory(agreement, self.state, self._answers), None)
+        self._begin(HolderMemory(agreement, self.state, self._answers, demands(self._plan)), None)
         return self._frame(
             KeyCommitment(messages.share_commitment(self._transcript, self.place, self._held.share))
         )

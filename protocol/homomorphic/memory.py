@@ -9,12 +9,13 @@ import msgspec
 from secure_afl.protocol.homomorphic import states
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.homomorphic.messages import Challenge, Offer
+from secure_afl.protocol.parameters import Demands
 
 
 class ClientMemory(msgspec.Struct):
     """One client's session.
 
-    answers: digest of the server's last message. related: by round, where the plan says same, the contributors that
+    answers: digest of the server's last message. demands: of the plan. related: by round, where the plan says same, the contributors that
     this client gave tags for last. uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of
     their data set's name.
     """
@@ -22,6 +23,7 @@ class ClientMemory(msgspec.Struct):
     agreement: Agreement
     state: states.ClientState
     answers: bytes
+    demands: Demands
     key: bytes
     attempt: int = -1
     round: int = -1
@@ -37,7 +39,7 @@ class ClientMemory(msgspec.Struct):
 class HolderMemory(msgspec.Struct):
     """One key holder's session.
 
-    secret: the key, as its kind writes it; empty after the last round. commitments: of all key holders, by party.
+    demands: of the plan. secret: the key, as its kind writes it; empty after the last round. commitments: of all key holders, by party.
     offer, challenge: of the sum that was offered last. opened: the last round that was. related: contributors of the
     sums that must have the same.
     """
@@ -45,6 +47,7 @@ class HolderMemory(msgspec.Struct):
     agreement: Agreement
     state: states.HolderState
     answers: bytes
+    demands: Demands
     secret: bytes = b""
     commitments: dict[int, bytes] = {}
     offer: Offer | None = None

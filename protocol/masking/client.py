@@ -33,7 +33,16 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, RoundSpec, SumPlan, SumWanted
+from secure_afl.protocol.parameters import (
+    PARAMETERS,
+    Parameters,
+    Profile,
+    RoundSpec,
+    SumPlan,
+    SumWanted,
+    check_demands,
+    demands,
+)
 from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
@@ -108,6 +117,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         try:
             kept = MEMORY.decode(memory)
             self._check_invitation(kept.parameters)
+            check_demands(self._plan, kept.demands)
         except (msgspec.DecodeError, WireError) as error:
             raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
         self._begin(kept)
@@ -150,6 +160,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
                 state=self.state,
                 answers=self._answers,
                 invitation=self._answers,
+                demands=demands(self._plan),
                 channel_seed=secrets.token_bytes(KEY_BYTES),
                 rounds=rounds,
             )

@@ -11,7 +11,7 @@ import msgspec
 from secure_afl.crypto.hpke import KeyPair, Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.protocol.masking import states
-from secure_afl.protocol.parameters import Parameters
+from secure_afl.protocol.parameters import Demands, Parameters
 
 
 class RoundKeys(msgspec.Struct, dict=True):
@@ -47,7 +47,7 @@ class Masked(msgspec.Struct):
 class Memory(msgspec.Struct, dict=True):
     """One client's session.
 
-    answers, invitation: digests of the server's last and first message. rounds: keys of those to come; current: of
+    answers, invitation: digests of the server's last and first message. demands: of the plan. rounds: keys of those to come; current: of
     the one that was uploaded. directory: the digest of all advertised keys; advertisers, dealers: whose keys came,
     and whose shares. related: survivors of the sums that must have the same.
     """
@@ -56,6 +56,7 @@ class Memory(msgspec.Struct, dict=True):
     state: states.ClientState
     answers: bytes
     invitation: bytes
+    demands: Demands
     channel_seed: bytes
     rounds: dict[int, RoundKeys]
     current: RoundKeys | None = None

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,31 @@ def test_a_solver_that_fails_in_its_own_way_spends_the_sum_too(tmp_path: Path) -
 
 
 # ---- an operator who restarts with something else ------------------------------------------------
+
+
+def test_a_client_goes_on_with_the_plan_that_it_began_with(tmp_path: Path) -> None:
+    """Rounds are the same, and yet a sum over other survivors would now be allowed."""
+    here = world(4)
+    session = here.session(here.propose(rounds=2))
+    here.plan = [replace(one, same_survivors=True) for one in here.plan]
+    store = Store(tmp_path / "a", here.identities[0])
+    invitation = session.server.start()[0]
+    process(session, store).receive(invitation)
+    here.plan = [replace(one, same_survivors=False) for one in here.plan]
+    with pytest.raises(LocalProtocolError, match="expected the plan that the session began with"):
+        process(session, store).receive(invitation)
+
+
+@pytest.mark.parametrize("role", ["client", "holder"])
+def test_parties_of_encrypted_sums_go_on_with_their_plan(role: str) -> None:
+    here = KeyWorld(4)
+    session = here.session().set_up()
+    plan = [replace(one, survivors=3) for one in session.plan]
+    parties: Any = (session.clients[0], here.client(0, plan))
+    if role == "holder":
+        parties = session.holders[4], here.holder(0, plan)
+    with pytest.raises(LocalProtocolError, match="expected the plan that the session began with"):
+        parties[1].resume(parties[0].memory())
 
 
 def test_a_journal_is_of_one_server(tmp_path: Path) -> None:
