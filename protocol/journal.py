@@ -29,7 +29,7 @@ class DurableServer:
     A server has no secrets and draws nothing, so the same steps make the same server. server: a fresh one, with what
     the first one was made with; it does again what the journal has, and afterwards its `state` and `waiting_for` say
     where it stands. Raises `StoreError` if that is not what the journal says: then it is another server's. Take steps
-    through this object alone.
+    through this object alone. round: the last that was begun, −1 before the first; opened: its sum, once there is one.
 
     Every method may raise `StoreError`, and whatever interrupts it: then it is not known how far the step went, and a
     new object must be made.
@@ -41,7 +41,8 @@ class DurableServer:
         self._name = name
         self._number = 0  # of the next entry; below 0 while a step is done, and for good if it is not written
         self._sent: Outbox = {}
-        self._opened: MaskedSum | EncryptedSum | None = None
+        self.round = -1
+        self.opened: MaskedSum | EncryptedSum | None = None
         for step, content in store.journal(name):
             entry = _ENTRY.decode(content)
             led_to = self._led_to(self._tried(step, *entry.arguments))
@@ -73,10 +74,10 @@ class DurableServer:
         """The opened sum: `MaskingServer.unmask`, or `HomomorphicServer.result`. The same until the next round begins,
         also after a restart.
         """
-        if self._opened is None:
+        if self.opened is None:
             self._step("result")
-        assert self._opened is not None
-        return self._opened
+        assert self.opened is not None
+        return self.opened
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take one frame; see the server's own. A frame that changes nothing is not written."""
@@ -112,9 +113,11 @@ class DurableServer:
         except (ProtocolError, CryptoError) as error:
             return error
         if step == "result":
-            self._opened = said
+            self.opened = said
         elif step != "receive":
-            self._sent, self._opened = said, None
+            self._sent, self.opened = said, None
+        if step == "open_round":
+            self.round = arguments[0]
         return None
 
     def _led_to(self, error: Exception | None) -> tuple[str, str, int]:
