@@ -37,7 +37,8 @@ class DurableParty:
 
     make: a fresh party for this session, with the ledger it is given. Whatever process holds the store can go on:
     a message that was answered is answered with the same bytes again, one that was not is as if it never came, and
-    a vector that was wanted and not contributed is wanted again.
+    a vector that was wanted and not contributed is wanted again. A sum whose opening failed is spent; one over which
+    the key holder's process was killed or interrupted was not opened, and may be asked for again.
     """
 
     def __init__(self, make: Callable[[Ledger], Keeping], store: Store, name: str) -> None:
@@ -97,12 +98,12 @@ class DurableParty:
         except LocalProtocolError:  # it refused the invitation
             return answer
         if isinstance(answer, Exception):
-            self._store.keep(
-                self._name, Kept(memory, *((kept.question, kept.answer) if kept else (b"", b"")))
-            )
+            if kept is None or memory != kept.memory:  # a refusal that changed nothing costs no write
+                said = (kept.question, kept.answer) if kept else (b"", b"")
+                self._store.keep(self._name, Kept(memory, *said))
         else:
-            said = answer if isinstance(answer, bytes) else b""
-            self._store.keep(self._name, Kept(memory, question, said))
+            frame = answer if isinstance(answer, bytes) else b""
+            self._store.keep(self._name, Kept(memory, question, frame))
         return answer
 
 

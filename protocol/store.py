@@ -4,10 +4,10 @@ Everything that a step of a party changes is written in one transaction, before 
 that is killed has either answered and knows it, or has not answered and does not think so.
 
 Memories and answers are locked under a key that follows from the party's identity; data sets' names and session
-numbers lie open. Who can read the file learns no secret, but together with the identity's key also of earlier steps,
-as long as SQLite has not written over them. An old copy of the file is a party that has forgotten: it could mask a
-second vector under one key, or put a data set into a second session. Never bring one back; begin a new file, with data
-sets of other names. Who can write to the file can do just that: it lies in a folder of its owner's, on a local disk.
+numbers lie open. What a party forgets is not in the file any more; a disk may still have it. An old copy of the file
+is a party that has forgotten: it could mask a second vector under one key, or put a data set into a second session.
+Never bring one back; begin a new file, with data sets of other names. Who can write to the file can do just that: it
+lies in a folder of its owner's, on a local disk.
 """
 
 import os
@@ -38,8 +38,8 @@ CREATE TABLE journal (
 ) WITHOUT ROWID;
 """
 _WAIT = 60.0  # seconds for another process of the same party to end its step
-# EXTRA and fullfsync: what was written outlasts a loss of power on every system and in every kind of journal.
-_SETTINGS = ("journal_mode = WAL", "synchronous = EXTRA", "fullfsync = ON", "secure_delete = ON")
+# TRUNCATE, not WAL: a log would keep what was written over. The others: what was written outlasts a loss of power.
+_SETTINGS = ("journal_mode = TRUNCATE", "secure_delete = ON", "synchronous = EXTRA", "fullfsync = ON")
 
 
 class StoreError(SecureAflError):
@@ -80,8 +80,9 @@ class Store:
             _make(path)
             self._database = sqlite3.connect(path.absolute(), timeout=_WAIT, isolation_level=None)
         try:
-            for setting in _SETTINGS:
-                self._pragma(setting)
+            with self._told():
+                for setting in _SETTINGS:
+                    self._database.execute(f"PRAGMA {setting}")
             with self.transaction():
                 if not self.run("SELECT 1 FROM sqlite_master"):
                     for statement in filter(str.strip, _TABLES.split(";")):
@@ -134,10 +135,6 @@ class Store:
                 raise StoreError(f"{self.path}: the step was not written, and cannot go on")
             return self._database.execute(statement, values).fetchall()
 
-    def _pragma(self, setting: str) -> list[tuple[object, ...]]:
-        with self._told():
-            return self._database.execute(f"PRAGMA {setting}").fetchall()
-
     @contextmanager
     def _told(self) -> Iterator[None]:
         if os.getpid() != self._process:
@@ -163,17 +160,10 @@ class Store:
         self.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", name, box)
 
     def forget(self, name: str) -> None:
-        """The session is over: its secrets and its journal are erased. The ledger stays as it is.
-
-        Raises `StoreError`, also if another process kept them from being erased for a minute.
-        """
+        """The session is over: its secrets and its journal are erased. The ledger stays as it is."""
         with self.transaction():
             self.run("DELETE FROM kept WHERE name = ?", name)
             self.run("DELETE FROM journal WHERE name = ?", name)
-        if self._pragma("wal_checkpoint(TRUNCATE)")[0][0]:
-            raise StoreError(
-                f"{self.path}: session {name!r} is over, but is not erased while another process reads"
-            )
 
     # ---- journals --------------------------------------------------------------------------------
 

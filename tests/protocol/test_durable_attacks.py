@@ -261,6 +261,18 @@ def test_two_processes_of_one_client_consent_to_one_survivor_set(profile: Profil
         parties[0].receive(request)  # asked again, with the answer to something else in between
 
 
+def test_a_server_cannot_wear_out_a_disk_with_what_is_refused(tmp_path: Path) -> None:
+    session, request = asked(world(4))
+    store = stored(session, tmp_path / "a")
+    party = process(session, store)
+    party.receive(request)
+    before = store.run("SELECT box FROM kept")
+    for message in (b"", b"no message", request[:-1], encode(Survivors(bytes(32), 0, (0, 1, 2)))):
+        with pytest.raises(RemoteProtocolError):
+            party.receive(message)
+    assert store.run("SELECT box FROM kept") == before  # a box that is written anew has another nonce
+
+
 def test_a_data_set_serves_one_session_of_two_processes(tmp_path: Path) -> None:
     here = world(4)
     session, request = asked(here)
@@ -549,15 +561,33 @@ def test_a_store_is_for_one_thread_and_one_process(tmp_path: Path) -> None:
     store.ledger.join(b"2" * 32)
 
 
-def test_what_cannot_be_erased_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_keeps_a_step_from_being_written_and_not_from_being_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("secure_afl.protocol.store._WAIT", 0.1)
     store = Store(tmp_path / "a", Identity.generate())
     store.keep("s", Kept(b"memory", b"", b""))
     reader = sqlite3.connect(tmp_path / "a", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM kept").fetchall()
-    with pytest.raises(StoreError, match="'s' is over, but is not erased while another process reads"):
+    with pytest.raises(StoreError, match="locked"):
         store.forget("s")
-    assert store.kept("s") is None
-    reader.close()
-    store.forget("s")
+    with pytest.raises(StoreError, match="locked"):
+        store.ledger.use("rows", b"1" * 32)
+    reader.execute("COMMIT")
+    assert store.kept("s") == Kept(b"memory", b"", b"")
+    store.ledger.use("rows", b"2" * 32)
+
+
+def test_what_a_party_forgets_is_in_no_file(tmp_path: Path) -> None:
+    """With the identity's key and the disk, somebody could else open the uploads of rounds that are over."""
+    store = Store(tmp_path / "a", Identity.generate())
+    boxes = []
+    for size in (40_000, 100, 40_000, 0):
+        store.keep("s", Kept(b"m" * size, b"", b""))
+        box = store.run("SELECT box FROM kept")[0][0]
+        assert isinstance(box, bytes)
+        boxes.append(box)
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for box in boxes[:-1]:
+        assert not any(box[at : at + 32] in on_disk for at in range(0, len(box), 1000))
