@@ -120,6 +120,7 @@ class Store:
             self._inside = True
             yield
             with self._told():
+                self._check_begun()
                 self._database.commit()
         except BaseException:
             with self._told():
@@ -131,9 +132,13 @@ class Store:
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """One statement of SQL. Raises `StoreError`."""
         with self.transaction(), self._told():
-            if not self._database.in_transaction:  # SQLite takes a whole one back if the disk or memory fails
-                raise StoreError(f"{self.path}: the step was not written, and cannot go on")
+            self._check_begun()
             return self._database.execute(statement, values).fetchall()
+
+    def _check_begun(self) -> None:
+        # SQLite takes a whole transaction back if the disk or the memory fails; the rest would be written piece by piece.
+        if not self._database.in_transaction:
+            raise StoreError(f"{self.path}: the step was not written, and cannot go on")
 
     @contextmanager
     def _told(self) -> Iterator[None]:
