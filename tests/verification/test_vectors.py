@@ -51,6 +51,8 @@ WITHOUT = {
     "lattice.add_mod": "inside of Lattice.add",
     "lattice.pack_mod": "inside of Lattice.pack",
     "lattice.unpack_mod": "inside of Lattice.unpack",
+    "parameters.check_demands": "of one party alone",
+    "parameters.demands": "of one party alone",
     "roster.grouped": "for people to read",
     "messages.known_as": "a name in a key holder's own ledger",
     "messages.seed_commitment": "inside of own_commitments",
