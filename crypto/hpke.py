@@ -4,7 +4,7 @@
 `X25519` is smaller. Base mode does not say who sealed a message: the protocol signs what it sends.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
@@ -20,7 +20,7 @@ _MLKEM_SEED_BYTES = 64
 _TAG_BYTES = 16
 
 
-class Suite(Enum):
+class Suite(StrEnum):
     """Which key encapsulation protects channels and pair secrets; both use HKDF-SHA256 and AES-256-GCM."""
 
     HYBRID = "hybrid"

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from math import inf
 
 from msgspec.msgpack import Decoder
@@ -20,7 +20,7 @@ SESSION_BYTES = 32
 _NAME_LENGTH = 64
 
 
-class Profile(Enum):
+class Profile(StrEnum):
     """Which server the clients defend against.
 
     SEMI_HONEST: it follows the protocol and keeps what it sees.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
@@ -33,13 +34,15 @@ from secure_afl.protocol.audit.events import (
     Role,
     Sent,
     Withheld,
+    parse,
+    signed,
 )
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedParty
 from secure_afl.protocol.audit.story import stories
 from secure_afl.protocol.errors import AuditError
 from secure_afl.protocol.masking.messages import Survivors
-from secure_afl.protocol.parameters import SumPlan, SumWanted
+from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.wire import VERSION
@@ -615,3 +618,16 @@ def test_frames_name_whom_their_messages_name(masked: Audited) -> None:
     assert told["shares", None] == (1, 2, 3)
     assert told["reveal", 0] == (0, 1, 2, 3)
     assert np.unique([one.size for one in frames if one.message == "upload"]).size == 2
+
+
+def test_every_policy_can_be_noted_down() -> None:
+    """Also one that allows several of a kind; in one order, whatever the set's."""
+    policy = Policy(profiles=frozenset(Profile), suites=frozenset(Suite), backends=frozenset({"mask", "bfv"}))
+    roster = Roster((Member("a", bytes(32)), Member("b", bytes(31) + b"\x01")))
+    terms = Parameters.propose(
+        roster, [SumPlan("s", 1, 1.0)], profile=Profile.ACTIVE, suite=Suite.X25519, degree=1, threshold=2
+    )
+    agreed = Agreed(terms, roster, policy=policy)
+    line = signed(Identity.generate(), 1, datetime.now(UTC), b"", agreed)
+    assert parse(line).event == agreed
+    assert b'"profiles":["active","semi-honest"],"suites":["hybrid","x25519"]' in line
