@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -79,6 +81,14 @@ class DurableServer:
         assert self.opened is not None
         return self.opened
 
+    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
+        """See `MaskingServer.take_total`."""
+        self._step("take_total", words.astype("<u8").tobytes(), sorted(contributors))
+
+    def give_up_round(self) -> None:
+        """See `MaskingServer.give_up_round`."""
+        self._step("give_up_round")
+
     def receive(self, sender: int, data: bytes) -> None:
         """Take one frame; see the server's own. A frame that changes nothing is not written."""
         self._step("receive", sender, data)
@@ -106,7 +116,9 @@ class DurableServer:
             "advance": self.server.advance,
             "open_round": self.server.open_round,
             "receive": self.server.receive,
-            "result": self.server.unmask if isinstance(self.server, MaskingServer) else self.server.result,
+            "result": self._result,
+            "take_total": self._take_total,
+            "give_up_round": self._give_up_round,
         }
         try:
             said = steps[step](*arguments)
@@ -114,11 +126,26 @@ class DurableServer:
             return error
         if step == "result":
             self.opened = said
-        elif step != "receive":
+        elif said is not None:  # a step that says something
             self._sent, self.opened = said, None
         if step == "open_round":
             self.round = arguments[0]
         return None
+
+    def _result(self) -> MaskedSum | EncryptedSum:
+        return self.server.unmask() if isinstance(self.server, MaskingServer) else self.server.result()
+
+    def _take_total(self, words: bytes, contributors: Collection[int]) -> None:
+        self._masking.take_total(np.frombuffer(words, "<u8").astype(np.uint64), contributors)
+
+    def _give_up_round(self) -> None:
+        self._masking.give_up_round()
+
+    @property
+    def _masking(self) -> MaskingServer:
+        if not isinstance(self.server, MaskingServer):
+            raise LocalProtocolError("only a masked session has sums that are decrypted elsewhere")
+        return self.server
 
     def _led_to(self, error: Exception | None) -> tuple[str, str, int]:
         """What a step raised, the state after it, how many are waited for: another server goes another way."""

@@ -36,6 +36,8 @@ from rich.table import Table
 
 from long.mortals import (
     CLIENTS,
+    ENCRYPTED,
+    MASKS,
     PLAN,
     ROUNDS,
     SERVER,
@@ -46,7 +48,6 @@ from long.mortals import (
     Setting,
     answered_by,
     conduct,
-    durable,
     live,
     serve,
     spelled,
@@ -60,9 +61,8 @@ from secure_afl.crypto.kdf import KEY_BYTES
 from secure_afl.crypto.lattice import LATTICES
 from secure_afl.protocol.errors import ProtocolError
 from secure_afl.protocol.homomorphic import messages as encrypted
-from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encryption
+from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement
 from secure_afl.protocol.homomorphic.messages import EncryptedRequest, EncryptedUpload, Offer, Opened
-from secure_afl.protocol.journal import DurableServer
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking import messages as masked
@@ -74,7 +74,7 @@ from secure_afl.protocol.wire import WireError, decode, encode
 
 Run = tuple[str, str]
 """Backend, and under masks the profile."""
-RUNS = [("mask", "active"), ("mask", "semi-honest"), ("bfv", "")]
+RUNS = [("mask", "active"), ("mask", "semi-honest"), ("bfv", ""), ("bfv+mask", "active")]
 RULES = ("wrong sum", "second mask", "both shares", "second answer", "data in two sessions")
 
 # ---- a case --------------------------------------------------------------------------------------
@@ -113,15 +113,17 @@ class Verdict:
     seconds: float = 0.0
 
 
-_SET_UP = {"mask": ("advertising", "sharing", "confirming")}
+_DEAL, _KEY = ("advertising", "sharing", "confirming"), ("key commitments", "key shares", "key announcements")
 _PHASES = {
-    ("mask", "active", "client"): (_SET_UP["mask"], ("collecting", "consenting", "unmasking")),
-    ("mask", "semi-honest", "client"): (_SET_UP["mask"], ("collecting", "unmasking")),
+    ("mask", "active", "client"): (_DEAL, ("collecting", "consenting", "unmasking")),
+    ("mask", "semi-honest", "client"): (_DEAL, ("collecting", "unmasking")),
     ("bfv", "", "client"): (("inviting",), ("encrypting", "checking")),
-    ("bfv", "", "holder"): (
-        ("key commitments", "key shares", "key announcements"),
-        ("challenging", "opening"),
+    ("bfv", "", "holder"): (_KEY, ("challenging", "opening")),
+    ("bfv+mask", "active", "client"): (
+        (*_DEAL, "inviting"),
+        ("collecting", "encrypting", "checking", "consenting", "unmasking"),
     ),
+    ("bfv+mask", "active", "holder"): (_KEY, ("challenging", "opening")),
 }
 _MOMENTS = ("received", "computed", "committed", "half sent", "sent", "lost")
 _ASKED = ("asking", "asked")
@@ -148,7 +150,7 @@ def cases(run: Run, victim: str) -> list[Case]:
     if victim == "everybody":
         return [Case(run, victim, ((phase, moment),)) for phase in phases for moment in _CROWD]
     if victim == "server":
-        last = "unmasking" if run[0] == "mask" else "opened"
+        last = "opened" if run[0] == "bfv" else "unmasking"
         points = [("start", moment) for moment in _STEPS]
         alone = _phases(run, "holder") if (*run, "holder") in _PHASES else []  # one message has no half
         points += [
@@ -158,7 +160,7 @@ def cases(run: Run, victim: str) -> list[Case]:
             if moment != "half sent" or phase not in alone
         ]
         points += [(f"ready {number}", moment) for number in range(ROUNDS) for moment in _STEPS]
-        if last == "opened":
+        if alone:
             points += [(f"opened {number}", moment) for number in range(ROUNDS) for moment in _STEPS]
         points += [(f"{last} {number}", "told") for number in range(ROUNDS)]
         twice = [((phase, "committed"), (phase, "step committed")) for phase in phases]
@@ -166,7 +168,8 @@ def cases(run: Run, victim: str) -> list[Case]:
             *(Case(run, victim, (point,)) for point in points),
             *(Case(run, victim, two) for two in twice),
         ]
-    asked = [phase for phase in phases if phase.startswith(("collecting", "encrypting"))]
+    vectors = "encrypting" if run[0] == "bfv" else "collecting"
+    asked = [phase for phase in phases if phase.startswith(vectors)]
     points = [(phase, moment) for phase in phases for moment in _MOMENTS]
     points += [(phase, moment) for phase in asked for moment in _ASKED]
     late = [(phase, moment) for phase in phases for moment in _LATE]
@@ -268,6 +271,7 @@ class Left:
 
     party: int
     session: str
+    layer: str
     question: bytes = field(repr=False)
     frame: bytes = field(repr=False)
 
@@ -280,24 +284,24 @@ class Network:
         self.torn: list[Left] = []  # frames that broke off
         self.refusals: dict[int, list[str]] = defaultdict(list)
 
-    def said(self, party: int, session: str, question: bytes, frame: bytes) -> bytes:
-        self.left.append(Left(party, session, question, frame))
+    def said(self, party: int, session: str, layer: str, question: bytes, frame: bytes) -> bytes:
+        self.left.append(Left(party, session, layer, question, frame))
         return frame
 
 
 class Local:
     """A party in this process."""
 
-    def __init__(self, setting: Setting, number: int, network: Network, party: Any) -> None:
-        self._setting, self._number, self._network, self._party = setting, number, network, party
+    def __init__(self, setting: Setting, number: int, network: Network, parties: Mapping[str, Any]) -> None:
+        self._setting, self._number, self._network, self._parties = setting, number, network, parties
 
-    def ask(self, session: str, phase: str, question: bytes) -> bytes | None:
+    def ask(self, session: str, layer: str, phase: str, question: bytes) -> bytes | None:
         try:
-            frame = answered_by(self._party, question, self._number, 0, self._setting.data_set)
+            frame = answered_by(self._parties[layer], question, self._number, 0, self._setting.data_set)
         except (ProtocolError, CryptoError) as error:
             self._network.refusals[self._number].append(str(error))
             return None
-        return self._network.said(self._number, session, question, frame)
+        return self._network.said(self._number, session, layer, question, frame)
 
 
 class Remote:
@@ -307,9 +311,9 @@ class Remote:
         self.mortal, self._network, self._late = mortal, network, late
         self.away = False
 
-    def ask(self, session: str, phase: str, question: bytes) -> bytes | None:
+    def ask(self, session: str, layer: str, phase: str, question: bytes) -> bytes | None:
         while not self.away:
-            frame = self._asked(session, phase, question)
+            frame = self._asked(session, layer, phase, question)
             if frame is None:
                 self.away = self._late
                 continue
@@ -318,23 +322,25 @@ class Remote:
                 return answer
         return None
 
-    def _asked(self, session: str, phase: str, question: bytes) -> tuple[bytes | None, bool] | None:
+    def _asked(
+        self, session: str, layer: str, phase: str, question: bytes
+    ) -> tuple[bytes | None, bool] | None:
         """Its frame, or None for a refusal, and whether the network loses it; None if it died instead."""
         number, network = self.mortal.number, self._network
         link, life = self.mortal.reached(), self.mortal.life
         try:
-            link.send(session, phase, question)
+            link.send(session, layer, phase, question)
             is_frame, said = link.receive()
         except CutError as cut:
             self.mortal.buried()
             if cut.rest:
                 begun = cut.rest[2 + {0xC4: 2, 0xC5: 3, 0xC6: 5}[cut.rest[2]] :]  # behind [True, length
-                network.torn.append(Left(number, session, question, begun))
+                network.torn.append(Left(number, session, layer, question, begun))
             return None
         if not is_frame:
             network.refusals[number].append(said)
             return None, False
-        network.said(number, session, question, said)
+        network.said(number, session, layer, question, said)
         points = [(phase, moment) for moment in ("sent", "lost")]
         death = self.mortal.deaths[life] if life < len(self.mortal.deaths) else None
         if death in points:
@@ -353,24 +359,31 @@ def settings_of(run: Run, folder: Path, flaw: str = "") -> dict[str, Setting]:
     backend, profile = run
     holders = int(backend != "mask")
     seeds = tuple(secrets.token_bytes(KEY_BYTES) for _ in range(CLIENTS + holders + 1))
-    first = Setting(backend, seeds, b"", folder, flaw=flaw)
-    first, second = (
-        replace(first, proposed=_proposed(first, profile), name=name) for name in ("first", "second")
-    )
+    paper = Setting(backend, seeds, folder, flaw=flaw)
+    first, second = (_proposed(replace(paper, name=name), profile) for name in ("first", "second"))
     return {"first": first, "again": replace(first, name="again"), "second": second}
 
 
-def _proposed(setting: Setting, profile: str) -> bytes:
-    if not setting.masked:
-        return encode(Agreement.propose(Encryption(setting.backend), setting.roster, setting.keepers, PLAN))
-    kind = Profile(profile)
-    degree = CLIENTS - 1
-    threshold = graph.least_threshold(kind, CLIENTS, degree)
-    return encode(
-        Parameters.propose(
-            setting.roster, PLAN, profile=kind, suite=Suite.X25519, degree=degree, threshold=threshold
+def _proposed(paper: Setting, profile: str) -> Setting:
+    """With fresh proposals."""
+    masks, agreement, beneath = b"", b"", None
+    if profile:
+        kind, degree = Profile(profile), CLIENTS - 1
+        parameters = Parameters.propose(
+            paper.roster,
+            PLAN,
+            profile=kind,
+            suite=Suite.X25519,
+            degree=degree,
+            threshold=graph.least_threshold(kind, CLIENTS, degree),
+            rounds=paper.agreed,
         )
-    )
+        masks, beneath = encode(parameters), (parameters.session, parameters.transcript())
+    if paper.encryption is not None:
+        agreement = encode(
+            Agreement.propose(paper.encryption, paper.roster, paper.keepers, PLAN, masked=beneath)
+        )
+    return replace(paper, masks=masks, agreement=agreement)
 
 
 class Session:
@@ -405,8 +418,8 @@ class Session:
             return Remote(mortal, self.network, self.case.late)
         if self.case.victim == "server":  # it asks again
             store = self._store(f"party {number}", number)
-            return Local(self.first, number, self.network, durable(self.first, number, store))
-        return Local(self.first, number, self.network, self.first.party(number, Ledger()))
+            return Local(self.first, number, self.network, self.first.durable(number, store))
+        return Local(self.first, number, self.network, self.first.parties(number, Ledger()))
 
     def run(self) -> None:
         """Both rounds, as far as they go."""
@@ -416,8 +429,7 @@ class Session:
             self._served()
             return
         store = self._store("server", SERVER)
-        server = DurableServer(self.first.server(), store, self.first.name)
-        conduct(server, self._carry, self._told, Fate())
+        conduct(self.first.servers(store), self._carry, self._told, Fate())
 
     def _told(self, told: Any) -> None:
         self._noted(list(spelled(told)))
@@ -429,31 +441,31 @@ class Session:
             number, words, survivors, dropouts = told
             self.sums[number].add((words, tuple(survivors), tuple(dropouts)))
 
-    def _carry(self, phase: str, outbox: Outbox) -> Iterable[tuple[int, bytes]]:
-        if phase.startswith(("collecting", "encrypting")):
+    def _carry(self, layer: str, phase: str, outbox: Outbox) -> Iterable[tuple[int, bytes]]:
+        if phase.startswith("encrypting" if self.case.run[0] == "bfv" else "collecting"):
             self.come_back()
         for party, question in outbox.items():
-            frame = self.seats[party].ask("first", phase, question)
+            frame = self.seats[party].ask("first", layer, phase, question)
             if frame is not None:
                 if party in self.remotes:
-                    self._lie(party, phase, question)
+                    self._lie(party, layer, phase, question)
                 yield party, frame
 
     def come_back(self) -> None:
         for remote in self.remotes.values():
             remote.away = False
 
-    def _lie(self, party: int, phase: str, question: bytes) -> None:
+    def _lie(self, party: int, layer: str, phase: str, question: bytes) -> None:
         """The same once more, with somebody else missing: whatever is said to it is kept like all else."""
-        for lie in _lies(self.first, party, question):
+        for lie in _lies(layer, party, question):
             before = len(self.network.refusals[party])
-            self.seats[party].ask("first", phase, lie)
+            self.seats[party].ask("first", layer, phase, lie)
             del self.network.refusals[party][before:]
 
     # ---- a server in its process -------------------------------------------------------------
 
     def _served(self) -> None:
-        asked: list[tuple[str, int, bytes]] = []
+        asked: list[tuple[str, str, int, bytes]] = []
         while True:
             try:
                 what, *said = self.server.reached().receive()
@@ -462,26 +474,26 @@ class Session:
                 if what == "told":
                     self._noted(said)
                 elif what == "ask":
-                    asked.append((said[0], said[1], said[2]))
+                    asked.append((said[0], said[1], said[2], said[3]))
                 else:
                     self._deliver(asked)
                     asked = []
             except CutError:
                 self.server.buried()
-                for phase, party, question in asked:  # on its way already; the answers reach nobody
-                    self.seats[party].ask("first", phase, question)
+                for layer, phase, party, question in asked:  # on its way already; the answers reach nobody
+                    self.seats[party].ask("first", layer, phase, question)
                 asked = []
 
-    def _deliver(self, asked: Sequence[tuple[str, int, bytes]]) -> None:
+    def _deliver(self, asked: Sequence[tuple[str, str, int, bytes]]) -> None:
         link = self.server.reached()
-        phase = asked[0][0]
+        layer, phase = asked[0][:2]
         if self._struck_at(phase, "asked"):
             raise CutError
         frames = []
-        for at, (_, party, question) in enumerate(asked):
+        for at, (_, _, party, question) in enumerate(asked):
             if at == (len(asked) + 1) // 2 and self._struck_at(phase, "answered"):
                 raise CutError
-            frames.append((party, self.seats[party].ask("first", phase, question)))
+            frames.append((party, self.seats[party].ask("first", layer, phase, question)))
         if len(asked) == 1 and self._struck_at(phase, "answered"):
             raise CutError
         for at, (party, frame) in enumerate(frames):
@@ -509,25 +521,24 @@ class Session:
     def replay(self, party: int) -> None:
         """The first invitation once more, as if it were a new session."""
         for left in [one for one in self.network.left if one.party == party][:1]:
-            self.seats[party].ask("again", "", left.question)
+            self.seats[party].ask("again", left.layer, "", left.question)
 
     def second(self, party: int) -> None:
         """Another session with the same data. The others have forgotten the first: only the victim can refuse."""
         setting = self.settings["second"]
         for number in self.seats:
             if number != party:
-                fresh = setting.party(number, Ledger())
+                fresh = setting.parties(number, Ledger())
                 self.seats[number] = Local(setting, number, self.network, fresh)
 
-        def carry(phase: str, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
+        def carry(layer: str, phase: str, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
             for number, question in outbox.items():
-                frame = self.seats[number].ask("second", phase, question)
+                frame = self.seats[number].ask("second", layer, phase, question)
                 if frame is not None:
                     yield number, frame
 
         store = self._store("second server", SERVER)
-        server = DurableServer(setting.server(), store, setting.name)
-        conduct(server, carry, lambda told: None, Fate())
+        conduct(setting.servers(store), carry, lambda told: None, Fate())
 
     def end(self) -> None:
         for one in (self.server, *(remote.mortal for remote in self.remotes.values())):
@@ -540,9 +551,9 @@ class Session:
         return self.server.kills + sum(one.mortal.kills for one in self.remotes.values())
 
 
-def _lies(setting: Setting, party: int, question: bytes) -> list[bytes]:
+def _lies(layer: str, party: int, question: bytes) -> list[bytes]:
     """The question with one other client less in it, where it names clients."""
-    decoder: Any = masked.FROM_SERVER if setting.masked else encrypted.TO_CLIENT
+    decoder: Any = masked.FROM_SERVER if layer == MASKS else encrypted.TO_CLIENT
     if party >= CLIENTS:
         decoder = encrypted.TO_HOLDER
     try:
@@ -638,13 +649,12 @@ def _is_right(
     if sorted([*survivors, *dropouts]) != sorted({*survivors, *dropouts}):
         return False
     opened = np.frombuffer(words, "<u8").astype(np.uint64)
-    if first.masked:
-        code = decode(first.proposed, PARAMETERS).rounds[number].code(CLIENTS)
-        total = ring.signed(opened, code.width)
+    proposed: Any = decode(first.masks, PARAMETERS) if first.masks else decode(first.agreement, AGREEMENT)
+    code = proposed.rounds[number].code(CLIENTS)
+    if not first.masks:
+        total = ring.centred(opened, LATTICES[proposed.lattice].plain_modulus)
     else:
-        agreement = decode(first.proposed, AGREEMENT)
-        code = agreement.rounds[number].code(CLIENTS)
-        total = ring.centred(opened, LATTICES[agreement.lattice].plain_modulus)
+        total = ring.signed(opened, 8 if first.agreement else code.width)
     lives = {place: range(one.mortal.life + 1) for place, one in session.remotes.items()}
     for each in product(*(lives.get(place, range(1)) for place in survivors)):
         vectors = [vector(place, number, life) for place, life in zip(survivors, each, strict=True)]
@@ -656,9 +666,9 @@ def _is_right(
 
 def _said(session: Session) -> Iterator[tuple[Left, Any]]:
     """All messages that left clients and key holders."""
-    decoder: Any = masked.FROM_CLIENT if session.first.masked else encrypted.FROM_PARTY
+    decoders: dict[str, Any] = {MASKS: masked.FROM_CLIENT, ENCRYPTED: encrypted.FROM_PARTY}
     for left in session.network.left:
-        yield left, decode(memoryview(left.frame)[:-SIGNATURE_BYTES], decoder)
+        yield left, decode(memoryview(left.frame)[:-SIGNATURE_BYTES], decoders[left.layer])
 
 
 def _uploads(session: Session, name: str) -> set[int]:
@@ -696,23 +706,23 @@ def _broken(session: Session) -> list[str]:
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def table_of(verdicts: Sequence[Verdict]) -> Table:
-    """A line for each kind of run."""
-    table = Table(
-        "session", "killed", "back", "runs", "kills", "all in both", "without it", "aborted", *RULES, "faults"
-    )
+def tables_of(verdicts: Sequence[Verdict]) -> list[Table]:
+    """A line for each kind of run, and one for each rule."""
+    table = Table("session", "killed", "back", "runs", "kills", "all", "without", "aborted", "bad")
     kinds: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
     for one in verdicts:
         back = "next round" if one.case.late else "at once" if len(one.case.deaths) == 1 else "twice"
         kinds[" ".join(one.case.run).strip(), one.case.victim, back].append(one)
     for kind, ones in kinds.items():
         outcomes = Counter(_worst(one.outcome) for one in ones)
-        broken = Counter(text.split(":")[0] for one in ones for text in one.broken)
         counts = [len(ones), sum(one.kills for one in ones)]
         counts += [outcomes[name] for name in ("everybody", "without it", "aborted")]
-        counts += [broken[rule] for rule in RULES] + [sum(len(one.faults) for one in ones)]
-        table.add_row(*kind, *map(str, counts))
-    return table
+        table.add_row(*kind, *map(str, [*counts, sum(bool(one.broken or one.faults) for one in ones)]))
+    broken = Counter(text.split(":")[0] for one in verdicts for text in one.broken)
+    rules = Table("rule", "broken")
+    for rule in RULES:
+        rules.add_row(rule, str(broken[rule]))
+    return [table, rules]
 
 
 def _worst(outcome: Sequence[str]) -> str:
@@ -723,7 +733,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backend", default="", help="only this one: mask or bfv")
+    parser.add_argument("--backend", default="", help="only this one: mask, bfv or bfv+mask")
     parser.add_argument("--victim", default="", help="only these: client, holder, server or everybody")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -739,7 +749,8 @@ def main() -> int:
             progress.update(task, description=case.name)
             verdicts.append(tried(case))
             progress.advance(task)
-    console.print(table_of(verdicts))
+    for table in tables_of(verdicts):
+        console.print(table)
     bad = [one for one in verdicts if one.broken or one.faults]
     for one in bad:
         console.print(f"{one.case.name}: {'; '.join([*one.broken, *one.faults])}", markup=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import PARAMETERS, SumPlan, SumWanted
+from secure_afl.protocol.parameters import PARAMETERS, RoundSpec, SumPlan, SumWanted
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.store import Kept, Store
@@ -42,6 +42,7 @@ from secure_afl.protocol.wire import decode
 ROUNDS, LENGTH, CLIENTS = 2, 5, 4
 PLAN = [SumPlan(f"sum {number}", LENGTH, BOUND, 20) for number in range(ROUNDS)]
 SERVER = -1
+MASKS, ENCRYPTED = "masks", "encrypted"  # the layers of a session, the upper first
 _PATIENCE = 60.0  # seconds; a party that says nothing for so long hangs
 
 Point = tuple[str, str]
@@ -54,14 +55,15 @@ Point = tuple[str, str]
 class Setting:
     """One session, as every process of it knows it.
 
-    seeds: of the identities of clients, then key holders, then the server; proposed: encoded parameters of masks, or
-    agreement; name: the session's in the parties' files; flaw: a bug that is put in, or nothing.
+    seeds: of the identities of clients, then key holders, then the server; masks, agreement: what is proposed, encoded,
+    or nothing; name: the session's in the parties' files; flaw: a bug that is put in, or nothing.
     """
 
     backend: str
     seeds: tuple[bytes, ...] = field(repr=False)
-    proposed: bytes = field(repr=False)
     folder: Path
+    masks: bytes = field(default=b"", repr=False)
+    agreement: bytes = field(default=b"", repr=False)
     name: str = "first"
     data_set: str = "rows of 2026"
     flaw: str = ""
@@ -85,26 +87,65 @@ class Setting:
             tuple(Member(f"holder-{i}", one.verify_key) for i, one in enumerate(self.identities[CLIENTS:-1]))
         )
 
+    @cached_property
+    def encryption(self) -> Encryption | None:
+        """None if vectors are masked only."""
+        if self.backend == "mask":
+            return None
+        scheme = self.backend.removesuffix("+mask")
+        return Encryption(scheme, masked=scheme != self.backend)
+
     @property
-    def masked(self) -> bool:
-        return self.backend == "mask"
+    def agreed(self) -> tuple[RoundSpec, ...] | None:
+        """The rounds, where encryption has a say in them."""
+        if self.encryption is None:
+            return None
+        return self.encryption.agreed(PLAN, CLIENTS, len(self.keepers.members))[1]
 
-    def party(self, number: int, ledger: Ledger) -> Any:
-        """A fresh client, or key holder, of this session."""
+    def party(self, layer: str, number: int, ledger: Ledger, masks: MaskingClient | None = None) -> Any:
+        """A fresh client, or key holder. masks: of a client whose masked vectors are encrypted."""
         identity = self.identities[number]
-        if self.masked:
-            return MaskingClient(identity, self.roster, PLAN, EVERY_BACKEND, ledger)
-        kind = HomomorphicClient if number < CLIENTS else KeyHolder
-        return kind(
-            identity, self.roster, self.keepers, PLAN, EVERY_BACKEND, ledger, Encryption(self.backend)
-        )
+        if layer == MASKS:
+            return MaskingClient(identity, self.roster, PLAN, EVERY_BACKEND, ledger, agreed=self.agreed)
+        assert self.encryption is not None
+        parts = (identity, self.roster, self.keepers, PLAN, EVERY_BACKEND, ledger, self.encryption)
+        return HomomorphicClient(*parts, masks=masks) if number < CLIENTS else KeyHolder(*parts)
 
-    def server(self) -> MaskingServer | HomomorphicServer:
-        """A fresh server of this session."""
-        if self.masked:
-            return MaskingServer(decode(self.proposed, PARAMETERS), self.roster)
-        least = EVERY_BACKEND.least_survivors(CLIENTS)
-        return HomomorphicServer(decode(self.proposed, AGREEMENT), self.roster, self.keepers, least=least)
+    def parties(self, number: int, ledger: Ledger) -> dict[str, Any]:
+        """Fresh ones, by layer."""
+        layers: dict[str, Any] = {}
+        if self.masks and number < CLIENTS:
+            layers[MASKS] = self.party(MASKS, number, ledger)
+        if self.agreement:
+            layers[ENCRYPTED] = self.party(ENCRYPTED, number, ledger, layers.get(MASKS))
+        return layers
+
+    def durable(self, number: int, store: Store, ledger: Ledger | None = None) -> dict[str, Any]:
+        """Those that go on from the store, by layer. ledger: instead of the store's."""
+
+        def masks(stored: Ledger) -> MaskingClient:
+            return cast(MaskingClient, self.party(MASKS, number, ledger or stored))
+
+        def encrypted(stored: Ledger) -> Any:
+            if not self.masks or number >= CLIENTS:
+                return self.party(ENCRYPTED, number, ledger or stored)
+            beneath, kept = masks(stored), store.kept(f"{self.name} {MASKS}")
+            if kept:
+                beneath.resume(kept.memory)
+            return self.party(ENCRYPTED, number, ledger or stored, beneath)
+
+        makers: dict[str, Callable[[Ledger], Any]] = {MASKS: masks, ENCRYPTED: encrypted}
+        return {layer: DurableParty(make, store, f"{self.name} {layer}") for layer, make in makers.items()}
+
+    def servers(self, store: Store) -> dict[str, DurableServer]:
+        """Those that go on from the store, by layer."""
+        fresh: dict[str, MaskingServer | HomomorphicServer] = {}
+        if self.masks:
+            fresh[MASKS] = MaskingServer(decode(self.masks, PARAMETERS), self.roster)
+        if self.agreement:
+            agreement, least = decode(self.agreement, AGREEMENT), EVERY_BACKEND.least_survivors(CLIENTS)
+            fresh[ENCRYPTED] = HomomorphicServer(agreement, self.roster, self.keepers, least=least)
+        return {layer: DurableServer(one, store, f"{self.name} {layer}") for layer, one in fresh.items()}
 
 
 def vector(place: int, number: int, life: int) -> npt.NDArray[np.float64]:
@@ -198,12 +239,14 @@ class MortalStore(Store):
         before = self.kept(name)
         if self._flaw == "keys stay" and before and _rounds(kept.memory) < _rounds(before.memory):
             return
-        super().keep(name, kept)
-        self._fate.at("computed" if kept.answer else "asking")
+        with self.transaction():
+            super().keep(name, kept)
+            self._fate.at("computed" if kept.answer else "asking")
 
     def write(self, name: str, number: int, step: str, arguments: bytes) -> None:
-        super().write(name, number, step, arguments)
-        self._fate.at(self._fate.doing)
+        with self.transaction():
+            super().write(name, number, step, arguments)
+            self._fate.at(self._fate.doing)
 
 
 def _rounds(memory: bytes) -> int:
@@ -216,18 +259,19 @@ def _rounds(memory: bytes) -> int:
 def live(settings: Mapping[str, Setting], number: int, life: int, death: Point | None, port: int) -> None:
     """The process of a client or key holder: it answers questions until its socket closes, or it dies.
 
-    A question is [session, phase, message]; an answer [True, frame] or [False, why it was refused].
+    A question is [session, layer, phase, message]; an answer [True, frame] or [False, why it was refused].
     """
     link, fate = Link.to(port), Fate(death)
     first = settings["first"]
     store = MortalStore(first.folder / f"party {number}", first.identities[number], fate, first.flaw)
     forgetful = Ledger() if first.flaw == "ledger in memory" else None
+    parties = {name: setting.durable(number, store, forgetful) for name, setting in settings.items()}
     while True:
         try:
-            session, fate.phase, question = link.receive()
+            session, layer, fate.phase, question = link.receive()
         except CutError:
             return
-        party = durable(settings[session], number, store, forgetful)
+        party = parties[session][layer]
         fate.at("received")
         try:
             if first.flaw == "sends first":
@@ -248,11 +292,6 @@ def live(settings: Mapping[str, Setting], number: int, life: int, death: Point |
         fate.at("sent", "lost")
 
 
-def durable(setting: Setting, number: int, store: Store, ledger: Ledger | None = None) -> DurableParty:
-    """ledger: instead of the store's."""
-    return DurableParty(lambda stored: setting.party(number, ledger or stored), store, setting.name)
-
-
 def answered_by(
     party: Any, question: bytes, number: int, life: int, data_set: str, fate: Fate | None = None
 ) -> bytes:
@@ -268,92 +307,130 @@ def answered_by(
 
 # ---- a server ------------------------------------------------------------------------------------
 
-Deliver = Callable[[int, bytes], None]
-Carry = Callable[[str, Outbox], Iterable[tuple[int, bytes]]]
-"""Sends what a server says in a phase; gives the frames that come back until its deadline."""
+Carry = Callable[[str, str, Outbox], Iterable[tuple[int, bytes]]]
+"""Sends what a layer's server says in a phase; gives the frames that come back until its deadline."""
 Tell = Callable[[MaskedSum | EncryptedSum | str], None]
 """Takes a sum, or why there is none."""
 
 
-def conduct(server: DurableServer, carry: Carry, tell: Tell, fate: Fate) -> None:
-    """All rounds of a session, from wherever the server stands."""
-    if server.opened is not None:
-        tell(server.opened)  # perhaps again
-    outbox = server.pending()
-    while True:
-        fate.phase = phase = _phase(server)
-        crowd, frames = min(2, len(outbox)), 0
-        for sender, frame in carry(phase, outbox):
-            frames += 1
-            fate.doing = "computed" if frames == crowd else ""
-            if frames == crowd:
-                fate.at("received")
-            try:
-                server.receive(sender, frame)
-            except (ProtocolError, CryptoError):
-                continue
-            if frames == crowd:
-                fate.at("committed")
-        if _is_over(server):
-            return
-        fate.doing, outbox = "step computed", {}
+def conduct(servers: Mapping[str, DurableServer], carry: Carry, tell: Tell, fate: Fate) -> None:
+    """All rounds of a session, from wherever its servers stand."""
+    upper = next(iter(servers))
+    opened = servers[upper].opened
+    if opened is not None:
+        tell(opened)  # perhaps again
+    for layer, server in servers.items():
+        _collect(layer, server, server.pending(), carry, fate)
+    while (step := _next(servers)) is not None:
+        layer, act = step
+        server = servers[layer]
+        fate.phase, fate.doing, before = _phase(servers, layer), "step computed", server.opened
         try:
-            step = _next(server)
-            if step == "result":
-                opened = server.result()
-                fate.at("step committed")
-                tell(opened)
-                fate.at("told")
-                continue
-            outbox = server.open_round(server.round + 1) if step == "open_round" else getattr(server, step)()
+            outbox = act()
         except RoundAbortedError as error:
             tell(str(error))
-            if step == "open_round":  # too few are left for any
+            if server.server.state.value == "ready" and fate.phase.startswith(
+                "ready"
+            ):  # too few are left for any
                 return
             continue
         fate.at("step committed")
+        if server.opened is not None and server.opened is not before and layer == upper:
+            tell(server.opened)
+            fate.at("told")
+        _collect(layer, server, outbox, carry, fate)
 
 
-def _phase(server: DurableServer) -> str:
+def _collect(layer: str, server: DurableServer, outbox: Outbox, carry: Carry, fate: Fate) -> None:
+    if not outbox:
+        return
+    fate.phase = phase = _phase({layer: server}, layer)
+    crowd, frames = min(2, len(outbox)), 0
+    for sender, frame in carry(layer, phase, outbox):
+        frames += 1
+        fate.doing = "computed" if frames == crowd else ""
+        if frames == crowd:
+            fate.at("received")
+        try:
+            server.receive(sender, frame)
+        except (ProtocolError, CryptoError):
+            continue
+        if frames == crowd:
+            fate.at("committed")
+
+
+def _phase(servers: Mapping[str, DurableServer], layer: str) -> str:
     """The state, and the round that it is of."""
+    server = servers[layer]
     state: str = server.server.state.value
-    if server.round < 0 and state != "ready":
-        return state
-    return f"{state} {server.round + (state == 'ready')}"
+    if state == "ready":
+        return f"{'ready' if len(servers) == 1 or layer == MASKS else 'ready to encrypt'} {server.round + 1}"
+    return state if server.round < 0 else f"{state} {server.round}"
 
 
-def _is_over(server: DurableServer) -> bool:
-    state = server.server.state.value
-    return state == "aborted" or (state == "ready" and server.round == ROUNDS - 1)
+def _next(servers: Mapping[str, DurableServer]) -> tuple[str, Callable[[], Outbox]] | None:
+    """Which layer goes on, and how; None at the end. A masked round's uploads are encrypted, opened and unmasked."""
+    states = {layer: server.server.state.value for layer, server in servers.items()}
+    if "aborted" in states.values():
+        return None
+    for layer, server in servers.items():  # set-up
+        if server.round < 0 and states[layer] != "ready":
+            return layer, server.start if states[layer] == "start" else server.advance
+    masks, encrypted = servers.get(MASKS), servers.get(ENCRYPTED)
+    if encrypted is not None and states[ENCRYPTED] != "ready":
+        return ENCRYPTED, _silent(encrypted.result) if states[ENCRYPTED] == "opened" else encrypted.advance
+    upper, server = next(iter(servers.items()))
+    if states[upper] == "ready":
+        over = server.round == ROUNDS - 1
+        return None if over else (upper, lambda: server.open_round(server.round + 1))
+    if encrypted is None or states[upper] != "collecting":
+        return upper, _silent(server.result) if states[upper] == "unmasking" else server.advance
+    assert isinstance(masks, DurableServer)
+    assert isinstance(masks.server, MaskingServer)
+    number, uploaded, opened = masks.round, masks.server.uploaded, encrypted.opened
+    if encrypted.round < number:
+        return ENCRYPTED, lambda: encrypted.open_round(number, uploaded)
+    if opened is None or opened.round != number:
+        return MASKS, _silent(masks.give_up_round)
+    assert isinstance(opened, EncryptedSum)
+    values, contributors = opened.values, opened.contributors
+
+    def taken() -> Outbox:
+        masks.take_total(values, contributors)
+        return masks.advance()
+
+    return MASKS, taken
 
 
-def _next(server: DurableServer) -> str:
-    steps = {"start": "start", "ready": "open_round", "unmasking": "result", "opened": "result"}
-    return steps.get(server.server.state.value, "advance")
+def _silent(act: Callable[[], object]) -> Callable[[], Outbox]:
+    """A step that says nothing."""
+
+    def step() -> Outbox:
+        act()
+        return {}
+
+    return step
 
 
 def serve(settings: Mapping[str, Setting], number: int, life: int, death: Point | None, port: int) -> None:
-    """The process of a server. It says ["ask", phase, party, message], ["wait"], ["sum", …] and ["over"], and is told
+    """The process of a server. It says ["ask", layer, phase, party, message], ["wait"], ["sum", …] and ["over"], and is told
     [True, sender, frame] and, at a deadline, [False].
     """
     setting, link, fate = settings["first"], Link.to(port), Fate(death)
     store = MortalStore(setting.folder / "server", setting.identities[number], fate)
-    server = DurableServer(setting.server(), store, setting.name)
 
-    def carry(phase: str, outbox: Outbox) -> Iterable[tuple[int, bytes]]:
-        if not outbox:
-            return
+    def carry(layer: str, phase: str, outbox: Outbox) -> Iterable[tuple[int, bytes]]:
         for at, (party, data) in enumerate(outbox.items()):
             if at == (len(outbox) + 1) // 2:
                 fate.at("half sent")
-            link.send("ask", phase, party, data)
+            link.send("ask", layer, phase, party, data)
         fate.at("sent")
         link.send("wait")
         while (message := link.receive())[0]:
             yield message[1], message[2]
 
     try:
-        conduct(server, carry, lambda told: link.send("told", *spelled(told)), fate)
+        conduct(setting.servers(store), carry, lambda told: link.send("told", *spelled(told)), fate)
         link.send("over")
         link.receive()
     except CutError:
