@@ -19,7 +19,13 @@ from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.sealed_box import lock, unlock
 from secure_afl.protocol.driver import Envelope, PerfectNetwork
 from secure_afl.protocol.durable import DurableParty
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError, ProtocolError, RemoteProtocolError
+from secure_afl.protocol.errors import (
+    LocalProtocolError,
+    PolicyError,
+    ProtocolError,
+    RemoteProtocolError,
+    RoundAbortedError,
+)
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.journal import DurableServer
 from secure_afl.protocol.ledger import Ledger
@@ -435,6 +441,38 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
     session.set_up()
     who, total = session.sum()
     assert session.is_right(0, who, total)
+
+
+def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tmp_path: Path) -> None:
+    """The decrypted total is in the journal of the masked session too, and so is a round that was given up."""
+    here = KeyWorld(4, "bfv+mask")
+    session = here.session(Dying(lambda: [one.restart() for one in handles]), rounds=3)
+    agreement, masks, cohort = session.agreement, session.masks, session.cohort
+    assert masks is not None
+    parameters = masks.server.parameters
+    handles = [
+        Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "masks"),
+        Handle(
+            lambda: HomomorphicServer(agreement, here.roster, here.keepers, least=here.least),
+            tmp_path / "encrypted",
+        ),
+    ]
+    for handle, driven in zip(handles, (masks, cohort), strict=True):
+        vars(driven).update(server=handle, _server=handle, steps=handle)
+    session.set_up()
+    who, total = session.sum(0)
+    assert session.is_right(0, who, total)
+    holder = session.cohort.holders.pop(4)
+    vars(cohort)["_holders"] = {}
+    with pytest.raises(RoundAbortedError):
+        session.sum(1)
+    handles[0].restart()
+    assert handles[0].state.value == "ready"
+    vars(cohort)["_holders"] = {4: holder}
+    who, total = session.sum(2)
+    assert session.is_right(2, who, total)
+    with pytest.raises(LocalProtocolError, match="only a masked session"):
+        handles[1].durable.give_up_round()
 
 
 def test_what_was_sent_last_is_sent_again_to_those_that_did_not_answer(tmp_path: Path) -> None:
