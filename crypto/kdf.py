@@ -52,6 +52,7 @@ class Label(Enum):
     CONSENT_SIGNATURE = b"secure-afl/1 signed consent"
     KEY_SIGNATURE = b"secure-afl/1 signed encryption key"
     CHALLENGE_SIGNATURE = b"secure-afl/1 signed challenge"
+    HERE_SIGNATURE = b"secure-afl/1 signed whereabouts"
     AUDIT_SIGNATURE = b"secure-afl/1 signed audit entry"
 
 

@@ -1,9 +1,10 @@
-"""What drives a session whose parties are all in this process, and the network between them.
+"""What drives a session: all parties in this process and a network between them, or parties elsewhere.
 
-The same state machines run across machines; here messages pass through a `Network` that may misbehave.
+The same state machines run in both; in this process messages pass through a `Network` that may misbehave.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, TypeVar
@@ -23,6 +24,9 @@ Contribute = Callable[[int, SumWanted], Contribution]
 """Gives the contribution of a client, by its member number, when it is asked for it."""
 Outbox = Mapping[int, bytes]
 """What a server sends: a message for each party, by number."""
+Carry = Callable[[Outbox], Iterable[tuple[int, bytes]]]
+"""Takes messages to parties elsewhere and gives each answer, with the party's number, as it comes. It ends when all have
+answered or are known not to, or when the phase's deadline has passed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ class Server(Protocol):
 
 @dataclass
 class PhaseCost:
-    """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart."""
+    """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart.
+
+    wall_seconds: from the first message out to the last answer in. What parties elsewhere compute is in there only.
+    """
 
     up: dict[int, int] = field(default_factory=dict)
     down: dict[int, int] = field(default_factory=dict)
@@ -86,12 +93,14 @@ class PhaseCost:
     server_seconds: float = 0.0
     holder_bytes: int = 0
     holder_seconds: float = 0.0
+    wall_seconds: float = 0.0
 
 
 class Exchange:
     """Server, clients and key holders of one session.
 
-    `refusals` keeps what any party refused; `costs` is by phase, in their order.
+    `refusals` keeps what any party here refused; `costs` is by phase, in their order. carry: reaches the parties if
+    they are elsewhere; places: the key holders' numbers.
     """
 
     def __init__(
@@ -101,6 +110,9 @@ class Exchange:
         holders: Mapping[int, Party],
         network: Network | None,
         watch: Callable[[str], None],
+        *,
+        places: Collection[int] = (),
+        carry: Carry | None = None,
     ) -> None:
         self.refusals: list[ProtocolError | CryptoError] = []
         self.costs: dict[str, PhaseCost] = {}
@@ -109,12 +121,35 @@ class Exchange:
         self._holders = holders
         self._network = network or PerfectNetwork()
         self._watch = watch
+        self._places = frozenset(places)
+        self._carry = carry
 
     def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:
         """One step of the server, all that it sends, all answers to it, then the deadline."""
         outbox = self.timed(step)
         phase: str = self._server.state.value
         self._watch(phase)
+        started = time.perf_counter()
+        if self._carry:
+            self._exchange(phase, outbox, self._carry)
+        else:
+            self._converse(phase, outbox, contribute)
+        self._cost(phase).wall_seconds += time.perf_counter() - started
+
+    def _exchange(self, phase: str, outbox: Outbox, carry: Carry) -> None:
+        """With parties elsewhere: who answers nothing, or what is refused, has dropped out and no more."""
+        for party, data in outbox.items():
+            self._count(phase, party, len(data), upward=False)
+        for party, answer in carry(outbox):
+            self._count(phase, party, len(answer), upward=True)
+            started = cpu_seconds()
+            try:
+                self._server.receive(party, answer)
+            except (ProtocolError, CryptoError) as error:
+                self.refusals.append(error)
+            self._cost(phase).server_seconds += cpu_seconds() - started
+
+    def _converse(self, phase: str, outbox: Outbox, contribute: Contribute) -> None:
         for party, data in outbox.items():
             self._send(Envelope(phase, party, upward=False, data=data), contribute)
         while held := list(self._network.flush(phase)):
@@ -133,13 +168,16 @@ class Exchange:
     def _cost(self, phase: str) -> PhaseCost:
         return self.costs.setdefault(phase, PhaseCost())
 
-    def _send(self, envelope: Envelope, contribute: Contribute) -> None:
-        cost, party = self._cost(envelope.phase), envelope.client
-        if party in self._holders:
-            cost.holder_bytes += len(envelope.data)
+    def _count(self, phase: str, party: int, size: int, *, upward: bool) -> None:
+        cost = self._cost(phase)
+        if party in self._places:
+            cost.holder_bytes += size
         else:
-            sent = cost.up if envelope.upward else cost.down
-            sent[party] = sent.get(party, 0) + len(envelope.data)
+            sent = cost.up if upward else cost.down
+            sent[party] = sent.get(party, 0) + size
+
+    def _send(self, envelope: Envelope, contribute: Contribute) -> None:
+        self._count(envelope.phase, envelope.client, len(envelope.data), upward=envelope.upward)
         for delivered in self._network.carry(envelope):
             self._deliver(delivered, contribute)
 

@@ -4,6 +4,7 @@ The public file is one line: `secure-afl-ed25519`, the verify key in hexadecimal
 same line; the secret key as PEM follows. Reading it checks that the two belong together.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from secure_afl.protocol.roster import Member
 KIND = "secure-afl-ed25519"
 _KEY = re.compile(f"[0-9a-f]{{{2 * VERIFY_KEY_BYTES}}}")
 _SHOWN = 40  # letters of what is refused
+PASSPHRASE_FILE = "SECURE_AFL_PASSPHRASE_FILE"
 _SECRET = "PRIVATE KEY-----"
 
 
@@ -97,6 +99,16 @@ def read_key(path: Path, passphrase: Callable[[], bytes]) -> tuple[Member, Ident
     if identity.verify_key != member.verify_key:
         raise FileError(f"{path}: expected the secret key of the line above it, got another: it was altered")
     return member, identity
+
+
+def service_passphrase() -> bytes:
+    """The first line of the file that `SECURE_AFL_PASSPHRASE_FILE` names, which only its owner may read.
+
+    Raises `FileError`. The variable holds no passphrase itself, as child processes and crash reports get it.
+    """
+    if not (name := os.environ.get(PASSPHRASE_FILE)):
+        raise FileError(f"expected {PASSPHRASE_FILE} to name a file with the passphrase, got nothing")
+    return files.read(Path(name), secret=True).split(b"\n", 1)[0].removesuffix(b"\r")
 
 
 def is_secret(path: Path) -> bool:

@@ -40,6 +40,11 @@ class Parties:
         if self.key_holders:
             Roster(self.clients.members + self.key_holders.members)  # refuses who is in both
 
+    @property
+    def everybody(self) -> tuple[Member, ...]:
+        """In the order of their numbers in a session."""
+        return self.clients.members + (self.key_holders.members if self.key_holders else ())
+
     def rosters(self) -> dict[str, Roster]:
         """By the name of their tables."""
         both = {"clients": self.clients, "key_holders": self.key_holders}

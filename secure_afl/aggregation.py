@@ -22,14 +22,14 @@ from secure_afl.errors import DropoutWarning
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
-from secure_afl.protocol.driver import Contribution, Network
+from secure_afl.protocol.driver import Contribute, Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec, SumPlan, SumWanted
+from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.solve import Solution, solve
@@ -116,9 +116,7 @@ def enough(policy: Policy, clients: Sequence[str]) -> int:
     return least
 
 
-def contributing(
-    roster: Roster, contributions: Mapping[str, Contribution]
-) -> Callable[[int, SumWanted], Contribution]:
+def contributing(roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
     """Gives a member's contribution by its number. Raises `LocalProtocolError` if a member has none."""
     if missing := sorted({member.name for member in roster.members} - contributions.keys()):
         raise LocalProtocolError(f"expected a contribution of every client, got none of {', '.join(missing)}")
@@ -137,6 +135,30 @@ def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
         raise
 
 
+def proposed(
+    roster: Roster,
+    plan: Sequence[SumPlan],
+    policy: Policy,
+    profile: Profile,
+    suite: Suite,
+    agreed: Sequence[RoundSpec] | None = None,
+) -> Parameters:
+    """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
+    clients = len(roster.members)
+    near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)
+    parameters = Parameters.propose(
+        roster,
+        plan,
+        profile=profile,
+        suite=suite,
+        degree=near.degree,
+        threshold=near.threshold,
+        rounds=agreed,
+    )
+    policy.check(parameters, clients)  # all clients would refuse; say so once, and at once
+    return parameters
+
+
 def masked_session(
     members: Members,
     clients: Sequence[str],
@@ -152,19 +174,7 @@ def masked_session(
     """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`; logs: of all parties."""
     enough(policy, clients)
     roster = members.roster(clients)
-    near = graph.choose(
-        len(clients), profile, corrupted=policy.colluders(len(clients)), dropout=policy.dropout
-    )
-    parameters = Parameters.propose(
-        roster,
-        plan,
-        profile=profile,
-        suite=suite,
-        degree=near.degree,
-        threshold=near.threshold,
-        rounds=agreed,
-    )
-    policy.check(parameters, len(clients))  # all clients would refuse; say so once, and at once
+    parameters = proposed(roster, plan, policy, profile, suite, agreed)
     parties = {
         place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
         for place, (identity, ledger) in enumerate(members[name] for name in clients)
@@ -234,7 +244,11 @@ class MaskedAggregator:
         self.policy.check_backend(self.backend)
         self.policy.check_plan(plan, self.profile)
         self._cohort, self._plan, self._related = None, plan, None
-        self._cohort = masked_session(
+        self._cohort = self._session(clients, plan)
+
+    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
+        """A session with its keys exchanged."""
+        return masked_session(
             self._members,
             clients,
             plan,
@@ -246,10 +260,14 @@ class MaskedAggregator:
             logs=self._logs,
         )
 
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        """What clients of this process give when they are asked."""
+        return contributing(self.cohort.server.roster, contributions)
+
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         cohort, same = self.cohort, self._plan[number].same_survivors
         roster = cohort.server.roster
-        contribute = contributing(roster, contributions)
+        contribute = self._contributing(contributions)
         with refusals_noted(cohort.refusals):
             result = cohort.sum(number, contribute, self._related if same else None)
         if same:

@@ -30,7 +30,7 @@ from secure_afl.errors import SolveError
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
-from secure_afl.protocol.driver import Contribution, Network
+from secure_afl.protocol.driver import Contribute, Contribution, Network
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
@@ -40,7 +40,7 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
-from secure_afl.protocol.parameters import Profile, RidgeSystem, SumPlan
+from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.solve import Certificate, Solution
@@ -108,23 +108,12 @@ class EncryptedAggregator:
         policy.check_backend(self.backend)
         policy.check_plan(plan, Profile.ACTIVE)  # as every client does, whatever the profile of the masks
         least = enough(policy, clients)
-        roster, holders = self._members.roster(clients), self._holders.roster(self._holder_names)
+        roster, holders = self._rosters(clients)
         _, agreed = encryption.agreed(plan, len(clients), len(holders.members))
         self._cohort = self._masks = self._related = None
         self._plan = plan
         if encryption.masked:
-            self._masks = masked_session(
-                self._members,
-                clients,
-                plan,
-                policy,
-                self.profile,
-                self.suite,
-                self._network,
-                self._watch,
-                agreed,
-                self._logs,
-            )
+            self._masks = self._masked(clients, plan, agreed)
         parameters = self._masks.server.parameters if self._masks else None
         agreement = Agreement.propose(
             encryption,
@@ -133,36 +122,67 @@ class EncryptedAggregator:
             plan,
             masked=(parameters.session, parameters.transcript()) if parameters else None,
         )
-        parties = {
-            place: HomomorphicClient(
-                identity,
-                roster,
-                holders,
-                plan,
-                policy,
-                ledger,
-                encryption,
-                masks=self._masks.clients[place] if self._masks else None,
-            )
-            for place, (identity, ledger) in enumerate(self._members[name] for name in clients)
-        }
-        solver = _weights if encryption.release is Release.WEIGHTS else None
-        keepers = {
-            len(clients) + number: KeyHolder(
-                identity, roster, holders, plan, policy, ledger, encryption, solve=solver
-            )
-            for number, (identity, ledger) in enumerate(self._holders[name] for name in self._holder_names)
-        }
         if parameters:
             # What key holders open must also be enough to remove the masks.
             least = max(least, parameters.threshold)
-        server = HomomorphicServer(agreement, roster, holders, least=least)
-        recorded = self._recorded(server, parties, keepers, plan)
-        self._cohort = EncryptedCohort(
-            server, parties, keepers, self._network, self._watch, recorded=recorded
-        )
+        self._cohort = self._session(HomomorphicServer(agreement, roster, holders, least=least), plan)
         with refusals_noted(self._cohort.refusals):
             self._cohort.set_up()
+
+    def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        """Of clients and of key holders."""
+        return self._members.roster(clients), self._holders.roster(self._holder_names)
+
+    def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
+        """The masked session whose vectors are encrypted, its keys exchanged."""
+        return masked_session(
+            self._members,
+            clients,
+            plan,
+            self.policy,
+            self.profile,
+            self.suite,
+            self._network,
+            self._watch,
+            agreed,
+            self._logs,
+        )
+
+    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
+        """The server with its clients and key holders."""
+        roster, holders, encryption = server.roster, server.holders, self.encryption
+        parties = {
+            place: HomomorphicClient(
+                self._members[one.name][0],
+                roster,
+                holders,
+                plan,
+                self.policy,
+                self._members[one.name][1],
+                encryption,
+                masks=self._masks.clients[place] if self._masks else None,
+            )
+            for place, one in enumerate(roster.members)
+        }
+        keepers = {
+            len(roster.members) + number: KeyHolder(
+                self._holders[one.name][0],
+                roster,
+                holders,
+                plan,
+                self.policy,
+                self._holders[one.name][1],
+                encryption,
+                solve=weights if encryption.release is Release.WEIGHTS else None,
+            )
+            for number, one in enumerate(holders.members)
+        }
+        recorded = self._recorded(server, parties, keepers, plan)
+        return EncryptedCohort(server, parties, keepers, self._network, self._watch, recorded=recorded)
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        """What clients of this process give when they are asked."""
+        return contributing(self._roster, contributions)
 
     def _recorded(
         self,
@@ -237,7 +257,7 @@ class EncryptedAggregator:
     ) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
         """What the key holders released, and whose sum it is."""
         cohort, same = self.cohort, self._plan[number].same_survivors
-        contribute = contributing(self._roster, contributions)
+        contribute = self._contributing(contributions)
         among = self._related if same else None
         with refusals_noted(cohort.refusals):
             if self._masks:
@@ -283,7 +303,7 @@ class EncryptedAggregator:
         return self.cohort.server.roster
 
 
-def _weights(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
+def weights(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
     """What a key holder releases of a system: weights row by row, and the numbers of their certificate."""
     solution = solved(plan, total, entry_error)
     return np.concatenate([solution.weights.ravel(), astuple(solution.certificate)])

@@ -39,6 +39,7 @@ from secure_afl.network import (
     patches,
     to_grid,
 )
+from secure_afl.personal import Local
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan
 from secure_afl.solve import Certificate, Solution, solve
@@ -351,7 +352,58 @@ class FedACnnL(FederatedClassifier):
         layers = self._hidden(coordinator, learners.values(), ask)
         layers.append(self._head(aggregator, learners, coordinator, outcomes))
         warn_of_dropouts(list(learners), outcomes)
-        return self._learnt(parsed, layers, outcomes, coordinator)
+        return self._learnt(parsed.classes, parsed.X.shape[1], layers, outcomes, coordinator)
+
+    def fit_elsewhere(self, clients: Sequence[str]) -> "FedACnnL":
+        """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
+        learns from what `vectors` gives there. Warns and raises as `fit` does.
+        """
+        coordinator, plan = self._coordinator(), self.plan(len(clients))
+        aggregator = self._ask()
+        aggregator.open(clients, plan)
+        solution, outcome = aggregator.solve(0, {})
+        seed = self._seed
+        layers = [on_weight_grid(seeded(known, seed), known.limit) for known in self.network.trained[:-1]]
+        layers.append(coordinator.head(solution))
+        warn_of_dropouts(clients, [outcome])
+        return self._learnt(
+            np.asarray(self._classes()), prod(self.network.input_shape), layers, [outcome], coordinator
+        )
+
+    def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
+        """One site's side of `fit`: what it puts into the sum. Raises `DataError` that names `who`."""
+        self.plan(1)
+        features = parse_features(X)
+        _, learners = self._begin(features, y, [who] * len(features))
+        learner = learners[who]
+        for known in self.network.trained[:-1]:
+            learner.install(known, learner.seeded(known))
+        return [learner.vector(self.network.trained[-1])]
+
+    def personal_head(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
+    ) -> Weights:
+        """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site."""
+        features = parse_features(X)
+        parsed, learners = self._begin(features, y, [who] * len(features))
+        learner, (*hidden, head) = learners[who], self.network.trained
+        if [one.shape for one in layers] != [(1 + known.inputs, known.outputs) for known in (*hidden, head)]:
+            raise DataError("expected the weights of this network, got those of another")
+        for known, weights in zip(hidden, layers, strict=False):
+            learner.install(known, weights)
+        return Local(learner.rows(head), learner.targets(head), layers[-1]).choose(parsed.places).weights
+
+    def plan(self, clients: int) -> list[SumPlan]:
+        """The sums that both sides agree on. Raises `DataError` for encoders that need the server's weights at the
+        clients in between.
+        """
+        self._check()
+        if Encoder(self.encoder) is not Encoder.SEEDED:
+            raise DataError(
+                f"expected encoder seeded where rows are with their owners, got {self.encoder!r}: it needs the "
+                "server's weights between sums"
+            )
+        return self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference."""
@@ -360,7 +412,7 @@ class FedACnnL(FederatedClassifier):
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
-        return self._learnt(parsed, layers, [], coordinator)
+        return self._learnt(parsed.classes, parsed.X.shape[1], layers, [], coordinator)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
@@ -392,12 +444,15 @@ class FedACnnL(FederatedClassifier):
             raise DataError(f"expected a device that torch has here, got {self.device!r}") from None
 
     def _parse(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike | None = None) -> Rows:
+        return parse_rows(X, y, self._classes(), site)
+
+    def _classes(self) -> list[Any]:
         classes = range(self.network.classes) if self.classes is None else self.classes
         if not isinstance(classes, Collection):
             raise DataError(f"expected classes as a list of labels, got {type(classes).__name__}")
         if len(classes) != self.network.classes:
             raise DataError(f"expected {self.network.classes} classes, got {len(classes)}")
-        return parse_rows(X, y, classes, site)
+        return list(classes)
 
     def _begin(
         self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike
@@ -468,16 +523,24 @@ class FedACnnL(FederatedClassifier):
         )
 
     def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:
-        seed = int(self.seed).to_bytes(SEED_BYTES, "big")
         encoder = Encoder(self.encoder)
-        return Learner(self.network, X, places, encoder=encoder, seed=seed, who=who, device=self.device)
+        return Learner(self.network, X, places, encoder=encoder, seed=self._seed, who=who, device=self.device)
+
+    @property
+    def _seed(self) -> bytes:
+        return int(self.seed).to_bytes(SEED_BYTES, "big")
 
     def _learnt(
-        self, parsed: Rows, layers: list[Weights], outcomes: Sequence[Outcome], coordinator: Coordinator
+        self,
+        classes: npt.NDArray[Any],
+        features: int,
+        layers: list[Weights],
+        outcomes: Sequence[Outcome],
+        coordinator: Coordinator,
     ) -> "FedACnnL":
         assert coordinator.certificate is not None
-        self.classes_ = parsed.classes
+        self.classes_ = classes
         self.weights_, self.rounds_ = layers, list(outcomes)
         self.certificate_ = coordinator.certificate
-        self.n_features_in_ = parsed.X.shape[1]
+        self.n_features_in_ = features
         return self

@@ -142,7 +142,7 @@ class PFedACnnL(FedACnnL):
             )
             for name, rows in parsed.sites.items()
         }
-        self._learnt(parsed, [*layers, common], outcomes, coordinator)
+        self._learnt(parsed.classes, parsed.X.shape[1], [*layers, common], outcomes, coordinator)
         self.heads_, self.centroids_, self.personal_ = heads, centroids, personal
         return self
 

@@ -1,7 +1,7 @@
 """A ridge classifier that several parties learn from sums of their statistics, in scikit-learn's manner."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from secure_afl.estimator import (
     parse_real,
     parse_rows,
 )
+from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan
 from secure_afl.solve import Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
@@ -84,44 +85,90 @@ class FederatedRidge(FederatedClassifier):
         guaranteed solution; the model is then the one from before.
         """
         parsed = self._scaled(parse_rows(X, y, self.classes, site))
-        rounds = parse_integer("rounds", self.rounds)
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes))
-        waves = split_rounds(parsed.sites, rounds)
+        rounds = parse_integer("rounds", self.rounds)
         # Every site's rows are checked before the first message leaves.
+        vectors = {name: self._vectors(name, parsed, rows, bounds) for name, rows in parsed.sites.items()}
         contributions = [
-            {
-                name: (self._statistics(name, parsed, rows, bounds).pack(), self.data_set)
-                for name, rows in wave.items()
-            }
-            for wave in waves
+            {name: (own[r], self.data_set) for name, own in vectors.items()} for r in range(rounds)
         ]
-        ridge = parse_real("ridge", self.ridge)
+        self._fit(list(vectors), bounds, parsed.classes, contributions)
+        warn_of_dropouts(list(vectors), self.rounds_)
+        return self
+
+    def fit_elsewhere(self, clients: Sequence[str], features: int) -> "FederatedRidge":
+        """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
+        learns from what `vectors` gives there. `classes` must be given. Warns and raises as `fit` does.
+        """
+        rounds = parse_integer("rounds", self.rounds)
+        self._fit(clients, *self._agreed(features), [{}] * rounds)
+        warn_of_dropouts(clients, self.rounds_)
+        return self
+
+    def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
+        """One site's side of `fit`: what it puts into each sum. Raises `DataError` that names `who`."""
+        features = parse_features(X)
+        parsed = self._scaled(parse_rows(features, y, self.classes, [who] * len(features)))
+        bounds, _ = self._agreed(features.shape[1])
+        return self._vectors(who, parsed, np.arange(len(features)), bounds)
+
+    def plan(self, features: int) -> list[SumPlan]:
+        """The sums that both sides agree on. `classes` must be given."""
+        return self._plan(self._agreed(features)[0])
+
+    def _agreed(self, features: int) -> tuple[PublicBounds, npt.NDArray[Any]]:
+        if self.classes is None:
+            raise DataError("expected classes that were agreed on, got none: no party sees all labels")
+        classes = parse_rows(np.zeros((0, features)), np.asarray(self.classes)[:0], self.classes).classes
+        return self.bounds(features, len(classes)), classes
+
+    def _plan(self, bounds: PublicBounds) -> list[SumPlan]:
+        rounds = parse_integer("rounds", self.rounds)
         # Of several waves only the sum of their sums is a system.
-        system = RidgeSystem(bounds.features, bounds.outputs, ridge) if rounds == 1 else None
-        plan = [
-            SumPlan(f"ridge statistics {r + 1} of {rounds}", bounds.length, bounds.magnitude, system=system)
+        system = RidgeSystem(bounds.features, bounds.outputs, parse_real("ridge", self.ridge))
+        return [
+            SumPlan(
+                f"ridge statistics {r + 1} of {rounds}",
+                bounds.length,
+                bounds.magnitude,
+                system=system if rounds == 1 else None,
+            )
             for r in range(rounds)
         ]
-        aggregator = self._ask()
-        aggregator.open(list(waves[0]), plan)
+
+    def _vectors(
+        self, who: str, parsed: Rows, rows: npt.NDArray[np.intp], bounds: PublicBounds
+    ) -> list[npt.NDArray[np.float64]]:
+        """A site's rows in their order, in equal waves, one for each sum."""
+        waves = split_rounds({who: rows}, parse_integer("rounds", self.rounds))
+        return [self._statistics(who, parsed, wave[who], bounds).pack() for wave in waves]
+
+    def _fit(
+        self,
+        clients: Sequence[str],
+        bounds: PublicBounds,
+        classes: npt.NDArray[Any],
+        contributions: Sequence[Mapping[str, Contribution]],
+    ) -> None:
+        aggregator, plan = self._ask(), self._plan(bounds)
+        aggregator.open(clients, plan)
         outcomes: list[Outcome] = []
-        if rounds == 1:
+        if len(plan) == 1:
             solution, outcome = aggregator.solve(0, contributions[0])
             outcomes.append(outcome)
         else:
-            outcomes += [aggregator.sum(r, contributions[r]) for r in range(rounds)]
+            outcomes += [aggregator.sum(r, contributions[r]) for r in range(len(plan))]
         parts = [
             SufficientStatistics.unpack(one.total, bounds, entry_error=one.entry_error)
             for one in outcomes
             if isinstance(one, Aggregate)
         ]
         statistics = sum(parts[1:], start=parts[0]) if parts else None
-        if rounds > 1:
+        if len(plan) > 1:
             assert statistics is not None
-            solution = solve(statistics, ridge=ridge, entry_error=sum(one.entry_error for one in outcomes))
-        warn_of_dropouts(list(waves[0]), outcomes)
-        self._learn(solution, statistics, parsed, outcomes)
-        return self
+            ridge, entry_error = parse_real("ridge", self.ridge), sum(one.entry_error for one in outcomes)
+            solution = solve(statistics, ridge=ridge, entry_error=entry_error)
+        self._learn(solution, statistics, classes, outcomes)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
         """The same model from rows that lie in one place, without any aggregator: the reference."""
@@ -129,7 +176,7 @@ class FederatedRidge(FederatedClassifier):
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes), rows=len(parsed.X))
         everything = np.arange(len(parsed.X))
         statistics = self._statistics("the pooled data", parsed, everything, bounds)
-        self._learn(solve(statistics, ridge=parse_real("ridge", self.ridge)), statistics, parsed, [])
+        self._learn(solve(statistics, ridge=parse_real("ridge", self.ridge)), statistics, parsed.classes, [])
         return self
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
@@ -194,11 +241,11 @@ class FederatedRidge(FederatedClassifier):
         self,
         solution: Solution,
         statistics: SufficientStatistics | None,
-        parsed: Rows,
+        classes: npt.NDArray[Any],
         outcomes: list[Outcome],
     ) -> None:
         # All or nothing: whatever was refused before leaves the model as it was.
-        self.classes_ = parsed.classes
+        self.classes_ = classes
         self.rounds_ = outcomes
         self.statistics_ = statistics
         self.weights_ = solution.weights

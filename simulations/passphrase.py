@@ -2,24 +2,22 @@
 
 import os
 import sys
-from pathlib import Path
 
 import typer
 
-from secure_afl.protocol import files
 from secure_afl.protocol.errors import FileError
+from secure_afl.protocol.key_file import PASSPHRASE_FILE, service_passphrase
 
-VARIABLE = "SECURE_AFL_PASSPHRASE_FILE"
+VARIABLE = PASSPHRASE_FILE
 
 
 def ask(*, new: bool = False) -> bytes:
-    """The first line of the file that the variable names, which only its owner may read; else what is typed, unseen.
+    """The first line of the file that the variable names, see `service_passphrase`; else what is typed, unseen.
 
-    new: typed twice. Raises `FileError` if there is neither such a file nor a terminal. The variable names a file and
-    does not hold the passphrase, as every child process and many a crash report get the variables.
+    new: typed twice. Raises `FileError` if there is neither such a file nor a terminal.
     """
-    if name := os.environ.get(VARIABLE):
-        return files.read(Path(name), secret=True).split(b"\n", 1)[0].removesuffix(b"\r")
+    if os.environ.get(VARIABLE):
+        return service_passphrase()
     if not _at_terminal():
         raise FileError(
             f"expected a terminal to type the passphrase at, or {VARIABLE} to name a file with it, got neither"

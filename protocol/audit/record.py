@@ -38,6 +38,7 @@ from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.parameters import Parameters, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.wire import ServerMessage
 
 FromParty = masking.FromClient | homomorphic.FromClient | homomorphic.FromHolder
 FromServer = (
@@ -85,6 +86,8 @@ class RecordedParty:
         if isinstance(terms, Parameters | Agreement):
             self._session = terms.transcript()
             self._log.append(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
+        elif isinstance(message, ServerMessage):  # this object may be younger than the session
+            self._session = message.transcript
         self._log.append(Received(self._session, frame(message, data)))
         if isinstance(answer, SumWanted):
             return answer

@@ -1,9 +1,9 @@
-"""A whole session of encrypted sums in this process."""
+"""A whole session of encrypted sums, in this process or behind a carrier."""
 
 from collections.abc import Callable, Collection, Mapping
 
 from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
-from secure_afl.protocol.driver import Contribute, Contribution, Exchange, Network, nothing_wanted
+from secure_afl.protocol.driver import Carry, Contribute, Contribution, Exchange, Network, nothing_wanted
 from secure_afl.protocol.errors import RoundAbortedError
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
@@ -19,7 +19,7 @@ Recorded = tuple[RecordedHomomorphicServer, Mapping[int, RecordedClient], Mappin
 class EncryptedCohort(Exchange):
     """Runs one session. Clients and key holders by their numbers: members first, then key holders.
 
-    recorded: the same parties behind their audit logs.
+    recorded: the same parties behind their audit logs; carry: reaches parties elsewhere.
     """
 
     def __init__(
@@ -31,10 +31,13 @@ class EncryptedCohort(Exchange):
         watch: Callable[[str], None] = lambda phase: None,
         *,
         recorded: Recorded | None = None,
+        carry: Carry | None = None,
     ) -> None:
         self.steps: HomomorphicServer | RecordedHomomorphicServer = recorded[0] if recorded else server
         reached, keepers = recorded[1:] if recorded else (clients, holders)
-        super().__init__(self.steps, reached, keepers, network, watch)
+        members = len(server.roster.members)
+        places = range(members, members + len(server.holders.members))
+        super().__init__(self.steps, reached, keepers, network, watch, places=places, carry=carry)
         self.server = server
         self.clients = clients
         self.holders = holders

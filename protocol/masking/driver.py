@@ -1,16 +1,18 @@
-"""A whole cohort of masked sums in this process."""
+"""A whole cohort of masked sums, in this process or behind a carrier."""
 
 from collections.abc import Callable, Collection, Mapping
 
 from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
-from secure_afl.protocol.driver import Contribute, Exchange, Network, nothing_wanted
+from secure_afl.protocol.driver import Carry, Contribute, Exchange, Network, nothing_wanted
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 
+RecordedCohort = tuple[RecordedMaskingServer, Mapping[int, RecordedClient]]
+
 
 class Cohort(Exchange):
-    """Runs one session. recorded: the same parties behind their audit logs."""
+    """Runs one session. recorded: the same parties behind their audit logs; carry: reaches clients elsewhere."""
 
     def __init__(
         self,
@@ -19,10 +21,11 @@ class Cohort(Exchange):
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
         *,
-        recorded: tuple[RecordedMaskingServer, Mapping[int, RecordedClient]] | None = None,
+        recorded: RecordedCohort | None = None,
+        carry: Carry | None = None,
     ) -> None:
         self.steps: MaskingServer | RecordedMaskingServer = recorded[0] if recorded else server
-        super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch)
+        super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch, carry=carry)
         self.server = server
         self.clients = clients
 

@@ -1,0 +1,5 @@
+"""A client or key holder of a study."""
+
+from secure_afl.flower_app import client_app as app
+
+__all__ = ["app"]

@@ -1,0 +1,5 @@
+"""The server of a study."""
+
+from secure_afl.flower_app import server_app as app
+
+__all__ = ["app"]

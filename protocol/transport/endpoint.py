@@ -1,0 +1,173 @@
+"""A party at its end of a transport: a letter in, the answer out, and nothing kept in memory in between."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.record import RecordedClient, RecordedParty
+from secure_afl.protocol.driver import Contribution
+from secure_afl.protocol.durable import DurableParty, Keeping
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.parameters import SumPlan, SumWanted
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.store import Store
+from secure_afl.protocol.transport.post import Channel, Letter, here
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a party knows before a session, from files of its own. encryption: None for masks alone.
+
+    Raises `LocalProtocolError` if sums are to be encrypted and nobody holds a key.
+    """
+
+    parties: Parties
+    plan: tuple[SumPlan, ...]
+    policy: Policy
+    encryption: Encryption | None = None
+
+    def __post_init__(self) -> None:
+        if self.encryption and not self.parties.key_holders:
+            raise LocalProtocolError(
+                "expected a roster with key holders for encrypted sums, got one without any"
+            )
+
+    @property
+    def backend(self) -> str:
+        """What policies call it."""
+        return self.encryption.backend if self.encryption else "mask"
+
+
+class Endpoint:
+    """One client or key holder, known by its identity's place in the roster.
+
+    contribute: a client's vector for a sum, and its data set's name. solve: with `Release.WEIGHTS`, a key holder's.
+    learned: takes what the server says came out; nobody vouches for it. audit: the file of its audit log. Raises `LocalProtocolError` if the roster does not have this identity.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        terms: Terms,
+        store: Store,
+        contribute: Callable[[SumWanted], Contribution],
+        *,
+        solve: Solve | None = None,
+        learned: Callable[[bytes], None] = lambda model: None,
+        audit: Path | None = None,
+    ) -> None:
+        keys = [member.verify_key for member in terms.parties.everybody]
+        if identity.verify_key not in keys:
+            terms.parties.clients.place(identity.verify_key)  # says so
+        self.party = keys.index(identity.verify_key)
+        self.name = terms.parties.everybody[self.party].name
+        self._holds_key = self.party >= len(terms.parties.clients.members)
+        self._identity = identity
+        self._terms = terms
+        self._store = store
+        self._contribute = contribute
+        self._solve = solve
+        self._learned = learned
+        self._audit = audit
+
+    def answer(self, letter: Letter, address: int) -> bytes:
+        """What goes back. address: where the transport says that the letter was delivered.
+
+        Raises what the party, the store or `contribute` raises; nothing of it is for the server.
+        """
+        match letter.channel:
+            case Channel.WHEREABOUTS:
+                return here(self._identity, self._terms.parties, self.party, letter, address)
+            case Channel.LEARNED:
+                self._learned(letter.data)
+                return b""
+            case Channel.END:
+                for channel in (Channel.MASKED, Channel.ENCRYPTED):
+                    self._store.forget(_name(channel, letter.session))
+                return b""
+            case Channel.MASKED | Channel.ENCRYPTED:
+                return self._converse(letter)
+            case other:
+                assert_never(other)
+
+    def close(self) -> None:
+        """The store is closed; nothing is lost."""
+        self._store.close()
+
+    def _converse(self, letter: Letter) -> bytes:
+        party = DurableParty(
+            lambda ledger: self._made(letter, ledger), self._store, _name(letter.channel, letter.session)
+        )
+        if self._audit is None:
+            return self._said(party, letter.data)
+        log = AuditLog(
+            self._audit, self._identity, self.name, Role.HOLDER if self._holds_key else Role.CLIENT
+        )
+        try:
+            terms = self._terms
+            recorded = (RecordedParty if self._holds_key else RecordedClient)(
+                party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
+            )
+            return self._said(recorded, letter.data)
+        finally:
+            log.close()
+
+    def _said(self, party: DurableParty | RecordedParty, data: bytes) -> bytes:
+        answer = party.receive(data)
+        if isinstance(answer, bytes):
+            return answer
+        assert isinstance(party, DurableParty | RecordedClient)  # key holders are never asked for a vector
+        return party.contribute(answer, *self._contribute(answer))
+
+    def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
+        """The party that this letter is for, as it was before the session."""
+        terms, encryption = self._terms, self._terms.encryption
+        if letter.channel is Channel.MASKED and not self._holds_key and terms.backend in ("mask", "bfv+mask"):
+            return self._masked(ledger)
+        if letter.channel is Channel.MASKED or encryption is None:
+            raise LocalProtocolError(f"{self.name}: no {letter.channel.value} sums were agreed on")
+        holders = terms.parties.key_holders
+        assert holders is not None  # as `Terms` has it
+        common = (
+            self._identity,
+            terms.parties.clients,
+            holders,
+            terms.plan,
+            terms.policy,
+            ledger,
+            encryption,
+        )
+        if self._holds_key:
+            return KeyHolder(*common, solve=self._solve)
+        if not encryption.masked:
+            return HomomorphicClient(*common)
+        masks = self._masked(ledger)
+        if kept := self._store.kept(_name(Channel.MASKED, letter.session)):
+            masks.resume(kept.memory)
+        return HomomorphicClient(*common, masks=masks)
+
+    def _masked(self, ledger: Ledger) -> MaskingClient:
+        terms = self._terms
+        agreed = None
+        if terms.encryption:
+            assert terms.parties.key_holders is not None
+            sizes = (len(terms.parties.clients.members), len(terms.parties.key_holders.members))
+            agreed = terms.encryption.agreed(terms.plan, *sizes)[1]
+        return MaskingClient(
+            self._identity, terms.parties.clients, terms.plan, terms.policy, ledger, agreed=agreed
+        )
+
+
+def _name(channel: Channel, session: bytes) -> str:
+    """Of a session in the store. A server that calls a session otherwise is at its start there, and refused."""
+    return f"{channel.value} {session.hex()}"

@@ -1,0 +1,151 @@
+"""A study over Flower: the ServerApp that learns, the ClientApp that answers for a party's folder.
+
+Needs the extra `flower`. A node finds its party's folder by its own configuration (`--node-config 'party="/…"'`). In a
+simulation, where nodes have numbers and nothing else, `SECURE_AFL_PARTIES` names a folder of parties' folders 0, 1, ….
+Nothing in the run's configuration says where a client reads or what it accepts: that is written by who submits the run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from secure_afl.protocol import key_file
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.driver import Carry, Exchange
+from secure_afl.protocol.errors import FileError
+from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.flower.client import answering
+from secure_afl.protocol.transport.flower.server import FlowerPost
+from secure_afl.protocol.transport.post import Channel
+from secure_afl.remote import Elsewhere, RemoteEncryptedAggregator, RemoteMaskedAggregator, remote
+from secure_afl.site import Folder, model_bytes
+
+VARIABLE = "SECURE_AFL_PARTIES"
+
+
+def endpoint_of(context: Context) -> Endpoint:
+    """The party of a node, by the node's own configuration. Raises `FileError`."""
+    if "party" in context.node_config:
+        return Folder(Path(str(context.node_config["party"]))).endpoint()
+    if VARIABLE in os.environ:
+        return Folder(Path(os.environ[VARIABLE]) / str(context.node_config["partition-id"])).endpoint()
+    raise FileError(
+        f"expected 'party' in the node's configuration, or {VARIABLE}, to name a folder, got neither"
+    )
+
+
+client_app = answering(endpoint_of)
+server_app = ServerApp()
+
+
+@server_app.main()  # type: ignore[untyped-decorator]  # typed where Flower is installed
+def main(grid: Grid, context: Context) -> None:
+    """Learn the study of the server's folder, as the run's configuration says."""
+    settings = context.run_config
+    serve(grid, Path(str(settings["folder"])), float(settings["deadline"]), float(settings["poll"]))
+
+
+def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any]:
+    """Learn the study of the server's folder; the model and a report are written there.
+
+    deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
+    """
+    folder = Folder(path)
+    with _log(folder) as log:
+        report = _learn(folder, FlowerPost(grid, deadline, poll), log)
+    (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(_table(report), flush=True)
+    return report
+
+
+def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, Any]:
+    """The whole study; gives the report. Raises what the model and the aggregator raise."""
+    terms, study = folder.terms()
+    started = time.perf_counter()
+    post.find(terms.parties)
+    finding = time.perf_counter() - started
+    sessions: list[bytes] = []
+
+    def carry(channel: Channel, session: bytes) -> Carry:
+        sessions.append(session)
+        return post.carry(channel, session)
+
+    aggregator = remote(
+        Elsewhere(terms.parties, carry, lambda phase: print(f"phase: {phase}", flush=True), log),
+        terms.policy,
+        terms.encryption,
+    )
+    try:
+        model = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
+        layers = model.weights_ if isinstance(model.weights_, list) else [model.weights_]
+        weights = model_bytes(layers)
+        (folder.path / "model.npz").write_bytes(weights)
+        started = time.perf_counter()
+        post.tell(Channel.LEARNED, sessions[0], weights)
+        telling = time.perf_counter() - started
+    finally:
+        for session in dict.fromkeys(sessions):
+            post.tell(Channel.END, session)
+    return {
+        "model": "ridge" if study.ridge else "fedacnnl",
+        "backend": terms.backend,
+        "survivors": [list(one.survivors) for one in model.rounds_],
+        "phases": [
+            {"phase": "finding nodes", "seconds": finding},
+            *_phases(aggregator),
+            {"phase": "telling the model", "seconds": telling},
+        ],
+        "silences": post.silences,
+    }
+
+
+def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:
+    """What each phase cost, in their order."""
+    sessions: dict[str, Exchange] = {"": aggregator.cohort}
+    if isinstance(aggregator, RemoteEncryptedAggregator) and aggregator.masks:
+        sessions = {"masks: ": aggregator.masks, "": aggregator.cohort}
+    return [
+        {
+            "phase": name + phase,
+            "seconds": cost.wall_seconds,
+            "server_cpu_seconds": cost.server_seconds,
+            "bytes_up": max(cost.up.values(), default=0),
+            "bytes_down": max(cost.down.values(), default=0),
+        }
+        for name, cohort in sessions.items()
+        for phase, cost in cohort.costs.items()
+    ]
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """The report's phases for people: bytes are those of one client, the most of any."""
+    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
+    for one in report["phases"]:
+        lines.append(
+            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
+            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
+        )
+    return "\n".join([*lines, *report["silences"]])
+
+
+@contextmanager
+def _log(folder: Folder) -> Iterator[AuditLog | None]:
+    """The server's audit log, if its folder has an identity to sign it with."""
+    key = folder.path / "identity.key"
+    if not key.exists():
+        yield None
+        return
+    member, identity = key_file.read_key(key, key_file.service_passphrase)
+    log = AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)
+    try:
+        yield log
+    finally:
+        log.close()

@@ -1,0 +1,115 @@
+"""Aggregators whose clients and key holders are elsewhere: the same sessions, reached through a transport.
+
+Contributions are made where the rows are, so the mappings that `sum` and `solve` take are not looked at.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from secure_afl.aggregation import MaskedAggregator, enough, proposed, refusals_noted
+from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
+from secure_afl.protocol.driver import Carry, Contribute, Contribution, nothing_wanted
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.driver import EncryptedCohort, Recorded
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.masking.driver import Cohort, RecordedCohort
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.parameters import RoundSpec, SumPlan
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.transport.post import Channel
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How parties are reached. carry: for the messages of one session, by its number; log: the server's audit log."""
+
+    parties: Parties
+    carry: Callable[[Channel, bytes], Carry]
+    watch: Callable[[str], None] = lambda phase: None
+    log: AuditLog | None = None
+
+
+class RemoteMaskedAggregator(MaskedAggregator):
+    """Masked sums over clients elsewhere. policy: what the server proposes must meet; clients have their own."""
+
+    def __init__(self, elsewhere: Elsewhere, policy: Policy) -> None:
+        super().__init__(policy)
+        self._elsewhere = elsewhere
+
+    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
+        _check(clients, self._elsewhere.parties)
+        return _masked(self._elsewhere, self, plan, None)
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        return nothing_wanted
+
+
+class RemoteEncryptedAggregator(EncryptedAggregator):
+    """Encrypted sums over clients and key holders elsewhere. policy: see `RemoteMaskedAggregator`."""
+
+    def __init__(self, elsewhere: Elsewhere, policy: Policy, encryption: Encryption) -> None:
+        holders = elsewhere.parties.key_holders
+        if holders is None:
+            raise LocalProtocolError(
+                "expected a roster with key holders for encrypted sums, got one without any"
+            )
+        super().__init__(
+            encryption.backend, policy, holders=len(holders.members), release=encryption.release.value
+        )
+        self._elsewhere = elsewhere
+        self._keepers = holders
+
+    def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        _check(clients, self._elsewhere.parties)
+        return self._elsewhere.parties.clients, self._keepers
+
+    def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
+        return _masked(self._elsewhere, self, plan, agreed)
+
+    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
+        far = self._elsewhere
+        recorded: Recorded | None = (RecordedHomomorphicServer(server, far.log), {}, {}) if far.log else None
+        carry = far.carry(Channel.ENCRYPTED, server.agreement.session)
+        return EncryptedCohort(server, {}, {}, None, far.watch, recorded=recorded, carry=carry)
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        return nothing_wanted
+
+
+def remote(
+    elsewhere: Elsewhere, policy: Policy, encryption: Encryption | None
+) -> RemoteMaskedAggregator | RemoteEncryptedAggregator:
+    """The aggregator for what was agreed on; without encryption, masks."""
+    if encryption is None:
+        return RemoteMaskedAggregator(elsewhere, policy)
+    return RemoteEncryptedAggregator(elsewhere, policy, encryption)
+
+
+def _check(clients: Sequence[str], parties: Parties) -> None:
+    names = [member.name for member in parties.clients.members]
+    if list(clients) != names:
+        raise LocalProtocolError(f"expected a session of the {len(names)} clients of the roster, got others")
+
+
+def _masked(
+    far: Elsewhere,
+    aggregator: MaskedAggregator | EncryptedAggregator,
+    plan: Sequence[SumPlan],
+    agreed: Sequence[RoundSpec] | None,
+) -> Cohort:
+    """A masked session with its keys exchanged."""
+    roster, policy = far.parties.clients, aggregator.policy
+    enough(policy, [member.name for member in roster.members])
+    parameters = proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed)
+    server = MaskingServer(parameters, roster)
+    recorded: RecordedCohort | None = (RecordedMaskingServer(server, far.log), {}) if far.log else None
+    carry = far.carry(Channel.MASKED, parameters.session)
+    cohort = Cohort(server, {}, None, far.watch, recorded=recorded, carry=carry)
+    with refusals_noted(cohort.refusals):
+        cohort.set_up()
+    return cohort

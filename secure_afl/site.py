@@ -1,0 +1,150 @@
+"""A party's folder, and what its node does with it.
+
+    identity.key    its identity; see docs/keys-and-policy.md for these three
+    roster.toml     who takes part
+    policy.toml     what it insists on
+    study.toml      what is learned; see `secure_afl.study`
+    data.toml       clients: `table` and `name` of the data set, as its owner calls it
+    state.db        made by the node: its ledger and its sessions
+    audit.jsonl     made by the node: its audit log
+    model.npz       made by the node: what was learned
+
+Nothing here comes from the server but the model.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl import study as study_file
+from secure_afl.errors import DataError
+from secure_afl.protocol import files, key_file, policy_file, roster_file
+from secure_afl.protocol.driver import Contribution
+from secure_afl.protocol.errors import FileError, LocalProtocolError
+from secure_afl.protocol.homomorphic.agreement import Release
+from secure_afl.protocol.parameters import SumPlan, SumWanted
+from secure_afl.protocol.store import Store
+from secure_afl.protocol.transport.endpoint import Endpoint, Terms
+from secure_afl.study import Study
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's data set. table: of its CSV file, in the folder or elsewhere; name: what the ledger knows it by."""
+
+    table: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of one party, or of the server, which has no key."""
+
+    path: Path
+
+    def terms(self) -> tuple[Terms, Study]:
+        """What was agreed on. Raises `FileError` that names the file."""
+        parties = roster_file.read(self.path / "roster.toml")
+        policy = policy_file.read(self.path / "policy.toml")
+        at = self.path / "study.toml"
+        study = study_file.read(at)
+        try:
+            plan = study.plan(len(parties.clients.members))
+            return Terms(parties, plan, policy, study.encryption), study
+        except (DataError, LocalProtocolError) as error:
+            raise FileError(f"{at}: {error}") from None
+
+    def data(self, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], str]:
+        """The site's rows, their labels, and the data set's name. Raises `FileError`, which quotes no row."""
+        at = self.path / "data.toml"
+        try:
+            data = msgspec.convert(roster_file.load_toml(files.read_text(at)), Data)
+        except (msgspec.ValidationError, FileError) as error:
+            raise FileError(f"{at}: {error}") from None
+        X, y = _table(self.path / data.table, study)
+        return X, y, data.name
+
+    def endpoint(self) -> Endpoint:
+        """The party of this folder. Raises `FileError`, and `StoreError` for its `state.db`."""
+        _, identity = key_file.read_key(self.path / "identity.key", key_file.service_passphrase)
+        terms, study = self.terms()
+
+        def contribute(wanted: SumWanted) -> Contribution:
+            X, y, name = self.data(study)
+            return study.vectors(X, y, endpoint.name)[wanted.round], name
+
+        weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
+        endpoint = Endpoint(
+            identity,
+            terms,
+            Store(self.path / "state.db", identity),
+            contribute,
+            solve=_solved if weights else None,
+            learned=lambda model: self._learned(model, study, endpoint.name),
+            audit=self.path / "audit.jsonl",
+        )
+        return endpoint
+
+    def _learned(self, model: bytes, study: Study, who: str) -> None:
+        """Keep the model that the server sends; of a network, the site's own head besides."""
+        layers = model_weights(model)
+        (self.path / "model.npz").write_bytes(model)
+        if study.fedacnnl and (self.path / "data.toml").exists():
+            X, y, _ = self.data(study)
+            own = study.personal(X, y, who, layers)
+            assert own is not None
+            (self.path / "personal.npz").write_bytes(model_bytes([*layers[:-1], own]))
+
+
+def model_bytes(layers: list[npt.NDArray[np.float64]]) -> bytes:
+    """A model's weights as an .npz file, one array a layer, in order."""
+    file = io.BytesIO()
+    np.savez(file, *layers)
+    return file.getvalue()
+
+
+def model_weights(data: bytes) -> list[npt.NDArray[np.float64]]:
+    """What `model_bytes` wrote. Raises `DataError` for anything else."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            layers = [np.asarray(arrays[f"arr_{number}"]) for number in range(len(arrays.files))]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"expected a model's weights, got {len(data)} other bytes") from error
+    if not layers or any(one.dtype != np.float64 or not np.isfinite(one).all() for one in layers):
+        raise DataError("expected a model's weights as finite float64 arrays, got others")
+    return layers
+
+
+def _solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
+    from secure_afl.encrypted import weights
+
+    return weights(plan, total, entry_error)
+
+
+def _table(path: Path, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
+    """Features and labels of a CSV file with a header."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = reader.fieldnames or ()
+            if missing := [name for name in (*study.features, study.label) if name not in header]:
+                raise FileError(
+                    f"{path}: expected the column {missing[0]!r} of the study, got none of that name"
+                )
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: expected a CSV table in UTF-8: {type(error).__name__}") from None
+    X = np.empty((len(rows), len(study.features)))
+    for at, row in enumerate(rows):
+        for column, name in enumerate(study.features):
+            try:
+                X[at, column] = float(row[name])
+            except (TypeError, ValueError):
+                raise FileError(
+                    f"{path}: expected a number in row {at + 1}, column {name!r}, got something else"
+                ) from None
+    return X, np.asarray([row[study.label] or "" for row in rows], dtype=np.str_)

@@ -1,0 +1,190 @@
+"""A study as a file: what is learned from which columns, and how sums leave a site. Every party has the same one.
+
+TOML. Each party derives from its own copy the sums that it agrees to, so a server that asks for others is refused:
+
+    backend = "mask"                        # or "bfv+mask", "bfv", "ckks"
+    features = ["age", "pressure"]          # columns of each site's table
+    label = "disease"
+    classes = ["0", "1"]
+    max_rows = 1000                         # of one site
+
+    [ridge]                                 # parameters of `FederatedRidge`
+    column_bounds = [120.0, 300.0]
+
+or, in the place of `[ridge]`, those of `FedACnnL`:
+
+    [fedacnnl]
+    input_shape = [1, 8, 8]                 # of one row of the table, which is divided by `scale` first
+    layers = [["Conv", 8, 3], ["ReLU"]]     # names and numbers as in `secure_afl.network`
+    scale = 16.0
+"""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.errors import DataError
+from secure_afl.protocol import files
+from secure_afl.protocol.errors import FileError, LocalProtocolError
+from secure_afl.protocol.homomorphic.agreement import Encryption, Release
+from secure_afl.protocol.parameters import SumPlan
+from secure_afl.protocol.roster_file import load_toml
+
+if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
+    from secure_afl.aggregation import Aggregator
+    from secure_afl.fedacnnl import FedACnnL
+    from secure_afl.ridge import FederatedRidge
+
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.str_]
+
+
+class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`FederatedRidge`, without what the study says already."""
+
+    row_norm: float | None = None
+    column_bounds: tuple[float, ...] | None = None
+    ridge: float = 1e-3
+    rounds: int = 1
+
+
+class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`FedACnnL` with the encoder that needs one sum, without what the study says already."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[tuple[str | int, ...], ...]
+    scale: float = 1.0
+    ridge: float = 3e-3
+    seed: int = 0
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See the module. release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
+
+    Raises `DataError` or `LocalProtocolError` for what cannot be meant.
+    """
+
+    backend: str
+    features: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...]
+    max_rows: int
+    release: str = ""
+    ridge: Ridge | None = None
+    fedacnnl: Deep | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ridge is None) == (self.fedacnnl is None):
+            raise DataError("expected one model, [ridge] or [fedacnnl], got both or none")
+        columns = [*self.features, self.label]
+        if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
+            raise DataError("expected features and a label without repeats, and at least two classes")
+        if self.backend not in ("mask", "bfv+mask", "bfv", "ckks"):
+            raise DataError(f"expected backend as mask, bfv+mask, bfv or ckks, got {self.backend!r}")
+        if self.release not in ("", *(one.value for one in Release)):
+            raise DataError(f"expected release as sum or weights, got {self.release!r}")
+        if self.fedacnnl and prod(self.fedacnnl.input_shape) != len(self.features):
+            raise DataError(
+                f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
+            )
+        if self.fedacnnl and not self.fedacnnl.scale > 0:
+            raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
+        _ = self.encryption
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """How sums are encrypted; None for masks alone."""
+        if self.backend == "mask":
+            if self.release:
+                raise DataError("expected release for encrypted sums only: masks have no key holders")
+            return None
+        scheme = self.backend.removesuffix("+mask")
+        given = self.release or ("weights" if scheme == "ckks" else "sum")
+        return Encryption(scheme, masked=scheme != self.backend, release=Release(given))
+
+    def plan(self, clients: int) -> tuple[SumPlan, ...]:
+        """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
+        if self.ridge:
+            return tuple(self._ridge().plan(len(self.features)))
+        return tuple(self._deep().plan(clients))
+
+    def vectors(self, X: Floats, y: Words, who: str) -> list[Floats]:
+        """What one site puts into each sum: X (rows, features) as in its table, y (rows,) its labels."""
+        if self.ridge:
+            return self._ridge().vectors(X, y, who)
+        return self._deep().vectors(self._scaled(X), y, who)
+
+    def learn(self, aggregator: "Aggregator", clients: Sequence[str]) -> "FederatedRidge | FedACnnL":
+        """The server's side: the model that comes out of the sums."""
+        if self.ridge:
+            return self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
+        return self._deep(aggregator).fit_elsewhere(clients)
+
+    def personal(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats | None:
+        """A site's own head, from its own rows and everybody's network; None for a ridge model."""
+        return None if self.ridge else self._deep().personal_head(self._scaled(X), y, who, layers)
+
+    def _ridge(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
+        from secure_afl.ridge import FederatedRidge
+
+        assert self.ridge is not None
+        return FederatedRidge(
+            self.ridge.row_norm,
+            column_bounds=self.ridge.column_bounds,
+            ridge=self.ridge.ridge,
+            rounds=self.ridge.rounds,
+            classes=self.classes,
+            max_rows=self.max_rows,
+            aggregator=aggregator,
+        )
+
+    def _deep(self, aggregator: "Aggregator | None" = None) -> "FedACnnL":
+        from secure_afl import network
+        from secure_afl.fedacnnl import FedACnnL
+
+        deep = self.fedacnnl
+        assert deep is not None
+        kinds = ("Conv", "Dense", "ReLU", "MaxPool", "AvgPool", "Flatten", "Widen")
+        layers = []
+        for layer in deep.layers:
+            name, *numbers = layer or ("",)
+            try:
+                layers.append(getattr(network, str(name if name in kinds else None))(*numbers))
+            except (AttributeError, TypeError):
+                raise DataError(
+                    f"expected layers as a name out of {', '.join(kinds)} and its numbers, got {list(layer)}"
+                ) from None
+        return FedACnnL(
+            network.Network(deep.input_shape, tuple(layers), len(self.classes)),
+            ridge=deep.ridge,
+            seed=deep.seed,
+            classes=self.classes,
+            max_rows=self.max_rows,
+            aggregator=aggregator,
+        )
+
+    def _scaled(self, X: Floats) -> Floats:
+        assert self.fedacnnl is not None
+        return X / self.fedacnnl.scale
+
+
+def parse(content: str) -> Study:
+    """The study in the text of a file. Raises `FileError`."""
+    try:
+        return msgspec.convert(load_toml(content), Study)
+    except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
+        raise FileError(str(error)) from None
+
+
+def read(path: Path) -> Study:
+    """The study in a file. Raises `FileError`."""
+    content = files.read_text(path)
+    try:
+        return parse(content)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None

@@ -1,0 +1,110 @@
+"""Folders of whole federations, as their parties would make them, for the transport's tests."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.protocol import key_file, policy_file, roster_file
+from secure_afl.protocol.driver import Carry, Outbox
+from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.site import Folder
+
+RIDGE = """
+features = ["a", "b", "c"]
+label = "sick"
+classes = ["no", "yes"]
+max_rows = 100
+
+[ridge]
+column_bounds = [1.0, 8.0, 1000.0]
+"""
+DEEP = """
+features = ["a", "b", "c"]
+label = "sick"
+classes = ["no", "yes"]
+max_rows = 100
+
+[fedacnnl]
+input_shape = [3]
+layers = [["Dense", 6], ["ReLU"]]
+scale = 1000.0
+"""
+
+
+@dataclass
+class Federation:
+    """Clients and key holders with a folder each, by number, and one of the server."""
+
+    root: Path
+    clients: int = 4
+    holders: int = 0
+    backend: str = "mask"
+    study: str = RIDGE
+
+    def __post_init__(self) -> None:
+        self.names = [f"site-{k}" for k in range(self.clients)]
+        self.folders = [self.root / str(k) for k in range(self.clients + self.holders)]
+        members = []
+        for number, folder in enumerate(self.folders):
+            folder.mkdir(parents=True)
+            name = self.names[number] if number < self.clients else f"holder-{number - self.clients}"
+            member, secret, _ = key_file.write_key(folder, name)
+            secret.rename(folder / "identity.key")
+            members.append(member)
+        keepers = Roster(tuple(members[self.clients :])) if self.holders else None
+        self.parties = roster_file.Parties(Roster(tuple(members[: self.clients])), keepers)
+        self.server = self.root / "server"
+        self.server.mkdir()
+        for folder in (*self.folders, self.server):
+            (folder / "roster.toml").write_text(roster_file.text(self.parties))
+            (folder / "policy.toml").write_text(
+                policy_file.text(Policy(backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"})))
+            )
+            (folder / "study.toml").write_text(f'backend = "{self.backend}"\n{self.study}')
+        draws = np.random.default_rng(7)
+        for number in range(self.clients):
+            rows = draws.uniform(-1, 1, (12 + number, 3)) * (1.0, 8.0, 1000.0)
+            with (self.folders[number] / "rows.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", "a", "b", "c", "sick"])
+                for at, row in enumerate(rows.tolist()):
+                    writer.writerow([at, *map(repr, row), "yes" if row[0] * 8 > row[1] else "no"])
+            (self.folders[number] / "data.toml").write_text('table = "rows.csv"\nname = "rows"\n')
+
+    def rows(
+        self, numbers: Iterable[int]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
+        """Features, labels and sites of some clients, in one place."""
+        study = Folder(self.server).terms()[1]
+        found = [(*Folder(self.folders[k]).data(study)[:2], self.names[k]) for k in numbers]
+        X, y = np.vstack([X for X, _, _ in found]), np.concatenate([y for _, y, _ in found])
+        return X, y, np.concatenate([[name] * len(y) for _, y, name in found])
+
+
+@dataclass
+class Post:
+    """Carries letters to parties that are made anew from their folders for every one.
+
+    lost: (channel, number of the letter on it, party) that never arrive.
+    """
+
+    federation: Federation
+    lost: set[tuple[Channel, int, int]] = field(default_factory=set)
+    count: dict[Channel, int] = field(default_factory=dict)
+
+    def carry(self, channel: Channel, session: bytes) -> Carry:
+        return lambda outbox: self._carried(channel, session, outbox)
+
+    def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
+        number = self.count[channel] = self.count.get(channel, -1) + 1
+        for party, data in outbox.items():
+            if (channel, number, party) not in self.lost:
+                with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
+                    yield party, endpoint.answer(Letter(channel, session, data), address=party)
