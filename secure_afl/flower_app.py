@@ -72,10 +72,10 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, 
     started = time.perf_counter()
     post.find(terms.parties)
     finding = time.perf_counter() - started
-    sessions: list[bytes] = []
+    sessions: set[bytes] = set()
 
     def carry(channel: Channel, session: bytes) -> Carry:
-        sessions.append(session)
+        sessions.add(session)  # masks under encryption are of the same session
         return post.carry(channel, session)
 
     aggregator = remote(
@@ -83,17 +83,16 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, 
         terms.policy,
         terms.encryption,
     )
+    weights = b""
     try:
         model = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
-        layers = model.weights_ if isinstance(model.weights_, list) else [model.weights_]
-        weights = model_bytes(layers)
+        weights = model_bytes(model.weights_ if isinstance(model.weights_, list) else [model.weights_])
         (folder.path / "model.npz").write_bytes(weights)
-        started = time.perf_counter()
-        post.tell(Channel.LEARNED, sessions[0], weights)
-        telling = time.perf_counter() - started
     finally:
-        for session in dict.fromkeys(sessions):
-            post.tell(Channel.END, session)
+        started = time.perf_counter()
+        for session in sessions:
+            post.end(session, weights)
+        ending = time.perf_counter() - started
     return {
         "model": "ridge" if study.ridge else "fedacnnl",
         "backend": terms.backend,
@@ -101,7 +100,7 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, 
         "phases": [
             {"phase": "finding nodes", "seconds": finding},
             *_phases(aggregator),
-            {"phase": "telling the model", "seconds": telling},
+            {"phase": "end", "seconds": ending},
         ],
         "silences": post.silences,
     }

@@ -88,12 +88,11 @@ class Endpoint:
         match letter.channel:
             case Channel.WHEREABOUTS:
                 return here(self._identity, self._terms.parties, self.party, letter, address)
-            case Channel.LEARNED:
-                self._learned(letter.data)
-                return b""
             case Channel.END:
                 for channel in (Channel.MASKED, Channel.ENCRYPTED):
                     self._store.forget(_name(channel, letter.session))
+                if letter.data:
+                    self._learned(letter.data)
                 return b""
             case Channel.MASKED | Channel.ENCRYPTED:
                 return self._converse(letter)

@@ -20,14 +20,13 @@ from secure_afl.protocol.wire import Message, Natural, WireError, decode, encode
 class Channel(Enum):
     """What a message is about.
 
-    MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. LEARNED: what came out of a
-    session, for whoever wants it. END: a session is over.
+    MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. END: a session is over, and this
+    is what was learned in it; empty if nothing was.
     """
 
     MASKED = "masked"
     ENCRYPTED = "encrypted"
     WHEREABOUTS = "whereabouts"
-    LEARNED = "learned"
     END = "end"
 
 

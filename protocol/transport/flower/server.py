@@ -61,11 +61,11 @@ class FlowerPost:
         """What carries the messages of one session."""
         return lambda outbox: self._carried(channel, session, outbox)
 
-    def tell(self, channel: Channel, session: bytes, data: bytes = b"") -> None:
-        """Tell all parties what was learned, or that a session is over, so that they erase its secrets. Those that do
-        not hear it keep them, locked, in their stores.
+    def end(self, session: bytes, learned: bytes = b"") -> None:
+        """Tell all parties that a session is over and what was learned, so that they erase its secrets. Those that do not
+        hear it keep them, locked, in their stores.
         """
-        for _ in self._carried(channel, session, dict.fromkeys(self.nodes, data)):
+        for _ in self._carried(Channel.END, session, dict.fromkeys(self.nodes, learned)):
             pass
 
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
