@@ -119,6 +119,7 @@ class FederatedRidge(FederatedClassifier):
     def _agreed(self, features: int) -> tuple[PublicBounds, npt.NDArray[Any]]:
         if self.classes is None:
             raise DataError("expected classes that were agreed on, got none: no party sees all labels")
+        self._exponents(features)  # raises for bounds that do not fit
         classes = parse_rows(np.zeros((0, features)), np.asarray(self.classes)[:0], self.classes).classes
         return self.bounds(features, len(classes)), classes
 

@@ -92,12 +92,14 @@ class Folder:
     def _learned(self, model: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides."""
         layers = model_weights(model)
-        (self.path / "model.npz").write_bytes(model)
+        made = {"model.npz": model}
         if study.fedacnnl and (self.path / "data.toml").exists():
             X, y, _ = self.data(study)
-            own = study.personal(X, y, who, layers)
-            assert own is not None
-            (self.path / "personal.npz").write_bytes(model_bytes([*layers[:-1], own]))
+            made["personal.npz"] = model_bytes([*layers[:-1], study.personal_head(X, y, who, layers)])
+        for name, content in made.items():
+            beside = self.path / f".{name}.tmp"
+            beside.write_bytes(content)
+            beside.replace(self.path / name)
 
 
 def model_bytes(layers: list[npt.NDArray[np.float64]]) -> bytes:

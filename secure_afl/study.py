@@ -107,6 +107,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         given = self.release or ("weights" if scheme == "ckks" else "sum")
         return Encryption(scheme, masked=scheme != self.backend, release=Release(given))
 
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge | FedACnnL":
+        """The model, not yet learned."""
+        return self._ridge(aggregator) if self.ridge else self._deep(aggregator)
+
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
         if self.ridge:
@@ -125,9 +129,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
         return self._deep(aggregator).fit_elsewhere(clients)
 
-    def personal(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats | None:
-        """A site's own head, from its own rows and everybody's network; None for a ridge model."""
-        return None if self.ridge else self._deep().personal_head(self._scaled(X), y, who, layers)
+    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+        """A site's own head of a network, from its own rows and everybody's layers."""
+        return self._deep().personal_head(self._scaled(X), y, who, layers)
 
     def _ridge(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
         from secure_afl.ridge import FederatedRidge

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.protocol import key_file, policy_file, roster_file
 from secure_afl.protocol.driver import Carry, Outbox
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.site import Folder
+from secure_afl.study import Study
 
 RIDGE = """
 features = ["a", "b", "c"]
@@ -78,6 +83,9 @@ class Federation:
                     writer.writerow([at, *map(repr, row), "yes" if row[0] * 8 > row[1] else "no"])
             (self.folders[number] / "data.toml").write_text('table = "rows.csv"\nname = "rows"\n')
 
+    def terms(self) -> tuple[Terms, Study]:
+        return Folder(self.server).terms()
+
     def rows(
         self, numbers: Iterable[int]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
@@ -92,19 +100,48 @@ class Federation:
 class Post:
     """Carries letters to parties that are made anew from their folders for every one.
 
-    lost: (channel, number of the letter on it, party) that never arrive.
+    lost: (number of the phase, party) whose letters never arrive.
     """
 
     federation: Federation
-    lost: set[tuple[Channel, int, int]] = field(default_factory=set)
-    count: dict[Channel, int] = field(default_factory=dict)
+    lost: set[tuple[int, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.phases = 0
+        self.invitation = b""
+        self.sessions: set[bytes] = set()
+        self.refusals: list[SecureAflError] = []
 
     def carry(self, channel: Channel, session: bytes) -> Carry:
+        self.sessions.add(session)
         return lambda outbox: self._carried(channel, session, outbox)
 
+    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+        """What a party's node does with a letter."""
+        with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
+            return endpoint.answer(letter, address)
+
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
-        number = self.count[channel] = self.count.get(channel, -1) + 1
+        number, self.phases = self.phases, self.phases + 1
         for party, data in outbox.items():
-            if (channel, number, party) not in self.lost:
-                with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
-                    yield party, endpoint.answer(Letter(channel, session, data), address=party)
+            self.invitation = self.invitation or data
+            if (number, party) in self.lost:
+                continue
+            try:
+                yield party, self.ask(party, Letter(channel, session, data))
+            except SecureAflError as error:
+                self.refusals.append(error)
+
+
+def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> npt.NDArray[np.float64]:
+    """The last layer of the same study, of all clients or some, in one process."""
+    terms, study = Folder(federation.server).terms()
+    aggregator = (
+        MaskedAggregator(terms.policy)
+        if federation.backend == "mask"
+        else EncryptedAggregator(federation.backend, terms.policy, holders=federation.holders)
+    )
+    X, y, site = federation.rows(range(federation.clients) if numbers is None else numbers)
+    if study.fedacnnl:
+        return np.asarray(study.estimator(aggregator).fit(X / study.fedacnnl.scale, y, site).weights_[-1])
+    return np.asarray(study.estimator(aggregator).fit(X, y, site).weights_)

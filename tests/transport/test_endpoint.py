@@ -1,41 +1,224 @@
 """Parties that are made anew from their folders for every message make the same model as parties in one process."""
 
+import re
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from folders import DEEP, RIDGE, Federation, Post
+from folders import DEEP, RIDGE, Federation, Post, in_process
 
-from secure_afl.aggregation import MaskedAggregator
-from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.errors import (
+    FileError,
+    LocalProtocolError,
+    PolicyError,
+    RoundAbortedError,
+)
+from secure_afl.protocol.key_file import read_key
+from secure_afl.protocol.store import Store
+from secure_afl.protocol.transport.post import Channel, Here, Letter, found, who_is_there
+from secure_afl.protocol.wire import WireError, encode
 from secure_afl.remote import Elsewhere, remote
-from secure_afl.site import Folder
+from secure_afl.site import Folder, model_bytes, model_weights
 
 
-def learned(federation: Federation, post: Post) -> np.ndarray:
+def learned(federation: Federation, post: Post) -> npt.NDArray[np.float64]:
+    """The last layer of what the server learns."""
     terms, study = Folder(federation.server).terms()
     aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
     model = study.learn(aggregator, federation.names)
-    return np.asarray(model.weights_ if study.ridge else model.weights_[-1])
-
-
-def in_process(federation: Federation, numbers: range, backend: str) -> np.ndarray:
-    terms, study = Folder(federation.server).terms()
-    aggregator = (
-        MaskedAggregator(terms.policy)
-        if backend == "mask"
-        else EncryptedAggregator(backend, terms.policy, holders=federation.holders)
-    )
-    X, y, site = federation.rows(numbers)
-    model = study._ridge(aggregator) if study.ridge else study._deep(aggregator)
-    model.fit(X if study.ridge else study._scaled(X), y, site)
-    return np.asarray(model.weights_ if study.ridge else model.weights_[-1])
+    return np.asarray(model.weights_[-1] if study.fedacnnl else model.weights_)
 
 
 @pytest.mark.parametrize(
     ("backend", "holders", "study"),
-    [("mask", 0, RIDGE), ("mask", 0, DEEP), ("bfv", 1, RIDGE), ("bfv+mask", 2, RIDGE)],
+    [
+        ("mask", 0, RIDGE),
+        ("mask", 0, DEEP),
+        ("mask", 0, RIDGE + "rounds = 2\n"),
+        ("bfv", 1, RIDGE),
+        ("bfv+mask", 2, RIDGE),
+    ],
 )
 def test_the_same_bits_as_in_one_process(tmp_path: Path, backend: str, holders: int, study: str) -> None:
     federation = Federation(tmp_path, holders=holders, backend=backend, study=study)
-    assert np.array_equal(learned(federation, Post(federation)), in_process(federation, range(4), backend))
+    assert np.array_equal(learned(federation, Post(federation)), in_process(federation))
+
+
+def test_key_holders_elsewhere_solve_and_give_weights_only(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, holders=1, backend="ckks")
+    np.testing.assert_allclose(learned(federation, Post(federation)), in_process(federation), atol=1e-6)
+
+
+@pytest.mark.parametrize("phase", range(6))
+def test_who_is_silent_in_a_phase_is_a_dropout_and_no_more(tmp_path: Path, phase: int) -> None:
+    federation = Federation(tmp_path)
+    post = Post(federation, lost={(number, 2) for number in range(phase, 6)})
+    if phase < 4:  # before it has uploaded
+        with pytest.warns(DropoutWarning, match="without site-2"):
+            model = learned(federation, post)
+        assert np.array_equal(model, in_process(federation, [0, 1, 3]))
+    else:
+        assert np.array_equal(learned(federation, post), in_process(federation))
+
+
+def test_with_too_few_left_nothing_is_released(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    with pytest.raises(RoundAbortedError, match="expected at least 3 clients, 2 advertised keys"):
+        learned(federation, Post(federation, lost={(0, 1), (0, 2)}))
+
+
+def test_all_logs_agree(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, holders=2, backend="bfv+mask")
+    learned(federation, Post(federation))
+    logs = {
+        str(number): (folder / "audit.jsonl").read_bytes() for number, folder in enumerate(federation.folders)
+    }
+    report = verify(logs)
+    assert [finding.text for finding in report.findings if "server" not in finding.text] == []
+    assert len(report.sessions) == 2
+
+
+def test_a_data_set_serves_one_session_whatever_process_holds_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    learned(federation, Post(federation))
+    post = Post(federation)
+    with pytest.raises(RoundAbortedError, match="0 uploaded"):
+        learned(federation, post)
+    assert len(post.refusals) == 4
+    assert all("was used in session" in str(error) for error in post.refusals)
+
+
+def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    at = federation.folders[1] / "study.toml"
+    at.write_text(at.read_text().replace("max_rows = 100", "max_rows = 1000"))
+    post = Post(federation)
+    with pytest.warns(DropoutWarning, match="without site-1"):
+        learned(federation, post)
+    (refusal,) = post.refusals
+    assert "expected the 1 sums that were agreed on" in str(refusal)
+
+
+def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    post = Post(federation)
+    weights = learned(federation, post)
+    (session,) = post.sessions
+    folder = federation.folders[0]
+    with_model = model_bytes([weights])
+    assert post.ask(0, Letter(Channel.END, session, with_model)) == b""
+    assert np.array_equal(model_weights((folder / "model.npz").read_bytes())[0], weights)
+    _, identity = read_key(folder / "identity.key", bytes)
+    store = Store(folder / "state.db", identity)
+    assert store.kept(f"masked {session.hex()}") is None
+    with pytest.raises(PolicyError, match="a replay is refused"):
+        store.ledger.join(session)
+    store.close()
+    with pytest.raises(PolicyError, match="a replay is refused"):
+        post.ask(0, Letter(Channel.MASKED, session, post.invitation))
+
+
+def test_one_session_under_two_names_is_joined_once(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    post = Post(federation)
+    learned(federation, post)
+    with pytest.raises(PolicyError, match="a replay is refused"):
+        post.ask(0, Letter(Channel.MASKED, bytes(32), post.invitation))
+
+
+def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, study=DEEP)
+    post, (terms, study) = Post(federation), Folder(federation.server).terms()
+    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, None)
+    model = study.learn(aggregator, federation.names)
+    assert isinstance(model.weights_, list)
+    (session,) = post.sessions
+    for party, folder in enumerate(federation.folders):
+        post.ask(party, Letter(Channel.END, session, model_bytes(model.weights_)))
+        X, y, _ = Folder(folder).data(study)
+        own = model_weights((folder / "personal.npz").read_bytes())
+        assert [one.shape for one in own] == [one.shape for one in model.weights_]
+        assert np.array_equal(own[-1], study.personal_head(X, y, "site", model.weights_))
+
+
+@pytest.mark.parametrize("data", [b"x", model_bytes([np.array([np.nan])]), model_bytes([np.zeros((2, 2))])])
+def test_a_model_that_is_none_is_not_kept(tmp_path: Path, data: bytes) -> None:
+    federation = Federation(tmp_path, study=DEEP)
+    with pytest.raises(DataError, match="expected"):
+        Post(federation).ask(0, Letter(Channel.END, bytes(32), data))
+    assert not (federation.folders[0] / "model.npz").exists()
+
+
+# ---- who is where --------------------------------------------------------------------------------
+
+
+def test_an_address_is_proven(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, holders=1, backend="bfv")
+    post, question = Post(federation), who_is_there()
+    answers = [post.ask(party, question, address=100 + party) for party in range(5)]
+    assert [found(federation.parties, question, 100 + k, answers[k]) for k in range(5)] == list(range(5))
+
+
+def test_nobody_draws_anothers_messages_to_itself(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    post, question = Post(federation), who_is_there()
+    answer = post.ask(1, question, address=101)
+    with pytest.raises(WireError, match="signed by site-1"):  # passed on from another address
+        found(federation.parties, question, 102, answer)
+    with pytest.raises(WireError, match="signed by site-1"):  # from an earlier run
+        found(federation.parties, who_is_there(), 101, answer)
+    with pytest.raises(WireError, match="signed by site-0"):
+        found(federation.parties, question, 101, encode(Here(0, answer[-64:])))
+    with pytest.raises(WireError, match="one of 4 parties, got number 4"):
+        found(federation.parties, question, 101, encode(Here(4, answer[-64:])))
+
+
+def test_who_is_not_in_the_roster_has_no_place(tmp_path: Path) -> None:
+    federation, others = Federation(tmp_path / "a"), Federation(tmp_path / "b")
+    (federation.folders[0] / "roster.toml").write_bytes((others.server / "roster.toml").read_bytes())
+    with pytest.raises(LocalProtocolError, match="is unknown"):
+        Post(federation).ask(0, who_is_there())
+
+
+def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "masks")
+    with pytest.raises(LocalProtocolError, match="no encrypted sums were agreed on"):
+        Post(federation).ask(0, Letter(Channel.ENCRYPTED, bytes(32), b"x"))
+    federation = Federation(tmp_path / "both", holders=1, backend="bfv+mask")
+    with pytest.raises(LocalProtocolError, match="no masked sums were agreed on"):
+        Post(federation).ask(4, Letter(Channel.MASKED, bytes(32), b"x"))
+    with pytest.raises(FileError, match="a roster with key holders"):
+        Federation(tmp_path / "none", backend="bfv").terms()
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "fault"),
+    [
+        ("study.toml", 'backend = "mask"', 'backend = "plain"', "expected backend as mask"),
+        ("study.toml", "max_rows = 100", "max_rows = '100'", "Expected `int`, got `str` - at `$.max_rows`"),
+        ("study.toml", "[ridge]", "[ridge2]", "unknown field"),
+        ("study.toml", "8.0, 1000.0", "8.0", "column_bounds as 3 numbers"),
+        ("study.toml", '"b"', '"a"', "without repeats"),
+        ("study.toml", "max_rows", "release = 'sum'\nmax_rows", "no key holders"),
+        ("data.toml", "rows.csv", "other.csv", "expected a CSV table"),
+        ("rows.csv", "id,a,b", "id,a,x", "expected the column 'b'"),
+        ("rows.csv", "0,", "0,x", "expected a number in row 1, column 'a'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(tmp_path: Path, name: str, old: str, new: str, fault: str) -> None:
+    federation = Federation(tmp_path)
+    at = federation.folders[0] / name
+    at.write_text(at.read_text().replace(old, new, 1))
+    with pytest.raises(FileError, match=re.escape(fault)) as refused:
+        _read(Folder(federation.folders[0]))
+    assert str(tmp_path) in str(refused.value)
+
+
+def _read(folder: Folder) -> None:
+    folder.data(folder.terms()[1])
