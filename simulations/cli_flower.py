@@ -1,0 +1,91 @@
+"""The command line of Flower networks: `secure-afl flower`."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.markup import escape
+
+from secure_afl.aggregation import MaskedAggregator
+from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.errors import DataError
+from secure_afl.protocol.policy import Policy
+from secure_afl.simulations.data import load
+from secure_afl.simulations.laid_out import LaidOut, lay_out
+from secure_afl.simulations.loopback import Loopback
+from secure_afl.simulations.terminal import console, refusals_shown
+from secure_afl.site import Folder, model_weights
+
+flower = typer.Typer(
+    help="Studies over Flower (extra 'flower'), see docs/deployment.md.", no_args_is_help=True
+)
+
+
+@flower.callback()
+def _group() -> None:
+    """Keeps `demo` a command of its own name."""
+
+
+@flower.command("demo")
+def demo_command(
+    data: Annotated[str, typer.Option(help="As for `run`; its rows must have sites.")] = "heart",
+    backend: Annotated[str, typer.Option(help="mask, bfv+mask, bfv or ckks.")] = "mask",
+    key_holders: Annotated[int, typer.Option(help="For encrypted sums.", min=1)] = 1,
+    kill: Annotated[
+        int | None,
+        typer.Option(help="End this client's node while vectors are collected; 0 is the first.", min=0),
+    ] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds that a phase lasts at most.", min=1)] = 60.0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for keys, tables, logs and models; else they are removed."),
+    ] = None,
+) -> None:
+    """A SuperLink and a SuperNode for each party on this machine, with TLS and node keys: one study, its model compared
+    with that of one process, and the seconds of each phase.
+    """
+    with refusals_shown(), TemporaryDirectory() as temporary:
+        root = (keep or Path(temporary) / "demo").absolute()
+        parties = lay_out(root, load(data), backend=backend, holders=key_holders if backend != "mask" else 0)
+        if kill is not None and kill >= len(parties.clients):
+            raise DataError(f"expected a client from 0 to {len(parties.clients) - 1} to kill, got {kill}")
+        with Loopback(root / "network", (*parties.clients, *parties.holders)) as network:
+
+            def watch(line: str) -> None:
+                console.print(escape(line.rstrip()), highlight=False, soft_wrap=True)
+                if kill is not None and line.startswith(("phase: collecting", "phase: encrypting")):
+                    network.kill(kill)
+
+            network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
+        _compare(parties, backend, key_holders)
+
+
+def _compare(parties: LaidOut, backend: str, holders: int) -> None:
+    """The model of the network with that of one process, over the same survivors."""
+    report = json.loads((parties.server / "report.json").read_text())
+    terms, study = Folder(parties.server).terms()
+    policy = Policy(backends=frozenset({backend}))
+    aggregator = (
+        MaskedAggregator(policy)
+        if backend == "mask"
+        else EncryptedAggregator(backend, policy, holders=holders)
+    )
+    (survivors,) = report["survivors"]
+    names = [member.name for member in terms.parties.clients.members]
+    tables = [
+        (*Folder(folder).data(study)[:2], name)
+        for folder, name in zip(parties.clients, names, strict=True)
+        if name in survivors
+    ]
+    X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
+    site = np.concatenate([[name] * len(y) for _, y, name in tables])
+    here = study.estimator(aggregator).fit(X, y, site).weights_
+    (there,) = model_weights((parties.server / "model.npz").read_bytes())
+    same = (
+        "the same, bit for bit" if np.array_equal(here, there) else f"{np.abs(here - there).max():.1e} apart"
+    )
+    console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
+    console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
