@@ -121,6 +121,7 @@ def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> l
         }
         for name, cohort in sessions.items()
         for phase, cost in cohort.costs.items()
+        if cost.wall_seconds
     ]
 
 

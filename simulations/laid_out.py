@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secure_afl.errors import DataError
 from secure_afl.protocol import files, key_file, policy_file, roster_file
+from secure_afl.protocol.errors import FileError
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.simulations.data import Dataset
@@ -22,7 +23,10 @@ class LaidOut:
 
 
 def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> LaidOut:
-    """Folders for a ridge model of the data, a client for each site. Raises `FileError`, `DataError` without sites."""
+    """Folders for a ridge model of the data, a client for each site.
+
+    Raises `FileError` if one is there already or cannot be written, `DataError` for data without sites.
+    """
     if data.site is None:
         raise DataError(f"{data.name}: expected rows of several sites, got none named")
     names = sorted(set(data.site.tolist()))
@@ -31,18 +35,17 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
         tuple(root / f"key-holder-{number}" for number in range(holders)),
         root / "server",
     )
+    named = [*names, *(f"key holder {number + 1}" for number in range(holders)), "server"]
     members = []
-    for folder, name in zip(
-        (*made.clients, *made.holders),
-        [*names, *(f"key holder {k + 1}" for k in range(holders))],
-        strict=True,
-    ):
-        folder.mkdir(parents=True)
+    for folder, name in zip((*made.clients, *made.holders, made.server), named, strict=True):
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise FileError(f"{folder}: cannot be made: {error.strerror}") from None
         member, secret, _ = key_file.write_key(folder, name)
         secret.rename(folder / "identity.key")
         members.append(member)
-    made.server.mkdir()
-    clients, keepers = members[: len(names)], members[len(names) :]
+    clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
     roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
     common = {
         "roster.toml": roster_file.text(roster),

@@ -65,6 +65,27 @@ def test_imports_point_one_way(folder: str) -> None:
                 assert layer(module) in (None, *allowed), f"{path} imports {module}"
 
 
+def test_flower_is_known_in_two_places_and_its_app_ships_no_code_of_its_own() -> None:
+    knows = {path for folder in LAYERS for path in sources(folder) if imported(path) & {"flwr"}}
+    assert {path.parent for path in knows} <= {ROOT / "protocol/transport/flower", ROOT / "secure_afl"}
+    assert {path.name for path in knows if path.parent.name == "secure_afl"} == {"flower_app.py"}
+    for path in (ROOT / "apps").rglob("*.py"):
+        code = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.Expr)]
+        assert imported(path) <= {"secure_afl"}
+        assert [type(node) for node in code] in ([], [ast.ImportFrom, ast.Assign]), path
+
+
+def imported(path: Path) -> set[str]:
+    """The first names of the packages that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
 def loaded_by(statement: str) -> set[str]:
     script = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -135,7 +135,7 @@ def test_a_study_over_the_apps_has_the_same_bits(tmp_path: Path) -> None:
         assert np.array_equal(model_weights((folder / "model.npz").read_bytes())[0], expected)
     assert report["silences"] == []
     phases = [one["phase"] for one in report["phases"]]
-    assert phases[2:-1] == ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"]
+    assert phases[1:-1] == ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"]
 
 
 def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
