@@ -26,7 +26,7 @@ from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.remote import Elsewhere, RemoteEncryptedAggregator, RemoteMaskedAggregator, remote
-from secure_afl.site import Folder, model_bytes
+from secure_afl.site import Folder, packed
 
 VARIABLE = "SECURE_AFL_PARTIES"
 
@@ -83,20 +83,20 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, 
         terms.policy,
         terms.encryption,
     )
-    weights = b""
+    learned = b""
     try:
-        model = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
-        weights = model_bytes(model.weights_ if isinstance(model.weights_, list) else [model.weights_])
-        (folder.path / "model.npz").write_bytes(weights)
+        layers, sums = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
+        folder.keep("model.npz", layers)
+        learned = packed(layers)
     finally:
         started = time.perf_counter()
         for session in sessions:
-            post.end(session, weights)
+            post.end(session, learned)
         ending = time.perf_counter() - started
     return {
         "model": "ridge" if study.ridge else "fedacnnl",
         "backend": terms.backend,
-        "survivors": [list(one.survivors) for one in model.rounds_],
+        "survivors": [list(one.survivors) for one in sums],
         "phases": [
             {"phase": "finding nodes", "seconds": finding},
             *_phases(aggregator),

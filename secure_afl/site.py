@@ -13,7 +13,7 @@ Nothing here comes from the server but the model.
 """
 
 import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,34 +91,38 @@ class Folder:
 
     def _learned(self, model: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides."""
-        layers = model_weights(model)
-        made = {"model.npz": model}
+        layers = unpacked(model, study)
+        personal = None
         if study.fedacnnl and (self.path / "data.toml").exists():
             X, y, _ = self.data(study)
-            made["personal.npz"] = model_bytes([*layers[:-1], study.personal_head(X, y, who, layers)])
-        for name, content in made.items():
-            beside = self.path / f".{name}.tmp"
-            beside.write_bytes(content)
-            beside.replace(self.path / name)
+            personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+        self.keep("model.npz", layers)
+        if personal:
+            self.keep("personal.npz", personal)
+
+    def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
+        """Write a model's weights, one array a layer; whole or not at all, over an earlier one."""
+        beside = self.path / f".{name}"
+        with beside.open("wb") as file:
+            np.savez(file, *layers)
+        beside.replace(self.path / name)
 
 
-def model_bytes(layers: list[npt.NDArray[np.float64]]) -> bytes:
-    """A model's weights as an .npz file, one array a layer, in order."""
-    file = io.BytesIO()
-    np.savez(file, *layers)
-    return file.getvalue()
+def packed(layers: Sequence[npt.NDArray[np.float64]]) -> bytes:
+    """A model's weights as they travel: little-endian float64, row by row, layer by layer."""
+    return b"".join(layer.astype("<f8").tobytes() for layer in layers)
 
 
-def model_weights(data: bytes) -> list[npt.NDArray[np.float64]]:
-    """What `model_bytes` wrote. Raises `DataError` for anything else."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            layers = [np.asarray(arrays[f"arr_{number}"]) for number in range(len(arrays.files))]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"expected a model's weights, got {len(data)} other bytes") from error
-    if not layers or any(one.dtype != np.float64 or not np.isfinite(one).all() for one in layers):
-        raise DataError("expected a model's weights as finite float64 arrays, got others")
-    return layers
+def unpacked(data: bytes, study: Study) -> list[npt.NDArray[np.float64]]:
+    """The weights of the study's model. Raises `DataError` for anything else."""
+    sizes = [rows * columns for rows, columns in study.shapes()]
+    if len(data) != 8 * sum(sizes):
+        raise DataError(f"expected a model of {8 * sum(sizes)} bytes, got {len(data)}")
+    values = np.frombuffer(data, "<f8").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("expected a model of finite weights, got others")
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, study.shapes(), strict=True)]
 
 
 def _solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:

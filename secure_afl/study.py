@@ -36,7 +36,7 @@ from secure_afl.protocol.parameters import SumPlan
 from secure_afl.protocol.roster_file import load_toml
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
-    from secure_afl.aggregation import Aggregator
+    from secure_afl.aggregation import Aggregator, Outcome
     from secure_afl.fedacnnl import FedACnnL
     from secure_afl.ridge import FederatedRidge
 
@@ -123,11 +123,21 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self._ridge().vectors(X, y, who)
         return self._deep().vectors(self._scaled(X), y, who)
 
-    def learn(self, aggregator: "Aggregator", clients: Sequence[str]) -> "FederatedRidge | FedACnnL":
-        """The server's side: the model that comes out of the sums."""
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
         if self.ridge:
-            return self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
-        return self._deep(aggregator).fit_elsewhere(clients)
+            return ((1 + len(self.features), len(self.classes)),)
+        return tuple((1 + known.inputs, known.outputs) for known in self._deep().network.trained)
+
+    def learn(
+        self, aggregator: "Aggregator", clients: Sequence[str]
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+        """The server's side: the model's weights, and what is known of each sum."""
+        if self.ridge:
+            ridge = self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
+            return [ridge.weights_], ridge.rounds_
+        network = self._deep(aggregator).fit_elsewhere(clients)
+        return network.weights_, network.rounds_
 
     def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
         """A site's own head of a network, from its own rows and everybody's layers."""

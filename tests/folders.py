@@ -96,6 +96,12 @@ class Federation:
         return X, y, np.concatenate([[name] * len(y) for _, y, name in found])
 
 
+def model(folder: Path, name: str = "model.npz") -> list[npt.NDArray[np.float64]]:
+    """The weights that a party or the server kept."""
+    with np.load(folder / name, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+
+
 @dataclass
 class Post:
     """Carries letters to parties that are made anew from their folders for every one.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from folders import DEEP, RIDGE, Federation, Post, in_process
+from folders import DEEP, RIDGE, Federation, Post, in_process, model
 
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.protocol.audit.check import verify
@@ -21,15 +21,14 @@ from secure_afl.protocol.store import Store
 from secure_afl.protocol.transport.post import Channel, Here, Letter, found, who_is_there
 from secure_afl.protocol.wire import WireError, encode
 from secure_afl.remote import Elsewhere, remote
-from secure_afl.site import Folder, model_bytes, model_weights
+from secure_afl.site import Folder, packed
 
 
 def learned(federation: Federation, post: Post) -> npt.NDArray[np.float64]:
     """The last layer of what the server learns."""
     terms, study = Folder(federation.server).terms()
     aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
-    model = study.learn(aggregator, federation.names)
-    return np.asarray(model.weights_[-1] if study.fedacnnl else model.weights_)
+    return study.learn(aggregator, federation.names)[0][-1]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +57,8 @@ def test_who_is_silent_in_a_phase_is_a_dropout_and_no_more(tmp_path: Path, phase
     post = Post(federation, lost={(number, 2) for number in range(phase, 6)})
     if phase < 4:  # before it has uploaded
         with pytest.warns(DropoutWarning, match="without site-2"):
-            model = learned(federation, post)
-        assert np.array_equal(model, in_process(federation, [0, 1, 3]))
+            weights = learned(federation, post)
+        assert np.array_equal(weights, in_process(federation, [0, 1, 3]))
     else:
         assert np.array_equal(learned(federation, post), in_process(federation))
 
@@ -108,9 +107,8 @@ def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Pat
     weights = learned(federation, post)
     (session,) = post.sessions
     folder = federation.folders[0]
-    with_model = model_bytes([weights])
-    assert post.ask(0, Letter(Channel.END, session, with_model)) == b""
-    assert np.array_equal(model_weights((folder / "model.npz").read_bytes())[0], weights)
+    assert post.ask(0, Letter(Channel.END, session, packed([weights]))) == b""
+    assert np.array_equal(model(folder)[0], weights)
     _, identity = read_key(folder / "identity.key", bytes)
     store = Store(folder / "state.db", identity)
     assert store.kept(f"masked {session.hex()}") is None
@@ -133,18 +131,17 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=DEEP)
     post, (terms, study) = Post(federation), Folder(federation.server).terms()
     aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, None)
-    model = study.learn(aggregator, federation.names)
-    assert isinstance(model.weights_, list)
+    layers, _ = study.learn(aggregator, federation.names)
     (session,) = post.sessions
     for party, folder in enumerate(federation.folders):
-        post.ask(party, Letter(Channel.END, session, model_bytes(model.weights_)))
+        post.ask(party, Letter(Channel.END, session, packed(layers)))
         X, y, _ = Folder(folder).data(study)
-        own = model_weights((folder / "personal.npz").read_bytes())
-        assert [one.shape for one in own] == [one.shape for one in model.weights_]
-        assert np.array_equal(own[-1], study.personal_head(X, y, "site", model.weights_))
+        own = model(folder, "personal.npz")
+        assert [one.shape for one in own] == [one.shape for one in layers]
+        assert np.array_equal(own[-1], study.personal_head(X, y, "site", layers))
 
 
-@pytest.mark.parametrize("data", [b"x", model_bytes([np.array([np.nan])]), model_bytes([np.zeros((2, 2))])])
+@pytest.mark.parametrize("data", [b"x", bytes(8 * 37), packed([np.full(38, np.nan)])])
 def test_a_model_that_is_none_is_not_kept(tmp_path: Path, data: bytes) -> None:
     federation = Federation(tmp_path, study=DEEP)
     with pytest.raises(DataError, match="expected"):

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import Federation, in_process
+from folders import Federation, in_process, model
 
 from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.protocol.wire import WireError
-from secure_afl.site import model_weights
 
 pytest.importorskip(
     "flwr", reason="FLOWER IS NOT INSTALLED: nothing of the transport over Flower is tested here"
@@ -132,7 +131,7 @@ def test_a_study_over_the_apps_has_the_same_bits(tmp_path: Path) -> None:
     report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     expected = in_process(federation)
     for folder in (federation.server, *federation.folders):
-        assert np.array_equal(model_weights((folder / "model.npz").read_bytes())[0], expected)
+        assert np.array_equal(model(folder)[0], expected)
     assert report["silences"] == []
     phases = [one["phase"] for one in report["phases"]]
     assert phases[1:-1] == ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"]
@@ -185,9 +184,7 @@ def test_whatever_a_node_does_it_is_a_dropout_and_no_more(tmp_path: Path, kind: 
     grid = LocalGrid(4, reply)
     with pytest.warns(match="without site-2"):
         report = flower_app.serve(grid, federation.server, 1.0, 0.01)
-    assert np.array_equal(
-        model_weights((federation.server / "model.npz").read_bytes())[0], in_process(federation, [0, 1, 3])
-    )
+    assert np.array_equal(model(federation.server)[0], in_process(federation, [0, 1, 3]))
     assert len(report["silences"]) == 1
     assert "a text" not in report["silences"][0]
 
@@ -257,9 +254,7 @@ def test_the_simulation_engine_gives_the_same_bits(tmp_path: Path, backend: str,
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert np.array_equal(
-        model_weights((federation.server / "model.npz").read_bytes())[0], in_process(federation)
-    )
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
 
 
 @pytest.mark.slow
@@ -279,8 +274,5 @@ def test_a_network_with_a_node_that_is_killed_gives_the_survivors_bits(tmp_path:
 
         network.run(federation.server, deadline=30.0, limit=400.0, watch=watch)
     assert killed
-    weights = [
-        model_weights((folder / "model.npz").read_bytes())[0]
-        for folder in (federation.server, *federation.folders[:3])
-    ]
+    weights = [model(folder)[0] for folder in (federation.server, *federation.folders[:3])]
     assert all(np.array_equal(one, in_process(federation, [0, 1, 2])) for one in weights)
