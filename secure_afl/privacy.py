@@ -12,6 +12,7 @@ from enum import Enum
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import eigvalsh
 
 from secure_afl.crypto.noise import Block, Noise
@@ -119,26 +120,29 @@ def bounded_rows(
     """
     if not (np.isfinite(X).all() and np.isfinite(Y).all()):
         raise DataError("expected finite rows, got NaN or infinity")
-    x_scale = _scales(X, bounds.row_norm)
-    y_scale = np.minimum(1.0, bounds.target / np.maximum(_peaks(Y), bounds.target))
+    x, changed = _shortened(X, bounds.row_norm)
+    peaks = _peaks(Y)
+    high = peaks > bounds.target
+    y = np.where(high[:, None], Y / peaks[:, None] * bounds.target, Y)
     if target_norm is not None:
-        y_scale = np.minimum(y_scale, _scales(Y, target_norm))
-    scaled = Y * y_scale[:, None]
-    # Scaling may round a value up over the bound on it.
-    np.clip(scaled, -bounds.target, bounds.target, out=scaled)
-    return X * x_scale[:, None], scaled, int(np.count_nonzero((x_scale < 1) | (y_scale < 1)))
+        y, long = _shortened(y, target_norm)
+        changed |= long
+    return x, y, int(np.count_nonzero(changed | high))
+
+
+def _shortened(rows: Matrix, limit: float) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    """Rows of a norm of at most `limit`, and which ones were longer."""
+    peaks = _peaks(rows)
+    unit = rows / peaks[:, None]  # so that no square overflows
+    most = limit / np.sqrt(np.sum(unit**2, axis=1, initial=2.0**-60))
+    # A row on the bound may pass by some roundings, for which `sensitivity` pays.
+    long = peaks > most * (1 + gamma(rows.shape[1] + 8))
+    return np.where(long[:, None], unit * most[:, None], rows), long
 
 
 def _peaks(rows: Matrix) -> Matrix:
-    return np.asarray(np.max(np.abs(rows), axis=1, initial=0.0))
-
-
-def _scales(rows: Matrix, limit: float) -> Matrix:
-    peaks = np.where(_peaks(rows) > 0, _peaks(rows), 1.0)  # so that no square overflows
-    norms = peaks * np.sqrt(np.sum((rows / peaks[:, None]) ** 2, axis=1))
-    # A row on the bound may pass by some roundings, for which `sensitivity` pays.
-    over = norms > limit * (1 + gamma(rows.shape[1] + 8))
-    return np.where(over, limit / np.where(over, norms, 1.0), 1.0)
+    """The largest magnitude in each row, above 0."""
+    return np.asarray(np.max(np.abs(rows), axis=1, initial=np.finfo(np.float64).tiny))
 
 
 def spent(multipliers: Sequence[float], delta: float) -> float:
@@ -258,8 +262,8 @@ def regularise(
     # λ_max is √2-Lipschitz in them, so λ_max ≤ 2σ√d + 2σ√ln(1/β) but for β; likewise −λ_min.
     sigma = float(noise.blocks[0].deviation) * math.sqrt(survivors)
     norm = 2 * sigma * (math.sqrt(d) + math.sqrt(math.log(2 / _NORM_RISK)))
-    # What rounding can do to the eigenvalues and to the proof that `solve` makes.
-    size = float(np.linalg.norm(G)) * math.sqrt(d) + d * norm
+    # What rounding can do to the eigenvalues and to the proof that `solve` makes, from the sum of their magnitudes.
+    size = abs(trace) + 2 * d * max(0.0, -smallest) + d * norm
     floor = max(_FLOOR * norm, 8 * (gamma(2 * count + 2) + 16 * gamma(d + 8)) * size)
     shift = max(ridge * max(trace, 0.0) / d, floor - smallest)
     G[np.diag_indices_from(G)] += shift

@@ -60,11 +60,12 @@ def test_a_draw_beyond_reach_is_an_error_and_never_clipped(monkeypatch: pytest.M
         monkeypatch.setattr(
             discrete_gaussian, "draw", lambda count, _, one=value: np.full(count, one, np.int64)
         )
+        noise = Noise(NOISE.blocks[:1], 14)
         if passes:
-            assert Noise(NOISE.blocks[:1], 14).draw(CODE)[0] == value
+            assert noise.draw(CODE)[0] == value
         else:
             with pytest.raises(CryptoError, match=r"^a draw of noise exceeds what is reserved for it$"):
-                NOISE.draw(CODE)
+                noise.draw(CODE)
 
 
 def test_noise_of_few_units_is_refused() -> None:
@@ -77,7 +78,7 @@ def test_values_and_codes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CryptoError, match="expected 1000 values, got 999"):
         NOISE.add(values[1:], BOUND, CODE)
     with pytest.raises(CryptoError, match="room for values up to 100 and their noise"):
-        NOISE.add(values, BOUND, FixedPoint(CODE.fraction_bits, CODE.magnitude // 2, 5, CODE.width))
+        NOISE.add(values, BOUND, FixedPoint.fit(1.2 * BOUND, 5, 20))
     values[7] = 1.01 * BOUND
     with pytest.raises(CryptoError, match="1 of 1000 values are over the agreed bound"):
         NOISE.add(values, BOUND, CODE)
