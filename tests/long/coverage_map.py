@@ -19,7 +19,8 @@ SOURCES = {
     for package in ("crypto", "protocol")
     for path in sorted((ROOT / package).rglob("*.py"))
 }  # as they are imported, and what they are called here
-TESTS = ("crypto", "protocol", "verification", "learning/test_encrypted.py")
+TESTS = ("crypto", "protocol", "transport", "verification", "learning/test_encrypted.py")
+ELSEWHERE = ("verification/test_killed.py",)  # what they test runs in other processes
 FOR_MUTANTS = "verification/test_survivors.py"
 OPTIONS = (
     "-q",  # with the one of pyproject.toml: not even a summary
@@ -46,7 +47,10 @@ class Tests:
         """Whether collection failed nowhere and the work says that it went well."""
         self._well = False
         paths = [str(ROOT / "tests" / name) for name in TESTS]
-        pytest.main([*OPTIONS, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths], plugins=[self])
+        ignored = [f"--ignore={ROOT / 'tests' / name}" for name in ELSEWHERE]
+        pytest.main(
+            [*OPTIONS, *ignored, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", *paths], plugins=[self]
+        )
         return self._well
 
     def run(self, names: Sequence[str], seconds: dict[str, float]) -> bool:

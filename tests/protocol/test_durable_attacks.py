@@ -73,6 +73,15 @@ def process(session: Session, store: Store, name: str = "s") -> DurableParty:
 # ---- kills and interrupts ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """A shell's background job ignores Ctrl-C, and its children do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_open(tmp_path: Path) -> None:
     """Ctrl-C in a notebook, and the cell is run again: what leaves then must be on the disk."""
     session, request = asked(world(4))
