@@ -52,7 +52,7 @@ class Here(Message, frozen=True, tag="here"):
         exact("a signature", self.signature, SIGNATURE_BYTES)
 
 
-_HERE = Decoder(Here)
+HERE = Decoder(Here)
 
 
 def who_is_there() -> Letter:
@@ -68,7 +68,7 @@ def here(identity: Identity, parties: Parties, party: int, question: Letter, add
 
 def found(parties: Parties, question: Letter, address: int, answer: bytes) -> int:
     """The number of the party at that address. Raises `WireError` for an answer that does not prove one."""
-    told = decode(answer, _HERE)
+    told = decode(answer, HERE)
     everybody = parties.everybody
     if told.party >= len(everybody):
         raise WireError(f"expected one of {len(everybody)} parties, got number {told.party}")

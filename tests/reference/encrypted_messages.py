@@ -70,3 +70,6 @@ FROM_PARTIES: dict[str, Kind] = {
     ),
     "tags": message("tags", {"tags": many(many(natural)), "data_set": data(32)}),
 }
+FROM_ADDRESSES: dict[str, Kind] = {
+    "here": message("here", {"party": natural, "signature": data(64)}),
+}

@@ -37,6 +37,7 @@ LABELS = {
     "KEY_SIGNATURE": b"secure-afl/1 signed encryption key",
     "CHALLENGE_SIGNATURE": b"secure-afl/1 signed challenge",
     "AUDIT_SIGNATURE": b"secure-afl/1 signed audit entry",
+    "HERE_SIGNATURE": b"secure-afl/1 signed whereabouts",
 }
 
 

@@ -43,6 +43,7 @@ KINDS = {
     "encrypted, from a party": encrypted_messages.FROM_PARTIES,
     "encrypted, to a key holder": encrypted_messages.TO_HOLDERS,
     "encrypted, to a client": encrypted_messages.TO_CLIENTS,
+    "from an address": encrypted_messages.FROM_ADDRESSES,
 }
 
 

@@ -532,4 +532,10 @@ def encrypted() -> Vectors:
     v.message(kind, ["check", D, OFFER, [CHALLENGE, CHALLENGE]], session | wrong, inner=((2,), (3, 0)))
     v.also("no challenge", kind, ["check", D, OFFER, []])
     v.other_bytes(kind, OFFER)
+
+    kind = "from an address"
+    v.message(
+        kind, ["here", 3, SIGNATURE], {"63 bytes": {2: SIGNATURE[:-1]}, "65 bytes": {2: SIGNATURE + b"\0"}}
+    )
+    v.other_bytes(kind, CHALLENGE)
     return v

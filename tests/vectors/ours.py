@@ -39,6 +39,7 @@ from secure_afl.protocol.homomorphic import agreement
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.transport import post
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 REFUSALS = (SecureAflError, wire.WireError)
@@ -400,6 +401,7 @@ KINDS: dict[str, Decoder[Any]] = {
     "encrypted, from a party": encrypted.FROM_PARTY,
     "encrypted, to a key holder": encrypted.TO_HOLDER,
     "encrypted, to a client": encrypted.TO_CLIENT,
+    "from an address": post.HERE,
 }
 
 

@@ -36,6 +36,7 @@ MODULES = {
     "protocol": "parameters roster wire",
     "protocol.masking": "graph messages",
     "protocol.homomorphic": "agreement messages",
+    "protocol.transport": "post",
 }
 WITHOUT = {
     "bfv.encrypt": "random",
@@ -51,6 +52,9 @@ WITHOUT = {
     "lattice.add_mod": "inside of Lattice.add",
     "lattice.pack_mod": "inside of Lattice.pack",
     "lattice.unpack_mod": "inside of Lattice.unpack",
+    "post.found": "of one transport's addresses; its message has vectors",
+    "post.here": "of one transport's addresses; its message has vectors",
+    "post.who_is_there": "random",
     "parameters.check_demands": "of one party alone",
     "parameters.demands": "of one party alone",
     "roster.grouped": "for people to read",
