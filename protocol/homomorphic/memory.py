@@ -15,8 +15,8 @@ from secure_afl.protocol.parameters import Demands
 class ClientMemory(msgspec.Struct):
     """One client's session.
 
-    answers: digest of the server's last message. demands: of the plan. related: by round, where the plan says same, the contributors that
-    this client gave tags for last. uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of
+    answers: digest of the server's last message. demands: of the plan.
+    related: by round, where the plan says same, the contributors that this client gave tags for last. uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of
     their data set's name.
     """
 
@@ -39,7 +39,8 @@ class ClientMemory(msgspec.Struct):
 class HolderMemory(msgspec.Struct):
     """One key holder's session.
 
-    demands: of the plan. secret: the key, as its kind writes it; empty after the last round. commitments: of all key holders, by party.
+    answers: digest of the server's last message. demands: of the plan. secret: the key, as its kind writes it; empty
+    after the last round. commitments: of all key holders, by party.
     offer, challenge: of the sum that was offered last. opened: the last round that was. related: contributors of the
     sums that must have the same.
     """

@@ -31,7 +31,8 @@ def choose(n: int, profile: Profile, *, corrupted: int, dropout: float) -> Neigh
     """The sparsest graph for n clients, `corrupted` of which collude with the server while a fraction drops out.
 
     A private input leaks with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰. In the
-    complete graph nothing is left to chance: it bears ⌊dropout·n⌋ dropouts, which may be none. Raises `LocalProtocolError` if no graph serves.
+    complete graph nothing is left to chance: it bears ⌊dropout·n⌋ dropouts, which may be none.
+    Raises `LocalProtocolError` if no graph serves.
     """
     gone = ceil(dropout * n)
     if profile is Profile.SEMI_HONEST:

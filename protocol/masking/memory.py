@@ -47,9 +47,10 @@ class Masked(msgspec.Struct):
 class Memory(msgspec.Struct, dict=True):
     """One client's session.
 
-    answers, invitation: digests of the server's last and first message. demands: of the plan. rounds: keys of those to come; current: of
-    the one that was uploaded. directory: the digest of all advertised keys; advertisers, dealers: whose keys came,
-    and whose shares. related: survivors of the sums that must have the same.
+    answers, invitation: digests of the server's last and first message. demands: of the plan.
+    rounds: keys of those to come; current: of the one that was uploaded.
+    directory: the digest of all advertised keys; advertisers, dealers: whose keys came, and whose shares.
+    related: survivors of the sums that must have the same.
     """
 
     parameters: Parameters

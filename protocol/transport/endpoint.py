@@ -52,7 +52,8 @@ class Endpoint:
     """One client or key holder, known by its identity's place in the roster.
 
     contribute: a client's vector for a sum, and its data set's name. solve: with `Release.WEIGHTS`, a key holder's.
-    learned: takes what the server says came out; nobody vouches for it. audit: the file of its audit log. Raises `LocalProtocolError` if the roster does not have this identity.
+    learned: takes what the server says came out; nobody vouches for it. audit: the file of its audit log.
+    Raises `LocalProtocolError` if the roster does not have this identity.
     """
 
     def __init__(
