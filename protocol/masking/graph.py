@@ -11,7 +11,7 @@ from math import ceil, floor
 
 from scipy.stats import hypergeom
 
-from secure_afl.crypto.kdf import Label, digest, integer
+from secure_afl.crypto.kdf import Label, digests
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.parameters import Parameters, Profile
 
@@ -93,8 +93,8 @@ class Graph:
         self._cohort = frozenset(parameters.cohort)
         self._circle: list[int] = []
         if not parameters.complete:
-            seed = parameters.transcript()
-            self._circle = sorted(self._cohort, key=lambda client: digest(Label.GRAPH, seed, integer(client)))
+            hashed = digests(Label.GRAPH, parameters.transcript())
+            self._circle = sorted(self._cohort, key=lambda client: hashed(client.to_bytes(8, "big")))
         reach = parameters.degree // 2
         self._steps = [step for step in range(-reach, reach + 1) if step]
 

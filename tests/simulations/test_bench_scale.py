@@ -30,10 +30,11 @@ def test_a_small_scale(tmp_path: Path) -> None:
     assert (tmp_path / "scale.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_law_is_fitted_to_the_logarithm() -> None:
-    rows = [{"clients": 2**k, "client_seconds": 0.5 + 0.25 * k} for k in (3, 5, 8)]
-    assert bench_scale._law(rows) == pytest.approx({"base_s": 0.5, "per_doubling_s": 0.25, "r2": 1.0})
-    assert bench_scale._law(rows[:2]) == {}
+def test_a_law_is_fitted() -> None:
+    rows = [{"clients": 2**k, "client_seconds": 0.5 + 0.25 * k + 0.01 * 2**k} for k in (3, 5, 8, 9)]
+    law = {"base_s": 0.5, "per_doubling_s": 0.25, "per_client_s": 0.01, "r2": 1.0}
+    assert bench_scale._law(rows) == pytest.approx(law)
+    assert bench_scale._law(rows[:3]) == {}
 
 
 def test_the_command_refuses_what_it_cannot_write() -> None:

@@ -49,6 +49,7 @@ WITHOUT = {
     "ckks.gaussian": "random",
     "ckks.noise": "a bound in doubles; the choice that follows from it has vectors",
     "graph.exposure": "a probability in doubles; the choice that follows from it has vectors",
+    "kdf.digests": "inside of the neighbour graph",
     "lattice.add_mod": "inside of Lattice.add",
     "lattice.pack_mod": "inside of Lattice.pack",
     "lattice.unpack_mod": "inside of Lattice.unpack",
