@@ -114,3 +114,12 @@ def test_a_bound_must_be_a_positive_number(bound: float) -> None:
 def test_only_float64_vectors_are_encoded(vector: np.ndarray) -> None:
     with pytest.raises(CryptoError, match="float64 vector"):
         FixedPoint.fit(1.0, 2, 8).encode(vector)
+
+
+def test_the_bound_covers_sums_that_float64_rounds() -> None:
+    """A sum of more than 53 bits is decoded to the nearest float64, and that is more than all rounding before it."""
+    code = FixedPoint(0, 2**60, 2, 8)
+    units = np.array([2**61 - 2**8 - off for off in range(1, 256)], np.int64)
+    decoded = code.decode_sum(units.view(np.uint64), 2)
+    worst = max(abs(Fraction(float(one)) - int(exact)) for one, exact in zip(decoded, units, strict=True))
+    assert 1 < worst <= code.entry_error(2)
