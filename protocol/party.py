@@ -1,22 +1,39 @@
 """What every client and key holder of ours does with the server's messages: what is legal in its state, nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.errors import PolicyError, RemoteProtocolError, check_size
+from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, check_size
+from secure_afl.protocol.parameters import Demands, SumPlan, check_demands
 from secure_afl.protocol.wire import Message, ServerMessage, WireError, answered, decode, sign_frame
 
 S = TypeVar("S", bound=Enum)
 Answer = TypeVar("Answer")
 
 
-class SignedParty(ABC, Generic[S, Answer]):
+class Memory(Protocol[S]):
+    """What a party keeps between messages. answers: digest of the server's last one. demands: of the plan."""
+
+    state: S
+    answers: bytes
+    demands: Demands
+
+    @property
+    def transcript(self) -> bytes:
+        """Of the session."""
+
+
+Kept = TypeVar("Kept", bound=Memory[Any])
+
+
+class SignedParty(ABC, Generic[S, Answer, Kept]):
     """A party that answers the server, and signs with each answer what it answers.
 
     The first message makes the session; all others must carry its transcript. A message that is refused raises
@@ -26,11 +43,21 @@ class SignedParty(ABC, Generic[S, Answer]):
     state: S
     place: int
     name: str
+    _memory: Kept  # once there is a session
 
-    def __init__(self, identity: Identity, first: Decoder[Any], others: Decoder[Any]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        plan: Sequence[SumPlan],
+        first: Decoder[Any],
+        others: Decoder[Any],
+        memories: Decoder[Kept],
+    ) -> None:
         self._identity = identity
+        self._plan = tuple(plan)
         self._first = first
         self._others = others
+        self._memories = memories
         self._transcript = b""  # none before the session is made
         self._answers = b""  # the digest of the message that is being answered
         self._largest_message = 0
@@ -60,6 +87,45 @@ class SignedParty(ABC, Generic[S, Answer]):
             raise PolicyError(f"{self.name}: {error}") from None
         self.state = legal[type(message)]
         return answer
+
+    def memory(self) -> bytes:
+        """All that this party needs to go on after a restart: full of secrets, for a store of its own.
+
+        Raises `LocalProtocolError` before there is a session, `CryptoError` where the system cannot keep a key.
+        """
+        if not self._transcript:
+            raise LocalProtocolError(f"{self.name}: no session has begun")
+        self._memory.state, self._memory.answers = self.state, self._answers
+        self._fill(self._memory)
+        return msgspec.msgpack.encode(self._memory)
+
+    def resume(self, memory: bytes) -> None:
+        """Go on where the party was that had this memory; the ledger must be as it was then, or later.
+
+        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
+        allow the session any more.
+        """
+        if self._transcript:
+            raise LocalProtocolError(f"{self.name}: a session has begun already")
+        try:
+            kept = self._memories.decode(memory)
+            self._check_kept(kept)
+            check_demands(self._plan, kept.demands)
+            self._begin(kept)
+        except (msgspec.DecodeError, WireError, CryptoError) as error:
+            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
+
+    def _begin(self, kept: Kept) -> None:
+        """A session, new or gone on with."""
+        self._memory, self.state, self._answers = kept, kept.state, kept.answers
+        self._transcript = kept.transcript
+
+    def _fill(self, memory: Kept) -> None:
+        """Write what the party holds in another shape."""
+
+    @abstractmethod
+    def _check_kept(self, kept: Kept) -> None:
+        """Raise what is raised if a server proposes a session that is not as agreed."""
 
     @abstractmethod
     def _legal(self) -> Mapping[type[Message], S]:

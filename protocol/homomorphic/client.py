@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,14 +25,14 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.states import ClientState
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted, check_demands, demands
+from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted, demands
 from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError
 
 
-class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
+class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory]):
     """One client in one encrypted session.
 
     It knows beforehand who the members and the key holders are, which sums were agreed on and how they are
@@ -57,13 +56,12 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
     ) -> None:
         if encryption.masked != (masks is not None):
             raise LocalProtocolError(f"expected a masked session for bfv+mask only, got {encryption.backend}")
-        super().__init__(identity, messages.INVITATION, messages.TO_CLIENT)
+        super().__init__(identity, plan, messages.INVITATION, messages.TO_CLIENT, CLIENT_MEMORY)
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
         self.state = ClientState.START
         self._roster = roster
         self._holders = holders
-        self._plan = tuple(plan)
         self._lattice, self._agreed = encryption.agreed(plan, len(roster.members), len(holders.members))
         self._encryption = encryption
         self._policy = policy
@@ -85,40 +83,16 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted]):
     def _legal(self) -> Mapping[type[Message], ClientState]:
         return states.CLIENT[self.state]
 
-    def memory(self) -> bytes:
-        """All that this client needs to go on after a restart, for a store of its own; its masks have their own.
+    def _fill(self, memory: ClientMemory) -> None:
+        memory.uploaded = b"" if self._ciphertexts is None else bytes(self._lattice.pack(self._ciphertexts))
 
-        Raises `LocalProtocolError` before there is a session.
-        """
-        if self.state is ClientState.START:
-            raise LocalProtocolError(f"{self.name}: no encrypted session has begun")
-        self._memory.state, self._memory.answers = self.state, self._answers
-        self._memory.uploaded = (
-            b"" if self._ciphertexts is None else bytes(self._lattice.pack(self._ciphertexts))
-        )
-        return msgspec.msgpack.encode(self._memory)
-
-    def resume(self, memory: bytes) -> None:
-        """Go on where the client was that had this memory; its masks must have gone on before.
-
-        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
-        allow the session any more.
-        """
-        if self.state is not ClientState.START:
-            raise LocalProtocolError(f"{self.name}: a session has begun already")
-        try:
-            kept = CLIENT_MEMORY.decode(memory)
-            self._check_agreement(kept.agreement)
-            check_demands(self._plan, kept.demands)
-            if kept.uploaded:
-                self._ciphertexts = self._lattice.unpack(kept.uploaded, self._agreed[kept.round].length)
-        except (msgspec.DecodeError, WireError, CryptoError) as error:
-            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
-        self._begin(kept)
+    def _check_kept(self, kept: ClientMemory) -> None:
+        self._check_agreement(kept.agreement)
 
     def _begin(self, kept: ClientMemory) -> None:
-        self._memory, self.state, self._answers = kept, kept.state, kept.answers
-        self._transcript = kept.agreement.transcript()
+        if kept.uploaded:
+            self._ciphertexts = self._lattice.unpack(kept.uploaded, self._agreed[kept.round].length)
+        super()._begin(kept)
 
     def _check_agreement(self, agreement: Agreement) -> None:
         if (agreement.roster, agreement.holders) != (self._roster.digest, self._holders.digest):

@@ -9,7 +9,6 @@ ciphertext, a sum of others than it says, or anything else, gets nothing.
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,7 +34,7 @@ from secure_afl.protocol.homomorphic.messages import (
 )
 from secure_afl.protocol.homomorphic.states import HolderState
 from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.parameters import RoundSpec, SumPlan, check_demands, demands
+from secure_afl.protocol.parameters import RoundSpec, SumPlan, demands
 from secure_afl.protocol.party import SignedParty
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
@@ -45,7 +44,7 @@ Solve = Callable[[SumPlan, npt.NDArray[np.float64], float], npt.NDArray[np.float
 """From a sum, and the bound on the error of its entries, what is released in its place."""
 
 
-class KeyHolder(SignedParty[HolderState, bytes]):
+class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
     """One key holder in one encrypted session; alone, or one of a committee of which all are needed.
 
     solve: with `Release.WEIGHTS`, how a sum is solved. Of messages it refuses, nothing changes, but that a sum
@@ -64,14 +63,13 @@ class KeyHolder(SignedParty[HolderState, bytes]):
         *,
         solve: Solve | None = None,
     ) -> None:
-        super().__init__(identity, AGREEMENT, messages.TO_HOLDER)
+        super().__init__(identity, plan, AGREEMENT, messages.TO_HOLDER, HOLDER_MEMORY)
         self.number = holders.place(identity.verify_key)
         self.place = len(roster.members) + self.number
         self.name = holders.name(self.number)
         self.state = HolderState.START
         self._roster = roster
         self._holders = holders
-        self._plan = tuple(plan)
         self._lattice, self._agreed = encryption.agreed(plan, len(roster.members), len(holders.members))
         self._encryption = encryption
         self._policy = policy
@@ -97,43 +95,23 @@ class KeyHolder(SignedParty[HolderState, bytes]):
     def _legal(self) -> Mapping[type[Message], HolderState]:
         return states.HOLDER[self.state]
 
-    def memory(self) -> bytes:
-        """All that this key holder needs to go on after a restart, its secret key too: for a store of its own.
+    def _fill(self, memory: HolderMemory) -> None:
+        memory.secret = b"" if self._key is None else self._key.kept()
 
-        Raises `LocalProtocolError` before there is a session, `CryptoError` where the system cannot keep a key.
-        """
-        if self.state is HolderState.START:
-            raise LocalProtocolError(f"{self.name}: no encrypted session has begun")
-        self._memory.state, self._memory.answers = self.state, self._answers
-        self._memory.secret = b"" if self._key is None else self._key.kept()
-        return msgspec.msgpack.encode(self._memory)
+    def _check_kept(self, kept: HolderMemory) -> None:
+        self._check_agreement(kept.agreement)
 
-    def resume(self, memory: bytes) -> None:
-        """Go on where the key holder was that had this memory; the ledger must be as it was then, or later.
+    def _begin(self, kept: HolderMemory) -> None:
+        if kept.secret:
+            self._key = self._made(kept.transcript, kept.secret)
+        super()._begin(kept)
 
-        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
-        allow the session any more.
-        """
-        if self.state is not HolderState.START:
-            raise LocalProtocolError(f"{self.name}: a session has begun already")
-        try:
-            kept = HOLDER_MEMORY.decode(memory)
-            self._check_agreement(kept.agreement)
-            check_demands(self._plan, kept.demands)
-        except (msgspec.DecodeError, WireError) as error:
-            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
-        self._begin(kept, kept.secret)
-
-    def _begin(self, kept: HolderMemory, secret: bytes | None) -> None:
-        self._memory, self.state, self._answers = kept, kept.state, kept.answers
-        self._transcript = kept.agreement.transcript()
+    def _made(self, transcript: bytes, secret: bytes | None = None) -> WholeKey | JointKey:
+        """A new key, or one that was kept."""
         holders = len(self._holders.members)
-        if secret == b"":
-            return
         if holders > 1:
-            self._key = JointKey(self._lattice, self._transcript, holders, secret)
-        else:
-            self._key = WholeKey(self._lattice, secret)
+            return JointKey(self._lattice, transcript, holders, secret)
+        return WholeKey(self._lattice, secret)
 
     # ---- the key ---------------------------------------------------------------------------------
 
@@ -154,7 +132,8 @@ class KeyHolder(SignedParty[HolderState, bytes]):
     def _commit(self, agreement: Agreement) -> bytes:
         self._check_agreement(agreement)
         self._ledger.join(agreement.session)
-        self._begin(HolderMemory(agreement, self.state, self._answers, demands(self._plan)), None)
+        self._begin(HolderMemory(agreement, self.state, self._answers, demands(self._plan)))
+        self._key = self._made(self._transcript)
         return self._frame(
             KeyCommitment(messages.share_commitment(self._transcript, self.place, self._held.share))
         )

@@ -16,8 +16,8 @@ class ClientMemory(msgspec.Struct):
     """One client's session.
 
     answers: digest of the server's last message. demands: of the plan.
-    related: by round, where the plan says same, the contributors that this client gave tags for last. uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of
-    their data set's name.
+    related: by round, where the plan says same, the contributors that this client gave tags for last.
+    uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of their data set's name.
     """
 
     agreement: Agreement
@@ -31,6 +31,11 @@ class ClientMemory(msgspec.Struct):
     related: dict[int, frozenset[int]] = {}
     uploaded: bytes = b""
     data_set: bytes = b""
+
+    @property
+    def transcript(self) -> bytes:
+        """Of the session."""
+        return self.agreement.transcript()
 
     def __repr__(self) -> str:
         return f"ClientMemory({self.state.value})"
@@ -55,6 +60,11 @@ class HolderMemory(msgspec.Struct):
     challenge: Challenge | None = None
     opened: int = -1
     related: tuple[int, ...] | None = None
+
+    @property
+    def transcript(self) -> bytes:
+        """Of the session."""
+        return self.agreement.transcript()
 
     def __repr__(self) -> str:
         return f"HolderMemory({self.state.value})"

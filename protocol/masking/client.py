@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -40,7 +39,6 @@ from secure_afl.protocol.parameters import (
     RoundSpec,
     SumPlan,
     SumWanted,
-    check_demands,
     demands,
 )
 from secure_afl.protocol.party import SignedParty
@@ -49,7 +47,7 @@ from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, decode, verify_frame
 
 
-class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
+class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     """One client in one session.
 
     The client knows beforehand who the members are, which sums were agreed on (`plan`), and what it
@@ -71,13 +69,12 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         *,
         agreed: Sequence[RoundSpec] | None = None,
     ) -> None:
-        super().__init__(identity, PARAMETERS, messages.FROM_SERVER)
+        super().__init__(identity, plan, PARAMETERS, messages.FROM_SERVER, MEMORY)
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)
         self.state = ClientState.START
         self._roster = roster
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
-        self._plan = tuple(plan)
         self._agreed = tuple(agreed or (one.spec(len(roster.members)) for one in plan))
         self._policy = policy
         self._ledger = ledger
@@ -96,35 +93,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted]):
         profile = Profile.ACTIVE if self.state is ClientState.START else self._memory.parameters.profile
         return states.CLIENT[profile][self.state]
 
-    def memory(self) -> bytes:
-        """All that this client needs to go on after a restart: full of secrets, for a store of its own.
-
-        Raises `LocalProtocolError` before there is a session.
-        """
-        if self.state is ClientState.START:
-            raise LocalProtocolError(f"{self.name}: no masked session has begun")
-        self._memory.state, self._memory.answers = self.state, self._answers
-        return msgspec.msgpack.encode(self._memory)
-
-    def resume(self, memory: bytes) -> None:
-        """Go on where the client was that had this memory; the ledger must be as it was then, or later.
-
-        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
-        allow the session any more.
-        """
-        if self.state is not ClientState.START:
-            raise LocalProtocolError(f"{self.name}: a session has begun already")
-        try:
-            kept = MEMORY.decode(memory)
-            self._check_invitation(kept.parameters)
-            check_demands(self._plan, kept.demands)
-        except (msgspec.DecodeError, WireError) as error:
-            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
-        self._begin(kept)
+    def _check_kept(self, kept: Memory) -> None:
+        self._check_invitation(kept.parameters)
 
     def _begin(self, kept: Memory) -> None:
-        self._memory, self.state, self._answers = kept, kept.state, kept.answers
-        self._transcript = kept.transcript
+        super()._begin(kept)
         self._neighbours = graph.Graph(kept.parameters)[self.place]
 
     # ---- phases 0 to 2: keys and shares for all rounds -------------------------------------------

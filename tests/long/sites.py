@@ -777,6 +777,7 @@ _UNSHOWN = {
     "_answers",
     "_first",
     "_others",
+    "_memories",
     "_steps",
     "_identity",
     "_roster",
