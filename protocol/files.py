@@ -3,12 +3,16 @@
 import os
 import secrets
 import stat
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
+from typing import Any, TypeVar
 
 from secure_afl.protocol.errors import FileError
 
 PUBLIC, SECRET = 0o644, 0o600
+Parsed = TypeVar("Parsed")
 _LARGEST = 2**24  # bytes: a roster of a hundred thousand members
 
 
@@ -77,6 +81,23 @@ def read_text(path: Path) -> str:
         return read(path).decode()
     except UnicodeDecodeError:
         raise FileError(f"{path}: expected text in UTF-8, got something else") from None
+
+
+def read_parsed(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
+    """What a text says. Raises `FileError`, that of `parse` too, with the path."""
+    content = read_text(path)
+    try:
+        return parse(content)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
+
+
+def load_toml(content: str) -> dict[str, Any]:
+    """A TOML document. Raises `FileError` with the line."""
+    try:
+        return tomllib.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"expected TOML, got something else: {str(error)[:200]}") from None
 
 
 def _keep(folder: Path) -> None:

@@ -16,7 +16,6 @@ from secure_afl.protocol.errors import FileError, PolicyError
 from secure_afl.protocol.key_file import shown
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import BACKENDS, Policy
-from secure_afl.protocol.roster_file import load_toml
 
 _HEADING = """\
 # The least that this client accepts, whatever a server proposes. The client's operator owns this file;
@@ -119,7 +118,7 @@ def text(policy: Policy) -> str:
 
 def parse(content: str) -> Policy:
     """The policy in the text of a file. Raises `FileError` that names the key, what was expected and what came."""
-    document = load_toml(content)
+    document = files.load_toml(content)
     values = {}
     for key, raw in document.items():
         if key not in _FIELDS:
@@ -140,11 +139,7 @@ def parse(content: str) -> Policy:
 
 def read(path: Path) -> Policy:
     """The policy in a file. Raises `FileError`."""
-    content = files.read_text(path)
-    try:
-        return parse(content)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from None
+    return files.read_parsed(path, parse)
 
 
 def _toml(value: object) -> str:

@@ -10,10 +10,8 @@ and `[[key_holders]]` likewise, where sums are encrypted.
 """
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from secure_afl.protocol import files
 from secure_afl.protocol.errors import FileError, LocalProtocolError
@@ -65,7 +63,7 @@ def text(parties: Parties) -> str:
 
 def parse(content: str) -> Parties:
     """The parties in the text of a file. Raises `FileError` that names the entry."""
-    document = load_toml(content)
+    document = files.load_toml(content)
     if unknown := sorted(document.keys() - {"clients", "key_holders"}):
         raise FileError(f"expected the tables clients and key_holders, got {shown(unknown[0])}")
     members = {role: _members(role, document.get(role, [])) for role in ("clients", "key_holders")}
@@ -78,19 +76,7 @@ def parse(content: str) -> Parties:
 
 def read(path: Path) -> Parties:
     """The parties in a file. Raises `FileError`."""
-    content = files.read_text(path)
-    try:
-        return parse(content)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from None
-
-
-def load_toml(content: str) -> dict[str, Any]:
-    """A TOML document. Raises `FileError` with the line."""
-    try:
-        return tomllib.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"expected TOML, got something else: {str(error)[:200]}") from None
+    return files.read_parsed(path, parse)
 
 
 def _members(role: str, entries: object) -> tuple[Member, ...]:

@@ -62,7 +62,7 @@ class Folder:
         """The site's rows, their labels, and the data set's name. Raises `FileError`, which quotes no row."""
         at = self.path / "data.toml"
         try:
-            data = msgspec.convert(roster_file.load_toml(files.read_text(at)), Data)
+            data = msgspec.convert(files.load_toml(files.read_text(at)), Data)
         except (msgspec.ValidationError, FileError) as error:
             raise FileError(f"{at}: {error}") from None
         X, y = _table(self.path / data.table, study)

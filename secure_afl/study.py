@@ -33,7 +33,6 @@ from secure_afl.protocol import files
 from secure_afl.protocol.errors import FileError, LocalProtocolError
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.parameters import SumPlan
-from secure_afl.protocol.roster_file import load_toml
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.aggregation import Aggregator, Outcome
@@ -190,15 +189,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse(content: str) -> Study:
     """The study in the text of a file. Raises `FileError`."""
     try:
-        return msgspec.convert(load_toml(content), Study)
+        return msgspec.convert(files.load_toml(content), Study)
     except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
         raise FileError(str(error)) from None
 
 
 def read(path: Path) -> Study:
     """The study in a file. Raises `FileError`."""
-    content = files.read_text(path)
-    try:
-        return parse(content)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from None
+    return files.read_parsed(path, parse)
