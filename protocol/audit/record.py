@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,15 +51,16 @@ FromServer = (
 )
 _FROM_PARTY: Decoder[FromParty] = Decoder(FromParty)
 _FROM_SERVER: Decoder[FromServer] = Decoder(FromServer)
+P = TypeVar("P", bound=Party)
 S = TypeVar("S")
 
 
-class RecordedParty:
+class RecordedParty(Generic[P]):
     """A key holder, or a client's part in `receive`, with a log. plan, policy, rosters: those the party was made with."""
 
     def __init__(
         self,
-        party: Party,
+        party: P,
         log: AuditLog,
         roster: Roster,
         plan: Sequence[SumPlan],
@@ -99,25 +100,13 @@ class RecordedParty:
         return data
 
 
-class RecordedClient(RecordedParty):
+class RecordedClient(RecordedParty[Contributor]):
     """A client with a log."""
-
-    def __init__(
-        self,
-        client: Contributor,
-        log: AuditLog,
-        roster: Roster,
-        plan: Sequence[SumPlan],
-        policy: Policy,
-        holders: Roster | None = None,
-    ) -> None:
-        super().__init__(client, log, roster, plan, policy, holders)
-        self._client = client
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """As the client's own `contribute`; raises `AuditError` besides."""
         try:
-            data = self._client.contribute(wanted, values, data_set)
+            data = self._party.contribute(wanted, values, data_set)
         except SecureAflError as error:
             self._log.append(Withheld(self._session, wanted.round, type(error).__name__))
             raise

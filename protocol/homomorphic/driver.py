@@ -13,7 +13,9 @@ from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.parameters import SumWanted
 
-Recorded = tuple[RecordedHomomorphicServer, Mapping[int, RecordedClient], Mapping[int, RecordedParty]]
+Recorded = tuple[
+    RecordedHomomorphicServer, Mapping[int, RecordedClient], Mapping[int, RecordedParty[KeyHolder]]
+]
 
 
 class EncryptedCohort(Exchange):

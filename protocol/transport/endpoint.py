@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import Role
@@ -122,7 +122,7 @@ class Endpoint:
         finally:
             log.close()
 
-    def _said(self, party: DurableParty | RecordedParty, data: bytes) -> bytes:
+    def _said(self, party: DurableParty | RecordedParty[Any], data: bytes) -> bytes:
         answer = party.receive(data)
         if isinstance(answer, bytes):
             return answer

@@ -281,13 +281,17 @@ _MASKED_PHASES = ("advertising", "sharing", "confirming", "collecting", "consent
 def _masked_at(profile: Profile, phase: str) -> tuple[Session, dict[int, bytes]]:
     """A session in which this phase's messages wait to be delivered."""
     session = _masked_session(profile, Held())
+    return session, _outbox_of(session, phase)
+
+
+def _outbox_of(session: Session | KeySession, phase: str) -> dict[int, bytes]:
     machine, step = session.server, session.server.start
     while True:
         outbox = step()
-        if machine.state is masked_states.ServerState.READY:
+        if machine.state.value == "ready":
             outbox = machine.open_round(0)
         if machine.state.value == phase:
-            return session, outbox
+            return outbox
         session.cohort.run(lambda outbox=outbox: outbox, session.contribute)  # type: ignore[misc]
         step = machine.advance
 
@@ -524,15 +528,7 @@ _ENCRYPTED_PHASES = tuple(
 
 def _encrypted_at(backend: str, holders: int, phase: str) -> tuple[KeySession, dict[int, bytes]]:
     session = _encrypted_session(backend, holders)
-    machine, step = session.server, session.server.start
-    while True:
-        outbox = step()
-        if machine.state is encrypted_states.ServerState.READY:
-            outbox = machine.open_round(0)
-        if machine.state.value == phase:
-            return session, outbox
-        session.cohort.run(lambda outbox=outbox: outbox, session.contribute)  # type: ignore[misc]
-        step = machine.advance
+    return session, _outbox_of(session, phase)
 
 
 def _encrypted_bases(backend: str, holders: int) -> dict[str, bytes]:

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from reference import kdf
+from reference.kdf import bind, derive, digest, expand, u64
 
 from secure_afl.crypto import shamir
 from secure_afl.crypto.hpke import Suite
@@ -61,7 +63,7 @@ FORMULAS = {row[0]: row[1] for row in rows(section("Sizes")) if len(row) == 2 an
 
 
 def test_labels() -> None:
-    assert {label.name: label.value for label in Label} == LABELS
+    assert {label.name: label.value for label in Label} == LABELS == kdf.LABELS
     assert len(set(LABELS.values())) == len(LABELS)
 
 
@@ -199,30 +201,6 @@ def test_the_worked_sizes_follow_from_the_formulas() -> None:
 
 
 # ---- a second implementation, from the document alone --------------------------------------------
-
-
-def u64(value: int) -> bytes:
-    return value.to_bytes(8, "big")
-
-
-def bind(label: str, *parts: bytes) -> bytes:
-    return LABELS[label] + b"".join(u64(len(part)) + part for part in parts)
-
-
-def digest(label: str, *parts: bytes) -> bytes:
-    return hashlib.sha256(bind(label, *parts)).digest()
-
-
-def expand(key: bytes, info: bytes, length: int) -> bytes:
-    out = block = b""
-    while len(out) < length:
-        block = hmac.digest(key, block + info + bytes([len(out) // 32 + 1]), "sha256")
-        out += block
-    return out[:length]
-
-
-def derive(secret: bytes, label: str, *parts: bytes, length: int = 32) -> bytes:
-    return expand(hmac.digest(bytes(32), secret, "sha256"), bind(label, *parts), length)
 
 
 def unpack(data: bytes) -> Any:
