@@ -20,7 +20,7 @@ KIND = "secure-afl-ed25519"
 _KEY = re.compile(f"[0-9a-f]{{{2 * VERIFY_KEY_BYTES}}}")
 _SHOWN = 40  # letters of what is refused
 PASSPHRASE_FILE = "SECURE_AFL_PASSPHRASE_FILE"
-_SECRET = "PRIVATE KEY-----"
+_SECRET = b"PRIVATE KEY-----"
 
 
 def public_line(member: Member) -> str:
@@ -73,13 +73,12 @@ def write_key(folder: Path, name: str, passphrase: bytes | None = None) -> tuple
 
 def read_public(path: Path) -> Member:
     """The member in a public file. Raises `FileError`, in clear words for a secret file in its place."""
-    text = files.read_text(path)
-    if _SECRET in text:
+    if is_secret(path):
         raise FileError(
             f"{path}: expected a public key file (.pub), got a secret one; if it left its owner's machine, "
             "that identity must be replaced"
         )
-    return _parse_line(path, text)
+    return _parse_line(path, files.read_text(path))
 
 
 def read_key(path: Path, passphrase: Callable[[], bytes]) -> tuple[Member, Identity]:
@@ -113,7 +112,10 @@ def service_passphrase() -> bytes:
 
 def is_secret(path: Path) -> bool:
     """Whether a file has a secret key in it."""
-    return _SECRET.encode() in files.read(path)
+    # A member's name, in the public line, may look like the end of such a line.
+    return any(
+        line.startswith(b"-----BEGIN ") and line.endswith(_SECRET) for line in files.read(path).splitlines()
+    )
 
 
 def _parse_line(path: Path, text: str) -> Member:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import members
 
@@ -31,6 +31,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(members)
+@example(Member("-----BEGIN PRIVATE KEY-----", bytes(32)))
 def test_a_public_line_is_read_back(member: Member) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.pub"
