@@ -45,6 +45,7 @@ class Label(Enum):
     KEY_SHARE_COMMITMENT = b"secure-afl/1 key share commitment"
     CIPHERTEXTS = b"secure-afl/1 sum of ciphertexts"
     DATA_SET = b"secure-afl/1 data set"
+    NOISE = b"secure-afl/1 noise"
     AUDIT_LINE = b"secure-afl/1 audit line"
     AUDIT_MESSAGE = b"secure-afl/1 audited message"
     # Ed25519

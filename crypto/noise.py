@@ -14,6 +14,7 @@ import numpy.typing as npt
 from secure_afl.crypto import discrete_gaussian
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.kdf import Label, digest
 
 LEAST_DEVIATION = 8  # units: then the noise of several clients adds up to a discrete Gaussian, but for 2^-800
 
@@ -58,6 +59,14 @@ class Noise:
     def padded(self, bound: float) -> float:
         """The bound of values up to `bound` and their noise, for which a fixed-point code must be made."""
         return float(np.nextafter(float(Fraction(bound) + self.reserve), np.inf))
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that no other noise has: with them in the transcript, all clients of a session add the same."""
+        numbers = [self.reach]
+        for block in self.blocks:
+            numbers += [block.length, block.deviation.numerator, block.deviation.denominator]
+        return digest(Label.NOISE, *(str(number).encode() for number in numbers))
 
     def draw(self, code: FixedPoint) -> npt.NDArray[np.int64]:
         """Fresh noise in units of the code, from the operating system's random bits.

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 
+import numpy as np
+import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label, digest
+from secure_afl.crypto.noise import Noise
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import DIGEST_BYTES, VERSION, Message, WireError, encode, exact, increasing
@@ -36,6 +39,7 @@ class RoundSpec(Message, frozen=True, tag="round"):
 
     modulus: 0 where masks are mod 2^(8·width) and the masked vector is what is uploaded; else masks are in Z_modulus,
     and the masked vector travels encrypted in another session.
+    noise: digest of what each client adds to its vector (`Noise`), empty for nothing.
     """
 
     statistic: str
@@ -44,12 +48,15 @@ class RoundSpec(Message, frozen=True, tag="round"):
     magnitude: int
     width: int
     modulus: int = 0
+    noise: bytes = b""
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
             raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
         if self.length < 1:
             raise WireError(f"expected a sum of at least 1 value, got {self.length}")
+        if self.noise:
+            exact("a digest of noise", self.noise, DIGEST_BYTES)
         if self.modulus and not 2**32 < self.modulus < 2**63:
             raise WireError(
                 f"expected masks modulo 2^(8·width) or a modulus of 33 to 63 bits, got {self.modulus}"
@@ -77,13 +84,15 @@ class SumWanted:
 @dataclass(frozen=True)
 class RidgeSystem:
     """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
-    alone. features, outputs: the shape of the weights; ridge, target: see `secure_afl.solve.solve`.
+    alone. features, outputs: the shape of the weights; ridge, target: see `secure_afl.solve.solve`; rows: the most
+    of one client, for sums with noise.
     """
 
     features: int
     outputs: int
     ridge: float
     target: float = 1.0
+    rows: int = 2**32
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class SumPlan:
     exact: values are multiples of 2^-fraction_bits, and sums of them need no more than 53 bits.
     error: the largest error of an entry that is accepted from CKKS, which is not exact; infinite takes its best.
     system: what the sum is for, where only a solution is needed.
+    noise: what each client adds to its vector before it leaves, for differential privacy.
     """
 
     statistic: str
@@ -110,6 +120,7 @@ class SumPlan:
     exact: bool = False
     error: float = inf
     system: RidgeSystem | None = None
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
@@ -121,6 +132,28 @@ class SumPlan:
             )
         if not self.error > 0:
             raise LocalProtocolError(f"expected an error above 0, got {self.error}")
+        if self.noise and (self.noise.length != self.length or self.exact):
+            raise LocalProtocolError(
+                f"expected noise for {self.length} values of a sum that need not be exact, got it for "
+                f"{self.noise.length} of {self.statistic!r}"
+            )
+
+    @property
+    def largest(self) -> float:
+        """No entry of what a client uploads is larger in magnitude, its noise included."""
+        return self.noise.padded(self.bound) if self.noise else self.bound
+
+    @property
+    def noise_digest(self) -> bytes:
+        """As it stands in a `RoundSpec`."""
+        return self.noise.digest if self.noise else b""
+
+    def encode(self, values: npt.NDArray[np.float64], code: FixedPoint) -> npt.NDArray[np.uint64]:
+        """What a client uploads for `values`, before it is masked or encrypted; fresh noise at each call.
+
+        Raises `CryptoError` for a value that is not finite or over the bound, and as `Noise.draw` does.
+        """
+        return self.noise.add(values, self.bound, code) if self.noise else code.encode(values)
 
     def spec(self, roster: int) -> RoundSpec:
         """What a server must propose to a roster of this size: a function of the agreement alone, so that
@@ -128,8 +161,15 @@ class SumPlan:
 
         Raises `CryptoError` if 8-byte words do not hold the sum.
         """
-        code = FixedPoint.fit(self.bound, roster, self.fraction_bits)
-        return RoundSpec(self.statistic, self.length, code.fraction_bits, code.magnitude, code.width)
+        code = FixedPoint.fit(self.largest, roster, self.fraction_bits)
+        return RoundSpec(
+            self.statistic,
+            self.length,
+            code.fraction_bits,
+            code.magnitude,
+            code.width,
+            noise=self.noise_digest,
+        )
 
 
 Demands = tuple[tuple[int, bool, bool], ...]

@@ -19,6 +19,7 @@ from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DropoutWarning
+from secure_afl.privacy import regularise
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
@@ -195,12 +196,17 @@ def masked_session(
     return cohort
 
 
-def solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> Solution:
-    """The solution of the system that a sum is for. Raises `SolveError` if none is guaranteed."""
+def solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int) -> Solution:
+    """The solution of the system that a sum over so many clients is for. Raises `SolveError` if none is guaranteed."""
     system = plan.system
     if system is None:
         raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
-    bounds = PublicBounds(system.features, system.outputs, row_norm=1.0, rows=1, target=system.target)
+    bounds = PublicBounds(
+        system.features, system.outputs, row_norm=1.0, rows=system.rows, target=system.target
+    )
+    if plan.noise:
+        fixed = regularise(total, bounds, plan.noise, survivors=survivors, ridge=system.ridge)
+        return solve(fixed.statistics, ridge=0.0, entry_error=entry_error, target=system.target)
     statistics = SufficientStatistics.unpack(total, bounds, entry_error=entry_error)
     return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)
 
@@ -276,7 +282,7 @@ class MaskedAggregator:
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
-        return solved(self._plan[number], one.total, one.entry_error), one
+        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one
 
     def __deepcopy__(self, memo: object) -> "MaskedAggregator":
         """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
@@ -337,6 +343,10 @@ class PlainAggregator:
         self._plan: Sequence[SumPlan] = ()
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        if noisy := [one.statistic for one in plan if one.noise]:
+            raise LocalProtocolError(
+                f"{noisy[0]!r} has noise for differential privacy, which hides nothing in vectors sent in the clear"
+            )
         self._plan = plan
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
@@ -347,4 +357,4 @@ class PlainAggregator:
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
-        return solved(self._plan[number], one.total, one.entry_error), one
+        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one

@@ -241,7 +241,7 @@ class EncryptedAggregator:
         plan = self._plan[number]
         if self.encryption.release is Release.SUM:
             one = self.sum(number, contributions)
-            return solved(plan, one.total, one.entry_error), one
+            return solved(plan, one.total, one.entry_error, len(one.survivors)), one
         values, survivors = self._opened(number, contributions)
         assert plan.system is not None
         return _solution(plan.system, values), Outcome(*self._outcome(number, survivors))
@@ -303,9 +303,11 @@ class EncryptedAggregator:
         return self.cohort.server.roster
 
 
-def weights(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
+def weights(
+    plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
+) -> npt.NDArray[np.float64]:
     """What a key holder releases of a system: weights row by row, and the numbers of their certificate."""
-    solution = solved(plan, total, entry_error)
+    solution = solved(plan, total, entry_error, survivors)
     return np.concatenate([solution.weights.ravel(), astuple(solution.certificate)])
 
 

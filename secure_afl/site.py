@@ -125,10 +125,12 @@ def unpacked(data: bytes, study: Study) -> list[npt.NDArray[np.float64]]:
     return [part.reshape(shape) for part, shape in zip(parts, study.shapes(), strict=True)]
 
 
-def _solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float) -> npt.NDArray[np.float64]:
+def _solved(
+    plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
+) -> npt.NDArray[np.float64]:
     from secure_afl.encrypted import weights
 
-    return weights(plan, total, entry_error)
+    return weights(plan, total, entry_error, survivors)
 
 
 def _table(path: Path, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:

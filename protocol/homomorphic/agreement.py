@@ -63,19 +63,31 @@ class Encryption:
         if holders > 1 and (self.scheme == "ckks" or self.release is Release.WEIGHTS):
             raise LocalProtocolError("a committee of key holders opens sums under BFV, nothing else")
         if self.scheme == "ckks":
+            if noisy := [one.statistic for one in plan if one.noise]:
+                raise LocalProtocolError(
+                    f"{noisy[0]!r} has noise for differential privacy, which needs exact sums: use mask, bfv or bfv+mask"
+                )
             lattice, codes = ckks.choose(
                 [ckks.Demand(one.length, one.bound, one.error) for one in plan], members
             )
         else:
             sets = bfv.SETS if holders == 1 else bfv.JOINT_SETS
             lattice, codes = bfv.choose(
-                [bfv.Demand(one.bound, one.fraction_bits) for one in plan], members, sets
+                [bfv.Demand(one.largest, one.fraction_bits) for one in plan], members, sets
             )
             if holders > 1:
                 joint_key.smudging_bits(lattice, holders, members)  # refuses what could not be opened later
         modulus = lattice.plain_modulus if self.masked else 0
         return lattice, tuple(
-            RoundSpec(one.statistic, one.length, code.fraction_bits, code.magnitude, code.width, modulus)
+            RoundSpec(
+                one.statistic,
+                one.length,
+                code.fraction_bits,
+                code.magnitude,
+                code.width,
+                modulus,
+                one.noise_digest,
+            )
             for one, code in zip(plan, codes, strict=True)
         )
 

@@ -174,7 +174,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
         code = spec.code(len(self._roster.members))
-        units = code.encode(values)  # refuses what is not finite or over the bound
+        units = self._plan[wanted.round].encode(values, code)  # refuses what is not finite or over the bound
         try:
             self._ledger.use(data_set, self._memory.agreement.session)
         except PolicyError as error:

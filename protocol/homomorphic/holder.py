@@ -40,8 +40,8 @@ from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.wire import Message, WireError, answered, decode, encode, verify_frame
 
-Solve = Callable[[SumPlan, npt.NDArray[np.float64], float], npt.NDArray[np.float64]]
-"""From a sum, and the bound on the error of its entries, what is released in its place."""
+Solve = Callable[[SumPlan, npt.NDArray[np.float64], float, int], npt.NDArray[np.float64]]
+"""From a sum, the bound on the error of its entries, and how many clients are in it, what is released in its place."""
 
 
 class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
@@ -266,7 +266,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         assert self._solve is not None
         plan = self._plan[offer.round]
         error = self._memory.agreement.entry_error(offer.round, plan, len(self._roster.members), summands)
-        return self._solve(plan, values, error).tobytes()
+        return self._solve(plan, values, error, summands).tobytes()
 
     # ---- small steps -----------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             )
             raise WireError(
                 f"expected the {len(self._agreed)} sums that were agreed on, got {len(parameters.rounds)}"
-                + (f", with another name, length, bound or code for {differs!r}" if differs else "")
+                + (f", with another name, length, bound, noise or code for {differs!r}" if differs else "")
             )
 
     def _advertise(self, parameters: Parameters) -> bytes:
@@ -297,7 +297,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         spec = self._spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
-        words = spec.code(len(self._memory.parameters.cohort)).encode(values)
+        code = spec.code(len(self._memory.parameters.cohort))
+        words = self._plan[wanted.round].encode(values, code)
         if spec.modulus:
             words = ring.modular(words, spec.modulus)
         try:

@@ -163,7 +163,7 @@ def formulas(spec: RoundSpec, suite: Suite, n: int, rounds: int, me: int) -> dic
         "I": i, "n": n, "R": rounds, "r": rounds - 1, "me": me, "h": n - 1 - me, "l": me,
         "Z": sum(map(i, range(n))), "t": 2 * n // 3 + 1, "suite": suite.value, "profile": "active",
         "K": suite.public_key_bytes, "E": suite.overhead_bytes, "m": spec.length, "w": spec.width,
-        "X": rounds * (6 + len(pack(spec.statistic)) + sum(map(i, numbers)) + 1),
+        "X": rounds * (6 + len(pack(spec.statistic)) + sum(map(i, numbers)) + len(pack(spec.noise)) + 1),
     }  # fmt: skip
     names["F"] = eval(FORMULAS["advertise"], names)
     names |= {part: eval(FORMULAS[part], names) for part in "PQ"}
@@ -314,7 +314,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     # Phase 0: the roster's digest and the fixed-point code.
     named = [part for member in members.roster.members for part in (member.name.encode(), member.verify_key)]
     assert asked["parameters", 0][5] == digest("ROSTER", *named)
-    t, (_, _, m, f, magnitude, w, _) = asked["parameters", 0][8], asked["parameters", 0][9][0]
+    t, (_, _, m, f, magnitude, w, _, _) = asked["parameters", 0][8], asked["parameters", 0][9][0]
     room = (2 ** (8 * w - 1) - 1) // 4
     assert magnitude == BOUND * 2**f <= room < BOUND * 2 ** (f + 1)
     assert w == 5

@@ -170,7 +170,9 @@ class World:
         return [sum(column) for column in zip(*vectors, strict=True)]
 
 
-def unsolvable(plan: SumPlan, total: npt.NDArray[np.float64], error: float) -> npt.NDArray[np.float64]:
+def unsolvable(
+    plan: SumPlan, total: npt.NDArray[np.float64], error: float, survivors: int
+) -> npt.NDArray[np.float64]:
     raise SolveError("no guarantee can be given")
 
 

@@ -57,6 +57,7 @@ ROUND = message(
         "magnitude": natural,
         "width": natural,
         "modulus": natural,
+        "noise": data(0, 32),
     },
     check_round,
 )

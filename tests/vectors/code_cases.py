@@ -219,7 +219,7 @@ def graph() -> Vectors:
 
     def parameters(cohort: list[int], degree: int, profile: str = "semi-honest") -> str:
         session, roster = secret(f"graph {len(cohort)}"), secret("roster")
-        code = ["round", "sum", 5, 20, 1000, 5, 0]
+        code = ["round", "sum", 5, 20, 1000, 5, 0, b""]
         head = ["parameters", "secure-afl/1", session, profile, "x25519", roster]
         return messagepack.pack([*head, cohort, degree, degree, [code]]).hex()
 

@@ -207,7 +207,9 @@ def derivations() -> Vectors:
     ):
         v.bad(f"a roster with {name}", why, "roster digest", members=listed)
     agreed = ["agreement", "secure-afl/1", secret("session"), "bfv-46", "sum", b"", secret("roster")]
-    agreement = messagepack.pack([*agreed, secret("holders"), [0, 1], [["round", "sum", 3, 20, 1000, 8, 0]]])
+    agreement = messagepack.pack(
+        [*agreed, secret("holders"), [0, 1], [["round", "sum", 3, 20, 1000, 8, 0, b""]]]
+    )
     v.good("a transcript", "transcript", message=s.parameters.hex())
     v.good("a transcript of an agreement", "transcript", message=agreement.hex())
     v.bad("a transcript of more", "trailing bytes", "transcript", message=s.parameters.hex() + "00")

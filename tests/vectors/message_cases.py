@@ -174,7 +174,7 @@ class Messages(Vectors):
             self.refuse(f"{kind}: {what}", kind, foreign[0] if write(foreign) == encoded else "", encoded)
 
 
-ROUND = ["round", "sum 0", 5, 22, 419430400, 4, 0]
+ROUND = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
 PARAMETERS = ["parameters", "secure-afl/1", D, "active", "x25519", D, [0, 1, 2, 3], 3, 3, [ROUND]]
 BUNDLE = ["bundle", 1, b"sealed", [b"secret"], [[D, D, D]], SIGNATURE]
 T46, T60 = 70368743374849, 1152921504606830593
@@ -182,7 +182,7 @@ T46, T60 = 70368743374849, 1152921504606830593
 
 def round_(**fields: Tree) -> list[Tree]:
     """A round with other fields."""
-    names = ["statistic", "length", "fraction_bits", "magnitude", "width", "modulus"]
+    names = ["statistic", "length", "fraction_bits", "magnitude", "width", "modulus", "noise"]
     return ["round", *(fields.get(name, value) for name, value in zip(names, ROUND[1:], strict=True))]
 
 
@@ -204,6 +204,8 @@ def bad_rounds(at: int) -> dict[str, dict[int, Tree]]:
         "a modulus of 32 bits": [round_(modulus=2**32 - 5)],
         "the modulus 2^32": [round_(modulus=2**32)],
         "the modulus 2^63": [round_(modulus=2**63)],
+        "a digest of noise of 31 bytes": [round_(noise=D[:-1])],
+        "a digest of noise of 33 bytes": [round_(noise=D + b"\0")],
         "a second round that overflows": [ROUND, round_(statistic="b", magnitude=2**40)],
     }
     return {what: {at: rounds} for what, rounds in wrong.items()}
@@ -253,6 +255,7 @@ def masked() -> Vectors:
     odd = [round_(statistic=name, fraction_bits=f, magnitude=1) for name, f in zip(names, bits, strict=True)]
     v.also("names and negative fraction bits", kind, v.changed(PARAMETERS, {9: odd}))
     half = [round_(width=8, magnitude=T46 // 8, modulus=T46), round_(statistic="b", width=8, modulus=T46)]
+    v.also("noise", kind, v.changed(PARAMETERS, {9: [round_(noise=D)]}))
     v.also("masks below a modulus", kind, v.changed(PARAMETERS, {9: half}))
     largest = [
         round_(magnitude=(2**31 - 1) // 4),

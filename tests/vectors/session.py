@@ -27,7 +27,7 @@ class Session:
     @cached_property
     def parameters(self) -> bytes:
         head = ["parameters", "secure-afl/1", self.secret("session"), "active", self.suite]
-        round_ = ["round", "sum 0", 5, 22, 419430400, 4, 0]
+        round_ = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
         roster = derivations.roster_digest(self.members)
         return messagepack.pack([*head, roster, [*range(N)], N - 1, T, [round_]])
 

@@ -27,7 +27,7 @@ from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Upload
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import SumWanted
+from secure_afl.protocol.parameters import SumPlan, SumWanted
 
 # ---- exactly, over a small ring ------------------------------------------------------------------
 
@@ -46,6 +46,7 @@ class Bare(MaskingClient):
         self.place, self.name, self.state = place, f"site-{place}", ClientState.REQUESTED
         self._neighbours = frozenset(cohort) - {place}
         self._ledger = Ledger()
+        self._plan = (SumPlan("sum", 1, 1.0),)
         self._transcript = b""
         keys = SimpleNamespace(
             self_seed=_key(own, place, place),

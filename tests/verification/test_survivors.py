@@ -104,7 +104,7 @@ def test_solutions_of_any_size_are_taken() -> None:
     system = RidgeSystem(features=9, outputs=1, ridge=1.0)
     plan = [SumPlan("gram", 5, 100.0, 20, system=system)]
     keys = KeyWorld(4, release=Release.WEIGHTS)
-    session = keys.session(plan=plan, solve=lambda plan, total, error: np.arange(9.0)).set_up()
+    session = keys.session(plan=plan, solve=lambda plan, total, error, survivors: np.arange(9.0)).set_up()
     assert session.cohort.sum(0, session.contribute).values.tolist() == list(range(9))
 
 
