@@ -53,14 +53,18 @@ class Privacy:
     """(ε, δ) for every record of every honest client, over all sums of a plan together.
 
     record_rows: most rows that one record (a person, an image of many patches) puts into a sum; it puts in at least 1.
+    dropout: the fraction of clients whose noise may be missing: no sum has more dropouts. corrupted: the fraction that
+    may know or leave out their noise, for the server. One more is not counted on: a curious client knows its own.
 
-    Raises DataError unless ε is from 2^-20 to 64 and δ from 2^-100 to below 1.
+    Raises DataError unless ε is from 2^-20 to 64, δ from 2^-100 to below 1, and both fractions from 0 to below 1.
     """
 
     epsilon: float
     delta: float
     adjacency: Adjacency = Adjacency.ADD_REMOVE
     record_rows: int = 1
+    dropout: float = 0.2
+    corrupted: float = 0.1
 
     def __post_init__(self) -> None:
         if not _MOST_PRIVATE <= self.epsilon <= _LEAST_PRIVATE:
@@ -69,6 +73,17 @@ class Privacy:
             raise DataError(f"expected delta from 2^-100 to below 1, got {self.delta!r}")
         if type(self.record_rows) is not int or self.record_rows < 1:
             raise DataError(f"expected a record of at least 1 row, got {self.record_rows!r}")
+        for name, fraction in (("dropout", self.dropout), ("corrupted", self.corrupted)):
+            if not 0 <= fraction < 1:
+                raise DataError(f"expected a {name} fraction from 0 to below 1, got {fraction!r}")
+
+    def survivors(self, clients: int) -> int:
+        """The fewest of so many clients that a sum must include."""
+        return clients - math.ceil(self.dropout * clients)
+
+    def colluders(self, clients: int) -> int:
+        """How many survivors' noise is not counted on."""
+        return math.ceil(self.corrupted * clients) + 1
 
 
 @dataclass(frozen=True)
@@ -120,18 +135,18 @@ def bounded_rows(
     """
     if not (np.isfinite(X).all() and np.isfinite(Y).all()):
         raise DataError("expected finite rows, got NaN or infinity")
-    x, changed = _shortened(X, bounds.row_norm)
+    x, changed = shortened(X, bounds.row_norm)
     peaks = _peaks(Y)
     high = peaks > bounds.target
     y = np.where(high[:, None], Y / peaks[:, None] * bounds.target, Y)
     if target_norm is not None:
-        y, long = _shortened(y, target_norm)
+        y, long = shortened(y, target_norm)
         changed |= long
     return x, y, int(np.count_nonzero(changed | high))
 
 
-def _shortened(rows: Matrix, limit: float) -> tuple[Matrix, npt.NDArray[np.bool_]]:
-    """Rows of a norm of at most `limit`, and which ones were longer."""
+def shortened(rows: Matrix, limit: float) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    """Rows (rows, columns) of a norm of at most `limit`, each for itself, and which ones were longer."""
     peaks = _peaks(rows)
     unit = rows / peaks[:, None]  # so that no square overflows
     most = limit / np.sqrt(np.sum(unit**2, axis=1, initial=2.0**-60))
@@ -204,7 +219,8 @@ def client_noise(
     """
     if not 0 <= colluders < survivors <= clients:
         raise DataError(
-            f"expected 0 ≤ colluders < survivors ≤ clients, got {colluders}, {survivors} and {clients}"
+            f"expected more survivors than colluders, so that somebody's noise counts, got {survivors} survivors of "
+            f"{clients} clients with {colluders} colluders"
         )
     moved = sensitivity(privacy, bounds, fraction_bits=fraction_bits, target_norm=target_norm)
     z, honest = multiplier(privacy, sums), survivors - colluders

@@ -19,10 +19,15 @@ from secure_afl.estimator import (
     parse_real,
     parse_rows,
 )
+from secure_afl.privacy import Privacy, client_noise, regularise, shortened
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan
 from secure_afl.solve import Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
+
+# Of a row's bound, what stands in the column of ones under differential privacy: as a 1 it would move the sums by more
+# than small rows do.
+_INTERCEPT = 0.25
 
 
 class FederatedRidge(FederatedClassifier):
@@ -37,6 +42,7 @@ class FederatedRidge(FederatedClassifier):
     column_bounds : public bounds on the magnitude of each column of X, instead of row_norm, for columns in units of
         their own. A column is divided by the least power of two that is no smaller, which is exact; sums,
         penalty and certificate are of these columns. On badly scaled ones that is worth digits of the model.
+        With `privacy` both may be given: row_norm is then of rows of such columns, and √d without it.
     ridge : penalty relative to the mean diagonal entry of the aggregated Gram matrix.
     classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see.
     max_rows : public bound on the rows of one site in one round.
@@ -44,13 +50,17 @@ class FederatedRidge(FederatedClassifier):
         the difference of the two sums could expose what changed. Another penalty needs no second fit, see
         `statistics_`; new rows have a name of their own; `MaskedAggregator.renew` overrides.
     rounds : secure sums to split the rows into, in the order they come (records that arrive in waves).
+    privacy : (ε, δ) for every record, by noise that the clients add; see docs/privacy.md. Rows over the bounds are then
+        made as short as they allow, here and in predictions, since to refuse one would tell something about it. The
+        certificate is of the noisy sum and says nothing about the model without noise.
     aggregator : an `Aggregator`; None masks the sums under the default policy. It holds the clients' ledgers:
         with None they live as long as this estimator, so give one aggregator to estimators that share data.
 
     Attributes
     ----------
     classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
-    weights_ : (1 + features, classes), first row the intercept, of scaled columns (`column_bounds`).
+    weights_ : (1 + features, classes), first row the intercept, of scaled columns (`column_bounds`); with `privacy`
+        the first row is of a column of row_norm / 4 in place of ones.
     certificate_ : proof of how far weights_ can be from those of the survivors' pooled rows.
     statistics_ : the aggregated statistics, None where key holders released only the weights.
     rounds_ : a list of `Outcome`, one for each round; an `Aggregate` where the sum was released.
@@ -66,6 +76,7 @@ class FederatedRidge(FederatedClassifier):
         max_rows: int = 2**16,
         data_set: str = "data",
         rounds: int = 1,
+        privacy: Privacy | None = None,
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
@@ -75,6 +86,7 @@ class FederatedRidge(FederatedClassifier):
         self.max_rows = max_rows
         self.data_set = data_set
         self.rounds = rounds
+        self.privacy = privacy
         self.aggregator = aggregator
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FederatedRidge":
@@ -112,9 +124,9 @@ class FederatedRidge(FederatedClassifier):
         bounds, _ = self._agreed(features.shape[1])
         return self._vectors(who, parsed, np.arange(len(features)), bounds)
 
-    def plan(self, features: int) -> list[SumPlan]:
+    def plan(self, features: int, clients: int) -> list[SumPlan]:
         """The sums that both sides agree on. `classes` must be given."""
-        return self._plan(self._agreed(features)[0])
+        return self._plan(self._agreed(features)[0], clients)
 
     def _agreed(self, features: int) -> tuple[PublicBounds, npt.NDArray[Any]]:
         if self.classes is None:
@@ -123,16 +135,33 @@ class FederatedRidge(FederatedClassifier):
         classes = parse_rows(np.zeros((0, features)), np.asarray(self.classes)[:0], self.classes).classes
         return self.bounds(features, len(classes)), classes
 
-    def _plan(self, bounds: PublicBounds) -> list[SumPlan]:
+    def _plan(self, bounds: PublicBounds, clients: int) -> list[SumPlan]:
         rounds = parse_integer("rounds", self.rounds)
         # Of several waves only the sum of their sums is a system.
-        system = RidgeSystem(bounds.features, bounds.outputs, parse_real("ridge", self.ridge))
+        system = RidgeSystem(
+            bounds.features, bounds.outputs, parse_real("ridge", self.ridge), rows=bounds.rows
+        )
+        survivors, noise = 0, None
+        if self.privacy:
+            survivors = self.privacy.survivors(clients)
+            # A wave's rows depend on the rows before them, so a record counts in all waves. One-hot rows have norm 1.
+            noise = client_noise(
+                self.privacy,
+                bounds,
+                clients=clients,
+                survivors=survivors,
+                colluders=self.privacy.colluders(clients),
+                sums=rounds,
+                target_norm=1.0,
+            )
         return [
             SumPlan(
                 f"ridge statistics {r + 1} of {rounds}",
                 bounds.length,
                 bounds.magnitude,
+                survivors=survivors,
                 system=system if rounds == 1 else None,
+                noise=noise,
             )
             for r in range(rounds)
         ]
@@ -151,7 +180,7 @@ class FederatedRidge(FederatedClassifier):
         classes: npt.NDArray[Any],
         contributions: Sequence[Mapping[str, Contribution]],
     ) -> None:
-        aggregator, plan = self._ask(), self._plan(bounds)
+        aggregator, plan = self._ask(), self._plan(bounds, len(clients))
         aggregator.open(clients, plan)
         outcomes: list[Outcome] = []
         if len(plan) == 1:
@@ -159,17 +188,30 @@ class FederatedRidge(FederatedClassifier):
             outcomes.append(outcome)
         else:
             outcomes += [aggregator.sum(r, contributions[r]) for r in range(len(plan))]
-        parts = [
-            SufficientStatistics.unpack(one.total, bounds, entry_error=one.entry_error)
-            for one in outcomes
-            if isinstance(one, Aggregate)
-        ]
-        statistics = sum(parts[1:], start=parts[0]) if parts else None
+        ridge, released = (
+            parse_real("ridge", self.ridge),
+            [one for one in outcomes if isinstance(one, Aggregate)],
+        )
+        statistics = self._pooled(bounds, plan, released, ridge) if released else None
         if len(plan) > 1:
             assert statistics is not None
-            ridge, entry_error = parse_real("ridge", self.ridge), sum(one.entry_error for one in outcomes)
-            solution = solve(statistics, ridge=ridge, entry_error=entry_error)
+            entry_error = sum(one.entry_error for one in outcomes)
+            # Noisy statistics have their penalty already.
+            solution = solve(statistics, ridge=0.0 if self.privacy else ridge, entry_error=entry_error)
         self._learn(solution, statistics, classes, outcomes)
+
+    def _pooled(
+        self, bounds: PublicBounds, plan: Sequence[SumPlan], sums: Sequence[Aggregate], ridge: float
+    ) -> SufficientStatistics:
+        """The statistics of all waves."""
+        if noise := plan[0].noise:
+            total, survivors = (
+                np.sum([one.total for one in sums], axis=0),
+                sum(len(one.survivors) for one in sums),
+            )
+            return regularise(total, bounds, noise, survivors=survivors, ridge=ridge).statistics
+        parts = [SufficientStatistics.unpack(one.total, bounds, entry_error=one.entry_error) for one in sums]
+        return sum(parts[1:], start=parts[0])
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
         """The same model from rows that lie in one place, without any aggregator: the reference."""
@@ -181,15 +223,24 @@ class FederatedRidge(FederatedClassifier):
         return self
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
-        """The public bounds of one site's statistics, the intercept's column of ones included."""
+        """The public bounds of one site's statistics, the intercept's column included."""
+        row_norm = self._row_norm(features)
+        most = parse_integer("max_rows", self.max_rows) if rows is None else rows
+        whole = float(np.hypot(row_norm, self._one(features))) * (1 + 2.0**-50)
+        return PublicBounds(features + 1, classes, whole, most)
+
+    def _row_norm(self, features: int) -> float:
+        """The bound on the norm of a row of scaled columns."""
         if self.row_norm is None:
-            row_norm = math.nextafter(math.sqrt(features), math.inf)
-        else:
-            row_norm = parse_real("row_norm", self.row_norm)
+            return math.nextafter(math.sqrt(features), math.inf)
+        row_norm = parse_real("row_norm", self.row_norm)
         if row_norm <= 0:
             raise DataError(f"expected row_norm, a bound on the norm of a row, above 0, got {row_norm}")
-        most = parse_integer("max_rows", self.max_rows) if rows is None else rows
-        return PublicBounds(features + 1, classes, float(np.hypot(row_norm, 1.0)) * (1 + 2.0**-50), most)
+        return row_norm
+
+    def _one(self, features: int) -> float:
+        """What stands in the intercept's column."""
+        return self._row_norm(features) * _INTERCEPT if self.privacy else 1.0
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
@@ -199,15 +250,25 @@ class FederatedRidge(FederatedClassifier):
             raise DataError(f"expected X of shape (rows, {self.coef_.shape[1]}), got {features.shape}")
         if not np.isfinite(features).all():
             raise DataError("expected finite features, got NaN or infinity")
+        if self.privacy:  # as the rows were that it learned from
+            scaled = np.ldexp(features, -self._exponents(features.shape[1]))
+            short, _ = shortened(scaled, self._row_norm(features.shape[1]))
+            return np.asarray(short @ self.weights_[1:] + self.intercept_)
         scores: npt.NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         return scores
 
     def _scaled(self, parsed: Rows) -> Rows:
         """The rows in the units that sums are of. Raises `DataError` for rows over the columns' bounds."""
         exponents = self._exponents(parsed.X.shape[1])
-        if self.column_bounds is None:
+        if self.column_bounds is None and not self.privacy:
             return parsed
         columns = np.ldexp(parsed.X, -exponents)
+        if self.privacy:
+            if not np.isfinite(columns).all():
+                raise DataError(
+                    "expected finite X, got NaN, infinity or numbers far over their columns' bounds"
+                )
+            return replace(parsed, X=shortened(columns, self._row_norm(columns.shape[1]))[0])
         over = ~(np.abs(parsed.X) <= np.asarray(self.column_bounds, dtype=np.float64))  # NaN is over, too
         for who, rows in parsed.sites.items():
             if (wrong := np.argwhere(over[rows])).size:
@@ -219,8 +280,10 @@ class FederatedRidge(FederatedClassifier):
 
     def _exponents(self, features: int) -> npt.NDArray[np.int64]:
         """By which power of two each column is divided."""
-        if (self.row_norm is None) == (self.column_bounds is None):
-            raise DataError("expected either row_norm or column_bounds")
+        if self.row_norm is None and self.column_bounds is None:
+            raise DataError("expected either row_norm or column_bounds, got none")
+        if self.row_norm is not None and self.column_bounds is not None and not self.privacy:
+            raise DataError("expected either row_norm or column_bounds, got both")
         if self.column_bounds is None:
             return np.zeros(features, dtype=np.int64)
         bounds = np.asarray(self.column_bounds, dtype=np.float64)
@@ -235,7 +298,8 @@ class FederatedRidge(FederatedClassifier):
         self, who: str, parsed: Rows, rows: npt.NDArray[np.intp], bounds: PublicBounds
     ) -> SufficientStatistics:
         one_hot = (parsed.places[rows, None] == np.arange(len(parsed.classes))).astype(np.float64)
-        with_ones = np.column_stack([np.ones(len(rows)), parsed.X[rows]])
+        ones = np.full(len(rows), self._one(parsed.X.shape[1]))
+        with_ones = np.column_stack([ones, parsed.X[rows]])
         return SufficientStatistics.from_rows(with_ones, one_hot, bounds, who=who)
 
     def _learn(
@@ -250,7 +314,7 @@ class FederatedRidge(FederatedClassifier):
         self.rounds_ = outcomes
         self.statistics_ = statistics
         self.weights_ = solution.weights
-        self.intercept_ = solution.weights[0]
+        self.intercept_ = solution.weights[0] * self._one(len(solution.weights) - 1)
         # A column's weight in its own units.
         self.coef_ = np.ldexp(solution.weights[1:].T, -self._exponents(len(solution.weights) - 1))
         self.certificate_ = solution.certificate

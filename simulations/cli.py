@@ -137,6 +137,23 @@ def run_command(
     rounds: Annotated[
         int, typer.Option(help="Secure sums to split each client's rows into, under one key exchange.", min=1)
     ] = 1,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="With ridge: differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak."
+        ),
+    ] = None,
+    delta: Annotated[
+        float,
+        typer.Option(help="With --epsilon: the probability that it fails, well below 1 / number of rows."),
+    ] = 1e-5,
+    clip: Annotated[
+        float | None,
+        typer.Option(
+            help="With --epsilon: longer rows are made so short; default the data's public bound. Less noise for less; "
+            "chosen without looking at the rows."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0)] = 0,
     audit_folder: Annotated[
         Path | None,
@@ -178,6 +195,12 @@ def run_command(
             raise typer.BadParameter("needs --model fedacnnl", param_hint="--personalize")
         if groups > 1 and not personalize:
             raise typer.BadParameter("needs --personalize", param_hint="--groups")
+        if epsilon is not None and (model != "ridge" or backend in ("ckks", "plain")):
+            raise typer.BadParameter(
+                "needs --model ridge and exact sums: --backend mask, bfv or bfv+mask", param_hint="--epsilon"
+            )
+        if clip is not None and epsilon is None:
+            raise typer.BadParameter("needs --epsilon", param_hint="--clip")
         if audit_folder and backend == "plain":
             raise typer.BadParameter(
                 "nothing is agreed on or signed with --backend plain", param_hint="--audit"
@@ -201,6 +224,9 @@ def run_command(
             key_holders=key_holders,
             release=release,
             audit=audit_folder,
+            epsilon=epsilon,
+            delta=delta,
+            clip=clip,
         )
         if backend == "plain":
             console.print(
@@ -310,6 +336,8 @@ def _identical(figures: dict[str, Any]) -> str:
         return _IDENTICAL[figures["sums_bit_identical"]]
     if figures["backend"] == "plain":
         return "not compared: nothing is masked"
+    if figures["privacy"]:
+        return "not compared: the sum has noise that only the clients know"
     if figures["encryption"]["released"] == "weights":
         return "not compared: the key holder released the weights only"
     return "not compared: CKKS is approximate"
@@ -388,14 +416,24 @@ def _print_run(result: Run, note: str) -> None:
             **accuracy
         ),
         "secure and integer sum": _identical(figures),
-        "distance to pooled weights": "{weight_difference:.1e} measured, {certificate:.1e} proven (certificate)".format(
-            **figures
+        "distance to pooled weights": "{weight_difference:.1e} measured".format(**figures)
+        + (
+            ", {certificate:.1e} proven (certificate)".format(**figures)
+            if not figures["privacy"]
+            else ", of noise"
         ),
         "a client uploads": "{upload_per_client:,} bytes (float64: {plain_float64_per_client:,}); keys {key_exchange_per_client:,}".format(
             **sizes
         ),
         "CPU seconds": "client {client:.4f}, server {server:.4f}, in the clear {plain:.6f}".format(**seconds),
     }
+    if private := figures["privacy"]:
+        lines["differential privacy"] = (
+            "ε = {epsilon:g}, δ = {delta:g} for every row, whoever sees the model; needs {fewest_survivors} clients in "
+            "the sum, {not_counted_on} of them not trusted to add noise; rows of norm up to {row_norm:g}".format(
+                **private
+            )
+        )
     if "encryption" in figures:
         lines["CPU seconds"] += ", key holders {key_holders:.4f}".format(**seconds)
     if "personal" in accuracy:

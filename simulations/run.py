@@ -21,6 +21,7 @@ from secure_afl.errors import DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.pfedacnnl import PFedACnnL
+from secure_afl.privacy import Privacy
 from secure_afl.protocol.driver import Contribution, Exchange, PhaseCost
 from secure_afl.protocol.homomorphic.driver import EncryptedCohort
 from secure_afl.protocol.masking.driver import Cohort
@@ -44,7 +45,8 @@ MODELS = ("ridge", "fedacnnl")
 class Settings:
     """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
     every client adapts the network to its rows, from the heads of `groups` groups; key_holders, release: of an
-    encrypted backend, see `EncryptedAggregator`; audit: a folder for every party's audit log.
+    encrypted backend, see `EncryptedAggregator`; audit: a folder for every party's audit log; epsilon, delta: of
+    differential privacy, None for none; clip: the norm to which it shortens rows, None for the data's public bound.
     """
 
     model: str = "ridge"
@@ -62,6 +64,17 @@ class Settings:
     key_holders: int = 1
     release: str | None = None
     audit: Path | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip: float | None = None
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """Against as many dropouts and colluders as the policy reckons with."""
+        if self.epsilon is None:
+            return None
+        policy = self.policy()
+        return Privacy(self.epsilon, self.delta, dropout=policy.dropout, corrupted=policy.corrupted)
 
     def policy(self) -> Policy:
         """The clients' policy: nothing wider than these settings need."""
@@ -151,8 +164,10 @@ class Witness:
         self.identical: bool | None = None
         self.plain_seconds = 0.0
         self._inner = inner
+        self._noisy = False
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self._noisy = any(one.noise for one in plan)
         self._inner.open(clients, plan)
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
@@ -169,6 +184,8 @@ class Witness:
         started = time.process_time()
         np.sum([contributions[name][0] for name in result.survivors], axis=0)
         self.plain_seconds += time.process_time() - started
+        if self._noisy:  # which only the clients know
+            return
         if isinstance(result, Aggregate) and result.units is not None and result.code is not None:
             words = np.zeros(len(result.units), dtype=np.uint64)
             for name in result.survivors:
@@ -201,10 +218,11 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
                 return PFedACnnL(network_for(data), groups=settings.groups, **options)
             return FedACnnL(network_for(data), **options)
         return FederatedRidge(
-            data.row_norm,
+            data.row_norm if settings.clip is None else settings.clip,
             classes=classes,
             max_rows=max(2**16, largest),
             rounds=settings.rounds,
+            privacy=settings.privacy,
             aggregator=aggregator,
         )
 
@@ -260,8 +278,10 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         "sums_bit_identical": witness.identical,
         "max_weight_difference": float(abs(difference).max()),
         "weight_difference": float(np.linalg.norm(difference)),
-        "certificate": certificate.bound,
+        # Of a sum with noise it says nothing about the model without.
+        "certificate": None if settings.privacy else certificate.bound,
         "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
+        "privacy": _private(together, settings, len(parts)),
         "bytes": {
             "upload_per_client": _median_bytes(costs, keys=False, up=True, down=False),
             "download_per_client": _median_bytes(costs, keys=False, up=False, down=True),
@@ -296,6 +316,26 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
         figures["bytes"] |= sent
     return Run(figures, costs, [refusal for session in sessions for refusal in session.refusals])
+
+
+def _private(model: FederatedRidge | FedACnnL, settings: Settings, clients: int) -> dict[str, Any] | None:
+    """What is promised about a record, and the noise that does it; None for nothing."""
+    privacy = settings.privacy
+    if privacy is None or not isinstance(model, FederatedRidge):
+        return None
+    noise = model.plan(model.n_features_in_, clients)[0].noise
+    assert noise is not None
+    return {
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "adjacency": privacy.adjacency.value,
+        "row_norm": model.row_norm,
+        "fewest_survivors": privacy.survivors(clients),
+        "not_counted_on": privacy.colluders(clients),
+        "client_deviations": dict(
+            zip(("gram", "cross", "count"), (float(one.deviation) for one in noise.blocks), strict=True)
+        ),
+    }
 
 
 def _sessions(aggregator: MaskedAggregator | EncryptedAggregator | PlainAggregator) -> list[Exchange]:

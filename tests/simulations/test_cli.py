@@ -26,6 +26,42 @@ def figures(path: Path, *arguments: str) -> dict:  # type: ignore[type-arg]
     return read
 
 
+def test_differential_privacy(tmp_path: Path) -> None:
+    code, output = run("run", "--epsilon", "4", "--clip", "2", "--json", str(tmp_path / "run.json"))
+    assert code == 0
+    for words in ("ε = 4, δ = 1e-05 for every row", "measured, of noise", "noise that only the clients know"):
+        assert words in " ".join(output.split())
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["certificate"] is None
+    assert found["sums_bit_identical"] is None
+    private = found["privacy"]
+    assert (private["epsilon"], private["row_norm"]) == (4, 2)
+    assert (private["fewest_survivors"], private["not_counted_on"]) == (3, 2)
+    assert 0.5 < found["accuracy"]["together"] <= 1
+    gram = private["client_deviations"]["gram"]
+    assert run("run", "--epsilon", "8", "--clip", "2", "--json", str(tmp_path / "run.json"))[0] == 0
+    weaker = json.loads((tmp_path / "run.json").read_text())["privacy"]["client_deviations"]["gram"]
+    assert gram / 2.5 < weaker < gram / 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (("--epsilon", "1", "--model", "fedacnnl"), "needs --model ridge"),
+        (("--epsilon", "1", "--backend", "ckks"), "exact sums"),
+        (("--epsilon", "1", "--backend", "plain"), "exact sums"),
+        (("--clip", "1"), "needs --epsilon"),
+        (("--epsilon", "0"), "expected epsilon from 2^-20 to 64"),
+        (("--epsilon", "1", "--delta", "1"), "expected delta"),
+        (("--epsilon", "1", "--clip", "-1"), "above 0"),
+    ],
+)
+def test_privacy_that_cannot_be_promised_is_refused(options: tuple[str, ...], fault: str) -> None:
+    code, output = run("run", *options)
+    assert code
+    assert fault in " ".join(output.split())
+
+
 def test_the_main_job_without_options(tmp_path: Path) -> None:
     code, output = run("run", "--json", str(tmp_path / "run.json"))
     assert code == 0

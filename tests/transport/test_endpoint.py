@@ -101,6 +101,27 @@ def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> Non
     assert "expected the 1 sums that were agreed on" in str(refusal)
 
 
+def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path) -> None:
+    private = f"{RIDGE}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n"
+    first, second = (Federation(tmp_path / name, study=private) for name in "ab")
+    noisy, again = (learned(federation, Post(federation)) for federation in (first, second))
+    none = learned(without := Federation(tmp_path / "c"), Post(without))
+    assert noisy.shape == none.shape
+    assert not np.allclose(noisy, again)  # the same rows, fresh noise
+    assert not np.allclose(noisy, none)
+
+
+def test_a_party_that_agreed_to_other_noise_takes_part_in_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, study=f"{RIDGE}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n")
+    at = federation.folders[1] / "study.toml"
+    at.write_text(at.read_text().replace("epsilon = 2.0", "epsilon = 1.0"))
+    post = Post(federation)
+    with pytest.warns(DropoutWarning, match="without site-1"):
+        learned(federation, post)
+    (refusal,) = post.refusals
+    assert "noise" in str(refusal)
+
+
 def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     post = Post(federation)
@@ -203,6 +224,8 @@ def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
         ("study.toml", "8.0, 1000.0", "8.0", "column_bounds as 3 numbers"),
         ("study.toml", '"b"', '"a"', "without repeats"),
         ("study.toml", "max_rows", "release = 'sum'\nmax_rows", "no key holders"),
+        ("study.toml", "[ridge]", "[privacy]\nepsilon = 0.0\ndelta = 0.1\n[ridge]", "epsilon from 2^-20"),
+        ("study.toml", "[ridge]", "[privacy]\nepsilon = 1.0\n[ridge]", "missing required field `delta`"),
         ("data.toml", "rows.csv", "other.csv", "expected a CSV table"),
         ("rows.csv", "id,a,b", "id,a,x", "expected the column 'b'"),
         ("rows.csv", "0,", "0,x", "expected a number in row 1, column 'a'"),
