@@ -10,7 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from secure_afl.errors import DataError
-from secure_afl.simulations.experiments import encoders, headline, heterogeneity, plots, security
+from secure_afl.simulations.experiments import (
+    encoders,
+    headline,
+    heterogeneity,
+    plots,
+    privacy,
+    security,
+)
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.problems import PROBLEMS
 from secure_afl.simulations.terminal import (
@@ -42,6 +49,7 @@ _SHOWN: dict[str, tuple[Callable[[dict[str, Any]], list[Table]], Callable[..., l
     "encoders": (encoders.tables, plots.encoders),
     "heterogeneity": (heterogeneity.tables, plots.heterogeneity),
     "security": (security.tables, None),
+    "privacy": (privacy.tables, plots.privacy),
 }
 
 
@@ -92,6 +100,13 @@ def security_command(
     with refusals_shown():
         link = Link(megabits, latency / 1e3)
         _run(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
+
+
+@experiment.command("privacy")
+def privacy_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
+    """Accuracy against epsilon, by whom the noise is trusted to. About half a minute a seed."""
+    with refusals_shown():
+        _run(privacy.steps(seeds), lambda watch: privacy.measure(seeds, watch), json_file, plot)
 
 
 @experiment.command("show")

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from secure_afl.simulations.experiments.privacy import TRUST
 from secure_afl.simulations.experiments.problems import PROBLEMS
 
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#000000")
@@ -52,6 +53,33 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
         figure.suptitle(f"{PROBLEMS[name].title}, {figures['seeds']} seeds")
         files.append(_saved(figure, folder / f"headline-{name}.png"))
     return files
+
+
+def privacy(figures: dict[str, Any], folder: Path) -> list[Path]:
+    """Accuracy against ε, a panel for each data set; bands from the worst seed to the best."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(record["data"] for record in figures["records"]))
+    figure = Figure(figsize=(4 * len(names), 4), layout="constrained")
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        mine = [record for record in figures["records"] if record["data"] == name]
+        for (trust, about), colour in zip(TRUST.items(), (_COLOURS[0], _OURS, _COLOURS[3]), strict=True):
+            at = sorted({record["epsilon"] for record in mine if record["trust"] == trust})
+            found = [[r["accuracy"] for r in mine if (r["trust"], r["epsilon"]) == (trust, e)] for e in at]
+            panel.fill_between(
+                at, [min(one) for one in found], [max(one) for one in found], alpha=0.15, color=colour
+            )
+            panel.plot(at, [fmean(one) for one in found], marker="o", color=colour, label=about.title)
+        without = fmean(record["accuracy"] for record in mine if record["trust"] is None)
+        panel.axhline(without, color="black", linestyle="--", label="no noise")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(at, [f"{epsilon:g}" for epsilon in at])
+        panel.set_xlabel(f"ε, for δ = {figures['delta']:g}")
+        panel.set_title(f"{name}, {mine[0]['clients']} clients")
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("accuracy on test rows")
+    figure.axes[0].legend(fontsize="small", loc="lower right")
+    return [_saved(figure, folder / "privacy.png")]
 
 
 def heterogeneity(figures: dict[str, Any], folder: Path) -> list[Path]:

@@ -22,7 +22,14 @@ from secure_afl.simulations import cli
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED, Settings
-from secure_afl.simulations.experiments import encoders, headline, heterogeneity, plots, security
+from secure_afl.simulations.experiments import (
+    encoders,
+    headline,
+    heterogeneity,
+    plots,
+    privacy,
+    security,
+)
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
@@ -173,6 +180,29 @@ def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, t
     assert sgd["validation"] is None
     assert f"{first['row']} *" in shown(*encoders.tables(figures))
     assert plots.encoders(figures, tmp_path)[0].exists()
+
+
+def test_noise_costs_accuracy_by_whom_it_is_trusted_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(privacy, "PROBLEMS", ("digits",))
+    monkeypatch.setattr(privacy, "EPSILONS", (0.5, 16.0))
+    said: list[str] = []
+    figures = privacy.measure(2, said.append)
+    assert len(said) == privacy.steps(2) == 2
+
+    def mean(trust: str | None, epsilon: float | None) -> float:
+        found = [r["accuracy"] for r in figures["records"] if (r["trust"], r["epsilon"]) == (trust, epsilon)]
+        assert len(found) == 2
+        return float(np.mean(found))
+
+    assert mean(None, None) > 0.9
+    for trust in privacy.TRUST:
+        assert mean(None, None) > mean(trust, 16.0) > mean(trust, 0.5) + 0.1
+    assert mean("local", 0.5) < mean("clients", 0.5) < mean("central", 0.5)
+    text = shown(*privacy.tables(figures))
+    assert f"{mean('clients', 16.0):.3f} ±" in text
+    assert plots.privacy(figures, tmp_path)[0].exists()
 
 
 def test_the_default_encoder_is_one_of_the_table() -> None:
