@@ -35,7 +35,7 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.terminal import table
 
 _BATCH = 50  # messages that go through the pipe together
-_BOUND = 1.0
+BOUND = 1.0  # of every value
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Scale:
     @property
     def plan(self) -> list[SumPlan]:
         """One sum."""
-        return [SumPlan("scale", self.length, _BOUND, 24)]
+        return [SumPlan("scale", self.length, BOUND, 24)]
 
     @property
     def gone(self) -> frozenset[int]:
@@ -123,7 +123,7 @@ def _clients(pipe: Connection, size: Scale) -> None:
         for place, data in batch:
             answer = clients[place].receive(data)
             if isinstance(answer, SumWanted):
-                values = draws.uniform(-_BOUND, _BOUND, size.length)
+                values = draws.uniform(-BOUND, BOUND, size.length)
                 answer = clients[place].contribute(answer, values, "rows")
                 if place not in size.gone:
                     total += ring.signed(code.encode(values), 8)

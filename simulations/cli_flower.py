@@ -10,23 +10,26 @@ import typer
 from rich.markup import escape
 
 from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.hpke import Suite
 from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.errors import DataError
 from secure_afl.protocol.policy import Policy
 from secure_afl.simulations.data import load
 from secure_afl.simulations.laid_out import LaidOut, lay_out
 from secure_afl.simulations.loopback import Loopback
-from secure_afl.simulations.terminal import console, refusals_shown
+from secure_afl.simulations.terminal import (
+    JsonFile,
+    check_writable,
+    console,
+    progress,
+    refusals_shown,
+    write_json,
+)
 from secure_afl.site import Folder
 
 flower = typer.Typer(
     help="Studies over Flower (extra 'flower'), see docs/deployment.md.", no_args_is_help=True
 )
-
-
-@flower.callback()
-def _group() -> None:
-    """Keeps `demo` a command of its own name."""
 
 
 @flower.command("demo")
@@ -61,6 +64,36 @@ def demo_command(
 
             network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
         _compare(parties, backend, key_holders)
+
+
+@flower.command("simulate")
+def simulate_command(
+    clients: Annotated[int, typer.Option(help="How many.", min=20)] = 100,
+    length: Annotated[int, typer.Option(help="Values of the sum.", min=1)] = 10_000,
+    dropout: Annotated[
+        float, typer.Option(help="Share that falls silent after the keys.", min=0, max=0.3)
+    ] = 0.05,
+    actors: Annotated[int, typer.Option(help="Processes of Ray that answer for clients.", min=1)] = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """One masked sum over many clients on Flower's simulation engine (extra 'simulation'), with the sparse graph:
+    checked against the plain sum, and compared with the same session without Flower.
+
+    1,000 clients take minutes, and Flower's engine looks at every message for every client: see docs/deployment.md.
+    """
+    from secure_afl.simulations import engine
+    from secure_afl.simulations.bench_scale import Scale
+
+    size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
+    with refusals_shown():
+        check_writable(json_file)
+        with progress(engine.steps(size), lines=True) as watch:
+            figures = engine.measure(size, actors, watch)
+        for table in engine.tables(figures):
+            console.print(table)
+        for name, text in engine.lines(figures).items():
+            console.print(f"{name:<16}{escape(text)}", highlight=False, soft_wrap=True)
+        write_json(json_file, figures)
 
 
 def _compare(parties: LaidOut, backend: str, holders: int) -> None:

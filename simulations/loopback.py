@@ -24,7 +24,7 @@ from secure_afl.simulations import certificates
 APP = Path(__file__).resolve().parent.parent / "apps" / "flower"
 _START, _STOP = 60.0, 5.0  # seconds
 _NAME = "loopback"
-_ENVIRONMENT = {
+QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -164,7 +164,7 @@ class Loopback:
 
     def _environment(self) -> Mapping[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, **_ENVIRONMENT, "FLWR_HOME": str(self.home / "flwr"), "PATH": path}
+        return {**os.environ, **QUIET, "FLWR_HOME": str(self.home / "flwr"), "PATH": path}
 
     def _log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text()[-2000:]

@@ -104,8 +104,8 @@ class FlowerPost:
                     self.silences.append(f"node {node}: refused; its own log says why")
                 else:
                     yield node, answer
-            if not came:
-                time.sleep(self.poll)
+            if waiting:
+                time.sleep(self.poll)  # also if some came: each look goes through all that is waited for
         self.silences += [f"node {node}: no answer in time" for node in waiting.values()]
 
 
