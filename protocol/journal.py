@@ -1,6 +1,7 @@
 """A server that outlives its process: every step that changes it is in a `Store`, and is done again after a restart."""
 
 from collections.abc import Callable, Collection
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -8,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
+from secure_afl.protocol.errors import AuditError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.server import Outbox
@@ -39,22 +41,34 @@ class DurableServer:
 
     def __init__(self, server: MaskingServer | HomomorphicServer, store: Store, name: str) -> None:
         self.server = server
+        self._acting: Any = server  # what does the steps
         self._store = store
         self._name = name
+        self._journal = store.journal(name)
+        self._ahead = next(self._journal, None)  # a step that is to be done again
         self._number = 0  # of the next entry; below 0 while a step is done, and for good if it is not written
         self._sent: Outbox = {}
         self.round = -1
         self.opened: MaskedSum | EncryptedSum | None = None
-        for step, content in store.journal(name):
-            entry = _ENTRY.decode(content)
-            led_to = self._led_to(self._tried(step, *entry.arguments))
-            if led_to != entry.led_to:
-                raise StoreError(
-                    f"session {name!r}: expected a server that does again what it did, got one that comes from step "
-                    f"{self._number}, {step}, to {led_to} and not to {entry.led_to}: its parameters, rosters or "
-                    "program are others"
-                )
-            self._number += 1
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._ahead:
+            self._again(*self._ahead)
+
+    def _again(self, step: str, content: bytes) -> ProtocolError | CryptoError | None:
+        """Do the next step of the journal again; give what it raised."""
+        entry = _ENTRY.decode(content)
+        error = self._tried(step, *entry.arguments)
+        if (led_to := self._led_to(error)) != entry.led_to:
+            raise StoreError(
+                f"session {self._name!r}: expected a server that does again what it did, got one that comes from step "
+                f"{self._number}, {step}, to {led_to} and not to {entry.led_to}: its parameters, rosters or "
+                "program are others"
+            )
+        self._number += 1
+        self._ahead = next(self._journal, None)
+        return error
 
     def pending(self) -> Outbox:
         """What was sent last, for those that have not answered: after a restart it is sent again."""
@@ -112,16 +126,18 @@ class DurableServer:
     def _tried(self, step: str, *arguments: Any) -> ProtocolError | CryptoError | None:
         """Do a step; give what it raised by the rules of the protocol."""
         steps: dict[str, Callable[..., Any]] = {
-            "start": self.server.start,
-            "advance": self.server.advance,
-            "open_round": self.server.open_round,
-            "receive": self.server.receive,
+            "start": self._acting.start,
+            "advance": self._acting.advance,
+            "open_round": self._acting.open_round,
+            "receive": self._acting.receive,
             "result": self._result,
             "take_total": self._take_total,
             "give_up_round": self._give_up_round,
         }
         try:
             said = steps[step](*arguments)
+        except AuditError:
+            raise
         except (ProtocolError, CryptoError) as error:
             return error
         if step == "result":
@@ -133,7 +149,10 @@ class DurableServer:
         return None
 
     def _result(self) -> MaskedSum | EncryptedSum:
-        return self.server.unmask() if isinstance(self.server, MaskingServer) else self.server.result()
+        opened: MaskedSum | EncryptedSum = (
+            self._acting.unmask() if isinstance(self.server, MaskingServer) else self._acting.result()
+        )
+        return opened
 
     def _take_total(self, words: bytes, contributors: Collection[int]) -> None:
         self._masking.take_total(np.frombuffer(words, "<u8").astype(np.uint64), contributors)
@@ -150,3 +169,56 @@ class DurableServer:
     def _led_to(self, error: Exception | None) -> tuple[str, str, int]:
         """What a step raised, the state after it, how many are waited for: another server goes another way."""
         return type(error).__name__, self.server.state.value, len(self.server.waiting_for)
+
+
+class ResumedServer(DurableServer):
+    """A `DurableServer` for a driver that takes every session from its beginning, be it new or one that was left open.
+
+    A step that the journal has is done again, as it was, when the driver comes to it, and so is all that was received
+    after it; then it sends what nobody has answered, or nothing if the journal has later steps. recorded: the server
+    behind its audit log, which notes each step once. Raises `StoreError` besides if the driver takes other steps.
+    """
+
+    def __init__(
+        self,
+        server: MaskingServer | HomomorphicServer,
+        store: Store,
+        name: str,
+        recorded: RecordedMaskingServer | RecordedHomomorphicServer | None = None,
+    ) -> None:
+        super().__init__(server, store, name)
+        self._recorded = recorded
+
+    @property
+    def state(self) -> Enum:
+        """See the server's own."""
+        return self.server.state
+
+    def unmask(self) -> MaskedSum:
+        """See `MaskingServer.unmask`, and `result`."""
+        opened = self.result()
+        assert isinstance(opened, MaskedSum)
+        return opened
+
+    def _catch_up(self) -> None:
+        """The driver asks for it."""
+
+    def _step(self, step: str, *arguments: Any) -> Outbox:
+        if self._ahead is None:
+            self._acting = self._recorded or self.server
+            return super()._step(step, *arguments)
+        if step != self._ahead[0]:
+            raise StoreError(
+                f"session {self._name!r}: expected {self._ahead[0]!r} as step {self._number}, as the journal has it, "
+                f"got {step!r}"
+            )
+        error = self._again(*self._ahead)
+        while self._ahead and self._ahead[0] == "receive":
+            self._again(*self._ahead)
+        if error is not None:
+            raise error
+        if self._ahead is not None:
+            return {}
+        if self._recorded and self.round >= 0:
+            self._recorded.resumed(self.round)
+        return self.pending()

@@ -115,13 +115,8 @@ class EncryptedAggregator:
         if encryption.masked:
             self._masks = self._masked(clients, plan, agreed)
         parameters = self._masks.server.parameters if self._masks else None
-        agreement = Agreement.propose(
-            encryption,
-            roster,
-            holders,
-            plan,
-            masked=(parameters.session, parameters.transcript()) if parameters else None,
-        )
+        masked = (parameters.session, parameters.transcript()) if parameters else None
+        agreement = self._agreed(lambda: Agreement.propose(encryption, roster, holders, plan, masked=masked))
         if parameters:
             # What key holders open must also be enough to remove the masks.
             least = max(least, parameters.threshold)
@@ -147,6 +142,10 @@ class EncryptedAggregator:
             agreed,
             self._logs,
         )
+
+    def _agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        """What a session is begun with."""
+        return propose()
 
     def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
         """The server with its clients and key holders."""

@@ -9,23 +9,32 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from secure_afl.crypto.errors import SecureAflError
 from secure_afl.protocol import key_file
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.driver import Carry, Exchange
-from secure_afl.protocol.errors import FileError
+from secure_afl.protocol.errors import AuditError, FileError
+from secure_afl.protocol.store import Store, StoreError
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.post import Channel
-from secure_afl.remote import Elsewhere, RemoteEncryptedAggregator, RemoteMaskedAggregator, remote
+from secure_afl.remote import (
+    Elsewhere,
+    RemoteEncryptedAggregator,
+    RemoteMaskedAggregator,
+    forget,
+    is_open,
+    remote,
+)
 from secure_afl.site import Folder, packed
 
 VARIABLE = "SECURE_AFL_PARTIES"
@@ -59,16 +68,23 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
     deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
     """
     folder = Folder(path)
-    with _log(folder) as log:
-        report = _learn(folder, FlowerPost(grid, deadline, poll), log)
+    with _own(folder) as (log, store):
+        report = _learn(folder, FlowerPost(grid, deadline, poll), log, store)
     (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(_table(report), flush=True)
     return report
 
 
-def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, Any]:
-    """The whole study; gives the report. Raises what the model and the aggregator raise."""
+def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store | None) -> dict[str, Any]:
+    """The whole study; gives the report. Raises what the model and the aggregator raise.
+
+    With a store, what is no verdict on the session (a file that cannot be written, a lost network, an interrupt)
+    leaves it open, for the next run.
+    """
     terms, study = folder.terms()
+    resumed = store is not None and is_open(store)
+    if resumed:
+        print("going on with the session that was left open", flush=True)
     started = time.perf_counter()
     post.find(terms.parties)
     finding = time.perf_counter() - started
@@ -79,23 +95,33 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None) -> dict[str, 
         return post.carry(channel, session)
 
     aggregator = remote(
-        Elsewhere(terms.parties, carry, lambda phase: print(f"phase: {phase}", flush=True), log),
+        Elsewhere(terms.parties, carry, lambda phase: print(f"phase: {phase}", flush=True), log, store),
         terms.policy,
         terms.encryption,
     )
-    learned = b""
+
+    def end(learned: bytes) -> None:
+        for session in sessions:
+            post.end(session, learned)
+        if store:
+            forget(store)
+
     try:
         layers, sums = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
         folder.keep("model.npz", layers)
-        learned = packed(layers)
-    finally:
-        started = time.perf_counter()
-        for session in sessions:
-            post.end(session, learned)
-        ending = time.perf_counter() - started
+    except BaseException as error:
+        if store is None or (
+            isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
+        ):
+            end(b"")
+        raise
+    started = time.perf_counter()
+    end(packed(layers))
+    ending = time.perf_counter() - started
     return {
         "model": "ridge" if study.ridge else "fedacnnl",
         "backend": terms.backend,
+        "resumed": resumed,
         "survivors": [list(one.survivors) for one in sums],
         "phases": [
             {"phase": "finding nodes", "seconds": finding},
@@ -137,15 +163,15 @@ def _table(report: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _log(folder: Folder) -> Iterator[AuditLog | None]:
-    """The server's audit log, if its folder has an identity to sign it with."""
+def _own(folder: Folder) -> Iterator[tuple[AuditLog | None, Store | None]]:
+    """The server's audit log and its store, if its folder has an identity to sign and lock them with."""
     key = folder.path / "identity.key"
     if not key.exists():
-        yield None
+        yield None, None
         return
     member, identity = key_file.read_key(key, key_file.service_passphrase)
-    log = AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)
-    try:
-        yield log
-    finally:
-        log.close()
+    with (
+        closing(Store(folder.path / "state.db", identity)) as store,
+        closing(AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)) as log,
+    ):
+        yield log, store

@@ -5,6 +5,10 @@ Contributions are made where the rows are, so the mappings that `sum` and `solve
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec.msgpack import Decoder
 
 from secure_afl.aggregation import MaskedAggregator, enough, proposed, refusals_noted
 from secure_afl.encrypted import EncryptedAggregator
@@ -12,26 +16,54 @@ from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
 from secure_afl.protocol.driver import Carry, Contribute, Contribution, nothing_wanted
 from secure_afl.protocol.errors import LocalProtocolError
-from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encryption
 from secure_afl.protocol.homomorphic.driver import EncryptedCohort, Recorded
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.journal import ResumedServer
 from secure_afl.protocol.masking.driver import Cohort, RecordedCohort
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import RoundSpec, SumPlan
+from secure_afl.protocol.parameters import PARAMETERS, Parameters, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.store import Kept, Store, StoreError
 from secure_afl.protocol.transport.post import Channel
+from secure_afl.protocol.wire import decode, encode
+
+T = TypeVar("T", Parameters, Agreement)
+_SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How parties are reached. carry: for the messages of one session, by its number; log: the server's audit log."""
+    """How parties are reached. carry: for the messages of one session, by its number; log: the server's audit log.
+
+    store: of the server, for one session. If one is open there, its terms must be those that would be proposed now,
+    and it goes on; `forget` ends it.
+    """
 
     parties: Parties
     carry: Callable[[Channel, bytes], Carry]
     watch: Callable[[str], None] = lambda phase: None
     log: AuditLog | None = None
+    store: Store | None = None
+
+    def terms(self, channel: Channel, decoder: Decoder[T], propose: Callable[[], T]) -> T:
+        """Of the session that is open, or of a new one. Raises `StoreError` if files say something else now."""
+        proposed = propose()
+        if self.store is None:
+            return proposed
+        kept = self.store.kept(channel.value)
+        if kept is None:
+            self.store.keep(channel.value, Kept(encode(proposed), b"", b""))
+            return proposed
+        opened = decode(kept.memory, decoder)
+        if msgspec.structs.replace(proposed, session=opened.session) != opened:
+            raise StoreError(
+                f"{self.store.path}: expected the roster, policy and study of the session that is open, got others: "
+                "bring those back, or remove the file and give the session up"
+            )
+        return opened
 
 
 class RemoteMaskedAggregator(MaskedAggregator):
@@ -71,9 +103,16 @@ class RemoteEncryptedAggregator(EncryptedAggregator):
     def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
         return _masked(self._elsewhere, self, plan, agreed)
 
+    def _agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        return self._elsewhere.terms(Channel.ENCRYPTED, AGREEMENT, propose)
+
     def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
         far = self._elsewhere
-        recorded: Recorded | None = (RecordedHomomorphicServer(server, far.log), {}, {}) if far.log else None
+        noted = RecordedHomomorphicServer(server, far.log) if far.log else None
+        steps: RecordedHomomorphicServer | ResumedServer | None = noted
+        if far.store:
+            steps = ResumedServer(server, far.store, Channel.ENCRYPTED.value, noted)
+        recorded: Recorded | None = (steps, {}, {}) if steps else None
         carry = far.carry(Channel.ENCRYPTED, server.agreement.session)
         return EncryptedCohort(server, {}, {}, None, far.watch, recorded=recorded, carry=carry)
 
@@ -88,6 +127,18 @@ def remote(
     if encryption is None:
         return RemoteMaskedAggregator(elsewhere, policy)
     return RemoteEncryptedAggregator(elsewhere, policy, encryption)
+
+
+def is_open(store: Store) -> bool:
+    """Whether a session was left open in the server's store."""
+    return any(store.kept(channel.value) for channel in _SESSIONS)
+
+
+def forget(store: Store) -> None:
+    """The session is over: its journals are erased."""
+    with store.transaction():
+        for channel in _SESSIONS:
+            store.forget(channel.value)
 
 
 def _check(clients: Sequence[str], parties: Parties) -> None:
@@ -105,9 +156,17 @@ def _masked(
     """A masked session with its keys exchanged."""
     roster, policy = far.parties.clients, aggregator.policy
     enough(policy, [member.name for member in roster.members])
-    parameters = proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed)
+    parameters = far.terms(
+        Channel.MASKED,
+        PARAMETERS,
+        lambda: proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed),
+    )
     server = MaskingServer(parameters, roster)
-    recorded: RecordedCohort | None = (RecordedMaskingServer(server, far.log), {}) if far.log else None
+    noted = RecordedMaskingServer(server, far.log) if far.log else None
+    steps: RecordedMaskingServer | ResumedServer | None = noted
+    if far.store:
+        steps = ResumedServer(server, far.store, Channel.MASKED.value, noted)
+    recorded: RecordedCohort | None = (steps, {}) if steps else None
     carry = far.carry(Channel.MASKED, parameters.session)
     cohort = Cohort(server, {}, None, far.watch, recorded=recorded, carry=carry)
     with refusals_noted(cohort.refusals):

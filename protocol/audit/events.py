@@ -195,6 +195,11 @@ def check_signature(entry: Entry, key: bytes) -> None:
     verify(key, entry.signature, Label.AUDIT_SIGNATURE, unsigned)
 
 
+def encoded(event: AnyEvent) -> bytes:
+    """The same for the same event."""
+    return _ENCODER.encode(event)
+
+
 def line_digest(line: bytes) -> bytes:
     """What the next entry says of this line."""
     return digest(Label.AUDIT_LINE, line)

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import AnyEvent, Begun, Closed, Resumed, Role, line_digest, signed
+from secure_afl.protocol.audit.events import (
+    AnyEvent,
+    Begun,
+    Closed,
+    Resumed,
+    Role,
+    encoded,
+    line_digest,
+    signed,
+)
 from secure_afl.protocol.errors import AuditError
 from secure_afl.protocol.wire import VERSION
 
@@ -40,6 +49,7 @@ class AuditLog:
         self._clock = clock
         self._broken = False
         self._number, self._previous = 0, b""
+        self._noted: set[bytes] = set()  # events
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -68,6 +78,7 @@ class AuditLog:
             if chain.begun != begun:
                 raise AuditError(f"expected an audit log of {party} with its present key, got {self.path}")
             self._number, self._previous = len(chain.entries), chain.last
+            self._noted = {encoded(entry.event) for entry in chain.entries}
         if len(whole) < len(data):
             os.ftruncate(self._file, len(whole))
         if not whole:
@@ -75,6 +86,11 @@ class AuditLog:
             self._sync_folder()
         if data:
             self.append(Resumed(len(data) - len(whole)))
+
+    def note(self, event: AnyEvent) -> None:
+        """Append an event, unless the log has it: a message that is sent again is the same message."""
+        if self._broken or encoded(event) not in self._noted:
+            self.append(event)
 
     def append(self, event: AnyEvent) -> None:
         """Write one entry, through to the disk. Raises `AuditError` from the first failure on."""
@@ -92,6 +108,7 @@ class AuditLog:
             raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
         self._broken = False
         self._number, self._previous = self._number + 1, line_digest(line)
+        self._noted.add(encoded(event))
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""

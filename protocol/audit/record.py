@@ -86,17 +86,17 @@ class RecordedParty(Generic[P]):
         terms = message.agreement if isinstance(message, homomorphic.Invitation) else message
         if isinstance(terms, Parameters | Agreement):
             self._session = terms.transcript()
-            self._log.append(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
+            self._log.note(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
         elif isinstance(message, ServerMessage):  # this object may be younger than the session
             self._session = message.transcript
-        self._log.append(Received(self._session, frame(message, data)))
+        self._log.note(Received(self._session, frame(message, data)))
         if isinstance(answer, SumWanted):
             return answer
         return self._leaving(answer)
 
     def _leaving(self, data: bytes) -> bytes:
         message = _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
-        self._log.append(Sent(self._session, frame(message, data)))
+        self._log.note(Sent(self._session, frame(message, data)))
         return data
 
 
@@ -144,8 +144,12 @@ class RecordedServer:
     def state(self) -> Enum:
         return self._server.state
 
+    def resumed(self, number: int) -> None:
+        """The server goes on in the round of that number, after a restart."""
+        self._round = number
+
     def start(self) -> Outbox:
-        self._log.append(self._agreed)
+        self._log.note(self._agreed)
         return self._leaving(self._server.start)
 
     def advance(self) -> Outbox:
@@ -162,7 +166,7 @@ class RecordedServer:
             self._log.append(_refused(self._session, data, error, sender))
             raise
         message = _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
-        self._log.append(Received(self._session, frame(message, data), sender))
+        self._log.note(Received(self._session, frame(message, data), sender))
 
     def _leaving(self, step: Callable[[], Outbox]) -> Outbox:
         outbox = self._ending(step)
@@ -170,7 +174,7 @@ class RecordedServer:
         for place, data in outbox.items():
             receivers.setdefault(data, []).append(place)
         for data, places in receivers.items():
-            self._log.append(Sent(self._session, frame(_FROM_SERVER.decode(data), data), tuple(places)))
+            self._log.note(Sent(self._session, frame(_FROM_SERVER.decode(data), data), tuple(places)))
         return outbox
 
     def _ending(self, step: Callable[[], S]) -> S:
@@ -182,7 +186,7 @@ class RecordedServer:
             raise
 
     def _released(self, number: int, survivors: Sequence[int], dropouts: Sequence[int], values: int) -> None:
-        self._log.append(Released(self._session, number, tuple(survivors), tuple(dropouts), values))
+        self._log.note(Released(self._session, number, tuple(survivors), tuple(dropouts), values))
 
 
 class RecordedMaskingServer(RecordedServer):
@@ -191,6 +195,8 @@ class RecordedMaskingServer(RecordedServer):
     def __init__(self, server: MaskingServer, log: AuditLog) -> None:
         super().__init__(server, log, server.parameters, server.roster)
         self._unmask = server.unmask
+        self.take_total = server.take_total  # what came of the encrypted session, which notes it
+        self.give_up_round = server.give_up_round
 
     def unmask(self) -> MaskedSum:
         one = self._ending(self._unmask)

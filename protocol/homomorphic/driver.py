@@ -9,19 +9,22 @@ from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
+from secure_afl.protocol.journal import ResumedServer
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.parameters import SumWanted
 
 Recorded = tuple[
-    RecordedHomomorphicServer, Mapping[int, RecordedClient], Mapping[int, RecordedParty[KeyHolder]]
+    RecordedHomomorphicServer | ResumedServer,
+    Mapping[int, RecordedClient],
+    Mapping[int, RecordedParty[KeyHolder]],
 ]
 
 
 class EncryptedCohort(Exchange):
     """Runs one session. Clients and key holders by their numbers: members first, then key holders.
 
-    recorded: the same parties behind their audit logs; carry: reaches parties elsewhere.
+    recorded: the same parties behind their audit logs or journals; carry: reaches parties elsewhere.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class EncryptedCohort(Exchange):
         recorded: Recorded | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: HomomorphicServer | RecordedHomomorphicServer = recorded[0] if recorded else server
+        self.steps: HomomorphicServer | RecordedHomomorphicServer | ResumedServer = (
+            recorded[0] if recorded else server
+        )
         reached, keepers = recorded[1:] if recorded else (clients, holders)
         members = len(server.roster.members)
         places = range(members, members + len(server.holders.members))
@@ -57,7 +62,9 @@ class EncryptedCohort(Exchange):
         while self.server.state is not ServerState.OPENING:
             self.run(self.steps.advance, contribute)
         self.timed(self.steps.advance)
-        return self.timed(self.steps.result)
+        opened = self.timed(self.steps.result)
+        assert isinstance(opened, EncryptedSum)
+        return opened
 
 
 def layered_sum(
@@ -76,9 +83,9 @@ def layered_sum(
     try:
         opened = encrypted.sum(number, _contributed_by_masks, masks.server.uploaded)
     except RoundAbortedError:
-        masks.server.give_up_round()
+        masks.steps.give_up_round()
         raise
-    masks.server.take_total(opened.values, opened.contributors)
+    masks.steps.take_total(opened.values, opened.contributors)
     return masks.open()
 
 

@@ -4,15 +4,16 @@ from collections.abc import Callable, Collection, Mapping
 
 from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
 from secure_afl.protocol.driver import Carry, Contribute, Exchange, Network, nothing_wanted
+from secure_afl.protocol.journal import ResumedServer
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 
-RecordedCohort = tuple[RecordedMaskingServer, Mapping[int, RecordedClient]]
+RecordedCohort = tuple[RecordedMaskingServer | ResumedServer, Mapping[int, RecordedClient]]
 
 
 class Cohort(Exchange):
-    """Runs one session. recorded: the same parties behind their audit logs; carry: reaches clients elsewhere."""
+    """Runs one session. recorded: the same parties behind their audit logs or journals; carry: reaches clients elsewhere."""
 
     def __init__(
         self,
@@ -24,7 +25,9 @@ class Cohort(Exchange):
         recorded: RecordedCohort | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: MaskingServer | RecordedMaskingServer = recorded[0] if recorded else server
+        self.steps: MaskingServer | RecordedMaskingServer | ResumedServer = (
+            recorded[0] if recorded else server
+        )
         super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch, carry=carry)
         self.server = server
         self.clients = clients

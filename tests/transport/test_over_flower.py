@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from grids import LocalGrid, Reply, as_a_task
 
 from secure_afl import flower_app
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol import key_file
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.errors import RoundAbortedError
+from secure_afl.protocol.store import Store, StoreError
 from secure_afl.protocol.transport.flower import records
 from secure_afl.protocol.transport.flower.server import FlowerPost, to_party
+from secure_afl.remote import is_open
 
 __all__ = ["as_a_task"]  # a fixture for all tests here
 
@@ -165,6 +173,216 @@ def test_who_is_not_found_by_the_deadline_is_not_waited_for(tmp_path: Path) -> N
     with pytest.warns(match="without site-3"):
         flower_app.serve(LocalGrid(3, answering(federation)), federation.server, 0.5, 0.01)
     assert time.monotonic() - started < 30
+
+
+# ---- nodes that come back --------------------------------------------------------------------------
+
+
+class Returning:
+    """A party's node that goes with its `last` message of a session, and comes back under another number.
+
+    lost: "question", it never came; "answer", it was given and not sent. ends: what Flower sends back for it.
+    """
+
+    def __init__(self, federation: Federation, party: int, last: int, lost: str, ends: str) -> None:
+        self.federation, self.party, self.last, self.lost, self.ends = federation, party, last, lost, ends
+        self.old = 100 + party
+        self.came = 0
+        self.grid = LocalGrid(len(federation.folders), self.reply)
+
+    def reply(self, at: int, message: Message) -> Message | None:
+        party = self.party if at == 202 else at - 100
+        letter = records.to_letter(message.content)
+        if at == self.old and letter.channel in (Channel.MASKED, Channel.ENCRYPTED):
+            self.came += 1
+            if self.came >= self.last:
+                if self.came == self.last:
+                    self.grid.nodes = [one for one in self.grid.nodes if one != at] + [202]
+                    if self.lost == "answer":
+                        node(self.federation, party, message)
+                return None if self.ends == "silence" else Message(Error(code=5), reply_to=message)
+        return node(self.federation, party, message)
+
+
+@pytest.mark.parametrize("ends", ["silence", "error"])
+@pytest.mark.parametrize(("last", "lost"), [(1, "question"), (2, "answer"), (4, "question"), (4, "answer")])
+def test_a_client_that_comes_back_at_another_node_misses_nothing(
+    tmp_path: Path, last: int, lost: str, ends: str
+) -> None:
+    federation = Federation(tmp_path)
+    returning = Returning(federation, 2, last, lost, ends)
+    started = time.monotonic()
+    report = flower_app.serve(returning.grid, federation.server, 60.0, 0.01)
+    assert time.monotonic() - started < 50  # nobody waits for the node that is gone
+    assert returning.came == last
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+    assert np.array_equal(model(federation.folders[2])[0], in_process(federation))
+    assert report["silences"] == ([] if ends == "silence" else ["node 102: Flower's error 5"])
+
+
+def test_a_key_holder_that_comes_back_at_another_node_misses_nothing(tmp_path: Path) -> None:
+    """It is alone: while Flower says that its node is gone, nobody else is waited for."""
+    federation = Federation(tmp_path, holders=1, backend="bfv")
+    returning = Returning(federation, 4, 2, "answer", "error")
+    flower_app.serve(returning.grid, federation.server, 60.0, 0.01)
+    assert returning.came == 2
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_node_that_comes_later_and_claims_to_be_another_gets_none_of_its_messages(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    got: list[Channel] = []
+
+    def reply(at: int, message: Message) -> Message:
+        if at != 99:
+            grid.nodes = [99, 100, 101, 102, 103]
+            return node(federation, at - 100, message)
+        got.append(records.to_letter(message.content).channel)
+        there = node(federation, 1, to_party(records.to_letter(message.content), 101))
+        return Message(there.content, reply_to=message)
+
+    grid = LocalGrid(4, reply)
+    report = flower_app.serve(grid, federation.server, 60.0, 0.01)
+    assert got == [Channel.WHEREABOUTS]
+    assert report["silences"] == [
+        "node 99: expected an address signed by site-1 under this roster, got another signature"
+    ]
+
+
+def test_a_silent_stranger_is_waited_for_once_at_most(tmp_path: Path) -> None:
+    """And only where a party is missing, which it could be."""
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message | None:
+        gone = at == 103 and records.to_letter(message.content).channel is Channel.MASKED
+        if gone:
+            return Message(records.answer_records(None), reply_to=message)
+        return node(federation, at - 100, message) if at != 99 else None
+
+    grid = LocalGrid(4, reply)
+    grid.nodes.append(99)
+    started = time.monotonic()
+    with pytest.warns(match="without site-3"):
+        flower_app.serve(grid, federation.server, 3.0, 0.01)
+    assert time.monotonic() - started < 3.0 + 10
+
+
+# ---- servers that stop -----------------------------------------------------------------------------
+
+
+class Stopping(LocalGrid):
+    """The network is lost after so many answers of a session."""
+
+    def __init__(self, nodes: int, reply: Reply, answers: int) -> None:
+        super().__init__(nodes, reply)
+        self.left = answers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        came: list[Message] = []
+        for number in message_ids:
+            if number not in self.waiting:
+                continue
+            if records.to_letter(self.sent[int(number)].content).channel is not Channel.WHEREABOUTS:
+                if not self.left:
+                    if came:
+                        break
+                    raise ConnectionError("the network is lost")
+                self.left -= 1
+            came.append(self.waiting.pop(number))
+        return came
+
+
+def with_a_key(federation: Federation) -> Identity:
+    """The server's identity: with one, it keeps its session."""
+    member, secret, _ = key_file.write_key(federation.server, "server")
+    secret.rename(federation.server / "identity.key")
+    del member
+    return key_file.read_key(federation.server / "identity.key", key_file.service_passphrase)[1]
+
+
+def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
+    """The sessions that a party was in, by its own store."""
+    _, identity = key_file.read_key(federation.folders[party] / "identity.key", key_file.service_passphrase)
+    with closing(Store(federation.folders[party] / "state.db", identity)) as store:
+        assert store.run("SELECT count(*) FROM kept") == [(0,)]  # no secrets are left
+        return store.run("SELECT session FROM joined")
+
+
+@pytest.mark.parametrize(("backend", "holders"), [("mask", 0), ("bfv", 1), ("bfv+mask", 1)])
+def test_a_server_that_stops_again_and_again_goes_on_with_its_session(
+    tmp_path: Path, backend: str, holders: int
+) -> None:
+    federation = Federation(tmp_path, holders=holders, backend=backend)
+    identity = with_a_key(federation)
+    reply, lives = answering(federation), 0
+    while True:
+        lives += 1
+        try:
+            report = flower_app.serve(Stopping(4 + holders, reply, answers=5), federation.server, 5.0, 0.01)
+            break
+        except ConnectionError:
+            assert lives < 30
+    assert lives > 4
+    assert report["resumed"]
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], in_process(federation))
+    assert all(len(session_of(federation, party)) == 1 for party in range(4))
+    with closing(Store(federation.server / "state.db", identity)) as store:
+        assert not is_open(store)
+        assert store.run("SELECT count(*) FROM journal") == [(0,)]
+    logs = {str(path): path.read_bytes() for path in tmp_path.glob("*/audit.jsonl")}
+    assert len(logs) == 5 + holders
+    assert [str(one) for one in verify(logs, federation.parties).findings] == []
+
+
+def test_a_session_that_was_left_open_is_not_begun_anew_with_other_files(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    with_a_key(federation)
+    with pytest.raises(ConnectionError):
+        flower_app.serve(Stopping(4, answering(federation), 5), federation.server, 5.0, 0.01)
+    study = federation.server / "study.toml"
+    as_agreed = study.read_text()
+    study.write_text(as_agreed.replace("max_rows = 100", "max_rows = 100000"))
+    grid = LocalGrid(4, answering(federation))
+    with pytest.raises(StoreError, match=r"state\.db: expected the roster, policy and study of the session"):
+        flower_app.serve(grid, federation.server, 5.0, 0.01)
+    study.write_text(as_agreed)
+    assert flower_app.serve(grid, federation.server, 5.0, 0.01)["resumed"]
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
+    """Nobody goes on with it; its parties have erased what they knew."""
+    federation = Federation(tmp_path)
+    with_a_key(federation)
+
+    def reply(at: int, message: Message) -> Message | None:
+        lost = at > 101 and records.to_letter(message.content).channel is Channel.MASKED
+        return None if lost else node(federation, at - 100, message)
+
+    with pytest.raises(RoundAbortedError):
+        flower_app.serve(LocalGrid(4, reply), federation.server, 1.0, 0.01)
+    assert len(session_of(federation, 0)) == 1
+    report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    assert not report["resumed"]
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_server_without_an_identity_ends_what_it_cannot_go_on_with(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+
+    class Lost(LocalGrid):
+        lost = False
+
+        def get_node_ids(self) -> Iterable[int]:
+            if len(self.sent) == 4 + 8 and not self.lost:
+                self.lost = True
+                raise ConnectionError
+            return self.nodes
+
+    with pytest.raises(ConnectionError):
+        flower_app.serve(Lost(4, answering(federation)), federation.server, 5.0, 0.01)
+    assert len(session_of(federation, 0)) == 1
 
 
 # ---- on Flower's engines ---------------------------------------------------------------------------

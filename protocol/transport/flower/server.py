@@ -14,13 +14,25 @@ from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_answer
 from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
 from secure_afl.protocol.wire import WireError
 
+_GRACE = 5.0  # seconds that a message outlives its phase: Flower's simulation fails if it is asked for one that is gone
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Who is at a node, and until when an answer is waited for."""
+
+    node: int
+    letter: Letter
+    ends: float
+
 
 @dataclass
 class FlowerPost:
     """Carries letters to the parties of one run.
 
     deadline: seconds that a phase lasts at most; poll: seconds between two looks for answers. `nodes` says at which
-    node each party is, by its number; `silences` why a party said nothing.
+    node each party is, by its number; `silences` why a party said nothing. A node that comes during the run is asked
+    who it is, and a party is where it proved to be last.
     """
 
     grid: Grid
@@ -28,6 +40,9 @@ class FlowerPost:
     poll: float = 0.2
     nodes: dict[int, int] = field(default_factory=dict)
     silences: list[str] = field(default_factory=list)
+    _parties: Parties | None = field(default=None, init=False)
+    _greeted: set[int] = field(default_factory=set, init=False)
+    _questions: dict[str, _Question] = field(default_factory=dict, init=False)  # by the message's number
 
     def __post_init__(self) -> None:
         if not (self.deadline > 0 and self.poll > 0):
@@ -39,23 +54,16 @@ class FlowerPost:
         """Ask every node who it is, until all parties are found or the deadline has passed.
 
         A node proves who it is, so no other node can draw a party's messages to itself. Who is not found is taken for
-        a dropout of the whole run.
+        a dropout until it comes.
         """
-        ends, asked = time.monotonic() + self.deadline, set[int]()
-        while time.monotonic() < ends:
-            fresh = set(self.grid.get_node_ids()) - asked
-            asked |= fresh
-            question = who_is_there()
-            for node, answer in self._answers(
-                {node: to_party(question, node) for node in sorted(fresh)}, ends
-            ):
-                try:
-                    self.nodes.setdefault(found(parties, question, node, answer), node)
-                except WireError as error:
-                    self.silences.append(f"node {node}: {error}")
-                if len(self.nodes) == len(parties.everybody):
-                    return
-            time.sleep(self.poll)
+        self._parties = parties
+        ends = time.monotonic() + self.deadline
+        while len(self.nodes) < len(parties.everybody) and time.monotonic() < ends:
+            self._greet()
+            for _ in self._pulled({}):
+                pass
+            if len(self.nodes) < len(parties.everybody):
+                time.sleep(self.poll)
 
     def carry(self, channel: Channel, session: bytes) -> Carry:
         """What carries the messages of one session."""
@@ -69,44 +77,87 @@ class FlowerPost:
             pass
 
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
-        reached = {self.nodes[party]: party for party in outbox if party in self.nodes}
-        letters = {
-            node: to_party(Letter(channel, session, outbox[party]), node) for node, party in reached.items()
-        }
-        for node, answer in self._answers(letters, time.monotonic() + self.deadline):
-            yield reached[node], answer
+        """Answers by party, as they come. An error, a refusal and silence are all the same: nothing.
 
-    def _answers(self, letters: Mapping[int, Message], ends: float) -> Iterator[tuple[int, bytes]]:
-        """Answers by node, as they come. An error, a refusal and silence are all the same: nothing."""
-        if not letters:
-            return
-        for letter in letters.values():
-            letter.metadata.ttl = max(ends - time.monotonic(), 1.0)
-        sent = set(self.grid.push_messages(list(letters.values())))
-        waiting = {one.metadata.message_id: node for node, one in letters.items()}
-        waiting = {number: node for number, node in waiting.items() if number in sent}
-        while waiting and time.monotonic() < ends:
-            came = list(self.grid.pull_messages(list(waiting)))
-            for reply in came:
-                # Who sent it says nothing: errors come from the SuperLink.
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                if reply.has_error():
-                    self.silences.append(f"node {node}: Flower's error {reply.error.code}")
-                    continue
-                try:
-                    answer = to_answer(reply.content)
-                except WireError as error:
-                    self.silences.append(f"node {node}: {error}")
-                    continue
-                if answer is None:
-                    self.silences.append(f"node {node}: refused; its own log says why")
-                else:
-                    yield node, answer
-            if waiting:
+        A party that comes back at another node is asked there again: it answers the same question with the same bytes.
+        """
+        ends = time.monotonic() + self.deadline
+        missing, told = dict(outbox), dict[int, int]()  # the node that a party's letter went to last
+        waiting: dict[str, tuple[int, int]] = {}  # party and node, by the message's number
+        while missing and time.monotonic() < ends:
+            self._greet()
+            going = {self.nodes[party]: party for party in missing if party in self.nodes}
+            going = {node: party for node, party in going.items() if told.get(party) != node}
+            letters = {node: Letter(channel, session, missing[party]) for node, party in going.items()}
+            waiting |= {number: (going[node], node) for number, node in self._push(letters, ends)}
+            told |= {party: node for node, party in going.items()}
+            if not waiting and not self._questions:
+                return
+            for number, answer in self._pulled(waiting):
+                party, _ = waiting.pop(number)
+                if answer is not None and missing.pop(party, None) is not None:
+                    yield party, answer
+            waiting = {number: asked for number, asked in waiting.items() if asked[0] in missing}
+            if missing:
                 time.sleep(self.poll)  # also if some came: each look goes through all that is waited for
-        self.silences += [f"node {node}: no answer in time" for node in waiting.values()]
+        self.silences += [f"node {node}: no answer in time" for _, node in waiting.values()]
+
+    def _greet(self) -> None:
+        """Ask nodes that are new who they are. Those that do not say it in time are not waited for."""
+        now = time.monotonic()
+        self._questions = {number: one for number, one in self._questions.items() if now < one.ends}
+        fresh, ends = sorted(set(self.grid.get_node_ids()) - self._greeted), now + self.deadline
+        self._greeted.update(fresh)
+        question = who_is_there()
+        for number, node in self._push(dict.fromkeys(fresh, question), ends):
+            self._questions[number] = _Question(node, question, ends)
+
+    def _push(self, letters: Mapping[int, Letter], ends: float) -> list[tuple[str, int]]:
+        """Send letters to nodes; gives the number and the node of each message that is on its way."""
+        if not letters:
+            return []
+        messages = [to_party(letter, node) for node, letter in letters.items()]
+        for message in messages:
+            message.metadata.ttl = max(ends - time.monotonic(), 1.0) + _GRACE
+        sent = set(self.grid.push_messages(messages))
+        numbers = [(one.metadata.message_id, one.metadata.dst_node_id) for one in messages]
+        return [(number, node) for number, node in numbers if number in sent]
+
+    def _pulled(self, waiting: Mapping[str, tuple[int, int]]) -> list[tuple[str, bytes | None]]:
+        """What came in answer to these messages; answers of who is where are kept."""
+        came = []
+        for reply in self.grid.pull_messages([*waiting, *self._questions]):
+            # Who sent it says nothing: errors come from the SuperLink.
+            number = reply.metadata.reply_to_message_id
+            if question := self._questions.pop(number, None):
+                self._meet(question, self._answer(question.node, reply))
+            elif number in waiting:
+                came.append((number, self._answer(waiting[number][1], reply)))
+        return came
+
+    def _meet(self, question: _Question, answer: bytes | None) -> None:
+        """The party at a node, if it proves to be one."""
+        if answer is None:
+            return
+        assert self._parties is not None  # nobody is asked before `find`
+        try:
+            self.nodes[found(self._parties, question.letter, question.node, answer)] = question.node
+        except WireError as error:
+            self.silences.append(f"node {question.node}: {error}")
+
+    def _answer(self, node: int, reply: Message) -> bytes | None:
+        """What a node answered; None, and why, if that is nothing."""
+        if reply.has_error():
+            self.silences.append(f"node {node}: Flower's error {reply.error.code}")
+            return None
+        try:
+            answer = to_answer(reply.content)
+        except WireError as error:
+            self.silences.append(f"node {node}: {error}")
+            return None
+        if answer is None:
+            self.silences.append(f"node {node}: refused; its own log says why")
+        return answer
 
 
 def to_party(letter: Letter, node: int) -> Message:
