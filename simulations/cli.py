@@ -12,6 +12,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder
 from secure_afl.protocol.parameters import Profile
 from secure_afl.simulations import bench_masking, terminal
+from secure_afl.simulations.cli_attack import attack
 from secure_afl.simulations.cli_audit import audit
 from secure_afl.simulations.cli_flower import flower
 from secure_afl.simulations.cli_keys import keys
@@ -44,6 +45,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
+app.command("attack")(attack)
 
 
 @app.command("run")

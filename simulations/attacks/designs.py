@@ -1,0 +1,117 @@
+"""Designs of a sum, and what a server reads of each client's vector in them: one table for all attacks on a vector."""
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto import ckks, ring, seal
+from secure_afl.crypto.lattice import LATTICES
+from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.simulations.attacks import both_shares, small_seeds, weak_masks
+from secure_afl.simulations.attacks.population import Statistic
+from secure_afl.simulations.attacks.tap import Tap, decoded
+from secure_afl.simulations.data import Floats
+
+Read = Callable[[Sequence[Floats], Statistic], dict[int, Floats]]
+"""From all clients' vectors to what the server reads as theirs, by client, some or all of them."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """flaw: what a server makes use of. ours: whether it is secure-afl. sessions: how many are attacked."""
+
+    name: str
+    flaw: str
+    read: Read
+    ours: bool = False
+    sessions: int = 3
+
+
+def plain(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
+    """Every vector travels as float64."""
+    return {place: np.frombuffer(vector.tobytes()) for place, vector in enumerate(vectors)}
+
+
+def one_key(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
+    """CKKS with one secret key for all clients; one of them decrypts the first one's upload for the server."""
+    demand = ckks.Demand(statistic.plan.length, statistic.plan.bound)
+    lattice, (code,) = ckks.choose([demand], len(vectors))
+    everybodys = seal.SecretKey(lattice)
+    upload = ckks.encrypt(lattice, everybodys.public_key, vectors[0], code)
+    slots, _ = everybodys.decrypt(upload, statistic.plan.length)
+    return {0: np.ldexp(slots, -code.fraction_bits)}
+
+
+def _contributions(names: list[str], vectors: Sequence[Floats]) -> dict[str, tuple[Floats, str]]:
+    data_set = secrets.token_hex(8)
+    return {name: (vector, data_set) for name, vector in zip(names, vectors, strict=True)}
+
+
+def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
+    """Ours by default; the uploads as they came, read as fixed-point words."""
+    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    aggregator = MaskedAggregator(network=tap)
+    aggregator.open(names, [statistic.plan])
+    aggregator.sum(0, _contributions(names, vectors))
+    spec = aggregator.cohort.server.parameters.rounds[0]
+    code = spec.code(len(names))
+    return {place: decoded(tap.words(place, spec.length, spec.width), code) for place in range(len(names))}
+
+
+def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
+    """Masked as by ours, and beside each upload a message with the number of rows."""
+    read = masked(vectors, statistic)
+    for place, vector in enumerate(vectors):
+        message = json.dumps({"num_examples": int(vector[-1])})
+        read[place][-1] = json.loads(message)["num_examples"]
+    return read
+
+
+def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
+    """Ours under encryption; the first residues of each ciphertext, read as numbers up to the agreed bound."""
+    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    aggregator = EncryptedAggregator(backend, release="sum", network=tap)
+    aggregator.open(names, [statistic.plan])
+    aggregator.sum(0, _contributions(names, vectors))
+    lattice, length = LATTICES[aggregator.cohort.server.agreement.lattice], statistic.plan.length
+    read: dict[int, Floats] = {}
+    for place in range(len(names)):
+        first = tap.ciphertexts(place, length, lattice)[:, 0, 0, : lattice.slots]
+        residues = ring.centred(first.reshape(-1)[:length], lattice.primes[0])
+        read[place] = residues.astype(np.float64) * (statistic.plan.bound / (lattice.primes[0] // 2))
+    return read
+
+
+PLAIN = Design("plain upload", "nothing is hidden", plain)
+OURS = Design("secure-afl, mask", "no flaw known", masked, ours=True)
+FLOATS = Design("float masks (FATE, APPFL)", "masks of deviation 1, small beside the entries of many rows", weak_masks.floats)
+SCALAR = Design("scalar mask (OpenFL)", "one number masks a vector", weak_masks.scalar)
+KEYSTREAM = Design(
+    "one keystream (Fed-BioMed)", "all vectors of a round under one keystream", weak_masks.one_keystream
+)
+SEEDS = Design(
+    "28-bit seeds (Flower)",
+    "all seeds are tried; two of four clients help the server",
+    small_seeds.read,
+    sessions=1,
+)
+BOTH_SHARES = Design("both shares (Flower)", "one client named as survivor and as dropout", both_shares.read)
+ONE_KEY = Design("one key for all (NVFlare)", "one client helps the server", one_key)
+WEAK = (SCALAR, KEYSTREAM, FLOATS, SEEDS, BOTH_SHARES, ONE_KEY)
+IN_CLEAR = Design("counts in clear (Flower)", "the number of rows goes beside the upload", counts_in_clear)
+ENCRYPTED = tuple(
+    Design(f"secure-afl, {backend}", "no flaw known", partial(encrypted, backend), ours=True, sessions=1)
+    for backend in ("bfv", "ckks", "bfv+mask")
+)
+ASKED_TWICE = Design(
+    "secure-afl, mask, asked twice",
+    "the second list is refused",
+    partial(both_shares.read, client=MaskingClient),
+    ours=True,
+)

@@ -1,0 +1,76 @@
+"""Reconstruction: the rows of a client that has fewer rows than features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from secure_afl.simulations.attacks import designs
+from secure_afl.simulations.attacks.designs import Design
+from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Watch
+from secure_afl.simulations.attacks.population import CLIENTS, Clients, Setting, Statistic, draw
+from secure_afl.simulations.attacks.reconstruct import few_rows
+from secure_afl.simulations.data import Floats
+
+NAME = "few-rows"
+_SIZES = (2, 5, 10, 20, 40)  # rows a client, of plain uploads
+_SIZE = 5  # of the other designs
+_OTHERS = (designs.SCALAR, designs.KEYSTREAM, designs.FLOATS, designs.BOTH_SHARES, designs.OURS)
+STEPS = len(_SIZES) + len(_OTHERS)
+
+
+def measure(setting: Setting, watch: Watch) -> Result:
+    """Plain uploads of ever more rows, then the other designs."""
+    rng, statistic = setting.draws(2), Statistic.of(setting.data)
+    findings, pictures = [], None
+    cases = [(designs.PLAIN, size) for size in _SIZES] + [(design, _SIZE) for design in _OTHERS]
+    for design, size in cases:
+        watch(f"{NAME}: {design.name}, {size}")
+        clients = draw(setting.data, [size] * CLIENTS, rng)
+        reads = design.read(statistic.vectors(clients), statistic)
+        if design is designs.PLAIN:
+            reads = {0: reads[0]}
+        attacked = [_attack(clients, place, statistic.parts(read), rng) for place, read in reads.items()]
+        right = sum(one.right for one in attacked)
+        findings.append(_finding(design, size, right, len(attacked)))
+        if design is designs.PLAIN and size == 10:
+            pictures = attacked[0]
+    return Result(findings, _gallery(setting, pictures))
+
+
+@dataclass(frozen=True, eq=False)
+class _Attacked:
+    """The true rows, the nearest that was found to each (or what guessing gives), and how many are exact."""
+
+    true: Floats
+    nearest: Floats
+    right: int
+
+
+def _attack(
+    clients: Clients, place: int, parts: tuple[Floats, Floats, float], rng: np.random.Generator
+) -> _Attacked:
+    true, known = clients.X[place], clients.known
+    rows = few_rows(parts[0], parts[1], known, rng)
+    if not len(rows):
+        return _Attacked(true, np.tile(known.guess, (len(true), 1)), 0)
+    distances = np.linalg.norm(true[:, None] - rows[None], axis=2)
+    nearest = rows[distances.argmin(axis=1)]
+    right = sum(known.exact(found, one) for found, one in zip(nearest, true, strict=True))
+    return _Attacked(true, nearest, right)
+
+
+def _finding(design: Design, size: int, right: int, clients: int) -> Finding:
+    # Nobody guesses a row to the last bit, so one that is right is no guess.
+    chance, note = float(not right), f"{right} of {size * clients} rows exact"
+    share = right / (size * clients)
+    measured = f"rows read exactly, {size} a client, share"
+    return Finding(NAME, design.name, design.ours, measured, share, 0.0, size * clients, chance, note)
+
+
+def _gallery(setting: Setting, attacked: _Attacked | None) -> Gallery | None:
+    shape = setting.data.shape
+    if len(shape) < 3 or attacked is None:
+        return None
+    lines = (("original", attacked.true), ("plain upload", attacked.nearest))
+    title = f"the {len(attacked.true)} rows of one client"
+    return Gallery(title, tuple((name, rows.reshape(-1, *shape).mean(axis=1)) for name, rows in lines))

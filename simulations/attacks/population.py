@@ -1,0 +1,130 @@
+"""Whose rows are attacked, and what an attacker knows without any upload: the format, and rows of other people."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from secure_afl.errors import DataError
+from secure_afl.protocol.parameters import SumPlan
+from secure_afl.ridge import FederatedRidge
+from secure_afl.simulations.data import Dataset, Floats, Ints
+from secure_afl.statistics import PublicBounds, symmetric
+
+CLIENTS = 4
+_MOST_ROWS = 1000
+_GRIDS = (16, 255)  # white in images of 4 and 8 bits
+_CLOSE = 1e-6  # of a feature whose format has no grid, on a scale from -1 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """data: rows that are drawn from; seed: draws them, never a secret; repeats: of what is compared with guessing."""
+
+    data: Dataset
+    seed: int
+    repeats: int
+
+    def draws(self, attack: int) -> np.random.Generator:
+        """For choices of data in one attack."""
+        return np.random.default_rng([self.seed, attack])
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Public knowledge about rows.
+
+    low, high: of every feature; grid: features are multiples of 1/grid, or None; other: rows of other people.
+    """
+
+    low: float
+    high: float
+    grid: int | None
+    other: Floats
+
+    @cached_property
+    def guess(self) -> Floats:
+        """The mean of other people's rows: what is least wrong for who sees nothing."""
+        return np.asarray(self.other.mean(axis=0))
+
+    def plausible(self, rows: Floats) -> Floats:
+        """Rows moved into the format."""
+        within = np.clip(rows, self.low, self.high)
+        return within if self.grid is None else np.rint(within * self.grid) / self.grid
+
+    def exact(self, found: Floats, truth: Floats) -> bool:
+        """Whether a row was read to the last bit, or where the format has no grid to within 1e-6 in each feature."""
+        if self.grid is None:
+            return bool(np.abs(found - truth).max() <= _CLOSE)
+        return bool(np.array_equal(self.plausible(found), truth))
+
+
+@dataclass(frozen=True, eq=False)
+class Clients:
+    """X, y: each client's rows and labels; known: what their attacker knows."""
+
+    X: tuple[Floats, ...]
+    y: tuple[Ints, ...]
+    known: Known
+
+
+def draw(data: Dataset, sizes: list[int], rng: np.random.Generator, per_label: bool = False) -> Clients:
+    """Clients with so many rows each, of all labels, or with `per_label` of two labels each; nobody's is another's.
+
+    Raises DataError if the data has too few rows to leave as many to the attacker as to a client, 60 or more.
+    """
+    order = rng.permutation(len(data.y))
+    held = []
+    for at, size in enumerate(sizes):
+        labels = {at % len(data.classes), (at + 1) % len(data.classes)}
+        fits = np.isin(data.y[order], list(labels)) if per_label else np.ones(len(order), np.bool_)
+        held.append(order[fits][:size])
+        order = order[~np.isin(order, held[-1])]
+    least = max(60, *sizes)
+    if any(len(mine) < size for mine, size in zip(held, sizes, strict=True)) or len(order) < least:
+        raise DataError(
+            f"{data.name}: expected data for clients of {sizes} rows and {least} more, got {len(data.y)} rows"
+        )
+    return Clients(
+        tuple(data.X[mine] for mine in held), tuple(data.y[mine] for mine in held), _known(data, order)
+    )
+
+
+def _known(data: Dataset, rows: Ints) -> Known:
+    other = data.X[rows]
+    if len(data.shape) < 3:
+        return Known(-1.0, 1.0, None, other)
+    levels = (grid for grid in _GRIDS if np.array_equal(np.rint(other * grid) / grid, other))
+    return Known(0.0, 1.0, next(levels, None), other)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """What the framework's ridge classifier has every client put into one sum: Gram, cross-covariance and count, with
+    a column of ones. bounds, plan: as all parties agree on them.
+    """
+
+    model: FederatedRidge
+    bounds: PublicBounds
+    plan: SumPlan
+
+    @classmethod
+    def of(cls, data: Dataset) -> "Statistic":
+        classes = range(len(data.classes))
+        model = FederatedRidge(data.row_norm, classes=list(classes), max_rows=_MOST_ROWS)
+        bounds = model.bounds(len(data.features), len(classes))
+        return cls(model, bounds, model.plan(len(data.features))[0])
+
+    def vectors(self, clients: Clients) -> list[Floats]:
+        """Each client's packed vector."""
+        return [
+            self.model.vectors(X, y, f"client {at}")[0]
+            for at, (X, y) in enumerate(zip(clients.X, clients.y, strict=True))
+        ]
+
+    def parts(self, vector: Floats) -> tuple[Floats, Floats, float]:
+        """Gram (1 + d, 1 + d), cross-covariance (1 + d, c) and count in a vector, be it a statistic or noise."""
+        size = self.bounds.features
+        triangle = size * (size + 1) // 2
+        cross = vector[triangle:-1].reshape(size, self.bounds.outputs)
+        return symmetric(vector[:triangle], size), cross, float(vector[-1])

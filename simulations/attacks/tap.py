@@ -1,0 +1,59 @@
+"""What a server sees of a session: every frame that comes to it, and what it says."""
+
+import numpy as np
+
+from secure_afl.crypto import ring
+from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.identity import SIGNATURE_BYTES
+from secure_afl.crypto.lattice import Lattice, Residues
+from secure_afl.protocol.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.homomorphic import messages as encrypted
+from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.wire import decode
+from secure_afl.simulations.data import Floats
+
+MASKED, ENCRYPTED = "collecting", "encrypting"
+
+
+class Tap(PerfectNetwork):
+    """Keeps every message, as a server can. silent: clients whose uploads get lost."""
+
+    def __init__(self) -> None:
+        self.seen: list[Envelope] = []
+        self.silent: frozenset[int] = frozenset()
+
+    def carry(self, envelope: Envelope) -> list[Envelope]:
+        if envelope.upward and envelope.phase in (MASKED, ENCRYPTED) and envelope.client in self.silent:
+            return []
+        self.seen.append(envelope)
+        return [envelope]
+
+    def frame(self, phase: str, client: int) -> memoryview:
+        """What a client said last in a phase, without its signature."""
+        last = next(
+            one for one in reversed(self.seen) if (one.phase, one.client, one.upward) == (phase, client, True)
+        )
+        return memoryview(last.data)[:-SIGNATURE_BYTES]
+
+    def said(self, phase: str, client: int) -> masked.FromClient:
+        """A message of a masked session."""
+        return decode(self.frame(phase, client), masked.FROM_CLIENT)
+
+    def words(self, client: int, length: int, width: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """The masked vector that a client uploaded last."""
+        upload = self.said(MASKED, client)
+        assert isinstance(upload, masked.Upload)
+        total = np.zeros(length, np.uint64)
+        ring.add_packed(total, upload.payload, width)
+        return total
+
+    def ciphertexts(self, client: int, length: int, lattice: Lattice) -> Residues:
+        """The ciphertexts that a client uploaded last."""
+        upload = decode(self.frame(ENCRYPTED, client), encrypted.FROM_PARTY)
+        assert isinstance(upload, encrypted.EncryptedUpload)
+        return lattice.unpack(upload.payload, length)
+
+
+def decoded(words: np.ndarray[tuple[int], np.dtype[np.uint64]], code: FixedPoint) -> Floats:
+    """Words read as one client's vector, whatever they are."""
+    return np.ldexp(ring.signed(words, code.width).astype(np.float64), -code.fraction_bits)
