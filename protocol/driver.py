@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -80,20 +80,56 @@ class Server(Protocol):
     def receive(self, sender: int, data: bytes) -> None: ...
 
 
+class Spent(NamedTuple):
+    """CPU seconds, and seconds on the wall."""
+
+    cpu: float
+    wall: float
+
+    @classmethod
+    def now(cls) -> "Spent":
+        """What both clocks show."""
+        return cls(cpu_seconds(), time.perf_counter())
+
+    def since(self) -> "Spent":
+        """What has passed on both clocks since they showed this."""
+        now = Spent.now()
+        return Spent(now.cpu - self.cpu, now.wall - self.wall)
+
+
 @dataclass
 class PhaseCost:
     """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart.
 
-    wall_seconds: from the first message out to the last answer in. What parties elsewhere compute is in there only.
+    _wall: what the clock on the wall says of the same work. wall_seconds: from the first message out to the last
+    answer in. What parties elsewhere compute is in there only.
     """
 
     up: dict[int, int] = field(default_factory=dict)
     down: dict[int, int] = field(default_factory=dict)
     client_seconds: dict[int, float] = field(default_factory=dict)
+    client_wall: dict[int, float] = field(default_factory=dict)
     server_seconds: float = 0.0
+    server_wall: float = 0.0
     holder_bytes: int = 0
     holder_seconds: float = 0.0
+    holder_wall: float = 0.0
     wall_seconds: float = 0.0
+
+    def add_client(self, client: int, spent: Spent) -> None:
+        """What a client's work took."""
+        self.client_seconds[client] = self.client_seconds.get(client, 0.0) + spent.cpu
+        self.client_wall[client] = self.client_wall.get(client, 0.0) + spent.wall
+
+    def add_server(self, spent: Spent) -> None:
+        """What the server's work took."""
+        self.server_seconds += spent.cpu
+        self.server_wall += spent.wall
+
+    def add_holder(self, spent: Spent) -> None:
+        """What a key holder's work took."""
+        self.holder_seconds += spent.cpu
+        self.holder_wall += spent.wall
 
 
 class Exchange:
@@ -142,12 +178,12 @@ class Exchange:
             self._count(phase, party, len(data), upward=False)
         for party, answer in carry(outbox):
             self._count(phase, party, len(answer), upward=True)
-            started = cpu_seconds()
+            started = Spent.now()
             try:
                 self._server.receive(party, answer)
             except (ProtocolError, CryptoError) as error:
                 self.refusals.append(error)
-            self._cost(phase).server_seconds += cpu_seconds() - started
+            self._cost(phase).add_server(started.since())
 
     def _converse(self, phase: str, outbox: Outbox, contribute: Contribute) -> None:
         for party, data in outbox.items():
@@ -158,12 +194,12 @@ class Exchange:
 
     def timed(self, step: Callable[[], T]) -> T:
         """A step of the server that belongs to the phase which it ends."""
-        started, before = cpu_seconds(), self._server.state.value
+        started, before = Spent.now(), self._server.state.value
         try:
             return step()
         finally:
             if before != "ready":
-                self._cost(before).server_seconds += cpu_seconds() - started
+                self._cost(before).add_server(started.since())
 
     def _cost(self, phase: str) -> PhaseCost:
         return self.costs.setdefault(phase, PhaseCost())
@@ -183,29 +219,28 @@ class Exchange:
 
     def _deliver(self, envelope: Envelope, contribute: Contribute) -> None:
         cost, party = self._cost(envelope.phase), envelope.client
-        started = cpu_seconds()
+        started = Spent.now()
         try:
             if envelope.upward:
                 self._server.receive(party, envelope.data)
-                cost.server_seconds += cpu_seconds() - started
+                cost.add_server(started.since())
                 return
             if party in self._holders:
                 answer = self._holders[party].receive(envelope.data)
                 assert isinstance(answer, bytes)
-                cost.holder_seconds += cpu_seconds() - started
+                cost.add_holder(started.since())
             elif party not in self._clients:
                 return  # late, and of another session on the same network: masks have no key holders
             else:
                 client = self._clients[party]
                 answer = client.receive(envelope.data)
-                spent = cpu_seconds() - started
+                cost.add_client(party, started.since())
                 if isinstance(answer, SumWanted):
                     # What it takes to compute the statistic is the application's time, not the protocol's.
                     values, data_set = contribute(party, answer)
-                    started = cpu_seconds()
+                    started = Spent.now()
                     answer = client.contribute(answer, values, data_set)
-                    spent += cpu_seconds() - started
-                cost.client_seconds[party] = cost.client_seconds.get(party, 0.0) + spent
+                    cost.add_client(party, started.since())
         except (ProtocolError, CryptoError) as error:
             self.refusals.append(error)
             return

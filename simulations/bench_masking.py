@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -74,12 +75,22 @@ def machine(*packages: str) -> dict[str, Any]:
     """What the figures depend on: these packages, too."""
     names = ("secure-afl", "numpy", "cryptography", "msgspec", *packages)
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
     }
+
+
+def _processor() -> str:
+    """Its name; where the system does not say, its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _masking_rate(repeats: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from secure_afl.simulations.cli_attack import attack
 from secure_afl.simulations.cli_audit import audit
 from secure_afl.simulations.cli_flower import flower
 from secure_afl.simulations.cli_keys import keys
+from secure_afl.simulations.cli_overhead import overhead
 from secure_afl.simulations.cli_policy import policy
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
@@ -46,6 +47,7 @@ app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
 app.command("attack")(attack)
+app.command("overhead")(overhead)
 
 
 @app.command("run")

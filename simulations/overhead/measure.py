@@ -1,0 +1,175 @@
+"""One session of a cell in this process: what every party spends in every phase, if the sum is right."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.aggregation import Aggregate, MaskedAggregator
+from secure_afl.crypto import ring
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.driver import Contribution, Envelope, Exchange
+from secure_afl.simulations.overhead.grid import Cell
+from secure_afl.testing.faults import Fault, FaultyNetwork
+
+CLIENT, WORST, SERVER, HOLDER = "client (median)", "client (worst)", "server", "key holder"
+ALL_PHASES = "all"
+DATA_SET = "overhead"
+Vector = npt.NDArray[np.float64]
+
+
+class WrongSumError(SecureAflError):
+    """A sum is not that of the survivors: what it cost is not reported."""
+
+
+class Cost(NamedTuple):
+    """What one party spent. bytes_up: what it sends; bytes_down: what it is sent; also for a server."""
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+Phases = Mapping[str, Cost]
+Session = dict[str, dict[str, Cost]]
+"""By party, then by phase, `ALL_PHASES` among them."""
+
+
+def vector(cell: Cell, place: int) -> Vector:
+    """What a client adds to the sum: values from -1 to 1. Public and fixed, as they are no secret here."""
+    return np.random.default_rng(place).uniform(-1, 1, cell.values)
+
+
+class Drawn(Mapping[str, Contribution]):
+    """Every client's contribution, drawn when it is asked for: n vectors are never in memory together."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._places = {name: place for place, name in enumerate(cell.names())}
+
+    def __getitem__(self, name: str) -> Contribution:
+        return vector(self._cell, self._places[name]), DATA_SET
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def check(cell: Cell, found: Aggregate) -> None:
+    """Raises `WrongSumError` unless this is the plain sum of those who did not fall silent: to the last unit where
+    the backend is exact, and within the stated error everywhere.
+    """
+    names = cell.names()
+    survivors = [place for place in range(cell.clients) if place not in cell.silent]
+    if list(found.survivors) != [names[place] for place in survivors]:
+        raise WrongSumError(f"expected {len(survivors)} survivors, got {len(found.survivors)}: {cell}")
+    plain, words = np.zeros(cell.values), np.zeros(cell.values, np.uint64)
+    for place in survivors:
+        values = vector(cell, place)
+        plain += values
+        if found.code is not None:
+            words += found.code.encode(values)
+    if found.code is not None and (
+        found.units is None or not np.array_equal(ring.signed(words, found.code.width), found.units)
+    ):
+        raise WrongSumError(f"the sum is not the sum of the fixed-point vectors: {cell}")
+    rounding = len(survivors) ** 2 * 2.0**-52  # of the plain sum itself
+    if not abs(found.total - plain).max() <= found.entry_error + rounding:
+        raise WrongSumError(f"the sum is further from the plain sum than its stated error: {cell}")
+
+
+class _Counting(FaultyNetwork):
+    """Counts what is sent to and from every party, by phase; clients of the cell fall silent."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__([Fault("drop", cell.falls_silent, cell.silent)])
+        self.up: dict[tuple[int, str], int] = defaultdict(int)
+        self.down: dict[tuple[int, str], int] = defaultdict(int)
+        self.arrived: dict[str, int] = defaultdict(int)
+
+    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
+        sent = self.up if envelope.upward else self.down
+        sent[envelope.client, envelope.phase] += len(envelope.data)
+        delivered = list(super().carry(envelope))
+        if envelope.upward:
+            self.arrived[envelope.phase] += sum(len(one.data) for one in delivered)
+        return delivered
+
+
+def session(cell: Cell) -> Session:
+    """Costs of one session, keys included. Raises `WrongSumError`, and what the protocol raises."""
+    network = _Counting(cell)
+    aggregator: MaskedAggregator | EncryptedAggregator
+    masks = {"profile": cell.profile, "suite": cell.suite} if cell.masked else {}
+    if cell.encryption is None:
+        aggregator = MaskedAggregator(cell.policy, network=network, **masks)  # type: ignore[arg-type]
+    else:
+        aggregator = EncryptedAggregator(
+            cell.backend,
+            cell.policy,
+            release="sum",
+            network=network,
+            **masks,  # type: ignore[arg-type]
+        )
+    aggregator.open(cell.names(), [cell.plan])
+    check(cell, aggregator.sum(0, Drawn(cell)))
+    sessions: list[Exchange] = [aggregator.cohort]
+    if isinstance(aggregator, EncryptedAggregator) and aggregator.masks:
+        sessions.insert(0, aggregator.masks)
+    return _costs(cell, sessions, network)
+
+
+def _costs(cell: Cell, sessions: Sequence[Exchange], network: _Counting) -> Session:
+    clients: dict[int, dict[str, Cost]] = {
+        place: {} for place in range(cell.clients) if place not in cell.silent
+    }
+    server: dict[str, Cost] = {}
+    holder: dict[str, Cost] = {}
+    for phase, cost in (pair for one in sessions for pair in one.costs.items()):
+        for place, phases in clients.items():
+            phases[phase] = Cost(
+                cost.client_seconds.get(place, 0.0),
+                cost.client_wall.get(place, 0.0),
+                network.up[place, phase],
+                network.down[place, phase],
+            )
+        sent = sum(size for (_, when), size in network.down.items() if when == phase)
+        server[phase] = Cost(cost.server_seconds, cost.server_wall, sent, network.arrived[phase])
+        holder[phase] = Cost(
+            cost.holder_seconds,
+            cost.holder_wall,
+            network.up[cell.clients, phase],
+            network.down[cell.clients, phase],
+        )
+    return summary(clients, {SERVER: server} | ({HOLDER: holder} if cell.encryption else {}))
+
+
+def summary(clients: Mapping[int, Phases], others: Mapping[str, Phases]) -> Session:
+    """The median and the worst client, quantity by quantity, and the other parties; phases that cost a party nothing
+    are left out.
+    """
+    totals = [_whole(phases) for phases in clients.values()]
+    parties: Session = {}
+    for party, choose in ((CLIENT, median), (WORST, max)):
+        of_all = [list(column) for column in zip(*totals, strict=True)]
+        parties[party] = {ALL_PHASES: Cost(*(choose(column) for column in of_all))}
+        for phase in next(iter(clients.values())):
+            columns = zip(*(phases[phase] for phases in clients.values()), strict=True)
+            parties[party][phase] = Cost(*(choose(list(column)) for column in columns))
+    for party, phases in others.items():
+        parties[party] = {ALL_PHASES: _whole(phases), **phases}
+    return {
+        party: {phase: cost for phase, cost in phases.items() if any(cost)}
+        for party, phases in parties.items()
+    }
+
+
+def _whole(phases: Phases) -> Cost:
+    return Cost(*(sum(column) for column in zip(*phases.values(), strict=True)))

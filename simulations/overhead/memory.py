@@ -1,0 +1,255 @@
+"""Peak memory of a party: a session in which one client, the server and the key holder have a process each.
+
+What is measured is resident memory, SEAL's too, above that of the idle process with its imports. It needs Linux,
+where a process can have its own high-water mark set back. The other clients share this process, which carries the
+messages. Processes that encrypt a long vector for a party (`crypto.workers`) are not counted.
+"""
+
+import gc
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.driver import Carry, Contributor, Outbox, Party
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.holder import KeyHolder
+from secure_afl.protocol.ledger import Ledger
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.parameters import SumWanted
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.transport.post import Channel
+from secure_afl.remote import Elsewhere, remote
+from secure_afl.simulations.overhead.grid import HOLDERS, Cell
+from secure_afl.simulations.overhead.measure import (
+    ALL_PHASES,
+    CLIENT,
+    DATA_SET,
+    HOLDER,
+    SERVER,
+    WrongSumError,
+    check,
+    vector,
+)
+
+_MARK = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+Peaks = dict[str, int]
+"""Bytes, by phase."""
+
+
+class ProcessEndedError(SecureAflError):
+    """A party's process failed or ended before the session did."""
+
+
+def measurable() -> bool:
+    """Whether this system tells a process its own peak."""
+    try:
+        _MARK.write_text("5")
+        _resident("VmHWM")
+    except (OSError, LookupError):
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == field:
+            return 1024 * int(rest.split()[0])
+    raise LookupError(field)
+
+
+class _Peak:
+    """The most memory that this process takes in each phase, above what it has now."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self.by_phase: Peaks = {}
+        self._idle = _resident("VmRSS")
+        self._phase: str | None = None
+
+    def begin(self, phase: str) -> None:
+        """What comes now belongs to this phase."""
+        self.end()
+        self._phase = phase
+        _MARK.write_text("5")
+
+    def end(self) -> None:
+        """The phase is over."""
+        if self._phase is not None:
+            most = max(_resident("VmHWM") - self._idle, 0)
+            self.by_phase[self._phase] = max(self.by_phase.get(self._phase, 0), most)
+        self._phase = None
+
+
+def peaks(cell: Cell) -> dict[str, Peaks]:
+    """Bytes by party (a client that does not drop out; the server; the key holder) and phase, of one session.
+
+    Raises `WrongSumError` as a session does, `ProcessEndedError` if a party fails.
+    """
+    watched = min(set(range(cell.clients)) - cell.silent)
+    with ExitStack() as stack:
+        pipes = {place: stack.enter_context(_process(_party, cell, place)) for place in _apart(cell, watched)}
+        server = stack.enter_context(_process(_server, cell))
+        identities = {
+            place: Identity.generate()
+            for place in range(cell.clients + HOLDERS[cell.backend])
+            if place not in pipes
+        }
+        keys = {place: one.verify_key for place, one in identities.items()}
+        keys |= {place: _received(pipe) for place, pipe in pipes.items()}
+        parties = _parties(cell, keys)
+        here = {place: _Hosted(cell, place, one, parties) for place, one in identities.items()}
+        for pipe in (server, *pipes.values()):
+            pipe.send(parties)
+        _carry_all(cell, server, pipes, here)
+        found = {SERVER: _received(server)}
+        for place, pipe in pipes.items():
+            pipe.send(None)
+            found[CLIENT if place == watched else HOLDER] = _received(pipe)
+    return {party: {ALL_PHASES: max(phases.values()), **phases} for party, phases in found.items()}
+
+
+def _apart(cell: Cell, watched: int) -> list[int]:
+    return [watched, *range(cell.clients, cell.clients + HOLDERS[cell.backend])]
+
+
+def _parties(cell: Cell, keys: Mapping[int, bytes]) -> Parties:
+    clients = Roster(tuple(Member(name, keys[place]) for place, name in enumerate(cell.names())))
+    if not HOLDERS[cell.backend]:
+        return Parties(clients)
+    return Parties(clients, Roster((Member("key holder", keys[cell.clients]),)))
+
+
+def _carry_all(
+    cell: Cell, server: Connection, pipes: Mapping[int, Connection], here: Mapping[int, "_Hosted"]
+) -> None:
+    """Messages of the server to all parties, and their answers one by one, until it has the sum."""
+    while (letters := _received(server)) is not None:
+        phase, channel, outbox = letters
+        for place, data in outbox.items():
+            if place in cell.silent and phase == cell.falls_silent:
+                continue
+            if place in pipes:
+                pipes[place].send((phase, channel, data))
+                answer = _received(pipes[place])
+            else:
+                answer = here[place].answer(channel, data)
+            server.send((place, answer))
+        server.send(None)
+
+
+class _Hosted:
+    """A client or key holder: the state machines of one party."""
+
+    def __init__(self, cell: Cell, place: int, identity: Identity, parties: Parties) -> None:
+        self._cell = cell
+        self._place = place
+        plan, policy, ledger, encryption = (cell.plan,), cell.policy, Ledger(), cell.encryption
+        self._machines: dict[Channel, Party] = {}
+        masks = None
+        if cell.masked and place < cell.clients:
+            agreed = encryption.agreed(plan, cell.clients, HOLDERS[cell.backend])[1] if encryption else None
+            masks = MaskingClient(identity, parties.clients, plan, policy, ledger, agreed=agreed)
+            self._machines[Channel.MASKED] = masks
+        if encryption:
+            assert parties.key_holders is not None
+            common = (identity, parties.clients, parties.key_holders, plan, policy, ledger, encryption)
+            self._machines[Channel.ENCRYPTED] = (
+                HomomorphicClient(*common, masks=masks) if place < cell.clients else KeyHolder(*common)
+            )
+
+    def answer(self, channel: Channel, data: bytes) -> bytes:
+        """What goes back to the server."""
+        machine = self._machines[channel]
+        answer = machine.receive(data)
+        if isinstance(answer, SumWanted):
+            contributor: Contributor = machine  # type: ignore[assignment]  # key holders are never asked
+            answer = contributor.contribute(answer, vector(self._cell, self._place), DATA_SET)
+        return answer
+
+
+# ---- the processes -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _process(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    # Children of a server that has the imports start at once, and share no memory with this process.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=function, args=(theirs, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield pipe
+    finally:
+        pipe.close()
+        process.join(1)
+        process.terminate()
+        process.join()
+
+
+def _received(pipe: Connection) -> Any:
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise ProcessEndedError("expected an answer of a party's process, which has ended") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _party(pipe: Connection, cell: Cell, place: int) -> None:
+    """A client or the key holder."""
+    identity = Identity.generate()
+    pipe.send(identity.verify_key)
+    parties = pipe.recv()
+    peak = _Peak()
+    hosted = _Hosted(cell, place, identity, parties)
+    while (letter := pipe.recv()) is not None:
+        phase, channel, data = letter
+        peak.begin(phase)
+        answer = hosted.answer(channel, data)
+        peak.end()
+        pipe.send(answer)
+    pipe.send(peak.by_phase)
+
+
+def _server(pipe: Connection, cell: Cell) -> None:
+    parties = pipe.recv()
+    peak, phase = _Peak(), "start"
+    peak.begin(phase)
+
+    def watch(now: str) -> None:
+        nonlocal phase
+        phase = now
+        peak.begin(now)
+
+    def carry(channel: Channel, session: bytes) -> Carry:
+        def carried(outbox: Outbox) -> Iterable[tuple[int, bytes]]:
+            pipe.send((phase, channel, dict(outbox)))
+            while (answer := pipe.recv()) is not None:
+                yield answer
+
+        return carried
+
+    try:
+        aggregator = remote(Elsewhere(parties, carry, watch), cell.policy, cell.encryption)
+        if cell.suite and cell.profile:
+            aggregator.suite, aggregator.profile = cell.suite, cell.profile
+        aggregator.open(cell.names(), [cell.plan])
+        found = aggregator.sum(0, {})
+        peak.end()
+        check(cell, found)
+        pipe.send(None)
+        pipe.send(peak.by_phase)
+    except SecureAflError as error:
+        # Not every error can be sent as it is.
+        pipe.send(error if isinstance(error, WrongSumError) else ProcessEndedError(str(error)))

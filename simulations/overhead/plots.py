@@ -1,0 +1,187 @@
+"""Pictures of the figures, as SVG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
+from secure_afl.simulations.overhead.grid import BACKENDS
+from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER
+
+_COLOURS = dict(zip(BACKENDS, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
+_MARKERS = dict(zip(BACKENDS, "osD^", strict=True))
+_PARTIES = (CLIENT, SERVER, HOLDER)
+_UNITS = {
+    "cpu_seconds": ("CPU, ms", 1e3),
+    "bytes_up": ("sent, kB", 1e-3),
+    "bytes_down": ("received, kB", 1e-3),
+    MEMORY: ("peak memory, MB", 1e-6),
+}
+# Name of the picture: the parameters that vary, the one on the axis, its label, whether both axes are logarithmic.
+_PICTURES = {
+    "clients": (("clients",), "clients", "clients", True),
+    "values": (("features", "classes", "values"), "values", "values of the vector", True),
+    "dropout": (("dropout",), "dropout", "share that drops out", False),
+    "width": (("width",), "width", "bytes of a word", False),
+}
+_FREE = ("neighbours",)  # follows from the others
+
+
+def pictures(figures: Figures) -> dict[str, str]:
+    """SVG by name: costs along each axis that has two points, and where they arise."""
+    drawn = {}
+    for name, (along, axis, label, logarithmic) in _PICTURES.items():
+        lines = [line for base in figures["base"] for line in _lines(figures, base, along, axis)]
+        if any(len(line["cells"]) > 1 for line in lines):
+            drawn[name] = _along(lines, axis, label, logarithmic)
+    drawn["phases"] = _phases(figures)
+    return drawn
+
+
+def _lines(
+    figures: Figures, base: Mapping[str, Any], along: Sequence[str], axis: str
+) -> list[dict[str, Any]]:
+    """The cells of a backend along an axis, a line for each profile."""
+    fixed = {key: value for key, value in base.items() if key not in (*along, *_FREE, "profile")}
+    cells = [cell for cell in figures["cells"] if all(cell[key] == value for key, value in fixed.items())]
+    profiles = list(dict.fromkeys(cell["profile"] for cell in cells))
+    lines = []
+    for profile in profiles:
+        mine = sorted(
+            (cell for cell in cells if cell["profile"] == profile), key=lambda cell: cell[axis] or 0
+        )
+        if len(mine) > 1 or profile == base["profile"]:
+            lines.append({"backend": base["backend"], "profile": profile, "cells": mine})
+    return lines
+
+
+def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmic: bool) -> str:
+    from matplotlib.figure import Figure  # slow to import
+
+    parties = [
+        party for party in _PARTIES if any(found(line["cells"][0], party, "cpu_seconds") for line in lines)
+    ]
+    quantities = [
+        one for one in _UNITS if any(found(line["cells"][0], CLIENT, one) is not None for line in lines)
+    ]
+    figure = Figure(figsize=(3.9 * len(parties), 2.5 * len(quantities) + 0.5), layout="constrained")
+    panels = figure.subplots(len(quantities), len(parties), squeeze=False, sharex=True)
+    for row, quantity in enumerate(quantities):
+        unit, factor = _UNITS[quantity]
+        for column, party in enumerate(parties):
+            panel = panels[row][column]
+            for line in lines:
+                _draw(panel, line, axis, party, quantity, factor)
+            if logarithmic and panel.lines:
+                _logarithmic(panel)
+            else:
+                panel.set_ylim(bottom=0)
+            panel.grid(alpha=0.25, which="both", linewidth=0.5)
+            panel.spines[["top", "right"]].set_visible(False)
+            if row == 0:
+                panel.set_title(party, fontsize="medium", loc="left", fontweight="bold")
+            if row == len(quantities) - 1:
+                panel.set_xlabel(label)
+            if column == 0:
+                panel.set_ylabel(unit)
+    handles = {
+        text: handle
+        for panel in panels.flat
+        for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=6, frameon=False)
+    return _svg(figure)
+
+
+def _logarithmic(panel: Any) -> None:
+    """Both axes, the upright one over a factor of four at least, with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    panel.set(xscale="log", yscale="log")
+    low, high = panel.get_ylim()
+    widen = max(1.0, (4 * low / high) ** 0.5)
+    panel.set_ylim(low / widen, high * widen)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _draw(panel: Any, line: Mapping[str, Any], axis: str, party: str, quantity: str, factor: float) -> None:
+    """One line with the quartiles as bars; costs of nothing are not drawn."""
+    points = [
+        (cell[axis], row)
+        for cell in line["cells"]
+        if (row := found(cell, party, quantity)) and row["median"] > 0
+    ]
+    if not points or any(at is None for at, _ in points):
+        return
+    x = [at for at, _ in points]
+    low, middle, high = (np.array([row[one] for _, row in points]) * factor for one in ("q1", "median", "q3"))
+    backend = line["backend"]
+    second = line["profile"] == "semi-honest"
+    panel.errorbar(
+        x,
+        middle,
+        yerr=[middle - low, high - middle],
+        color=_COLOURS[backend],
+        marker=_MARKERS[backend],
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        linestyle="--" if second else "-",
+        markerfacecolor="white" if second else _COLOURS[backend],
+        label=f"{backend}, semi-honest" if second else backend,
+    )
+
+
+def _phases(figures: Figures) -> str:
+    """Where CPU time goes at the base: a bar for each party and backend, a colour for each phase."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    cells = [
+        next(cell for cell in figures["cells"] if all(cell[key] == value for key, value in base.items()))
+        for base in figures["base"]
+    ]
+    phases = list(
+        dict.fromkeys(
+            row["phase"]
+            for cell in cells
+            for row in cell["costs"]
+            if row["phase"] != ALL_PHASES and row["median"]
+        )
+    )
+    palette = colormaps["tab20"]
+    colours = {phase: palette(number % palette.N) for number, phase in enumerate(phases)}
+    figure = Figure(figsize=(11.7, 1.2 + 0.42 * len(cells)), layout="constrained")
+    for panel, party in zip(figure.subplots(1, len(_PARTIES), sharey=True), _PARTIES, strict=True):
+        for place, cell in enumerate(cells):
+            left = 0.0
+            for phase in phases:
+                row = found(cell, party, "cpu_seconds", phase)
+                width = 1e3 * row["median"] if row else 0.0
+                panel.barh(place, width, left=left, color=colours[phase])
+                left += width
+        panel.set_yticks(range(len(cells)), [cell["backend"] for cell in cells])
+        panel.invert_yaxis()
+        panel.set_xlabel("CPU, ms")
+        panel.set_title(party, fontsize="medium", loc="left", fontweight="bold")
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        handles=[Patch(color=colours[phase], label=phase) for phase in phases],
+        loc="outside lower center",
+        ncols=7,
+        frameon=False,
+        fontsize="small",
+    )
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
