@@ -10,6 +10,10 @@ from secure_afl.simulations.overhead.figures import CELL_COLUMNS, FORMAT, Figure
 from secure_afl.simulations.overhead.measure import ALL_PHASES
 
 _Key = tuple[Any, ...]
+RESOLUTION = 0.05
+"""Of times and memory: a smaller difference of two runs, relative to the earlier median, is none; of bytes any is one."""
+
+_COUNTED = ("bytes_up", "bytes_down")
 
 
 def read(file: Path) -> Figures:
@@ -30,7 +34,7 @@ def read(file: Path) -> Figures:
 
 def compare(now: Figures, earlier: Figures) -> dict[str, Any]:
     """What of both was measured in each, over all phases; `differ`: where the medians are further apart than the two
-    interquartile ranges together. notes: what else is not the same.
+    interquartile ranges together, and than `RESOLUTION`. notes: what else is not the same.
     """
     ours, theirs = _medians(now), _medians(earlier)
     common = [key for key in ours if key in theirs]
@@ -38,6 +42,8 @@ def compare(now: Figures, earlier: Figures) -> dict[str, Any]:
     for key in common:
         here, there = ours[key], theirs[key]
         spread = here["q3"] - here["q1"] + there["q3"] - there["q1"]
+        if key[-1] not in _COUNTED:
+            spread = max(spread, RESOLUTION * there["median"])
         if abs(here["median"] - there["median"]) > spread:
             named = dict(zip((*CELL_COLUMNS, "party", "quantity"), key, strict=True))
             differ.append(named | {"median": here["median"], "earlier": there["median"], "spread": spread})

@@ -5,6 +5,7 @@ cannot do (bear dropouts, say) is said beside its figures. Needs the extra `peer
 and named.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,10 +37,10 @@ class Peer:
 
     def session(self, cell: Cell) -> Session:
         """Costs of one sum. Raises `WrongSumError`."""
-        run: Callable[[Cell], Session] = import_module(
-            f"secure_afl.simulations.overhead.{self.module}"
-        ).session
-        return run(cell)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what the peer is built on
+            run: Callable[[Cell], Session] = import_module(f"{__package__}.{self.module}").session
+            return run(cell)
 
     @property
     def installed(self) -> str | None:
