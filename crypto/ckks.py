@@ -9,15 +9,14 @@ before a sum is decrypted, and `released` rounds what comes out to a grid. TenSE
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil, floor, inf, log, log2, sqrt
+from math import floor, inf, log, log2, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto import ntt
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
+from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint, units_of
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
 
 SETS = (LATTICES["ckks-compact"], LATTICES["ckks-precise"])
@@ -70,17 +69,13 @@ def fit(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
         raise CryptoError(f"expected a finite positive bound, got {demand.bound}")
     if 256 * noise(lattice, summands) > lattice.modulus // 2:
         raise CryptoError(f"{lattice.name} does not bear the noise of {summands} ciphertexts")
-    # One more than the logarithms say, which are rounded; integers have the last word.
-    bits = floor(log2(lattice.room) - log2(summands) - log2(demand.bound)) + 1
-    while bits >= FRACTION_BITS[0] and summands * _units(demand.bound, bits) > lattice.room:
+    # From what one client alone could have, and one more since logarithms are rounded; integers have the last word.
+    bits = floor(log2(lattice.room) - log2(demand.bound)) + 1
+    while bits >= FRACTION_BITS[0] and summands * units_of(demand.bound, bits) > lattice.room:
         bits -= 1
     if bits not in FRACTION_BITS:
         raise CryptoError(f"{lattice.name} does not hold a sum of {summands} values up to {demand.bound:g}")
-    return FixedPoint(bits, _units(demand.bound, bits), summands, 8)
-
-
-def _units(bound: float, bits: int) -> int:
-    return max(1, ceil(Fraction(bound) * Fraction(2) ** bits))
+    return FixedPoint(bits, units_of(demand.bound, bits), summands, 8)
 
 
 def noise(lattice: Lattice, summands: int) -> float:

@@ -65,10 +65,10 @@ class FixedPoint:
         for width in ring.WIDTHS:
             most = 2 ** (8 * width - 1) - 1
             each = (most if room is None else min(most, room)) // summands
-            if _units(bound, fraction_bits) <= each:
-                while fraction_bits + 1 in FRACTION_BITS and _units(bound, fraction_bits + 1) <= each:
+            if units_of(bound, fraction_bits) <= each:
+                while fraction_bits + 1 in FRACTION_BITS and units_of(bound, fraction_bits + 1) <= each:
                     fraction_bits += 1
-                return cls(fraction_bits, _units(bound, fraction_bits), summands, width)
+                return cls(fraction_bits, units_of(bound, fraction_bits), summands, width)
         held = "8 bytes" if room is None else f"sums up to {room}"
         raise CryptoError(
             f"{summands} values up to {bound:g} with {fraction_bits} fraction bits need more than {held}; "
@@ -130,5 +130,6 @@ class FixedPoint:
         return float(np.nextafter(float(exact), np.inf))
 
 
-def _units(bound: float, fraction_bits: int) -> int:
-    return max(1, ceil(Fraction(bound) * Fraction(2) ** fraction_bits))
+def units_of(bound: float, fraction_bits: int) -> int:
+    """The fewest units that reach a positive bound."""
+    return ceil(Fraction(bound) * Fraction(2) ** fraction_bits)

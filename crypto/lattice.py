@@ -25,7 +25,6 @@ Residues = npt.NDArray[np.uint64]
 """Ciphertexts: (ciphertexts, 2, primes, N); a public key: (1, 2, primes with the last one, N)."""
 
 _TAG_POINTS = 2
-_TAG_BITS = 32
 
 
 @dataclass(frozen=True)

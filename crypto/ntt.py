@@ -138,16 +138,14 @@ def _forward(rows: Words, tables: _Tables, prime: int) -> Words:
         if 1 << stage == blocks:
             rows = _turned(rows, blocks)
         _spread(rows.reshape(count, (1 << stage) // blocks, 2, -1, blocks), by, prime)
-    if blocks < degree:
-        rows = _turned(rows, degree // blocks)
+    rows = _turned(rows, degree // blocks)
     return _reduced(np.minimum(rows, rows - np.uint64(4 * prime)), prime)
 
 
 def _inverse(rows: Words, tables: _Tables, prime: int) -> Words:
     count, degree = rows.shape
     blocks = tables.blocks
-    if blocks < degree:
-        rows = _turned(rows, blocks)
+    rows = _turned(rows, blocks)
     for stage, by in reversed(list(enumerate(tables.inverses))):
         if 1 << stage < blocks:
             _gather(rows.reshape(count, 1 << stage, 2, -1), by, prime)

@@ -68,12 +68,12 @@ def _add_below(
     if not 1 < modulus < 2**63 or (len(vector) and int(vector.max()) >= modulus):
         raise CryptoError(f"expected entries below a modulus below 2^63, got others for {modulus}")
     whole, step = np.uint64(modulus), CHUNK_BYTES // 8
-    streams = [(keystream(key), sign) for keys, sign in ((plus, 1), (minus, -1)) for key in keys]
+    streams = [(keystream(key), adds) for keys, adds in ((plus, True), (minus, False)) for key in keys]
     for start in range(0, len(vector), step):
         part = vector[start : start + step]
-        for stream, sign in streams:
+        for stream, adds in streams:
             mask = uniform(stream, len(part), modulus)
-            part += mask if sign > 0 else whole - mask
+            part += mask if adds else whole - mask
             np.subtract(part, whole, out=part, where=part >= whole)
 
 

@@ -126,7 +126,7 @@ def encrypt(lattice: Lattice, public_key: bytes, values: Plain) -> Residues:
 
     Raises `CryptoError` if `public_key` is none of this set.
     """
-    lattice.unpack_key(public_key)
+    lattice.unpack_key(public_key)  # before any process starts
     chunks = [values[at : at + lattice.slots] for at in range(0, len(values), lattice.slots)]
     if workers.cores() == 1 or len(chunks) < _PROCESSES_FROM:
         return _encrypt_chunks((lattice.name, public_key, chunks))

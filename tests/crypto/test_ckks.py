@@ -57,6 +57,27 @@ def test_no_sum_of_clients_within_the_bound_leaves_the_modulus_and_the_scale_is_
     assert 2 * n * (code.magnitude + 1) * 2.0**lattice.scale_bits > 0.99 * limit
 
 
+@pytest.mark.parametrize("lattice", [COMPACT, PRECISE], ids=NAMES)
+@pytest.mark.parametrize("bits", [-512, 0, 512])
+def test_the_code_grows_coarser_at_the_very_bound_that_a_finer_one_does_not_hold(
+    lattice: Lattice, bits: int
+) -> None:
+    n = 5
+    most = lattice.room // n
+    bound = float(np.ldexp(most, -bits))
+    for one, expected in (
+        (bound, (bits, most)),
+        (bound / 2, (bits + 1, most)),
+        (float(np.nextafter(bound, inf)), (bits - 1, most // 2 + 1)),
+    ):
+        if expected[0] in range(-512, 513):
+            code = ckks.fit(Demand(1, one), n, lattice)
+            assert (code.fraction_bits, code.magnitude) == expected
+        else:
+            with pytest.raises(CryptoError, match="does not hold a sum of 5 values"):
+                ckks.fit(Demand(1, one), n, lattice)
+
+
 def test_the_compact_set_is_taken_only_where_it_meets_every_error() -> None:
     code = code_of(COMPACT, 1.0, 10)
     guaranteed = ckks.entry_error(COMPACT, code, 10, 1)
@@ -290,6 +311,23 @@ def test_entries_that_clients_cannot_reach_and_nan_are_refused(name: str) -> Non
         with pytest.raises(CryptoError, match="the sum of 4 clients has an entry over") as refused:
             ckks.released(np.array([0.0, bad, 0.0]), lattice, code, n, 1)
         assert f"{bad:g}" not in str(refused.value)
+
+
+def test_the_limit_of_a_released_entry_is_the_sum_of_what_can_make_it() -> None:
+    """All clients at the bound, a rounding of 2⁻³⁰, the scheme's noise, and flooding that 2²⁰ draws do not pass."""
+    lattice, n, decryptions = PRECISE, 4, 3
+    for code in (code_of(lattice, 10.0, n), FixedPoint(0, 1, n, 8), FixedPoint(-2, 2**20, n, 8)):
+        sigma = ckks.deviation(lattice, code, n, decryptions) * 2.0**code.fraction_bits
+        limit = (
+            n * code.magnitude * (1 + 2.0**-30)
+            + ckks.noise(lattice, n) * 2.0**-lattice.scale_bits
+            + 9.2 * sigma
+        )
+        for sign in (-1, 1):
+            ckks.released(np.array([0.0, sign * limit * (1 - 1e-12)]), lattice, code, n, decryptions)
+            with pytest.raises(CryptoError, match="has an entry over"):
+                ckks.released(np.array([0.0, sign * limit * (1 + 1e-12)]), lattice, code, n, decryptions)
+    assert ckks.released(np.zeros(0), lattice, code, n, decryptions).shape == (0,)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -167,3 +167,24 @@ def test_bits_come_from_the_operating_system_alone(monkeypatch: pytest.MonkeyPat
 def test_other_counts_and_variances_are_refused(count: Any, variance: Any) -> None:
     with pytest.raises(CryptoError, match=r"^expected a .*, got "):
         draw(count, variance)
+
+
+@pytest.mark.parametrize("variance", [Fraction(1, 2**72), Fraction(1, 10**40)])
+def test_tiny_variances_give_zeros(variance: Fraction) -> None:
+    """Another integer has a probability below exp(−2⁷¹)."""
+    assert not draw(1000, variance).any()
+
+
+def test_no_draw_leaves_the_range_of_64_bits() -> None:
+    """With a scale of 2⁶⁰, one of 55 proposals is at 2⁶² or beyond, and an error."""
+    scale, refused, largest = 2**60, 0, 0
+    for _ in range(300):
+        try:
+            proposals = discrete_gaussian._proposals(10, scale)
+        except CryptoError as error:
+            assert str(error) == "a draw left the range of 64 bits"  # noqa: PT017
+            refused += 1
+        else:
+            largest = max(largest, *(abs(one) for one in proposals.tolist()), 0)
+    assert 0 < refused < 150  # a tenth; none, or half of them, in fewer than one of 10⁹ runs
+    assert 2**61 < largest < 2**62

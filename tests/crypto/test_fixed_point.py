@@ -123,3 +123,22 @@ def test_the_bound_covers_sums_that_float64_rounds() -> None:
     decoded = code.decode_sum(units.view(np.uint64), 2)
     worst = max(abs(Fraction(float(one)) - int(exact)) for one, exact in zip(decoded, units, strict=True))
     assert 1 < worst <= code.entry_error(2)
+
+
+@pytest.mark.parametrize(
+    ("summands", "magnitude", "half_units"),
+    [
+        (1, 2**53 - 1, 1),  # every integer to there is a float64
+        (3, 2**51, 3),
+        (1, 2**53, 1 + 2),  # two integers share one
+        (2, 2**53 - 1, 2 + 2),
+        (2, 2**53, 2 + 4),
+        (5, 2**60, 5 + 2**10),
+    ],
+)
+def test_the_error_of_an_entry_counts_the_rounding_of_long_sums(
+    summands: int, magnitude: int, half_units: int
+) -> None:
+    for bits in (-3, 0, 20):
+        code = FixedPoint(bits, magnitude, 7, 8)
+        assert code.entry_error(summands) == np.nextafter(half_units * 2.0 ** -(bits + 1), np.inf)

@@ -7,6 +7,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -409,6 +410,21 @@ def test_a_public_share_is_the_secret_and_one_small_error_in_every_prime() -> No
     assert 10.5 * 0.89 < np.var(errors[0]) < 10.5 * 1.11
 
 
+def test_what_is_kept_gives_the_same_part_of_the_joint_key() -> None:
+    """The secret and the error as signed bytes; b = −(a·s + e), as the module's text has it. So a key that was kept by
+    one version is the same in the next.
+    """
+    cohort = COHORTS[2]
+    share = cohort.shares[1]
+    secret, error = np.frombuffer(share.kept(), np.int8).reshape(2, DEGREE).astype(np.int64)
+    assert np.array_equal(secret, secret_of(share))
+    assert KeyShare(LATTICE, cohort.a, share.kept()).public == share.public
+    shown = unpack_mod(share.public, KEY_PRIMES, (), DEGREE)
+    for at, prime in enumerate(KEY_PRIMES):
+        product = ntt.inverse(ntt.multiply(cohort.a[at], share._factors[at], prime), prime).view(np.int64)
+        assert np.array_equal(ntt.inverse(shown[at], prime), -(product + error) % prime)
+
+
 @pytest.mark.parametrize("bits", [1, 3, 40, 60, 61, 62, 63, 64, 90, 103, 123])
 def test_smudging_words_are_uniform(bits: int) -> None:
     upper, lower = joint_key._smudging(2**14, bits)
@@ -418,6 +434,15 @@ def test_smudging_words_are_uniform(bits: int) -> None:
     for shift in {0, (bits + 1 - width) // 2, bits + 1 - width}:
         picked = np.array([one >> shift & (2**width - 1) for one in drawn])
         assert_frequencies(np.bincount(picked, minlength=2**width), np.ones(2**width))
+
+
+def test_smudging_ends_at_what_two_words_hold_though_a_modulus_had_room_for_more() -> None:
+    """123 bits and a sign. No set has such room."""
+    spare = LATTICE.modulus // (8 * LATTICE.plain_modulus) // 2
+    for further in (19, 20, 21, 40):
+        wide = replace(LATTICE, primes=(*PRIMES, 2**further))
+        assert smudging_bits(wide, 2, 1) == min(spare.bit_length() - 1 + further, 123)
+    assert spare.bit_length() - 1 + 19 < 123 < spare.bit_length() - 1 + 21
 
 
 @pytest.mark.parametrize("bits", [0, 5, 61, 62, 90, 103, 123])

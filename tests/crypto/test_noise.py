@@ -97,3 +97,11 @@ def test_values_and_codes_that_do_not_fit_are_refused() -> None:
 def test_what_is_no_noise_does_not_exist(make: Any) -> None:
     with pytest.raises(CryptoError, match=r"^expected .*, got "):
         make()
+
+
+def test_noise_for_no_entries_reserves_and_adds_nothing() -> None:
+    for noise in (Noise((), 5), Noise((Block(0, Fraction(1)),), 5)):
+        assert noise.length == 0
+        assert noise.reserve == 5 * len(noise.blocks)
+        for found, kind in ((noise.draw(CODE), np.int64), (noise.add(np.zeros(0), BOUND, CODE), np.uint64)):
+            assert (found.shape, found.dtype) == ((0,), kind)

@@ -89,3 +89,12 @@ def test_what_is_no_field_element_is_refused(share: bytes) -> None:
 def test_shares_that_give_no_secret_of_32_bytes_are_refused() -> None:
     with pytest.raises(CryptoError, match="belong together"):
         shamir.combine({1: (2**256).to_bytes(33, "big")}, 1)
+
+
+def test_the_lowest_points_are_used_in_whatever_order_shares_come() -> None:
+    secret = bytes(range(32))
+    shares = shamir.split(secret, 2, [1, 2, 3])
+    wrong = {3: bytes(33), 2: shares[2], 1: shares[1]}
+    assert shamir.combine(wrong, 2) == secret
+    assert shamir.combine(dict(reversed(wrong.items())), 2) == secret
+    assert shamir.combine(wrong, 3) != secret

@@ -1,16 +1,21 @@
 """What `tests/long/mutants.py` found that no other test would have noticed, by module."""
 
 import os
+import struct
 from fractions import Fraction
 from math import inf, log, nan, sqrt
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from cohorts import world
 from encrypted import KeyWorld
 from msgspec.structs import replace
 
-from secure_afl.crypto import bfv, ckks, joint_key, workers
+from secure_afl.crypto import bfv, ckks, joint_key, seal, workers
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.kdf import Label, derive, integer
@@ -174,6 +179,99 @@ def test_cores_are_counted_where_none_can_be_set_apart(monkeypatch: pytest.Monke
     for counted, expected in ((6, 6), (1, 1), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda counted=counted: counted)
         assert workers.cores() == expected
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {2, 3, 5}}.__getitem__, raising=False)
+    assert workers.cores() == 3
+
+
+def test_the_time_of_other_processes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks, of 2 and 4 CPU seconds where they run; then 20 here, and so much that was spent elsewhere before."""
+    monkeypatch.setattr(workers, "_away", 100.0)
+    monkeypatch.setattr(workers, "cores", lambda: 1)  # no process starts, and the clock stays this one
+    clock = SimpleNamespace(process_time=iter([5.0, 7.0, 11.0, 15.0, 20.0]).__next__)
+    monkeypatch.setattr(workers, "time", clock)
+    assert workers.spread(str, [8, 9]) == ["8", "9"]
+    assert workers.cpu_seconds() == 126
+
+
+# ---- crypto/seal.py ----------------------------------------------------------------------------------
+
+BFV46 = LATTICES["bfv-46"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> seal.SecretKey:
+    return seal.SecretKey(BFV46)
+
+
+@pytest.mark.parametrize(
+    ("cores", "ciphertexts", "tasks"),
+    [(1, 5, []), (2, 2, []), (2, 3, [2, 1]), (2, 4, [2, 2]), (3, 5, [2, 2, 1])],
+)
+def test_only_long_vectors_go_to_processes_and_only_if_there_are_cores(
+    cores: int, ciphertexts: int, tasks: list[int], pair: seal.SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread: list[int] = []
+
+    def here(function: Any, parts: Any) -> Any:
+        spread.extend(len(chunks) for _, _, chunks in parts)
+        return list(map(function, parts))
+
+    monkeypatch.setattr(workers, "cores", lambda: cores)
+    monkeypatch.setattr(workers, "spread", here)
+    monkeypatch.setattr(seal, "_PROCESSES_FROM", 3)
+    monkeypatch.setattr(seal, "_PER_TASK", 2)
+    values = np.arange((ciphertexts - 1) * BFV46.slots + 1)
+    encrypted = seal.encrypt(BFV46, pair.public_key, values)
+    assert spread == tasks
+    assert len(encrypted) == ciphertexts
+    assert np.array_equal(pair.decrypt(encrypted, len(values))[0], values)
+
+
+def test_what_is_no_key_is_refused_before_any_process_starts(
+    pair: seal.SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "spread", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(seal, "_PROCESSES_FROM", 0)
+    with pytest.raises(CryptoError, match="expected residues in"):
+        seal.encrypt(BFV46, pair.public_key[:-1], np.zeros(1, np.int64))
+
+
+def test_approximate_sums_have_no_budget() -> None:
+    lattice = LATTICES["ckks-compact"]
+    key = seal.SecretKey(lattice)
+    assert key.decrypt(seal.encrypt(lattice, key.public_key, np.zeros(1)), 1)[1] == 0
+
+
+def test_no_secret_goes_to_a_disk_where_there_are_no_files_in_memory(
+    pair: seal.SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = pair.kept()
+    monkeypatch.delattr(os, "memfd_create")
+    for use in (pair.kept, lambda: seal.SecretKey(BFV46, kept)):
+        with pytest.raises(CryptoError, match="files in memory"):
+            use()
+
+
+@pytest.mark.parametrize("compression", [0, 1, 2])
+def test_a_seal_with_another_compression_is_read_or_refused(compression: int) -> None:
+    """This build of SEAL takes Zstandard (2). One without it writes as it is (0), one with zlib is not known here."""
+    body = bytes(range(200))
+    data = zstandard.compress(body) if compression == 2 else body
+
+    class Thing:
+        def save(self, path: str) -> None:
+            head = struct.pack("<5sBHQ", b"\x5e\xa1\x10\x03\x06", compression, 0, 16 + len(data))
+            Path(path).write_bytes(head + data)
+
+    if compression == 1:
+        with pytest.raises(CryptoError, match=r"not known here \(1\)"):
+            seal._saved(Thing())
+    else:
+        assert seal._saved(Thing()) == body
 
 
 # ---- crypto/bfv.py -----------------------------------------------------------------------------------
