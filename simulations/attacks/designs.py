@@ -90,7 +90,11 @@ def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> 
 
 PLAIN = Design("plain upload", "nothing is hidden", plain)
 OURS = Design("secure-afl, mask", "no flaw known", masked, ours=True)
-FLOATS = Design("float masks (FATE, APPFL)", "masks of deviation 1, small beside the entries of many rows", weak_masks.floats)
+FLOATS = Design(
+    "float masks (FATE, APPFL)",
+    "masks of deviation 1, small beside the entries of many rows",
+    weak_masks.floats,
+)
 SCALAR = Design("scalar mask (OpenFL)", "one number masks a vector", weak_masks.scalar)
 KEYSTREAM = Design(
     "one keystream (Fed-BioMed)", "all vectors of a round under one keystream", weak_masks.one_keystream

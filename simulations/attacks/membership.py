@@ -11,14 +11,14 @@ import numpy as np
 from scipy.stats import rankdata
 
 from secure_afl.aggregation import MaskedAggregator
-from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.noise import Noise
 from secure_afl.privacy import Privacy, bounded_rows, client_noise, regularise
 from secure_afl.protocol.parameters import SumPlan
-from secure_afl.simulations import private_accuracy
 from secure_afl.simulations.attacks.finding import Finding, Result, Watch, told_apart
 from secure_afl.simulations.attacks.population import CLIENTS, Setting
 from secure_afl.simulations.attacks.tap import Tap, decoded
 from secure_afl.simulations.data import Floats
+from secure_afl.simulations.experiments.privacy import short_rows
 from secure_afl.solve import solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics, symmetric
 
@@ -30,14 +30,16 @@ _RIDGE = 1e-3
 STEPS = _FEDERATIONS
 _UPLOAD, _SUM, _MODEL = "a client's upload", "the sum of all", "the model"
 _MASK = "secure-afl, mask"
-_NOISE = "noise of crypto/noise.py in the integers that clients mask; no estimator uses it yet"
+_NOISE = "clients add noise before they mask, see docs/privacy.md"
+_INTERCEPT, _ROW_NORM, _MOST_ROWS = 0.25, 1.04, 2**10  # a column of it beside rows of norm 1
 _ANY_SUM = "what a sum tells, masks do not hide: see docs/privacy.md"
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
     """Some federations; in each the scores of its rows, and of as many that it does not hold."""
     rng, scores = setting.draws(4), defaultdict[tuple[str, str], list[tuple[Floats, Floats]]](list)
-    X, Y = private_accuracy.rows(setting.data), np.eye(len(setting.data.classes))[setting.data.y]
+    data = short_rows(setting.data)
+    X, Y = np.column_stack([np.full(len(data.X), _INTERCEPT), data.X]), np.eye(len(data.classes))[data.y]
     for number in range(_FEDERATIONS):
         watch(f"{NAME}: federation {number + 1}")
         order = rng.permutation(len(X))
@@ -52,7 +54,7 @@ def _federation(
     X: Floats, Y: Floats, held: np.ndarray, others: np.ndarray
 ) -> dict[tuple[str, str], tuple[Floats, Floats]]:
     """By design and what is attacked: the scores of members and of others, higher for who seems to be a member."""
-    bounds = PublicBounds(X.shape[1], Y.shape[1], private_accuracy.ROW_NORM, private_accuracy.MOST_ROWS)
+    bounds = PublicBounds(X.shape[1], Y.shape[1], _ROW_NORM, _MOST_ROWS)
     vectors = []
     for mine in held:
         x, y, _ = bounded_rows(X[mine], Y[mine], bounds, 1.0)
@@ -74,12 +76,14 @@ def _federation(
     return found
 
 
-def _masked(vectors: Sequence[Floats], bounds: PublicBounds) -> tuple[list[Floats], Floats]:
+def _masked(
+    vectors: Sequence[Floats], bounds: PublicBounds, noise: Noise | None = None
+) -> tuple[list[Floats], Floats]:
     """The uploads of a real session, as the server reads them, and the sum."""
     tap = Tap()
     aggregator = MaskedAggregator(network=tap)
     names = [f"client {place}" for place in range(len(vectors))]
-    aggregator.open(names, [SumPlan("statistics", bounds.length, bounds.magnitude)])
+    aggregator.open(names, [SumPlan("statistics", bounds.length, bounds.magnitude, noise=noise)])
     one = aggregator.sum(0, {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)})
     assert one.code is not None
     uploads = [decoded(tap.words(place, one.length, one.code.width), one.code) for place in range(len(names))]
@@ -87,16 +91,12 @@ def _masked(vectors: Sequence[Floats], bounds: PublicBounds) -> tuple[list[Float
 
 
 def _private(vectors: Sequence[Floats], bounds: PublicBounds, epsilon: float) -> tuple[Floats, Floats]:
-    """The Gram that is solved, and the weights, if every client adds its noise: sums of the integers to be masked."""
+    """The Gram that is solved, and the weights, if every client adds its noise."""
     count = len(vectors)
     noise = client_noise(
         Privacy(epsilon, _DELTA), bounds, clients=count, survivors=count, colluders=1, target_norm=1.0
     )
-    code = FixedPoint.fit(noise.padded(bounds.magnitude), count, 32)
-    words = np.zeros(bounds.length, np.uint64)
-    for vector in vectors:
-        words += noise.add(vector, bounds.magnitude, code)
-    total = code.decode_sum(words, count)
+    _, total = _masked(vectors, bounds, noise)
     fixed = regularise(total, bounds, noise, survivors=count, ridge=_RIDGE)
     return fixed.statistics.gram, solve(fixed.statistics, ridge=0.0).weights
 

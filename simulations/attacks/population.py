@@ -113,7 +113,7 @@ class Statistic:
         classes = range(len(data.classes))
         model = FederatedRidge(data.row_norm, classes=list(classes), max_rows=_MOST_ROWS)
         bounds = model.bounds(len(data.features), len(classes))
-        return cls(model, bounds, model.plan(len(data.features))[0])
+        return cls(model, bounds, model.plan(len(data.features), CLIENTS)[0])
 
     def vectors(self, clients: Clients) -> list[Floats]:
         """Each client's packed vector."""

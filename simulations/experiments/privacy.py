@@ -58,7 +58,7 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
     """Accuracy on test rows, a record for each data set, seed, kind of trust and ε; ε is None without noise."""
     records = []
     for source in PROBLEMS:
-        data = _short(load(source))
+        data = short_rows(load(source))
         for seed in range(seeds):
             watch(f"{source}, seed {seed}")
             for record in _accuracies(data, seed):
@@ -73,7 +73,7 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _short(data: Dataset) -> Dataset:
+def short_rows(data: Dataset) -> Dataset:
     """Rows of norm 1, each scaled by itself; images of 28 × 28 at half the size."""
     X, names = data.X, data.features
     if data.shape == (1, 28, 28):

@@ -104,4 +104,5 @@ def test_noise_for_no_entries_reserves_and_adds_nothing() -> None:
         assert noise.length == 0
         assert noise.reserve == 5 * len(noise.blocks)
         for found, kind in ((noise.draw(CODE), np.int64), (noise.add(np.zeros(0), BOUND, CODE), np.uint64)):
-            assert (found.shape, found.dtype) == ((0,), kind)
+            assert found.shape == (0,)
+            assert found.dtype == kind
