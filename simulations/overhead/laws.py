@@ -43,6 +43,11 @@ VALUES = Form("m", (("m", lambda m: m),))
 DROPOUTS = Form("p", (("p", lambda p: p), ("p·(1 − p)", lambda p: p * (1 - p))), signed=True)
 """p: the share that drops out; a server removes masks of every pair of a client that did and one that did not."""
 
+FORMS = {
+    str(form): form for form in (LINEAR, COMPLETE_SERVER, SPARSE_CLIENT, SPARSE_SERVER, VALUES, DROPOUTS)
+}
+"""By what they are called in figures."""
+
 
 @dataclass(frozen=True)
 class Law:

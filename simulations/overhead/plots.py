@@ -8,6 +8,7 @@ import numpy as np
 
 from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
 from secure_afl.simulations.overhead.grid import BACKENDS
+from secure_afl.simulations.overhead.laws import FORMS
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER
 
 _COLOURS = dict(zip(BACKENDS, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
@@ -53,7 +54,9 @@ def _lines(
             (cell for cell in cells if cell["profile"] == profile), key=lambda cell: cell[axis] or 0
         )
         if len(mine) > 1 or profile == base["profile"]:
-            lines.append({"backend": base["backend"], "profile": profile, "cells": mine})
+            said = (base["backend"], profile, axis)
+            laws = [one for one in figures["laws"] if (one["backend"], one["profile"], one["axis"]) == said]
+            lines.append({"backend": base["backend"], "profile": profile, "cells": mine, "laws": laws})
     return lines
 
 
@@ -74,6 +77,7 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmi
             panel = panels[row][column]
             for line in lines:
                 _draw(panel, line, axis, party, quantity, factor)
+                _draw_law(panel, line, axis, party, quantity, factor)
             if logarithmic and panel.lines:
                 _logarithmic(panel)
             else:
@@ -135,6 +139,17 @@ def _draw(panel: Any, line: Mapping[str, Any], axis: str, party: str, quantity: 
         markerfacecolor="white" if second else _COLOURS[backend],
         label=f"{backend}, semi-honest" if second else backend,
     )
+
+
+def _draw_law(
+    panel: Any, line: Mapping[str, Any], axis: str, party: str, quantity: str, factor: float
+) -> None:
+    """The fitted law, dotted, between the points that it is fitted to."""
+    for one in line["laws"]:
+        if (one["party"], one["quantity"]) == (party, quantity):
+            x = np.linspace(one["lowest"], one["highest"], 60)
+            y = FORMS[one["form"]].rows(x) @ np.array(one["coefficients"])
+            panel.plot(x, factor * y, ":", color=_COLOURS[line["backend"]], linewidth=1)
 
 
 def _phases(figures: Figures) -> str:

@@ -164,7 +164,7 @@ def _peer_table(peers: Mapping[str, Any]) -> Table:
 # ---- the page ------------------------------------------------------------------------------------
 
 _CAPTIONS = {
-    "clients": "Costs against the number of clients; both axes logarithmic. Bars are quartiles. Dashed: the second profile.",
+    "clients": "Costs against the number of clients; both axes logarithmic. Bars are quartiles. Dashed: the second profile. Dotted: fitted laws.",
     "values": "Costs against the length of the vector, from features and from classes; both axes logarithmic.",
     "dropout": "Costs against the share of clients that fall silent after the keys.",
     "width": "Costs against the word width, which is the precision.",
