@@ -1,5 +1,7 @@
 """The command line: `secure-afl`."""
 
+import shlex
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -29,6 +31,7 @@ from secure_afl.simulations.terminal import (
     progress,
     refusals_shown,
     write_json,
+    write_text,
 )
 
 app = typer.Typer(
@@ -168,6 +171,10 @@ def run_command(
         ),
     ] = None,
     json_file: JsonFile = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page that tells the run to anybody.", dir_okay=False),
+    ] = None,
 ) -> None:
     """Train one classifier together, and compare it with pooled data and with every client alone.
 
@@ -210,6 +217,7 @@ def run_command(
                 "nothing is agreed on or signed with --backend plain", param_hint="--audit"
             )
         check_writable(json_file)
+        check_writable(html, "--html")
         source = load(data, seed=seed, site_column=site_column, label_column=label_column)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
         settings = Settings(
@@ -245,6 +253,10 @@ def run_command(
         with progress(settings.phases(source)) as watch:
             result = run(source, parts, settings, watch)
         write_json(json_file, result.figures)
+        if html:
+            from secure_afl.simulations.report import run_page  # jinja2 and matplotlib, which few need
+
+            write_text(html, run_page(result, source.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
         _print_run(result, source.note)
         if audit_folder:
             console.print(

@@ -1,0 +1,28 @@
+"""Pages that need nothing else than themselves: HTML with its style and its pictures inside, no script, no request."""
+
+import io
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def page(template: str, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
+    """A page of `templates/`; every value is escaped, a value that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("secure_afl.simulations"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters or {})
+    return environment.get_template(template).render(**values)
+
+
+def picture(figure: Any) -> str:
+    """A figure of matplotlib as what an `img` shows."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + b64encode(drawn.getvalue()).decode()
