@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from secure_afl.errors import DataError
 from secure_afl.simulations import certificates
 
@@ -94,6 +96,13 @@ class Loopback:
     def kill(self, party: int) -> None:
         """End a party's node at once, as a loss of power would."""
         self._signal(f"node-{party}", signal.SIGKILL)
+
+    def kill_server(self) -> None:
+        """End the ServerApp at once; the SuperLink and the nodes stay."""
+        for program in psutil.Process(self._programs["superlink"].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any(word.endswith("flwr-serverapp") for word in program.cmdline()):
+                    program.kill()
 
     def _start_all(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import Federation, in_process, model
+from folders import RIDGE, Federation, in_process, model
 
 from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.protocol.wire import WireError
@@ -308,11 +308,13 @@ def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
         return store.run("SELECT session FROM joined")
 
 
-@pytest.mark.parametrize(("backend", "holders"), [("mask", 0), ("bfv", 1), ("bfv+mask", 1)])
+@pytest.mark.parametrize(
+    ("backend", "holders", "rounds"), [("mask", 0, 2), ("bfv", 1, 1), ("bfv+mask", 1, 1)]
+)
 def test_a_server_that_stops_again_and_again_goes_on_with_its_session(
-    tmp_path: Path, backend: str, holders: int
+    tmp_path: Path, backend: str, holders: int, rounds: int
 ) -> None:
-    federation = Federation(tmp_path, holders=holders, backend=backend)
+    federation = Federation(tmp_path, holders=holders, backend=backend, study=f"{RIDGE}rounds = {rounds}\n")
     identity = with_a_key(federation)
     reply, lives = answering(federation), 0
     while True:
@@ -443,3 +445,27 @@ def test_a_network_with_a_node_that_is_killed_gives_the_survivors_bits(tmp_path:
     assert killed
     weights = [model(folder)[0] for folder in (federation.server, *federation.folders[:3])]
     assert all(np.array_equal(one, in_process(federation, [0, 1, 2])) for one in weights)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_goes_on_in_the_next_run(tmp_path: Path) -> None:
+    """The nodes stay; what they answered before is not asked again."""
+    from secure_afl.errors import DataError
+    from secure_afl.simulations.loopback import Loopback
+
+    federation = Federation(tmp_path / "parties")
+    with_a_key(federation)
+
+    with Loopback(tmp_path / "network", federation.folders) as network:
+
+        def watch(line: str) -> None:
+            if "phase: collecting" in line:
+                network.kill_server()
+
+        with pytest.raises(DataError, match="ended without a report"):
+            network.run(federation.server, deadline=60.0, limit=240.0, watch=watch)
+        said = network.run(federation.server, deadline=60.0, limit=400.0)
+    assert "going on with the session that was left open" in said
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], in_process(federation))
+    assert all(len(session_of(federation, party)) == 1 for party in range(4))
