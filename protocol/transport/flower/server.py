@@ -60,8 +60,7 @@ class FlowerPost:
         ends = time.monotonic() + self.deadline
         while len(self.nodes) < len(parties.everybody) and time.monotonic() < ends:
             self._greet()
-            for _ in self._pulled({}):
-                pass
+            self._pulled({})
             if len(self.nodes) < len(parties.everybody):
                 time.sleep(self.poll)
 
@@ -104,6 +103,8 @@ class FlowerPost:
 
     def _greet(self) -> None:
         """Ask nodes that are new who they are. Those that do not say it in time are not waited for."""
+        if self._parties is None:
+            return
         now = time.monotonic()
         self._questions = {number: one for number, one in self._questions.items() if now < one.ends}
         fresh, ends = sorted(set(self.grid.get_node_ids()) - self._greeted), now + self.deadline
@@ -139,7 +140,7 @@ class FlowerPost:
         """The party at a node, if it proves to be one."""
         if answer is None:
             return
-        assert self._parties is not None  # nobody is asked before `find`
+        assert self._parties is not None  # or nobody was asked
         try:
             self.nodes[found(self._parties, question.letter, question.node, answer)] = question.node
         except WireError as error:
