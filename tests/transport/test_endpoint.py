@@ -9,7 +9,9 @@ import pytest
 from folders import DEEP, RIDGE, Federation, Post, in_process, model
 
 from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import Agreed, Received, Sent
 from secure_afl.protocol.errors import (
     FileError,
     LocalProtocolError,
@@ -78,6 +80,37 @@ def test_all_logs_agree(tmp_path: Path) -> None:
     report = verify(logs)
     assert [finding.text for finding in report.findings if "server" not in finding.text] == []
     assert len(report.sessions) == 2
+
+
+def test_a_message_that_comes_again_stands_in_the_log_once(tmp_path: Path) -> None:
+    """A restarted server asks again, a restarted party answers again with the same bytes: it happened once."""
+    federation = Federation(tmp_path, holders=1, backend="bfv+mask")
+    post = Repeating(federation)
+    learned(federation, post)
+    assert post.repeats > 20
+    logs = {
+        str(number): (folder / "audit.jsonl").read_bytes() for number, folder in enumerate(federation.folders)
+    }
+    report = verify(logs)
+    assert [finding.text for finding in report.findings if "server" not in finding.text] == []
+    assert len(report.sessions) == 2
+    for data in logs.values():
+        said = [
+            entry.event for entry in read(data).entries if isinstance(entry.event, Agreed | Received | Sent)
+        ]
+        assert len(set(said)) == len(said) > 3
+
+
+class Repeating(Post):
+    """Every letter is delivered twice; each time the party is a new process."""
+
+    repeats = 0
+
+    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+        answer = super().ask(party, letter, address)
+        assert super().ask(party, letter, address) == answer
+        self.repeats += 1
+        return answer
 
 
 def test_a_data_set_serves_one_session_whatever_process_holds_it(tmp_path: Path) -> None:
