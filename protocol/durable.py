@@ -1,6 +1,7 @@
 """Parties that outlive their processes: what they know is in a `Store`, and they are made anew for every message."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ class Keeping(Protocol):
     """A party whose memory can be kept: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
 
     def receive(self, data: bytes) -> bytes | SumWanted: ...
+
+    def foresee(self, data: bytes) -> bool: ...
 
     def memory(self) -> bytes: ...
 
@@ -38,7 +41,8 @@ class DurableParty:
     make: a fresh party for this session, with the ledger it is given. Whatever process holds the store can go on:
     a message that was answered is answered with the same bytes again, one that was not is as if it never came, and
     a vector that was wanted and not contributed is wanted again. A sum whose opening failed is spent; one over which
-    the key holder's process was killed or interrupted was not opened, and may be asked for again.
+    the key holder's process was killed or interrupted was not opened, and may be asked for again, by the same message
+    and no other: that is written down before it is opened.
     """
 
     def __init__(self, make: Callable[[Ledger], Keeping], store: Store, name: str) -> None:
@@ -51,12 +55,10 @@ class DurableParty:
 
         Raises what the party raises, and `StoreError`: then nothing happened.
         """
-        question = answered(data)
-        with self._store.transaction():
-            kept, party = self._party()
-            if kept is not None and kept.question == question:
-                return kept.answer or cast(Contributing, party).wanted
-            answer = self._stepped(party, kept, question, lambda: party.receive(data))
+        answer = None
+        while answer is None:
+            with self._store.transaction():
+                answer = self._answered(data)
         return _raised(answer)
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
@@ -73,6 +75,17 @@ class DurableParty:
         answer = _raised(answer)
         assert isinstance(answer, bytes)
         return answer
+
+    def _answered(self, data: bytes) -> bytes | SumWanted | Exception | None:
+        """None: what the message begins is written down, and it is to be taken again."""
+        question = answered(data)
+        kept, party = self._party()
+        if kept is not None and kept.question == question:
+            return kept.answer or cast(Contributing, party).wanted
+        if kept is not None and party.foresee(data):
+            self._store.keep(self._name, replace(kept, memory=party.memory()))
+            return None
+        return self._stepped(party, kept, question, lambda: party.receive(data))
 
     def _party(self) -> tuple[Kept | None, Keeping]:
         kept, party = self._store.kept(self._name), self._make(self._store.ledger)

@@ -88,6 +88,10 @@ class SignedParty(ABC, Generic[S, Answer, Kept]):
         self.state = legal[type(message)]
         return answer
 
+    def foresee(self, data: bytes) -> bool:
+        """Whether this message begins something that the memory must know of before it is done; then it does."""
+        return False
+
     def memory(self) -> bytes:
         """All that this party needs to go on after a restart: full of secrets, for a store of its own.
 

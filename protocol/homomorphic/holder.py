@@ -92,6 +92,22 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
             Opening: self._open,
         }
 
+    def foresee(self, data: bytes) -> bool:
+        """An opening: if it is broken off, it may be asked for again, and no other sum of its round."""
+        if (
+            self.state is not HolderState.CHALLENGED
+            or self._memory.opening
+            or len(data) > self._largest_message
+        ):
+            return False
+        try:
+            opens = isinstance(self._decoded(data), Opening)
+        except WireError:
+            return False
+        if opens:
+            self._memory.opening = answered(data)
+        return opens
+
     def _legal(self) -> Mapping[type[Message], HolderState]:
         return states.HOLDER[self.state]
 
@@ -167,10 +183,13 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
     # ---- one sum ---------------------------------------------------------------------------------
 
     def _challenge(self, offer: Offer) -> bytes:
-        earlier = self._memory.offer.attempt if self._memory.offer is not None else -1
-        if not self._memory.opened < offer.round < len(self._agreed) or offer.attempt <= earlier:
+        before = self._memory.offer
+        earlier = before.attempt if before is not None else -1
+        # A sum whose opening was broken off is given up by a server that offers another.
+        spent = before.round if before is not None and self._memory.opening else self._memory.opened
+        if not spent < offer.round < len(self._agreed) or offer.attempt <= earlier:
             raise WireError(
-                f"expected a new attempt at a round from {self._memory.opened + 1} to {len(self._agreed) - 1}, got attempt "
+                f"expected a new attempt at a round from {spent + 1} to {len(self._agreed) - 1}, got attempt "
                 f"{offer.attempt} at round {offer.round}"
             )
         if not set(offer.contributors) <= set(self._memory.agreement.cohort):
@@ -188,6 +207,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         parts = messages.challenge_parts(offer, seed)
         challenge = Challenge(seed, self._identity.sign(Label.CHALLENGE_SIGNATURE, *parts))
         self._memory.offer, self._memory.challenge = offer, challenge
+        self._memory.opened, self._memory.opening = spent, b""
         return self._frame(challenge)
 
     def _open(self, opening: Opening) -> bytes:
@@ -196,6 +216,11 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         assert challenge is not None
         if offer.round <= self._memory.opened:
             raise WireError(f"expected a sum that was not opened yet, got that of round {offer.round}")
+        if self._memory.opening not in (b"", self._answers):
+            raise WireError(
+                f"expected the opening of round {offer.round} that was broken off, got another: one sum of a round is opened"
+            )
+        self._memory.opening = b""
         check = decode(opening.check, messages.CHECK)
         if check.offer != offer or check.challenges[self.number : self.number + 1] != (challenge,):
             raise WireError("expected the check of the sum that was offered last, got another")

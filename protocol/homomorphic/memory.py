@@ -46,8 +46,8 @@ class HolderMemory(msgspec.Struct):
 
     answers: digest of the server's last message. demands: of the plan. secret: the key, as its kind writes it; empty
     after the last round. commitments: of all key holders, by party.
-    offer, challenge: of the sum that was offered last. opened: the last round that was. related: contributors of the
-    sums that must have the same.
+    offer, challenge: of the sum that was offered last. opening: digest of the message over which that sum is being
+    opened. opened: the last round that was. related: contributors of the sums that must have the same.
     """
 
     agreement: Agreement
@@ -58,6 +58,7 @@ class HolderMemory(msgspec.Struct):
     commitments: dict[int, bytes] = {}
     offer: Offer | None = None
     challenge: Challenge | None = None
+    opening: bytes = b""
     opened: int = -1
     related: tuple[int, ...] | None = None
 

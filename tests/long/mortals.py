@@ -241,7 +241,8 @@ class MortalStore(Store):
             return
         with self.transaction():
             super().keep(name, kept)
-            self._fate.at("computed" if kept.answer else "asking")
+            if before is None or (before.question, before.answer) != (kept.question, kept.answer):
+                self._fate.at("computed" if kept.answer else "asking")
 
     def write(self, name: str, number: int, step: str, arguments: bytes) -> None:
         with self.transaction():

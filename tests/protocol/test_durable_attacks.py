@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 from cohorts import Session, World, world
 from encrypted import KeyWorld
+from msgspec import structs
+from msgspec.msgpack import Decoder
 
+from secure_afl.crypto import ring
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.durable import DurableParty
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from secure_afl.protocol.homomorphic.messages import Offer, Opening
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.journal import DurableServer
 from secure_afl.protocol.ledger import Ledger
@@ -29,7 +33,7 @@ from secure_afl.protocol.masking.messages import Survivors
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.store import Kept, Store, StoreError
-from secure_afl.protocol.wire import encode
+from secure_afl.protocol.wire import decode, encode
 
 
 @pytest.fixture(autouse=True)
@@ -360,6 +364,100 @@ def test_a_solver_that_fails_in_its_own_way_spends_the_sum_too(tmp_path: Path) -
     broken = False
     with pytest.raises(RemoteProtocolError, match="expected a sum that was not opened yet"):
         party.receive(opening)
+
+
+@pytest.mark.parametrize("backend", ["bfv", "ckks"])
+def test_a_key_holder_killed_while_it_opens_a_sum_opens_that_one_or_none(
+    backend: str, tmp_path: Path
+) -> None:
+    """It goes on with the same opening. Another sum of the round would be a second decryption."""
+    here = KeyWorld(5, backend)
+    session = here.session(rounds=2).set_up()
+    path, owner = tmp_path / "a", here.identities[5]
+    store = Store(path, owner)
+    store.keep("s", Kept(session.holders[5].memory(), b"before", b"before"))
+    store.close()
+
+    def answer(data: bytes, fatal: bool = False) -> bytes:
+        def make(ledger: Ledger) -> Any:
+            here.ledgers[5] = ledger
+            keeper: Any = here.holder(0, session.plan)
+            if fatal:
+                keeper._released = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            return keeper
+
+        store = Store(path, owner)
+        try:
+            said = DurableParty(make, store, "s").receive(data)
+        finally:
+            store.close()
+        assert isinstance(said, bytes)
+        return said
+
+    def offered(number: int, attempt: int) -> bytes:
+        offer = Offer(transcript, number, attempt, (0, 1, 2, 3), bytes(32))
+        return answer(encode(offer))
+
+    transcript = session.server.agreement.transcript()
+    session.cohort.run(lambda: session.server.open_round(0), session.contribute)
+    session.server.receive(5, answer(session.server.advance()[5]))
+    session.cohort.run(session.server.advance, session.contribute)
+    opening = session.server.advance()[5]
+    assert forked(partial(answer, opening, fatal=True)) == b""
+    assert forked(partial(answer, opening, fatal=True)) == b""
+    with pytest.raises(RemoteProtocolError, match="expected a new attempt at a round from 1 to 1"):
+        offered(0, 7)
+    other = decode(opening, Decoder(Opening))
+    with pytest.raises(RemoteProtocolError, match="that was broken off, got another"):
+        answer(encode(structs.replace(other, frames=other.frames[:4])))
+    opened = answer(opening)
+    assert answer(opening) == opened
+    session.server.receive(5, opened)
+    session.server.advance()
+    result = session.server.result()
+    modulus = session.lattice.plain_modulus
+    total = ring.centred(result.values, modulus) if modulus else result.values
+    assert session.is_right(0, result.contributors, total)
+
+
+def test_a_sum_whose_opening_was_broken_off_is_spent_by_the_next_offer(tmp_path: Path) -> None:
+    here = KeyWorld(5)
+    session = here.session(rounds=2).set_up()
+    holder, transcript = session.holders[5], session.server.agreement.transcript()
+    session.cohort.run(lambda: session.server.open_round(0), session.contribute)
+    session.server.receive(5, holder.receive(session.server.advance()[5]))
+    session.cohort.run(session.server.advance, session.contribute)
+    opening = session.server.advance()[5]
+    assert holder.foresee(opening)
+    assert not holder.foresee(opening)  # it is known
+    holder.receive(encode(Offer(transcript, 1, 7, (0, 1, 2, 3), bytes(32))))
+    for late in (encode(Offer(transcript, 0, 8, (0, 1, 2, 3), bytes(32))), opening):
+        with pytest.raises(RemoteProtocolError, match=r"from 1 to 1|offered last"):
+            holder.receive(late)
+
+
+def test_a_refused_opening_leaves_the_round_to_another(tmp_path: Path) -> None:
+    """What does not hold was no opening: a server can be wrong, and go on."""
+    here = KeyWorld(4)
+    session = here.session().set_up()
+    store = Store(tmp_path / "a", here.identities[4])
+    store.keep("s", Kept(session.holders[4].memory(), b"before", b"before"))
+
+    def make(ledger: Ledger) -> Any:
+        here.ledgers[4] = ledger
+        return here.holder(0, session.plan)
+
+    party = DurableParty(make, store, "s")
+    session.cohort.run(lambda: session.server.open_round(0), session.contribute)
+    session.server.receive(4, party.receive(session.server.advance()[4]))  # type: ignore[arg-type]
+    session.cohort.run(session.server.advance, session.contribute)
+    opening = session.server.advance()[4]
+    one = decode(opening, Decoder(Opening))
+    with pytest.raises(RemoteProtocolError, match="expected tags of 4 contributors"):
+        party.receive(encode(structs.replace(one, frames=one.frames[:3])))
+    session.server.receive(4, party.receive(opening))  # type: ignore[arg-type]
+    session.server.advance()
+    assert session.server.result().contributors == (0, 1, 2, 3)
 
 
 # ---- an operator who restarts with something else ------------------------------------------------
