@@ -12,7 +12,15 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, check_size
 from secure_afl.protocol.parameters import Demands, SumPlan, check_demands
-from secure_afl.protocol.wire import Message, ServerMessage, WireError, answered, decode, sign_frame
+from secure_afl.protocol.wire import (
+    Message,
+    ServerMessage,
+    WireError,
+    answered,
+    check_version,
+    decode,
+    sign_frame,
+)
 
 S = TypeVar("S", bound=Enum)
 Answer = TypeVar("Answer")
@@ -137,6 +145,7 @@ class SignedParty(ABC, Generic[S, Answer, Kept]):
 
     def _decoded(self, data: bytes) -> Message:
         if not self._transcript:
+            check_version(data)
             first: Message = decode(data, self._first)
             return first
         message: ServerMessage = decode(data, self._others)

@@ -17,7 +17,8 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import Label, digest, integer
 
-VERSION = "secure-afl/1"
+_FAMILY = "secure-afl/"
+VERSION = _FAMILY + "1"
 DIGEST_BYTES = 32
 _ENCODER = msgspec.msgpack.Encoder()
 M = TypeVar("M")
@@ -63,6 +64,21 @@ def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
     if _ENCODER.encode(message) != bytes(data):  # comparing with a memoryview is 20 times slower
         raise WireError(f"a message of {len(data)} bytes is not in canonical form")
     return message
+
+
+def check_version(data: bytes) -> None:
+    """Raises `WireError` if the first message of a session names another version of this protocol, whatever else it has.
+
+    In every version the version is the first field of what is proposed, and that the first of an invitation.
+    """
+    try:
+        found = msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return
+    for _ in range(2):
+        found = found[1] if isinstance(found, list) and len(found) > 1 else None
+        if isinstance(found, str) and found.startswith(_FAMILY) and found != VERSION:
+            raise WireError(f"expected protocol version {VERSION!r}, got {found[:32]!r}")
 
 
 def answered(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from folders import RIDGE, Federation, in_process, model
 
 from secure_afl.protocol.transport.post import Channel, Letter
-from secure_afl.protocol.wire import WireError
+from secure_afl.protocol.wire import VERSION, WireError
 
 pytest.importorskip(
     "flwr", reason="FLOWER IS NOT INSTALLED: nothing of the transport over Flower is tested here"
@@ -60,27 +60,44 @@ def test_an_answer_comes_as_it_went(answer: bytes | None) -> None:
     assert records.to_answer(records.answer_records(answer)) == answer
 
 
+def about(channel: str, session: str | bytes, version: str = VERSION) -> ConfigRecord:
+    return ConfigRecord({"version": version, "channel": channel, "session": session})
+
+
 @pytest.mark.parametrize(
     "content",
     [
         RecordDict(),
-        RecordDict({"about": ConfigRecord({"channel": "masked", "session": "x"})}),
-        RecordDict({"about": ConfigRecord({"channel": "other", "session": bytes(32)})}),
-        RecordDict({"about": ConfigRecord({"channel": "masked", "session": bytes(32)})}),
+        RecordDict({"about": about("masked", "x")}),
+        RecordDict({"about": about("other", bytes(32))}),
+        RecordDict({"about": about("masked", bytes(32))}),
+        RecordDict({"about": about("masked", bytes(31)), "payload": ArrayRecord()}),
         RecordDict(
-            {"about": ConfigRecord({"channel": "masked", "session": bytes(31)}), "payload": ArrayRecord()}
-        ),
-        RecordDict(
-            {
-                "about": ConfigRecord({"channel": "masked", "session": bytes(32)}),
-                "payload": ArrayRecord({"bytes": Array(np.zeros(3))}),
-            }
+            {"about": about("masked", bytes(32)), "payload": ArrayRecord({"bytes": Array(np.zeros(3))})}
         ),
     ],
 )
 def test_records_that_are_no_letter_are_refused(content: RecordDict) -> None:
     with pytest.raises(WireError, match="expected"):
         records.to_letter(content)
+
+
+def test_two_versions_that_meet_both_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 100 has another program than the server and the other nodes."""
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message:
+        with monkeypatch.context() as other:
+            if at == 100:
+                other.setattr(records, "VERSION", "secure-afl/2")
+            return node(federation, at - 100, message)
+
+    with pytest.warns(match="without site-0"):
+        report = flower_app.serve(LocalGrid(4, reply), federation.server, 1.0, 0.01)
+    assert report["silences"] == ["node 100: expected protocol version 'secure-afl/1', got 'secure-afl/2'"]
+    assert "expected protocol version 'secure-afl/2', got 'secure-afl/1'" in caplog.text
 
 
 def test_a_study_over_the_apps_has_the_same_bits(tmp_path: Path) -> None:
@@ -109,7 +126,8 @@ def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogC
         report = flower_app.serve(LocalGrid(4, reply), federation.server, 5.0, 0.01)
     assert report["silences"] == ["node 100: refused; its own log says why"]
     assert not any(one.has_error() for one in told)
-    assert [list(one.content) for one in told if records.to_answer(one.content) is None] == [[]]
+    refusals = [one.content for one in told if records.to_answer(one.content) is None]
+    assert refusals == [records.answer_records(None)]
     assert "within its column's bound" in caplog.text
 
 
@@ -117,7 +135,7 @@ def test_a_client_without_its_files_says_no_more_than_that_it_refuses(tmp_path: 
     federation = Federation(tmp_path)
     (federation.folders[0] / "identity.key").unlink()
     question = to_party(Letter(Channel.WHEREABOUTS, bytes(32)), 100)
-    assert list(node(federation, 0, question).content) == []
+    assert node(federation, 0, question).content == records.answer_records(None)
 
 
 @pytest.mark.parametrize("kind", ["error", "silence", "garbage", "another's"])

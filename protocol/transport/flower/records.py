@@ -5,7 +5,7 @@ the same bytes in a configuration, and are copied nowhere here.
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from secure_afl.protocol.transport.post import Channel, Letter
-from secure_afl.protocol.wire import WireError
+from secure_afl.protocol.wire import VERSION, WireError
 
 ACTION = "secure_afl"
 MESSAGE_TYPE = f"query.{ACTION}"
@@ -15,12 +15,13 @@ _SERIALIZED = "secure_afl.bytes"  # so that nobody's NumPy reads it
 
 def to_records(letter: Letter) -> RecordDict:
     """A letter, on its way to a party."""
-    about = ConfigRecord({"channel": letter.channel.value, "session": letter.session})
+    about = ConfigRecord({"version": VERSION, "channel": letter.channel.value, "session": letter.session})
     return RecordDict({_ABOUT: about, _PAYLOAD: _payload(letter.data)})
 
 
 def to_letter(records: RecordDict) -> Letter:
     """The letter in what a node received. Raises `WireError`."""
+    _check_version(records)
     about = records.config_records.get(_ABOUT)
     channel, session = (about or {}).get("channel"), (about or {}).get("session")
     if channel not in [one.value for one in Channel] or not isinstance(session, bytes):
@@ -29,13 +30,23 @@ def to_letter(records: RecordDict) -> Letter:
 
 
 def answer_records(answer: bytes | None) -> RecordDict:
-    """What a party answers; None: it refused. Why it did is nobody's business."""
-    return RecordDict({} if answer is None else {_PAYLOAD: _payload(answer)})
+    """What a party answers; None: it refused. Why it did is nobody's business, but for the version that it speaks."""
+    about = {_ABOUT: ConfigRecord({"version": VERSION})}
+    return RecordDict(about if answer is None else {**about, _PAYLOAD: _payload(answer)})
 
 
 def to_answer(records: RecordDict) -> bytes | None:
     """The answer in what the server received; None for a refusal. Raises `WireError`."""
+    _check_version(records)
     return _bytes(records) if _PAYLOAD in records else None
+
+
+def _check_version(records: RecordDict) -> None:
+    # Both ends learn of it, whatever else differs between the versions. Nobody vouches for this field.
+    about = records.config_records.get(_ABOUT)
+    spoken = (about or {}).get("version", "")
+    if spoken != VERSION:
+        raise WireError(f"expected protocol version {VERSION!r}, got {str(spoken)[:32]!r}")
 
 
 def _payload(data: bytes) -> ArrayRecord:
