@@ -8,7 +8,7 @@ Nothing in the run's configuration says where a client reads or what it accepts:
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from secure_afl.protocol.driver import Carry, Exchange
 from secure_afl.protocol.errors import AuditError, FileError
 from secure_afl.protocol.store import Store, StoreError
 from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.events import LeftOpen
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
+from secure_afl.protocol.transport.logs import listen, tell
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.remote import (
     Elsewhere,
@@ -35,6 +37,7 @@ from secure_afl.remote import (
     is_open,
     remote,
 )
+from secure_afl.run_told import RunTold, run_told
 from secure_afl.site import Folder, packed
 
 VARIABLE = "SECURE_AFL_PARTIES"
@@ -68,14 +71,16 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
     deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
     """
     folder = Folder(path)
-    with _own(folder) as (log, store):
-        report = _learn(folder, FlowerPost(grid, deadline, poll), log, store)
-    (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(_table(report), flush=True)
+    listen()
+    with run_told() as told, _own(folder) as (log, store):
+        report = _learn(folder, FlowerPost(grid, deadline, poll), log, store, told)
+        (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store | None) -> dict[str, Any]:
+def _learn(
+    folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store | None, told: RunTold
+) -> dict[str, Any]:
     """The whole study; gives the report. Raises what the model and the aggregator raise.
 
     With a store, what is no verdict on the session (a file that cannot be written, a lost network, an interrupt)
@@ -84,7 +89,7 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store 
     terms, study = folder.terms()
     resumed = store is not None and is_open(store)
     if resumed:
-        print("going on with the session that was left open", flush=True)
+        tell(LeftOpen(len(terms.parties.clients.members)))
     started = time.perf_counter()
     post.find(terms.parties)
     finding = time.perf_counter() - started
@@ -95,7 +100,7 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store 
         return post.carry(channel, session)
 
     aggregator = remote(
-        Elsewhere(terms.parties, carry, lambda phase: print(f"phase: {phase}", flush=True), log, store),
+        Elsewhere(terms.parties, carry, lambda phase: told.phase(phase, post.silences), log, store),
         terms.policy,
         terms.encryption,
     )
@@ -110,6 +115,7 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store 
         layers, sums = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
         folder.keep("model.npz", layers)
     except BaseException as error:
+        told.silent(post.silences)
         if store is None or (
             isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
         ):
@@ -118,7 +124,8 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store 
     started = time.perf_counter()
     end(packed(layers))
     ending = time.perf_counter() - started
-    return {
+    told.silent(post.silences)
+    report = {
         "model": "ridge" if study.ridge else "fedacnnl",
         "backend": terms.backend,
         "resumed": resumed,
@@ -130,6 +137,8 @@ def _learn(folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store 
         ],
         "silences": post.silences,
     }
+    told.learned(report, len(terms.parties.clients.members))
+    return report
 
 
 def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:
@@ -149,17 +158,6 @@ def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> l
         for phase, cost in cohort.costs.items()
         if cost.wall_seconds
     ]
-
-
-def _table(report: Mapping[str, Any]) -> str:
-    """The report's phases for people: bytes are those of one client, the most of any."""
-    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
-    for one in report["phases"]:
-        lines.append(
-            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
-            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
-        )
-    return "\n".join([*lines, *report["silences"]])
 
 
 @contextmanager

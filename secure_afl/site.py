@@ -14,6 +14,7 @@ Nothing here comes from the server but the model.
 
 import csv
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,16 @@ class Folder:
             audit=self.path / "audit.jsonl",
         )
         return endpoint
+
+    def checked(self) -> str:
+        """What this party would do in a session, in one sentence. Raises whatever would keep it from that."""
+        with closing(self.endpoint()) as endpoint:
+            terms, study = self.terms()
+            if endpoint.party >= len(terms.parties.clients.members):
+                return f"{endpoint.name} is a key holder, of {len(terms.plan)} sums"
+            X, y, name = self.data(study)
+            sizes = [len(vector) for vector in study.vectors(X, y, endpoint.name)]
+            return f"{endpoint.name} would contribute {len(X)} rows of {name!r} to sums of {sizes} values"
 
     def _learned(self, model: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides."""

@@ -1,9 +1,10 @@
 """The command line of Flower networks: `secure-afl flower`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -59,11 +60,13 @@ def demo_command(
 
             def watch(line: str) -> None:
                 console.print(escape(line.rstrip()), highlight=False, soft_wrap=True)
-                if kill is not None and line.startswith(("phase: collecting", "phase: encrypting")):
+                if kill is not None and ("phase: collecting" in line or "phase: encrypting" in line):
                     network.kill(kill)
 
             network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
-        _compare(parties, backend, key_holders)
+        report = json.loads((parties.server / "report.json").read_text())
+        console.print(_table(report), highlight=False, markup=False, soft_wrap=True)
+        _compare(parties, report, backend, key_holders)
 
 
 @flower.command("simulate")
@@ -96,9 +99,30 @@ def simulate_command(
         write_json(json_file, figures)
 
 
-def _compare(parties: LaidOut, backend: str, holders: int) -> None:
+@flower.command("check")
+def check_command(
+    folder: Annotated[Path, typer.Argument(help="A party's.", exists=True, file_okay=False)],
+) -> None:
+    """Read a party's folder as its node does and, for a client, make what it would contribute; nothing leaves. What is
+    wrong is said here in full: a node's log does not quote data.
+    """
+    with refusals_shown():
+        console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """The report's phases for people: bytes are those of one client, the most of any."""
+    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
+    for one in report["phases"]:
+        lines.append(
+            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
+            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
+        )
+    return "\n".join([*lines, *report["silences"]])
+
+
+def _compare(parties: LaidOut, report: Mapping[str, Any], backend: str, holders: int) -> None:
     """The model of the network with that of one process, over the same survivors."""
-    report = json.loads((parties.server / "report.json").read_text())
     terms, study = Folder(parties.server).terms()
     policy = Policy(backends=frozenset({backend}))
     aggregator = (

@@ -21,6 +21,7 @@ from typing import Self
 import psutil
 
 from secure_afl.errors import DataError
+from secure_afl.protocol.transport import logs
 from secure_afl.simulations import certificates
 
 APP = Path(__file__).resolve().parent.parent / "apps" / "flower"
@@ -32,6 +33,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     "PYTHONUNBUFFERED": "1",
+    logs.VARIABLE: "text",  # whoever watches the run reads its phases
 }
 
 

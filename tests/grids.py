@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable
 
 import pytest
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from folders import Federation
+
+from secure_afl import flower_app
 
 Reply = Callable[[int, Message], Message | None]
 
 
-@pytest.fixture(autouse=True)
-def as_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def identify(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside of an engine Flower does not know which task makes a message."""
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
@@ -57,3 +59,16 @@ class LocalGrid(Grid):  # type: ignore[misc]  # no types where Flower is not fol
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         raise NotImplementedError
+
+
+def node(federation: Federation, number: int, message: Message) -> Message:
+    """What the ClientApp on a party's node replies."""
+    config = {"party": str(federation.folders[number])}
+    context = Context(run_id=1, node_id=100 + number, node_config=config, state=RecordDict(), run_config={})
+    reply = flower_app.client_app(message, context)
+    assert isinstance(reply, Message)
+    return reply
+
+
+def answering(federation: Federation) -> Reply:
+    return lambda at, message: node(federation, at - 100, message)

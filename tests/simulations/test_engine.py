@@ -16,13 +16,17 @@ from secure_afl.simulations.cli import app
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: many clients over Flower are not tested here")
 
 from flwr.app import Context, Message, RecordDict
-from grids import LocalGrid, as_a_task
+from grids import LocalGrid, identify
 
 from secure_afl.simulations import many_nodes
 
-__all__ = ["as_a_task"]  # a fixture for all tests here
 SIZE = Scale(20, 30, 0.1, 0.05, Suite.X25519)
 PHASES = ["finding", "advertising", "sharing", "confirming", "collecting", "unmasking", "end"]
+
+
+@pytest.fixture(autouse=True)
+def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    identify(monkeypatch)
 
 
 @pytest.fixture(scope="module")

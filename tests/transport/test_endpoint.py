@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from folders import DEEP, RIDGE, Federation, Post, in_process, model
+from typer.testing import CliRunner
 
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.protocol.audit.chain import read
@@ -23,6 +24,7 @@ from secure_afl.protocol.store import Store
 from secure_afl.protocol.transport.post import Channel, Here, Letter, found, who_is_there
 from secure_afl.protocol.wire import WireError, encode
 from secure_afl.remote import Elsewhere, remote
+from secure_afl.simulations.cli import app
 from secure_afl.site import Folder, packed
 
 
@@ -275,3 +277,25 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path, name: str, old: str, 
 
 def _read(folder: Folder) -> None:
     folder.data(folder.terms()[1])
+
+
+# ---- before a session ----------------------------------------------------------------------------
+
+
+def test_a_party_hears_of_its_own_folder_what_no_log_says(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, holders=1, backend="bfv")
+
+    def said(folder: Path) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["flower", "check", str(folder)], env={"COLUMNS": "200"})
+        return done.exit_code, done.output
+
+    assert said(federation.folders[1]) == (
+        0,
+        "site-1 would contribute 13 rows of 'rows' to sums of [19] values\n",
+    )
+    assert said(federation.folders[4]) == (0, "holder-0 is a key holder, of 1 sums\n")
+    table = federation.folders[1] / "rows.csv"
+    table.write_text(table.read_text() + "13,987654.3217,0,0,no\n")
+    code, text = said(federation.folders[1])
+    assert code == 1
+    assert "within its column's bound" in text

@@ -1,6 +1,6 @@
 """The client's side: every message of the server goes to an `Endpoint`, and its answer back."""
 
-import logging
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -8,9 +8,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.events import answered, refused
 from secure_afl.protocol.transport.flower.records import ACTION, answer_records, to_letter
-
-_LOG = logging.getLogger(__name__)
+from secure_afl.protocol.transport.logs import listen, tell
 
 
 def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
@@ -23,13 +23,17 @@ def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
 
     @app.query(ACTION)  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def answer(message: Message, context: Context) -> Message:
+        started, party, letter = time.perf_counter(), "", None
         try:
+            listen()
             letter = to_letter(message.content)
             with closing(opened(context)) as endpoint:
+                party = endpoint.name
                 given = endpoint.answer(letter, message.metadata.dst_node_id)
-        except Exception:  # noqa: BLE001
-            _LOG.exception("refused a message of run %d", message.metadata.run_id)
+        except Exception as error:  # noqa: BLE001
+            tell(refused(party, letter, error, time.perf_counter() - started))
             return Message(answer_records(None), reply_to=message)
+        tell(answered(party, letter, given, time.perf_counter() - started))
         return Message(answer_records(given), reply_to=message)
 
     return app
