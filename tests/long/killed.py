@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from rich.table import Table
 from long.mortals import (
     CLIENTS,
     ENCRYPTED,
+    ENDS,
     MASKS,
     PLAN,
     ROUNDS,
@@ -83,7 +83,7 @@ RULES = ("wrong sum", "second mask", "both shares", "second answer", "data in tw
 @dataclass(frozen=True)
 class Case:
     """One run. victim: client, holder, server or everybody; deaths: of its first life, its second …; late: it comes
-    back for the next round, not at once.
+    back for the next round, not at once; by: see `ENDS`.
     """
 
     run: Run
@@ -91,6 +91,7 @@ class Case:
     deaths: tuple[Point, ...]
     late: bool = False
     flaw: str = ""
+    by: str = "SIGKILL"
 
     @property
     def name(self) -> str:
@@ -242,11 +243,12 @@ class Mortal:
         return self.link
 
     def buried(self) -> None:
-        """It is gone, and by SIGKILL."""
+        """It is gone, and by what it was to be."""
         assert self.process is not None
         assert self.link is not None
         self.process.join(60)
-        assert self.process.exitcode == -signal.SIGKILL, f"it ended with {self.process.exitcode}"
+        expected = ENDS[self.settings["first"].by]
+        assert self.process.exitcode == expected, f"it ended with {self.process.exitcode}"
         self.kills += 1
         self.link.close()
         self.link = self.process = None
@@ -354,12 +356,12 @@ Seat = Local | Remote
 # ---- one run -------------------------------------------------------------------------------------
 
 
-def settings_of(run: Run, folder: Path, flaw: str = "") -> dict[str, Setting]:
+def settings_of(run: Run, folder: Path, flaw: str = "", by: str = "SIGKILL") -> dict[str, Setting]:
     """The first session, the same once more, and a second one of the same parties and data."""
     backend, profile = run
     holders = int(backend != "mask")
     seeds = tuple(secrets.token_bytes(KEY_BYTES) for _ in range(CLIENTS + holders + 1))
-    paper = Setting(backend, seeds, folder, flaw=flaw)
+    paper = Setting(backend, seeds, folder, flaw=flaw, by=by)
     first, second = (_proposed(replace(paper, name=name), profile) for name in ("first", "second"))
     return {"first": first, "again": replace(first, name="again"), "second": second}
 
@@ -581,7 +583,7 @@ def tried(case: Case) -> Verdict:
     _nursery()
     verdict, started = Verdict(case), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=_FILES) as folder:
-        session = Session(case, settings_of(case.run, Path(folder), case.flaw))
+        session = Session(case, settings_of(case.run, Path(folder), case.flaw, case.by))
         try:
             session.run()
             session.come_back()

@@ -1,4 +1,4 @@
-"""Parties of a secure sum as processes of their own, which kill themselves with SIGKILL at a named point.
+"""Parties of a secure sum as processes of their own, which end themselves by a signal, SIGKILL as a rule, at a named point.
 
 They talk to whoever started them over a socket. Nothing here is part of the product: its parties know no transport.
 """
@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -56,7 +57,7 @@ class Setting:
     """One session, as every process of it knows it.
 
     seeds: of the identities of clients, then key holders, then the server; masks, agreement: what is proposed, encoded,
-    or nothing; name: the session's in the parties' files; flaw: a bug that is put in, or nothing.
+    or nothing; name: the session's in the parties' files; flaw: a bug that is put in, or nothing; by: see `ENDS`.
     """
 
     backend: str
@@ -67,6 +68,7 @@ class Setting:
     name: str = "first"
     data_set: str = "rows of 2026"
     flaw: str = ""
+    by: str = "SIGKILL"
 
     def __reduce__(self) -> tuple[object, ...]:  # to another process goes what is on paper
         return Setting, tuple(getattr(self, one.name) for one in fields(self))
@@ -212,17 +214,24 @@ class Link:
 # ---- death ---------------------------------------------------------------------------------------
 
 
-class Fate:
-    """Where this process ends, if anywhere. doing: the moment at which it writes to its file."""
+ENDS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGTERM, caught": 0}
+"""What ends a process, and its exit code. Caught, as Flower's programs do it, Python's `finally` still runs."""
 
-    def __init__(self, death: Point | None = None) -> None:
+
+class Fate:
+    """Where this process ends, if anywhere, and by what. doing: the moment at which it writes to its file."""
+
+    def __init__(self, death: Point | None = None, by: str = "SIGKILL") -> None:
         self._death = death
+        self._signal = signal.SIGKILL if by == "SIGKILL" else signal.SIGTERM
+        if by == "SIGTERM, caught":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         self.phase = self.doing = ""
 
     def at(self, *moments: str) -> None:
-        """Nothing that is Python's runs after this, if it is the point."""
+        """Nothing of the session's runs after this, if it is the point."""
         if self._death is not None and self._death in [(self.phase, moment) for moment in moments]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
     def is_near(self, moment: str) -> bool:
         return self._death == (self.phase, moment)
@@ -262,8 +271,8 @@ def live(settings: Mapping[str, Setting], number: int, life: int, death: Point |
 
     A question is [session, layer, phase, message]; an answer [True, frame] or [False, why it was refused].
     """
-    link, fate = Link.to(port), Fate(death)
     first = settings["first"]
+    link, fate = Link.to(port), Fate(death, first.by)
     store = MortalStore(first.folder / f"party {number}", first.identities[number], fate, first.flaw)
     forgetful = Ledger() if first.flaw == "ledger in memory" else None
     parties = {name: setting.durable(number, store, forgetful) for name, setting in settings.items()}
@@ -417,7 +426,8 @@ def serve(settings: Mapping[str, Setting], number: int, life: int, death: Point 
     """The process of a server. It says ["ask", layer, phase, party, message], ["wait"], ["sum", …] and ["over"], and is told
     [True, sender, frame] and, at a deadline, [False].
     """
-    setting, link, fate = settings["first"], Link.to(port), Fate(death)
+    setting = settings["first"]
+    link, fate = Link.to(port), Fate(death, setting.by)
     store = MortalStore(setting.folder / "server", setting.identities[number], fate)
 
     def carry(layer: str, phase: str, outbox: Outbox) -> Iterable[tuple[int, bytes]]:

@@ -1,5 +1,7 @@
 """Parties that are killed with SIGKILL at every point of a session; see `tests/long/killed.py` for the whole matrix."""
 
+from dataclasses import replace
+
 import pytest
 from long.killed import RUNS, Case, Run, cases, matrix, tried
 from long.killed import _phases as phases_of
@@ -31,6 +33,17 @@ def test_nobody_who_is_killed_makes_a_sum_wrong_or_answers_twice(at: int) -> Non
     """Claim: with the kills of the matrix, a sample of them, no rule is broken and whoever comes back goes on."""
     for case in matrix()[53 * at :: 159]:
         verdict = tried(case)
+        assert (verdict.broken, verdict.faults) == ([], []), case.name
+        assert verdict.kills
+
+
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGTERM, caught"])
+def test_whoever_is_stopped_in_order_loses_as_little(by: str) -> None:
+    """Claim: SIGTERM at any point, whether the process ends at once or unwinds, is no worse than SIGKILL."""
+    alone = [case for case in matrix() if case.victim != "everybody"]
+    at = {"SIGTERM": 0, "SIGTERM, caught": 60}[by]
+    for case in alone[at::120]:
+        verdict = tried(replace(case, by=by))
         assert (verdict.broken, verdict.faults) == ([], []), case.name
         assert verdict.kills
 
