@@ -119,7 +119,7 @@ def overhead(
             tuple(backend or _AXES.backends),
             tuple(clients or _AXES.clients),
             tuple(features or _AXES.features),
-            tuple(classes if classes is not None else _AXES.classes),
+            tuple(classes or _AXES.classes),
             tuple(dropout or _AXES.dropouts),
             tuple(width or _AXES.widths),
             tuple(suite or _AXES.suites),

@@ -82,6 +82,7 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmi
                 _logarithmic(panel)
             else:
                 panel.set_ylim(bottom=0)
+                panel.locator_params(axis="x", integer=axis == "width")
             panel.grid(alpha=0.25, which="both", linewidth=0.5)
             panel.spines[["top", "right"]].set_visible(False)
             if row == 0:
