@@ -87,7 +87,9 @@ def phases(cell: Mapping[str, Any]) -> list[str]:
 
 def tables(figures: Figures) -> list[Table]:
     """What each backend costs at the base, the laws of CPU time over clients, and the peers."""
-    shown = [_base_table(figures), _law_table(figures)]
+    shown = [_base_table(figures)]
+    if any(map(_of_cpu_and_clients, figures["laws"])):
+        shown.append(_law_table(figures))
     if "peers" in figures:
         shown.append(_peer_table(figures["peers"]))
     return shown
@@ -118,7 +120,7 @@ def _law_table(figures: Figures) -> Table:
         names=3,
     )
     for one in figures["laws"]:
-        if one["axis"] == "clients" and one["quantity"] == "cpu_seconds":
+        if _of_cpu_and_clients(one):
             backend = f"{one['backend']}, {one['profile']}" if one["profile"] else one["backend"]
             shown.add_row(
                 backend,
@@ -129,6 +131,10 @@ def _law_table(figures: Figures) -> Table:
                 amount(one["quantity"], one["extrapolation"]["value"]),
             )
     return shown
+
+
+def _of_cpu_and_clients(one: Mapping[str, Any]) -> bool:
+    return (one["axis"], one["quantity"]) == ("clients", "cpu_seconds")
 
 
 def _peer_table(peers: Mapping[str, Any]) -> Table:
