@@ -31,9 +31,8 @@ class Lines(logging.Formatter):
         if not self._json:
             return f"{time:%Y-%m-%d %H:%M:%S} {record.getMessage()}"
         about = {"time": time, "level": record.levelname.lower(), **fields(event)}
-        return dumps(
-            msgspec.to_builtins(about)
-        )  # in ASCII: some readers end a line at other signs than a line feed
+        # In ASCII: some readers end a line at other signs than a line feed.
+        return dumps(msgspec.to_builtins(about), separators=(",", ":"))
 
 
 def listen() -> None:
