@@ -8,12 +8,13 @@ from secure_afl.simulations.attacks import designs
 from secure_afl.simulations.attacks.designs import Design
 from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Watch
 from secure_afl.simulations.attacks.population import CLIENTS, Clients, Setting, Statistic, draw
-from secure_afl.simulations.attacks.reconstruct import few_rows
+from secure_afl.simulations.attacks.reconstruct import alike, few_rows
 from secure_afl.simulations.data import Floats
 
 NAME = "few-rows"
 _SIZES = (2, 5, 10, 20, 40)  # rows a client, of plain uploads
 _SIZE = 5  # of the other designs
+_DRAWN = 20  # more than there are labels, so that labels alone do not tell
 _OTHERS = (designs.SCALAR, designs.KEYSTREAM, designs.FLOATS, designs.BOTH_SHARES, designs.OURS)
 STEPS = len(_SIZES) + len(_OTHERS)
 
@@ -21,7 +22,8 @@ STEPS = len(_SIZES) + len(_OTHERS)
 def measure(setting: Setting, watch: Watch) -> Result:
     """Plain uploads of ever more rows, then the other designs."""
     rng, statistic = setting.draws(2), Statistic.of(setting.data)
-    findings, pictures = [], None
+    findings: list[Finding] = []
+    gallery = None
     cases = [(designs.PLAIN, size) for size in _SIZES] + [(design, _SIZE) for design in _OTHERS]
     for design, size in cases:
         watch(f"{NAME}: {design.name}, {size}")
@@ -32,9 +34,10 @@ def measure(setting: Setting, watch: Watch) -> Result:
         attacked = [_attack(clients, place, statistic.parts(read), rng) for place, read in reads.items()]
         right = sum(one.right for one in attacked)
         findings.append(_finding(design, size, right, len(attacked)))
-        if design is designs.PLAIN and size == 10:
-            pictures = attacked[0]
-    return Result(findings, _gallery(setting, pictures))
+        if design is designs.PLAIN and size == _DRAWN:
+            labels = np.eye(len(setting.data.classes))[clients.y[0]]
+            gallery = _gallery(setting, attacked[0], alike(clients.X[0], labels, rng))
+    return Result(findings, gallery)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +70,15 @@ def _finding(design: Design, size: int, right: int, clients: int) -> Finding:
     return Finding(NAME, design.name, design.ours, measured, share, 0.0, size * clients, chance, note)
 
 
-def _gallery(setting: Setting, attacked: _Attacked | None) -> Gallery | None:
+def _gallery(setting: Setting, attacked: _Attacked, same: Floats) -> Gallery | None:
+    """The rows, what the attack reads, and rows that are no pictures but have the same Gram and cross-covariance."""
     shape = setting.data.shape
-    if len(shape) < 3 or attacked is None:
+    if len(shape) < 3:
         return None
-    lines = (("original", attacked.true), ("plain upload", attacked.nearest))
+    lines = (
+        ("original", attacked.true),
+        ("plain upload", attacked.nearest),
+        ("same statistic, no picture", same),
+    )
     title = f"the {len(attacked.true)} rows of one client"
     return Gallery(title, tuple((name, rows.reshape(-1, *shape).mean(axis=1)) for name, rows in lines))

@@ -10,7 +10,7 @@ from secure_afl.simulations.data import Floats
 
 NAME = "labels"
 _SIZES = (10, 20, 30, 40)
-_SESSIONS = 5
+_SESSIONS = 3
 DESIGNS = (designs.PLAIN, designs.SCALAR, designs.KEYSTREAM, designs.FLOATS, designs.IN_CLEAR, designs.OURS)
 STEPS = len(DESIGNS)
 

@@ -74,7 +74,7 @@ def _rows_of(
             along = free.T @ (one - start)
             direction = direction - along * (along @ direction) / (along @ along)
         solved = linprog(-direction, A_ub=np.concatenate([slopes, -slopes]), b_ub=limits, bounds=(None, None))
-        if solved.x is None:
+        if solved.status or solved.x is None:
             continue
         row = start + free @ solved.x
         if abs(np.linalg.norm(row) - 1) < _NORM and all(abs(row @ one) < _NORM for one in found):
