@@ -69,7 +69,7 @@ def _rows_of(
     limits = np.concatenate([known.high - offset, offset - known.low])
     found: list[Floats] = []
     for _ in range(_TRIES * count):
-        direction = np.asarray(rng.standard_normal(free.shape[1]))
+        direction = rng.standard_normal((free.shape[1],))
         for one in found:
             along = free.T @ (one - start)
             direction = direction - along * (along @ direction) / (along @ along)

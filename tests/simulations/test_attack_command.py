@@ -56,7 +56,7 @@ def setting(digits: Dataset) -> Setting:
     return Setting(digits, seed=0, repeats=20)
 
 
-def measured(name: str, setting: Setting) -> list[Finding]:
+def found_by(name: str, setting: Setting) -> list[Finding]:
     """What an attack found; every step of progress that it announces is made."""
     steps: list[str] = []
     attack = table.ATTACKS[name]
@@ -186,7 +186,7 @@ def test_the_search_finds_the_one_seed_that_fits(digits: Dataset) -> None:
 
 
 def test_labels_and_counts(setting: Setting) -> None:
-    findings = measured(labels.NAME, setting)
+    findings = found_by(labels.NAME, setting)
     for design in (designs.PLAIN, designs.SCALAR, designs.KEYSTREAM):
         for measured in ("labels", "count"):
             found = of(findings, design.name, measured)
@@ -205,7 +205,7 @@ def test_labels_and_counts(setting: Setting) -> None:
 
 
 def test_membership_is_told_by_sums_and_not_by_masked_uploads_or_noisy_sums(setting: Setting) -> None:
-    findings = measured(membership.NAME, setting)
+    findings = found_by(membership.NAME, setting)
     assert of(findings, "plain upload").value > 0.8
     assert of(findings, "secure-afl, mask", "upload").chance > FALSE_ALARM
     for what in ("sum", "model"):  # ours does not help against this, and the table says so
@@ -221,7 +221,7 @@ def test_membership_is_told_by_sums_and_not_by_masked_uploads_or_noisy_sums(sett
 
 def test_differencing(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(differencing, "_SESSIONS", 3)
-    findings = measured(differencing.NAME, setting)
+    findings = found_by(differencing.NAME, setting)
     assert len(findings) == 6
     for found in findings:
         if found.ours:  # there is no second sum, so the guess is all that the server has
@@ -253,7 +253,7 @@ def test_two_raw_ckks_sums_give_the_key_away_and_two_of_ours_do_not(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_recovery, "_SESSIONS", 2)
-    weak, ours = measured(key_recovery.NAME, setting)
+    weak, ours = found_by(key_recovery.NAME, setting)
     assert (weak.ours, ours.ours) == (False, True)
     assert weak.value < 1e-6
     assert ours.value > 100
