@@ -89,7 +89,7 @@ def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> 
 
 
 PLAIN = Design("plain upload", "nothing is hidden", plain)
-OURS = Design("secure-afl, mask", "no flaw known", masked, ours=True)
+OURS = Design("secure-afl, mask", "for the server alone", masked, ours=True)
 FLOATS = Design(
     "float masks (FATE, APPFL)",
     "masks of deviation 1, small beside the entries of many rows",
@@ -110,7 +110,7 @@ ONE_KEY = Design("one key for all (NVFlare)", "one client helps the server", one
 WEAK = (SCALAR, KEYSTREAM, FLOATS, SEEDS, BOTH_SHARES, ONE_KEY)
 IN_CLEAR = Design("counts in clear (Flower)", "the number of rows goes beside the upload", counts_in_clear)
 ENCRYPTED = tuple(
-    Design(f"secure-afl, {backend}", "no flaw known", partial(encrypted, backend), ours=True, sessions=1)
+    Design(f"secure-afl, {backend}", "for the server alone", partial(encrypted, backend), ours=True, sessions=1)
     for backend in ("bfv", "ckks", "bfv+mask")
 )
 ASKED_TWICE = Design(
