@@ -110,7 +110,9 @@ ONE_KEY = Design("one key for all (NVFlare)", "one client helps the server", one
 WEAK = (SCALAR, KEYSTREAM, FLOATS, SEEDS, BOTH_SHARES, ONE_KEY)
 IN_CLEAR = Design("counts in clear (Flower)", "the number of rows goes beside the upload", counts_in_clear)
 ENCRYPTED = tuple(
-    Design(f"secure-afl, {backend}", "for the server alone", partial(encrypted, backend), ours=True, sessions=1)
+    Design(
+        f"secure-afl, {backend}", "for the server alone", partial(encrypted, backend), ours=True, sessions=1
+    )
     for backend in ("bfv", "ckks", "bfv+mask")
 )
 ASKED_TWICE = Design(
