@@ -84,7 +84,7 @@ class DurableServer:
 
     def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
         """See the server's own."""
-        return self._step("open_round", number, None if among is None else sorted(among))
+        return self._step("open_round", number, None if among is None else list(among))
 
     def result(self) -> MaskedSum | EncryptedSum:
         """The opened sum: `MaskingServer.unmask`, or `HomomorphicServer.result`. The same until the next round begins,
@@ -97,7 +97,7 @@ class DurableServer:
 
     def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
         """See `MaskingServer.take_total`."""
-        self._step("take_total", words.astype("<u8").tobytes(), sorted(contributors))
+        self._step("take_total", words.astype("<u8").tobytes(), list(contributors))
 
     def give_up_round(self) -> None:
         """See `MaskingServer.give_up_round`."""

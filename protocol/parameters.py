@@ -242,7 +242,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
     @property
     def encrypted(self) -> bool:
         """Whether the masked vectors travel encrypted."""
-        return self.rounds[0].modulus > 0
+        return bool(self.rounds[0].modulus)
 
     @property
     def complete(self) -> bool:

@@ -79,7 +79,8 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     """
 
     def __init__(self, agreement: Agreement, roster: Roster, holders: Roster, *, least: int) -> None:
-        if (agreement.roster, agreement.holders) != (roster.digest, holders.digest):
+        known = (agreement.roster, agreement.holders) == (roster.digest, holders.digest)
+        if not known or agreement.cohort[-1] >= len(roster.members):
             raise LocalProtocolError(
                 "expected an agreement for this roster and these key holders, got another"
             )
@@ -92,7 +93,6 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         self._lattice = LATTICES[agreement.lattice]
         self._places = range(len(roster.members), len(roster.members) + len(holders.members))
         self._said: dict[int, bytes] = {}  # what each key holder answered in this phase
-        self._key = b""
         self._joined: frozenset[int] = frozenset()
         self._next_round = 0
         self._attempt = 0
@@ -264,8 +264,8 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             ServerState.CHECKING: len(self._places) * (9 * len(lattice.no_tags) + 9),
         }
         if self.state in (ServerState.COLLECTING, ServerState.OPENING):
-            length = self.agreement.rounds[self._round.number].length
-            return max(lattice.ciphertext_bytes(length), 8 * length) + 4096
+            # An upload; of what a key holder gives for their sum, no form is longer.
+            return lattice.ciphertext_bytes(self.agreement.rounds[self._round.number].length) + 4096
         return longest.get(self.state, 0) + 512
 
     def _check_place(self, sender: int, message: FromClient | FromHolder) -> None:

@@ -270,10 +270,10 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             raise WireError(
                 f"expected participants out of the cohort with {self.name} among them, got others"
             )
-        unshared = sorted((participants & self._neighbours) - self._memory.dealers)
+        unshared = (participants & self._neighbours) - self._memory.dealers
         if unshared:
             raise WireError(
-                f"expected neighbours whose shares this client holds, got {self._roster.name(unshared[0])} too"
+                f"expected neighbours whose shares this client holds, got {self._roster.name(min(unshared))} too"
             )
         self._check_group("participants", participants, request.round)
         self._memory.round = request.round

@@ -90,7 +90,6 @@ class MaskingServer(SignedServer[FromClient]):
         self._neighbours = graph.Graph(parameters)
         self._advertised: dict[int, Advertise] = {}
         self._frames: dict[int, bytes] = {}
-        self._directory = b""
         self._own_commitments: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
         self._bundles: dict[tuple[int, int], Bundle] = {}  # by dealer and holder
         self._complaints: dict[int, tuple[int, ...]] = {}
