@@ -5,6 +5,8 @@ import pytest
 from cohorts import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import graph as reference
+from reference.refused import Refused
 
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.masking import graph
@@ -99,3 +101,59 @@ def test_tail_bounds_hold_against_draws() -> None:
 def test_what_no_graph_can_bear_is_said(n: int, dropout: float, corrupted: int) -> None:
     with pytest.raises(LocalProtocolError, match=r"threshold|corrupted"):
         graph.choose(n, Profile.ACTIVE, corrupted=corrupted, dropout=dropout)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_risks_are_those_of_exact_fractions(profile: Profile) -> None:
+    """Also where more are corrupted or gone than there are."""
+    for n, degree, threshold in ((4, 2, 2), (9, 4, 3), (9, 8, 5), (30, 8, 6), (30, 12, 11), (60, 20, 11)):
+        for corrupted, gone in (
+            (0, 0),
+            (1, 0),
+            (3, 2),
+            (11, 3),
+            (n - 1, 0),
+            (n, 0),
+            (n + 1, 1),
+            (0, n),
+            (2, n),
+        ):
+            exact = reference.exposure(profile.value, n, degree, threshold, corrupted, gone)
+            ours = graph.exposure(profile, n, degree, threshold, corrupted, gone)
+            assert ours == pytest.approx(float(exact), rel=1e-9, abs=0)
+            exact = reference.loss(n, degree, threshold, gone)
+            assert graph._loss(n, degree, threshold, gone) == pytest.approx(float(exact), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "corrupted", "dropout"),
+    [
+        (2, 0, 0.0),
+        (3, 0, 0.0),  # the complete graph is the sparsest
+        (3, 1, 0.4),
+        (4, 0, 0.0),  # one edge may be missing
+        (5, 0, 0.0),
+        (5, 2, 0.0),
+        (5, 3, 0.0),  # nothing is left to chance in a complete graph, and no threshold is raised there
+        (7, 1, 0.3),
+        (8, 4, 0.3),
+        (8, 5, 0.4),
+        (9, 1, 0.12),
+        (60, 2, 0.05),
+        (100, 10, 0.1),
+        # What may be lost decides: half of it would take a denser graph, twice as much a sparser one.
+        (80, 0, 0.2),
+        (100, 6, 0.2),
+        (150, 2, 0.2),
+        (300, 75, 0.1),  # 61 neighbours would do, and cannot lie half on either side
+    ],
+)
+def test_the_sparsest_graph_is_chosen(n: int, corrupted: int, dropout: float) -> None:
+    for profile in Profile:
+        try:
+            expected = graph.Neighbourhood(*reference.choose(n, profile.value, corrupted, dropout))
+        except Refused:
+            with pytest.raises(LocalProtocolError, match=r"threshold|corrupted"):
+                graph.choose(n, profile, corrupted=corrupted, dropout=dropout)
+            continue
+        assert graph.choose(n, profile, corrupted=corrupted, dropout=dropout) == expected

@@ -1,18 +1,26 @@
 """The property that everything rests on: an opened sum is the survivors' integer sum, whatever happens."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from cohorts import Session, world
+from cohorts import EVERY_PROFILE, Session, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secure_afl.crypto import shamir
 from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.driver import Envelope, PerfectNetwork
 from secure_afl.protocol.errors import RoundAbortedError
-from secure_afl.protocol.masking import graph
+from secure_afl.protocol.masking import client as masking_client
+from secure_afl.protocol.masking import graph, messages
+from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.parameters import Profile
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: world(n) for n in (3, 4, 5, 7)}
+FOUR = WORLDS[4]
 KEY_PHASES = ("advertising", "sharing", "confirming")
 SUM_PHASES = ("collecting", "consenting", "unmasking")
 LOSSES = ("drop", "late", "flip", "cut", "lengthen")
@@ -206,3 +214,125 @@ def test_a_client_that_is_asked_too_late_is_left_out(profile: Profile) -> None:
     result = session.sum()
     assert result.survivors == (1, 2, 3, 4)
     assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
+
+
+class Backwards(PerfectNetwork):
+    """Answers come in reverse order; of some clients no uploads."""
+
+    def __init__(self, phase: str, silent: tuple[int, ...]) -> None:
+        self._phase, self._silent = phase, silent
+        self._held: list[Envelope] = []
+
+    def carry(self, envelope: Envelope) -> list[Envelope]:
+        if not envelope.upward:
+            return [envelope]
+        if envelope.phase != self._phase or envelope.client not in self._silent:
+            self._held.append(envelope)
+        return []
+
+    def flush(self, phase: str) -> list[Envelope]:
+        held, self._held = self._held[::-1], []
+        return held
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_in_whatever_order_members_are_numbered_and_answer(profile: Profile) -> None:
+    """A set of Python's gives 64 before 1; every list of a session is in order."""
+    here = world(65, replace(EVERY_PROFILE, corrupted=0.0, dropout=0.0))
+    parameters = here.propose(
+        rounds=2,
+        profile=profile,
+        near=graph.Neighbourhood(4, 3) if profile is Profile.SEMI_HONEST else None,
+        cohort=(1, 2, 3, 4, 5, 6, 64),
+    )
+    session = here.session(parameters, Backwards("collecting", (1, 64))).set_up()
+    result = session.sum()
+    assert (result.survivors, result.dropouts) == ((2, 3, 4, 5, 6), (1, 64))
+    assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
+    assert not session.cohort.refusals
+    session.server.blame.update({64: "was late", 1: "was silent"})
+    with pytest.raises(RoundAbortedError) as aborted:
+        session.server.open_round(1, among=())
+    assert list(aborted.value.blame) == ["site-1", "site-64"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "did"),
+    [
+        ("advertising", "advertised keys"),
+        ("sharing", "dealt shares"),
+        ("confirming", "confirmed their shares and are not in a quarrel"),
+        ("collecting", "uploaded"),
+        ("consenting", "consented"),
+        ("unmasking", "revealed good shares of site-0's self mask"),
+    ],
+)
+def test_every_phase_needs_the_threshold_and_no_more(phase: str, did: str) -> None:
+    for lost in ((3,), (2, 3)):
+        network = FaultyNetwork([Fault("drop", phase, frozenset(lost))])
+        session = FOUR.session(FOUR.propose(length=1), network)
+        assert session.parameters.threshold == 3
+        if len(lost) == 1:
+            result = session.set_up().sum()
+            assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
+            continue
+        with pytest.raises(RoundAbortedError) as aborted:
+            session.set_up().sum()
+        assert str(aborted.value) == f"nothing was released: expected at least 3 clients, 2 {did}"
+        assert not aborted.value.blame
+
+
+def test_in_a_sparse_graph_every_dropout_needs_neighbours_that_are_left() -> None:
+    here = world(6, replace(EVERY_PROFILE, corrupted=0.0, dropout=0.0))
+    parameters = here.propose(rounds=5, length=1, profile=Profile.SEMI_HONEST, near=graph.Neighbourhood(2, 2))
+    silent: set[int] = set()
+
+    class Silent(PerfectNetwork):
+        def carry(self, envelope: Envelope) -> list[Envelope]:
+            return [] if envelope.phase == "collecting" and envelope.client in silent else [envelope]
+
+    session = here.session(parameters, Silent()).set_up()
+    circle, at = [0], session.server._neighbours
+    while len(circle) < 6:
+        circle.append(min(at[circle[-1]] - set(circle)))
+    for number, lost in enumerate(((0,), (0, 3), (0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4))):
+        silent.clear()
+        silent.update(circle[place] for place in lost)
+        if lost in ((0,), (0, 3)):
+            result = session.sum(number)
+            assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
+            continue
+        with pytest.raises(RoundAbortedError) as aborted:
+            session.sum(number)
+        name, left = here.roster.name(min(silent)), len(at[min(silent)] - silent)
+        did = f"{left} of {name}'s neighbours uploaded and it dropped out"
+        did = "1 uploaded" if len(lost) == 5 else did
+        assert str(aborted.value) == f"nothing was released: expected at least 2 clients, {did}"
+
+
+class DealsNoSecret(MaskingClient):
+    """Its shares, all as it committed to them, give a field element that is no secret of 32 bytes."""
+
+    def _deal(self, advertised: dict[int, messages.Advertise]) -> messages.Shares:
+        def shifted(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
+            by = 2**256 - int.from_bytes(secret, "big")
+            return {
+                point: ((int.from_bytes(share, "big") + by) % shamir.PRIME).to_bytes(
+                    shamir.SHARE_BYTES, "big"
+                )
+                for point, share in shamir.split(secret, threshold, points).items()
+            }
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(masking_client, "split", shifted)
+            return super()._deal(advertised)
+
+
+@pytest.mark.parametrize("lost", [set(), {3}])  # one more answers than is needed, or none
+def test_who_deals_shares_of_no_secret_is_blamed(lost: set[int]) -> None:
+    network = FaultyNetwork([Fault("drop", "unmasking", frozenset(lost))])
+    session = FOUR.session(FOUR.propose(length=1), network, kinds={2: DealsNoSecret}).set_up()
+    with pytest.raises(RoundAbortedError, match="the masks of site-2 cannot be removed") as aborted:
+        session.sum()
+    fault = "dealt shares of its self mask that do not belong together"
+    assert aborted.value.blame == {"site-2": fault}
