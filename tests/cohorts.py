@@ -141,3 +141,22 @@ class Tap(PerfectNetwork):
 
     def last(self, phase: str, client: int, *, upward: bool = True) -> Envelope:
         return [e for e in self.seen if (e.phase, e.client, e.upward) == (phase, client, upward)][-1]
+
+
+class Backwards(PerfectNetwork):
+    """Answers come in reverse order; those of some parties in one phase do not come."""
+
+    def __init__(self, phase: str, silent: Sequence[int]) -> None:
+        self._phase, self._silent = phase, silent
+        self._held: list[Envelope] = []
+
+    def carry(self, envelope: Envelope) -> list[Envelope]:
+        if not envelope.upward:
+            return [envelope]
+        if envelope.phase != self._phase or envelope.client not in self._silent:
+            self._held.append(envelope)
+        return []
+
+    def flush(self, phase: str) -> list[Envelope]:
+        held, self._held = self._held[::-1], []
+        return held

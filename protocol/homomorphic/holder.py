@@ -82,8 +82,8 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         tags = 256 + keepers * (9 * len(self._lattice.no_tags) + 9)
         longest = max((one.length for one in plan), default=0)
         opening = self._lattice.ciphertext_bytes(longest) + members * tags
-        self._largest_message = max(opening, keepers * self._lattice.public_key_bytes)
-        self._largest_message += 16 * members + 256 * keepers + 512 * len(plan) + 1024
+        self._largest_message = max(opening, keepers * (self._lattice.public_key_bytes + 256))
+        self._largest_message += 512 * len(plan) + 1024
         self._steps = {
             Agreement: self._commit,
             KeyCommitments: self._share,

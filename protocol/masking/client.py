@@ -79,7 +79,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._policy = policy
         self._ledger = ledger
         # Of every member its keys, or what it sealed to this client.
-        self._largest_message = 1024 + 512 * len(plan) + len(roster.members) * 2048 * (1 + len(plan))
+        self._largest_message = 1024 + len(roster.members) * 2048 * (1 + len(plan))
         self._steps = {
             Parameters: self._advertise,
             Directory: self._share,

@@ -6,12 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, world
+from encrypted import KeyWorld
 from msgspec.structs import replace
 
 from secure_afl.crypto import shamir
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RemoteProtocolError, RoundAbortedError
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking import graph, messages
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
@@ -465,3 +467,107 @@ def test_a_second_sum_over_other_survivors_is_opened_only_where_the_plan_allows_
         with pytest.raises(RoundAbortedError):
             session.sum(1)
         assert {type(refusal) for refusal in session.cohort.refusals} == {PolicyError}
+
+
+# ---- frames that come twice, too early, too long ---------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 5, 6])
+def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fault(steps: int) -> None:
+    stage = Stage(steps)
+    server = stage.session.server
+
+    def refused(who: int, data: bytes, what: str) -> None:
+        with pytest.raises(RemoteProtocolError, match=what):
+            server.receive(who, data)
+
+    honest = honest_answer(stage, HERE)
+    frame = said(stage, HERE, honest)
+    early = Confirm(()) if not isinstance(honest, Confirm) else Upload(0, memoryview(b""))
+    expected, got = type(honest).__name__, type(early).__name__
+    before = server.waiting_for
+    for stranger in (5, -1, 9):  # of the roster and not of the cohort, or of nothing
+        refused(stranger, frame, "expected a member of this session's cohort, got an unknown one")
+    refused(HERE, said(stage, HERE, early), f"in state {server.state.value} expected {expected}, got {got}")
+    refused(HERE, bytes(2**20), "expected at most [0-9]+ bytes in state")
+    assert server.waiting_for == before
+    server.receive(HERE, frame)
+    assert before - server.waiting_for == {HERE}
+    refused(HERE, frame, f"expected no further {expected} from it")
+    assert not server.blame
+    for other in sorted(server.waiting_for):
+        server.receive(other, said(stage, other, honest_answer(stage, other)))
+    if isinstance(honest, Upload):  # what came twice is in the sum once
+        for _ in range(2):
+            stage.session.cohort.run(server.advance, stage.session.contribute)
+    if server.state.value == "unmasking":
+        result = server.unmask()
+        assert stage.session.opened(result).tolist() == stage.session.integer_sum(range(5)).tolist()
+        refused(HERE, said(stage, HERE, Confirm(())), "in state ready expected nothing, got Confirm")
+
+
+def test_a_decrypted_sum_is_taken_where_one_is_expected_and_of_who_uploaded() -> None:
+    here = KeyWorld(4, "bfv+mask")
+    session = here.session(FaultyNetwork([Fault("drop", "collecting", frozenset({3}))])).set_up()
+    assert session.masks is not None
+    server, words = session.masks.server, np.zeros(5, np.uint64)
+    for wrong in (lambda: server.take_total(words, (0, 1, 2)), server.give_up_round):
+        with pytest.raises(
+            LocalProtocolError, match="expected state collecting, the server is in state ready"
+        ):
+            wrong()
+    session.masks.collect(0, session.contribute)
+    with pytest.raises(LocalProtocolError, match="a decrypted sum over clients that uploaded in this round"):
+        server.take_total(words, (0, 1, 2, 3))
+    for length in (4, 6):
+        with pytest.raises(LocalProtocolError, match="expected 5 words, got shape"):
+            server.take_total(np.zeros(length, np.uint64), (0, 1, 2))
+    server.take_total(words, (0, 1, 2))
+    session.masks.run(server.advance, session.contribute)
+    for wrong in (lambda: server.take_total(words, (0, 1, 2)), server.give_up_round):
+        with pytest.raises(LocalProtocolError, match="expected state collecting, .* in state consenting"):
+            wrong()
+    plain = Stage(4)
+    with pytest.raises(LocalProtocolError, match="expected a decrypted sum"):
+        plain.session.server.take_total(words, ())
+
+
+@pytest.mark.parametrize(("length", "right"), [(0, False), (1, True), (64, True), (65, False)])
+def test_a_statistics_name_has_1_to_64_letters(length: int, right: bool) -> None:
+    spec = Stage(0).session.parameters.rounds[0]
+    for build, error in (
+        (lambda name: SumPlan(name, 5, 1.0), LocalProtocolError),
+        (lambda name: replace(spec, statistic=name), WireError),
+    ):
+        if right:
+            build("s" * length)
+            continue
+        with pytest.raises(error, match="a printable statistic name of 1 to 64 letters"):
+            build("s" * length)
+    for build in (lambda name: SumPlan(name, 5, 1.0), lambda name: replace(spec, statistic=name)):
+        with pytest.raises((LocalProtocolError, WireError), match="printable"):
+            build("s\n")
+
+
+def test_an_error_that_is_accepted_is_above_0() -> None:
+    for error in (5e-324, 0.5, float("inf")):
+        assert SumPlan("s", 5, 1.0, error=error).error == error
+    for error in (0.0, -0.5, float("nan")):
+        with pytest.raises(LocalProtocolError, match="expected an error above 0"):
+            SumPlan("s", 5, 1.0, error=error)
+
+
+def test_nobody_is_in_a_session_with_members_beyond_its_roster() -> None:
+    here, keys = world(4), KeyWorld(4)
+    session, encrypted = here.session(here.propose(length=1)), keys.session(length=1)
+    parameters, agreement = session.parameters, encrypted.agreement
+    for cohort in ((0, 1, 2, 4), (0, 1, 2, 2**31)):
+        with pytest.raises(LocalProtocolError, match="expected parameters for this roster, got others"):
+            MaskingServer(replace(parameters, cohort=cohort), here.roster)
+        beyond = replace(agreement, cohort=cohort)  # number 4 is the key holder's
+        with pytest.raises(LocalProtocolError, match="expected an agreement for this roster"):
+            HomomorphicServer(beyond, keys.roster, keys.keepers, least=2)
+        invitation = encode(replace(parameters, cohort=cohort))
+        for party, data in ((session.clients[0], invitation), (encrypted.holders[4], encode(beyond))):
+            with pytest.raises(RemoteProtocolError, match="expected a cohort of roster members"):
+                party.receive(data)

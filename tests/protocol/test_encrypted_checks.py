@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 from msgspec.structs import replace
 
+from secure_afl.crypto import ckks
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.lattice import LATTICES
@@ -942,3 +943,15 @@ def test_a_server_refuses_what_is_not_the_answer(phase: str, holders: int, data:
     assert signed
     assert type(decode(wrong, messages.FROM_PARTY)) is type(honest)
     assert type(honest) in (KeyCommitment, KeyShare, EncryptedUpload, Tags, Opened)
+
+
+def test_the_error_of_an_entry_is_none_only_where_sums_are_exact() -> None:
+    for backend in ("bfv", "ckks"):
+        here = KeyWorld(4, backend)
+        agreement = here.session().agreement
+        lattice, code = LATTICES[agreement.lattice], agreement.rounds[0].code(4)
+        approximate = ckks.entry_error(lattice, code, 3, agreement.decryptions) if backend == "ckks" else 0.0
+        for exact, error in ((True, 0.0), (False, code.entry_error(3))):
+            plan = SumPlan("sum 0", 5, 100.0, 20, exact=exact)
+            assert agreement.entry_error(0, plan, 4, 3) == (approximate or error)
+        assert code.entry_error(3) > 0

@@ -1,11 +1,12 @@
 """An opened sum is the contributors' integer sum, or within CKKS's bound of theirs, whatever happens on the way."""
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
-from cohorts import BOUND
-from encrypted import KeySession, KeyWorld
+from cohorts import BOUND, Backwards
+from encrypted import EVERY_BACKEND, KeySession, KeyWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -383,3 +384,18 @@ def test_sums_that_tell_of_the_same_rows_have_the_same_contributors() -> None:
     assert "not the same: the difference of the sums could tell of one client" in str(
         session.cohort.refusals[0]
     )
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_in_whatever_order_members_are_numbered_and_answer(holders: int) -> None:
+    """A set of Python's gives 64 before 1; every list of a session is in order."""
+    here = KeyWorld(65, holders=holders, policy=replace(EVERY_BACKEND, corrupted=0.0))
+    network = Backwards("encrypting", (1, 64))
+    session = here.session(network, cohort=(1, 2, 3, 4, 64), rounds=2).set_up()
+    opened = session.cohort.sum(0, session.contribute)
+    assert (opened.contributors, opened.dropouts) == ((2, 3, 4), (1, 64))
+    assert not session.cohort.refusals
+    session.server.blame.update({64: "was late", 1: "was silent"})
+    with pytest.raises(RoundAbortedError) as aborted:
+        session.server.open_round(1, among=())
+    assert list(aborted.value.blame) == ["site-1", "site-64"]

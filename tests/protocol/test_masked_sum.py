@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cohorts import EVERY_PROFILE, Session, world
+from cohorts import EVERY_PROFILE, Backwards, Session, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,25 +214,6 @@ def test_a_client_that_is_asked_too_late_is_left_out(profile: Profile) -> None:
     result = session.sum()
     assert result.survivors == (1, 2, 3, 4)
     assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
-
-
-class Backwards(PerfectNetwork):
-    """Answers come in reverse order; of some clients no uploads."""
-
-    def __init__(self, phase: str, silent: tuple[int, ...]) -> None:
-        self._phase, self._silent = phase, silent
-        self._held: list[Envelope] = []
-
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        if not envelope.upward:
-            return [envelope]
-        if envelope.phase != self._phase or envelope.client not in self._silent:
-            self._held.append(envelope)
-        return []
-
-    def flush(self, phase: str) -> list[Envelope]:
-        held, self._held = self._held[::-1], []
-        return held
 
 
 @pytest.mark.parametrize("profile", Profile)

@@ -190,3 +190,26 @@ def test_a_kept_key_is_the_same_key(name: str) -> None:
     assert same.public_key == key.public_key
     assert same.kept() == key.kept()
     assert name in repr(same)
+
+
+def test_a_party_that_is_in_a_session_takes_no_memory() -> None:
+    session, _ = masked_session(3, Profile.ACTIVE)
+    session.set_up()
+    keys = KeyWorld(4).session().set_up()
+    for party in (session.clients[0], keys.clients[0], keys.holders[4]):
+        memory = party.memory()
+        with pytest.raises(LocalProtocolError, match="a session has begun already"):
+            party.resume(memory)
+        assert party.memory() == memory
+
+
+def test_a_memory_shows_its_state_and_no_more() -> None:
+    session, _ = masked_session(3, Profile.ACTIVE)
+    session.set_up()
+    keys = KeyWorld(4).session().set_up()
+    parties: tuple[Any, ...] = (session.clients[0], keys.clients[0], keys.holders[4])
+    for party in parties:
+        party.memory()  # writes the state into it
+    shown = [repr(party._memory) for party in parties]
+    assert shown == ["Memory(ready)", "ClientMemory(ready)", "HolderMemory(ready)"]
+    assert repr(session.clients[0]._memory.rounds) == "{0: RoundKeys(…), 1: RoundKeys(…)}"

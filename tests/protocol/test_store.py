@@ -129,6 +129,26 @@ def test_a_step_is_written_once(tmp_path: Path) -> None:
         stores[1].write("s", 0, "start", b"")
 
 
+def test_a_file_is_written_so_that_it_lasts_and_forgets(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a", Identity.generate())
+    settings = {"journal_mode": "truncate", "secure_delete": 1, "synchronous": 3, "fullfsync": 1}
+    assert {name: store.run(f"PRAGMA {name}")[0][0] for name in settings} == settings
+    assert repr(store) == f"Store({tmp_path / 'a'})"
+
+
+def test_what_an_interrupt_left_open_is_taken_back(tmp_path: Path) -> None:
+    """Nobody would end it, and nothing that comes after would last."""
+    owner = Identity.generate()
+    store = Store(tmp_path / "a", owner)
+    store._database.execute("BEGIN IMMEDIATE")
+    store._database.execute("INSERT INTO joined VALUES (x'00')")
+    store.keep("s", Kept(b"memory", b"", b""))
+    store.close()
+    store = Store(tmp_path / "a", owner)
+    assert store.kept("s") == Kept(b"memory", b"", b"")
+    assert store.run("SELECT * FROM joined") == []
+
+
 # ---- the ledger ----------------------------------------------------------------------------------
 
 SETS, SESSIONS = st.sampled_from(["a", "b", "c"]), st.sampled_from([b"1" * 32, b"2" * 32, b"3" * 32])
@@ -375,6 +395,50 @@ def test_a_sum_that_did_not_open_is_spent_after_a_restart_too(tmp_path: Path) ->
         DurableParty(holder.make, store, "session").receive(opening)
 
 
+def test_a_vector_is_given_once_and_only_where_it_is_wanted(tmp_path: Path) -> None:
+    here = world(4)
+    session = here.session(here.propose()).set_up()
+    request = session.server.open_round(0)[0]
+    store, memory = Store(tmp_path / "a", here.identities[0]), session.clients[0].memory()
+    party = DurableParty(lambda ledger: resumed(here, ledger, memory), store, "session")
+    vector, nothing = session.vectors[0, 0], "session: the sum of round 0 is not wanted \\(any more\\)"
+    wanted = SumWanted(0, session.parameters.rounds[0], (0, 1, 2, 3))
+    with pytest.raises(LocalProtocolError, match=nothing):
+        party.contribute(wanted, vector, "rows")
+    assert party.receive(request) == wanted
+    party.contribute(wanted, vector, "rows")
+    with pytest.raises(LocalProtocolError, match=nothing):
+        party.contribute(wanted, vector, "rows")
+
+
+def test_a_key_holder_whose_key_cannot_be_made_has_joined_nevertheless(tmp_path: Path) -> None:
+    """What was joined stays joined, and what was refused at once is no answer to anything."""
+    here = KeyWorld(4)
+    session = here.session()
+    replace_by_durable(session, tmp_path)
+    holder: Any = session.holders[4]
+
+    def make(ledger: Ledger) -> Any:
+        keeper = holder.make(ledger)
+        keeper._made = failing
+        return keeper
+
+    def failing(*_: object) -> bytes:
+        raise CryptoError("no key for now")
+
+    agreement = session.server.start()[4]
+    store = Store(holder.path, holder.owner)
+    with pytest.raises(RemoteProtocolError, match="no key for now"):
+        DurableParty(make, store, "session").receive(agreement)
+    kept = store.kept("session")
+    assert kept is not None
+    assert (kept.question, kept.answer) == (b"", b"")
+    with pytest.raises(PolicyError, match="a replay is refused"):
+        store.ledger.join(session.agreement.session)
+    with pytest.raises(RemoteProtocolError):
+        DurableParty(holder.make, store, "session").receive(agreement)
+
+
 # ---- servers that die ----------------------------------------------------------------------------
 
 
@@ -543,3 +607,18 @@ def test_a_server_whose_step_was_not_written_is_of_no_more_use(tmp_path: Path) -
         handle.start()
     with pytest.raises(StoreError, match="begin anew from the store"):
         handle.start()
+
+
+def test_a_round_asks_those_that_it_is_to_ask_after_a_restart_too(tmp_path: Path) -> None:
+    here = world(4)
+    parameters = here.propose(rounds=2)
+    handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
+    session = here.session(parameters)
+    cohort: Any = session.cohort
+    cohort.server = cohort._server = cohort.steps = handle
+    session.set_up()
+    assert set(handle.open_round(0, among={3, 0, 1})) == {0, 1, 3}
+    handle.restart()
+    assert set(handle.pending()) == handle.waiting_for == {0, 1, 3}
+    handle.give_up_round()
+    assert set(handle.open_round(1)) == {0, 1, 2, 3}

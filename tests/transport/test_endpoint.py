@@ -197,6 +197,12 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
         assert np.array_equal(own[-1], study.personal_head(X, y, "site", layers))
 
 
+def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    assert Post(federation).ask(0, Letter(Channel.END, bytes(32))) == b""
+    assert not (federation.folders[0] / "model.npz").exists()
+
+
 @pytest.mark.parametrize("data", [b"x", bytes(8 * 37), packed([np.full(38, np.nan)])])
 def test_a_model_that_is_none_is_not_kept(tmp_path: Path, data: bytes) -> None:
     federation = Federation(tmp_path, study=DEEP)

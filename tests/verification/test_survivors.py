@@ -21,11 +21,14 @@ from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.lattice import LATTICES, Lattice
 from secure_afl.crypto.prg import keystream, uniform
-from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
+from secure_afl.protocol import files, key_file
+from secure_afl.protocol.errors import FileError, LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.explain import explain
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import Profile, RidgeSystem, SumPlan
+from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.wire import WireError
 
 # ---- crypto/fixed_point.py ---------------------------------------------------------------------------
@@ -285,3 +288,106 @@ def test_the_noise_of_exact_sums_is_bounded_term_by_term(holders: int) -> None:
     switched = sqrt(summands * (1 + holders * degree) / 6 * tail)
     fresh = 3.2 * sqrt(2 * summands * (1 + 2 * holders * degree) * tail) * 3 / lattice.key_prime
     assert bfv.noise(lattice, summands, holders) == pytest.approx(switched + fresh + summands / 2, rel=1e-12)
+
+
+# ---- protocol/errors.py ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("faults", "shown"), [(0, ""), (5, ""), (6, "; and 1 more"), (9, "; and 4 more")])
+def test_five_faults_are_in_a_text_and_all_in_the_error(faults: int, shown: str) -> None:
+    blame = {f"site-{number}": "lied" for number in range(faults)}
+    aborted = RoundAbortedError("too few", blame)
+    named = "".join(f"; site-{number}: lied" for number in range(min(faults, 5)))
+    assert str(aborted) == f"nothing was released: too few{named}{shown}"
+    assert aborted.blame == blame
+
+
+# ---- protocol/explain.py -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backends", "last"),
+    [
+        ({"mask"}, "One that keeps all messages until it has a quantum computer."),
+        ({"mask", "plain"}, "None of these where statistics leave in the clear (plain)."),
+    ],
+)
+def test_what_no_server_is_kept_from_is_said_where_it_is_so(backends: set[str], last: str) -> None:
+    said = {section.title: section.lines for section in explain(Policy(backends=frozenset(backends)))}
+    assert said["Which server is borne"][-1] == last
+
+
+@pytest.mark.parametrize(
+    ("backend", "begins"),
+    [
+        ("mask", "active: "),
+        ("bfv+mask", "active: "),
+        ("bfv", "bfv: "),
+        ("ckks", "ckks: "),
+        ("plain", "plain: "),
+    ],
+)
+def test_each_form_has_its_threshold_or_none_and_is_named_once(backend: str, begins: str) -> None:
+    said = {one.title: one.lines for one in explain(Policy(backends=frozenset({backend})), 10)}
+    (line,) = said["What follows if all 10 are invited"]
+    threshold = "the threshold is 7: 7 of 10 clients must answer. Up to 3 may drop out (30%)"
+    without = "no threshold. Up to 7 may drop out (70%)"
+    expected = threshold if begins == "active: " else without
+    assert line == f"{begins}{expected}; if more do, there is no sum."
+
+
+# ---- protocol/files.py and protocol/key_file.py ------------------------------------------------------
+
+
+def test_a_file_of_16_mib_is_read_and_no_larger_one(tmp_path: Path) -> None:
+    for size, right in ((2**24, True), (2**24 + 1, False)):
+        with (tmp_path / "file").open("wb") as file:
+            file.truncate(size)  # takes no room on the disk
+        if right:
+            assert len(files.read(tmp_path / "file")) == size
+            continue
+        with pytest.raises(FileError, match="expected at most 16777216 bytes, got more"):
+            files.read(tmp_path / "file")
+
+
+def test_of_a_refused_value_40_letters_are_shown() -> None:
+    assert key_file.shown("x" * 38) == repr("x" * 38)
+    assert key_file.shown("x" * 39) == "'" + "x" * 39 + "…"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "KIND", "KIND {key}", "ssh-ed25519 {key} A", "{key} KIND A", "KIND {key} A\nB"]
+)
+def test_a_public_key_file_is_one_line_of_three_parts(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.pub"
+    path.write_text(line.replace("KIND", key_file.KIND).format(key="0" * 64))
+    with pytest.raises(
+        FileError, match="expected one line 'secure-afl-ed25519 KEY NAME', got something else"
+    ):
+        key_file.read_public(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "passphrase"),
+    [
+        (b"twelve letters", b"twelve letters"),
+        (b"twelve letters\n", b"twelve letters"),
+        (b"twelve letters\r\n", b"twelve letters"),
+        (b"twelve letters\nand a second line\n", b"twelve letters"),
+        (b" twelve\rletters \r\r\n", b" twelve\rletters \r"),
+        (b"", b""),
+    ],
+)
+def test_a_services_passphrase_is_the_first_line_of_its_file(
+    content: bytes, passphrase: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "word").write_bytes(content)
+    (tmp_path / "word").chmod(0o600)
+    monkeypatch.setenv(key_file.PASSPHRASE_FILE, str(tmp_path / "word"))
+    assert key_file.service_passphrase() == passphrase
+    (tmp_path / "word").chmod(0o640)
+    with pytest.raises(FileError, match="for its owner alone"):
+        key_file.service_passphrase()
+    monkeypatch.setenv(key_file.PASSPHRASE_FILE, "")
+    with pytest.raises(FileError, match="to name a file with the passphrase, got nothing"):
+        key_file.service_passphrase()
