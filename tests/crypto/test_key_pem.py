@@ -1,5 +1,6 @@
 """Identities as PEM: what is written is read back, anything else is refused, and no text shows a secret."""
 
+import secrets
 import traceback
 from collections.abc import Callable
 
@@ -51,8 +52,16 @@ def test_only_the_passphrase_opens_it(passphrase: bytes, other: bytes) -> None:
             key_pem.from_pem(pem, other)
 
 
-def test_a_guess_costs_what_it_should() -> None:
+def test_a_guess_costs_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(size: int) -> bytes:
+        drawn.append(size)
+        return bytes(size)
+
+    monkeypatch.setattr(secrets, "token_bytes", counted)
     pem = key_pem.to_pem(Identity.generate(), PASSPHRASE)
+    assert drawn == [16, 16]  # a salt, and an IV
     assert (key_pem._COST, key_pem._BLOCK, key_pem._PARALLEL) == (2**14, 8, 5)
     key_pem.from_pem(pem, PASSPHRASE)
 

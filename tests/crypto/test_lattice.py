@@ -387,10 +387,24 @@ def test_no_entry_is_likelier_than_another_at_the_ends_of_the_range() -> None:
 
 @pytest.mark.parametrize("modulus", [1, -1, 2**63, 2**64, T46])
 def test_a_modulus_out_of_range_or_an_entry_not_below_it_is_refused(modulus: int) -> None:
-    vector = np.array([1, T46], np.uint64)
-    with pytest.raises(CryptoError, match="below a modulus"):
+    for entries in ([1, T46], [0, 0], []):
+        if modulus == T46 and T46 not in entries:
+            continue
+        vector = np.array(entries, np.uint64)
+        with pytest.raises(CryptoError, match="below a modulus"):
+            add_keystreams(vector, plus=[bytes(32)], modulus=modulus)
+        assert vector.tolist() == entries
+
+
+def test_the_largest_and_the_smallest_modulus_are_taken() -> None:
+    for modulus in (2, 2**63 - 1):
+        vector = np.array([0, modulus - 1], np.uint64)
         add_keystreams(vector, plus=[bytes(32)], modulus=modulus)
-    assert vector.tolist() == [1, T46]
+        expected = [
+            (entry + mask) % modulus
+            for entry, mask in zip((0, -1), reference(bytes(32), 2, modulus), strict=True)
+        ]
+        assert vector.tolist() == expected
 
 
 def test_a_repeated_or_short_key_is_refused_below_a_modulus_too() -> None:

@@ -78,6 +78,36 @@ def test_multiply_holds_at_the_edges(modulus: int) -> None:
     assert product.tolist() == [[a * b % modulus for b in right.tolist()] for a in left.tolist()]
 
 
+# y and w for which what `_product` leaves out adds up to nearly three primes; found by search.
+WORST = [(9203977210086555647, 348522458648503364), (9158929256623898623, 267962934434916454)]
+P60 = LATTICES["bfv-46"].primes[0]
+
+
+@pytest.mark.parametrize(("y", "w"), [*WORST, (8 * P60 - 1, P60 - 1), (0, 0), (4 * P60, 1)])
+def test_butterflies_are_right_and_within_their_bounds_at_the_worst_words(y: int, w: int) -> None:
+    """Numbers are below 8 primes on the way forward, 4 on the way back, or the next stage would be wrong."""
+    by = ntt.Factors(*(part.reshape(1, 1) for part in ntt.factors(np.array([w], np.uint64), P60)))
+    edges = sorted({max(0, k * P60 + off) for k in range(9) for off in (-1, 0, 1)} - {8 * P60, 8 * P60 + 1})
+    left = np.array(edges, np.uint64)
+    if (y, w) in WORST:
+        assert ntt._product(np.array([[y]], np.uint64), by, np.uint64(P60)).item() > 3.98 * P60
+    pairs = np.stack((left, np.full_like(left, y))).reshape(1, 1, 2, -1)
+    ntt._spread(pairs, by, P60)
+    plus, minus = pairs[0, 0].tolist()
+    assert max(plus + minus) < 8 * P60
+    assert [one % P60 for one in plus] == [(x + w * y) % P60 for x in edges]
+    assert [one % P60 for one in minus] == [(x - w * y) % P60 for x in edges]
+
+    low = [x for x in edges if x < 4 * P60]
+    columns = [(x, other) for x in low for other in low]
+    pairs = np.array(columns, np.uint64).T.copy().reshape(1, 1, 2, -1)
+    ntt._gather(pairs, by, P60)
+    plus, minus = pairs[0, 0].tolist()
+    assert max(plus + minus) < 4 * P60
+    assert [one % P60 for one in plus] == [(x + other) % P60 for x, other in columns]
+    assert [one % P60 for one in minus] == [w * (x - other) % P60 for x, other in columns]
+
+
 @given(st.data(), rings())
 def test_the_product_is_the_schoolbooks(data: st.DataObject, ring: tuple[int, int]) -> None:
     degree, prime = ring
