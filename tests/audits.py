@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +41,13 @@ class Audited:
         return written(self.identities[party], events, chain.entries[0].time)
 
 
-def written(identity: Identity, events: Sequence[AnyEvent], time: datetime) -> bytes:
-    """A sound log of these events."""
+def written(
+    identity: Identity, events: Sequence[AnyEvent], time: datetime, step: timedelta = timedelta()
+) -> bytes:
+    """A sound log of these events. time: of the first; step: from each to the next."""
     previous, lines = b"", []
     for number, event in enumerate(events, 1):
-        line = signed(identity, number, time, previous, event)
+        line = signed(identity, number, time + (number - 1) * step, previous, event)
         previous = line_digest(line)
         lines.append(line + b"\n")
     return b"".join(lines)

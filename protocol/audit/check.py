@@ -2,7 +2,8 @@
 
 A log that is damaged is named, and left out of the comparison: nothing it says is believed. What one log says of a
 message stands in the log of the party at its other end, or one of the two is not what happened. That a message was
-sent and never arrived is no contradiction; that one arrived and was never sent is.
+sent and never arrived, or arrived twice, is no contradiction: networks lose and repeat. That one arrived and was never
+sent is.
 """
 
 from collections import Counter
@@ -243,9 +244,9 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
         raise AuditError(
             f"expected a log signed with the key that the session's roster has for {log.begun.party}, got another's"
         )
-    if place in session.parties:
-        raise AuditError("the session was agreed on before")
-    view = session.parties[place] = View(log, agreed, place)
+    view = session.parties.setdefault(place, View(log, agreed, place))
+    if view.agreed.event != event:  # the same again answers an invitation that was repeated
+        raise AuditError("the session was agreed on before, with another plan or policy")
     return view
 
 
@@ -299,16 +300,14 @@ def _messages(session: Session) -> Iterator[Finding]:
             (view, view.of(Sent), server, [one for one in server.of(Received) if one.event.sender == place]),
             (server, [one for one in server.of(Sent) if place in one.event.to], view, view.of(Received)),
         ):
-            left = Counter(one.event.frame.digest for one in sends)
             known = {one.event.frame.digest: one.event.frame for one in sends}
             for one in receives:
                 frame, whence = one.event.frame, "the server" if sender is server else name
-                if left[frame.digest] <= 0:
+                if frame.digest not in known:
                     yield Finding(
                         receiver.log.file,
                         one.line,
-                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not say that it was sent"
-                        + (" so often" if frame.digest in known else ""),
+                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not say that it was sent",
                     )
                 elif known[frame.digest] != frame:
                     yield Finding(
@@ -316,7 +315,6 @@ def _messages(session: Session) -> Iterator[Finding]:
                         one.line,
                         f"{_said(frame)} is described otherwise in {sender.log.file}",
                     )
-                left[frame.digest] -= 1
 
 
 def _lost(session: Session) -> Iterator[Finding]:
@@ -410,11 +408,13 @@ def _policies(session: Session) -> Iterator[Finding]:
                 "sums that were planned over the same clients were answered for over different ones",
             )
         for kind in ("reveal", "opened"):
-            often = Counter(one.event.frame.round for one in view.sent(kind))
-            for number, times in often.items():
-                if times > 1:
-                    line = view.sent(kind)[-1].line
-                    yield Finding(view.log.file, line, f"round {number} was answered for {times} times")
+            answered: dict[int | None, bytes] = {}
+            for answer in view.sent(kind):
+                number, data = answer.event.frame.round, answer.event.frame.digest
+                if (
+                    answered.setdefault(number, data) != data
+                ):  # the same again answers a question that was repeated
+                    yield Finding(view.log.file, answer.line, f"round {number} was answered for before")
 
 
 def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
@@ -476,18 +476,20 @@ def _releases(session: Session) -> Iterator[Finding]:
                     )
         asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
         answers = {one.event.sender for one in server.received(answer) if asked < one.line < line}
+        answers &= set(survivors)
         needed = terms.threshold if isinstance(terms, Parameters) else len(survivors)
-        if len(answers & set(survivors)) < needed:
+        if len(answers) < needed:
             yield fault(
                 f"expected the answers of at least {needed} clients before it is opened, got {len(answers)}"
             )
     done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
     final = "reveal" if masked else "opened"
-    for number in sorted({one.event.frame.round or 0 for one in server.received(final)} - done):
-        line = max(one.line for one in server.received(final) if one.event.frame.round == number)
-        yield Finding(
-            server.log.file, line, f"round {number} was answered for, and no line says what came of it"
-        )
+    answered = {one.event.frame.round or 0: one.line for one in server.received(final)}
+    for number, line in answered.items():
+        if number not in done:
+            yield Finding(
+                server.log.file, line, f"round {number} was answered for, and no line says what came of it"
+            )
 
 
 def _layers(session: Session, masks: Session | None) -> Iterator[Finding]:

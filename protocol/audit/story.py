@@ -144,12 +144,12 @@ def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent])
         (rounds[number].statistic, rounds[number].length) if number < len(rounds) else ("?", 0)
     )
     form, words = _FORMS[_form(session)]
-    last = max(
-        one.event.frame.attempt or 0
+    *_, last = (
+        one.event.frame.attempt
         for one in view.sent(sent.event.frame.message)
         if one.event.frame.round == sent.event.frame.round
     )
-    if (sent.event.frame.attempt or 0) < last:
+    if sent.event.frame.attempt != last:
         over, fate = "begun anew", "the round was begun anew, and what was sent this time is in no sum"
     else:
         over, fate = _fate(session, masks or session, view, number)
@@ -177,7 +177,7 @@ def _fate(session: Session, opened: Session, view: View, number: int) -> tuple[s
             continue
         survivors = one.event.survivors
         if view.place not in survivors:
-            return "not in the sum", "it came too late or not at all, is in no sum, and stays hidden"
+            return "not in the sum", "it is in no sum, and stays hidden"
         group = f"the sum over {len(survivors)} clients ({names(session, survivors)})"
         if session.holders is None or opened is not session:
             return f"{len(survivors)} clients", f"the server learned only {group}"

@@ -51,14 +51,24 @@ from secure_afl.testing.faults import Fault
 BACKENDS = ("mask", "bfv", "bfv+mask")
 
 
-@pytest.fixture(scope="module")
-def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audited]:
-    """One of each backend; in each, what one client uploads is lost."""
-    return {one: audited(tmp_path_factory.mktemp("logs"), one, silent=[1]) for one in BACKENDS}
+class Sessions(dict[str, Audited]):
+    """One of each backend, run when it is first asked for; in each, what one client uploads is lost."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+
+    def __missing__(self, backend: str) -> Audited:
+        self[backend] = audited(self._factory.mktemp("logs"), backend, silent=[1])
+        return self[backend]
 
 
 @pytest.fixture(scope="module")
-def masked(sessions: dict[str, Audited]) -> Audited:
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
+    return Sessions(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def masked(sessions: Sessions) -> Audited:
     return sessions["mask"]
 
 
@@ -70,7 +80,7 @@ def found(report: Report) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_honest_session_holds(sessions: dict[str, Audited], backend: str) -> None:
+def test_an_honest_session_holds(sessions: Sessions, backend: str) -> None:
     report = sessions[backend].verify()
     assert not report.findings
     lost = [one for one in report.notes if "did not reach the server" in one.text]
@@ -153,7 +163,7 @@ def tampered(lines: list[bytes], at: int, how: str, data: st.DataObject) -> tupl
 @settings(max_examples=100)
 @given(st.data())
 def test_any_change_of_any_one_line_of_any_log_is_found_and_named(
-    sessions: dict[str, Audited], data: st.DataObject
+    sessions: Sessions, data: st.DataObject
 ) -> None:
     session = sessions[data.draw(st.sampled_from(BACKENDS))]
     party = data.draw(st.sampled_from(sorted(session.logs)))
@@ -181,7 +191,7 @@ def test_an_altered_line_does_not_take_others_with_it(masked: Audited) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_lines_missing_at_the_end_are_found(sessions: dict[str, Audited], backend: str) -> None:
+def test_lines_missing_at_the_end_are_found(sessions: Sessions, backend: str) -> None:
     session = sessions[backend]
     for party, log in session.logs.items():
         lines = log.splitlines(keepends=True)
@@ -252,7 +262,7 @@ def swap(kind: type[Any], change: Any) -> Any:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("claimed", [(0, 2), (0, 1, 2, 3), (0, 1, 2)])
 def test_a_server_that_claims_other_survivors(
-    sessions: dict[str, Audited], backend: str, claimed: tuple[int, ...]
+    sessions: Sessions, backend: str, claimed: tuple[int, ...]
 ) -> None:
     session = sessions[backend]
     lie = session.resigned("server", swap(Released, lambda one: structs.replace(one, survivors=claimed)))
@@ -391,7 +401,7 @@ def test_logs_of_some_parties_are_enough_for_their_side(masked: Audited) -> None
         ),
     ],
 )
-def test_the_story(sessions: dict[str, Audited], backend: str, form: str, fate: str) -> None:
+def test_the_story(sessions: Sessions, backend: str, form: str, fate: str) -> None:
     [story] = stories(sessions[backend].verify())
     assert [one.client for one in story.accounts] == list(CLIENTS)
     first, lost, *_ = story.accounts
@@ -474,7 +484,7 @@ def test_a_client_that_refuses_its_values_tells_nothing_of_them(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_logs_are_the_same_for_all_data(sessions: dict[str, Audited], tmp_path: Path, backend: str) -> None:
+def test_logs_are_the_same_for_all_data(sessions: Sessions, tmp_path: Path, backend: str) -> None:
     """Two sessions of other data: their logs differ in keys, session numbers, digests and times only."""
 
     def told(session: Audited) -> dict[str, list[object]]:

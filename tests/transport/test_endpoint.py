@@ -9,10 +9,12 @@ import pytest
 from folders import DEEP, RIDGE, Federation, Post, in_process, model
 from typer.testing import CliRunner
 
+from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
-from secure_afl.protocol.audit.events import Agreed, Received, Sent
+from secure_afl.protocol.audit.events import Agreed, Received, Role, Sent
+from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.errors import (
     FileError,
     LocalProtocolError,
@@ -28,10 +30,10 @@ from secure_afl.simulations.cli import app
 from secure_afl.site import Folder, packed
 
 
-def learned(federation: Federation, post: Post) -> npt.NDArray[np.float64]:
+def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> npt.NDArray[np.float64]:
     """The last layer of what the server learns."""
     terms, study = Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
+    aggregator = remote(Elsewhere(federation.parties, post.carry, log=log), terms.policy, terms.encryption)
     return study.learn(aggregator, federation.names)[0][-1]
 
 
@@ -113,6 +115,18 @@ class Repeating(Post):
         assert super().ask(party, letter, address) == answer
         self.repeats += 1
         return answer
+
+
+def test_parties_whom_the_network_asks_twice_are_no_liars(tmp_path: Path) -> None:
+    """They give the same answer again."""
+    federation = Federation(tmp_path)
+    log = AuditLog(tmp_path / "audit.jsonl", Identity.generate(), "server", Role.SERVER)
+    learned(federation, Repeating(federation), log)
+    log.close()
+    logs = [folder / "audit.jsonl" for folder in (*federation.folders, tmp_path)]
+    report = verify({str(file): file.read_bytes() for file in logs})
+    assert not report.findings
+    assert not [note for note in report.notes if "stopped" not in note.text]
 
 
 def test_a_data_set_serves_one_session_whatever_process_holds_it(tmp_path: Path) -> None:
