@@ -1,7 +1,9 @@
 """Audit logs: any change of any line is found and named; parties that tell other stories are; no secret is in them."""
 
 import base64
+import json
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +14,20 @@ import numpy as np
 import pytest
 from audits import CLIENTS, PLAN, Audited, audited, written
 from cohorts import Tap
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from reference import kdf
 
 from secure_afl.aggregation import MaskedAggregator
+from secure_afl.crypto.errors import CryptoError, SecureAflError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import (
+    Aborted,
     Agreed,
     AnyEvent,
     Begun,
@@ -34,13 +40,15 @@ from secure_afl.protocol.audit.events import (
     Role,
     Sent,
     Withheld,
+    line_digest,
+    message_digest,
     parse,
     signed,
 )
-from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.log import AuditLog, Logs
 from secure_afl.protocol.audit.record import RecordedParty
 from secure_afl.protocol.audit.story import stories
-from secure_afl.protocol.errors import AuditError
+from secure_afl.protocol.errors import AuditError, PolicyError, RemoteProtocolError
 from secure_afl.protocol.masking.messages import Survivors
 from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
@@ -188,6 +196,35 @@ def test_an_altered_line_does_not_take_others_with_it(masked: Audited) -> None:
         assert [number for number, _ in read(b"".join([*lines[:at], line, *lines[at + 1 :]])).faults] == [
             at + 1
         ]
+
+
+def test_an_entry_has_one_form(masked: Audited) -> None:
+    """What a reader takes for the same entry, written in another way, is no line of a log."""
+    lines = masked.logs["hospital-0"].splitlines(keepends=True)
+    assert b'"event":{"what":"received",' in lines[2]
+    for written_so, otherwise in (
+        (b"{", b"{ "),
+        (b"\n", b" \n"),
+        (b'"frame":{"message":', b'"sender":null,"frame":{"message":'),
+        (b"parameters", b"\\u0070arameters"),
+    ):
+        changed = lines[2].replace(written_so, otherwise, 1)
+        chain = read(b"".join([*lines[:2], changed, *lines[3:]]))
+        assert chain.faults == ((3, "an entry that is not written as our programs write it"),)
+
+
+def test_digests_and_signatures_are_those_of_the_documents(masked: Audited) -> None:
+    """docs/audit.md, by the reference that is written from the documents."""
+    key = Ed25519PublicKey.from_public_bytes(masked.identities["hospital-0"].verify_key)
+    before = b""
+    for line in masked.logs["hospital-0"].splitlines():
+        entry = json.loads(line)
+        assert base64.b64decode(entry["previous"]) == before
+        before = kdf.digest("AUDIT_LINE", line)
+        unsigned = line.replace(entry["signature"].encode(), b"")
+        key.verify(base64.b64decode(entry["signature"]), kdf.bind("AUDIT_SIGNATURE", unsigned))
+    assert line_digest(b"a line") == kdf.digest("AUDIT_LINE", b"a line")
+    assert message_digest(b"a message") == kdf.digest("AUDIT_MESSAGE", b"a message")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -419,10 +456,14 @@ def test_the_story(sessions: Sessions, backend: str, form: str, fate: str) -> No
 
 
 def test_a_round_that_was_given_up(tmp_path: Path) -> None:
-    report = audited(tmp_path, silent=[1, 2]).verify()
+    session = audited(tmp_path, silent=[1, 2])
+    report = session.verify()
     assert not report.findings
     [story] = stories(report)
     assert story.accounts[0].uploads[0].over == "nothing was opened"
+    aborted = [one.event for one in read(session.logs["server"]).entries if isinstance(one.event, Aborted)]
+    assert [one.round for one in aborted] == [0, 1]
+    assert all(one.reason.startswith("nothing was released: ") for one in aborted)
 
 
 # ---- what is not in a log ------------------------------------------------------------------------
@@ -553,6 +594,9 @@ def test_a_damaged_log_is_not_continued(tmp_path: Path) -> None:
     ):
         AuditLog(path, identity, "site", Role.CLIENT, clock)
     assert path.read_bytes() == damaged
+    path.write_bytes(damaged.replace(b"sita", b"site").replace(b'"number":2', b'"number":3') + b"{}\n")
+    with pytest.raises(AuditError, match="line 2: the signature does not fit"):  # the first fault is named
+        AuditLog(path, identity, "site", Role.CLIENT, clock)
     path.write_bytes(damaged.replace(b"sita", b"site"))
     for other, name in ((Identity.generate(), "site"), (identity, "other")):
         with pytest.raises(AuditError, match="expected an audit log of"):
@@ -573,6 +617,58 @@ def test_one_process_writes_a_log(tmp_path: Path) -> None:
         AuditLog(tmp_path / "no" / "log", identity, "site", Role.CLIENT, clock)
 
 
+def test_a_log_is_on_the_disk_line_by_line_and_its_name_before_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every file that was opened for it is closed again."""
+    synced: list[tuple[bool, int]] = []  # whether it was the folder, and how many lines there were
+
+    def fsync(file: int) -> None:
+        lines = (tmp_path / "log").read_bytes().count(b"\n")
+        synced.append((stat.S_ISDIR(os.fstat(file).st_mode), lines))
+
+    identity, opened = Identity.generate(), os.listdir("/dev/fd")
+    monkeypatch.setattr(os, "fsync", fsync)
+    AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock).close()
+    AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock).close()
+    assert synced == [(False, 1), (True, 1), (False, 2), (False, 3), (False, 4)]
+    with pytest.raises(AuditError, match="with its present key"):
+        AuditLog(tmp_path / "log", identity, "other", Role.CLIENT, clock)
+    assert os.listdir("/dev/fd") == opened
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+def test_half_a_line_on_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "log", Identity.generate(), "site", Role.CLIENT, clock)
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: whole(file, data[:-1]))
+    with pytest.raises(AuditError, match="the disk took a part of a line"):
+        log.append(Closed())
+    monkeypatch.undo()
+    log.close()
+    report = verify({"log": (tmp_path / "log").read_bytes()})
+    assert [one.text.split(" of ")[0] for one in report.findings] == ["an unfinished line"]
+
+
+def test_a_folder_of_logs(tmp_path: Path) -> None:
+    identity = Identity.generate()
+    logs = Logs(tmp_path / "deep" / "down", clock)
+    assert logs.of("a / b", Role.CLIENT, identity) is logs.of("a / b", Role.CLIENT, identity)
+    assert logs.server is logs.server
+    logs.close()
+    logs.close()
+    assert sorted(path.name for path in (tmp_path / "deep" / "down").iterdir()) == sorted(
+        [f"a-b.{identity.verify_key.hex()[:8]}.jsonl", f"server.{logs._server.verify_key.hex()[:8]}.jsonl"]
+    )
+    for path in (tmp_path / "deep" / "down").iterdir():
+        entries = read(path.read_bytes()).entries
+        assert [type(one.event) for one in entries] == [Begun, Closed]
+        assert {one.time for one in entries} == {clock()}
+    (tmp_path / "file").touch()
+    with pytest.raises(AuditError, match="cannot make the folder"):
+        Logs(tmp_path / "file" / "logs")
+
+
 def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = Identity.generate()
     roster = Roster((Member("site", identity.verify_key),))
@@ -585,9 +681,13 @@ def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: p
             return answers[-1]  # type: ignore[return-value]
 
     party = RecordedParty(Answering(), log, roster, [], Policy())
-    message = msgspec.msgpack.encode(Survivors(bytes(32), 0, (0, 1)))
+    message = msgspec.msgpack.encode(Survivors(b"\7" * 32, 0, (0, 1)))
     assert party.receive(message) == answers[-1]
-    assert isinstance(read((tmp_path / "log").read_bytes()).entries[-1].event, Sent)
+    *_, received, sent = (one.event for one in read((tmp_path / "log").read_bytes()).entries)
+    assert isinstance(received, Received)
+    assert isinstance(sent, Sent)
+    # The party was made in the middle of the session, whose number stands in the message.
+    assert [received.session, sent.session] == [b"\7" * 32] * 2
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -605,6 +705,35 @@ def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: p
         party.receive(message)  # not half a story
     assert (tmp_path / "log").read_bytes() == before
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (PolicyError("too few"), "PolicyError", "too few"),
+        (RemoteProtocolError("site", "the server", "no"), "RemoteProtocolError", "site refused a message"),
+        (CryptoError("the value 7.25"), "CryptoError", ""),
+    ],
+)
+def test_why_a_message_was_refused(tmp_path: Path, error: SecureAflError, kind: str, reason: str) -> None:
+    """In the words of the protocol's errors; those of others could tell of a sum."""
+    identity = Identity.generate()
+    log = AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock)
+
+    class Refusing:
+        def receive(self, data: bytes) -> bytes:
+            raise error
+
+    party = RecordedParty(Refusing(), log, Roster((Member("site", identity.verify_key),)), [], Policy())
+    with pytest.raises(type(error)):
+        party.receive(b"a message")
+    log.close()
+    refused = read((tmp_path / "log").read_bytes()).entries[1].event
+    assert isinstance(refused, Refused)
+    assert (refused.session, refused.digest, refused.size) == (b"", message_digest(b"a message"), 9)
+    assert (refused.kind, refused.sender) == (kind, None)
+    assert refused.reason.startswith(reason)
+    assert bool(refused.reason) == bool(reason)
 
 
 def test_numbers_are_signed_as_they_are_read(tmp_path: Path) -> None:
