@@ -456,7 +456,7 @@ def _releases(session: Session) -> Iterator[Finding]:
         last = max((one.frame.attempt or 0 for one in uploads), default=0)
         uploaded = {one.sender for one in uploads if (one.frame.attempt or 0) == last}
         # Where masked vectors travel encrypted, one may be masked and then not encrypted.
-        layered = masked and terms.rounds[number].modulus > 0
+        layered = isinstance(terms, Parameters) and terms.encrypted
         if not uploaded.issuperset(survivors) or (uploaded != set(survivors) and not layered):
             yield fault(
                 f"the sum is said to be over {_names(session, survivors)}, and uploads came from "
@@ -484,11 +484,11 @@ def _releases(session: Session) -> Iterator[Finding]:
             )
     done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
     final = "reveal" if masked else "opened"
-    answered = {one.event.frame.round or 0: one.line for one in server.received(final)}
-    for number, line in answered.items():
-        if number not in done:
+    answered = {one.event.frame.round: one.line for one in server.received(final)}
+    for unsaid, at in answered.items():
+        if unsaid not in done:
             yield Finding(
-                server.log.file, line, f"round {number} was answered for, and no line says what came of it"
+                server.log.file, at, f"round {unsaid} was answered for, and no line says what came of it"
             )
 
 

@@ -79,8 +79,7 @@ class AuditLog:
                 raise AuditError(f"expected an audit log of {party} with its present key, got {self.path}")
             self._number, self._previous = len(chain.entries), chain.last
             self._noted = {encoded(entry.event) for entry in chain.entries}
-        if len(whole) < len(data):
-            os.ftruncate(self._file, len(whole))
+        os.ftruncate(self._file, len(whole))
         if not whole:
             self.append(begun)
             self._sync_folder()

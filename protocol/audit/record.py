@@ -84,11 +84,11 @@ class RecordedParty(Generic[P]):
             raise
         message = _FROM_SERVER.decode(data)
         terms = message.agreement if isinstance(message, homomorphic.Invitation) else message
-        if isinstance(terms, Parameters | Agreement):
+        if isinstance(terms, ServerMessage):  # this object may be younger than the session
+            self._session = terms.transcript
+        else:
             self._session = terms.transcript()
             self._log.note(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
-        elif isinstance(message, ServerMessage):  # this object may be younger than the session
-            self._session = message.transcript
         self._log.note(Received(self._session, frame(message, data)))
         if isinstance(answer, SumWanted):
             return answer

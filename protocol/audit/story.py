@@ -138,16 +138,14 @@ def _account(session: Session, masks: Session | None, view: View) -> Account:
 
 
 def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent]) -> Upload:
-    client, number = session.name(view.place), sent.event.frame.round or 0
-    rounds = session.terms.rounds
-    statistic, values = (
-        (rounds[number].statistic, rounds[number].length) if number < len(rounds) else ("?", 0)
-    )
+    client, number, rounds = session.name(view.place), sent.event.frame.round, session.terms.rounds
+    planned = rounds[number] if number is not None and number < len(rounds) else None
+    statistic, values = (planned.statistic, planned.length) if planned else ("?", 0)
     form, words = _FORMS[_form(session)]
     *_, last = (
         one.event.frame.attempt
         for one in view.sent(sent.event.frame.message)
-        if one.event.frame.round == sent.event.frame.round
+        if one.event.frame.round == number
     )
     if sent.event.frame.attempt != last:
         over, fate = "begun anew", "the round was begun anew, and what was sent this time is in no sum"
@@ -157,7 +155,7 @@ def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent])
     return Upload(sent.entry.time, statistic, values, sent.event.frame.size, form, over, sentence)
 
 
-def _fate(session: Session, opened: Session, view: View, number: int) -> tuple[str, str]:
+def _fate(session: Session, opened: Session, view: View, number: int | None) -> tuple[str, str]:
     """What came of a vector: in a cell, and in words. opened: the session that opens the sums."""
     server = opened.server
     if server is None:

@@ -264,6 +264,12 @@ def test_contents_that_are_no_log(masked: Audited) -> None:
         assert stories(report) == ()
 
 
+def test_a_log_of_another_version(masked: Audited) -> None:
+    first, *_ = read(masked.logs["server"].replace(b"secure-afl/1", b"secure-afl/2", 1)).faults
+    assert first[0] == 1
+    assert "expected version 'secure-afl/1', got 'secure-afl/2'" in first[1]
+
+
 @settings(max_examples=30)
 @given(st.data())
 def test_no_contents_make_the_checker_fall_over(masked: Audited, data: st.DataObject) -> None:
@@ -629,8 +635,10 @@ def test_a_log_is_on_the_disk_line_by_line_and_its_name_before_all(
 
     identity, opened = Identity.generate(), os.listdir("/dev/fd")
     monkeypatch.setattr(os, "fsync", fsync)
-    AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock).close()
-    AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock).close()
+    for _ in range(2):
+        log = AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock)
+        log.close()
+        log.close()
     assert synced == [(False, 1), (True, 1), (False, 2), (False, 3), (False, 4)]
     with pytest.raises(AuditError, match="with its present key"):
         AuditLog(tmp_path / "log", identity, "other", Role.CLIENT, clock)

@@ -83,9 +83,10 @@ def weights() -> Told:
     ("name", "told", "logs"),
     [
         ("masked", masked, ()),
-        ("masked-without-server", without_server, ("hospital-0", "hospital-1", "hospital-2")),
+        ("masked-without-server", without_server, ("hospital-2", "hospital-0", "hospital-1")),
         ("masked-server-alone", masked, ("server",)),
         ("encrypted", given_up, ()),
+        ("encrypted-one-client", given_up, ("hospital-0",)),
         ("masked-and-encrypted", layered, ()),
         ("masked-and-encrypted-one-client", layered, ("hospital-0",)),
         ("masked-and-encrypted-key-holder-alone", layered, ("key holder 1",)),
@@ -127,9 +128,10 @@ def test_long_lists_are_cut_short_and_counted(clients: int, sums: int) -> None:
     assert account.besides == ("In all, site-0 sent 0 bytes in 0 messages.",)
 
 
-def test_an_upload_of_no_planned_round_is_told_all_the_same() -> None:
+@pytest.mark.parametrize("number", [2, None])
+def test_an_upload_of_no_planned_round_is_told_all_the_same(number: int | None) -> None:
     told = Told().begin()
     told.masked_uploads(1, (0, 1, 2, 3))
-    told.change("hospital-0", len(told.events["hospital-0"]), round=2)
+    told.change("hospital-0", len(told.events["hospital-0"]), round=number)
     [story] = stories(told.end().report("hospital-0"))
     assert [(one.statistic, one.values) for one in story.accounts[0].uploads] == [("?", 0)]
