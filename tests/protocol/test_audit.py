@@ -144,6 +144,17 @@ def test_a_message_that_was_altered_on_its_way_is_found(tmp_path: Path) -> None:
     assert "whose log server does not say that it was sent" in report.findings[0].text
 
 
+def test_what_a_server_refuses_is_in_its_log(tmp_path: Path) -> None:
+    fault = Fault("lengthen", "collecting", frozenset({2}))
+    session = audited(tmp_path, faults=[fault])
+    report = session.verify()
+    assert not report.findings
+    events = [one.event for one in read(session.logs["server"]).entries]
+    assert [(one.sender, one.kind) for one in events if isinstance(one, Refused)] == [
+        (2, "RemoteProtocolError")
+    ] * len(PLAN)
+
+
 def tampered(lines: list[bytes], at: int, how: str, data: st.DataObject) -> tuple[list[bytes], set[int]]:
     """Changed lines, and the numbers, from 1, by which the change may be named."""
     line, number = lines[at], at + 1
@@ -262,6 +273,33 @@ def test_contents_that_are_no_log(masked: Audited) -> None:
         report = verify({"log": data})
         assert found(report) == {("log", 1)}
         assert stories(report) == ()
+
+
+def test_a_line_that_its_own_party_replaced() -> None:
+    """The line is sound by itself; the one below follows on another."""
+    identity = Identity.generate()
+    begun = Begun(VERSION, "site", Role.CLIENT, identity.verify_key)
+    refused = [Refused(bytes(32), bytes(32), size, "PolicyError") for size in (1, 2)]
+    log, other = (
+        written(identity, [begun, one, one, Closed()], clock()).splitlines(keepends=True) for one in refused
+    )
+    changed = read(b"".join([*log[:1], other[1], *log[2:]]))
+    assert changed.faults == ((3, "it does not follow on the line above: that one was replaced"),)
+    assert [one.number for one in changed.entries] == [1, 2, 3, 4]
+
+
+def test_a_log_begins_once_and_with_a_sound_line() -> None:
+    """What a damaged first line says of party and key is not believed."""
+    identity = Identity.generate()
+    begun = Begun(VERSION, "site", Role.CLIENT, identity.verify_key)
+    again = read(written(identity, [begun, begun, Closed()], clock()))
+    assert again.faults == ((2, "expected the log to begin once, on line 1"),)
+    first = written(identity, [begun, Closed()], clock())
+    for damaged in (first.replace(b"site", b"sita"), first[first.index(b"\n") + 1 :]):
+        chain = read(damaged)
+        assert chain.begun is None
+        assert [line for line, _ in chain.faults] == [1]
+        assert verify({"log": damaged}).logs == ()
 
 
 def test_a_log_of_another_version(masked: Audited) -> None:
