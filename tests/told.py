@@ -205,9 +205,10 @@ class Told:
         terms = self.masks
         assert terms
         self.down(terms, present, "survivors", 50, number, members=present)
-        for place in present:
-            self.up(terms, place, "consent", 140, number)
-        self.down(terms, present, "consents", 250, number, members=present)
+        if self.profile is Profile.ACTIVE:
+            for place in present:
+                self.up(terms, place, "consent", 140, number)
+            self.down(terms, present, "consents", 250, number, members=present)
         for place in present:
             self.up(terms, place, "reveal", 222, number, members=self.places)
         self.releases(terms, number, present)

@@ -612,6 +612,8 @@ def test_a_log_is_continued_after_a_crash(tmp_path: Path) -> None:
         chain = read(path.read_bytes())
         assert not chain.faults
         assert [one.event for one in chain.entries[2:]] == [Resumed(len(torn)), Closed()]
+        removed = b',"removed":%d' % len(torn) if torn else b""
+        assert b'"event":{"what":"log resumed"' + removed + b"}" in path.read_bytes()
         report = verify({"log": path.read_bytes()})
         assert not report.findings
         assert "had stopped without closing" in report.notes[0].text
