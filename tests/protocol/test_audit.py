@@ -288,6 +288,15 @@ def test_a_line_that_its_own_party_replaced() -> None:
     assert [one.number for one in changed.entries] == [1, 2, 3, 4]
 
 
+def test_a_line_missing_below_an_altered_one(masked: Audited) -> None:
+    lines = masked.logs["hospital-0"].splitlines(keepends=True)
+    chain = read(b"".join([lines[0], lines[1].replace(b'"number":2', b'"number":9'), *lines[3:]]))
+    assert chain.faults == (
+        (2, "the signature does not fit what the entry says"),
+        (3, "expected entry 3, got entry 4: lines were removed, moved or added"),
+    )
+
+
 def test_a_log_begins_once_and_with_a_sound_line() -> None:
     """What a damaged first line says of party and key is not believed."""
     identity = Identity.generate()
