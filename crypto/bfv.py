@@ -54,7 +54,7 @@ def choose(
 
 
 def _code(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
-    code = FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=lattice.plain_modulus // 2)
+    code = FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=lattice.room)
     # Nothing of a word is cut off on the wire: a sum is checked as a whole.
     return replace(code, width=8)
 

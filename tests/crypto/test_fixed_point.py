@@ -79,6 +79,10 @@ def test_an_impossible_sum_is_noticed() -> None:
     code = FixedPoint.fit(1.0, 4, 16)
     three = np.array([3 * code.magnitude], dtype=np.uint64)
     assert code.decode_sum(three, 3)
+    negative = (-three.view(np.int64)).view(np.uint64)
+    assert code.decode_sum(negative, 3) == -code.decode_sum(three, 3)
+    with pytest.raises(CryptoError, match="corrupt"):
+        code.decode_sum(negative - np.uint64(1), 3)
     with pytest.raises(CryptoError, match="corrupt"):
         code.decode_sum(three + np.uint64(1), 3)
     with pytest.raises(CryptoError, match="summands"):
@@ -142,3 +146,28 @@ def test_the_error_of_an_entry_counts_the_rounding_of_long_sums(
     for bits in (-3, 0, 20):
         code = FixedPoint(bits, magnitude, 7, 8)
         assert code.entry_error(summands) == np.nextafter(half_units * 2.0 ** -(bits + 1), np.inf)
+
+
+def test_no_value_wraps_where_integers_of_64_bits_end() -> None:
+    most = 2**63 - 2**10  # the largest float64 below 2⁶³
+    code = FixedPoint(0, most, 1, 8)
+    inside = [2.0**62, float(most), -(2.0**62), -float(most)]
+    assert code.encode(np.array(inside)).view(np.int64).tolist() == inside
+    for value in (2.0**63, 1.5 * 2**63, 2.0**64, 1.5 * 2**64, 1e300):
+        for sign in (-1, 1):
+            with pytest.raises(CryptoError, match="1 of 2 values are over the agreed bound"):
+                code.encode(np.array([0.0, sign * value]))
+
+
+def test_bits_left_over_go_to_the_fraction_up_to_the_most_there_are() -> None:
+    assert FixedPoint.fit(2.0**-490, 1, 500) == FixedPoint(512, 2**22, 1, 4)
+    assert FixedPoint.fit(2.0**-470, 1, 500) == FixedPoint(500, 2**30, 1, 4)
+
+
+@pytest.mark.parametrize(("room", "held"), [(None, "8 bytes"), (2**40, "sums up to 1099511627776")])
+def test_a_sum_without_room_is_refused_with_what_there_is(room: int | None, held: str) -> None:
+    with pytest.raises(
+        CryptoError, match=f"^2 values up to 1 with 62 fraction bits need more than {held}; ask"
+    ):
+        FixedPoint.fit(1.0, 2, 62, room=room)
+    assert FixedPoint.fit(1.0, 2, 39, room=room).magnitude == (2**39 if room else 2**45)

@@ -88,6 +88,16 @@ def test_every_modulus_is_a_prime_that_splits_the_ring(lattice: Lattice) -> None
     assert LATTICES[lattice.name] is lattice
 
 
+@pytest.mark.parametrize("lattice", SETS, ids=list(LATTICES))
+def test_the_room_is_half_of_the_modulus_less_what_is_left_to_noise(lattice: Lattice) -> None:
+    room = lattice.room
+    if lattice.plain_modulus:
+        assert 2 * room + 1 == lattice.plain_modulus
+    else:
+        assert 256 * room << lattice.scale_bits <= 255 * (lattice.modulus // 2)
+        assert 256 * (room + 1) << lattice.scale_bits > 255 * (lattice.modulus // 2)
+
+
 # ---- bytes ---------------------------------------------------------------------------------------
 
 

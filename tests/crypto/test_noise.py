@@ -99,6 +99,10 @@ def test_what_is_no_noise_does_not_exist(make: Any) -> None:
         make()
 
 
+def test_a_reach_of_one_deviation_is_the_least() -> None:
+    assert Noise((Block(1, Fraction(3)),), 1).reserve == 3
+
+
 def test_noise_for_no_entries_reserves_and_adds_nothing() -> None:
     for noise in (Noise((), 5), Noise((Block(0, Fraction(1)),), 5)):
         assert noise.length == 0

@@ -525,7 +525,7 @@ def test_a_decrypted_sum_is_taken_where_one_is_expected_and_of_who_uploaded() ->
     server.take_total(words, (0, 1, 2))
     session.masks.run(server.advance, session.contribute)
     for wrong in (lambda: server.take_total(words, (0, 1, 2)), server.give_up_round):
-        with pytest.raises(LocalProtocolError, match="expected state collecting, .* in state consenting"):
+        with pytest.raises(LocalProtocolError, match=r"expected state collecting, .* in state consenting"):
             wrong()
     plain = Stage(4)
     with pytest.raises(LocalProtocolError, match="expected a decrypted sum"):
