@@ -511,7 +511,11 @@ def test_a_decrypted_sum_is_taken_where_one_is_expected_and_of_who_uploaded() ->
     session = here.session(FaultyNetwork([Fault("drop", "collecting", frozenset({3}))])).set_up()
     assert session.masks is not None
     server, words = session.masks.server, np.zeros(5, np.uint64)
-    for wrong in (lambda: server.take_total(words, (0, 1, 2)), server.give_up_round):
+    steps: list[Callable[[], object]] = [
+        lambda: server.take_total(words, (0, 1, 2)),
+        server.give_up_round,
+    ]
+    for wrong in steps:
         with pytest.raises(
             LocalProtocolError, match="expected state collecting, the server is in state ready"
         ):
@@ -524,7 +528,7 @@ def test_a_decrypted_sum_is_taken_where_one_is_expected_and_of_who_uploaded() ->
             server.take_total(np.zeros(length, np.uint64), (0, 1, 2))
     server.take_total(words, (0, 1, 2))
     session.masks.run(server.advance, session.contribute)
-    for wrong in (lambda: server.take_total(words, (0, 1, 2)), server.give_up_round):
+    for wrong in steps:
         with pytest.raises(LocalProtocolError, match=r"expected state collecting, .* in state consenting"):
             wrong()
     plain = Stage(4)
