@@ -58,7 +58,11 @@ def test_a_party_says_which_versions_met(kind: str) -> None:
     party.receive(data)  # nothing changed
 
 
-@given(st.recursive(st.none() | st.integers() | st.text() | st.binary(), st.lists, max_leaves=8))
+@given(
+    st.recursive(
+        st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), st.lists, max_leaves=8
+    )
+)
 def test_what_names_no_version_is_left_to_others(value: object) -> None:
     check_version(msgspec.msgpack.encode(value))
 
