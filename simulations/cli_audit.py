@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.markup import escape
 
 from secure_afl.protocol import roster_file
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.story import Story, stories
-from secure_afl.simulations import terminal
+from secure_afl.simulations import pages, terminal
 from secure_afl.simulations.terminal import check_writable, console, errors, refusals_shown, write_text
 
 audit = typer.Typer(help="Audit logs: check them and read them.", no_args_is_help=True)
@@ -71,10 +70,7 @@ def verify_command(
 
 def page(report: Report, told: tuple[Story, ...], keys: str) -> str:
     """One HTML file that needs nothing else. Names and texts out of logs are escaped."""
-    environment = Environment(
-        loader=PackageLoader("secure_afl.simulations"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("audit.html").render(report=report, stories=told, keys=keys)
+    return pages.page("audit.html", report=report, stories=told, keys=keys)
 
 
 def _print_story(story: Story) -> None:

@@ -2,13 +2,13 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def page(template: str, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
+def page(template: str, filters: Mapping[str, Callable[..., Any]] = {}, /, **values: Any) -> str:
     """A page of `templates/`; every value is escaped, a value that is missing is an error."""
     environment = Environment(
         loader=PackageLoader("secure_afl.simulations"),
@@ -17,7 +17,7 @@ def page(template: str, filters: dict[str, Callable[..., Any]] | None = None, **
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters or {})
+    environment.filters.update(filters)
     return environment.get_template(template).render(**values)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.markup import escape
 from rich.table import Table
 
-from secure_afl.simulations import terminal
+from secure_afl.simulations import pages, terminal
 from secure_afl.simulations.attacks.finding import Gallery
 from secure_afl.simulations.attacks.table import ATTACKS
 
@@ -92,10 +91,6 @@ def picture(gallery: Gallery) -> bytes:
 
 def page(figures: Figures, pictures: Sequence[tuple[str, bytes]]) -> str:
     """One HTML file that needs nothing else. pictures: titles and PNG files."""
-    environment = Environment(
-        loader=PackageLoader("secure_afl.simulations"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["number"] = number
     inline = [(title, base64.b64encode(data).decode()) for title, data in pictures]
     attacks = [(name, ATTACKS[name], rows) for name, rows in by_attack(figures)]
-    return environment.get_template("attacks.html").render(figures=figures, attacks=attacks, pictures=inline)
+    return pages.page("attacks.html", {"number": number}, figures=figures, attacks=attacks, pictures=inline)

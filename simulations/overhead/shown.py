@@ -4,9 +4,9 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
+from secure_afl.simulations import pages
 from secure_afl.simulations.overhead.figures import MEMORY, QUANTITIES, Figures, found
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER, WORST
 from secure_afl.simulations.overhead.peers import OURS
@@ -180,13 +180,6 @@ _CAPTIONS = {
 
 def page(figures: Figures, pictures: Mapping[str, str]) -> str:
     """One HTML file that needs nothing else."""
-    environment = Environment(
-        loader=PackageLoader("secure_afl.simulations"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tools: dict[str, Callable[..., Any] | Sequence[str] | Mapping[str, str] | str] = {
         "amount": amount,
         "cost": cost,
@@ -207,5 +200,4 @@ def page(figures: Figures, pictures: Mapping[str, str]) -> str:
         name: "data:image/svg+xml;base64," + b64encode(drawn.encode()).decode()
         for name, drawn in pictures.items()
     }
-    template = environment.get_template("overhead.html")
-    return template.render(figures=figures, bases=bases(figures), images=images, **tools)
+    return pages.page("overhead.html", figures=figures, bases=bases(figures), images=images, **tools)
