@@ -77,7 +77,10 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         answer = super().receive(data)
         if isinstance(answer, SumWanted) and self._masks is not None:
             words, data_set = self._masks.masked(answer.round)
-            return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
+            return self._encrypted(words, messages.data_set_digest(self.name, data_set))
+        if isinstance(answer, SumWanted) and self._memory.words:
+            words = np.frombuffer(self._memory.words, "<u8").astype(np.uint64)
+            return self._encrypted(words, self._memory.data_set)
         return answer
 
     def _legal(self) -> Mapping[type[Message], ClientState]:
@@ -153,12 +156,17 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 self._masks.masked(request.round)
             except LocalProtocolError as error:  # the server asks before this client has contributed
                 raise WireError(str(error)) from None
+        if request.round != self._memory.round:
+            self._memory.words = b""
         self._memory.attempt, self._memory.round = request.attempt, request.round
         self._memory.participants = participants
         return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         """The encrypted upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
+
+        Further attempts at the round are answered with the same words under BFV, encrypted anew: with other noise, or
+        rows that changed, several uploads would tell more than one.
 
         Raises `LocalProtocolError` if this sum is not wanted (any more), is masked, or the shape is wrong, `PolicyError`
         if the data set was used in another session, `CryptoError` if a value is not finite or over the
@@ -179,13 +187,19 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             self._ledger.use(data_set, self._memory.agreement.session)
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
+        name = messages.data_set_digest(self.name, data_set)
         if self._lattice.plain_modulus:
             words = ring.modular(units, self._lattice.plain_modulus)
-            return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
-        return self._upload(ckks.encrypt(self._lattice, self._memory.key, values, code), data_set)
+            frame = self._encrypted(words, name)
+            self._memory.words = words.astype("<u8").tobytes()
+            return frame
+        return self._upload(ckks.encrypt(self._lattice, self._memory.key, values, code), name)
 
-    def _upload(self, ciphertexts: Residues, data_set: str) -> bytes:
-        self._ciphertexts, self._memory.data_set = ciphertexts, messages.data_set_digest(self.name, data_set)
+    def _encrypted(self, words: npt.NDArray[np.uint64], data_set: bytes) -> bytes:
+        return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
+
+    def _upload(self, ciphertexts: Residues, data_set: bytes) -> bytes:
+        self._ciphertexts, self._memory.data_set = ciphertexts, data_set
         self.state = ClientState.UPLOADED
         payload = memoryview(self._lattice.pack(ciphertexts))
         return self._frame(EncryptedUpload(self._memory.round, self._memory.attempt, payload))

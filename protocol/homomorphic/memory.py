@@ -18,6 +18,8 @@ class ClientMemory(msgspec.Struct):
     answers: digest of the server's last message. demands: of the plan.
     related: by round, where the plan says same, the contributors that this client gave tags for last.
     uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of their data set's name.
+    words: what they encrypt, as little-endian bytes, for further attempts at the round; empty before it contributed,
+    under CKKS, and where a masked session keeps them.
     """
 
     agreement: Agreement
@@ -30,6 +32,7 @@ class ClientMemory(msgspec.Struct):
     participants: frozenset[int] = frozenset()
     related: dict[int, frozenset[int]] = {}
     uploaded: bytes = b""
+    words: bytes = b""
     data_set: bytes = b""
 
     @property

@@ -3,11 +3,13 @@ where the threat model says that nothing is promised, and fails on ours.
 """
 
 import copy
+import dataclasses
 import pickle
 import time
 import tracemalloc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues, pack_mod, unpack_mod
+from secure_afl.crypto.noise import Block, Noise
 from secure_afl.crypto.seal import SecretKey
 from secure_afl.errors import SolveError
 from secure_afl.protocol.driver import Contribution, Envelope, Network, PerfectNetwork
@@ -555,7 +558,7 @@ def test_a_sum_out_of_range_is_not_cut_until_it_fits(entry: int) -> None:
 
         def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
             words = np.full(LENGTH, entry % lattice.plain_modulus, np.uint64)
-            return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)
+            return self._encrypted(words, messages.data_set_digest(self.name, data_set))
 
     attack = Attack(world)
     attack.clients[3].__class__ = Shouts
@@ -938,7 +941,7 @@ class Cancels(HomomorphicClient):
     upload: Residues
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        return self._upload(self.upload, data_set)
+        return self._upload(self.upload, messages.data_set_digest(self.name, data_set))
 
 
 def negative(lattice: Lattice, residues: Residues) -> Residues:
@@ -974,6 +977,53 @@ def test_a_client_in_league_with_the_server_cancels_the_others() -> None:
     assert masks is not None
     words, _ = masks.masked(0)
     assert opened == ring.centred(words, attack.lattice.plain_modulus).tolist()
+
+
+ATTEMPTS, DEVIATION = 24, Fraction(1, 4)
+
+
+def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[int], list[int], float]:
+    """What a league of one client and the server opens: the sum of the victim's uploads in many attempts at one round.
+    Besides, the victim's units without noise, and the deviation of its noise in units.
+    """
+    noise = Noise((Block(LENGTH, DEVIATION),), reach=14)
+    world = World(plan=tuple(dataclasses.replace(one, noise=noise) for one in planned()))
+    world.vectors[VICTIM] = np.arange(LENGTH, dtype=np.float64)  # so small that the sum is in range
+    attack = Attack(world, client=kind)
+    seen = attack.lattice.zeros(LENGTH)
+    for attempt in range(1, ATTEMPTS + 1):
+        attack.collect(attempt=attempt)
+        attack.lattice.add(seen, attack.uploads[VICTIM])
+        if restarted:
+            memory = attack.clients[VICTIM].memory()
+            victim = world.client(VICTIM, kind)
+            victim.resume(memory)
+            attack.cohort.clients = attack.clients = {**attack.clients, VICTIM: victim}
+    # The last client cancels the others of the last attempt, and adds what the server kept.
+    attack.lattice.add(seen, negative(attack.lattice, attack.total([0, 1, 2])))
+    attack.uploads[3] = attack.clients[3]._ciphertexts = seen
+    opened = attack.units(attack.open(attack.total(range(4)), range(4)))
+    code = world.agreement().rounds[0].code(world.clients)
+    return opened, world.units([VICTIM]), float(DEVIATION) * 2.0**code.fraction_bits
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "restarted"])
+def test_attempts_at_a_round_do_not_average_its_noise_away(restarted: bool) -> None:
+    """Under bfv alone a league reads the victim's upload, noise and all; in all attempts it is the same one."""
+
+    class Forgetting(HomomorphicClient):
+        def receive(self, data: bytes) -> bytes | SumWanted:
+            if self._transcript:
+                self._memory.words = b""
+            return super().receive(data)
+
+    opened, truth, deviation = added_up(Forgetting, restarted=restarted)
+    off = (np.array(opened) / ATTEMPTS - truth) / deviation
+    assert np.sum(off**2) < 50 / ATTEMPTS  # chi-square, 6 degrees: missed with a probability of 5e-9
+    assert any(one % ATTEMPTS for one in opened)
+    opened, truth, deviation = added_up(HomomorphicClient, restarted=restarted)
+    assert not any(one % ATTEMPTS for one in opened)
+    assert [one // ATTEMPTS for one in opened] != truth
 
 
 def test_server_and_all_key_holders_see_no_more_than_masked_vectors() -> None:
