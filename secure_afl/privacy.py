@@ -97,11 +97,18 @@ class Sensitivity:
 
 
 def sensitivity(
-    privacy: Privacy, bounds: PublicBounds, *, fraction_bits: int, target_norm: float | None = None
+    privacy: Privacy,
+    bounds: PublicBounds,
+    *,
+    fraction_bits: int,
+    target_norm: float | None = None,
+    waves: bool = False,
 ) -> Sensitivity:
     """What one record can do to `SufficientStatistics.from_rows(…, bounds).pack()` in at least `fraction_bits` bits.
 
     target_norm: agreed bound on the norm of a row of Y, which `bounded_rows` enforces; None takes target·√c.
+    waves: whether these are rows of a part of the table by their places in it (`numpy.array_split`). One record more
+    pushes as many rows over each border: into a part come at most record_rows rows, and out of it at most as many.
 
     Covers the rounding of rows, of float64 sums of any order and of fixed point: a sum of real numbers is never
     assumed. Raises DataError for fewer than 0 fraction bits, which could not hold a count.
@@ -117,7 +124,8 @@ def sensitivity(
     # Entry by entry a float64 sum is off by γ_{N+2}·|X|ᵀ|X|, whose norm is at most N·x²; once for each data set.
     # Underflow adds less than 2^-900, half a unit on either side at most one unit of fixed point an entry.
     drift, unit = 2 * N * gamma(N + 2), 2.0**-fraction_bits
-    rows, (gram_factor, cross_factor) = privacy.record_rows, _FACTORS[privacy.adjacency]
+    rows = privacy.record_rows
+    gram_factor, cross_factor = _FACTORS[Adjacency.REPLACE if waves else privacy.adjacency]
     gram = gram_factor * rows * x * x + drift * x * x + unit * math.sqrt(d * (d + 1) / 2) + 2.0**-900
     cross = cross_factor * rows * x * y + drift * x * y + unit * math.sqrt(d * c) + 2.0**-900 if c else 0.0
     count = float(rows if privacy.adjacency is Adjacency.ADD_REMOVE else rows - 1)  # exact in any code
@@ -207,13 +215,14 @@ def client_noise(
     fraction_bits: int = 32,
     sums: int = 1,
     target_norm: float | None = None,
+    waves: bool = False,
 ) -> Noise:
     """The noise that each client adds to each of `sums` sums over the same records.
 
     clients: members of the roster; survivors: the fewest that each sum must include (`SumPlan.survivors`);
     colluders: how many of them may know or leave out their noise: those in league with the server, and one more if
     a client is itself curious. The noise of the others, survivors − colluders, is enough for (ε, δ).
-    fraction_bits: the fewest of the fixed-point code.
+    fraction_bits: the fewest of the fixed-point code. target_norm, waves: see `sensitivity`.
 
     Raises DataError unless 0 ≤ colluders < survivors ≤ clients.
     """
@@ -222,7 +231,7 @@ def client_noise(
             f"expected more survivors than colluders, so that somebody's noise counts, got {survivors} survivors of "
             f"{clients} clients with {colluders} colluders"
         )
-    moved = sensitivity(privacy, bounds, fraction_bits=fraction_bits, target_norm=target_norm)
+    moved = sensitivity(privacy, bounds, fraction_bits=fraction_bits, target_norm=target_norm, waves=waves)
     z, honest = multiplier(privacy, sums), survivors - colluders
     lengths = (bounds.features * (bounds.features + 1) // 2, bounds.features * bounds.outputs, 1)
     distances = (moved.gram, moved.cross, moved.count)

@@ -144,7 +144,8 @@ class FederatedRidge(FederatedClassifier):
         survivors, noise = 0, None
         if self.privacy:
             survivors = self.privacy.survivors(clients)
-            # A wave's rows depend on the rows before them, so a record counts in all waves. One-hot rows have norm 1.
+            # Which rows a wave has depends on those before them, so a record counts in all waves. One-hot rows have
+            # norm 1.
             noise = client_noise(
                 self.privacy,
                 bounds,
@@ -153,6 +154,7 @@ class FederatedRidge(FederatedClassifier):
                 colluders=self.privacy.colluders(clients),
                 sums=rounds,
                 target_norm=1.0,
+                waves=rounds > 1,
             )
         return [
             SumPlan(

@@ -90,6 +90,47 @@ def test_no_record_moves_the_integers_further_than_the_sensitivity(
         assert distance <= bound
 
 
+@given(
+    st.integers(0, 14),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.sampled_from(Adjacency),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=150)
+def test_no_record_moves_a_wave_further_than_the_sensitivity(
+    others: int, most: int, waves: int, adjacency: Adjacency, seed: int
+) -> None:
+    """Waves by place: a record, anywhere in the table, pushes others from wave to wave."""
+    rng = np.random.default_rng(seed)
+    bounds = PublicBounds(2, 2, row_norm=2.5, rows=20)
+
+    def rows(count: int) -> Matrix:
+        """X and one-hot Y side by side: few different rows, all of them as long as they may be."""
+        angles = rng.integers(4, size=count) * math.pi / 2
+        return np.column_stack(
+            [2.5 * np.cos(angles), 2.5 * np.sin(angles), np.eye(2)[rng.integers(2, size=count)]]
+        )
+
+    def scattered(rest: Matrix, record: Matrix) -> Matrix:
+        return np.insert(rest, np.sort(rng.integers(len(rest) + 1, size=len(record))), record, axis=0)
+
+    rest = rows(others)
+    one = scattered(rest, rows(int(rng.integers(1, most + 1))))
+    other = (
+        rest if adjacency is Adjacency.ADD_REMOVE else scattered(rest, rows(int(rng.integers(1, most + 1))))
+    )
+    privacy = Privacy(1.0, 1e-6, adjacency, record_rows=most)
+    promised = sensitivity(privacy, bounds, fraction_bits=BITS, target_norm=1.0, waves=True)
+    for a, b in zip(np.array_split(one, waves), np.array_split(other, waves), strict=True):
+        blocks = zip(
+            units(a[:, :2], a[:, 2:], bounds, BITS), units(b[:, :2], b[:, 2:], bounds, BITS), strict=True
+        )
+        moved = [float(np.linalg.norm(x - y)) for x, y in blocks]
+        for distance, bound in zip(moved, (promised.gram, promised.cross, promised.count), strict=True):
+            assert distance <= bound
+
+
 def test_sensitivity_is_reached_but_for_rounding() -> None:
     bounds = PublicBounds(3, 2, row_norm=2.0, rows=100)
     for adjacency, (gram, cross, count) in {
@@ -104,6 +145,9 @@ def test_sensitivity_is_reached_but_for_rounding() -> None:
     assert np.linalg.norm(first[0]) == 4
     assert np.linalg.norm(first[1]) == 2
     assert np.linalg.norm(first[0] - second[0]) == pytest.approx(4 * math.sqrt(2))
+    # One row more, before the others, moves a wave as if a row of it were replaced.
+    waves = sensitivity(PUBLIC, bounds, fraction_bits=40, target_norm=1.0, waves=True)
+    assert (waves.gram, waves.cross, waves.count) == pytest.approx((4 * math.sqrt(2), 4.0, 1.0), rel=1e-10)
     # Coarse fixed point costs: a unit an entry.
     coarse = sensitivity(PUBLIC, bounds, fraction_bits=0, target_norm=1.0)
     assert coarse.gram == pytest.approx(4 + math.sqrt(6))
