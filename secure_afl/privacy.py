@@ -155,6 +155,9 @@ def bounded_rows(
 
 def shortened(rows: Matrix, limit: float) -> tuple[Matrix, npt.NDArray[np.bool_]]:
     """Rows (rows, columns) of a norm of at most `limit`, each for itself, and which ones were longer."""
+    # In another order NumPy adds up squares otherwise, depending on how many rows there are: to the last bit, a row's
+    # result must not depend on other rows.
+    rows = np.ascontiguousarray(rows)
     peaks = _peaks(rows)
     unit = rows / peaks[:, None]  # so that no square overflows
     most = limit / np.sqrt(np.sum(unit**2, axis=1, initial=2.0**-60))

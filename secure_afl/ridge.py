@@ -23,7 +23,7 @@ from secure_afl.privacy import Privacy, client_noise, regularise, shortened
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan
 from secure_afl.solve import Solution, solve
-from secure_afl.statistics import PublicBounds, SufficientStatistics
+from secure_afl.statistics import PublicBounds, SufficientStatistics, gamma
 
 # Of a row's bound, what stands in the column of ones under differential privacy: as a 1 it would move the sums by more
 # than small rows do.
@@ -44,7 +44,8 @@ class FederatedRidge(FederatedClassifier):
         penalty and certificate are of these columns. On badly scaled ones that is worth digits of the model.
         With `privacy` both may be given: row_norm is then of rows of such columns, and √d without it.
     ridge : penalty relative to the mean diagonal entry of the aggregated Gram matrix.
-    classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see.
+    classes : all labels there can be, agreed on; None takes those in `y`, which only a simulation can see, and not
+        with `privacy`.
     max_rows : public bound on the rows of one site in one round.
     data_set : what the owners call these rows. A data set serves one session: a second `fit` is refused, as
         the difference of the two sums could expose what changed. Another penalty needs no second fit, see
@@ -96,6 +97,10 @@ class FederatedRidge(FederatedClassifier):
         the bounds, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` if the sum gives no
         guaranteed solution; the model is then the one from before.
         """
+        if self.privacy and self.classes is None:
+            raise DataError(
+                "expected classes that were agreed on with privacy, got none: labels tell of rows"
+            )
         parsed = self._scaled(parse_rows(X, y, self.classes, site))
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes))
         rounds = parse_integer("rounds", self.rounds)
@@ -120,7 +125,7 @@ class FederatedRidge(FederatedClassifier):
     def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
         """One site's side of `fit`: what it puts into each sum. Raises `DataError` that names `who`."""
         features = parse_features(X)
-        parsed = self._scaled(parse_rows(features, y, self.classes, [who] * len(features)))
+        parsed = self._scaled(parse_rows(features, y, self.classes, np.full(len(features), who)))
         bounds, _ = self._agreed(features.shape[1])
         return self._vectors(who, parsed, np.arange(len(features)), bounds)
 
@@ -216,7 +221,7 @@ class FederatedRidge(FederatedClassifier):
         return sum(parts[1:], start=parts[0])
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FederatedRidge":
-        """The same model from rows that lie in one place, without any aggregator: the reference."""
+        """The same model from rows that lie in one place, without any aggregator: the reference, without noise."""
         parsed = self._scaled(parse_rows(X, y, self.classes))
         bounds = self.bounds(parsed.X.shape[1], len(parsed.classes), rows=len(parsed.X))
         everything = np.arange(len(parsed.X))
@@ -228,7 +233,9 @@ class FederatedRidge(FederatedClassifier):
         """The public bounds of one site's statistics, the intercept's column included."""
         row_norm = self._row_norm(features)
         most = parse_integer("max_rows", self.max_rows) if rows is None else rows
-        whole = float(np.hypot(row_norm, self._one(features))) * (1 + 2.0**-50)
+        # Rounding may leave a row longer than `shortened` was told; nothing may refuse it then.
+        roundings = gamma(3 * features + 64) if self.privacy else 2.0**-50
+        whole = float(np.hypot(row_norm, self._one(features))) * (1 + roundings)
         return PublicBounds(features + 1, classes, whole, most)
 
     def _row_norm(self, features: int) -> float:
@@ -253,9 +260,7 @@ class FederatedRidge(FederatedClassifier):
         if not np.isfinite(features).all():
             raise DataError("expected finite features, got NaN or infinity")
         if self.privacy:  # as the rows were that it learned from
-            scaled = np.ldexp(features, -self._exponents(features.shape[1]))
-            short, _ = shortened(scaled, self._row_norm(features.shape[1]))
-            return np.asarray(short @ self.weights_[1:] + self.intercept_)
+            return np.asarray(self._short(features) @ self.weights_[1:] + self.intercept_)
         scores: npt.NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         return scores
 
@@ -264,13 +269,11 @@ class FederatedRidge(FederatedClassifier):
         exponents = self._exponents(parsed.X.shape[1])
         if self.column_bounds is None and not self.privacy:
             return parsed
-        columns = np.ldexp(parsed.X, -exponents)
         if self.privacy:
-            if not np.isfinite(columns).all():
-                raise DataError(
-                    "expected finite X, got NaN, infinity or numbers far over their columns' bounds"
-                )
-            return replace(parsed, X=shortened(columns, self._row_norm(columns.shape[1]))[0])
+            if not np.isfinite(parsed.X).all():
+                raise DataError("expected finite X, got NaN or infinity")
+            return replace(parsed, X=self._short(parsed.X))
+        columns = np.ldexp(parsed.X, -exponents)
         over = ~(np.abs(parsed.X) <= np.asarray(self.column_bounds, dtype=np.float64))  # NaN is over, too
         for who, rows in parsed.sites.items():
             if (wrong := np.argwhere(over[rows])).size:
@@ -279,6 +282,14 @@ class FederatedRidge(FederatedClassifier):
                     f"{who}: expected finite X within its column's bound, it is not in row {row}, column {column}"
                 )
         return replace(parsed, X=columns)
+
+    def _short(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Finite rows in the units that sums are of, none longer than its bound; each depends on itself alone."""
+        mantissas, exponents = np.frexp(X)
+        exponents = exponents - self._exponents(X.shape[1])
+        # What overflows in its column's units would refuse the row; halved so often, it is still far too long.
+        excess = np.maximum(exponents.max(axis=1, initial=0) - 1000, 0)
+        return shortened(np.ldexp(mantissas, exponents - excess[:, None]), self._row_norm(X.shape[1]))[0]
 
     def _exponents(self, features: int) -> npt.NDArray[np.int64]:
         """By which power of two each column is divided."""

@@ -22,6 +22,7 @@ from secure_afl.privacy import (
     multiplier,
     regularise,
     sensitivity,
+    shortened,
     spent,
 )
 from secure_afl.solve import solve
@@ -177,6 +178,15 @@ def test_bounded_rows_pass_and_those_within_the_bounds_are_untouched(
     assert np.array_equal(again[0], x)
     with pytest.raises(DataError, match="expected finite rows"):
         bounded_rows(np.full((1, d), np.nan), np.zeros((1, c)), bounds)
+
+
+@pytest.mark.parametrize("columns", [1, 5, 37, 300])
+def test_a_row_is_shortened_the_same_whatever_is_beside_it(columns: int) -> None:
+    rows = np.random.default_rng(columns).normal(size=(60, columns)) * 10
+    alone = np.concatenate([shortened(rows[at : at + 1], 1.0)[0] for at in range(60)])
+    for table in (rows, np.asfortranarray(rows), np.asfortranarray(np.repeat(rows, 2, axis=1))[:, ::2]):
+        for count in (1, 2, 7, 60):
+            assert np.array_equal(shortened(table[:count], 1.0)[0], alone[:count])
 
 
 def exact_epsilon(noise: float, delta: float) -> float:

@@ -186,9 +186,44 @@ def test_no_row_is_refused_for_its_values() -> None:
     X[7] *= 1e100
     estimator().vectors(X[:40], y[:40], "site")
     estimator(row_norm=None, column_bounds=[1.0, 2.0, 3.0]).vectors(X[:40], y[:40], "site")
+    for small in (1.0, 2.0**-390):
+        model = estimator(row_norm=None, column_bounds=[small, 1.0, 1.0])
+        (vector,) = model.vectors([[1e300, 2.0, 3.0]], [0], "site")
+        assert np.isfinite(vector).all()
+        # Of length √3 and along the first column, as if the other two were 0.
+        assert vector[4] == pytest.approx(3.0)
+        model.weights_, model.intercept_, model.coef_ = np.ones((4, 3)), np.zeros(3), np.ones((3, 3))
+        assert np.allclose(model.decision_function([[1e300, 2.0, 3.0]]), sqrt(3))
     X[7, 0] = np.nan
     with pytest.raises(DataError, match="expected finite X"):
         estimator().vectors(X[:40], y[:40], "site")
+
+
+@pytest.mark.parametrize("columns", [1, 40, 2319])
+def test_nor_for_its_rounding(columns: int) -> None:
+    """Rows about as long as the bound: whichever way norms round, such a row is taken."""
+    limit = 1.0688448950648588  # equal squares of this size round up again and again
+    model = estimator(row_norm=limit)
+    bounds = replace(model.bounds(columns, 0), rows=100)
+    # Up to what `shortened` just leaves alone, and a little more.
+    ulps = columns + np.arange(-8, 20)[:, None]
+    for row in (np.ones(columns), np.random.default_rng(columns).uniform(0.5, 1, columns)):
+        near = row / np.linalg.norm(row) * limit * (1 + ulps * 2.0**-53)
+        with_ones = np.column_stack([np.full(len(near), model._one(columns)), model._short(near)])
+        SufficientStatistics.from_rows(with_ones, np.zeros((len(near), 0)), bounds)
+
+
+def test_a_site_without_rows_takes_part_too() -> None:
+    for classes in ((0, 1, 2), ("a", "b", "c")):
+        (vector,) = estimator(classes=classes).vectors(
+            np.zeros((0, 3)), np.asarray([], dtype=np.str_), "site"
+        )
+        assert not vector.any()
+
+
+def test_classes_are_agreed_on_before_anybody_reads_data() -> None:
+    with pytest.raises(DataError, match="expected classes that were agreed on with privacy, got none"):
+        estimator(classes=None).fit(*rows())
 
 
 def test_the_model_is_that_of_the_noisy_sum() -> None:
