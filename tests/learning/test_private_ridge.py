@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import beta, chi2, norm
 
 from secure_afl.aggregation import MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
+from secure_afl.crypto.noise import Block
 from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.errors import DataError
 from secure_afl.privacy import Privacy, regularise, sensitivity, spent
@@ -224,6 +225,64 @@ def test_a_site_without_rows_takes_part_too() -> None:
 def test_classes_are_agreed_on_before_anybody_reads_data() -> None:
     with pytest.raises(DataError, match="expected classes that were agreed on with privacy, got none"):
         estimator(classes=None).fit(*rows())
+
+
+# Of ε as much as possible shows at a δ as large as this: the likelihood ratio is then often large.
+MEASURED = Privacy(epsilon=3.0, delta=0.05, dropout=0.0)
+SUMS = 30_000
+
+
+def measured(weaker: int = 1) -> float:
+    """A lower bound of ε, wrong with a probability of 2e-9: how often the best attacker is right about neighbours, a
+    client with one row and with none. It knows the sums and all noise but that of the honest. weaker: by what
+    deviations are divided.
+    """
+    clients, model = 3, estimator(privacy=MEASURED, max_rows=8, classes=(0, 1))
+    honest = MEASURED.survivors(clients) - MEASURED.colluders(clients)
+    assert honest == 1
+    (plan,) = model.plan(1, clients)
+    assert plan.noise is not None
+    deviations = [one.deviation / weaker for one in plan.noise.blocks]
+    sizes = [one.length for one in plan.noise.blocks]
+    # Many sums at once: the same noise on each entry, made by what a client calls.
+    blocks = tuple(Block(size * SUMS, one) for size, one in zip(sizes, deviations, strict=True))
+    many = replace(plan, length=plan.length * SUMS, noise=replace(plan.noise, blocks=blocks))
+    code = many.spec(clients).code(clients)
+    (more,), (less,) = (model.vectors(np.ones((count, 1)), [0] * count, "site") for count in (1, 0))
+    direction = (more - less) / np.repeat(np.array(deviations, float), sizes) ** 2
+
+    def log_likelihood_ratios(vector: Floats) -> Floats:
+        """Of so many sums over this client's vector and its noise."""
+        tiled = [np.tile(part, SUMS) for part in np.split(vector, np.cumsum(sizes)[:-1])]
+        total = code.decode_sum(many.encode(np.concatenate(tiled), code), 1)
+        parts = np.split(total, np.cumsum(sizes)[:-1] * SUMS)
+        sums = np.column_stack([part.reshape(SUMS, -1) for part in parts])
+        ratios: Floats = (sums - (more + less) / 2) @ direction
+        return ratios
+
+    # Ratios are normal: the threshold that is best for the attacker is known beforehand.
+    mu = sqrt(float(direction @ (more - less)))
+    thresholds = np.linspace(0, 10, 201)
+    false, true = norm.sf(thresholds / mu + mu / 2), norm.sf(thresholds / mu - mu / 2)
+    high, low = (
+        beta.isf(1e-9, SUMS * false + 1, SUMS * (1 - false)),
+        beta.ppf(1e-9, SUMS * true, SUMS * (1 - true) + 1),
+    )
+    best = thresholds[np.argmax((low - MEASURED.delta) / high)]
+    false_alarms, hits = (int(np.sum(log_likelihood_ratios(one) > best)) for one in (less, more))
+    # Clopper and Pearson.
+    often = beta.isf(1e-9, false_alarms + 1, SUMS - false_alarms)
+    seldom = beta.ppf(1e-9, hits, SUMS - hits + 1)
+    return float(np.log((seldom - MEASURED.delta) / often))
+
+
+def test_a_distinguisher_stays_under_the_claim() -> None:
+    """Accounting is no more than 20 % from the truth, and so many sums prove most of that."""
+    assert 0.5 * MEASURED.epsilon < measured() < MEASURED.epsilon
+
+
+def test_the_same_distinguisher_finds_noise_of_half_the_deviation() -> None:
+    assert measured(weaker=2) > MEASURED.epsilon
 
 
 def test_the_model_is_that_of_the_noisy_sum() -> None:
