@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.driver import EncryptedCohort
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
@@ -32,7 +33,7 @@ class _Cancels(HomomorphicClient):
             lattice.add(total, self.tap.ciphertexts(place, length, lattice))
         for at, prime in enumerate(lattice.primes):
             total[..., at, :] = (np.uint64(prime) - total[..., at, :]) % np.uint64(prime)
-        return self._upload(total, data_set)
+        return self._upload(total, messages.data_set_digest(self.name, data_set))
 
 
 class _InLeague(EncryptedAggregator):
