@@ -18,7 +18,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.prg import uniform
 
-LARGEST_VARIANCE = 2**100
+LARGEST_VARIANCE = 2**110
 _WORD_BITS = 64  # of a random word that is compared with the leading bits of a probability
 _BATCH = 2**16
 Words = npt.NDArray[np.uint64]
@@ -29,13 +29,14 @@ Units = npt.NDArray[np.int64]
 def draw(count: int, variance: Fraction) -> Units:
     """`count` independent draws of N_Z(0, variance), int64.
 
-    variance: σ² > 0, at most 2^100, so that no draw leaves int64 (probability below exp(−4000), and then an error).
+    variance: σ² > 0, at most 2^110, so that no draw leaves int64: a proposal does with a probability of exp(−127) at most, whatever the
+    data, and is then an error.
     Raises `CryptoError` for another variance or a count that is no number of draws.
     """
     if type(count) is not int or count < 0:
         raise CryptoError(f"expected a number of draws, got {count!r}")
     if type(variance) is not Fraction or not 0 < variance <= LARGEST_VARIANCE:
-        raise CryptoError(f"expected a variance above 0 and at most 2^100 as a Fraction, got {variance!r}")
+        raise CryptoError(f"expected a variance above 0 and at most 2^110 as a Fraction, got {variance!r}")
     draws = np.empty(count, np.int64)
     filled = 0
     while filled < count:

@@ -214,6 +214,16 @@ def test_nor_for_its_rounding(columns: int) -> None:
         SufficientStatistics.from_rows(with_ones, np.zeros((len(near), 0)), bounds)
 
 
+@pytest.mark.parametrize("row_norm", [1e-3, 100.0, 200.0, 1000.0])
+def test_units_as_fine_as_the_words_allow_have_noise(row_norm: float) -> None:
+    """With few rows of large numbers the noise is a good part of the range, 55 bits wide."""
+    model = estimator(row_norm=row_norm, privacy=Privacy(1.0, 1e-5))
+    (plan,) = model.plan(3, SITES)
+    X, y, _ = rows(20)
+    (vector,) = model.vectors(row_norm * X, y, "site")
+    plan.encode(vector, plan.spec(SITES).code(SITES))
+
+
 def test_a_site_without_rows_takes_part_too() -> None:
     for classes in ((0, 1, 2), ("a", "b", "c")):
         (vector,) = estimator(classes=classes).vectors(
