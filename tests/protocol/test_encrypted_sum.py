@@ -388,14 +388,15 @@ def test_sums_that_tell_of_the_same_rows_have_the_same_contributors() -> None:
 
 @pytest.mark.parametrize("holders", [1, 2])
 def test_in_whatever_order_members_are_numbered_and_answer(holders: int) -> None:
-    """A set of Python's gives 64 before 1; every list of a session is in order."""
-    here = KeyWorld(65, holders=holders, policy=replace(EVERY_BACKEND, corrupted=0.0))
+    """A set of Python's gives 64 and 128 before 1; every list of a session is in order."""
+    here = KeyWorld(129, holders=holders, policy=replace(EVERY_BACKEND, corrupted=0.0))
     network = Backwards("encrypting", (1, 64))
-    session = here.session(network, cohort=(1, 2, 3, 4, 64), rounds=2).set_up()
+    session = here.session(network, cohort=(1, 2, 3, 64, 128), rounds=2).set_up()
     opened = session.cohort.sum(0, session.contribute)
-    assert (opened.contributors, opened.dropouts) == ((2, 3, 4), (1, 64))
+    assert (opened.contributors, opened.dropouts) == ((2, 3, 128), (1, 64))
     assert not session.cohort.refusals
+    assert list(session.server.open_round(1)) == [1, 2, 3, 64, 128]
     session.server.blame.update({64: "was late", 1: "was silent"})
     with pytest.raises(RoundAbortedError) as aborted:
-        session.server.open_round(1, among=())
+        session.server.advance()
     assert list(aborted.value.blame) == ["site-1", "site-64"]

@@ -218,22 +218,23 @@ def test_a_client_that_is_asked_too_late_is_left_out(profile: Profile) -> None:
 
 @pytest.mark.parametrize("profile", Profile)
 def test_in_whatever_order_members_are_numbered_and_answer(profile: Profile) -> None:
-    """A set of Python's gives 64 before 1; every list of a session is in order."""
-    here = world(65, replace(EVERY_PROFILE, corrupted=0.0, dropout=0.0))
+    """A set of Python's gives 64 and 128 before 1; every list of a session is in order."""
+    here = world(129, replace(EVERY_PROFILE, corrupted=0.0, dropout=0.0))
     parameters = here.propose(
         rounds=2,
         profile=profile,
         near=graph.Neighbourhood(4, 3) if profile is Profile.SEMI_HONEST else None,
-        cohort=(1, 2, 3, 4, 5, 6, 64),
+        cohort=(1, 2, 3, 4, 5, 64, 128),
     )
     session = here.session(parameters, Backwards("collecting", (1, 64))).set_up()
     result = session.sum()
-    assert (result.survivors, result.dropouts) == ((2, 3, 4, 5, 6), (1, 64))
+    assert (result.survivors, result.dropouts) == ((2, 3, 4, 5, 128), (1, 64))
     assert session.opened(result).tolist() == session.integer_sum(result.survivors).tolist()
     assert not session.cohort.refusals
+    assert list(session.server.open_round(1)) == [1, 2, 3, 4, 5, 64, 128]
     session.server.blame.update({64: "was late", 1: "was silent"})
     with pytest.raises(RoundAbortedError) as aborted:
-        session.server.open_round(1, among=())
+        session.server.advance()
     assert list(aborted.value.blame) == ["site-1", "site-64"]
 
 

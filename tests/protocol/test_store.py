@@ -17,6 +17,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.sealed_box import lock, unlock
+from secure_afl.protocol import store as stores
 from secure_afl.protocol.driver import Envelope, PerfectNetwork
 from secure_afl.protocol.durable import DurableParty
 from secure_afl.protocol.errors import (
@@ -147,6 +148,22 @@ def test_what_an_interrupt_left_open_is_taken_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "a", owner)
     assert store.kept("s") == Kept(b"memory", b"", b"")
     assert store.run("SELECT * FROM joined") == []
+
+
+def test_who_fails_in_a_step_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_WAIT", 0.1)
+    owner = Identity.generate()
+    one, other = (Store(tmp_path / "a", owner) for _ in range(2))
+
+    def step() -> None:
+        with one.transaction():
+            one.keep("s", Kept(b"of the step that failed", b"", b""))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        step()
+    other.keep("t", Kept(b"memory", b"", b""))
+    assert one.kept("s") is None
 
 
 # ---- the ledger ----------------------------------------------------------------------------------

@@ -1,19 +1,25 @@
 """The adapter with Flower's own messages and apps, without an engine; then on the engines, which takes longer."""
 
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folders import RIDGE, Federation, in_process, model
 
+from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.transport.post import Channel, Letter, here
 from secure_afl.protocol.wire import VERSION, WireError
 from secure_afl.site import Folder
 
@@ -26,12 +32,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from grids import LocalGrid, Reply, answering, node
 
 from secure_afl import flower_app
-from secure_afl.crypto.identity import Identity
 from secure_afl.protocol import key_file
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.errors import RoundAbortedError
 from secure_afl.protocol.store import Store, StoreError
 from secure_afl.protocol.transport.flower import records
+from secure_afl.protocol.transport.flower import server as flower_server
 from secure_afl.protocol.transport.flower.server import FlowerPost, to_party
 from secure_afl.remote import is_open
 
@@ -401,6 +407,133 @@ def test_a_server_without_an_identity_ends_what_it_cannot_go_on_with(tmp_path: P
     with pytest.raises(ConnectionError):
         flower_app.serve(Lost(4, answering(federation)), federation.server, 5.0, 0.01)
     assert len(session_of(federation, 0)) == 1
+
+
+# ---- a clock that stands still but for who sleeps --------------------------------------------------
+
+
+GRACE = 5.0  # seconds that Flower keeps a message beyond the deadline
+
+
+@dataclass
+class Clock:
+    """Of `FlowerPost`."""
+
+    now: float = 100.0
+    slept: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+class Timed(LocalGrid):
+    """Three parties with nodes of their own; those in `silent` say nothing. late: a node that comes after so many looks."""
+
+    def __init__(self, *, silent: Sequence[int] = (), late: int = 0) -> None:
+        identities = [Identity.generate() for _ in range(3)]
+        members = [Member(f"site-{number}", one.verify_key) for number, one in enumerate(identities)]
+        self.parties = Parties(Roster(tuple(members)), None)
+        self.pulls, self.late = 0, late
+
+        def reply(at: int, message: Message) -> Message | None:
+            party, letter = at - 100, records.to_letter(message.content)
+            if party in silent:
+                return None
+            said = letter.data[::-1]
+            if letter.channel is Channel.WHEREABOUTS:
+                said = here(identities[party], self.parties, party, letter, at)
+            return Message(records.answer_records(said), reply_to=message)
+
+        super().__init__(3, reply)
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.late -= 1
+        return self.nodes[:2] if self.late >= 0 else self.nodes
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.pulls += 1
+        assert self.pulls < 1000, "asks for ever"
+        return super().pull_messages(message_ids)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(flower_server, "time", clock)
+    return clock
+
+
+def test_all_are_found_without_waiting(clock: Clock) -> None:
+    grid = Timed()
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101, 2: 102}
+    assert (clock.slept, post.silences) == ([], [])
+    assert [message.metadata.ttl for message in grid.sent] == [2.0 + GRACE] * 3
+
+
+def test_a_node_that_comes_late_is_asked_when_it_comes(clock: Clock) -> None:
+    grid = Timed(late=3)
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101, 2: 102}
+    assert clock.slept == [0.25] * 3
+    assert [message.metadata.ttl for message in grid.sent] == [2.0 + GRACE] * 3
+
+
+def test_who_does_not_come_is_waited_for_until_the_deadline(clock: Clock) -> None:
+    grid = Timed(late=1000)
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101}
+    assert clock.slept == [0.25] * 8
+
+
+@pytest.mark.parametrize(("deadline", "ttl"), [(2.0, 2.0), (0.5, 1.0)])
+def test_a_phase_ends_with_its_last_answer_or_at_its_deadline(
+    clock: Clock, deadline: float, ttl: float
+) -> None:
+    silent: list[int] = []
+    grid = Timed(silent=silent)
+    post = FlowerPost(grid, deadline, 0.25, {0: 100, 1: 101, 2: 102})
+    carry, outbox = post.carry(Channel.MASKED, bytes(32)), {0: b"ab", 2: b"cd"}
+    assert list(carry(outbox)) == [(0, b"ba"), (2, b"dc")]
+    assert clock.slept == []
+    silent.append(2)
+    assert list(carry(outbox)) == [(0, b"ba")]
+    assert clock.slept == [0.25] * round(deadline / 0.25)
+    assert post.silences == ["node 102: no answer in time"]
+    assert [message.metadata.ttl for message in grid.sent] == [
+        ttl + GRACE
+    ] * 4  # Flower takes no less than a second
+    assert [message.metadata.dst_node_id for message in grid.sent] == [100, 102] * 2
+    for nobody in ({}, {7: b"to nobody"}):
+        assert list(carry(nobody)) == []
+    assert len(grid.sent) == 4
+
+
+@pytest.mark.parametrize("learned", [b"", b"a model"])
+def test_the_end_is_told_to_all_that_were_found(clock: Clock, learned: bytes) -> None:
+    grid = Timed()
+    post = FlowerPost(grid, 2.0, 0.25, {0: 100, 2: 102})
+    post.end(bytes(32), learned) if learned else post.end(bytes(32))
+    letters = [records.to_letter(message.content) for message in grid.sent]
+    assert letters == [Letter(Channel.END, bytes(32), learned)] * 2
+    assert [message.metadata.dst_node_id for message in grid.sent] == [100, 102]
+
+
+@pytest.mark.parametrize(
+    ("deadline", "poll"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.nan)]
+)
+def test_times_of_nothing_are_refused(deadline: float, poll: float) -> None:
+    grid = Timed()
+    FlowerPost(grid, 0.001, 0.001)
+    with pytest.raises(LocalProtocolError, match="a deadline and a poll interval above 0 seconds"):
+        FlowerPost(grid, deadline, poll)
 
 
 # ---- on Flower's engines ---------------------------------------------------------------------------
