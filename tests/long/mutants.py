@@ -112,7 +112,8 @@ class Judge:
         changed = _find(code, live[0].__code__) if live else code
         if live and changed.co_freevars == live[0].__code__.co_freevars:  # others take no such code
             end = self._end(lambda: _put(changed, live) and self._run(tests), tests) if tests else "not run"
-            if end in KILLED or self._loaded.isdisjoint(lines):
+            # What ran while modules were loaded may have left functions behind that were made in it.
+            if end in KILLED or self._loaded.isdisjoint([*lines, *_body(one.file, live[0].__code__)]):
                 return end
         near = self.map.tests_of_file(one.file)
         tests = self._quickest(near + [name for name in self._every() if name not in set(near)])
@@ -172,6 +173,11 @@ def _find(module: CodeType, like: CodeType) -> CodeType:
             return code
         inside += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     raise LookupError(f"expected {like.co_qualname} in {like.co_filename}")
+
+
+def _body(file: str, code: CodeType) -> list[Line]:
+    """The lines of a function, without those of functions that are made in it."""
+    return [(file, line) for _, _, line in code.co_lines() if line and line != code.co_firstlineno]
 
 
 def _put(code: CodeType, functions: Sequence[FunctionType]) -> bool:

@@ -516,6 +516,36 @@ def test_a_phase_ends_with_its_last_answer_or_at_its_deadline(
     assert len(grid.sent) == 4
 
 
+def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
+    grid = Timed()
+    honest, garbage = grid.reply, RecordDict({"payload": ArrayRecord()})
+
+    def reply(at: int, message: Message) -> Message | None:
+        if at == 103:  # a reply to a message that was never sent
+            stray = honest(100, message)
+            assert stray is not None
+            stray.metadata.__dict__["_reply_to_message_id"] = "4711"
+            return stray
+        replies: dict[int, Callable[[], Message | None]] = {
+            100: lambda: Message(Error(code=2, reason="a text"), reply_to=message),
+            101: lambda: Message(garbage, reply_to=message),
+            102: lambda: Message(records.answer_records(None), reply_to=message),
+        }
+        return replies.get(at, lambda: honest(100, message))()
+
+    grid.reply = reply
+    post = FlowerPost(grid, 1.0, 0.25, {number: 100 + number for number in range(5)})
+    carry = post.carry(Channel.MASKED, bytes(32))
+    assert list(carry(dict.fromkeys(range(5), b"ab"))) == [(4, b"ba")]
+    assert post.silences == [
+        "node 100: Flower's error 2",
+        "node 101: expected one payload of bytes, got something else",
+        "node 102: refused; its own log says why",
+        "node 103: no answer in time",
+    ]
+    assert clock.slept == [0.25] * 4
+
+
 @pytest.mark.parametrize("learned", [b"", b"a model"])
 def test_the_end_is_told_to_all_that_were_found(clock: Clock, learned: bytes) -> None:
     grid = Timed()
