@@ -49,7 +49,7 @@ def test_many_longer_runs() -> None:
 
 
 def test_runs_reach_what_they_are_about() -> None:
-    """Of 40 examples, at least so many have a sum of this kind, or such an event: far fewer than most times, as secrets
+    """Of 100 examples, at least so many have a sum of this kind, or such an event: far fewer than most times, as secrets
     are fresh in every run and what happens depends on them."""
     seen: Counter[str] = Counter()
 
@@ -82,7 +82,7 @@ def test_runs_reach_what_they_are_about() -> None:
                 self.events.add("several sessions")
             seen.update(self.events)
 
-    run(Counted, 40)
+    run(Counted, 100)
     asked = {
         "active": 2,
         "semi-honest": 2,
