@@ -100,10 +100,10 @@ def _solved(form: Form, x: Vector, y: Vector) -> Vector:
 
 
 def extrapolated(form: Form, x: Sequence[float], y: Sequence[float], at: float) -> tuple[float, float]:
-    """The least and the most that the law says at a place beyond its points when any one of these is left out."""
+    """The least and the most that the law says at a place beyond its points, of all of these or without any one."""
     places, values = np.array(x, np.float64), np.array(y, np.float64)
     said = [
         float((form.rows(np.array([at])) @ _solved(form, places[kept], values[kept]))[0])
-        for kept in (np.arange(len(places)) != out for out in range(len(places)))
+        for kept in (np.arange(len(places)) != out for out in range(-1, len(places)))
     ]
     return min(said), max(said)
