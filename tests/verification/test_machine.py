@@ -48,6 +48,7 @@ def test_many_longer_runs() -> None:
     run_state_machine_as_test(BothSuites, settings=settings(FAST, max_examples=25, stateful_step_count=40))
 
 
+@pytest.mark.slow
 def test_runs_reach_what_they_are_about() -> None:
     """Of 100 examples, at least so many have a sum of this kind, or such an event: far fewer than most times, as secrets
     are fresh in every run and what happens depends on them."""
