@@ -27,8 +27,9 @@ from secure_afl.protocol.explain import explain
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import Profile, RidgeSystem, SumPlan
+from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.transport.events import prefix
 from secure_afl.protocol.wire import WireError
 
 # ---- crypto/fixed_point.py ---------------------------------------------------------------------------
@@ -391,3 +392,25 @@ def test_a_services_passphrase_is_the_first_line_of_its_file(
     monkeypatch.setenv(key_file.PASSPHRASE_FILE, "")
     with pytest.raises(FileError, match="to name a file with the passphrase, got nothing"):
         key_file.service_passphrase()
+
+
+# ---- protocol/{parameters,roster}.py, protocol/transport/events.py --------------------------------------
+
+
+@pytest.mark.parametrize("modulus", [2**32 + 1, 2**62 + 1, 2**63 - 1])
+def test_masks_may_be_below_every_modulus_of_33_to_63_bits(modulus: int) -> None:
+    assert RoundSpec("sum", 1, 0, 1, 8, modulus=modulus).payload_bytes == 0
+
+
+def test_numbers_outside_of_a_roster_have_no_name() -> None:
+    roster = world(3).roster
+    assert [roster.name(place) for place in (-1, 0, 2, 3)] == [
+        "unknown member -1",
+        roster.members[0].name,
+        roster.members[2].name,
+        "unknown member 3",
+    ]
+
+
+def test_a_session_is_told_by_its_first_digits() -> None:
+    assert prefix(bytes(range(32))) == "00010203"
