@@ -518,7 +518,8 @@ def test_a_phase_ends_with_its_last_answer_or_at_its_deadline(
 
 def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
     grid = Timed()
-    honest, garbage = grid.reply, RecordDict({"payload": ArrayRecord()})
+    honest, garbage = grid.reply, records.answer_records(None)
+    garbage["payload"] = ArrayRecord()
 
     def reply(at: int, message: Message) -> Message | None:
         if at == 103:  # a reply to a message that was never sent
