@@ -289,6 +289,7 @@ def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None
     assert "expected ridge or fedacnnl" in " ".join(output.split())
 
 
+@pytest.mark.slow
 def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> None:
     data = ["run", "--model", "fedacnnl", "--data", "digits", "--clients", "16", "--partition", "labels:5"]
     file = tmp_path / "figures.json"

@@ -164,6 +164,7 @@ def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyP
     assert f"{masked['bytes_up'] / plain['bytes_up']:.2f}" in text
 
 
+@pytest.mark.slow
 def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for row in list(encoders.ROWS)[1:-1]:
         monkeypatch.delitem(encoders.ROWS, row)
@@ -211,6 +212,7 @@ def test_the_default_encoder_is_one_of_the_table() -> None:
     assert PFedACnnL(TINY.networks["linear"][0]).ridge == ridge
 
 
+@pytest.mark.slow
 def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(heterogeneity, "CONCENTRATIONS", (0.1, 10.0))
     monkeypatch.setattr(heterogeneity, "METHODS_SHOWN", ("fedavg",))
