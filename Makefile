@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/secure-afl run
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Takes hours: mutants are most of it.
 verify: $(VENV)/.installed-dev

@@ -169,6 +169,7 @@ class Stopping(Post):
 PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_term", [pytest.param("at once", marks=pytest.mark.slow), "flower"])
 def test_a_node_that_is_stopped_anywhere_loses_nothing(tmp_path: Path, on_term: str) -> None:
     federation = Federation(tmp_path)
