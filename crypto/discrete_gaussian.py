@@ -29,8 +29,8 @@ Units = npt.NDArray[np.int64]
 def draw(count: int, variance: Fraction) -> Units:
     """`count` independent draws of N_Z(0, variance), int64.
 
-    variance: σ² > 0, at most 2^110, so that no draw leaves int64: a proposal does with a probability of exp(−127) at most, whatever the
-    data, and is then an error.
+    variance: σ² > 0, at most 2^110, so that no draw leaves int64: a proposal does with a probability of exp(−127) at
+    most, whatever the data, and is then an error.
     Raises `CryptoError` for another variance or a count that is no number of draws.
     """
     if type(count) is not int or count < 0:

@@ -195,10 +195,8 @@ class FederatedRidge(FederatedClassifier):
             outcomes.append(outcome)
         else:
             outcomes += [aggregator.sum(r, contributions[r]) for r in range(len(plan))]
-        ridge, released = (
-            parse_real("ridge", self.ridge),
-            [one for one in outcomes if isinstance(one, Aggregate)],
-        )
+        ridge = parse_real("ridge", self.ridge)
+        released = [one for one in outcomes if isinstance(one, Aggregate)]
         statistics = self._pooled(bounds, plan, released, ridge) if released else None
         if len(plan) > 1:
             assert statistics is not None
@@ -212,10 +210,8 @@ class FederatedRidge(FederatedClassifier):
     ) -> SufficientStatistics:
         """The statistics of all waves."""
         if noise := plan[0].noise:
-            total, survivors = (
-                np.sum([one.total for one in sums], axis=0),
-                sum(len(one.survivors) for one in sums),
-            )
+            total = np.sum([one.total for one in sums], axis=0)
+            survivors = sum(len(one.survivors) for one in sums)
             return regularise(total, bounds, noise, survivors=survivors, ridge=ridge).statistics
         parts = [SufficientStatistics.unpack(one.total, bounds, entry_error=one.entry_error) for one in sums]
         return sum(parts[1:], start=parts[0])

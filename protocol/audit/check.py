@@ -411,9 +411,8 @@ def _policies(session: Session) -> Iterator[Finding]:
             answered: dict[int | None, bytes] = {}
             for answer in view.sent(kind):
                 number, data = answer.event.frame.round, answer.event.frame.digest
-                if (
-                    answered.setdefault(number, data) != data
-                ):  # the same again answers a question that was repeated
+                # The same again answers a question that was repeated.
+                if answered.setdefault(number, data) != data:
                     yield Finding(view.log.file, answer.line, f"round {number} was answered for before")
 
 

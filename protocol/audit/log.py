@@ -88,8 +88,10 @@ class AuditLog:
 
     def note(self, event: AnyEvent) -> None:
         """Append an event, unless the log has it: a message that is sent again is the same message."""
-        if self._broken or encoded(event) not in self._noted:
+        known = encoded(event)
+        if self._broken or known not in self._noted:
             self.append(event)
+            self._noted.add(known)
 
     def append(self, event: AnyEvent) -> None:
         """Write one entry, through to the disk. Raises `AuditError` from the first failure on."""
@@ -107,7 +109,6 @@ class AuditLog:
             raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
         self._broken = False
         self._number, self._previous = self._number + 1, line_digest(line)
-        self._noted.add(encoded(event))
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""
