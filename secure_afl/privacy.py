@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh
@@ -48,8 +49,7 @@ class Adjacency(Enum):
 _FACTORS = {Adjacency.ADD_REMOVE: (1.0, 1.0), Adjacency.REPLACE: (math.sqrt(2) * (1 + 2.0**-50), 2.0)}
 
 
-@dataclass(frozen=True)
-class Privacy:
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """(ε, δ) for every record of every honest client, over all sums of a plan together.
 
     record_rows: most rows that one record (a person, an image of many patches) puts into a sum; it puts in at least 1.

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.errors import DataError
-from secure_afl.privacy import Adjacency, Privacy
+from secure_afl.privacy import Privacy
 from secure_afl.protocol import files
 from secure_afl.protocol.errors import FileError, LocalProtocolError
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
@@ -69,22 +69,6 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
 
-class Private(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`Privacy`: differential privacy for every record, by noise that the clients add."""
-
-    epsilon: float
-    delta: float
-    adjacency: Adjacency = Adjacency.ADD_REMOVE
-    record_rows: int = 1
-    dropout: float = 0.2
-    corrupted: float = 0.1
-
-    @property
-    def privacy(self) -> Privacy:
-        """Raises `DataError` for what nobody could promise."""
-        return Privacy(**msgspec.structs.asdict(self))
-
-
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the module. release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
 
@@ -99,7 +83,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: str = ""
     ridge: Ridge | None = None
     fedacnnl: Deep | None = None
-    privacy: Private | None = None
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         if (self.ridge is None) == (self.fedacnnl is None):
@@ -117,12 +101,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.fedacnnl and not self.fedacnnl.scale > 0:
             raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
-        if self.privacy:
-            if not self.ridge or self.backend == "ckks":
-                raise DataError(
-                    "expected [privacy] with [ridge] and exact sums: backend mask, bfv or bfv+mask"
-                )
-            _ = self.privacy.privacy
+        if self.privacy and (not self.ridge or self.backend == "ckks"):
+            raise DataError("expected [privacy] with [ridge] and exact sums: backend mask, bfv or bfv+mask")
         _ = self.encryption
 
     @property
@@ -181,7 +161,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             column_bounds=self.ridge.column_bounds,
             ridge=self.ridge.ridge,
             rounds=self.ridge.rounds,
-            privacy=self.privacy.privacy if self.privacy else None,
+            privacy=self.privacy,
             classes=self.classes,
             max_rows=self.max_rows,
             aggregator=aggregator,

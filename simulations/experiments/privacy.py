@@ -68,7 +68,7 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
         "machine": machine(),
         "seeds": seeds,
         "delta": DELTA,
-        "policy": {"dropout": Privacy.dropout, "corrupted": Privacy.corrupted},
+        "policy": {"dropout": Policy.dropout, "corrupted": Policy.corrupted},
         "records": records,
     }
 

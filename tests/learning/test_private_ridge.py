@@ -5,6 +5,7 @@ from math import sqrt
 from typing import Any
 
 import hypothesis
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -107,7 +108,7 @@ def test_dropouts_leave_less_noise_and_still_enough() -> None:
 
 def test_more_dropouts_than_the_noise_is_made_for_release_nothing() -> None:
     network = FaultyNetwork([Fault("drop", "collecting", frozenset({0, 1}))])
-    model = estimator(MaskedAggregator(network=network), replace(PRIVACY, dropout=0.1))
+    model = estimator(MaskedAggregator(network=network), msgspec.structs.replace(PRIVACY, dropout=0.1))
     with pytest.raises(RoundAbortedError) as caught:  # the masks alone would bear two
         model.fit(*rows())
     assert "expected at least 8 survivors, the server named 7" in str(caught.value.__notes__)
@@ -166,7 +167,7 @@ def test_what_has_no_exact_sum_is_refused() -> None:
 def test_too_few_clients_for_the_promise_are_refused() -> None:
     X, y, _ = rows(12)
     with pytest.raises(DataError, match="expected more survivors than colluders"):
-        estimator(privacy=replace(PRIVACY, dropout=0.4)).fit(X, y, ["a", "b", "c"] * 4)
+        estimator(privacy=msgspec.structs.replace(PRIVACY, dropout=0.4)).fit(X, y, ["a", "b", "c"] * 4)
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.floats(-6, 6))
@@ -319,7 +320,7 @@ def test_the_model_is_that_of_the_noisy_sum() -> None:
 
 def test_waves_share_the_budget() -> None:
     data = rows()
-    model = estimator(MaskedAggregator(), replace(PRIVACY, epsilon=16.0), rounds=3).fit(*data)
+    model = estimator(MaskedAggregator(), msgspec.structs.replace(PRIVACY, epsilon=16.0), rounds=3).fit(*data)
     (once,), thrice = estimator().plan(3, SITES), estimator(rounds=3).plan(3, SITES)
     # Besides, one row more lets another one move to the next wave: that one's part is gone, too.
     for block, moved in ((0, sqrt(2)), (1, 2.0), (2, 1.0)):
