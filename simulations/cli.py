@@ -3,7 +3,6 @@
 import shlex
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +22,7 @@ from secure_afl.simulations.cli_policy import policy
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.commands import experiment
 from secure_afl.simulations.partition import default_spec, partition
-from secure_afl.simulations.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, run
+from secure_afl.simulations.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, middle, run
 from secure_afl.simulations.terminal import (
     JsonFile,
     check_writable,
@@ -362,7 +361,6 @@ def _identical(figures: dict[str, Any]) -> str:
 def _print_run(result: Run, note: str) -> None:
     figures = result.figures
     accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
-    rounds = [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
 
     title = (
         f"{escape(figures['data'])}: training rows, and accuracy on each client's own test rows and on all"
@@ -378,13 +376,11 @@ def _print_run(result: Run, note: str) -> None:
     table = terminal.table(title, ("client", "rows", "in the sum", *kinds.values()))
     shown = figures["clients"][:20]
     for name in shown:
-        present = sum(name in survivors for survivors in rounds)
-        in_sum = ("yes" if present else "no") if len(rounds) == 1 else f"{present} of {len(rounds)}"
         scores = (accuracy[kind].get(name) for kind in kinds)
         table.add_row(
             escape(name),
             str(figures["rows"][name]),
-            in_sum,
+            result.presence(name),
             *(f"{s:.3f}" if s is not None else "–" for s in scores),
         )
     if len(figures["clients"]) > len(shown):
@@ -397,15 +393,14 @@ def _print_run(result: Run, note: str) -> None:
             "cost by phase, first keys, then sums; medians over clients",
             ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms", *keepers),
         )
-        phases = [phase for phase in result.costs if phase not in ("start", "opened")]
-        for number, phase in enumerate(phases):
-            cost = result.costs[phase]
-            if number and (phase in KEY_PHASES) != (phases[number - 1] in KEY_PHASES):
+        of_keys = True
+        for phase, cost in result.phases.items():
+            if of_keys != (of_keys := phase in KEY_PHASES):
                 table.add_section()
             table.add_row(
                 phase,
-                *(f"{_middle(part):,.0f}" for part in (cost.up, cost.down)),
-                f"{1e3 * _middle(cost.client_seconds):.2f}",
+                *(f"{middle(part):,.0f}" for part in (cost.up, cost.down)),
+                f"{1e3 * middle(cost.client_seconds):.2f}",
                 f"{1e3 * cost.server_seconds:.2f}",
                 *((f"{cost.holder_bytes:,}", f"{1e3 * cost.holder_seconds:.2f}") if keepers else ()),
             )
@@ -462,7 +457,3 @@ def _print_run(result: Run, note: str) -> None:
     for refusal in result.refusals:
         console.print(f"[yellow]refused:[/] {escape(str(refusal))}", highlight=False)
     console.print(f"[dim]{escape(note)}[/]", highlight=False)
-
-
-def _middle(values: dict[int, Any]) -> float:
-    return float(median(values.values())) if values else 0.0

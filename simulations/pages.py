@@ -21,8 +21,13 @@ def page(template: str, filters: Mapping[str, Callable[..., Any]] = {}, /, **val
     return environment.get_template(template).render(**values)
 
 
-def picture(figure: Any) -> str:
-    """A figure of matplotlib as what an `img` shows."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + b64encode(drawn.getvalue()).decode()
+def svg(figure: Any) -> str:
+    """A figure of matplotlib, the same file for the same figure."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def inline(kind: str, image: bytes) -> str:
+    """A picture of a media type as what an `img` shows."""
+    return f"data:{kind};base64,{b64encode(image).decode()}"

@@ -1,12 +1,11 @@
 """The page of a run, for a person who has never seen the project: `secure-afl run --html`."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from secure_afl.simulations.bench_masking import machine
-from secure_afl.simulations.pages import page, picture
-from secure_afl.simulations.run import Run
+from secure_afl.simulations.pages import inline, page, svg
+from secure_afl.simulations.run import Run, middle
 
 _MODELS = {
     "ridge": "a linear classifier (least squares with a ridge penalty), in closed form",
@@ -31,17 +30,14 @@ _SERVERS = {
 def run_page(result: Run, note: str, command: str) -> str:
     """One HTML file that needs nothing else. note: where the scale of the columns is from; command: how it was made."""
     figures = result.figures
-    accuracy, rounds = figures["accuracy"], _rounds(figures)
+    accuracy = figures["accuracy"]
     clients = []
     for name in figures["clients"]:
-        present = sum(name in survivors for survivors in rounds)
         clients.append(
             {
                 "name": name,
                 "rows": figures["rows"][name],
-                "present": ("yes" if present else "no")
-                if len(rounds) == 1
-                else f"{present} of {len(rounds)}",
+                "present": result.presence(name),
                 "alone": accuracy["alone"].get(name),
                 "together": accuracy["together_by_client"].get(name),
                 "personal": accuracy.get("personal_by_client", {}).get(name),
@@ -53,7 +49,7 @@ def run_page(result: Run, note: str, command: str) -> str:
         {"share": _share, "seconds": _seconds},
         figures=figures,
         told={
-            "what": _what(figures),
+            "what": _what(result),
             "verdict": _verdict(figures),
             "mind": _mind(figures),
             "left": _left(figures),
@@ -63,7 +59,7 @@ def run_page(result: Run, note: str, command: str) -> str:
         },
         clients=clients,
         personal="personal" in accuracy,
-        chart=picture(_chart(figures, clients)),
+        chart=inline("image/svg+xml", svg(_chart(figures, clients)).encode()),
         phases=_phases(result),
         refusals=[*figures.get("warnings", ()), *map(str, result.refusals)],
         machine=machine(),
@@ -72,15 +68,9 @@ def run_page(result: Run, note: str, command: str) -> str:
     )
 
 
-def _rounds(figures: Mapping[str, Any]) -> list[list[str]]:
-    """The survivors of each sum."""
-    return [figures["survivors"]] if figures["rounds"] == 1 else figures["survivors"]
-
-
-def _what(figures: Mapping[str, Any]) -> str:
-    count, missing = len(figures["clients"]), set(figures["clients"])
-    for survivors in _rounds(figures):
-        missing &= set(figures["clients"]) - set(survivors)
+def _what(result: Run) -> str:
+    figures = result.figures
+    count, missing = len(figures["clients"]), set(figures["clients"]).difference(*result.survivors)
     rows = sum(figures["rows"].values())
     text = (
         f"{count} clients with {rows:,} rows of {figures['data']} ({figures['features']} columns, "
@@ -211,9 +201,6 @@ def _settings(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _phases(result: Run) -> list[dict[str, Any]]:
-    def middle(values: Mapping[int, float]) -> float:
-        return median(values.values()) if values else 0.0
-
     return [
         {
             "phase": phase,
@@ -222,8 +209,7 @@ def _phases(result: Run) -> list[dict[str, Any]]:
             "client": 1e3 * middle(cost.client_seconds),
             "server": 1e3 * cost.server_seconds,
         }
-        for phase, cost in result.costs.items()
-        if phase not in ("start", "opened")
+        for phase, cost in result.phases.items()
     ]
 
 

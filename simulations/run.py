@@ -108,6 +108,29 @@ class Run:
     costs: Mapping[str, PhaseCost]
     refusals: Sequence[Exception]
 
+    @property
+    def survivors(self) -> list[list[str]]:
+        """Of each sum."""
+        survivors = self.figures["survivors"]
+        return [survivors] if self.figures["rounds"] == 1 else survivors
+
+    def presence(self, client: str) -> str:
+        """Whether a client is in the sum, or in how many of them."""
+        present = sum(client in survivors for survivors in self.survivors)
+        if self.figures["rounds"] == 1:
+            return "yes" if present else "no"
+        return f"{present} of {len(self.survivors)}"
+
+    @property
+    def phases(self) -> dict[str, PhaseCost]:
+        """Those with costs to show, in the order of the protocol."""
+        return {phase: cost for phase, cost in self.costs.items() if phase not in ("start", "opened")}
+
+
+def middle(values: Mapping[int, float]) -> float:
+    """The median over clients, of whom there may be none."""
+    return float(median(values.values())) if values else 0.0
+
 
 def network_for(data: Dataset) -> Network:
     """One layer of filters and a head for images, a hidden dense layer for other rows and tiny images."""

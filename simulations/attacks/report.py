@@ -1,6 +1,5 @@
 """How findings are shown: tables for a terminal and for a document, pictures, and one page with all of it."""
 
-import base64
 import io
 from collections.abc import Sequence
 from itertools import groupby
@@ -91,6 +90,6 @@ def picture(gallery: Gallery) -> bytes:
 
 def page(figures: Figures, pictures: Sequence[tuple[str, bytes]]) -> str:
     """One HTML file that needs nothing else. pictures: titles and PNG files."""
-    inline = [(title, base64.b64encode(data).decode()) for title, data in pictures]
+    inline = [(title, pages.inline("image/png", data)) for title, data in pictures]
     attacks = [(name, ATTACKS[name], rows) for name, rows in by_attack(figures)]
     return pages.page("attacks.html", {"number": number}, figures=figures, attacks=attacks, pictures=inline)

@@ -1,6 +1,5 @@
 """Pictures of the figures, as SVG."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
 from secure_afl.simulations.overhead.grid import BACKENDS
 from secure_afl.simulations.overhead.laws import FORMS
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER
+from secure_afl.simulations.pages import svg
 
 _COLOURS = dict(zip(BACKENDS, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
 _MARKERS = dict(zip(BACKENDS, "osD^", strict=True))
@@ -97,7 +97,7 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmi
         for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=6, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _logarithmic(panel: Any) -> None:
@@ -194,10 +194,4 @@ def _phases(figures: Figures) -> str:
         frameon=False,
         fontsize="small",
     )
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    return svg(figure)

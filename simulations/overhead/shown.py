@@ -1,6 +1,5 @@
 """Figures for people: amounts with units, tables of a terminal, and the page."""
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -196,8 +195,5 @@ def page(figures: Figures, pictures: Mapping[str, str]) -> str:
         "server": SERVER,
         "ours": OURS,
     }
-    images = {
-        name: "data:image/svg+xml;base64," + b64encode(drawn.encode()).decode()
-        for name, drawn in pictures.items()
-    }
+    images = {name: pages.inline("image/svg+xml", drawn.encode()) for name, drawn in pictures.items()}
     return pages.page("overhead.html", figures=figures, bases=bases(figures), images=images, **tools)
