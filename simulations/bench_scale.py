@@ -20,15 +20,15 @@ import psutil
 from rich.table import Table
 from scipy.optimize import nnls
 
+from secure_afl.aggregation import proposed
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.simulations.bench_masking import machine
@@ -152,20 +152,7 @@ def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict
     started = time.perf_counter()
     watch(f"{size.clients:,} clients: identities")
     roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
-    near = graph.choose(
-        size.clients,
-        Profile.SEMI_HONEST,
-        corrupted=size.policy.colluders(size.clients),
-        dropout=size.dropout,
-    )
-    parameters = Parameters.propose(
-        roster,
-        size.plan,
-        profile=Profile.SEMI_HONEST,
-        suite=size.suite,
-        degree=near.degree,
-        threshold=near.threshold,
-    )
+    parameters = proposed(roster, size.plan, size.policy, Profile.SEMI_HONEST, size.suite)
     gc.collect()
     before = psutil.Process().memory_info().rss
     server = MaskingServer(parameters, roster)
@@ -213,8 +200,8 @@ def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict
         "length": size.length,
         "dropouts": len(size.gone),
         "suite": size.suite.value,
-        "degree": near.degree,
-        "threshold": near.threshold,
+        "degree": parameters.degree,
+        "threshold": parameters.threshold,
         "wall_seconds": time.perf_counter() - started,
         "client_seconds": client_s / size.clients,
         "server_seconds": server_s,

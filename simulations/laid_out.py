@@ -9,7 +9,7 @@ from secure_afl.errors import DataError
 from secure_afl.protocol import files, key_file, policy_file, roster_file
 from secure_afl.protocol.errors import FileError
 from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.roster import Member, Roster
 from secure_afl.simulations.data import Dataset
 
 
@@ -38,13 +38,7 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
     named = [*names, *(f"key holder {number + 1}" for number in range(holders)), "server"]
     members = []
     for folder, name in zip((*made.clients, *made.holders, made.server), named, strict=True):
-        try:
-            folder.mkdir(parents=True, mode=0o700)
-        except OSError as error:
-            raise FileError(f"{folder}: cannot be made: {error.strerror}") from None
-        member, secret, _ = key_file.write_key(folder, name)
-        secret.rename(folder / "identity.key")
-        members.append(member)
+        members.append(settle(folder, name))
     clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
     roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
     common = {
@@ -65,6 +59,20 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
         about = f'table = "rows.csv"\nname = {json.dumps(data.name)}\n'
         files.write_new(folder / "data.toml", about.encode(), files.PUBLIC)
     return made
+
+
+def settle(folder: Path, name: str) -> Member:
+    """A party's new folder, with its `identity.key`.
+
+    Raises `FileError` if it is there already or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be made: {error.strerror}") from None
+    member, secret, _ = key_file.write_key(folder, name)
+    secret.rename(folder / "identity.key")
+    return member
 
 
 def _study(data: Dataset, backend: str) -> str:

@@ -40,6 +40,7 @@ from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.simulations.bench_scale import BOUND, Scale
+from secure_afl.simulations.laid_out import settle
 
 VARIABLE = "SECURE_AFL_SCALE"
 REPORT = "report.json"
@@ -51,10 +52,7 @@ def lay_out(root: Path, size: Scale) -> None:
     members = []
     for place in range(size.clients):
         folder = root / str(place)
-        folder.mkdir(mode=0o700)
-        member, secret, _ = key_file.write_key(folder, f"client-{place}")
-        secret.rename(folder / "identity.key")
-        members.append(member)
+        members.append(settle(folder, f"client-{place}"))
     parties = roster_file.Parties(Roster(tuple(members)))
     files.write_new(root / "roster.toml", roster_file.text(parties).encode(), files.PUBLIC)
     files.write_new(root / "scale.json", msgspec.json.encode(asdict(size)), files.PUBLIC)

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.encrypted import EncryptedAggregator
-from secure_afl.protocol import key_file, policy_file, roster_file
+from secure_afl.protocol import policy_file, roster_file
 from secure_afl.protocol.driver import Carry, Outbox
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.simulations.laid_out import settle
 from secure_afl.site import Folder
 from secure_afl.study import Study
 
@@ -58,11 +59,8 @@ class Federation:
         self.folders = [self.root / str(k) for k in range(self.clients + self.holders)]
         members = []
         for number, folder in enumerate(self.folders):
-            folder.mkdir(parents=True)
             name = self.names[number] if number < self.clients else f"holder-{number - self.clients}"
-            member, secret, _ = key_file.write_key(folder, name)
-            secret.rename(folder / "identity.key")
-            members.append(member)
+            members.append(settle(folder, name))
         keepers = Roster(tuple(members[self.clients :])) if self.holders else None
         self.parties = roster_file.Parties(Roster(tuple(members[: self.clients])), keepers)
         self.server = self.root / "server"

@@ -106,7 +106,7 @@ def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
 def recovered(lattice: Lattice, sums: Sequence[Residues], given_out: Sequence[Floats]) -> Key:
     """The key, if what was given out, in units of the code, is exact."""
     found = []
-    opened = [_at_roots(lattice, values) for values in given_out]
+    opened = [at_roots(lattice, values) for values in given_out]
     for at, p in enumerate(lattice.primes):
         (a0, a1), (b0, b1) = (total[0, :, at].tolist() for total in sums)
         am, bm = opened[0][at], opened[1][at]
@@ -131,7 +131,7 @@ def opened_with(lattice: Lattice, ciphertext: Residues, key: Key) -> Floats:
     return seal.decode(lattice, opened, lattice.slots)[0]
 
 
-def _at_roots(lattice: Lattice, values: Floats) -> list[list[int]]:
+def at_roots(lattice: Lattice, values: Floats) -> list[list[int]]:
     """Twice the polynomial that decodes to the values, at the roots of unity modulo each prime."""
     plain = sealapi.Plaintext()
     encoder = sealapi.CKKSEncoder(seal._context(lattice))

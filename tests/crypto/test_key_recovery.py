@@ -1,18 +1,13 @@
-"""The secret key from decrypted CKKS sums (Li and Micciancio, eprint 2020/1533), and what keeps it in.
-
-A decryption is exact but for the noise: encoded again, it is the polynomial c₀ + c₁·s itself. SEAL keeps ciphertexts
-as values at the roots of unity, where that is one linear equation for each root. TenSEAL gives out the real part only,
-which couples the roots ζ and ζ̄, places i and N − 1 − i: two unknowns, so two sums give all of the key.
-"""
+"""The secret key from decrypted CKKS sums, and what keeps it in: see `simulations.attacks.key_recovery`."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tenseal import sealapi
 
 from secure_afl.crypto import ckks, seal
 from secure_afl.crypto.ckks import Demand
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
+from secure_afl.simulations.attacks.key_recovery import at_roots, opened_with, recovered
 
 COMPACT = LATTICES["ckks-compact"]
 NVFLARE = Lattice(
@@ -28,46 +23,6 @@ def aggregate(lattice: Lattice, public_key: bytes, n: int, size: float, seed: in
     for vector in vectors:
         lattice.add(total, seal.encrypt(lattice, public_key, vector))
     return total, vectors.sum(0)
-
-
-def at_roots(lattice: Lattice, values: Reals) -> list[list[int]]:
-    """Twice the polynomial that decodes to the values, at the roots of unity modulo each prime."""
-    plain = sealapi.Plaintext()
-    encoder = sealapi.CKKSEncoder(seal._context(lattice))
-    encoder.encode(values.tolist(), 2.0 ** (lattice.scale_bits + 1), plain)
-    count = len(lattice.primes) * lattice.degree
-    return [
-        [plain.data(at) for at in range(start, start + lattice.degree)]
-        for start in range(0, count, lattice.degree)
-    ]
-
-
-def recovered(lattice: Lattice, sums: list[Residues], given_out: list[Reals]) -> list[list[int]]:
-    """The secret key at the roots of unity modulo each prime, if what was given out is exact."""
-    found = []
-    opened = [at_roots(lattice, values) for values in given_out]
-    for at, p in enumerate(lattice.primes):
-        (a0, a1), (b0, b1) = (total[0, :, at].tolist() for total in sums)
-        am, bm = opened[0][at], opened[1][at]
-        key = [0] * lattice.degree
-        for i in range(lattice.degree // 2):
-            j = lattice.degree - 1 - i
-            # a1[i]·s[i] + a1[j]·s[j] = am[i] − a0[i] − a0[j], and so for b.
-            one, other = am[i] - a0[i] - a0[j], bm[i] - b0[i] - b0[j]
-            inverse = pow(a1[i] * b1[j] - a1[j] * b1[i], -1, p)
-            key[i] = (one * b1[j] - other * a1[j]) * inverse % p
-            key[j] = (other * a1[i] - one * b1[i]) * inverse % p
-        found.append(key)
-    return found
-
-
-def opened_with(lattice: Lattice, total: Residues, key: list[list[int]]) -> Reals:
-    """A decryption with a recovered key: c₀ + c₁·s, which then decodes without any key."""
-    opened = np.zeros_like(total)
-    for at, p in enumerate(lattice.primes):
-        c0, c1 = total[0, :, at].tolist()
-        opened[0, 0, at] = [(a + b * s) % p for a, b, s in zip(c0, c1, key[at], strict=True)]
-    return seal.decode(lattice, opened, lattice.slots)[0]
 
 
 def places_right(lattice: Lattice, third: Residues, raw: Reals, key: list[list[int]]) -> int:

@@ -385,6 +385,20 @@ def test_a_refusal_changes_no_file(tmp_path: Path) -> None:
     assert store.kept("session") == before
 
 
+def failing(holder: Any, method: str, why: str) -> Callable[[Ledger], Any]:
+    """How to make a key holder one method of which fails."""
+
+    def make(ledger: Ledger) -> Any:
+        keeper = holder.make(ledger)
+        setattr(keeper, method, fail)
+        return keeper
+
+    def fail(*_: object) -> bytes:
+        raise CryptoError(why)
+
+    return make
+
+
 def test_a_sum_that_did_not_open_is_spent_after_a_restart_too(tmp_path: Path) -> None:
     """A key holder whose decryption fails gives no second answer, or failures could be asked for one after another."""
     here = KeyWorld(4)
@@ -397,17 +411,9 @@ def test_a_sum_that_did_not_open_is_spent_after_a_restart_too(tmp_path: Path) ->
         session.cohort.run(session.server.advance, session.contribute)
     opening = session.server.advance()[4]
 
-    def make(ledger: Ledger) -> Any:
-        keeper = holder.make(ledger)
-        keeper._released = failing
-        return keeper
-
-    def failing(*_: object) -> bytes:
-        raise CryptoError("the noise budget does not vouch for it")
-
     store = Store(holder.path, holder.owner)
     with pytest.raises(RemoteProtocolError, match="does not vouch"):
-        DurableParty(make, store, "session").receive(opening)
+        DurableParty(failing(holder, "_released", "it does not vouch"), store, "session").receive(opening)
     with pytest.raises(RemoteProtocolError, match="expected a sum that was not opened yet"):
         DurableParty(holder.make, store, "session").receive(opening)
 
@@ -435,18 +441,10 @@ def test_a_key_holder_whose_key_cannot_be_made_has_joined_nevertheless(tmp_path:
     replace_by_durable(session, tmp_path)
     holder: Any = session.holders[4]
 
-    def make(ledger: Ledger) -> Any:
-        keeper = holder.make(ledger)
-        keeper._made = failing
-        return keeper
-
-    def failing(*_: object) -> bytes:
-        raise CryptoError("no key for now")
-
     agreement = session.server.start()[4]
     store = Store(holder.path, holder.owner)
     with pytest.raises(RemoteProtocolError, match="no key for now"):
-        DurableParty(make, store, "session").receive(agreement)
+        DurableParty(failing(holder, "_made", "no key for now"), store, "session").receive(agreement)
     kept = store.kept("session")
     assert kept is not None
     assert (kept.question, kept.answer) == (b"", b"")

@@ -139,15 +139,20 @@ def test_a_data_set_serves_one_session_whatever_process_holds_it(tmp_path: Path)
     assert all("was used in session" in str(error) for error in post.refusals)
 
 
-def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> None:
-    federation = Federation(tmp_path)
+def refused_by_one(federation: Federation, agreed: str, other: str) -> str:
+    """Why one client, whose study has `other` for what was `agreed`, refuses to take part in what all others learn."""
     at = federation.folders[1] / "study.toml"
-    at.write_text(at.read_text().replace("max_rows = 100", "max_rows = 1000"))
+    at.write_text(at.read_text().replace(agreed, other))
     post = Post(federation)
     with pytest.warns(DropoutWarning, match="without site-1"):
         learned(federation, post)
     (refusal,) = post.refusals
-    assert "expected the 1 sums that were agreed on" in str(refusal)
+    return str(refusal)
+
+
+def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> None:
+    refusal = refused_by_one(Federation(tmp_path), "max_rows = 100", "max_rows = 1000")
+    assert "expected the 1 sums that were agreed on" in refusal
 
 
 def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path) -> None:
@@ -162,13 +167,7 @@ def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path) -> None:
 
 def test_a_party_that_agreed_to_other_noise_takes_part_in_nothing(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=f"{RIDGE}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n")
-    at = federation.folders[1] / "study.toml"
-    at.write_text(at.read_text().replace("epsilon = 2.0", "epsilon = 1.0"))
-    post = Post(federation)
-    with pytest.warns(DropoutWarning, match="without site-1"):
-        learned(federation, post)
-    (refusal,) = post.refusals
-    assert "noise" in str(refusal)
+    assert "noise" in refused_by_one(federation, "epsilon = 2.0", "epsilon = 1.0")
 
 
 def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Path) -> None:
