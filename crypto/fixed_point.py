@@ -16,6 +16,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 
 FRACTION_BITS = range(-512, 513)
+_CHUNK = 16 * 1024  # values that are encoded together
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,30 @@ class FixedPoint:
         """
         if values.dtype != np.float64 or values.ndim != 1:
             raise CryptoError(f"expected a float64 vector, got {values.dtype} of shape {values.shape}")
-        if not np.isfinite(values).all():
-            raise CryptoError(
-                f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are not finite"
-            )
+        units = np.empty(len(values), np.int64)
+        endless = outside = 0
         with np.errstate(over="ignore", under="ignore"):
-            scaled = np.ldexp(values, self.fraction_bits)
-        np.rint(scaled, out=scaled)
-        # Compare as floats first (the cast below is defined under 2^63 only), then exactly.
-        outside = np.abs(scaled) >= 2.0**63
-        if not outside.any():
-            units = scaled.astype(np.int64)
-            outside = np.abs(units) > self.magnitude
-            if not outside.any():
-                return units.view(np.uint64)
-        raise CryptoError(
-            f"{np.count_nonzero(outside)} of {len(values)} values are over the agreed bound of "
-            f"{float(Fraction(self.magnitude) / Fraction(2) ** self.fraction_bits):g}"
-        )
+            for start in range(0, len(values), _CHUNK):  # what lies between stays in the core's cache
+                part = values[start : start + _CHUNK]
+                scaled = np.ldexp(part, self.fraction_bits)
+                np.rint(scaled, out=scaled)
+                # Compare as floats first (the cast is defined under 2^63 only), then exactly.
+                wild = ~(np.abs(scaled) < 2.0**63)
+                if wild.any():
+                    endless += int((~np.isfinite(part)).sum())
+                    outside += int(wild.sum())
+                    scaled[wild] = 0
+                whole = units[start : start + _CHUNK]
+                np.copyto(whole, scaled, casting="unsafe")
+                outside += int((np.abs(whole) > self.magnitude).sum())
+        if endless:
+            raise CryptoError(f"{endless} of {len(values)} values are not finite")
+        if outside:
+            raise CryptoError(
+                f"{outside} of {len(values)} values are over the agreed bound of "
+                f"{float(Fraction(self.magnitude) / Fraction(2) ** self.fraction_bits):g}"
+            )
+        return units.view(np.uint64)
 
     def decode_sum(self, total: npt.NDArray[np.uint64], summands: int) -> npt.NDArray[np.float64]:
         """The real sum of `summands` encoded vectors, given their sum mod 2^(8w).

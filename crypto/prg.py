@@ -1,6 +1,6 @@
 """Mask expansion: AES-256-CTR keystream, added into the caller's vector in place.
 
-The keystream starts at counter 0 and is read as little-endian uint64, so a key must never expand
+The keystream starts at counter 0 and is read as little-endian words of the vector's size, so a key must never expand
 two vectors: keys come from `kdf.derive` with the session, the round and the pair in their context.
 """
 
@@ -14,41 +14,48 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import KEY_BYTES
+from secure_afl.crypto.ring import Words
 
 # The keystream chunk and the part of the vector it is added to stay in the core's L2 cache.
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 128 * 1024
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
+DRAWN = 8192  # values below a modulus that are drawn together: the protocol says how many
 
 
 def add_keystreams(
-    vector: npt.NDArray[np.uint64],
+    vector: Words,
     *,
     plus: Sequence[bytes] = (),
     minus: Sequence[bytes] = (),
     modulus: int = 0,
 ) -> None:
-    """`vector += Σ PRG(plus) − Σ PRG(minus)` in place, with 64 KiB of scratch memory.
+    """`vector += Σ PRG(plus) − Σ PRG(minus)` in place, with 128 KiB of scratch memory.
 
-    modulus: 0 for sums mod 2⁶⁴; else below 2⁶³, the vector's entries are below it, and the masks are uniform
-    below it by rejection: a word of the keystream that is too large is replaced by the next one.
+    modulus: 0 for sums of uint64 mod 2⁶⁴, of uint32 mod 2³²; else below 2⁶³, the vector's entries, of uint64, are below
+    it, and the masks are uniform below it by rejection: a word of the keystream that is too large is replaced by the
+    next one.
 
-    Raises `CryptoError` if the vector is not contiguous uint64, a key is not 32 bytes, or a key
+    Raises `CryptoError` if the vector is not contiguous and of these types, a key is not 32 bytes, or a key
     comes twice (its mask would cancel or repeat).
     """
-    if vector.dtype != np.uint64 or vector.ndim != 1 or not vector.flags.c_contiguous:
-        raise CryptoError(f"expected a contiguous uint64 vector, got {vector.dtype} of shape {vector.shape}")
+    kinds = (np.uint64,) if modulus else (np.uint64, np.uint32)
+    if vector.dtype not in kinds or vector.ndim != 1 or not vector.flags.c_contiguous:
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise CryptoError(
+            f"expected a contiguous {expected} vector, got {vector.dtype} of shape {vector.shape}"
+        )
     keys = [*plus, *minus]
     if any(len(key) != KEY_BYTES for key in keys):
         raise CryptoError(f"every mask key must be {KEY_BYTES} bytes")
     if len(set(keys)) != len(keys):
         raise CryptoError("a mask key was given twice; a key expands one mask only")
     if modulus:
-        _add_below(vector, plus, minus, modulus)
+        _add_below(vector.view(np.uint64), plus, minus, modulus)
         return
     adding = [_cipher(key) for key in plus]
     subtracting = [_cipher(key) for key in minus]
     scratch = bytearray(CHUNK_BYTES)
-    words = np.frombuffer(scratch, dtype="<u8")
+    words = np.frombuffer(scratch, f"<u{vector.itemsize}")
     step = len(words)
     for start in range(0, len(vector), step):
         part = vector[start : start + step]
@@ -67,10 +74,10 @@ def _add_below(
 ) -> None:
     if not 1 < modulus < 2**63 or (len(vector) and int(vector.max()) >= modulus):
         raise CryptoError(f"expected entries below a modulus below 2^63, got others for {modulus}")
-    whole, step = np.uint64(modulus), CHUNK_BYTES // 8
+    whole = np.uint64(modulus)
     streams = [(keystream(key), adds) for keys, adds in ((plus, True), (minus, False)) for key in keys]
-    for start in range(0, len(vector), step):
-        part = vector[start : start + step]
+    for start in range(0, len(vector), DRAWN):
+        part = vector[start : start + DRAWN]
         for stream, adds in streams:
             mask = uniform(stream, len(part), modulus)
             part += mask if adds else whole - mask

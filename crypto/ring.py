@@ -1,7 +1,7 @@
 """Vectors over Z mod 2^(8w) on the wire: the low w bytes of each uint64 word, little endian.
 
-Sums are kept mod 2⁶⁴; 2^(8w) divides 2⁶⁴, so dropping the high bytes commutes with adding. And words of Z_t,
-for sums that travel under BFV.
+Sums are kept mod 2³² for w = 4, else mod 2⁶⁴; 2^(8w) divides both, so dropping the high bytes commutes with adding.
+And words of Z_t, for sums that travel under BFV.
 """
 
 import numpy as np
@@ -12,10 +12,18 @@ from secure_afl.crypto.errors import CryptoError
 WIDTHS = range(4, 9)
 _CHUNK = 16 * 1024  # words; keeps the unpacked part in cache
 _LITTLE = np.dtype("<u8")
+Words = npt.NDArray[np.uint64 | np.uint32]
 
 
-def pack(words: npt.NDArray[np.uint64], width: int) -> memoryview:
+def words_of(width: int) -> type[np.uint64 | np.uint32]:
+    """What sums of `width` bytes are kept in, and masked with: half of it for words of 4 bytes costs half."""
+    return np.uint32 if width == 4 else np.uint64
+
+
+def pack(words: Words, width: int) -> memoryview:
     """The low `width` bytes of each word, `len(words) * width` bytes in all."""
+    if words.itemsize == width:
+        return memoryview(words.astype(f"<u{width}", copy=False).tobytes())
     # Each 8-byte store overlaps the next word's place, which the next store then overwrites: stores go
     # in ascending order, and the last one needs 8 - width bytes of slack.
     buffer = bytearray(len(words) * width + 8 - width)
@@ -23,11 +31,14 @@ def pack(words: npt.NDArray[np.uint64], width: int) -> memoryview:
     return memoryview(buffer)[: len(words) * width]
 
 
-def add_packed(total: npt.NDArray[np.uint64], payload: bytes | memoryview, width: int) -> None:
-    """`total += unpack(payload)` mod 2⁶⁴ in place; high bytes count as zero. Checks the exact length."""
+def add_packed(total: Words, payload: bytes | memoryview, width: int) -> None:
+    """`total += unpack(payload)` in place; high bytes count as zero. Checks the exact length."""
     expected = len(total) * width
     if len(payload) != expected:
         raise CryptoError(f"expected {expected} bytes ({len(total)} values of {width}), got {len(payload)}")
+    if total.itemsize == width:
+        np.add(total, np.frombuffer(payload, f"<u{width}"), out=total)
+        return
     if not len(total):
         return
     # A strided view reads 8 bytes a value, so it must stop one value short of the end of the buffer
@@ -44,10 +55,10 @@ def add_packed(total: npt.NDArray[np.uint64], payload: bytes | memoryview, width
     total[-1:] += last
 
 
-def signed(total: npt.NDArray[np.uint64], width: int) -> npt.NDArray[np.int64]:
+def signed(total: Words, width: int) -> npt.NDArray[np.int64]:
     """The representative in [−2^(8w−1), 2^(8w−1)) of each word mod 2^(8w)."""
     shift = np.uint64(64 - 8 * width)
-    return (total << shift).view(np.int64) >> np.int64(shift)
+    return (total.astype(np.uint64, copy=False) << shift).view(np.int64) >> np.int64(shift)
 
 
 def modular(units: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.uint64]:

@@ -92,11 +92,9 @@ def answered(data: bytes) -> bytes:
 
 def sign_frame(identity: Identity, transcript: bytes, answers: bytes, sender: int, message: Message) -> bytes:
     """`encode(message)`, and behind it the sender's signature over session, question, sender and message."""
-    frame = bytearray()
-    _ENCODER.encode_into(message, frame)
-    body = digest(Label.FRAME_SIGNATURE, frame)
-    frame += identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
-    return bytes(frame)
+    encoded = encode(message)
+    body = digest(Label.FRAME_SIGNATURE, encoded)
+    return encoded + identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
 
 
 def verify_frame(

@@ -301,6 +301,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         words = self._plan[wanted.round].encode(values, code)
         if spec.modulus:
             words = ring.modular(words, spec.modulus)
+        else:
+            words = words.astype(ring.words_of(spec.width), copy=False)
         try:
             self._ledger.use(data_set, self._memory.parameters.session)
         except PolicyError as error:

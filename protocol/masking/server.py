@@ -61,7 +61,7 @@ class _Round:
 
     number: int
     participants: frozenset[int]
-    total: npt.NDArray[np.uint64] = field(repr=False)
+    total: ring.Words = field(repr=False)
     survivors: frozenset[int] = frozenset()
     consents: dict[int, bytes] = field(default_factory=dict, repr=False)
     reveals: dict[int, dict[int, bytes]] = field(
@@ -205,7 +205,8 @@ class MaskingServer(SignedServer[FromClient]):
         if len(participants) < self.parameters.threshold:
             raise self._abort(f"are left for round {number}", len(participants))
         self._next_round = number + 1
-        total = np.zeros(self.parameters.rounds[number].length, dtype=np.uint64)
+        spec = self.parameters.rounds[number]
+        total: ring.Words = np.zeros(spec.length, np.uint64 if spec.modulus else ring.words_of(spec.width))
         self._round = _Round(number, participants, total)
         self.state, self.waiting_for = ServerState.COLLECTING, participants
         request = encode(SumRequest(self._transcript, number, tuple(sorted(participants))))
@@ -269,12 +270,13 @@ class MaskingServer(SignedServer[FromClient]):
                 (minus if other < client else plus).append(key)
         modulus = self.parameters.rounds[current.number].modulus
         add_keystreams(current.total, plus=plus, minus=minus, modulus=modulus)
+        words = current.total.astype(np.uint64, copy=False)
         if modulus:
-            current.total = ring.centred(current.total, modulus).view(np.uint64)
+            words = ring.centred(words, modulus).view(np.uint64)
         del self._round
         self.state, self.waiting_for = ServerState.READY, frozenset()
         dropouts = tuple(sorted(current.participants - current.survivors))
-        return MaskedSum(current.number, current.total, tuple(sorted(current.survivors)), dropouts)
+        return MaskedSum(current.number, words, tuple(sorted(current.survivors)), dropouts)
 
     def _self_seed(self, client: int) -> bytes:
         number = self._round.number

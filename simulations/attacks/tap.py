@@ -39,11 +39,11 @@ class Tap(PerfectNetwork):
         """A message of a masked session."""
         return decode(self.frame(phase, client), masked.FROM_CLIENT)
 
-    def words(self, client: int, length: int, width: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    def words(self, client: int, length: int, width: int) -> ring.Words:
         """The masked vector that a client uploaded last."""
         upload = self.said(MASKED, client)
         assert isinstance(upload, masked.Upload)
-        total = np.zeros(length, np.uint64)
+        total = np.zeros(length, ring.words_of(width))
         ring.add_packed(total, upload.payload, width)
         return total
 
@@ -54,6 +54,6 @@ class Tap(PerfectNetwork):
         return lattice.unpack(upload.payload, length)
 
 
-def decoded(words: np.ndarray[tuple[int], np.dtype[np.uint64]], code: FixedPoint) -> Floats:
+def decoded(words: ring.Words, code: FixedPoint) -> Floats:
     """Words read as one client's vector, whatever they are."""
     return np.ldexp(ring.signed(words, code.width).astype(np.float64), -code.fraction_bits)

@@ -21,8 +21,9 @@ from secure_afl.simulations.overhead.measure import CLIENT, SERVER, Session, ses
 
 OURS = "secure-afl, masks"
 MOST_REPEATS = 3  # a repeat takes minutes
-# 1386·1387/2 + 1386·28 + 1: just 10⁶ values.
-SIZE = Cell("mask", 50, 1386, 28, dropout=0.2, width=5, suite=Suite.HYBRID, profile=Profile.ACTIVE)
+# 1386·1387/2 + 1386·28 + 1: just 10⁶ values. Words of 4 bytes leave a value 25 bits behind the point here: more than
+# the 22 bits, sign included, of SecAgg+.
+SIZE = Cell("mask", 50, 1386, 28, dropout=0.2, width=4, suite=Suite.HYBRID, profile=Profile.ACTIVE)
 
 
 @dataclass(frozen=True)

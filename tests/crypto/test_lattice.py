@@ -11,7 +11,7 @@ from tenseal import sealapi
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
-from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams, keystream, uniform
+from secure_afl.crypto.prg import DRAWN, add_keystreams, keystream, uniform
 
 SETS = list(LATTICES.values())
 T46, T60 = LATTICES["bfv-46"].plain_modulus, LATTICES["bfv-60"].plain_modulus
@@ -298,10 +298,8 @@ def reference(key: bytes, length: int, modulus: int) -> list[int]:
     """The mask word by word: of each chunk first one draw an entry, then new draws for those too large."""
     stream, found = keystream(key), []
     ones = 2 ** (modulus - 1).bit_length() - 1
-    for start in range(0, length, CHUNK_BYTES // 8):
-        words = [
-            int.from_bytes(stream(8), "little") & ones for _ in range(min(CHUNK_BYTES // 8, length - start))
-        ]
+    for start in range(0, length, DRAWN):
+        words = [int.from_bytes(stream(8), "little") & ones for _ in range(min(DRAWN, length - start))]
         while over := [at for at, word in enumerate(words) if word >= modulus]:
             for at in over:
                 words[at] = int.from_bytes(stream(8), "little") & ones
@@ -335,7 +333,7 @@ def test_masks_are_added_and_subtracted_modulo_t(
 
 
 @pytest.mark.parametrize("modulus", [T46, T60, 2**40 + 1])
-@pytest.mark.parametrize("length", [CHUNK_BYTES // 8 + d for d in (-1, 0, 1)] + [2 * CHUNK_BYTES // 8 + 5])
+@pytest.mark.parametrize("length", [DRAWN + d for d in (-1, 0, 1)] + [2 * DRAWN + 5])
 def test_masks_modulo_t_continue_across_chunks_and_cancel(length: int, modulus: int) -> None:
     key, other = bytes(range(32)), bytes(32)
     vector = np.zeros(length, np.uint64)

@@ -12,34 +12,39 @@ from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
 keys = st.binary(min_size=32, max_size=32)
 
 
-def reference(key: bytes, length: int) -> list[int]:
+def reference(key: bytes, length: int, size: int) -> list[int]:
     """AES-256 in counter mode written out: block i is the encryption of i as 16 big-endian bytes."""
     block = Cipher(AES256(key), ECB()).encryptor()
-    stream = b"".join(block.update(i.to_bytes(16, "big")) for i in range(length // 2 + 1))
-    return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(length)]
+    stream = b"".join(block.update(i.to_bytes(16, "big")) for i in range(length * size // 16 + 1))
+    return [int.from_bytes(stream[size * i : size * i + size], "little") for i in range(length)]
 
 
+sizes = pytest.mark.parametrize("size", [4, 8])  # bytes of a word
+
+
+@sizes
 @given(st.lists(keys, unique=True, max_size=4), st.lists(keys, unique=True, max_size=4), st.integers(0, 50))
-def test_adds_and_subtracts_the_keystreams_mod_2_64(
-    plus: list[bytes], minus: list[bytes], length: int
+def test_adds_and_subtracts_the_keystreams_mod_what_words_hold(
+    size: int, plus: list[bytes], minus: list[bytes], length: int
 ) -> None:
     minus = [key for key in minus if key not in plus]
-    start = np.random.default_rng(length).integers(0, 2**64, length, dtype=np.uint64)
+    start = np.random.default_rng(length).integers(0, 2 ** (8 * size), length, dtype=f"u{size}")
     vector = start.copy()
     add_keystreams(vector, plus=plus, minus=minus)
-    added = [reference(key, length) for key in plus]
-    taken = [reference(key, length) for key in minus]
+    added = [reference(key, length, size) for key in plus]
+    taken = [reference(key, length, size) for key in minus]
     for at in range(length):
         expected = int(start[at]) + sum(s[at] for s in added) - sum(s[at] for s in taken)
-        assert int(vector[at]) == expected % 2**64
+        assert int(vector[at]) == expected % 2 ** (8 * size)
 
 
-@pytest.mark.parametrize("length", [CHUNK_BYTES // 8 + d for d in (-1, 0, 1)] + [3 * CHUNK_BYTES // 8 + 5])
-def test_chunks_continue_one_keystream(length: int) -> None:
-    key = bytes(range(32))
-    vector = np.zeros(length, dtype=np.uint64)
+@sizes
+@pytest.mark.parametrize(("chunks", "more"), [(1, -1), (1, 0), (1, 1), (3, 5)])
+def test_chunks_continue_one_keystream(size: int, chunks: int, more: int) -> None:
+    key, length = bytes(range(32)), chunks * CHUNK_BYTES // size + more
+    vector = np.zeros(length, dtype=f"u{size}")
     add_keystreams(vector, plus=[key])
-    assert vector.tolist() == reference(key, length)
+    assert vector.tolist() == reference(key, length, size)
 
 
 @settings(max_examples=20)
@@ -50,6 +55,11 @@ def test_subtracting_undoes_adding(key: bytes, length: int) -> None:
     assert length < 4 or not np.array_equal(vector, np.arange(length, dtype=np.uint64))
     add_keystreams(vector, minus=[key])
     assert np.array_equal(vector, np.arange(length, dtype=np.uint64))
+
+
+def test_words_that_hold_no_modulus_are_refused() -> None:
+    with pytest.raises(CryptoError, match="contiguous uint64 vector, got uint32"):
+        add_keystreams(np.zeros(4, np.uint32), plus=[bytes(32)], modulus=5)
 
 
 @pytest.mark.parametrize(

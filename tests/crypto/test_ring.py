@@ -27,22 +27,26 @@ def test_pack_and_add_agree_across_chunks(width: int, length: int) -> None:
     assert np.array_equal(total, start + (vector & np.uint64(2 ** (8 * width) - 1)))
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), widths, st.integers(1, 6))
-def test_sums_of_packed_words_are_sums_mod_the_ring(values: list[int], width: int, copies: int) -> None:
-    total = np.zeros(len(values), dtype=np.uint64)
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), widths, st.integers(1, 6), st.booleans())
+def test_sums_of_packed_words_are_sums_mod_the_ring(
+    values: list[int], width: int, copies: int, own: bool
+) -> None:
+    """own: kept in words of their own size, where 4 bytes have one."""
+    kind = ring.words_of(width) if own else np.uint64
+    total = np.zeros(len(values), kind)
     for _ in range(copies):
-        ring.add_packed(total, ring.pack(np.array(values, dtype=np.uint64), width), width)
+        ring.add_packed(total, ring.pack(np.array(values, np.uint64).astype(kind), width), width)
     modulus = 2 ** (8 * width)
     residues = [value * copies % modulus for value in values]
     expected = [r - modulus if r >= modulus // 2 else r for r in residues]
     assert ring.signed(total, width).tolist() == expected
 
 
-@given(words, widths, st.sampled_from([-1, 1]))
-def test_a_payload_of_another_length_is_refused(vector: np.ndarray, width: int, off: int) -> None:
+@given(words, widths, st.sampled_from([-1, 1]), st.booleans())
+def test_a_payload_of_another_length_is_refused(vector: np.ndarray, width: int, off: int, own: bool) -> None:
     payload = bytes(ring.pack(vector, width))
     wrong = payload[:-1] if off < 0 and payload else payload + b"\0"
-    total = np.zeros(len(vector), dtype=np.uint64)
+    total = np.zeros(len(vector), ring.words_of(width) if own else np.uint64)
     with pytest.raises(CryptoError, match="expected"):
         ring.add_packed(total, wrong, width)
     assert not total.any()

@@ -158,7 +158,7 @@ class Adversary:
                 if fact[:3] != ("upload", s, r) or fact[3] not in dict(weights):
                     continue
                 weight = np.uint64(dict(weights)[fact[3]] % 2**64)
-                words = np.zeros(spec.length, np.uint64)
+                words = np.zeros(spec.length, ring.words_of(spec.width))
                 ring.add_packed(words, model.payloads[fact], spec.width)
                 known = [
                     (model.mask_keys[mask], sign) for mask, sign in fact[4] if self._is_known(mask, seeds)

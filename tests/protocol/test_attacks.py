@@ -110,7 +110,7 @@ class Attack:
         upload = self.said("collecting", target)
         assert isinstance(upload, Upload)
         width = self.session.codes[0].width
-        words = np.zeros(self.session.parameters.rounds[0].length, dtype=np.uint64)
+        words = np.zeros(self.session.parameters.rounds[0].length, ring.words_of(width))
         ring.add_packed(words, upload.payload, width)
         pairs = self.pair_keys(target, mask_seed) if mask_seed else {}
         own = [messages.self_mask_key(self_seed, self.transcript, 0, target)] if self_seed else []
@@ -424,7 +424,7 @@ def test_replayed_round() -> None:
         attack.said("collecting", VICTIM),
         decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT),
     ]
-    words = np.zeros((2, 5), dtype=np.uint64)
+    words = np.zeros((2, 5), ring.words_of(session.codes[0].width))
     for total, upload in zip(words, uploads, strict=True):
         assert isinstance(upload, Upload)
         ring.add_packed(total, upload.payload, session.codes[0].width)

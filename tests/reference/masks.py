@@ -33,22 +33,22 @@ def below(words: Callable[[int], list[int]], count: int, t: int) -> list[int]:
     return values
 
 
-def mask(key: bytes, count: int, t: int) -> list[int]:
-    """The mask of a key; t = 0 for masks mod 2⁶⁴."""
-    words = stream(key)
+def mask(key: bytes, count: int, t: int, size: int) -> list[int]:
+    """The mask of a key; t = 0 for masks mod 2⁶⁴, or mod 2³² where words have a size of 4 bytes."""
+    words = stream(key, size)
     if not t:
         return words(count)
     return [one for at in range(0, count, CHUNK) for one in below(words, min(CHUNK, count - at), t)]
 
 
-def masked(vector: list[int], plus: list[bytes], minus: list[bytes], t: int) -> list[int]:
-    """A vector with masks added and subtracted, mod 2⁶⁴ or mod t."""
+def masked(vector: list[int], plus: list[bytes], minus: list[bytes], t: int, size: int) -> list[int]:
+    """A vector with masks added and subtracted, mod t, or mod what words of this size hold."""
     keys = [*plus, *minus]
     need(len(set(keys)) == len(keys), "different keys")
     need(all(len(key) == 32 for key in keys), "keys of 32 bytes")
-    need(not t or (1 < t < 2**63 and all(one < t for one in vector)), "entries below t")
+    need(not t or (1 < t < 2**63 and size == 8 and all(one < t for one in vector)), "entries below t")
     total = list(vector)
     for key in keys:
         sign = 1 if key in plus else -1
-        total = [one + sign * other for one, other in zip(total, mask(key, len(total), t), strict=True)]
-    return [one % (t or 2**64) for one in total]
+        total = [one + sign * other for one, other in zip(total, mask(key, len(total), t, size), strict=True)]
+    return [one % (t or 2 ** (8 * size)) for one in total]

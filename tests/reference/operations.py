@@ -115,9 +115,9 @@ def combine(shares: dict[str, str], threshold: int) -> Any:
     return shown(shamir.combine({int(at): hexed(share) for at, share in shares.items()}, threshold))
 
 
-def mask(vector: list[int] | int, plus: list[str], minus: list[str], modulus: int) -> Any:
+def mask(vector: list[int] | int, plus: list[str], minus: list[str], modulus: int, size: int = 8) -> Any:
     total = [0] * vector if isinstance(vector, int) else vector
-    return shown_words(masks.masked(total, hexes(plus), hexes(minus), modulus))
+    return shown_words(masks.masked(total, hexes(plus), hexes(minus), modulus, size))
 
 
 def neighbours(encoded: str, place: int) -> list[int]:

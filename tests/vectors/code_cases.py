@@ -146,7 +146,9 @@ def packing() -> Vectors:
 
 
 def masks() -> Vectors:
-    v = Vectors("Masks: keystreams added and subtracted, modulo 2^64 and below a modulus by rejection.")
+    v = Vectors(
+        "Masks: keystreams added and subtracted, modulo 2^64 or 2^32 and below a modulus by rejection."
+    )
     one, two, three = (secret(f"mask {i}").hex() for i in range(3))
     for name, t in (("2^64", 0), ("2^32 + 15", 2**32 + 15), ("46 bits", 70368743374849), ("60 bits", T60)):
         v.good(f"the mask of a key mod {name}", "masks", vector=12, plus=[one], minus=[], modulus=t)
@@ -155,6 +157,28 @@ def masks() -> Vectors:
         # Longer than a chunk of 8192: rejected values are drawn again before the next chunk begins.
         v.good(f"many mod {name}", "masks", vector=2 * 8192 + 100, plus=[one], minus=[two], modulus=t)
         v.good(f"one chunk mod {name}", "masks", vector=8192, plus=[two], minus=[], modulus=t)
+    short = {"modulus": 0, "size": 4}
+    v.good("the mask of a key, words of 4 bytes", "masks", vector=12, plus=[one], minus=[], **short)
+    v.good("subtracted, words of 4 bytes", "masks", vector=[5, 0, 1], plus=[], minus=[one], **short)
+    v.good(
+        "several, words of 4 bytes",
+        "masks",
+        vector=[1, 2**32 - 1, 3],
+        plus=[one, three],
+        minus=[two],
+        **short,
+    )
+    v.good("many, words of 4 bytes", "masks", vector=4 * 8192 + 100, plus=[one], minus=[two], **short)
+    v.bad(
+        "a modulus for words of 4 bytes",
+        "they hold no modulus",
+        "masks",
+        vector=[1],
+        plus=[one],
+        minus=[],
+        modulus=2**32 + 15,
+        size=4,
+    )
     v.good("no keys", "masks", vector=[7, 2**64 - 1], plus=[], minus=[], modulus=0)
     v.good("no values", "masks", vector=0, plus=[one], minus=[], modulus=0)
     v.bad("a key twice", "its mask would repeat", "masks", vector=3, plus=[one, one], minus=[], modulus=0)

@@ -155,9 +155,10 @@ def centred(values: list[int], modulus: int) -> Any:
 
 
 @operation
-def masks(vector: list[int] | int, plus: list[str], minus: list[str], modulus: int) -> Any:
-    """A vector (or so many zeros) with the masks of keys added and subtracted, mod 2⁶⁴ if modulus is 0 (§4.4)."""
-    total = np.zeros(vector, np.uint64) if isinstance(vector, int) else words(vector)
+def masks(vector: list[int] | int, plus: list[str], minus: list[str], modulus: int, size: int = 8) -> Any:
+    """A vector (or so many zeros) with the masks of keys added and subtracted, mod 2⁶⁴ if modulus is 0, mod 2³² if
+    the size of words is 4 then (§4.4)."""
+    total = np.array([0] * vector if isinstance(vector, int) else vector, f"u{size}")
     prg.add_keystreams(total, plus=[*map(hexed, plus)], minus=[*map(hexed, minus)], modulus=modulus)
     return shown_words(total.tolist())
 

@@ -19,7 +19,7 @@ from cohorts import BOUND, Session, Tap, world
 from encrypted import KeyWorld
 from scipy.stats import binomtest, chi2, ncx2
 
-from secure_afl.crypto import prg
+from secure_afl.crypto import prg, ring
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
@@ -412,7 +412,7 @@ def test_no_mask_byte_is_used_twice() -> None:
     signs, and no 16-byte block comes twice. False alarm: 2^-88 (some 2^20 blocks, birthday). Power: any repeat is
     found; a repeated key, a repeated block and equal signs are planted.
     """
-    n, rounds, length = 4, 3, 8200
+    n, rounds, length = 4, 3, 33_000
     recorder, parties = Recorder(), world(n)
     with recorder.attached():
         for _ in range(2):
@@ -421,7 +421,9 @@ def test_no_mask_byte_is_used_twice() -> None:
                 session.sum(number)
     assert recorder.counts() == (2 * rounds * n, 2 * rounds * n * (n - 1) // 2)
     assert len(recorder.streams) == 2 * rounds * n * n
-    assert all(len(stream) == 8 * length for stream in recorder.streams.values())
+    size = np.dtype(ring.words_of(session.codes[0].width)).itemsize
+    assert size * length > prg.CHUNK_BYTES
+    assert all(len(stream) == size * length for stream in recorder.streams.values())
     assert recorder.faults() == []
 
     some = next(key for key, uses in recorder.uses.items() if len(uses) == 2)
