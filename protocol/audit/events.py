@@ -62,8 +62,9 @@ class Closed(Event, frozen=True, tag="log closed"):
     """Nothing was going on any more. A log that does not end so may lack its last lines."""
 
 
-class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a party knew of a sum beforehand; see `SumPlan`."""
+class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a party knew of a sum beforehand; see `SumPlan`. noise: how many entries in a row, and the standard deviation
+    of what each client adds to each of them, in real units."""
 
     statistic: str
     length: int
@@ -72,10 +73,13 @@ class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     survivors: int
     same_survivors: bool
     trusts_server: bool
+    noise: tuple[tuple[Natural, float], ...] = ()
 
     @classmethod
     def of(cls, plan: SumPlan) -> "Planned":
-        return cls(**{name: getattr(plan, name) for name in cls.__struct_fields__})
+        same = {name: getattr(plan, name) for name in cls.__struct_fields__ if name != "noise"}
+        blocks = plan.noise.blocks if plan.noise else ()
+        return cls(**same, noise=tuple((block.length, float(block.deviation)) for block in blocks))
 
 
 class Agreed(Event, frozen=True, tag="agreed"):

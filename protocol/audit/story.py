@@ -97,6 +97,10 @@ def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]
         "sums agreed on",
         ", ".join(sums[:_SHOWN]) + (f" and {len(sums) - _SHOWN} more" if sums[_SHOWN:] else ""),
     )
+    plans = {view.agreed.event.plan for view in session.parties.values()} - {()}
+    for blocks in dict.fromkeys(one.noise for plan in sorted(plans, key=str) for one in plan if one.noise):
+        told = ", ".join(f"{deviation:.3g} on {length:,} numbers" for length, deviation in blocks if length)
+        yield "noise of each client", f"drawn anew for each sum, standard deviation {told}"
     policies = {view.agreed.event.policy for view in session.parties.values()} - {None}
     least = {one.least_survivors(len(session.roster.members)) for one in policies if one is not None}
     if least:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from audits import PLAN
 from encrypted import EVERY_BACKEND
 from told import Told, begun_anew, honest
 
+from secure_afl.crypto.noise import Block, Noise
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import Aborted, Refused, Withheld
 from secure_afl.protocol.audit.story import Story, stories
@@ -135,3 +137,18 @@ def test_an_upload_of_no_planned_round_is_told_all_the_same(number: int | None) 
     told.change("hospital-0", len(told.events["hospital-0"]), round=number)
     [story] = stories(told.end().report("hospital-0"))
     assert [(one.statistic, one.values) for one in story.accounts[0].uploads] == [("?", 0)]
+
+
+def test_noise_is_told_once_for_sums_that_have_the_same() -> None:
+    """A client draws it anew for each sum; blocks without entries are none."""
+    noise = Noise((Block(4, Fraction(5, 2)), Block(0, Fraction(1)), Block(3000, Fraction(1, 8))), 9)
+    plan = [SumPlan(name, 3004, 10.0, 20, noise=noise) for name in ("first", "second")]
+    told = Told(plan=plan)
+    assert told.masks
+    told.agrees(told.masks, *told.names)
+    [story] = stories(told.end().report())
+    assert [text for word, text in story.facts if word == "noise of each client"] == [
+        "drawn anew for each sum, standard deviation 2.5 on 4 numbers, 0.125 on 3,000 numbers"
+    ]
+    [plain] = stories(honest().end().report())
+    assert "noise of each client" not in dict(plain.facts)
