@@ -268,7 +268,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of a tiny grid, its own figures compared with themselves, beside those peers that are here."""
     out = tmp_path_factory.mktemp("overhead")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "MEMORY_REPEATS", 1)
         patch.setattr(peers, "SIZE", replace(MASKED, features=10))
         result = CliRunner().invoke(
             app, ["overhead", *TINY.split(), "--peers", "--out", str(out)], terminal_width=160
