@@ -1,0 +1,140 @@
+"""Kills a node of a Flower network at every message that it gets, and looks at what the study came to.
+
+    python tests/long/killed_nodes.py [--backend mask|bfv+mask] [--moment before|after] [--victim client|holder]
+
+SuperLink and SuperNodes with TLS and node keys on this machine, started anew for every line: five clients, one of which
+dies (the whole process group, by SIGKILL), or a key holder. What the others learn must be the model of the survivors
+that the server reports, bit for bit as in one process; without the key holder nobody may learn anything.
+Needs the extra `flower`. A line takes a minute or two, most of it until the server's deadline.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from folders import Federation, in_process, model
+from rich.console import Console
+
+from secure_afl.errors import DataError
+from secure_afl.simulations import loopback
+
+CLIENTS, VICTIM, HOLDER = 5, 2, 5
+BACKENDS = ("mask", "bfv+mask")
+VICTIMS = {"client": VICTIM, "holder": HOLDER}
+_DEADLINE, _LIMIT = 40.0, 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Life:
+    """One study. last: the message at which the victim dies, 0 for none; asked: the messages that it got."""
+
+    backend: str
+    victim: str
+    last: int
+    moment: str
+    asked: tuple[str, ...]
+    said: str
+    right: bool
+    seconds: float
+
+
+def lived(backend: str, victim: str, last: int, moment: str) -> Life:
+    """A study of a new federation on a new network."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        app = shutil.copytree(loopback.APP, root / "app")
+        shutil.copy(Path(__file__).with_name("mortal_node.py"), app / "secure_afl_app" / "client_app.py")
+        federation = Federation(root / "parties", CLIENTS, holders=int(backend != "mask"), backend=backend)
+        for party, folder in enumerate(federation.folders):
+            (folder / "dies").write_text(f"{last if party == VICTIMS[victim] else 0} {moment}")
+        started = time.perf_counter()
+        with (
+            patch.object(loopback, "APP", app),
+            loopback.Loopback(root / "network", federation.folders) as network,
+        ):
+            try:
+                network.run(federation.server, deadline=_DEADLINE, limit=_LIMIT)
+            except DataError as error:
+                stopped = str(error)
+            else:
+                stopped = ""
+        seconds = time.perf_counter() - started
+        asked = (federation.folders[VICTIMS[victim]] / "asked").read_text().splitlines()
+        said, right = (
+            _stopped(federation, stopped)
+            if stopped
+            else _learned(federation, VICTIMS[victim] if last else -1)
+        )
+        if victim == "holder" and last and not stopped:
+            # A key holder that dies after its last answer is missed by nobody.
+            right = right and last == len(asked) and moment == "after"
+        return Life(backend, victim, last, moment, tuple(asked), said, right, seconds)
+
+
+def _stopped(federation: Federation, why: str) -> tuple[str, bool]:
+    """A study that ended without a model: nobody has one."""
+    with_model = [path for path in federation.root.rglob("model.npz")]
+    reason = next((line for line in reversed(why.splitlines()) if "Error" in line), "no reason was given")
+    return f"no model: {reason.strip()[:90]}", not with_model and "Error" in reason
+
+
+def _learned(federation: Federation, gone: int) -> tuple[str, bool]:
+    """The model of everybody who is left is that of the survivors, who are all but the victim at least."""
+    report = json.loads((federation.server / "report.json").read_text())
+    (survivors,) = report["survivors"]
+    places = [federation.names.index(name) for name in survivors]
+    expected = in_process(federation, places)
+    left = [folder for party, folder in enumerate(federation.folders) if party not in (gone, HOLDER)]
+    same = [np.array_equal(model(folder)[0], expected) for folder in (federation.server, *left)]
+    enough = set(places) >= set(range(CLIENTS)) - {gone}
+    return f"sum of {len(places)}, {'right' if all(same) else 'WRONG'}", all(same) and enough
+
+
+def lives(backend: str, victim: str, moments: tuple[str, ...]) -> Iterator[Life]:
+    """First nobody dies, which tells what messages there are."""
+    whole = lived(backend, victim, 0, "before")
+    yield whole
+    for last in range(1, 1 + len(whole.asked)):
+        for moment in moments:
+            yield lived(backend, victim, last, moment)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", choices=BACKENDS, help="only this one")
+    parser.add_argument("--victim", choices=VICTIMS, help="only these")
+    parser.add_argument("--moment", choices=("before", "after"), help="only this one: of its answer")
+    arguments = parser.parse_args()
+    moments = (arguments.moment,) if arguments.moment else ("before", "after")
+    console, bad = Console(), 0
+    for backend in (arguments.backend,) if arguments.backend else BACKENDS:
+        for victim in (arguments.victim,) if arguments.victim else tuple(VICTIMS):
+            if victim == "holder" and backend == "mask":
+                continue
+            for life in lives(backend, victim, moments):
+                what = f"{life.moment} {life.asked[life.last - 1]}" if life.last else "nobody dies"
+                console.print(
+                    f"{backend:<9} {victim:<7} {what:<40} {life.said} ({life.seconds:.0f} s)"
+                    f"{'' if life.right else '  BAD'}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+                bad += not life.right
+    console.print(f"{bad} bad")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
