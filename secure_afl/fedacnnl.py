@@ -40,8 +40,10 @@ from secure_afl.network import (
     to_grid,
 )
 from secure_afl.personal import Local
+from secure_afl.privacy import Privacy
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan
+from secure_afl.ridge import FederatedRidge
 from secure_afl.solve import Certificate, Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
@@ -181,6 +183,12 @@ def _gram(rows: Tensor) -> Tensor:
     return rows.T @ rows
 
 
+def _centred(inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Outputs of a ReLU are all positive: without what they have in common, more of a row's norm tells it from others."""
+    inputs = np.ascontiguousarray(inputs)
+    return np.asarray(inputs - inputs.mean(axis=1, keepdims=True))
+
+
 class Coordinator:
     """The server's side: sums in, layers out.
 
@@ -306,11 +314,15 @@ class FedACnnL(FederatedClassifier):
     data_set : what the owners call these rows, see `FederatedRidge`.
     seed : public; fixes label codes and random filters.
     device : of the clients' computations, "cpu" or "cuda".
+    privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
+        `FederatedRidge`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
+        shortened to norm 1, each row by itself, here and in predictions; the certificate is of the noisy sum.
     aggregator : an `Aggregator`; None masks the sums under the default policy.
 
     Attributes
     ----------
-    classes_; weights_ : one array a trained layer, first row the bias; rounds_ : an `Outcome` a sum;
+    classes_; weights_ : one array a trained layer, first row the bias (with `privacy` the head's is of a column of 1/4 in
+    place of ones); rounds_ : an `Outcome` a sum;
     certificate_ : of the head, given its inputs. Sums are exact here: only float64 rounding is left in it.
     """
 
@@ -325,6 +337,7 @@ class FedACnnL(FederatedClassifier):
         data_set: str = "data",
         seed: int = 0,
         device: str = "cpu",
+        privacy: Privacy | None = None,
         aggregator: Aggregator | None = None,
     ) -> None:
         self.network = network
@@ -335,6 +348,7 @@ class FedACnnL(FederatedClassifier):
         self.data_set = data_set
         self.seed = seed
         self.device = device
+        self.privacy = privacy
         self.aggregator = aggregator
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FedACnnL":
@@ -344,6 +358,9 @@ class FedACnnL(FederatedClassifier):
         not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
         parsed, learners = self._begin(X, y, site)
+        if self.privacy:
+            head = self._private_head(self._ask()).fit(self._inputs(parsed.X), y, site)
+            return self._with_private_head(head)
         coordinator = self._coordinator()
         aggregator = self._ask()
         aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
@@ -359,11 +376,13 @@ class FedACnnL(FederatedClassifier):
         learns from what `vectors` gives there. Warns and raises as `fit` does.
         """
         coordinator, plan = self._coordinator(), self.plan(len(clients))
+        if self.privacy:
+            head = self._private_head(self._ask()).fit_elsewhere(clients, self.network.trained[-1].inputs)
+            return self._with_private_head(head)
         aggregator = self._ask()
         aggregator.open(clients, plan)
         solution, outcome = aggregator.solve(0, {})
-        seed = self._seed
-        layers = [on_weight_grid(seeded(known, seed), known.limit) for known in self.network.trained[:-1]]
+        layers = self._seeded()
         layers.append(coordinator.head(solution))
         warn_of_dropouts(clients, [outcome])
         return self._learnt(
@@ -372,9 +391,11 @@ class FedACnnL(FederatedClassifier):
 
     def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
         """One site's side of `fit`: what it puts into the sum. Raises `DataError` that names `who`."""
-        self.plan(1)
         features = parse_features(X)
-        _, learners = self._begin(features, y, [who] * len(features))
+        parsed, learners = self._begin(features, y, [who] * len(features))
+        if self.privacy:
+            return self._private_head().vectors(self._inputs(parsed.X), y, who)
+        self.plan(1)  # raises for encoders of several sums
         learner = learners[who]
         for known in self.network.trained[:-1]:
             learner.install(known, learner.seeded(known))
@@ -391,7 +412,10 @@ class FedACnnL(FederatedClassifier):
             raise DataError("expected the weights of this network, got those of another")
         for known, weights in zip(hidden, layers, strict=False):
             learner.install(known, weights)
-        return Local(learner.rows(head), learner.targets(head), layers[-1]).choose(parsed.places).weights
+        rows = learner.rows(head)
+        if self.privacy:
+            rows = self._private_head().rows(_centred(rows[:, 1:]))
+        return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
 
     def plan(self, clients: int) -> list[SumPlan]:
         """The sums that both sides agree on. Raises `DataError` for encoders that need the server's weights at the
@@ -403,12 +427,16 @@ class FedACnnL(FederatedClassifier):
                 f"expected encoder seeded where rows are with their owners, got {self.encoder!r}: it needs the "
                 "server's weights between sums"
             )
+        if self.privacy:
+            return self._private_head().plan(self.network.trained[-1].inputs, clients)
         return self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
-        """The same network from rows that lie in one place, without any aggregator: the reference."""
+        """The same network from rows that lie in one place, without any aggregator: the reference, without noise."""
         self._check()
         parsed = self._parse(X, y)
+        if self.privacy:
+            return self._with_private_head(self._private_head().fit_pooled(self._inputs(parsed.X), y))
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
@@ -417,7 +445,11 @@ class FedACnnL(FederatedClassifier):
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
         check_is_fitted(self)
-        return self._scores(parse_features(X), self.weights_)
+        features = parse_features(X)
+        if self.privacy:
+            rows = self._private_head().rows(self._inputs(features))
+            return np.asarray(rows @ self.weights_[-1])
+        return self._scores(features, self.weights_)
 
     def _scores(
         self, features: npt.NDArray[np.float64], layers: Sequence[Weights]
@@ -434,6 +466,8 @@ class FedACnnL(FederatedClassifier):
         encoders = [encoder.value for encoder in Encoder]
         if self.encoder not in encoders:
             raise DataError(f"expected encoder as one of {', '.join(encoders)}, got {self.encoder!r}")
+        if self.privacy and self.encoder != Encoder.SEEDED.value:
+            raise DataError(f"expected the encoder seeded, of one sum, with privacy, got {self.encoder!r}")
         if parse_real("ridge", self.ridge) < 0:
             raise DataError(f"expected ridge as a number of at least 0, got {self.ridge!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**32:
@@ -511,6 +545,37 @@ class FedACnnL(FederatedClassifier):
 
     def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
         return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}
+
+    def _private_head(self, aggregator: Aggregator | None = None) -> FederatedRidge:
+        """Learns the head from the outputs of the seeded layers, which are public functions of a row."""
+        return FederatedRidge(
+            1.0,
+            ridge=self.ridge,
+            classes=self._classes(),
+            max_rows=self.max_rows,
+            data_set=self.data_set,
+            privacy=self.privacy,
+            aggregator=aggregator,
+        )
+
+    def _with_private_head(self, head: FederatedRidge) -> "FedACnnL":
+        self.classes_, self.rounds_, self.certificate_ = head.classes_, head.rounds_, head.certificate_
+        self.weights_ = [*self._seeded(), head.weights_]
+        self.n_features_in_ = prod(self.network.input_shape)
+        return self
+
+    def _seeded(self) -> list[Weights]:
+        """The weights of the hidden layers where the public seed alone gives them."""
+        return [on_weight_grid(seeded(known, self._seed), known.limit) for known in self.network.trained[:-1]]
+
+    def _inputs(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What a private head sees of rows, (rows, inputs): the same of a row to the last bit, whatever rows are beside
+        it, since all that is added up lies on a grid.
+        """
+        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows")
+        for known, weights in zip(self.network.trained, self._seeded(), strict=False):
+            learner.install(known, weights)
+        return _centred(learner.rows(self.network.trained[-1])[:, 1:])
 
     def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:
         return Coordinator(

@@ -260,6 +260,11 @@ class FederatedRidge(FederatedClassifier):
         scores: npt.NDArray[np.float64] = features @ self.coef_.T + self.intercept_
         return scores
 
+    def rows(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Finite X (rows, features) as the rows were that `weights_` were learned from, the intercept's column first."""
+        scaled = self._short(X) if self.privacy else np.ldexp(X, -self._exponents(X.shape[1]))
+        return np.column_stack([np.full(len(X), self._one(X.shape[1])), scaled])
+
     def _scaled(self, parsed: Rows) -> Rows:
         """The rows in the units that sums are of. Raises `DataError` for rows over the columns' bounds."""
         exponents = self._exponents(parsed.X.shape[1])

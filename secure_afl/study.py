@@ -101,8 +101,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.fedacnnl and not self.fedacnnl.scale > 0:
             raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
-        if self.privacy and (not self.ridge or self.backend == "ckks"):
-            raise DataError("expected [privacy] with [ridge] and exact sums: backend mask, bfv or bfv+mask")
+        if self.privacy and self.backend == "ckks":
+            raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
         _ = self.encryption
 
     @property
@@ -187,6 +187,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             network.Network(deep.input_shape, tuple(layers), len(self.classes)),
             ridge=deep.ridge,
             seed=deep.seed,
+            privacy=self.privacy,
             classes=self.classes,
             max_rows=self.max_rows,
             aggregator=aggregator,

@@ -146,7 +146,7 @@ def run_command(
     epsilon: Annotated[
         float | None,
         typer.Option(
-            help="With ridge: differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak."
+            help="Differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak."
         ),
     ] = None,
     delta: Annotated[
@@ -156,8 +156,8 @@ def run_command(
     clip: Annotated[
         float | None,
         typer.Option(
-            help="With --epsilon: longer rows are made so short; default the data's public bound. Less noise for less; "
-            "chosen without looking at the rows."
+            help="With --epsilon and ridge: longer rows are made so short; default the data's public bound. Less noise for "
+            "less; chosen without looking at the rows."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0)] = 0,
@@ -205,12 +205,18 @@ def run_command(
             raise typer.BadParameter("needs --model fedacnnl", param_hint="--personalize")
         if groups > 1 and not personalize:
             raise typer.BadParameter("needs --personalize", param_hint="--groups")
-        if epsilon is not None and (model != "ridge" or backend in ("ckks", "plain")):
+        if epsilon is not None and backend in ("ckks", "plain"):
             raise typer.BadParameter(
-                "needs --model ridge and exact sums: --backend mask, bfv or bfv+mask", param_hint="--epsilon"
+                "needs exact sums: --backend mask, bfv or bfv+mask", param_hint="--epsilon"
             )
-        if clip is not None and epsilon is None:
-            raise typer.BadParameter("needs --epsilon", param_hint="--clip")
+        if epsilon is not None and model == "fedacnnl" and (encoder is not Encoder.SEEDED or personalize):
+            raise typer.BadParameter(
+                "needs the encoder seeded, which takes one sum, and no --personalize", param_hint="--epsilon"
+            )
+        if clip is not None and (epsilon is None or model != "ridge"):
+            raise typer.BadParameter(
+                "needs --epsilon with ridge; what a network's head sees has norm 1", param_hint="--clip"
+            )
         if audit_folder and backend == "plain":
             raise typer.BadParameter(
                 "nothing is agreed on or signed with --backend plain", param_hint="--audit"

@@ -44,13 +44,24 @@ def test_differential_privacy(tmp_path: Path) -> None:
     assert gram / 2.5 < weaker < gram / 1.5
 
 
+def test_differential_privacy_of_a_network(tmp_path: Path) -> None:
+    said = str(tmp_path / "run.json")
+    assert run("run", "--data", "digits", "--model", "fedacnnl", "--epsilon", "16", "--json", said)[0] == 0
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert (found["privacy"]["epsilon"], found["privacy"]["row_norm"]) == (16, 1)
+    assert found["certificate"] is None
+    assert found["accuracy"]["together"] > 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (("--epsilon", "1", "--model", "fedacnnl"), "needs --model ridge"),
+        (("--epsilon", "1", "--model", "fedacnnl", "--encoder", "spatial"), "needs the encoder seeded"),
+        (("--epsilon", "1", "--model", "fedacnnl", "--personalize"), "needs the encoder seeded"),
+        (("--epsilon", "1", "--model", "fedacnnl", "--clip", "1"), "needs --epsilon with ridge"),
         (("--epsilon", "1", "--backend", "ckks"), "exact sums"),
         (("--epsilon", "1", "--backend", "plain"), "exact sums"),
-        (("--clip", "1"), "needs --epsilon"),
+        (("--clip", "1"), "needs --epsilon with ridge"),
         (("--epsilon", "0"), "expected epsilon from 2^-20 to 64"),
         (("--epsilon", "1", "--delta", "1"), "expected delta"),
         (("--epsilon", "1", "--clip", "-1"), "above 0"),

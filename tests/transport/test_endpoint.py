@@ -155,11 +155,12 @@ def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> Non
     assert "expected the 1 sums that were agreed on" in refusal
 
 
-def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path) -> None:
-    private = f"{RIDGE}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n"
+@pytest.mark.parametrize("study", [RIDGE, DEEP], ids=["ridge", "network"])
+def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path, study: str) -> None:
+    private = f"{study}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n"
     first, second = (Federation(tmp_path / name, study=private) for name in "ab")
     noisy, again = (learned(federation, Post(federation)) for federation in (first, second))
-    none = learned(without := Federation(tmp_path / "c"), Post(without))
+    none = learned(without := Federation(tmp_path / "c", study=study), Post(without))
     assert noisy.shape == none.shape
     assert not np.allclose(noisy, again)  # the same rows, fresh noise
     assert not np.allclose(noisy, none)
