@@ -22,9 +22,12 @@ def page(template: str, filters: Mapping[str, Callable[..., Any]] = {}, /, **val
 
 
 def svg(figure: Any) -> str:
-    """A figure of matplotlib, the same file for the same figure."""
+    """A figure of matplotlib, the same file for the same figure, with its words as text."""
+    from matplotlib import rc_context  # slow to import: only who draws waits
+
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "secure-afl"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
 
 

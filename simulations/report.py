@@ -215,24 +215,25 @@ def _phases(result: Run) -> list[dict[str, Any]]:
 
 _SHOWN = 30  # clients in the picture
 _BARS = (
-    ("alone", "alone", "#bbbbbb"),
-    ("together", "together", "#4477aa"),
-    ("personal", "personal", "#228833"),
+    ("alone_on_all", "alone, everybody's test rows", "#dddddd"),
+    ("alone", "alone, own test rows", "#aaaaaa"),
+    ("together", "together, own test rows", "#4477aa"),
+    ("personal", "personal, own test rows", "#228833"),
 )
 
 
 def _chart(figures: Mapping[str, Any], clients: Sequence[Mapping[str, Any]]) -> Any:
-    """Each client's accuracy on its own test rows."""
+    """Each client's accuracy, and that of the common model on everybody's test rows as a line."""
     from matplotlib.figure import Figure  # slow to import: only who asks for a page waits
 
     shown = [one for one in clients if one["alone"] is not None][:_SHOWN]
     bars = [bar for bar in _BARS if bar[0] != "personal" or "personal" in figures["accuracy"]]
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     panel = figure.subplots()
     width = 0.8 / len(bars)
     for number, (kind, label, colour) in enumerate(bars):
         at = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(shown))]
-        panel.bar(at, [one[kind] for one in shown], width, label=f"{label}, own test rows", color=colour)
+        panel.bar(at, [one[kind] for one in shown], width, label=label, color=colour)
     together = figures["accuracy"]["together"]
     panel.axhline(together, color="black", linestyle="--", label="together, everybody's test rows")
     panel.set_xticks(
@@ -243,7 +244,7 @@ def _chart(figures: Mapping[str, Any], clients: Sequence[Mapping[str, Any]]) -> 
     )
     panel.set_ylim(0, 1)
     panel.set_ylabel("accuracy")
-    panel.legend(fontsize="small", loc="lower right")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 

@@ -63,9 +63,7 @@ def _lines(
 def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmic: bool) -> str:
     from matplotlib.figure import Figure  # slow to import
 
-    parties = [
-        party for party in _PARTIES if any(found(line["cells"][0], party, "cpu_seconds") for line in lines)
-    ]
+    parties = _parties([line["cells"][0] for line in lines])
     quantities = [
         one for one in _UNITS if any(found(line["cells"][0], CLIENT, one) is not None for line in lines)
     ]
@@ -100,6 +98,11 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmi
     return svg(figure)
 
 
+def _parties(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that any of the cells has."""
+    return [party for party in _PARTIES if any(found(cell, party, "cpu_seconds") for cell in cells)]
+
+
 def _logarithmic(panel: Any) -> None:
     """Both axes, the upright one over a factor of four at least, with numbers as people write them."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -108,8 +111,9 @@ def _logarithmic(panel: Any) -> None:
     low, high = panel.get_ylim()
     widen = max(1.0, (4 * low / high) ** 0.5)
     panel.set_ylim(low / widen, high * widen)
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    for axis, (least, most) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+        few = most > 60 * least  # more numbers would run into each other
+        axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
 
@@ -174,7 +178,10 @@ def _phases(figures: Figures) -> str:
     palette = colormaps["tab20"]
     colours = {phase: palette(number % palette.N) for number, phase in enumerate(phases)}
     figure = Figure(figsize=(11.7, 1.2 + 0.42 * len(cells)), layout="constrained")
-    for panel, party in zip(figure.subplots(1, len(_PARTIES), sharey=True), _PARTIES, strict=True):
+    parties = _parties(cells)
+    for panel, party in zip(
+        figure.subplots(1, len(parties), sharey=True, squeeze=False)[0], parties, strict=True
+    ):
         for place, cell in enumerate(cells):
             left = 0.0
             for phase in phases:
