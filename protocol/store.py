@@ -164,6 +164,10 @@ class Store:
         box = self._locked(msgspec.msgpack.encode(kept), name, b"kept")
         self.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", name, box)
 
+    def open_sessions(self) -> list[str]:
+        """The names of sessions that are not over. Raises `StoreError`."""
+        return [str(name) for (name,) in self.run("SELECT name FROM kept ORDER BY name")]
+
     def forget(self, name: str) -> None:
         """The session is over: its secrets and its journal are erased. The ledger stays as it is."""
         with self.transaction():

@@ -100,6 +100,20 @@ class Folder:
             sizes = [len(vector) for vector in study.vectors(X, y, endpoint.name)]
             return f"{endpoint.name} would contribute {len(X)} rows of {name!r} to sums of {sizes} values"
 
+    def give_up(self) -> list[str]:
+        """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
+        given. The ledger stays, so their data sets are spent. Raises `FileError`, and `StoreError` for its `state.db`.
+        """
+        at = self.path / "state.db"
+        if not at.exists():
+            raise FileError(f"{at}: expected the file of a party's sessions, found none")
+        _, identity = key_file.read_key(self.path / "identity.key", key_file.service_passphrase)
+        with closing(Store(at, identity)) as store, store.transaction():
+            names = store.open_sessions()
+            for name in names:
+                store.forget(name)
+        return names
+
     def _learned(self, model: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides."""
         layers = unpacked(model, study)

@@ -110,6 +110,22 @@ def check_command(
         console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
 
 
+@flower.command("give-up")
+def give_up_command(
+    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """End the sessions that were left open in a folder, where no server will: their secrets are erased, their data sets
+    stay spent. A session that still runs goes on without this party.
+    """
+    with refusals_shown():
+        if not yes:
+            typer.confirm(f"Erase the secrets of all open sessions in {folder}?", abort=True)
+        names = Folder(folder).give_up()
+        for name in names or ["nothing was open"]:
+            console.print(escape(f"{name} is over here" if names else name), highlight=False, soft_wrap=True)
+
+
 def _table(report: Mapping[str, Any]) -> str:
     """The report's phases for people: bytes are those of one client, the most of any."""
     lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]

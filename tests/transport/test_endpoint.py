@@ -1,6 +1,7 @@
 """Parties that are made anew from their folders for every message make the same model as parties in one process."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,47 @@ def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Pat
     store.close()
     with pytest.raises(PolicyError, match="a replay is refused"):
         post.ask(0, Letter(Channel.MASKED, session, post.invitation))
+
+
+def test_a_party_can_give_an_open_session_up(tmp_path: Path) -> None:
+    """Its secrets are gone, what is spent is not, and the session that goes on does so without it."""
+    federation = Federation(tmp_path)
+
+    class Patient(Post):
+        """Between the keys and the upload a client's operator gives up."""
+
+        said: tuple[str, ...] = ()
+
+        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+            if self.phases == 4 and party == 2:
+                told = [
+                    CliRunner().invoke(
+                        app, ["flower", "give-up", str(federation.folders[2]), *yes], input="n\n"
+                    )
+                    for yes in ([], ["--yes"], ["--yes"])
+                ]
+                assert [one.exit_code for one in told] == [1, 0, 0]
+                self.said = tuple(one.output for one in told)
+            return super().ask(party, letter, address)
+
+    post = Patient(federation)
+    with pytest.warns(DropoutWarning, match="without site-2"):
+        learned(federation, post)
+    (session,) = post.sessions
+    asked, over, again = post.said
+    assert "Aborted" in asked
+    assert f"masked {session.hex()} is over here" in over.replace("\n", "")
+    assert "nothing was open" in again
+    (refusal,) = post.refusals
+    assert "site-2 refused a message from the server" in str(refusal)
+    _, identity = read_key(federation.folders[2] / "identity.key", bytes)
+    with closing(Store(federation.folders[2] / "state.db", identity)) as store:
+        assert store.run("SELECT count(*) FROM kept") == [(0,)]
+        with pytest.raises(PolicyError, match="a replay is refused"):
+            store.ledger.join(session)
+    (tmp_path / "nobody").mkdir()
+    with pytest.raises(FileError, match="expected the file of a party's sessions, found none"):
+        Folder(tmp_path / "nobody").give_up()
 
 
 def test_one_session_under_two_names_is_joined_once(tmp_path: Path) -> None:
