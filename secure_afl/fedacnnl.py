@@ -359,7 +359,7 @@ class FedACnnL(FederatedClassifier):
         """
         parsed, learners = self._begin(X, y, site)
         if self.privacy:
-            head = self._private_head(self._ask()).fit(self._inputs(parsed.X), y, site)
+            head = self._private_head(self._ask()).fit(self.head_inputs(parsed.X), y, site)
             return self._with_private_head(head)
         coordinator = self._coordinator()
         aggregator = self._ask()
@@ -394,7 +394,7 @@ class FedACnnL(FederatedClassifier):
         features = parse_features(X)
         parsed, learners = self._begin(features, y, [who] * len(features))
         if self.privacy:
-            return self._private_head().vectors(self._inputs(parsed.X), y, who)
+            return self._private_head().vectors(self.head_inputs(parsed.X), y, who)
         self.plan(1)  # raises for encoders of several sums
         learner = learners[who]
         for known in self.network.trained[:-1]:
@@ -436,7 +436,7 @@ class FedACnnL(FederatedClassifier):
         self._check()
         parsed = self._parse(X, y)
         if self.privacy:
-            return self._with_private_head(self._private_head().fit_pooled(self._inputs(parsed.X), y))
+            return self._with_private_head(self._private_head().fit_pooled(self.head_inputs(parsed.X), y))
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
@@ -447,7 +447,7 @@ class FedACnnL(FederatedClassifier):
         check_is_fitted(self)
         features = parse_features(X)
         if self.privacy:
-            rows = self._private_head().rows(self._inputs(features))
+            rows = self._private_head().rows(self.head_inputs(features))
             return np.asarray(rows @ self.weights_[-1])
         return self._scores(features, self.weights_)
 
@@ -568,7 +568,7 @@ class FedACnnL(FederatedClassifier):
         """The weights of the hidden layers where the public seed alone gives them."""
         return [on_weight_grid(seeded(known, self._seed), known.limit) for known in self.network.trained[:-1]]
 
-    def _inputs(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def head_inputs(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What a private head sees of rows, (rows, inputs): the same of a row to the last bit, whatever rows are beside
         it, since all that is added up lies on a grid.
         """

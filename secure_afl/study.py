@@ -18,7 +18,7 @@ or, in the place of `[ridge]`, those of `FedACnnL`:
     layers = [["Conv", 8, 3], ["ReLU"]]     # names and numbers as in `secure_afl.network`
     scale = 16.0
 
-With `[ridge]` and exact sums, differential privacy by noise that the clients add (docs/privacy.md):
+With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
 
     [privacy]
     epsilon = 1.0

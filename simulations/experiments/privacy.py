@@ -13,6 +13,7 @@ from rich.table import Table
 
 from secure_afl.aggregation import Aggregate, Aggregator, Outcome, solved
 from secure_afl.crypto.noise import Noise
+from secure_afl.fedacnnl import FedACnnL
 from secure_afl.privacy import Privacy, client_noise
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import SumPlan
@@ -22,11 +23,12 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.experiments.headline import spread
 from secure_afl.simulations.partition import default_spec, partition, stacked
+from secure_afl.simulations.run import network_for
 from secure_afl.simulations.terminal import table
 from secure_afl.solve import Solution
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-PROBLEMS = ("heart", "digits", "mnist5k")
+PROBLEMS = ("heart", "digits", "mnist5k", "mnist5k, network")
 DELTA, RIDGE, MOST_ROWS = 1e-5, 1e-2, 2**12
 _ROW_NORM = 1 + 2.0**-30
 
@@ -58,7 +60,8 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
     """Accuracy on test rows, a record for each data set, seed, kind of trust and ε; ε is None without noise."""
     records = []
     for source in PROBLEMS:
-        data = short_rows(load(source))
+        name, _, network = source.partition(", ")
+        data = outputs(load(name)) if network else short_rows(load(name))
         for seed in range(seeds):
             watch(f"{source}, seed {seed}")
             for record in _accuracies(data, seed):
@@ -71,6 +74,13 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
         "policy": {"dropout": Policy.dropout, "corrupted": Policy.corrupted},
         "records": records,
     }
+
+
+def outputs(data: Dataset) -> Dataset:
+    """What the head of a private network sees of the rows, from which `FedACnnL` learns it as `FederatedRidge` does."""
+    X = FedACnnL(network_for(data, private=True), privacy=Privacy(1.0, DELTA)).head_inputs(data.X)
+    names = tuple(f"output {i}" for i in range(X.shape[1]))
+    return Dataset(data.name, X, data.y, data.site, data.classes, names, _ROW_NORM, data.note, (X.shape[1],))
 
 
 def short_rows(data: Dataset) -> Dataset:

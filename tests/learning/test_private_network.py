@@ -53,9 +53,9 @@ def test_what_the_head_sees_of_a_row_does_not_depend_on_others(
     """To the last bit, or a record would change more of the sum than its own part."""
     draws = np.random.default_rng(seed)
     X = draws.uniform(-1, 1, (40, int(np.prod(network.input_shape)))) * draws.choice([0, 2.0**-9, 1], (40, 1))
-    whole = FedACnnL(network, privacy=PRIVACY, seed=seed)._inputs(X)
+    whole = FedACnnL(network, privacy=PRIVACY, seed=seed).head_inputs(X)
     chosen = data.draw(st.lists(st.integers(0, 39), min_size=1, max_size=40))
-    assert np.array_equal(FedACnnL(network, privacy=PRIVACY, seed=seed)._inputs(X[chosen]), whole[chosen])
+    assert np.array_equal(FedACnnL(network, privacy=PRIVACY, seed=seed).head_inputs(X[chosen]), whole[chosen])
     short = FedACnnL(network, privacy=PRIVACY)._private_head().rows(whole)
     assert np.all(short[:, 0] == 0.25)
     assert np.linalg.norm(short[:, 1:], axis=1).max() <= 1 + 2.0**-40
@@ -102,7 +102,7 @@ def test_both_sides_agree_on_the_sum() -> None:
     assert plan.survivors == PRIVACY.survivors(SITES)
     pooled = model().fit_pooled(X, y)
     own = model().personal_head(X[:60], y[:60], "a", pooled.weights_)
-    scores = model()._private_head().rows(model()._inputs(X)) @ own
+    scores = model()._private_head().rows(model().head_inputs(X)) @ own
     assert (scores.argmax(axis=1) == y).mean() > 0.95
     assert np.array_equal(pooled.predict(X), pooled.decision_function(X).argmax(axis=1))
 
