@@ -103,10 +103,25 @@ def security_command(
 
 
 @experiment.command("privacy")
-def privacy_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
-    """Accuracy against epsilon, by whom the noise is trusted to. About half a minute a seed."""
+def privacy_command(
+    seeds: Seeds = 5,
+    epsilon: Annotated[
+        list[float], typer.Option(help="1 is strong, 10 weak; can be given several times.")
+    ] = list(privacy.EPSILONS),  # noqa: B006  # typer wants a list, and copies it
+    delta: Annotated[
+        float, typer.Option(help="The probability that it fails, well below 1 / number of rows.")
+    ] = privacy.DELTA,
+    json_file: JsonFile = None,
+    plot: PlotFolder = None,
+) -> None:
+    """Accuracy against epsilon, by whom the noise is trusted to. One to two minutes a seed."""
     with refusals_shown():
-        _run(privacy.steps(seeds), lambda watch: privacy.measure(seeds, watch), json_file, plot)
+        _run(
+            privacy.steps(seeds),
+            lambda watch: privacy.measure(seeds, watch, epsilon, delta),
+            json_file,
+            plot,
+        )
 
 
 @experiment.command("show")

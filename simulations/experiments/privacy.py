@@ -29,7 +29,8 @@ from secure_afl.solve import Solution
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 PROBLEMS = ("heart", "digits", "mnist5k", "mnist5k, network")
-DELTA, RIDGE, MOST_ROWS = 1e-5, 1e-2, 2**12
+DELTA = 1e-5
+_RIDGE, _MOST_ROWS = 1e-2, 2**12
 _ROW_NORM = 1 + 2.0**-30
 
 
@@ -56,21 +57,30 @@ def steps(seeds: int) -> int:
     return seeds * len(PROBLEMS)
 
 
-def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
-    """Accuracy on test rows, a record for each data set, seed, kind of trust and ε; ε is None without noise."""
+def measure(
+    seeds: int,
+    watch: Callable[[str], None],
+    epsilons: Sequence[float] = EPSILONS,
+    delta: float = DELTA,
+) -> dict[str, Any]:
+    """Accuracy on test rows, a record for each data set, seed, kind of trust and ε; ε is None without noise.
+
+    Raises `DataError` for an ε or δ that cannot be promised.
+    """
+    budgets = [Privacy(epsilon, delta) for epsilon in epsilons]
     records = []
     for source in PROBLEMS:
         name, _, network = source.partition(", ")
         data = outputs(load(name)) if network else short_rows(load(name))
         for seed in range(seeds):
             watch(f"{source}, seed {seed}")
-            for record in _accuracies(data, seed):
+            for record in _accuracies(data, seed, budgets):
                 records.append({"data": source, "seed": seed} | record)
     return {
         "experiment": "privacy",
         "machine": machine(),
         "seeds": seeds,
-        "delta": DELTA,
+        "delta": delta,
         "policy": {"dropout": Policy.dropout, "corrupted": Policy.corrupted},
         "records": records,
     }
@@ -93,18 +103,18 @@ def short_rows(data: Dataset) -> Dataset:
     return Dataset(data.name, X, data.y, data.site, data.classes, names, _ROW_NORM, data.note, (X.shape[1],))
 
 
-def _accuracies(data: Dataset, seed: int) -> Iterator[dict[str, Any]]:
+def _accuracies(data: Dataset, seed: int, budgets: Sequence[Privacy]) -> Iterator[dict[str, Any]]:
     parts = partition(data, default_spec(data), None, seed)
     rows, site = stacked({part.client: part.train for part in parts})
     test = np.concatenate([part.test for part in parts])
 
-    def ridge(epsilon: float, aggregator: Aggregator | None = None) -> FederatedRidge:
+    def ridge(privacy: Privacy, aggregator: Aggregator | None = None) -> FederatedRidge:
         return FederatedRidge(
             1.0,
-            ridge=RIDGE,
+            ridge=_RIDGE,
             classes=range(len(data.classes)),
-            max_rows=MOST_ROWS,
-            privacy=Privacy(epsilon, DELTA),
+            max_rows=_MOST_ROWS,
+            privacy=privacy,
             aggregator=aggregator,
         )
 
@@ -112,15 +122,14 @@ def _accuracies(data: Dataset, seed: int) -> Iterator[dict[str, Any]]:
         accuracy = model.score(data.X[test], data.y[test])
         return {"clients": len(parts), "trust": trust, "epsilon": epsilon, "accuracy": accuracy}
 
-    yield record(ridge(1.0).fit_pooled(data.X[rows], data.y[rows]), None, None)
-    for epsilon in EPSILONS:
-        bounds = ridge(epsilon).bounds(data.X.shape[1], len(data.classes))
-        alone = client_noise(
-            Privacy(epsilon, DELTA), bounds, clients=1, survivors=1, colluders=0, target_norm=1.0
-        )
+    bounds = ridge(budgets[0]).bounds(data.X.shape[1], len(data.classes))
+    yield record(ridge(budgets[0]).fit_pooled(data.X[rows], data.y[rows]), None, None)
+    for privacy in budgets:
+        alone = client_noise(privacy, bounds, clients=1, survivors=1, colluders=0, target_norm=1.0)
         for name, trust in TRUST.items():
             sums = _Sums(trust, alone)
-            yield record(ridge(epsilon, sums).fit(data.X[rows], data.y[rows], site), name, epsilon)
+            fitted = ridge(privacy, sums).fit(data.X[rows], data.y[rows], site)
+            yield record(fitted, name, privacy.epsilon)
 
 
 class _Sums:

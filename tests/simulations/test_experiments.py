@@ -187,9 +187,9 @@ def test_noise_costs_accuracy_by_whom_it_is_trusted_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(privacy, "PROBLEMS", ("digits",))
-    monkeypatch.setattr(privacy, "EPSILONS", (0.5, 16.0))
     said: list[str] = []
-    figures = privacy.measure(2, said.append)
+    figures = privacy.measure(2, said.append, (0.5, 16.0), 1e-6)
+    assert figures["delta"] == 1e-6
     assert len(said) == privacy.steps(2) == 2
 
     def mean(trust: str | None, epsilon: float | None) -> float:
