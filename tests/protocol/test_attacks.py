@@ -5,6 +5,7 @@ The weak designs are our own client with one defence taken out; the attacks use 
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -222,8 +223,9 @@ def test_survivor_set_under_the_threshold(monkeypatch: pytest.MonkeyPatch) -> No
         attack = Attack(parties.session(low, client=weak("_check_group")))
         reveals = {place: attack.ask(place, pair) for place in pair}
         masks = [attack.secret(place, reveals) for place in range(2, 5)]
-        total = attack.unmask(VICTIM, None, attack.secret(VICTIM, reveals)).astype(np.uint64)
-        total += attack.unmask(1, None, attack.secret(1, reveals)).astype(np.uint64)
+        kind = ring.words_of(attack.session.codes[0].width)
+        total: Any = attack.unmask(VICTIM, None, attack.secret(VICTIM, reveals)).astype(kind)
+        total += attack.unmask(1, None, attack.secret(1, reveals)).astype(kind)
         for dropped, seed in zip(range(2, 5), masks, strict=True):
             keys = attack.pair_keys(dropped, seed)
             add_keystreams(total, minus=[keys[0], keys[1]])  # both survivors are the lower of each pair
@@ -564,7 +566,7 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
     client = attack.session.clients[VICTIM]
     assert client._memory.current is not None
     own = messages.self_mask_key(client._memory.current.self_seed, attack.transcript, 0, VICTIM)
-    mask = np.array(seen, dtype=np.int64).astype(np.uint64)
+    mask: Any = np.array(seen, dtype=np.int64).astype(ring.words_of(attack.session.codes[0].width))
     add_keystreams(mask, minus=[own])
     assert (
         ring.signed(mask, attack.session.codes[0].width).tolist() == attack.truth()
