@@ -5,7 +5,6 @@ give the same input (`digest(L, b"ab", b"c") != digest(L, b"a", b"bc")`).
 """
 
 import hashlib
-from collections.abc import Callable
 from enum import Enum
 
 from cryptography.hazmat.primitives import hashes
@@ -80,18 +79,6 @@ def digest(label: Label, *parts: bytes | bytearray | memoryview) -> bytes:
         state.update(len(part).to_bytes(8, "big"))
         state.update(part)
     return state.digest()
-
-
-def digests(label: Label, *shared: bytes) -> Callable[[bytes], bytes]:
-    """`digest` of the label, the shared parts and one more, for many of these: what is shared is hashed once."""
-    start = hashlib.sha256(bind(label, *shared))
-
-    def one(part: bytes) -> bytes:
-        state = start.copy()
-        state.update(len(part).to_bytes(8, "big") + part)
-        return state.digest()
-
-    return one
 
 
 def integer(value: int) -> bytes:

@@ -7,7 +7,7 @@ Lengths and ranges are checked when a struct is built, on either side of the wir
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import lt
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -126,5 +126,5 @@ def exact(name: str, value: bytes | memoryview, length: int) -> None:
 
 def increasing(name: str, values: Sequence[int]) -> None:
     """Raises `WireError` unless `values` are non-negative and strictly increase (so none repeats)."""
-    if any(b <= a for a, b in pairwise(values)) or (values and values[0] < 0):
+    if not all(map(lt, values, values[1:])) or (values and values[0] < 0):
         raise WireError(f"expected {name} in increasing order without repeats, got {list(values[:8])}")

@@ -6,12 +6,13 @@ the complete graph.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil, floor
 
+import numpy as np
 from scipy.stats import hypergeom
 
-from secure_afl.crypto.kdf import Label, digests
+from secure_afl.crypto.kdf import Label, digest
+from secure_afl.crypto.prg import keystream
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.parameters import Parameters, Profile
 
@@ -90,20 +91,19 @@ class Graph:
     """The neighbours of each client, by member number: `graph[client]`; the same for all who hold the transcript."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self._cohort = frozenset(parameters.cohort)
-        self._circle: list[int] = []
-        if not parameters.complete:
-            hashed = digests(Label.GRAPH, parameters.transcript())
-            self._circle = sorted(self._cohort, key=lambda client: hashed(client.to_bytes(8, "big")))
-        reach = parameters.degree // 2
-        self._steps = [step for step in range(-reach, reach + 1) if step]
-
-    @cached_property
-    def _places(self) -> dict[int, int]:
-        return {client: place for place, client in enumerate(self._circle)}
+        self._cohort = np.array(parameters.cohort)
+        self._complete = parameters.complete
+        if not self._complete:
+            # Thousands are put in an order by one keystream, as a hash for each would be most of a client's time.
+            draw = keystream(digest(Label.GRAPH, parameters.transcript()))
+            order = np.frombuffer(draw(8 * len(self._cohort)), "<u8").argsort(kind="stable")
+            self._circle = self._cohort[order]
+            self._places = order.argsort()
+            reach = parameters.degree // 2
+            self._steps = np.array([step for step in range(-reach, reach + 1) if step])
 
     def __getitem__(self, client: int) -> frozenset[int]:
-        if not self._circle:
-            return self._cohort - {client}
-        at, n = self._places[client], len(self._circle)
-        return frozenset(self._circle[(at + step) % n] for step in self._steps)
+        if self._complete:
+            return frozenset(self._cohort.tolist()) - {client}
+        at = self._places[self._cohort.searchsorted(client)]
+        return frozenset(self._circle[(at + self._steps) % len(self._circle)].tolist())

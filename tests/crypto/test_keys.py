@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import KeyPair, Suite, seal
 from secure_afl.crypto.identity import Identity, verify
-from secure_afl.crypto.kdf import Label, bind, derive, digest, digests, integer
+from secure_afl.crypto.kdf import Label, bind, derive, digest, integer
 
 parts = st.lists(st.binary(max_size=20), max_size=4)
 suites = st.sampled_from(Suite)
@@ -112,10 +112,3 @@ def test_reprs_show_no_secret() -> None:
     identity = Identity.generate()
     assert identity._key.private_bytes_raw().hex()[:8] not in repr(identity)
     assert integer(5) == b"\0" * 7 + b"\x05"
-
-
-@given(st.lists(st.binary(max_size=5), max_size=3), st.lists(st.binary(max_size=5), max_size=4))
-def test_many_digests_are_those_of_each(shared: list[bytes], parts: list[bytes]) -> None:
-    hashed = digests(Label.GRAPH, *shared)
-    for part in parts:
-        assert hashed(part) == digest(Label.GRAPH, *shared, part)

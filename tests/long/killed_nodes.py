@@ -75,8 +75,9 @@ def lived(backend: str, victim: str, last: int, moment: str) -> Life:
             if stopped
             else _learned(federation, VICTIMS[victim] if last else -1)
         )
-        if victim == "holder" and last and not stopped:
-            # A key holder that dies after its last answer is missed by nobody.
+        if stopped:  # without a client there is a sum
+            right = right and victim == "holder" and last > 0
+        elif victim == "holder" and last:  # after its last answer nobody misses it
             right = right and last == len(asked) and moment == "after"
         return Life(backend, victim, last, moment, tuple(asked), said, right, seconds)
 

@@ -3,7 +3,8 @@
 from fractions import Fraction
 from math import ceil, comb, floor
 
-from reference.kdf import digest, u64
+from reference.kdf import digest
+from reference.masks import stream
 from reference.refused import Refused, need
 from reference.schema import Fields
 
@@ -13,7 +14,8 @@ def neighbours(parameters: Fields, transcript: bytes, place: int) -> list[int]:
     cohort, degree = parameters["cohort"], parameters["degree"]
     if degree == len(cohort) - 1:
         return [other for other in cohort if other != place]
-    circle = sorted(cohort, key=lambda one: digest("GRAPH", transcript, u64(one)))
+    drawn = stream(digest("GRAPH", transcript))(len(cohort))
+    circle = [one for _, one in sorted(zip(drawn, cohort, strict=True))]
     at, reach = circle.index(place), degree // 2
     return sorted(circle[(at + step) % len(circle)] for step in range(-reach, reach + 1) if step)
 

@@ -51,7 +51,6 @@ WITHOUT = {
     "fixed_point.units_of": "inside of FixedPoint.fit",
     "graph.exposure": "a probability in doubles; the choice that follows from it has vectors",
     "ring.words_of": "a type of NumPy; masks and packing have vectors",
-    "kdf.digests": "inside of the neighbour graph",
     "lattice.add_mod": "inside of Lattice.add",
     "lattice.pack_mod": "inside of Lattice.pack",
     "lattice.unpack_mod": "inside of Lattice.unpack",
