@@ -14,7 +14,7 @@ from rich.table import Table
 from secure_afl.aggregation import Aggregate, Aggregator, Outcome, solved
 from secure_afl.crypto.noise import Noise
 from secure_afl.fedacnnl import FedACnnL
-from secure_afl.privacy import Privacy, client_noise
+from secure_afl.privacy import Privacy, client_noise, shortened
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.parameters import SumPlan
 from secure_afl.protocol.policy import Policy
@@ -88,7 +88,8 @@ def measure(
 
 def outputs(data: Dataset) -> Dataset:
     """What the head of a private network sees of the rows, from which `FedACnnL` learns it as `FederatedRidge` does."""
-    X = FedACnnL(network_for(data, private=True), privacy=Privacy(1.0, DELTA)).head_inputs(data.X)
+    network = FedACnnL(network_for(data, private=True), privacy=Privacy(1.0, DELTA))
+    X, _ = shortened(network.head_inputs(data.X), 1.0)
     names = tuple(f"output {i}" for i in range(X.shape[1]))
     return Dataset(data.name, X, data.y, data.site, data.classes, names, _ROW_NORM, data.note, (X.shape[1],))
 
