@@ -261,7 +261,7 @@ class FederatedRidge(FederatedClassifier):
         return scores
 
     def rows(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Finite X (rows, features) as the rows were that `weights_` were learned from, the intercept's column first."""
+        """Finite X (rows, features) as what `weights_` are multiplied with, the intercept's column first."""
         scaled = self._short(X) if self.privacy else np.ldexp(X, -self._exponents(X.shape[1]))
         return np.column_stack([np.full(len(X), self._one(X.shape[1])), scaled])
 

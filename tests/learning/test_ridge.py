@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggrega
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, SolveError
+from secure_afl.privacy import Privacy
 from secure_afl.protocol.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.parameters import Profile, SumPlan
 from secure_afl.testing.faults import Fault, FaultyNetwork
@@ -349,6 +351,26 @@ def test_columns_are_divided_by_powers_of_two_and_weights_told_in_their_own_unit
     assert (model.weights_ == same.weights_).all()
     assert (model.coef_ == same.coef_ / powers).all()
     np.testing.assert_allclose(model.decision_function(X), same.decision_function(X / powers), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"row_norm": 3.0},
+        {"column_bounds": [1.0, 0.3, 80.0]},
+        {"row_norm": 0.5, "privacy": Privacy(1.0, 1e-5)},
+        {"row_norm": 0.5, "column_bounds": [1.0, 0.3, 80.0], "privacy": Privacy(1.0, 1e-5)},
+    ],
+    ids=["norm", "columns", "private", "private columns"],
+)
+def test_scores_are_rows_times_weights(options: dict[str, Any]) -> None:
+    draws = np.random.default_rng(0)
+    X, y = (
+        draws.uniform(-1, 1, (60, 3)) * (1.0, 0.3, 80.0 if "column_bounds" in options else 1.0),
+        np.arange(60) % 2,
+    )
+    model = FederatedRidge(classes=range(2), **options).fit_pooled(X, y)
+    assert np.allclose(model.rows(X) @ model.weights_, model.decision_function(X), rtol=0, atol=1e-12)
 
 
 def test_a_value_over_its_columns_bound_is_refused_without_being_quoted() -> None:
