@@ -17,6 +17,7 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/python tests/long/explore.py --clients 4 --colluders 1 --rounds 2
 	$(BIN)/python tests/long/explore.py --attacks
 	$(BIN)/python tests/long/killed.py
+	$(BIN)/python tests/long/killed_nodes.py
 	$(BIN)/python tests/long/mutants.py
 
 lint: $(VENV)/.installed-dev
