@@ -228,8 +228,13 @@ def normalised(rows: Tensor) -> Tensor:
     """
     n = rows.shape[1]
     total, squares = rows.sum(dim=1, keepdim=True), (rows * rows).sum(dim=1, keepdim=True)
-    length = ((n * squares - total * total) / n + _CONTRAST_FLOOR).sqrt()
-    return to_grid((rows - total / n) / length)
+    length = (_divided(n * squares - total * total, n) + _CONTRAST_FLOOR).sqrt()
+    return to_grid((rows - _divided(total, n)) / length)
+
+
+def _divided(values: Tensor, by: int) -> Tensor:
+    """By a tensor on their device: by a number CUDA does not divide, it multiplies by 1/number and rounds twice."""
+    return values / torch.tensor(by, dtype=values.dtype, device=values.device)
 
 
 def patches(inputs: Tensor, layer: Conv | Dense) -> Tensor:
@@ -260,7 +265,7 @@ def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
             return functional.max_pool2d(values, size)
         case AvgPool(size):
             # Sums on the grid are exact in any order, so their rounding is the same everywhere.
-            return to_grid(functional.avg_pool2d(values, size, divisor_override=1) / size**2)
+            return to_grid(_divided(functional.avg_pool2d(values, size, divisor_override=1), size**2))
         case Flatten():
             return values.flatten(1)
         case Widen(units, seed):

@@ -1,12 +1,14 @@
 """Networks as data, and arithmetic without rounding."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secure_afl.encoders import Encoder, coded, codes, filters, moments, seeded
 from secure_afl.errors import DataError, SolveError
@@ -108,6 +110,30 @@ def test_layers_without_weights_stay_on_the_grid_and_within_the_limit(
         assert 0 <= float(out.min()) <= float(out.max()) <= 6
     exact = rectified.numpy().reshape(2, 3, side, size, side, size).mean(axis=(3, 5))
     assert np.abs(apply_fixed(rectified, AvgPool(size)).numpy() - exact).max() <= 2.0**-11 + 1e-12
+
+
+class CudaDivision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Divides by a number as CUDA's kernel does: multiplies by 1/number."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.div.Tensor and not isinstance(args[1], torch.Tensor):
+            return args[0] * (1 / args[1])
+        return function(*args, **kwargs or {})
+
+
+def test_a_device_that_divides_otherwise_rounds_alike() -> None:
+    """Means halfway between two numbers of the grid: the last bit of a quotient decides."""
+    side = 14
+    units = torch.arange(side**2 // 2, 6000 * side**2, side**2)
+    pixels = (units // side**2)[:, None].repeat(1, side**2)
+    pixels[:, 0] += units % side**2
+    values = (pixels / 1024).to(torch.float64).reshape(-1, 1, side, side)
+    patterns = values[:50].reshape(50, -1)[:, :9]
+    with CudaDivision():  # type: ignore[no-untyped-call]
+        assert not torch.equal(to_grid(values.sum(dim=(2, 3)) / side**2), to_grid(values.mean(dim=(2, 3))))
+        pooled, contrasts = apply_fixed(values, AvgPool(side)), normalised(patterns)
+    assert torch.equal(pooled, apply_fixed(values, AvgPool(side)))
+    assert torch.equal(contrasts, normalised(patterns))
 
 
 def test_a_convolution_is_a_convolution() -> None:
