@@ -85,7 +85,7 @@ class FixedPoint:
             raise CryptoError(f"expected a float64 vector, got {values.dtype} of shape {values.shape}")
         units = np.empty(len(values), np.int64)
         endless = outside = 0
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for start in range(0, len(values), _CHUNK):  # what lies between stays in the core's cache
                 part = values[start : start + _CHUNK]
                 scaled = np.ldexp(part, self.fraction_bits)

@@ -61,6 +61,12 @@ def test_a_sum_is_exact_on_integers_and_within_its_error_on_reals(
         assert abs(Fraction(float(got)) - sum(map(Fraction, column))) <= Fraction(code.entry_error(n))
 
 
+def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+    vector = np.array([0x7FF0000000000001], np.uint64).view(np.float64)
+    with pytest.raises(CryptoError, match="1 of 1 values are not finite"):
+        FixedPoint(3, 500, 1, 4).encode(vector)
+
+
 @given(st.integers(1, 100), st.integers(0, 30), st.floats(allow_nan=True, allow_infinity=True))
 def test_what_is_over_the_bound_is_refused_and_not_quoted(n: int, f: int, value: float) -> None:
     code = FixedPoint.fit(1000.0, n, f)
