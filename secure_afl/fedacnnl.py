@@ -392,9 +392,10 @@ class FedACnnL(FederatedClassifier):
     def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
         """One site's side of `fit`: what it puts into the sum. Raises `DataError` that names `who`."""
         features = parse_features(X)
-        parsed, learners = self._begin(features, y, [who] * len(features))
         if self.privacy:
-            return self._private_head().vectors(self.head_inputs(parsed.X), y, who)
+            self._check()
+            return self._private_head().vectors(self.head_inputs(features, who), y, who)
+        _, learners = self._begin(features, y, np.full(len(features), who))
         self.plan(1)  # raises for encoders of several sums
         learner = learners[who]
         for known in self.network.trained[:-1]:
@@ -404,12 +405,20 @@ class FedACnnL(FederatedClassifier):
     def personal_head(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
     ) -> Weights:
-        """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site."""
-        features = parse_features(X)
-        parsed, learners = self._begin(features, y, [who] * len(features))
-        learner, (*hidden, head) = learners[who], self.network.trained
+        """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site.
+
+        Raises `DataError` for layers of another network, and hidden ones that are not the public seed's: out of a
+        server's own it could tell from who fails what is in the rows.
+        """
+        self._check()
+        *hidden, head = self.network.trained
         if [one.shape for one in layers] != [(1 + known.inputs, known.outputs) for known in (*hidden, head)]:
             raise DataError("expected the weights of this network, got those of another")
+        if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
+            raise DataError("expected the hidden layers that the public seed gives, got others")
+        features = parse_features(X)
+        parsed, learners = self._begin(features, y, np.full(len(features), who))
+        learner = learners[who]
         for known, weights in zip(hidden, layers, strict=False):
             learner.install(known, weights)
         rows = learner.rows(head)
@@ -568,11 +577,15 @@ class FedACnnL(FederatedClassifier):
         """The weights of the hidden layers where the public seed alone gives them."""
         return [on_weight_grid(seeded(known, self._seed), known.limit) for known in self.network.trained[:-1]]
 
-    def head_inputs(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def head_inputs(
+        self, features: npt.NDArray[np.float64], who: str = "the rows"
+    ) -> npt.NDArray[np.float64]:
         """What a private head sees of rows, (rows, inputs): the same of a row to the last bit, whatever rows are beside
         it, since all that is added up lies on a grid.
         """
-        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows")
+        if features.shape == (0, prod(self.network.input_shape)):  # as good as one row: neither may show
+            return np.zeros((0, self.network.trained[-1].inputs))
+        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), who)
         for known, weights in zip(self.network.trained, self._seeded(), strict=False):
             learner.install(known, weights)
         return _centred(learner.rows(self.network.trained[-1])[:, 1:])

@@ -120,7 +120,8 @@ class Folder:
         personal = None
         if study.fedacnnl and (self.path / "data.toml").exists():
             X, y, _ = self.data(study)
-            personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+            if len(X):  # a failure would tell the server that there are none
+                personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         self.keep("model.npz", layers)
         if personal:
             self.keep("personal.npz", personal)

@@ -121,3 +121,33 @@ def test_sums_in_the_clear_are_refused() -> None:
 def test_personalization_has_no_such_option() -> None:
     with pytest.raises(TypeError, match="privacy"):
         PFedACnnL(NETWORK, privacy=PRIVACY)  # type: ignore[call-arg]
+
+
+def test_a_site_without_rows_looks_like_any_other() -> None:
+    """Or a record more or less, there or not, would show without any noise."""
+    (plan,) = model().plan(SITES)
+    for labels in (np.zeros(0, np.int64), np.zeros(0)):
+        (vector,) = model().vectors(np.zeros((0, 64)), labels, "a")
+        assert vector.tobytes() == bytes(8 * plan.length)
+    with pytest.raises(DataError, match="a: expected X of shape"):
+        model().vectors(np.zeros((0, 63)), np.zeros(0, np.int64), "a")
+    with pytest.raises(DataError, match="a: X is outside"):
+        model().vectors(np.full((1, 64), 2.0), np.zeros(1, np.int64), "a")
+
+
+@pytest.mark.parametrize("privacy", [None, PRIVACY])
+def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Privacy | None) -> None:
+    """They could be such that a row with a bright first pixel makes NaN of 6e308 - 6e308, and the site fails."""
+    network = Network((2,), (Dense(2), ReLU(), Dense(2), ReLU()), 3)
+    layers = FedACnnL(network, privacy=privacy).fit_pooled(np.eye(2), [0, 1]).weights_
+    probes = [
+        np.array([[0.0, 6.0], [1000.0, 0.0], [0.0, 0.0]]),
+        np.array([[0.0, 0.0], [1e308, 0.0], [-1e308, 0.0]]),
+        layers[2],
+    ]
+    for dark in (np.array([[-1.0, 0.5]]), np.array([[0.5, 0.5]])):
+        with pytest.raises(DataError, match="expected the hidden layers that the public seed gives"):
+            FedACnnL(network, privacy=privacy).personal_head(dark, [0], "a", probes)
+        steep = [*layers[:2], np.full_like(layers[2], 1e308)]
+        with np.errstate(all="ignore"):
+            FedACnnL(network, privacy=privacy).personal_head(dark, [0], "a", steep)

@@ -253,6 +253,24 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
         assert np.array_equal(own[-1], study.personal_head(X, y, "site", layers))
 
 
+def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
+    """A site without rows takes part where noise hides that, and no hidden layers but the seed's are answered."""
+    federation = Federation(tmp_path, study=DEEP + "[privacy]\nepsilon = 4.0\ndelta = 1e-6\n")
+    post, (_, study) = Post(federation), Folder(federation.server).terms()
+    table = federation.folders[0] / "rows.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    assert "would contribute 0 rows" in Folder(federation.folders[0]).checked()
+    X, y, _ = federation.rows([1])
+    layers = list(study.estimator().fit_pooled(X / 1000, y).weights_)
+    for party in (0, 1):
+        assert post.ask(party, Letter(Channel.END, bytes(32), packed(layers))) == b""
+        assert len(model(federation.folders[party])) == len(layers)
+    assert not (federation.folders[0] / "personal.npz").exists()
+    layers[0] = layers[0] * 2
+    with pytest.raises(DataError, match="expected the hidden layers that the public seed gives"):
+        post.ask(1, Letter(Channel.END, bytes(32), packed(layers)))
+
+
 def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     assert Post(federation).ask(0, Letter(Channel.END, bytes(32))) == b""
