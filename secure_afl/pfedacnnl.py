@@ -170,6 +170,8 @@ class PFedACnnL(FedACnnL):
 
     def _check(self) -> None:
         super()._check()
+        if self.privacy is not None:  # no parameter, but what is inherited can be set
+            raise DataError("expected no privacy: the sums for personal networks have no noise")
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
         encoder = Encoder(self.encoder)

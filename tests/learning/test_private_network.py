@@ -121,6 +121,11 @@ def test_sums_in_the_clear_are_refused() -> None:
 def test_personalization_has_no_such_option() -> None:
     with pytest.raises(TypeError, match="privacy"):
         PFedACnnL(NETWORK, privacy=PRIVACY)  # type: ignore[call-arg]
+    personal = PFedACnnL(NETWORK, max_rows=64)
+    personal.privacy = PRIVACY
+    for act in (lambda: personal.fit(*rows()), lambda: personal.plan(SITES)):
+        with pytest.raises(DataError, match="expected no privacy"):
+            act()
 
 
 def test_a_site_without_rows_looks_like_any_other() -> None:
