@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
 
 from secure_afl.aggregation import Aggregator, MaskedAggregator
 from secure_afl.errors import DataError
+from secure_afl.privacy import Privacy
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +107,7 @@ class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
     """The root of the estimators: `classes_`, `decision_function` and an `aggregator` parameter."""
 
     aggregator: Aggregator | None
+    privacy: Privacy | None
 
     @abstractmethod
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -113,6 +116,17 @@ class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
         return self._labels(self.decision_function(X))
+
+    def _check_privacy(self) -> None:
+        """Raises `DataError` for what is no promise: something that only looks empty must not leave out the noise."""
+        if self.privacy is not None and not isinstance(self.privacy, Privacy):
+            raise DataError(f"expected privacy as Privacy(epsilon, delta) or None, got {self.privacy!r}")
+
+    def _check_learned(self) -> None:
+        """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""
+        check_is_fitted(self)
+        if self.privacy != self.privacy_:
+            raise DataError("expected the privacy that the model was learned with, got another: fit it again")
 
     def _labels(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         labels: npt.NDArray[Any] = self.classes_[np.argmax(scores, axis=1)]

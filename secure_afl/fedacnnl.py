@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from secure_afl.aggregation import Aggregator, Outcome, warn_of_dropouts
@@ -453,7 +452,7 @@ class FedACnnL(FederatedClassifier):
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
-        check_is_fitted(self)
+        self._check_learned()
         features = parse_features(X)
         if self.privacy:
             rows = self._private_head().rows(self.head_inputs(features))
@@ -475,6 +474,7 @@ class FedACnnL(FederatedClassifier):
         encoders = [encoder.value for encoder in Encoder]
         if self.encoder not in encoders:
             raise DataError(f"expected encoder as one of {', '.join(encoders)}, got {self.encoder!r}")
+        self._check_privacy()
         if self.privacy and self.encoder != Encoder.SEEDED.value:
             raise DataError(f"expected the encoder seeded, of one sum, with privacy, got {self.encoder!r}")
         if parse_real("ridge", self.ridge) < 0:
@@ -569,7 +569,7 @@ class FedACnnL(FederatedClassifier):
 
     def _with_private_head(self, head: FederatedRidge) -> "FedACnnL":
         self.classes_, self.rounds_, self.certificate_ = head.classes_, head.rounds_, head.certificate_
-        self.weights_ = [*self._seeded(), head.weights_]
+        self.weights_, self.privacy_ = [*self._seeded(), head.weights_], self.privacy
         self.n_features_in_ = prod(self.network.input_shape)
         return self
 
@@ -618,7 +618,7 @@ class FedACnnL(FederatedClassifier):
     ) -> "FedACnnL":
         assert coordinator.certificate is not None
         self.classes_ = classes
-        self.weights_, self.rounds_ = layers, list(outcomes)
+        self.weights_, self.rounds_, self.privacy_ = layers, list(outcomes), self.privacy
         self.certificate_ = coordinator.certificate
         self.n_features_in_ = features
         return self

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_is_fitted
 
 from secure_afl.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
 from secure_afl.errors import DataError
@@ -59,7 +58,7 @@ class FederatedRidge(FederatedClassifier):
 
     Attributes
     ----------
-    classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
+    privacy_ : that it was learned with; classes_ : labels; coef_ (classes, features) and intercept_ (classes,): the model.
     weights_ : (1 + features, classes), first row the intercept, of scaled columns (`column_bounds`); with `privacy`
         the first row is of a column of row_norm / 4 in place of ones.
     certificate_ : proof of how far weights_ can be from those of the survivors' pooled rows.
@@ -227,6 +226,7 @@ class FederatedRidge(FederatedClassifier):
 
     def bounds(self, features: int, classes: int, rows: int | None = None) -> PublicBounds:
         """The public bounds of one site's statistics, the intercept's column included."""
+        self._check_privacy()
         row_norm = self._row_norm(features)
         most = parse_integer("max_rows", self.max_rows) if rows is None else rows
         # Rounding may leave a row longer than `shortened` was told; nothing may refuse it then.
@@ -249,7 +249,7 @@ class FederatedRidge(FederatedClassifier):
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
-        check_is_fitted(self)
+        self._check_learned()
         features = parse_features(X)
         if features.shape[1] != self.coef_.shape[1]:
             raise DataError(f"expected X of shape (rows, {self.coef_.shape[1]}), got {features.shape}")
@@ -325,6 +325,7 @@ class FederatedRidge(FederatedClassifier):
     ) -> None:
         # All or nothing: whatever was refused before leaves the model as it was.
         self.classes_ = classes
+        self.privacy_ = self.privacy
         self.rounds_ = outcomes
         self.statistics_ = statistics
         self.weights_ = solution.weights

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
+from sklearn.base import clone
 
 from secure_afl.aggregation import MaskedAggregator, PlainAggregator
 from secure_afl.crypto import ring
@@ -19,6 +20,7 @@ from secure_afl.pfedacnnl import PFedACnnL
 from secure_afl.privacy import Privacy
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.policy import Policy
+from secure_afl.ridge import FederatedRidge
 
 Floats = npt.NDArray[np.float64]
 SITES = 9
@@ -156,3 +158,21 @@ def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Priva
         steep = [*layers[:2], np.full_like(layers[2], 1e308)]
         with np.errstate(all="ignore"):
             FedACnnL(network, privacy=privacy).personal_head(dark, [0], "a", steep)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "network"])
+def test_privacy_is_a_promise_or_none_and_that_of_the_fit(kind: str) -> None:
+    """What only looks empty does not leave out the noise, and rows are not scored otherwise than they were learned from."""
+    X, y, site = rows(60)
+    fitted: FederatedRidge | FedACnnL = (
+        FederatedRidge(1.0, classes=range(3), privacy=PRIVACY, max_rows=64) if kind == "ridge" else model()
+    )
+    for wrong in ("yes", 0, False, (1.0, 1e-5)):
+        with pytest.raises(DataError, match="expected privacy as Privacy"):
+            clone(fitted).set_params(privacy=wrong).fit(X, y, site)
+    fitted.fit_pooled(X, y)
+    expected = fitted.predict(X)
+    for other in (None, Privacy(1.0, 1e-6)):
+        with pytest.raises(DataError, match="expected the privacy that the model was learned with"):
+            fitted.set_params(privacy=other).predict(X)
+    assert np.array_equal(fitted.set_params(privacy=Privacy(2.0, 1e-6)).predict(X), expected)
