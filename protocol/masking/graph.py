@@ -91,9 +91,10 @@ class Graph:
     """The neighbours of each client, by member number: `graph[client]`; the same for all who hold the transcript."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self._cohort = np.array(parameters.cohort)
+        self._members = frozenset(parameters.cohort)
         self._complete = parameters.complete
         if not self._complete:
+            self._cohort = np.array(parameters.cohort)
             # Thousands are put in an order by one keystream, as a hash for each would be most of a client's time.
             draw = keystream(digest(Label.GRAPH, parameters.transcript()))
             order = np.frombuffer(draw(8 * len(self._cohort)), "<u8").argsort(kind="stable")
@@ -104,6 +105,6 @@ class Graph:
 
     def __getitem__(self, client: int) -> frozenset[int]:
         if self._complete:
-            return frozenset(self._cohort.tolist()) - {client}
+            return self._members - {client}
         at = self._places[self._cohort.searchsorted(client)]
         return frozenset(self._circle[(at + self._steps) % len(self._circle)].tolist())
