@@ -356,10 +356,11 @@ class FedACnnL(FederatedClassifier):
         Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
         not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
-        parsed, learners = self._begin(X, y, site)
         if self.privacy:
-            head = self._private_head(self._ask()).fit(self.head_inputs(parsed.X), y, site)
+            self._check()
+            head = self._private_head(self._ask()).fit(self.head_inputs(parse_features(X)), y, site)
             return self._with_private_head(head)
+        parsed, learners = self._begin(X, y, site)
         coordinator = self._coordinator()
         aggregator = self._ask()
         aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
@@ -442,9 +443,10 @@ class FedACnnL(FederatedClassifier):
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference, without noise."""
         self._check()
-        parsed = self._parse(X, y)
         if self.privacy:
-            return self._with_private_head(self._private_head().fit_pooled(self.head_inputs(parsed.X), y))
+            inputs = self.head_inputs(parse_features(X))
+            return self._with_private_head(self._private_head().fit_pooled(inputs, y))
+        parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])

@@ -36,9 +36,8 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
         root / "server",
     )
     named = [*names, *(f"key holder {number + 1}" for number in range(holders)), "server"]
-    members = []
-    for folder, name in zip((*made.clients, *made.holders, made.server), named, strict=True):
-        members.append(settle(folder, name))
+    folders = (*made.clients, *made.holders, made.server)
+    members = [settle(folder, name) for folder, name in zip(folders, named, strict=True)]
     clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
     roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
     common = {
@@ -46,7 +45,7 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
         "policy.toml": policy_file.text(Policy(backends=frozenset({backend}))),
         "study.toml": _study(data, backend),
     }
-    for folder in (*made.clients, *made.holders, made.server):
+    for folder in folders:
         for file, text in common.items():
             files.write_new(folder / file, text.encode(), files.PUBLIC)
     for folder, name in zip(made.clients, names, strict=True):

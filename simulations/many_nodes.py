@@ -49,10 +49,7 @@ _POLL = 0.2  # seconds
 
 def lay_out(root: Path, size: Scale) -> None:
     """The folders of all clients. Raises `FileError` if they cannot be written."""
-    members = []
-    for place in range(size.clients):
-        folder = root / str(place)
-        members.append(settle(folder, f"client-{place}"))
+    members = [settle(root / str(place), f"client-{place}") for place in range(size.clients)]
     parties = roster_file.Parties(Roster(tuple(members)))
     files.write_new(root / "roster.toml", roster_file.text(parties).encode(), files.PUBLIC)
     files.write_new(root / "scale.json", msgspec.json.encode(asdict(size)), files.PUBLIC)
