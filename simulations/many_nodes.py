@@ -45,6 +45,7 @@ from secure_afl.simulations.laid_out import settle
 VARIABLE = "SECURE_AFL_SCALE"
 REPORT = "report.json"
 _POLL = 0.2  # seconds
+_LOOKED_AT = 5000  # messages a second: a look goes through all that is waited for, and holds up the engine
 
 
 def lay_out(root: Path, size: Scale) -> None:
@@ -92,7 +93,7 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any
     """
     size, terms = _known(root)
     roster = terms.parties.clients
-    post = FlowerPost(grid, 60.0 + size.clients, _POLL)
+    post = FlowerPost(grid, 60.0 + size.clients, max(_POLL, size.clients / _LOOKED_AT))
     watch("finding")
     started = time.perf_counter()
     post.find(terms.parties)
