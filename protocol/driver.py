@@ -172,6 +172,16 @@ class Exchange:
             self._converse(phase, outbox, contribute)
         self._cost(phase).wall_seconds += time.perf_counter() - started
 
+    def tell(self, phase: str, outbox: Outbox, carry: Carry) -> None:
+        """What parties elsewhere are told beside the session's own messages; they answer nothing that is looked at."""
+        self._watch(phase)
+        started = time.perf_counter()
+        for party, data in outbox.items():
+            self._count(phase, party, len(data), upward=False)
+        for _ in carry(outbox):
+            pass
+        self._cost(phase).wall_seconds += time.perf_counter() - started
+
     def _exchange(self, phase: str, outbox: Outbox, carry: Carry) -> None:
         """With parties elsewhere: who answers nothing, or what is refused, has dropped out and no more."""
         for party, data in outbox.items():

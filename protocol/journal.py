@@ -194,6 +194,11 @@ class ResumedServer(DurableServer):
         """See the server's own."""
         return self.server.state
 
+    @property
+    def behind(self) -> bool:
+        """Whether the journal has later steps, so that all before them was done and said."""
+        return self._ahead is not None
+
     def unmask(self) -> MaskedSum:
         """See `MaskingServer.unmask`, and `result`."""
         opened = self.result()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.network import Conv, Network, Trained, uniform
+from secure_afl.network import Conv, Network, Trained, Weights, on_weight_grid, uniform
 from secure_afl.solve import solve
 from secure_afl.statistics import Matrix, SufficientStatistics
 
@@ -79,8 +79,8 @@ def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.ND
     return np.broadcast_to(signs, (classes, known.positions, outputs))
 
 
-def seeded(known: Trained, seed: bytes) -> Matrix:
-    """SEEDED weights of a hidden layer, (1 + inputs, outputs): the same bits for every party.
+def seeded(known: Trained, seed: bytes) -> Weights:
+    """SEEDED weights of a hidden layer, (1 + inputs, outputs), on the grid: the same bits for every party.
 
     A convolution's filters are uniform noise, blurred, without the constant of each channel, every filter of
     the same norm; those of a dense layer are uniform. Made for patches that are normalised (`Conv.contrast`),
@@ -103,7 +103,7 @@ def seeded(known: Trained, seed: bytes) -> Matrix:
     scaled = drawn / np.sqrt((drawn * drawn).mean(axis=0))
     unit = isinstance(known.layer, Conv) and known.layer.contrast
     gain = _GAIN if unit else _GAIN / np.sqrt(known.inputs)
-    return np.vstack([np.zeros(known.outputs), gain * scaled])
+    return on_weight_grid(np.vstack([np.zeros(known.outputs), gain * scaled]), known.limit)
 
 
 def filters(

@@ -34,6 +34,7 @@ from secure_afl.network import (
     Weights,
     apply_fixed,
     apply_trained,
+    check_on_grid,
     on_weight_grid,
     patches,
     to_grid,
@@ -50,6 +51,8 @@ SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
 Ask = Callable[[Trained], tuple[npt.NDArray[np.float64], float]]
 """For the packed sum of a layer's statistics."""
+Tell = Callable[[Sequence[Weights], Sequence[str]], None]
+"""Of the hidden layers that came of sums so far, to the clients whose vectors were in these."""
 
 
 class Learner:
@@ -123,10 +126,6 @@ class Learner:
         """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
         wanted = self._targets(known)[self._labels].cpu().numpy()
         return np.asarray(wanted.reshape(len(self._labels) * known.positions, wanted.shape[2]))
-
-    def seeded(self, known: Trained) -> Weights:
-        """The layer's weights where the public seed alone gives them: nobody's word is taken for them."""
-        return on_weight_grid(seeded(known, self._seed), known.limit)
 
     def install(self, known: Trained, weights: Weights) -> None:
         """Take a trained layer and go on to the inputs of the next one."""
@@ -371,9 +370,9 @@ class FedACnnL(FederatedClassifier):
         warn_of_dropouts(list(learners), outcomes)
         return self._learnt(parsed.classes, parsed.X.shape[1], layers, outcomes, coordinator)
 
-    def fit_elsewhere(self, clients: Sequence[str]) -> "FedACnnL":
+    def fit_elsewhere(self, clients: Sequence[str], tell: Tell) -> "FedACnnL":
         """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
-        learns from what `vectors` gives there. Warns and raises as `fit` does.
+        learns from what `vector` gives there. Warns and raises as `fit` does.
         """
         coordinator, plan = self._coordinator(), self.plan(len(clients))
         if self.privacy:
@@ -381,61 +380,66 @@ class FedACnnL(FederatedClassifier):
             return self._with_private_head(head)
         aggregator = self._ask()
         aggregator.open(clients, plan)
-        solution, outcome = aggregator.solve(0, {})
-        layers = self._seeded()
-        layers.append(coordinator.head(solution))
-        warn_of_dropouts(clients, [outcome])
+        outcomes: list[Outcome] = []
+        layers = self._hidden(
+            coordinator,
+            [],
+            self._asking(aggregator, {}, outcomes),
+            lambda layers: tell(layers, outcomes[-1].survivors),
+        )
+        layers.append(self._head(aggregator, {}, coordinator, outcomes))
+        warn_of_dropouts(clients, outcomes)
         return self._learnt(
-            np.asarray(self._classes()), prod(self.network.input_shape), layers, [outcome], coordinator
+            np.asarray(self._classes()), prod(self.network.input_shape), layers, outcomes, coordinator
         )
 
-    def vectors(self, X: npt.ArrayLike, y: npt.ArrayLike, who: str) -> list[npt.NDArray[np.float64]]:
-        """One site's side of `fit`: what it puts into the sum. Raises `DataError` that names `who`."""
+    def vector(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights] = ()
+    ) -> npt.NDArray[np.float64]:
+        """One site's side of `fit`: what it puts into the next sum. layers: those that came of sums before.
+
+        Raises `DataError` that names `who`, and for layers that do not come before a sum of this network.
+        """
         features = parse_features(X)
         if self.privacy:
             self._check()
-            return self._private_head().vectors(self.head_inputs(features, who), y, who)
+            (vector,) = self._private_head().vectors(self.head_inputs(features, who), y, who)
+            return vector
         _, learners = self._begin(features, y, np.full(len(features), who))
-        self.plan(1)  # raises for encoders of several sums
+        if Encoder(self.encoder) is Encoder.SEEDED:
+            layers = self._seeded()
+        elif len(layers) > len(self.network.trained) - 1:
+            raise DataError(f"expected the weights of {len(self.network.trained) - 1} hidden layers at most")
         learner = learners[who]
-        for known in self.network.trained[:-1]:
-            learner.install(known, learner.seeded(known))
-        return [learner.vector(self.network.trained[-1])]
+        self._install(learner, layers)
+        return learner.vector(self.network.trained[len(layers)])
 
     def personal_head(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
     ) -> Weights:
         """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site.
 
-        Raises `DataError` for layers of another network, and hidden ones that are not the public seed's: out of a
-        server's own it could tell from who fails what is in the rows.
+        Raises `DataError` for layers of another network, and hidden ones that are not the public seed's, where that
+        gives them, or might fail for some rows only: then who fails would tell the server what is in the rows.
         """
         self._check()
-        *hidden, head = self.network.trained
-        if [one.shape for one in layers] != [(1 + known.inputs, known.outputs) for known in (*hidden, head)]:
+        head = self.network.trained[-1]
+        if len(layers) != len(self.network.trained) or layers[-1].shape != (1 + head.inputs, head.outputs):
             raise DataError("expected the weights of this network, got those of another")
         if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
             raise DataError("expected the hidden layers that the public seed gives, got others")
         features = parse_features(X)
         parsed, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
-        for known, weights in zip(hidden, layers, strict=False):
-            learner.install(known, weights)
+        self._install(learner, layers[:-1])
         rows = learner.rows(head)
         if self.privacy:
             rows = self._private_head().rows(_centred(rows[:, 1:]))
         return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
 
     def plan(self, clients: int) -> list[SumPlan]:
-        """The sums that both sides agree on. Raises `DataError` for encoders that need the server's weights at the
-        clients in between.
-        """
+        """The sums that both sides agree on."""
         self._check()
-        if Encoder(self.encoder) is not Encoder.SEEDED:
-            raise DataError(
-                f"expected encoder seeded where rows are with their owners, got {self.encoder!r}: it needs the "
-                "server's weights between sums"
-            )
         if self.privacy:
             return self._private_head().plan(self.network.trained[-1].inputs, clients)
         return self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
@@ -514,16 +518,34 @@ class FedACnnL(FederatedClassifier):
             for name, mine in parsed.sites.items()
         }
 
-    def _hidden(self, coordinator: Coordinator, learners: Iterable[Learner], ask: Ask) -> list[Weights]:
-        """All layers but the head, which the learners then stand before."""
+    def _hidden(
+        self,
+        coordinator: Coordinator,
+        learners: Iterable[Learner],
+        ask: Ask,
+        tell: Callable[[Sequence[Weights]], None] = lambda layers: None,
+    ) -> list[Weights]:
+        """All layers but the head, which the learners then stand before. tell: of those that came of sums, after each."""
+        if Encoder(self.encoder) is Encoder.SEEDED:
+            layers = self._seeded()
+            for learner in learners:
+                self._install(learner, layers)
+            return layers
         layers = []
         for known in self.network.trained[:-1]:
-            told = coordinator.layer(known, *ask(known)) if known in coordinator.summed else None
+            layers.append(coordinator.layer(known, *ask(known)))
             for learner in learners:
-                weights = learner.seeded(known) if told is None else told
-                learner.install(known, weights)
-            layers.append(weights)
+                learner.install(known, layers[-1])
+            tell(layers)
         return layers
+
+    def _install(self, learner: Learner, layers: Sequence[Weights]) -> None:
+        """Hidden layers, the first ones. Raises `DataError` for those of another network, or off the grid."""
+        for known, weights in zip(self.network.trained, layers, strict=False):
+            if weights.shape != (1 + known.inputs, known.outputs):
+                raise DataError("expected the weights of this network, got those of another")
+            check_on_grid(weights, known.limit)
+            learner.install(known, weights)
 
     def _asking(
         self,
@@ -577,7 +599,7 @@ class FedACnnL(FederatedClassifier):
 
     def _seeded(self) -> list[Weights]:
         """The weights of the hidden layers where the public seed alone gives them."""
-        return [on_weight_grid(seeded(known, self._seed), known.limit) for known in self.network.trained[:-1]]
+        return [seeded(known, self._seed) for known in self.network.trained[:-1]]
 
     def head_inputs(
         self, features: npt.NDArray[np.float64], who: str = "the rows"
@@ -588,8 +610,7 @@ class FedACnnL(FederatedClassifier):
         if features.shape == (0, prod(self.network.input_shape)):  # as good as one row: neither may show
             return np.zeros((0, self.network.trained[-1].inputs))
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), who)
-        for known, weights in zip(self.network.trained, self._seeded(), strict=False):
-            learner.install(known, weights)
+        self._install(learner, self._seeded())
         return _centred(learner.rows(self.network.trained[-1])[:, 1:])
 
     def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:

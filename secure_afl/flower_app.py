@@ -38,7 +38,8 @@ from secure_afl.remote import (
     remote,
 )
 from secure_afl.run_told import RunTold, run_told
-from secure_afl.site import Folder, packed
+from secure_afl.site import Folder
+from secure_afl.study import packed
 
 VARIABLE = "SECURE_AFL_PARTIES"
 

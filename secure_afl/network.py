@@ -211,13 +211,28 @@ def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
 
     limit: of the layer's inputs. Raises `SolveError` if weights are not finite or too large for any grid.
     """
+    bits = _weight_bits(weights, limit) - 1  # one is kept for rounding the weights up
+    return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
+
+
+def check_on_grid(weights: npt.NDArray[np.float64], limit: float) -> None:
+    """Raises `DataError` unless a layer of such weights is exact: with others it may overflow, and for some rows only."""
+    try:
+        units = np.ldexp(weights, _weight_bits(weights, limit))
+    except SolveError as error:
+        raise DataError(str(error)) from None
+    if (units != np.rint(units)).any():
+        raise DataError("expected a layer's weights on the grid on which its sums are exact, got others")
+
+
+def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:
+    """How many bits behind the point weights may have."""
     reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
     if not np.isfinite(reach) or reach > 2.0**30:
         raise SolveError(f"a layer's weights are not finite or too large: they sum up to {reach:g}")
-    # |Σ h·w| < max(limit, 1)·reach, in units of 2^-(10 + bits); one bit is kept for rounding the weights up.
+    # |Σ h·w| < max(limit, 1)·reach, in units of 2^-(10 + bits).
     size = int(np.ceil(np.log2(max(limit, 1.0) * max(reach, 2.0**-20)))) + 1
-    bits = _EXACT_BITS - 1 - GRID_BITS - size
-    return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
+    return _EXACT_BITS - GRID_BITS - size
 
 
 def normalised(rows: Tensor) -> Tensor:

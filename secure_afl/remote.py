@@ -12,6 +12,7 @@ from msgspec.msgpack import Decoder
 
 from secure_afl.aggregation import MaskedAggregator, enough, proposed, refusals_noted
 from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.protocol.audit.events import Sent, frame
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
 from secure_afl.protocol.driver import Carry, Contribute, Contribution, nothing_wanted
@@ -27,7 +28,7 @@ from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.roster_file import Parties
 from secure_afl.protocol.store import Kept, Store, StoreError
-from secure_afl.protocol.transport.post import Channel
+from secure_afl.protocol.transport.post import Channel, Learned
 from secure_afl.protocol.wire import decode, encode
 
 T = TypeVar("T", Parameters, Agreement)
@@ -65,6 +66,20 @@ class Elsewhere:
             )
         return opened
 
+    def tell(
+        self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
+    ) -> None:
+        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next."""
+        if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:
+            return
+        names = [member.name for member in self.parties.clients.members]
+        places = [names.index(name) for name in to]
+        learned = Learned(terms.transcript(), model)
+        data = encode(learned)
+        if self.log:
+            self.log.note(Sent(learned.transcript, frame(learned, data), tuple(places)))
+        cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
+
 
 class RemoteMaskedAggregator(MaskedAggregator):
     """Masked sums over clients elsewhere. policy: what the server proposes must meet; clients have their own."""
@@ -72,6 +87,10 @@ class RemoteMaskedAggregator(MaskedAggregator):
     def __init__(self, elsewhere: Elsewhere, policy: Policy) -> None:
         super().__init__(policy)
         self._elsewhere = elsewhere
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        """See `Elsewhere.tell`."""
+        self._elsewhere.tell(self.cohort, self.cohort.server.parameters, model, to)
 
     def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
         _check(clients, self._elsewhere.parties)
@@ -95,6 +114,10 @@ class RemoteEncryptedAggregator(EncryptedAggregator):
         )
         self._elsewhere = elsewhere
         self._keepers = holders
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        """See `Elsewhere.tell`."""
+        self._elsewhere.tell(self.cohort, self.cohort.server.agreement, model, to)
 
     def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
         _check(clients, self._elsewhere.parties)

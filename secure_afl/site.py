@@ -74,9 +74,9 @@ class Folder:
         _, identity = key_file.read_key(self.path / "identity.key", key_file.service_passphrase)
         terms, study = self.terms()
 
-        def contribute(wanted: SumWanted) -> Contribution:
+        def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
             X, y, name = self.data(study)
-            return study.vectors(X, y, endpoint.name)[wanted.round], name
+            return study.vector(wanted.round, X, y, endpoint.name, study.unpacked(learned)), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
         endpoint = Endpoint(
@@ -97,7 +97,8 @@ class Folder:
             if endpoint.party >= len(terms.parties.clients.members):
                 return f"{endpoint.name} is a key holder, of {len(terms.plan)} sums"
             X, y, name = self.data(study)
-            sizes = [len(vector) for vector in study.vectors(X, y, endpoint.name)]
+            study.vector(0, X, y, endpoint.name)
+            sizes = [one.length for one in terms.plan]
             return f"{endpoint.name} would contribute {len(X)} rows of {name!r} to sums of {sizes} values"
 
     def give_up(self) -> list[str]:
@@ -116,7 +117,9 @@ class Folder:
 
     def _learned(self, model: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides."""
-        layers = unpacked(model, study)
+        layers = study.unpacked(model)
+        if len(layers) < len(study.shapes()):
+            raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         personal = None
         if study.fedacnnl and (self.path / "data.toml").exists():
             X, y, _ = self.data(study)
@@ -132,23 +135,6 @@ class Folder:
         with beside.open("wb") as file:
             np.savez(file, *layers)
         beside.replace(self.path / name)
-
-
-def packed(layers: Sequence[npt.NDArray[np.float64]]) -> bytes:
-    """A model's weights as they travel: little-endian float64, row by row, layer by layer."""
-    return b"".join(layer.astype("<f8").tobytes() for layer in layers)
-
-
-def unpacked(data: bytes, study: Study) -> list[npt.NDArray[np.float64]]:
-    """The weights of the study's model. Raises `DataError` for anything else."""
-    sizes = [rows * columns for rows, columns in study.shapes()]
-    if len(data) != 8 * sum(sizes):
-        raise DataError(f"expected a model of {8 * sum(sizes)} bytes, got {len(data)}")
-    values = np.frombuffer(data, "<f8").astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DataError("expected a model of finite weights, got others")
-    parts = np.split(values, np.cumsum(sizes)[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, study.shapes(), strict=True)]
 
 
 def _solved(

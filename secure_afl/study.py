@@ -17,6 +17,7 @@ or, in the place of `[ridge]`, those of `FedACnnL`:
     input_shape = [1, 8, 8]                 # of one row of the table, which is divided by `scale` first
     layers = [["Conv", 8, 3], ["ReLU"]]     # names and numbers as in `secure_afl.network`
     scale = 16.0
+    encoder = "seeded"                      # one sum; the others of `secure_afl.encoders` take one a layer
 
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
 
@@ -44,6 +45,7 @@ from secure_afl.protocol.parameters import SumPlan
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.aggregation import Aggregator, Outcome
     from secure_afl.fedacnnl import FedACnnL
+    from secure_afl.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
     from secure_afl.ridge import FederatedRidge
 
 Floats = npt.NDArray[np.float64]
@@ -60,13 +62,14 @@ class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`FedACnnL` with the encoder that needs one sum, without what the study says already."""
+    """`FedACnnL`, without what the study says already."""
 
     input_shape: tuple[int, ...]
     layers: tuple[tuple[str | int, ...], ...]
     scale: float = 1.0
     ridge: float = 3e-3
     seed: int = 0
+    encoder: str = "seeded"
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,11 +129,16 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return tuple(self._ridge().plan(len(self.features), clients))
         return tuple(self._deep().plan(clients))
 
-    def vectors(self, X: Floats, y: Words, who: str) -> list[Floats]:
-        """What one site puts into each sum: X (rows, features) as in its table, y (rows,) its labels."""
+    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
+
+        learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
+        """
         if self.ridge:
-            return self._ridge().vectors(X, y, who)
-        return self._deep().vectors(self._scaled(X), y, who)
+            return self._ridge().vectors(X, y, who)[number]
+        if len(learned) != number:
+            raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
+        return self._deep().vector(self._scaled(X), y, who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
@@ -139,14 +147,34 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple((1 + known.inputs, known.outputs) for known in self._deep().network.trained)
 
     def learn(
-        self, aggregator: "Aggregator", clients: Sequence[str]
+        self, aggregator: "RemoteMaskedAggregator | RemoteEncryptedAggregator", clients: Sequence[str]
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
         """The server's side: the model's weights, and what is known of each sum."""
         if self.ridge:
             ridge = self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
             return [ridge.weights_], ridge.rounds_
-        network = self._deep(aggregator).fit_elsewhere(clients)
+        network = self._deep(aggregator).fit_elsewhere(
+            clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
+        )
         return network.weights_, network.rounds_
+
+    def unpacked(self, data: bytes) -> list[Floats]:
+        """The first layers of the study's model, or all, out of what `packed` gives. Raises `DataError` for anything else."""
+        layers, at = [], 0
+        for shape in self.shapes():
+            size = 8 * prod(shape)
+            if at + size > len(data):
+                break
+            layers.append(np.frombuffer(data[at : at + size], "<f8").astype(np.float64).reshape(shape))
+            at += size
+        if at != len(data):
+            sizes = ", ".join(str(8 * prod(shape)) for shape in self.shapes())
+            raise DataError(
+                f"expected a model of layers of {sizes} bytes, or the first of them, got {len(data)} bytes"
+            )
+        if not all(np.isfinite(layer).all() for layer in layers):
+            raise DataError("expected a model of finite weights, got others")
+        return layers
 
     def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
         """A site's own head of a network, from its own rows and everybody's layers."""
@@ -185,6 +213,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 ) from None
         return FedACnnL(
             network.Network(deep.input_shape, tuple(layers), len(self.classes)),
+            encoder=deep.encoder,
             ridge=deep.ridge,
             seed=deep.seed,
             privacy=self.privacy,
@@ -196,6 +225,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _scaled(self, X: Floats) -> Floats:
         assert self.fedacnnl is not None
         return X / self.fedacnnl.scale
+
+
+def packed(layers: Sequence[Floats]) -> bytes:
+    """A model's weights as they travel: little-endian float64, row by row, layer by layer."""
+    return b"".join(layer.astype("<f8").tobytes() for layer in layers)
 
 
 def parse(content: str) -> Study:

@@ -75,7 +75,7 @@ def endpoint_of(context: Context) -> Endpoint:
     folder = root / str(place)
     _, identity = key_file.read_key(folder / "identity.key", key_file.service_passphrase)
 
-    def contribute(wanted: SumWanted) -> Contribution:
+    def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
         if place in size.gone:
             raise DataError("this client drops out")
         return values(size, place), "rows"

@@ -42,6 +42,18 @@ input_shape = [3]
 layers = [["Dense", 6], ["ReLU"]]
 scale = 1000.0
 """
+LAYERED = """
+features = ["a", "b", "c"]
+label = "sick"
+classes = ["no", "yes"]
+max_rows = 100
+
+[fedacnnl]
+input_shape = [3]
+layers = [["Dense", 6], ["ReLU"], ["Dense", 4], ["ReLU"]]
+scale = 1000.0
+encoder = "mixed"
+"""
 
 
 @dataclass
@@ -68,7 +80,12 @@ class Federation:
         for folder in (*self.folders, self.server):
             (folder / "roster.toml").write_text(roster_file.text(self.parties))
             (folder / "policy.toml").write_text(
-                policy_file.text(Policy(backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"})))
+                policy_file.text(
+                    Policy(
+                        backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"}),
+                        trusts_reports="encoder" in self.study,  # sums that follow from the server's layers
+                    )
+                )
             )
             (folder / "study.toml").write_text(f'backend = "{self.backend}"\n{self.study}')
         draws = np.random.default_rng(7)

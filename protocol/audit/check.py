@@ -165,7 +165,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
     for one in sessions.values():
         if parties is not None:
             findings += _known(one, parties)
-        findings += [*_terms(one), *_messages(one), *_policies(one), *_silent(one, sound)]
+        findings += [*_terms(one), *_told(one), *_messages(one), *_policies(one), *_silent(one, sound)]
         notes += [*_lost(one), *_missing(one)]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
@@ -287,6 +287,20 @@ def _terms(session: Session) -> Iterator[Finding]:
                 view.agreed.line,
                 f"the plan differs from that of {views[0].log.begun.party} in {views[0].log.file}",
             )
+
+
+def _told(session: Session) -> Iterator[Finding]:
+    """All clients heard the same of the sums so far: a server that tells each of other layers reads rows by them."""
+    heard: dict[int, tuple[bytes, View]] = {}  # by size: what is told only grows
+    for view in session.parties.values():
+        for one in view.received("learned"):
+            digest, first = heard.setdefault(one.event.frame.size, (one.event.frame.digest, view))
+            if digest != one.event.frame.digest:
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"{view.log.begun.party} was told of other layers than {first.log.begun.party} in {first.log.file}",
+                )
 
 
 def _messages(session: Session) -> Iterator[Finding]:

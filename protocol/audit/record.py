@@ -80,7 +80,7 @@ class RecordedParty(Generic[P]):
         try:
             answer = self._party.receive(data)
         except SecureAflError as error:
-            self._log.append(_refused(self._session, data, error))
+            self._log.append(refused(self._session, data, error))
             raise
         message = _FROM_SERVER.decode(data)
         terms = message.agreement if isinstance(message, homomorphic.Invitation) else message
@@ -163,7 +163,7 @@ class RecordedServer:
         try:
             self._server.receive(sender, data)
         except SecureAflError as error:
-            self._log.append(_refused(self._session, data, error, sender))
+            self._log.append(refused(self._session, data, error, sender))
             raise
         message = _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
         self._log.note(Received(self._session, frame(message, data), sender))
@@ -217,7 +217,8 @@ class RecordedHomomorphicServer(RecordedServer):
         return one
 
 
-def _refused(session: bytes, data: bytes, error: SecureAflError, sender: int | None = None) -> Refused:
+def refused(session: bytes, data: bytes, error: SecureAflError, sender: int | None = None) -> Refused:
+    """What is noted down of a message that changed nothing."""
     # Texts of the protocol's errors are about messages; others' could tell of a sum.
     reason = str(error) if isinstance(error, ProtocolError) else ""
     return Refused(session, message_digest(data), len(data), type(error).__name__, reason, sender)

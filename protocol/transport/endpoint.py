@@ -1,14 +1,15 @@
 """A party at its end of a transport: a letter in, the answer out, and nothing kept in memory in between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.events import Received, Role, frame
 from secure_afl.protocol.audit.log import AuditLog
-from secure_afl.protocol.audit.record import RecordedClient, RecordedParty
+from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.driver import Contribution
 from secure_afl.protocol.durable import DurableParty, Keeping
 from secure_afl.protocol.errors import LocalProtocolError
@@ -20,8 +21,12 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.parameters import SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.store import Store
-from secure_afl.protocol.transport.post import Channel, Letter, here
+from secure_afl.protocol.store import Kept, Store
+from secure_afl.protocol.transport.post import LEARNED, Channel, Letter, here
+from secure_afl.protocol.wire import decode
+
+_SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
+_KEPT = (*_SESSIONS, Channel.LEARNED)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Terms:
 class Endpoint:
     """One client or key holder, known by its identity's place in the roster.
 
-    contribute: a client's vector for a sum, and its data set's name. solve: with `Release.WEIGHTS`, a key holder's.
+    contribute: a client's vector for a sum, after what the server told of the sums before (empty if nothing), and its data
+    set's name. solve: with `Release.WEIGHTS`, a key holder's.
     learned: takes what the server says came out; nobody vouches for it. audit: the file of its audit log.
     Raises `LocalProtocolError` if the roster does not have this identity.
     """
@@ -61,7 +67,7 @@ class Endpoint:
         identity: Identity,
         terms: Terms,
         store: Store,
-        contribute: Callable[[SumWanted], Contribution],
+        contribute: Callable[[SumWanted, bytes], Contribution],
         *,
         solve: Solve | None = None,
         learned: Callable[[bytes], None] = lambda model: None,
@@ -89,10 +95,14 @@ class Endpoint:
         match letter.channel:
             case Channel.WHEREABOUTS:
                 return here(self._identity, self._terms.parties, self.party, letter, address)
+            case Channel.LEARNED:
+                return self._told(letter)
             case Channel.END:
-                for channel in (Channel.MASKED, Channel.ENCRYPTED):
+                told = self._known(letter.session)
+                for channel in _KEPT:
                     self._store.forget(_name(channel, letter.session))
                 if letter.data:
+                    _check_goes_on(letter.data, told)
                     self._learned(letter.data)
                 return b""
             case Channel.MASKED | Channel.ENCRYPTED:
@@ -108,26 +118,59 @@ class Endpoint:
         party = DurableParty(
             lambda ledger: self._made(letter, ledger), self._store, _name(letter.channel, letter.session)
         )
-        if self._audit is None:
-            return self._said(party, letter.data)
-        log = AuditLog(
-            self._audit, self._identity, self.name, Role.HOLDER if self._holds_key else Role.CLIENT
-        )
-        try:
+        with self._log() as log:
+            if log is None:
+                return self._said(party, letter)
             terms = self._terms
             recorded = (RecordedParty if self._holds_key else RecordedClient)(
                 party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
             )
-            return self._said(recorded, letter.data)
-        finally:
-            log.close()
+            return self._said(recorded, letter)
 
-    def _said(self, party: DurableParty | RecordedParty[Any], data: bytes) -> bytes:
-        answer = party.receive(data)
+    def _said(self, party: DurableParty | RecordedParty[Any], letter: Letter) -> bytes:
+        answer = party.receive(letter.data)
         if isinstance(answer, bytes):
             return answer
         assert isinstance(party, DurableParty | RecordedClient)  # key holders are never asked for a vector
-        return party.contribute(answer, *self._contribute(answer))
+        return party.contribute(answer, *self._contribute(answer, self._known(letter.session)))
+
+    def _told(self, letter: Letter) -> bytes:
+        """Keep what the server tells of the sums so far. It stays as it was told first, and can only become more."""
+        learned = decode(letter.data, LEARNED)
+        with self._log() as log:
+            try:
+                self._keep_told(letter.session, learned.model)
+            except LocalProtocolError as error:
+                if log:
+                    log.append(refused(learned.transcript, letter.data, error))
+                raise
+            if log:
+                log.note(Received(learned.transcript, frame(learned, letter.data)))
+        return b""
+
+    def _keep_told(self, session: bytes, model: bytes) -> None:
+        with self._store.transaction():
+            if not any(self._store.kept(_name(channel, session)) for channel in _SESSIONS):
+                raise LocalProtocolError(f"{self.name} takes part in no session of that number")
+            known = self._known(session)
+            if not known.startswith(model):  # else it has come again, or late
+                _check_goes_on(model, known)
+                self._store.keep(_name(Channel.LEARNED, session), Kept(model, b"", b""))
+
+    def _known(self, session: bytes) -> bytes:
+        """What the server has told of a session's sums."""
+        kept = self._store.kept(_name(Channel.LEARNED, session))
+        return kept.memory if kept else b""
+
+    @contextmanager
+    def _log(self) -> Iterator[AuditLog | None]:
+        """The audit log, if there is to be one."""
+        if self._audit is None:
+            yield None
+            return
+        role = Role.HOLDER if self._holds_key else Role.CLIENT
+        with closing(AuditLog(self._audit, self._identity, self.name, role)) as log:
+            yield log
 
     def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
         """The party that this letter is for, as it was before the session."""
@@ -166,6 +209,11 @@ class Endpoint:
         return MaskingClient(
             self._identity, terms.parties.clients, terms.plan, terms.policy, ledger, agreed=agreed
         )
+
+
+def _check_goes_on(model: bytes, known: bytes) -> None:
+    if not model.startswith(known):
+        raise LocalProtocolError("expected what the server told before and more, got something else")
 
 
 def _name(channel: Channel, session: bytes) -> str:

@@ -14,19 +14,21 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, integer
 from secure_afl.protocol.parameters import SESSION_BYTES
 from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.wire import Message, Natural, WireError, decode, encode, exact
+from secure_afl.protocol.wire import Message, Natural, ServerMessage, WireError, decode, encode, exact
 
 
 class Channel(Enum):
     """What a message is about.
 
-    MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. END: a session is over, and this
-    is what was learned in it; empty if nothing was.
+    MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. LEARNED: what came of the sums so
+    far (`Learned`), where clients need it for the next. END: a session is over, and this is what was learned in it; empty
+    if nothing was.
     """
 
     MASKED = "masked"
     ENCRYPTED = "encrypted"
     WHEREABOUTS = "whereabouts"
+    LEARNED = "learned"
     END = "end"
 
 
@@ -52,7 +54,14 @@ class Here(Message, frozen=True, tag="here"):
         exact("a signature", self.signature, SIGNATURE_BYTES)
 
 
+class Learned(ServerMessage, frozen=True, tag="learned"):
+    """What came of a session's sums so far, as the model's owner packs it. It begins with what was told before."""
+
+    model: bytes
+
+
 HERE = Decoder(Here)
+LEARNED = Decoder(Learned)
 
 
 def who_is_there() -> Letter:

@@ -25,6 +25,7 @@ from secure_afl.network import (
     Widen,
     apply_fixed,
     apply_trained,
+    check_on_grid,
     normalised,
     on_weight_grid,
     to_grid,
@@ -271,7 +272,39 @@ def test_seeded_filters_are_alike_for_everybody_centred_and_of_one_norm(
     assert not weights[0].any()
     if kernel > 1:
         means = weights[1:].reshape(channels, kernel**2, outputs).mean(axis=1)
-        np.testing.assert_allclose(means, 0, atol=1e-12)
+        np.testing.assert_allclose(means, 0, atol=2.0**-36)  # the weights' grid
+
+
+@given(
+    st.lists(st.integers(-(2**44), 2**44), min_size=1, max_size=9),
+    st.integers(0, 60),
+    st.floats(0.1, 64.0),
+)
+def test_weights_that_are_on_the_grid_are_exact(units: list[int], bits: int, limit: float) -> None:
+    units = [*units, 1]  # so that no fewer bits do
+    weights = np.ldexp(np.array(units, np.float64)[:, None], -bits)
+    largest = max(limit, 1.0) * sum(map(abs, units)) * 2**10  # |Σ h·w| in units of 2^-(10 + bits)
+    if largest <= 2**51 and np.abs(weights).sum() <= 2**30 and bits < 58:
+        check_on_grid(weights, limit)
+    elif largest >= 2**53:
+        with pytest.raises(DataError, match=r"on the grid|too large"):
+            check_on_grid(weights, limit)
+
+
+@given(
+    st.lists(
+        st.floats(-(2.0**26), 2.0**26) | st.sampled_from([2.0**20, 1 - 2.0**-53]), min_size=1, max_size=9
+    ),
+    st.floats(0.1, 64.0),
+)
+def test_what_was_put_on_the_grid_is_on_it(weights: list[float], limit: float) -> None:
+    check_on_grid(on_weight_grid(np.array(weights)[:, None], limit), limit)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 2.0**31])
+def test_weights_that_could_overflow_are_on_no_grid(bad: float) -> None:
+    with pytest.raises(DataError, match="not finite or too large"):
+        check_on_grid(np.array([[1.0], [bad]]), 1.0)
 
 
 def test_seeded_filters_are_smooth_and_of_a_dense_layer_uniform() -> None:

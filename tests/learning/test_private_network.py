@@ -69,7 +69,7 @@ def test_the_sum_has_the_noise_of_all_survivors() -> None:
     (one,), (plan,) = private.rounds_, private.plan(SITES)
     total = np.zeros(plan.length, np.uint64)
     for name in one.survivors:
-        (vector,) = private.vectors(X[site == name], y[site == name], name)
+        vector = private.vector(X[site == name], y[site == name], name)
         total += one.code.encode(vector)  # type: ignore[attr-defined]
     added = (one.units - ring.signed(total, 8)).astype(np.float64)  # type: ignore[attr-defined]
     assert plan.noise is not None
@@ -98,7 +98,7 @@ def test_both_sides_agree_on_the_sum() -> None:
     """And a site's own head is of rows as the common head sees them."""
     X, y, _ = rows()
     (plan,) = model().plan(SITES)
-    (vector,) = model().vectors(X[:60], y[:60], "a")
+    vector = model().vector(X[:60], y[:60], "a")
     assert vector.shape == (plan.length,)
     assert plan.noise is not None
     assert plan.survivors == PRIVACY.survivors(SITES)
@@ -134,12 +134,12 @@ def test_a_site_without_rows_looks_like_any_other() -> None:
     """Or a record more or less, there or not, would show without any noise."""
     (plan,) = model().plan(SITES)
     for labels in (np.zeros(0, np.int64), np.zeros(0)):
-        (vector,) = model().vectors(np.zeros((0, 64)), labels, "a")
+        vector = model().vector(np.zeros((0, 64)), labels, "a")
         assert vector.tobytes() == bytes(8 * plan.length)
     with pytest.raises(DataError, match="a: expected X of shape"):
-        model().vectors(np.zeros((0, 63)), np.zeros(0, np.int64), "a")
+        model().vector(np.zeros((0, 63)), np.zeros(0, np.int64), "a")
     with pytest.raises(DataError, match="a: X is outside"):
-        model().vectors(np.full((1, 64), 2.0), np.zeros(1, np.int64), "a")
+        model().vector(np.full((1, 64), 2.0), np.zeros(1, np.int64), "a")
 
 
 @pytest.mark.parametrize("privacy", [None, PRIVACY])

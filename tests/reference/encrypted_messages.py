@@ -73,3 +73,6 @@ FROM_PARTIES: dict[str, Kind] = {
 FROM_ADDRESSES: dict[str, Kind] = {
     "here": message("here", {"party": natural, "signature": data(64)}),
 }
+BESIDE: dict[str, Kind] = {
+    "learned": message("learned", {"transcript": data(32), "model": data()}),
+}

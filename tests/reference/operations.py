@@ -44,6 +44,7 @@ KINDS = {
     "encrypted, to a key holder": encrypted_messages.TO_HOLDERS,
     "encrypted, to a client": encrypted_messages.TO_CLIENTS,
     "from an address": encrypted_messages.FROM_ADDRESSES,
+    "beside a session": encrypted_messages.BESIDE,
 }
 
 

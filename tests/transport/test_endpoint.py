@@ -1,19 +1,21 @@
 """Parties that are made anew from their folders for every message make the same model as parties in one process."""
 
 import re
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from folders import DEEP, RIDGE, Federation, Post, in_process, model
+from folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, model
 from typer.testing import CliRunner
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import Agreed, Received, Role, Sent
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.errors import (
@@ -24,11 +26,20 @@ from secure_afl.protocol.errors import (
 )
 from secure_afl.protocol.key_file import read_key
 from secure_afl.protocol.store import Store
-from secure_afl.protocol.transport.post import Channel, Here, Letter, found, who_is_there
-from secure_afl.protocol.wire import WireError, encode
+from secure_afl.protocol.transport.post import (
+    LEARNED,
+    Channel,
+    Here,
+    Learned,
+    Letter,
+    found,
+    who_is_there,
+)
+from secure_afl.protocol.wire import WireError, decode, encode
 from secure_afl.remote import Elsewhere, remote
 from secure_afl.simulations.cli import app
-from secure_afl.site import Folder, packed
+from secure_afl.site import Folder
+from secure_afl.study import packed
 
 
 def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> npt.NDArray[np.float64]:
@@ -46,6 +57,8 @@ def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> 
         ("mask", 0, RIDGE + "rounds = 2\n"),
         ("bfv", 1, RIDGE),
         ("bfv+mask", 2, RIDGE),
+        ("mask", 0, LAYERED),
+        ("bfv+mask", 1, LAYERED.replace("mixed", "classwise")),
     ],
 )
 def test_the_same_bits_as_in_one_process(tmp_path: Path, backend: str, holders: int, study: str) -> None:
@@ -124,8 +137,7 @@ def test_parties_whom_the_network_asks_twice_are_no_liars(tmp_path: Path) -> Non
     log = AuditLog(tmp_path / "audit.jsonl", Identity.generate(), "server", Role.SERVER)
     learned(federation, Repeating(federation), log)
     log.close()
-    logs = [folder / "audit.jsonl" for folder in (*federation.folders, tmp_path)]
-    report = verify({str(file): file.read_bytes() for file in logs})
+    report = _audited(federation, tmp_path)
     assert not report.findings
     assert not [note for note in report.notes if "stopped" not in note.text]
 
@@ -269,6 +281,105 @@ def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
     layers[0] = layers[0] * 2
     with pytest.raises(DataError, match="expected the hidden layers that the public seed gives"):
         post.ask(1, Letter(Channel.END, bytes(32), packed(layers)))
+
+
+# ---- what the server tells between two sums ------------------------------------------------------
+
+
+class Telling(Post):
+    """Notes what the server tells. alter: what becomes of it on its way to a party, where it is given."""
+
+    def __init__(self, federation: Federation, alter: Callable[[int, bytes], bytes] | None = None) -> None:
+        super().__init__(federation)
+        self.alter = alter
+        self.told: list[Letter] = []
+
+    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+        if letter.channel is Channel.LEARNED:
+            self.told.append(letter)
+            if self.alter:
+                learned_ = decode(letter.data, LEARNED)
+                model_ = self.alter(party, learned_.model)
+                letter = replace(letter, data=encode(Learned(learned_.transcript, model_)))
+        return super().ask(party, letter, address)
+
+
+def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, study=LAYERED)
+    post, (terms, study) = Telling(federation), Folder(federation.server).terms()
+    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, None)
+    layers, _ = study.learn(aggregator, federation.names)
+    first, second = post.told[0], post.told[-1]
+    assert len(post.told) == 2 * 4
+    assert decode(first.data, LEARNED).model == packed(layers[:1])
+    assert decode(second.data, LEARNED).model == packed(layers[:2])
+    transcript, session = decode(first.data, LEARNED).transcript, first.session
+    for again in (first, second, first):
+        assert post.ask(0, again) == b""
+    other = [layers[0] * 2, *layers[1:]]
+    for told in (other[:1], other[:2], [*layers[:1], layers[1] + 1]):
+        with pytest.raises(LocalProtocolError, match="expected what the server told before and more"):
+            post.ask(0, replace(first, data=encode(Learned(transcript, packed(told)))))
+    with pytest.raises(LocalProtocolError, match="takes part in no session of that number"):
+        post.ask(0, replace(first, session=bytes(32)))
+    with pytest.raises(LocalProtocolError, match="expected what the server told before and more"):
+        post.ask(0, Letter(Channel.END, session, packed(other)))
+    for party, folder in enumerate(federation.folders[1:], 1):
+        assert post.ask(party, Letter(Channel.END, session, packed(layers))) == b""
+        X, y, _ = Folder(folder).data(study)
+        assert np.array_equal(model(folder, "personal.npz")[-1], study.personal_head(X, y, "site", layers))
+    for folder in federation.folders:  # of which the first one refused another model than it was told of
+        _, identity = read_key(folder / "identity.key", bytes)
+        with closing(Store(folder / "state.db", identity)) as store:
+            assert store.run("SELECT count(*) FROM kept") == [(0,)]
+    assert not (federation.folders[0] / "model.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("alter", "fault"),
+    [
+        (lambda layer: layer * 1e300, "not finite or too large"),
+        (lambda layer: layer + 2.0**-52, "on the grid"),
+        (lambda layer: layer[:-1], "expected a model of layers of"),
+        (lambda layer: layer[:0], "expected the layers of 1 sums before this one, got 0"),
+    ],
+    ids=["overflowing", "inexact", "cut", "none"],
+)
+def test_a_site_is_not_asked_for_rows_by_layers_that_only_some_rows_survive(
+    tmp_path: Path, alter: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], fault: str
+) -> None:
+    """Whether a vector comes tells nothing of the rows: layers that could fail are refused whatever the rows are. One
+    site is told of these; as the sums must be over the same sites, nothing is opened.
+    """
+    federation = Federation(tmp_path, study=LAYERED)
+    post = Telling(
+        federation,
+        lambda party, told: packed([alter(np.frombuffer(told[: 8 * 24], "<f8"))]) if party == 2 else told,
+    )
+    with pytest.raises(RoundAbortedError, match="nothing was released"):
+        learned(federation, post)
+    assert fault in str(post.refusals[0])
+
+
+def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, study=LAYERED)
+    log = AuditLog(tmp_path / "audit.jsonl", Identity.generate(), "server", Role.SERVER)
+    learned(federation, Telling(federation), log)
+    log.close()
+    assert not _audited(federation, tmp_path).findings
+    federation = Federation(tmp_path / "again", study=LAYERED)
+    halved = Telling(
+        federation, lambda party, told: packed([np.frombuffer(told, "<f8") / (1 + (party == 2))])
+    )
+    learned(federation, halved)
+    found_ = [str(one) for one in _audited(federation).findings]
+    assert len(found_) == 2
+    assert all("was told of other layers than" in one for one in found_)
+
+
+def _audited(federation: Federation, *more: Path) -> Report:
+    logs = [folder / "audit.jsonl" for folder in (*federation.folders, *more)]
+    return verify({str(file): file.read_bytes() for file in logs})
 
 
 def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import RIDGE, Federation, in_process, model
+from folders import LAYERED, RIDGE, Federation, in_process, model
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError
@@ -331,12 +331,14 @@ def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("backend", "holders", "rounds"), [("mask", 0, 2), ("bfv", 1, 1), ("bfv+mask", 1, 1)]
+    ("backend", "holders", "study"),
+    [("mask", 0, f"{RIDGE}rounds = 2\n"), ("bfv", 1, RIDGE), ("bfv+mask", 1, RIDGE), ("mask", 0, LAYERED)],
+    ids=["two rounds", "bfv", "bfv+mask", "layers that are told"],
 )
 def test_a_server_that_stops_again_and_again_goes_on_with_its_session(
-    tmp_path: Path, backend: str, holders: int, rounds: int
+    tmp_path: Path, backend: str, holders: int, study: str
 ) -> None:
-    federation = Federation(tmp_path, holders=holders, backend=backend, study=f"{RIDGE}rounds = {rounds}\n")
+    federation = Federation(tmp_path, holders=holders, backend=backend, study=study)
     identity = with_a_key(federation)
     reply, lives = answering(federation), 0
     while True:
@@ -349,7 +351,7 @@ def test_a_server_that_stops_again_and_again_goes_on_with_its_session(
     assert lives > 4
     assert report["resumed"]
     for folder in (federation.server, *federation.folders):
-        assert np.array_equal(model(folder)[0], in_process(federation))
+        assert np.array_equal(model(folder)[-1], in_process(federation))
     assert all(len(session_of(federation, party)) == 1 for party in range(4))
     with closing(Store(federation.server / "state.db", identity)) as store:
         assert not is_open(store)
@@ -647,5 +649,5 @@ def test_a_server_that_is_killed_goes_on_in_the_next_run(tmp_path: Path) -> None
         said = network.run(federation.server, deadline=60.0, limit=400.0)
     assert "left open" in said
     for folder in (federation.server, *federation.folders):
-        assert np.array_equal(model(folder)[0], in_process(federation))
+        assert np.array_equal(model(folder)[-1], in_process(federation))
     assert all(len(session_of(federation, party)) == 1 for party in range(4))

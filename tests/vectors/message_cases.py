@@ -541,4 +541,9 @@ def encrypted() -> Vectors:
         kind, ["here", 3, SIGNATURE], {"63 bytes": {2: SIGNATURE[:-1]}, "65 bytes": {2: SIGNATURE + b"\0"}}
     )
     v.other_bytes(kind, CHALLENGE)
+
+    kind = "beside a session"
+    v.message(kind, ["learned", D, b"layers"], session)
+    v.also("nothing", kind, ["learned", D, b""])
+    v.other_bytes(kind, ["here", 3, SIGNATURE])
     return v

@@ -403,6 +403,7 @@ KINDS: dict[str, Decoder[Any]] = {
     "encrypted, to a key holder": encrypted.TO_HOLDER,
     "encrypted, to a client": encrypted.TO_CLIENT,
     "from an address": post.HERE,
+    "beside a session": post.LEARNED,
 }
 
 
