@@ -3,6 +3,7 @@
 Contributions are made where the rows are, so the mappings that `sum` and `solve` take are not looked at.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +12,7 @@ import msgspec
 from msgspec.msgpack import Decoder
 
 from secure_afl.aggregation import MaskedAggregator, enough, proposed, refusals_noted
+from secure_afl.crypto.kdf import KEY_BYTES
 from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.protocol.audit.events import Sent, frame
 from secure_afl.protocol.audit.log import AuditLog
@@ -33,6 +35,7 @@ from secure_afl.protocol.wire import decode, encode
 
 T = TypeVar("T", Parameters, Agreement)
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
+_KEPT = (*_SESSIONS, Channel.LEARNED)
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,19 @@ class Elsewhere:
             return
         names = [member.name for member in self.parties.clients.members]
         places = [names.index(name) for name in to]
-        learned = Learned(terms.transcript(), model)
+        learned = Learned(terms.transcript(), self._salt(), model)
         data = encode(learned)
         if self.log:
             self.log.note(Sent(learned.transcript, frame(learned, data), tuple(places)))
         cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
+
+    def _salt(self) -> bytes:
+        """Of what is told; with a store the same in all its session, so that what is told again is the same message."""
+        kept = self.store.kept(Channel.LEARNED.value) if self.store else None
+        salt = kept.memory if kept else secrets.token_bytes(KEY_BYTES)
+        if self.store and not kept:
+            self.store.keep(Channel.LEARNED.value, Kept(salt, b"", b""))
+        return salt
 
 
 class RemoteMaskedAggregator(MaskedAggregator):
@@ -160,7 +171,7 @@ def is_open(store: Store) -> bool:
 def forget(store: Store) -> None:
     """The session is over: its journals are erased."""
     with store.transaction():
-        for channel in _SESSIONS:
+        for channel in _KEPT:
             store.forget(channel.value)
 
 

@@ -55,9 +55,16 @@ class Here(Message, frozen=True, tag="here"):
 
 
 class Learned(ServerMessage, frozen=True, tag="learned"):
-    """What came of a session's sums so far, as the model's owner packs it. It begins with what was told before."""
+    """What came of a session's sums so far, as the model's owner packs it. It begins with what was told before.
 
+    salt: random, so that who has a log, and the message's digest in it, cannot try likely models.
+    """
+
+    salt: bytes
     model: bytes
+
+    def _check(self) -> None:
+        exact("a salt", self.salt, KEY_BYTES)
 
 
 HERE = Decoder(Here)

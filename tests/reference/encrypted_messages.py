@@ -74,5 +74,5 @@ FROM_ADDRESSES: dict[str, Kind] = {
     "here": message("here", {"party": natural, "signature": data(64)}),
 }
 BESIDE: dict[str, Kind] = {
-    "learned": message("learned", {"transcript": data(32), "model": data()}),
+    "learned": message("learned", {"transcript": data(32), "salt": data(32), "model": data()}),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, model
+from msgspec import structs
 from typer.testing import CliRunner
 
 from secure_afl.crypto.identity import Identity
@@ -30,7 +31,6 @@ from secure_afl.protocol.transport.post import (
     LEARNED,
     Channel,
     Here,
-    Learned,
     Letter,
     found,
     who_is_there,
@@ -300,7 +300,7 @@ class Telling(Post):
             if self.alter:
                 learned_ = decode(letter.data, LEARNED)
                 model_ = self.alter(party, learned_.model)
-                letter = replace(letter, data=encode(Learned(learned_.transcript, model_)))
+                letter = replace(letter, data=encode(structs.replace(learned_, model=model_)))
         return super().ask(party, letter, address)
 
 
@@ -313,13 +313,13 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     assert len(post.told) == 2 * 4
     assert decode(first.data, LEARNED).model == packed(layers[:1])
     assert decode(second.data, LEARNED).model == packed(layers[:2])
-    transcript, session = decode(first.data, LEARNED).transcript, first.session
+    said, session = decode(first.data, LEARNED), first.session
     for again in (first, second, first):
         assert post.ask(0, again) == b""
     other = [layers[0] * 2, *layers[1:]]
     for told in (other[:1], other[:2], [*layers[:1], layers[1] + 1]):
         with pytest.raises(LocalProtocolError, match="expected what the server told before and more"):
-            post.ask(0, replace(first, data=encode(Learned(transcript, packed(told)))))
+            post.ask(0, replace(first, data=encode(structs.replace(said, model=packed(told)))))
     with pytest.raises(LocalProtocolError, match="takes part in no session of that number"):
         post.ask(0, replace(first, session=bytes(32)))
     with pytest.raises(LocalProtocolError, match="expected what the server told before and more"):

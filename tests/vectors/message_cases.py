@@ -543,7 +543,8 @@ def encrypted() -> Vectors:
     v.other_bytes(kind, CHALLENGE)
 
     kind = "beside a session"
-    v.message(kind, ["learned", D, b"layers"], session)
-    v.also("nothing", kind, ["learned", D, b""])
+    wrong = {"a salt of 31 bytes": {2: D[:-1]}, "a salt of 33 bytes": {2: D + b"\0"}}
+    v.message(kind, ["learned", D, D, b"layers"], session | wrong)
+    v.also("nothing", kind, ["learned", D, D, b""])
     v.other_bytes(kind, ["here", 3, SIGNATURE])
     return v
