@@ -6,10 +6,13 @@ the BLAS or the device. The Gram matrices of such activations are exact as well,
 sums: the masked network is bit for bit the one of the pooled data.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property, lru_cache
 from math import ceil, prod
+from typing import get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -87,6 +90,28 @@ class Widen:
 
 Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen
 Shape = tuple[int, ...]
+_KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in get_args(Layer)}
+
+
+def parse_layer(words: Sequence[str | float]) -> Layer:
+    """The layer that a list names, as in a study's file: its kind, and its numbers in their order. Raises `DataError`."""
+    name, *numbers = words or ("",)
+    kind = _KINDS.get(str(name))
+    names = [field.name for field in fields(kind)] if kind else []
+    if kind is None or len(numbers) > len(names):
+        kinds = ", ".join(f"{one} {len(fields(found))}" for one, found in _KINDS.items())
+        raise DataError(
+            f"expected a layer as its name and at most so many numbers: {kinds}; got {list(words)}"
+        )
+    try:
+        return msgspec.convert(dict(zip(names, numbers, strict=False)), kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"layer {list(words)}: {error}") from None
+
+
+def layer_words(layer: Layer) -> list[str | float]:
+    """What `parse_layer` reads as this layer."""
+    return [type(layer).__name__, *astuple(layer)]
 
 
 @dataclass(frozen=True)

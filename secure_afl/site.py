@@ -137,6 +137,12 @@ class Folder:
         beside.replace(self.path / name)
 
 
+def kept(folder: Path, name: str) -> list[npt.NDArray[np.float64]]:
+    """A model that a party or the server kept, one array a layer."""
+    with np.load(folder / name, allow_pickle=False) as arrays:
+        return [arrays[one] for one in arrays.files]
+
+
 def _solved(
     plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
 ) -> npt.NDArray[np.float64]:

@@ -65,7 +65,7 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`FedACnnL`, without what the study says already."""
 
     input_shape: tuple[int, ...]
-    layers: tuple[tuple[str | int, ...], ...]
+    layers: tuple[tuple[str | int | float | bool, ...], ...]
     scale: float = 1.0
     ridge: float = 3e-3
     seed: int = 0
@@ -201,18 +201,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         deep = self.fedacnnl
         assert deep is not None
-        kinds = ("Conv", "Dense", "ReLU", "MaxPool", "AvgPool", "Flatten", "Widen")
-        layers = []
-        for layer in deep.layers:
-            name, *numbers = layer or ("",)
-            try:
-                layers.append(getattr(network, str(name if name in kinds else None))(*numbers))
-            except (AttributeError, TypeError):
-                raise DataError(
-                    f"expected layers as a name out of {', '.join(kinds)} and its numbers, got {list(layer)}"
-                ) from None
+        layers = tuple(network.parse_layer(layer) for layer in deep.layers)
         return FedACnnL(
-            network.Network(deep.input_shape, tuple(layers), len(self.classes)),
+            network.Network(deep.input_shape, layers, len(self.classes)),
             encoder=deep.encoder,
             ridge=deep.ridge,
             seed=deep.seed,

@@ -1,7 +1,8 @@
 """The command line of Flower networks: `secure-afl flower`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -14,19 +15,22 @@ from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.errors import DataError
-from secure_afl.protocol.policy import Policy
-from secure_afl.simulations.data import load
+from secure_afl.fedacnnl import FedACnnL
+from secure_afl.ridge import FederatedRidge
+from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.laid_out import LaidOut, lay_out
 from secure_afl.simulations.loopback import Loopback
+from secure_afl.simulations.partition import Part, default_spec, partition
 from secure_afl.simulations.terminal import (
     JsonFile,
     check_writable,
     console,
     progress,
     refusals_shown,
+    table,
     write_json,
 )
-from secure_afl.site import Folder
+from secure_afl.site import Folder, kept
 
 flower = typer.Typer(
     help="Studies over Flower (extra 'flower'), see docs/deployment.md.", no_args_is_help=True
@@ -35,7 +39,18 @@ flower = typer.Typer(
 
 @flower.command("demo")
 def demo_command(
-    data: Annotated[str, typer.Option(help="As for `run`; its rows must have sites.")] = "heart",
+    data: Annotated[str, typer.Option(help="As for `run`.")] = "heart",
+    clients: Annotated[
+        int | None,
+        typer.Option(help="How many; for data without sites, which are then divided at random.", min=3),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn a network, and at each client a head of its own: seeded (one sum), classwise, spatial, … "
+            "(a sum a layer). Without it a ridge model.",
+        ),
+    ] = None,
     backend: Annotated[str, typer.Option(help="mask, bfv+mask, bfv or ckks.")] = "mask",
     key_holders: Annotated[int, typer.Option(help="For encrypted sums.", min=1)] = 1,
     kill: Annotated[
@@ -53,7 +68,19 @@ def demo_command(
     """
     with refusals_shown(), TemporaryDirectory() as temporary:
         root = (keep or Path(temporary) / "demo").absolute()
-        parties = lay_out(root, load(data), backend=backend, holders=key_holders if backend != "mask" else 0)
+        rows = load(data)
+        parts = sorted(
+            partition(rows, default_spec(rows), clients or (None if rows.site is not None else 4), seed=0),
+            key=lambda part: part.client,
+        )
+        parties = lay_out(
+            root,
+            rows,
+            parts,
+            backend=backend,
+            holders=key_holders if backend != "mask" else 0,
+            encoder=encoder,
+        )
         if kill is not None and kill >= len(parties.clients):
             raise DataError(f"expected a client from 0 to {len(parties.clients) - 1} to kill, got {kill}")
         with Loopback(root / "network", (*parties.clients, *parties.holders)) as network:
@@ -66,7 +93,7 @@ def demo_command(
             network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
         report = json.loads((parties.server / "report.json").read_text())
         console.print(_table(report), highlight=False, markup=False, soft_wrap=True)
-        _compare(parties, report, backend, key_holders)
+        _compare(parties, report, rows, parts, key_holders)
 
 
 @flower.command("simulate")
@@ -137,28 +164,45 @@ def _table(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *report["silences"]])
 
 
-def _compare(parties: LaidOut, report: Mapping[str, Any], backend: str, holders: int) -> None:
-    """The model of the network with that of one process, over the same survivors."""
+def _compare(
+    parties: LaidOut, report: Mapping[str, Any], rows: Dataset, parts: Sequence[Part], holders: int
+) -> None:
+    """The model of the network with that of one process, over the same survivors, and what both are worth."""
     terms, study = Folder(parties.server).terms()
-    policy = Policy(backends=frozenset({backend}))
     aggregator = (
-        MaskedAggregator(policy)
-        if backend == "mask"
-        else EncryptedAggregator(backend, policy, holders=holders)
+        MaskedAggregator(terms.policy)
+        if terms.encryption is None
+        else EncryptedAggregator(
+            terms.backend, terms.policy, holders=holders, release=terms.encryption.release.value
+        )
     )
-    (survivors,) = report["survivors"]
-    names = [member.name for member in terms.parties.clients.members]
+    survivors = report["survivors"][-1]
     tables = [
-        (*Folder(folder).data(study)[:2], name)
-        for folder, name in zip(parties.clients, names, strict=True)
-        if name in survivors
+        (*Folder(folder).data(study)[:2], part.client)
+        for folder, part in zip(parties.clients, parts, strict=True)
+        if part.client in survivors
     ]
     X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
     site = np.concatenate([[name] * len(y) for _, y, name in tables])
-    here = study.estimator(aggregator).fit(X, y, site).weights_
-    there = np.load(parties.server / "model.npz", allow_pickle=False)["arr_0"]
-    same = (
-        "the same, bit for bit" if np.array_equal(here, there) else f"{np.abs(here - there).max():.1e} apart"
-    )
+    here = study.estimator(aggregator).fit(X, y, site)
+    weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
+    there = kept(parties.server, "model.npz")
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))
     console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
+    same = f"{apart:.1e} apart" if apart else "the same, bit for bit"
     console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
+    shown = table("right of its test rows", ("client", "rows to learn from", "everybody's model", "its own"))
+    for folder, part in zip(parties.clients, parts, strict=True):
+        own = "–"
+        if (folder / "personal.npz").exists():
+            mine = copy(here)
+            mine.weights_ = kept(folder, "personal.npz")
+            own = _right(mine, rows, part)
+        shown.add_row(escape(part.client), f"{len(part.train):,}", _right(here, rows, part), own)
+    console.print(shown)
+
+
+def _right(model: FederatedRidge | FedACnnL, rows: Dataset, part: Part) -> str:
+    """The share of a client's test rows that a model tells right."""
+    truth = np.array(rows.classes)[rows.y[part.test]]
+    return f"{model.score(rows.X[part.test], truth):.3f}"

@@ -2,15 +2,19 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secure_afl.errors import DataError
+from secure_afl import study
+from secure_afl.network import layer_words
 from secure_afl.protocol import files, key_file, policy_file, roster_file
 from secure_afl.protocol.errors import FileError
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.simulations.data import Dataset
+from secure_afl.simulations.partition import Part
+from secure_afl.simulations.run import network_for
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,22 @@ class LaidOut:
     server: Path
 
 
-def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> LaidOut:
-    """Folders for a ridge model of the data, a client for each site.
+def lay_out(
+    root: Path,
+    data: Dataset,
+    parts: Sequence[Part],
+    *,
+    backend: str,
+    holders: int = 0,
+    encoder: str | None = None,
+) -> LaidOut:
+    """Folders for a model of the training rows, a client for each part. encoder: of a network; None is a ridge model.
 
-    Raises `FileError` if one is there already or cannot be written, `DataError` for data without sites.
+    Raises `FileError` if one is there already or cannot be written, `DataError` for an encoder that is none.
     """
-    if data.site is None:
-        raise DataError(f"{data.name}: expected rows of several sites, got none named")
-    names = sorted(set(data.site.tolist()))
+    names = [part.client for part in parts]
+    agreed = _study(data, backend, encoder)
+    study.parse(agreed).plan(len(names))  # raises for what cannot be meant, before anything is written
     made = LaidOut(
         tuple(root / f"client-{number}" for number in range(len(names))),
         tuple(root / f"key-holder-{number}" for number in range(holders)),
@@ -42,14 +54,14 @@ def lay_out(root: Path, data: Dataset, *, backend: str, holders: int = 0) -> Lai
     roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
     common = {
         "roster.toml": roster_file.text(roster),
-        "policy.toml": policy_file.text(Policy(backends=frozenset({backend}))),
-        "study.toml": _study(data, backend),
+        "policy.toml": policy_file.text(policy_for(backend, encoder)),
+        "study.toml": agreed,
     }
     for folder in folders:
         for file, text in common.items():
             files.write_new(folder / file, text.encode(), files.PUBLIC)
-    for folder, name in zip(made.clients, names, strict=True):
-        mine = data.site == name
+    for folder, part in zip(made.clients, parts, strict=True):
+        mine = part.train
         with (folder / "rows.csv").open("x", newline="", encoding="utf-8") as table:
             writer = csv.writer(table)
             writer.writerow([*data.features, "label"])
@@ -74,12 +86,24 @@ def settle(folder: Path, name: str) -> Member:
     return member
 
 
-def _study(data: Dataset, backend: str) -> str:
+def policy_for(backend: str, encoder: str | None) -> Policy:
+    """Of every party: all but the encoder "seeded" need a server whose layers are taken as they come."""
+    return Policy(backends=frozenset({backend}), trusts_reports=encoder not in (None, "seeded"))
+
+
+def _study(data: Dataset, backend: str, encoder: str | None) -> str:
     # Lists of words and numbers are written in JSON as in TOML.
-    return (
+    common = (
         f"backend = {json.dumps(backend)}\n"
         f"features = {json.dumps(data.features, ensure_ascii=False)}\n"
         'label = "label"\n'
         f"classes = {json.dumps(data.classes, ensure_ascii=False)}\n"
-        f"max_rows = {2**16}\n\n[ridge]\nrow_norm = {data.row_norm!r}\n"
+    )
+    if encoder is None:
+        return f"{common}max_rows = {2**16}\n\n[ridge]\nrow_norm = {data.row_norm!r}\n"
+    network = network_for(data)
+    release = 'release = "sum"\n' if backend != "mask" and encoder != "seeded" else ""
+    return (
+        f"{common}max_rows = {2**12}\n{release}\n[fedacnnl]\ninput_shape = {list(network.input_shape)}\n"
+        f"layers = {json.dumps([layer_words(layer) for layer in network.layers])}\nencoder = {json.dumps(encoder)}\n"
     )

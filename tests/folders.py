@@ -19,7 +19,7 @@ from secure_afl.protocol.roster import Roster
 from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.simulations.laid_out import settle
-from secure_afl.site import Folder
+from secure_afl.site import Folder, kept
 from secure_afl.study import Study
 
 RIDGE = """
@@ -113,8 +113,7 @@ class Federation:
 
 def model(folder: Path, name: str = "model.npz") -> list[npt.NDArray[np.float64]]:
     """The weights that a party or the server kept."""
-    with np.load(folder / name, allow_pickle=False) as arrays:
-        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+    return kept(folder, name)
 
 
 @dataclass

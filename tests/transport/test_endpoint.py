@@ -10,11 +10,26 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, model
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 from typer.testing import CliRunner
 
+from secure_afl import study as study_file
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.network import (
+    AvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    ReLU,
+    Widen,
+    layer_words,
+    parse_layer,
+)
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import Agreed, Received, Role, Sent
@@ -464,6 +479,45 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path, name: str, old: str, 
     with pytest.raises(FileError, match=re.escape(fault)) as refused:
         _read(Folder(federation.folders[0]))
     assert str(tmp_path) in str(refused.value)
+
+
+def test_the_studies_of_the_documents_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    ridge, network, _ = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert study_file.parse(ridge).plan(4)
+    common = re.sub(
+        "(?m)^features.*$", f"features = {[str(at) for at in range(784)]}", ridge.split("[ridge]")[0]
+    )
+    deep = study_file.parse(common + network)
+    assert deep.plan(4)
+    assert deep.shapes()[0] == (1 + 36, 64)
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        ("", "expected a layer as its name"),
+        ('"Cone", 3', "expected a layer as its name"),
+        ('"Dense", 3, 4', "Dense 1"),
+        ('"Dense"', "missing required field `units`"),
+        ('"Dense", "3"', "Expected `int`, got `str`"),
+        ('"Conv", 3, 2, 1, 0, 1', "Expected `bool`, got `int`"),
+    ],
+)
+def test_a_layer_that_is_none_is_named(layer: str, fault: str) -> None:
+    study = study_file.parse(f'backend = "mask"\n{DEEP}'.replace('["Dense", 6]', f"[{layer}]"))
+    with pytest.raises(DataError, match=re.escape(fault)):
+        study.plan(4)
+
+
+@given(
+    st.builds(Conv, *[st.integers(1, 9)] * 4, st.booleans())
+    | st.builds(ReLU, st.floats(0.5, 9))
+    | st.builds(Widen, st.integers(1, 9), st.integers(0, 9))
+    | st.sampled_from([Dense(3), MaxPool(2), AvgPool(3), Flatten()])
+)
+def test_a_layer_comes_back_from_its_words(layer: Layer) -> None:
+    assert parse_layer(tuple(layer_words(layer))) == layer
 
 
 def _read(folder: Folder) -> None:
