@@ -16,14 +16,13 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.protocol.errors import ProtocolError
 from secure_afl.protocol.parameters import SumWanted
+from secure_afl.protocol.server import Outbox
 
 T = TypeVar("T")
 Contribution = tuple[npt.NDArray[np.float64], str]
 """A client's vector for one sum, and the name of the data set behind it (see `Contributor.contribute`)."""
 Contribute = Callable[[int, SumWanted], Contribution]
 """Gives the contribution of a client, by its member number, when it is asked for it."""
-Outbox = Mapping[int, bytes]
-"""What a server sends: a message for each party, by number."""
 Carry = Callable[[Outbox], Iterable[tuple[int, bytes]]]
 """Takes messages to parties elsewhere and gives each answer, with the party's number, as it comes. It ends when all have
 answered or are known not to, or when the phase's deadline has passed."""
@@ -184,8 +183,10 @@ class Exchange:
 
     def _exchange(self, phase: str, outbox: Outbox, carry: Carry) -> None:
         """With parties elsewhere: who answers nothing, or what is refused, has dropped out and no more."""
-        for party, data in outbox.items():
+        started = Spent.now()
+        for party, data in outbox.items():  # some outboxes encode a message only now
             self._count(phase, party, len(data), upward=False)
+        self._cost(phase).add_server(started.since())
         for party, answer in carry(outbox):
             self._count(phase, party, len(answer), upward=True)
             started = Spent.now()
@@ -196,8 +197,11 @@ class Exchange:
             self._cost(phase).add_server(started.since())
 
     def _converse(self, phase: str, outbox: Outbox, contribute: Contribute) -> None:
-        for party, data in outbox.items():
-            self._send(Envelope(phase, party, upward=False, data=data), contribute)
+        for party in outbox:
+            started = Spent.now()
+            envelope = Envelope(phase, party, upward=False, data=outbox[party])
+            self._cost(phase).add_server(started.since())
+            self._send(envelope, contribute)
         while held := list(self._network.flush(phase)):
             for envelope in held:
                 self._deliver(envelope, contribute)

@@ -13,7 +13,7 @@ from secure_afl.protocol.audit.record import RecordedHomomorphicServer, Recorded
 from secure_afl.protocol.errors import AuditError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.server import Outbox
+from secure_afl.protocol.server import OnDemand, Outbox
 from secure_afl.protocol.store import Store, StoreError
 
 
@@ -72,7 +72,9 @@ class DurableServer:
 
     def pending(self) -> Outbox:
         """What was sent last, for those that have not answered: after a restart it is sent again."""
-        return {party: data for party, data in self._sent.items() if party in self.server.waiting_for}
+        return OnDemand(
+            [party for party in self._sent if party in self.server.waiting_for], self._sent.__getitem__
+        )
 
     def start(self) -> Outbox:
         """See the server's own."""

@@ -1,7 +1,10 @@
 """What every server of ours does with the frames that reach it: signed answers to what it asked, nothing else."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from msgspec.msgpack import Decoder
@@ -11,9 +14,37 @@ from secure_afl.protocol.errors import RemoteProtocolError
 from secure_afl.protocol.roster import Member
 from secure_afl.protocol.wire import WireError, answered, decode, verify_frame
 
-Outbox = dict[int, bytes]
+Outbox = Mapping[int, bytes]
 """What to send: a message for each party, by number."""
 M = TypeVar("M")
+
+
+class OnDemand(Mapping[int, bytes]):
+    """An outbox whose messages are made when they are read, so that thousands that differ are never all there.
+
+    message: makes that of a party, from what does not change any more; it is the same whenever it is read.
+    """
+
+    def __init__(self, parties: Iterable[int], message: Callable[[int], bytes]) -> None:
+        self._parties = dict.fromkeys(parties)
+        self._message = message
+
+    def __getitem__(self, party: int) -> bytes:
+        if party not in self._parties:
+            raise KeyError(party)
+        return self._message(party)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._parties)
+
+    def __len__(self) -> int:
+        return len(self._parties)
+
+
+def alike(outbox: Outbox) -> Iterator[tuple[bytes, list[int]]]:
+    """The messages of an outbox in their order, each with those parties in a row that get the same."""
+    for data, same in groupby(outbox.items(), key=itemgetter(1)):
+        yield data, [party for party, _ in same]
 
 
 class SignedServer(ABC, Generic[M]):
@@ -80,11 +111,8 @@ class SignedServer(ABC, Generic[M]):
 
     def _sent(self, outbox: Outbox) -> Outbox:
         """Remember what each party was sent: its next frame must answer just that."""
-        digests: dict[bytes, bytes] = {}
-        for party, data in outbox.items():
-            if data not in digests:  # most phases send the same to everybody
-                digests[data] = answered(data)
-            self._questions[party] = digests[data]
+        for data, parties in alike(outbox):  # most phases send the same to everybody
+            self._questions.update(dict.fromkeys(parties, answered(data)))
         return outbox
 
     def _blamed(self, sender: int, error: Exception) -> RemoteProtocolError:

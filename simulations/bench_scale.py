@@ -31,11 +31,13 @@ from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
+from secure_afl.protocol.server import Outbox
 from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.terminal import table
 
 _BATCH = 50  # messages that go through the pipe together
 BOUND = 1.0  # of every value
+_KEY_PHASES = ("advertising", "sharing", "confirming")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Scale:
 
 def measure(sizes: Sequence[Scale], watch: Callable[[str], None]) -> dict[str, Any]:
     """Figures of every size, the smallest first. `watch` is called `steps` times."""
-    rows = [_session(size, watch) for size in sorted(sizes, key=lambda size: size.clients)]
+    idle = _resident()  # a session begins in what the one before it, a smaller one, has freed
+    rows = [_session(size, idle, watch) for size in sorted(sizes, key=lambda size: size.clients)]
     return {"machine": machine("psutil"), "sizes": rows, "law": _law(rows)}
 
 
@@ -135,31 +138,30 @@ def _clients(pipe: Connection, size: Scale) -> None:
 # ---- one session ---------------------------------------------------------------------------------
 
 
-def _session(size: Scale, watch: Callable[[str], None]) -> dict[str, Any]:
+def _session(size: Scale, idle: int, watch: Callable[[str], None]) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     worker = context.Process(target=_clients, args=(theirs, size), daemon=True)
     worker.start()
     theirs.close()
     try:
-        return _driven(size, pipe, watch)
+        return _driven(size, idle, pipe, watch)
     finally:
         worker.terminate()
         worker.join()
 
 
-def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict[str, Any]:
+def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], None]) -> dict[str, Any]:
     started = time.perf_counter()
     watch(f"{size.clients:,} clients: identities")
     roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
     parameters = proposed(roster, size.plan, size.policy, Profile.SEMI_HONEST, size.suite)
     gc.collect()
-    before = psutil.Process().memory_info().rss
     server = MaskingServer(parameters, roster)
     client_s, server_s, up, down = 0.0, 0.0, 0, 0
     memory: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    step: Callable[[], dict[int, bytes]] = server.start
+    step: Callable[[], Outbox] = server.start
     while server.state is not ServerState.UNMASKING or server.waiting_for:
         clock, phase_started = time.process_time(), time.perf_counter()
         outbox = step()
@@ -169,9 +171,11 @@ def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict
             step = lambda: server.open_round(0)
             continue
         watch(f"{size.clients:,} clients: {phase}")
-        waiting = list(outbox.items())
+        waiting = list(outbox)
         for at in range(0, len(waiting), _BATCH):
-            batch = waiting[at : at + _BATCH]
+            clock = time.process_time()
+            batch = [(place, outbox[place]) for place in waiting[at : at + _BATCH]]
+            server_s += time.process_time() - clock
             down += sum(len(data) for _, data in batch)
             pipe.send(batch)
             answers, spent = pipe.recv()
@@ -183,8 +187,8 @@ def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict
                 up += len(frame)
                 server.receive(place, frame)
             server_s += time.process_time() - clock
+            memory[phase] = max(memory.get(phase, 0), _resident() - idle)
         seconds[phase] = time.perf_counter() - phase_started
-        memory[phase] = psutil.Process().memory_info().rss - before
         step = server.advance
     clock = time.process_time()
     result = server.unmask()
@@ -213,6 +217,11 @@ def _driven(size: Scale, pipe: Connection, watch: Callable[[str], None]) -> dict
     }
 
 
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return psutil.Process().memory_info().rss
+
+
 # ---- how it is shown -----------------------------------------------------------------------------
 
 
@@ -222,8 +231,8 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     first = table(
         f"one masked sum of {rows[0]['length']:,} values, {rows[0]['dropouts'] / rows[0]['clients']:.0%} dropouts, "
         f"semi-honest server, {rows[0]['suite']} keys, sparse graph (neighbours, threshold);\n"
-        "CPU of one client and of the server; bytes of one client; the server's memory after the key exchange, and "
-        "what a sum adds to it",
+        "CPU of one client and of the server; bytes of one client; the most memory that the key exchange takes at the server, "
+        "and what a sum adds to that",
         (
             "clients",
             "graph",
@@ -237,7 +246,8 @@ def tables(figures: dict[str, Any]) -> list[Table]:
         names=0,
     )
     for row in rows:
-        keys, summing = (row["server_memory"].get(phase, 0) for phase in ("confirming", "unmasking"))
+        memory = row["server_memory"]
+        keys, all_phases = max(memory[phase] for phase in _KEY_PHASES), max(memory.values())
         first.add_row(
             f"{row['clients']:,}",
             f"{row['degree']}, {row['threshold']}",
@@ -246,7 +256,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
             f"{row['server_seconds']:.1f}",
             f"{row['client_bytes_up'] / 1000:.0f}, {row['client_bytes_down'] / 1000:.0f}",
             f"{keys / 1e6:.0f}",
-            f"{(summing - keys) / 1e6:+.1f}",
+            f"{(all_phases - keys) / 1e6:+.1f}",
         )
     if law := figures["law"]:
         first.caption = (
@@ -257,13 +267,13 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def plot(figures: dict[str, Any], file: Path) -> None:
-    """A client's CPU and bytes against the number of clients, on a logarithmic axis, with the fitted line."""
+    """A client's CPU and bytes against the number of clients, with the fitted line, and the server's memory by phase."""
     from matplotlib.figure import Figure
 
     rows, law = figures["sizes"], figures["law"]
     n = np.array([row["clients"] for row in rows], dtype=np.float64)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    seconds, traffic = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    seconds, traffic, memory = figure.subplots(1, 3)
     seconds.semilogx(n, [1000 * row["client_seconds"] for row in rows], "o", label="measured")
     if law:
         along = np.geomspace(n[0], n[-1], 100)
@@ -273,6 +283,12 @@ def plot(figures: dict[str, Any], file: Path) -> None:
     traffic.semilogx(n, [row["client_bytes_down"] / 1000 for row in rows], "s-", label="down")
     for axes, what in ((seconds, "CPU ms of a client"), (traffic, "kB of a client")):
         axes.set(xlabel="clients", ylabel=what, ylim=(0, None))
+    for row in reversed(rows):
+        taken = [size / 1e6 for size in row["server_memory"].values()]
+        memory.semilogy(list(row["server_memory"]), taken, "o-", label=f"{row['clients']:,} clients")
+    memory.set(xlabel="phase; the sum begins with collecting", ylabel="MB of the server")
+    memory.tick_params(axis="x", rotation=20)
+    for axes in (seconds, traffic, memory):
         axes.legend()
         axes.grid(alpha=0.3)
     figure.suptitle(f"one sum of {rows[0]['length']:,} values, {rows[0]['dropouts'] / n[0]:.0%} dropouts")

@@ -13,9 +13,10 @@ from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.protocol import policy_file, roster_file
-from secure_afl.protocol.driver import Carry, Outbox
+from secure_afl.protocol.driver import Carry
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.simulations.laid_out import settle

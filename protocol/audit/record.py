@@ -17,6 +17,7 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.protocol.audit.events import (
     Aborted,
     Agreed,
+    Frame,
     Planned,
     Received,
     Refused,
@@ -28,7 +29,7 @@ from secure_afl.protocol.audit.events import (
     message_digest,
 )
 from secure_afl.protocol.audit.log import AuditLog
-from secure_afl.protocol.driver import Contributor, Outbox, Party
+from secure_afl.protocol.driver import Contributor, Party
 from secure_afl.protocol.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
@@ -38,6 +39,7 @@ from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.parameters import Parameters, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.server import Outbox, alike
 from secure_afl.protocol.wire import ServerMessage
 
 FromParty = masking.FromClient | homomorphic.FromClient | homomorphic.FromHolder
@@ -170,11 +172,11 @@ class RecordedServer:
 
     def _leaving(self, step: Callable[[], Outbox]) -> Outbox:
         outbox = self._ending(step)
-        receivers: dict[bytes, list[int]] = {}
-        for place, data in outbox.items():
-            receivers.setdefault(data, []).append(place)
-        for data, places in receivers.items():
-            self._log.note(Sent(self._session, frame(_FROM_SERVER.decode(data), data), tuple(places)))
+        receivers: dict[Frame, list[int]] = {}
+        for data, places in alike(outbox):
+            receivers.setdefault(frame(_FROM_SERVER.decode(data), data), []).extend(places)
+        for sent, places in receivers.items():
+            self._log.note(Sent(self._session, sent, tuple(places)))
         return outbox
 
     def _ending(self, step: Callable[[], S]) -> S:

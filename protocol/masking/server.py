@@ -3,7 +3,7 @@
 Memory: one vector of the round's length, whatever the number of clients, and their keys and shares.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +39,7 @@ from secure_afl.protocol.masking.messages import (
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import Parameters
 from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.server import Outbox, SignedServer
+from secure_afl.protocol.server import OnDemand, Outbox, SignedServer
 from secure_afl.protocol.wire import DIGEST_BYTES, WireError, encode, exact
 
 
@@ -91,7 +91,9 @@ class MaskingServer(SignedServer[FromClient]):
         self._advertised: dict[int, Advertise] = {}
         self._frames: dict[int, bytes] = {}
         self._own_commitments: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
-        self._bundles: dict[tuple[int, int], Bundle] = {}  # by dealer and holder
+        # By dealer and holder: what is relayed, and the rest of the bundle, which opens the sums.
+        self._sealed: dict[int, dict[int, bytes]] = {}
+        self._bundles: dict[int, dict[int, Bundle]] = {}
         self._complaints: dict[int, tuple[int, ...]] = {}
         self._confirmed: frozenset[int] = frozenset()
         self._next_round = 0
@@ -131,28 +133,32 @@ class MaskingServer(SignedServer[FromClient]):
     def _send_directories(self) -> Outbox:
         if len(self._advertised) < self.parameters.threshold:
             raise self._abort("advertised keys", len(self._advertised))
-        everybody = sorted(self._frames.items())
+        clients = sorted(self._frames)
         if self.parameters.complete:
-            directory = Directory(self._transcript, tuple(everybody))
-            self._directory = directory.digest()
-            return dict.fromkeys(sorted(self._frames), encode(directory))
-        outbox = {}
-        for client in sorted(self._frames):
-            near = self._neighbours[client] | {client}
-            frames = tuple((place, frame) for place, frame in everybody if place in near)
-            outbox[client] = encode(Directory(self._transcript, frames))
-        return outbox
+            everybody = self._directory_of(clients)
+            self._directory = everybody.digest()
+            return dict.fromkeys(clients, encode(everybody))
+
+        def directory(client: int) -> bytes:
+            near = self._neighbours[client] & self._frames.keys()
+            return encode(self._directory_of(sorted(near | {client})))
+
+        return OnDemand(clients, directory)
+
+    def _directory_of(self, clients: Sequence[int]) -> Directory:
+        return Directory(self._transcript, tuple((client, self._frames[client]) for client in clients))
 
     def _deliver(self) -> Outbox:
-        dealers = self._own_commitments
+        dealers, sealed = self._own_commitments.keys(), self._sealed
         if len(dealers) < self.parameters.threshold:
             raise self._abort("dealt shares", len(dealers))
-        outbox = {}
-        for client in sorted(dealers):
-            near = sorted(self._neighbours[client] & dealers.keys())
-            bundles = tuple((dealer, self._bundles[dealer, client]) for dealer in near)
-            outbox[client] = encode(Delivery(self._transcript, bundles))
-        return outbox
+
+        def delivery(client: int) -> bytes:
+            near = sorted(self._neighbours[client] & dealers)
+            bundles = tuple((dealer, self._as_dealt(dealer, client, sealed)) for dealer in near)
+            return encode(Delivery(self._transcript, bundles))
+
+        return OnDemand(sorted(dealers), delivery)
 
     def _settle(self) -> Outbox:
         """Leave out whoever dealt unsigned bundles, and both parties of every other complaint.
@@ -172,9 +178,7 @@ class MaskingServer(SignedServer[FromClient]):
                 names = [self.roster.name(client) for client in pair]
                 self.left_out |= dict.fromkeys(pair, "{} cannot open what {} sealed to it".format(*names))
         self._confirmed = frozenset(standing).difference(self.blame, self.left_out)
-        # Sealed shares are delivered; only what opens the sums is kept.
-        for key, bundle in self._bundles.items():
-            self._bundles[key] = structs.replace(bundle, sealed=b"")
+        self._sealed = {}  # they are delivered
         if len(self._confirmed) < self.parameters.threshold:
             raise self._abort("confirmed their shares and are not in a quarrel", len(self._confirmed))
         return {}
@@ -182,10 +186,13 @@ class MaskingServer(SignedServer[FromClient]):
     def _is_signed(self, dealer: int, holder: int) -> bool:
         try:
             key = self.roster.members[dealer].verify_key
-            self._bundles[dealer, holder].verify(key, self._transcript, dealer)
+            self._as_dealt(dealer, holder, self._sealed).verify(key, self._transcript, dealer)
         except CryptoError:
             return False
         return True
+
+    def _as_dealt(self, dealer: int, holder: int, sealed: dict[int, dict[int, bytes]]) -> Bundle:
+        return structs.replace(self._bundles[dealer][holder], sealed=sealed[dealer][holder])
 
     # ---- phases 3 to 5 ---------------------------------------------------------------------------
 
@@ -297,7 +304,7 @@ class MaskingServer(SignedServer[FromClient]):
         keys = {}
         for other in sorted(self._neighbours[client] & current.survivors):
             low, high = sorted((client, other))
-            bundle = self._bundles[low, high]
+            bundle = self._bundles[low][high]
             try:
                 if client == low:
                     secret = messages.pair_secret(seed, transcript, number, other)
@@ -381,7 +388,10 @@ class MaskingServer(SignedServer[FromClient]):
                         f"expected a bundle for each of {len(holders)} neighbours, got {len(message.bundles)}"
                     )
                 self._own_commitments[sender] = message.own_commitments
-                self._bundles.update(((sender, bundle.recipient), bundle) for bundle in message.bundles)
+                self._sealed[sender] = {bundle.recipient: bundle.sealed for bundle in message.bundles}
+                self._bundles[sender] = {
+                    bundle.recipient: structs.replace(bundle, sealed=b"") for bundle in message.bundles
+                }
             case Confirm():
                 dealt = self._neighbours[sender] & self._own_commitments.keys()
                 if not dealt.issuperset(message.complaints):
@@ -418,7 +428,7 @@ class MaskingServer(SignedServer[FromClient]):
             if dealer == sender:
                 committed = self._own_commitments[sender][current.number][1]
             else:
-                committed = self._bundles[dealer, sender].commitments[current.number][kind]
+                committed = self._bundles[dealer][sender].commitments[current.number][kind]
             if (
                 messages.commitment(self._transcript, current.number, dealer, sender, kind, share)
                 != committed

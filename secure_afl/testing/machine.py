@@ -47,7 +47,7 @@ except ImportError as error:
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
-from secure_afl.protocol.driver import Envelope, Outbox
+from secure_afl.protocol.driver import Envelope
 from secure_afl.protocol.errors import PolicyError, ProtocolError, RoundAbortedError
 from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import messages
@@ -69,6 +69,7 @@ from secure_afl.protocol.masking.states import ClientState, ServerState
 from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.wire import Message, WireError, decode, encode
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork

@@ -15,7 +15,7 @@ from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.driver import Carry, Contributor, Outbox, Party
+from secure_afl.protocol.driver import Carry, Contributor, Party
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.ledger import Ledger
@@ -23,6 +23,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.parameters import SumWanted
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.remote import Elsewhere, remote
 from secure_afl.simulations.overhead.grid import HOLDERS, Cell

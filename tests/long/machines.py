@@ -28,7 +28,7 @@ from secure_afl.protocol.masking import server as masking_server
 from secure_afl.protocol.masking import states as masked_states
 from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.parameters import PARAMETERS, Profile, SumWanted
-from secure_afl.protocol.server import SignedServer
+from secure_afl.protocol.server import Outbox, SignedServer
 from secure_afl.protocol.wire import WireError, answered, decode, encode, sign_frame
 
 VICTIM = 1  # the client that is lied to, or whose key signs what servers are sent
@@ -278,13 +278,13 @@ def _masked_bases(profile: Profile) -> dict[str, bytes]:
 _MASKED_PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking")
 
 
-def _masked_at(profile: Profile, phase: str) -> tuple[Session, dict[int, bytes]]:
+def _masked_at(profile: Profile, phase: str) -> tuple[Session, Outbox]:
     """A session in which this phase's messages wait to be delivered."""
     session = _masked_session(profile, Held())
     return session, _outbox_of(session, phase)
 
 
-def _outbox_of(session: Session | KeySession, phase: str) -> dict[int, bytes]:
+def _outbox_of(session: Session | KeySession, phase: str) -> Outbox:
     machine, step = session.server, session.server.start
     while True:
         outbox = step()
@@ -296,7 +296,7 @@ def _outbox_of(session: Session | KeySession, phase: str) -> dict[int, bytes]:
         step = machine.advance
 
 
-def _answers(session: Session | KeySession, outbox: Mapping[int, bytes]) -> dict[int, bytes]:
+def _answers(session: Session | KeySession, outbox: Outbox) -> dict[int, bytes]:
     frames = {}
     for place, data in outbox.items():
         parties: dict[int, Any] = {**session.clients, **getattr(session, "holders", {})}
@@ -526,7 +526,7 @@ _ENCRYPTED_PHASES = tuple(
 )
 
 
-def _encrypted_at(backend: str, holders: int, phase: str) -> tuple[KeySession, dict[int, bytes]]:
+def _encrypted_at(backend: str, holders: int, phase: str) -> tuple[KeySession, Outbox]:
     session = _encrypted_session(backend, holders)
     return session, _outbox_of(session, phase)
 

@@ -32,6 +32,7 @@ from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Roster
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.wire import Message, WireError, decode, encode, sign_frame
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
@@ -50,7 +51,7 @@ class Stage:
         parameters = self.world.propose(cohort=(0, 1, 2, 3, 4), rounds=3, profile=profile)
         self.session = self.world.session(parameters, self.tap)
         server, cohort = self.session.server, self.session.cohort
-        actions: list[Callable[[], dict[int, bytes]]] = [server.start, server.advance, server.advance]
+        actions: list[Callable[[], Outbox]] = [server.start, server.advance, server.advance]
         actions += [server.advance, lambda: server.open_round(0), server.advance, server.advance]
         for action in actions[:steps]:
             cohort.run(action, self.session.contribute)

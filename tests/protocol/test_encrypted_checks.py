@@ -50,6 +50,7 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.parameters import RidgeSystem, SumPlan, SumWanted
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.wire import Message, WireError, answered, decode, encode, sign_frame
 
 HERE, KEEPER = 1, 6  # the client and the key holder that are lied to
@@ -74,7 +75,7 @@ class Stage:
         self.server, self.client = self.session.server, self.session.clients[HERE]
         self.holder = self.session.holders[KEEPER]
         self.transcript = self.session.agreement.transcript()
-        step: Callable[[], dict[int, bytes]] = self.server.start
+        step: Callable[[], Outbox] = self.server.start
         while True:
             pending = step()
             if self.server.state is ServerState.READY:
@@ -85,7 +86,7 @@ class Stage:
             step = self.server.advance
         self.pending = pending
 
-    def deliver(self, outbox: dict[int, bytes]) -> None:
+    def deliver(self, outbox: Outbox) -> None:
         self.session.cohort.run(lambda: outbox, self.session.contribute)
 
     def honest(self, party: int) -> Any:

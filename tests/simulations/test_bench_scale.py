@@ -25,6 +25,13 @@ def test_a_small_scale(tmp_path: Path) -> None:
         assert 0 < row["client_seconds"] < 1
         assert row["client_bytes_up"] > 50 * 4
         assert sum(row["phase_wall_seconds"].values()) <= row["wall_seconds"]
+        assert list(row["server_memory"]) == [
+            "advertising",
+            "sharing",
+            "confirming",
+            "collecting",
+            "unmasking",
+        ]
     bench_scale.tables(figures)
     bench_scale.plot(figures, tmp_path / "scale.png")
     assert (tmp_path / "scale.png").read_bytes()[:4] == b"\x89PNG"

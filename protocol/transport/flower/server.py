@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from secure_afl.protocol.driver import Carry, Outbox
+from secure_afl.protocol.driver import Carry
 from secure_afl.protocol.errors import LocalProtocolError
 from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.server import Outbox
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_answer, to_records
 from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
 from secure_afl.protocol.wire import WireError
@@ -81,20 +82,21 @@ class FlowerPost:
         A party that comes back at another node is asked there again: it answers the same question with the same bytes.
         """
         ends = time.monotonic() + self.deadline
-        missing, told = dict(outbox), dict[int, int]()  # the node that a party's letter went to last
+        missing, told = set(outbox), dict[int, int]()  # the node that a party's letter went to last
         waiting: dict[str, tuple[int, int]] = {}  # party and node, by the message's number
         while missing and time.monotonic() < ends:
             self._greet()
-            going = {self.nodes[party]: party for party in missing if party in self.nodes}
+            going = {self.nodes[party]: party for party in sorted(missing) if party in self.nodes}
             going = {node: party for node, party in going.items() if told.get(party) != node}
-            letters = {node: Letter(channel, session, missing[party]) for node, party in going.items()}
+            letters = {node: Letter(channel, session, outbox[party]) for node, party in going.items()}
             waiting |= {number: (going[node], node) for number, node in self._push(letters, ends)}
             told |= {party: node for node, party in going.items()}
             if not waiting and not self._questions:
                 return
             for number, answer in self._pulled(waiting):
                 party, _ = waiting.pop(number)
-                if answer is not None and missing.pop(party, None) is not None:
+                if answer is not None and party in missing:
+                    missing.remove(party)
                     yield party, answer
             waiting = {number: asked for number, asked in waiting.items() if asked[0] in missing}
             if missing:
