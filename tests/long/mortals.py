@@ -254,7 +254,7 @@ class MortalStore(Store):
                 self._fate.at("computed" if kept.answer else "asking")
 
     def write(self, name: str, number: int, step: str, arguments: bytes) -> None:
-        with self.transaction():
+        with self.transaction(of_journal=True):
             super().write(name, number, step, arguments)
             self._fate.at(self._fate.doing)
 

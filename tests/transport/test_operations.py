@@ -243,7 +243,10 @@ def test_a_full_disk_refuses_a_message_and_loses_nothing(tmp_path: Path, kind: s
         weights = learned(federation, post)
         assert np.array_equal(weights, in_process(federation))
         assert all(post.refused)
-        assert set().union(*post.refused) == {"StoreError", "AuditError"}
+        # SQLite's index of its log alone is longer than an audit log; under a limit the store has no room first.
+        assert set().union(*post.refused) == {"StoreError"} | (
+            {"AuditError"} if kind == "file system" else set()
+        )
         assert faults(federation) == []
 
 
@@ -301,7 +304,8 @@ def test_nothing_that_makes_a_message_looks_at_a_clock() -> None:
         & {getattr(node, "module", None), *(one.name for one in node.names)}
     }
     measuring = {"crypto/workers.py", "protocol/driver.py", "protocol/transport/flower/client.py"}
-    waiting = {"protocol/transport/flower/server.py"}  # for deadlines, by a clock that only goes forward
+    # For deadlines and for other processes, by a clock that only goes forward.
+    waiting = {"protocol/transport/flower/server.py", "protocol/store.py"}
     writing_down = {f"protocol/audit/{name}.py" for name in ("events", "log", "story")}
     assert looking == measuring | waiting | writing_down | {"protocol/transport/logs.py"}
     assert "time.time" not in "".join((ROOT / name).read_text() for name in measuring | waiting)
