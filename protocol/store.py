@@ -147,12 +147,13 @@ class Store:
         except BaseException:
             with self._told():
                 self._database.rollback()
+            with suppress(StoreError):
+                self._move_log()  # another process may have left it to this one
             raise
         finally:
             self._inside = False
         if not of_journal:
-            with self._told("is written, but only in its log, and nothing leaves until that is in the file"):
-                self._move_log()
+            self._move_log()
 
     def _begin_log(self) -> None:
         """The file has a log, also if it is new or of before WAL. Raises `sqlite3.Error`, `StoreError`."""
@@ -172,18 +173,19 @@ class Store:
             return
 
     def _move_log(self) -> None:
-        """All that is committed is in the file itself, and the log is empty. Raises `sqlite3.Error`.
+        """All that is committed is in the file itself, and the log is empty. Raises `StoreError`.
 
         While another process is at a step, it is in the log too; that process empties it when it ends the step.
         """
-        # Waiting for that would take as long as its step, and gain nothing.
-        self._database.execute("PRAGMA busy_timeout = 0")
-        for _ in _tries():
-            ((busy, pages, moved),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            # Below 0, another process moves it, perhaps without the last pages.
-            if not busy or 0 <= pages == moved:
-                return
-        raise sqlite3.OperationalError("another program keeps it")
+        with self._told("is written, but only in its log, and nothing leaves until that is in the file"):
+            # Waiting for that would take as long as its step, and gain nothing.
+            self._database.execute("PRAGMA busy_timeout = 0")
+            for _ in _tries():
+                ((busy, pages, moved),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                # Below 0, another process moves it, perhaps without the last pages.
+                if not busy or 0 <= pages == moved:
+                    return
+            raise sqlite3.OperationalError("another program keeps it")
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """One statement of SQL. Raises `StoreError`."""

@@ -6,6 +6,10 @@ import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -321,7 +325,7 @@ def test_with_room_for_the_log_alone_a_step_is_done_and_nobody_hears_of_it(tmp_p
 
 
 def test_killed_in_the_middle_of_moving_the_log_the_step_is_done(tmp_path: Path) -> None:
-    """At every fourth page. The kernel ends a process that writes behind its limit."""
+    """Some pages of it are in the file then. The kernel ends a process that writes behind its limit."""
     owner, old, new = Identity.generate(), Kept(b"o" * 30_000, b"", b""), Kept(b"n" * 60_000, b"", b"")
 
     def step() -> bytes:
@@ -337,7 +341,8 @@ def test_killed_in_the_middle_of_moving_the_log_the_step_is_done(tmp_path: Path)
         store.keep("s", old)
         lengthened(store)
     size, ends = path.stat().st_size, []
-    for room in range(120_000, size + 16 * PAGE, 4 * PAGE):  # the log is shorter
+    assert size > 150_000  # and the log is shorter
+    for room in range(size - 4 * PAGE, size + 16 * PAGE, 2 * PAGE):
         path = tmp_path / str(room)
         shutil.copy2(tmp_path / "whole", path)
         ends.append(forked(step))
@@ -351,10 +356,13 @@ def test_killed_in_the_middle_of_moving_the_log_the_step_is_done(tmp_path: Path)
     assert ends.count(b"") > 5
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_another_process_at_a_step_keeps_nobody_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It begins as soon as the first has committed, so that the log cannot be emptied: it does that at its end."""
+    """It begins as soon as the first has committed, so that the log cannot be emptied: it does that at its end,
+    whatever becomes of its step.
+    """
     monkeypatch.setattr(stores, "_SOON", -1.0)  # there is no second try
     path, owner = tmp_path / "a", Identity.generate()
     one, other = (Store(path, owner) for _ in range(2))
@@ -367,14 +375,47 @@ def test_another_process_at_a_step_keeps_nobody_waiting(
             other.ledger.join(b"2" * 32)
 
     one._database.set_trace_callback(begin)
+    started = time.monotonic()
     one.ledger.join(b"1" * 32)
+    assert time.monotonic() - started < stores._WAIT / 4
     assert log_bytes(path)
     with closing(Store(alone(path), owner)) as copy:
         assert copy.run("SELECT session FROM joined") == [(b"1" * 32,)]
-    step.__exit__(None, None, None)
+    error = ZeroDivisionError() if fails else None
+    assert not step.__exit__(type(error) if error else None, error, None)
     assert log_bytes(path) == 0
     with closing(Store(alone(path), owner)) as copy:
-        assert len(copy.run("SELECT session FROM joined")) == 2
+        assert len(copy.run("SELECT session FROM joined")) == 2 - fails
+    for store in (one, other):
+        store.close()
+
+
+_MOVING = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as index:
+    fcntl.lockf(index, fcntl.LOCK_EX, 1, 121)  # SQLite's lock of who moves a log
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_while_another_process_moves_the_log_nothing_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have begun before the last commit. SQLite says busy at once then, and knows of no pages."""
+    monkeypatch.setattr(stores, "_SOON", 0.05)
+    path = tmp_path / "a"
+    with closing(Store(path, Identity.generate())) as store:
+        arguments = [sys.executable, "-c", _MOVING, str(beside(path)[1])]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"locked\n"
+            with pytest.raises(StoreError, match=r"only in its log, .*: another program keeps it"):
+                store.ledger.join(b"1" * 32)
+            other.communicate()
+        with pytest.raises(PolicyError):
+            store.ledger.join(b"1" * 32)
+        assert log_bytes(path) == 0
 
 
 def at_once(works: list[Callable[[], bytes]]) -> list[bytes]:
@@ -455,6 +496,19 @@ def test_a_file_of_before_logs_gets_one(tmp_path: Path) -> None:
         assert store.run("SELECT data_set FROM used") == [("rows",)]
         assert store.open_sessions() == []
         assert log_bytes(path) == 0
+
+
+def test_who_gives_a_file_its_log_waits_for_who_is_at_it(tmp_path: Path) -> None:
+    """SQLite itself refuses at once, also one of two processes that begin a new file together."""
+    path, owner = tmp_path / "a", Identity.generate()
+    without_log(path, owner)
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        timer.start()
+        with closing(Store(path, owner)) as store:
+            assert store.run("SELECT data_set FROM used") == [("rows",)]
+        timer.join()
 
 
 def test_a_disk_without_shared_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
