@@ -3,9 +3,9 @@
     python tests/long/killed.py [--backend mask|bfv] [--victim client|server|holder|everybody] [--json FILE]
 
 The victim is a process of its own, which kills itself at the point; a process that goes on from the same file takes
-its place, a client's or key holder's from that file alone. Everybody else is in this process, apart from the runs in which everybody is killed at once. All that left
-a client or key holder is kept here, where nothing of it can be undone. Afterwards the server lies, the first
-invitation is replayed, and a second session asks for the same data.
+its place, a client's or key holder's from that file alone. Everybody else is in this process, apart from the runs in
+which everybody is killed at once. All that left a client or key holder is kept here, where nothing of it can be
+undone. Afterwards the server lies, the first invitation is replayed, and a second session asks for the same data.
 """
 
 import argparse

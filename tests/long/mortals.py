@@ -258,6 +258,10 @@ class MortalStore(Store):
             super().write(name, number, step, arguments)
             self._fate.at(self._fate.doing)
 
+    def _move_log(self) -> None:
+        if self._flaw != "log stays":
+            super()._move_log()
+
 
 def _rounds(memory: bytes) -> int:
     return len(MEMORY.decode(memory).rounds)
