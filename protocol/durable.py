@@ -53,7 +53,8 @@ class DurableParty:
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for.
 
-        Raises what the party raises, and `StoreError`: then nothing happened.
+        Raises what the party raises, and `StoreError`: then nothing happened, or nobody heard of it yet, and the same
+        message gets its answer.
         """
         answer = None
         while answer is None:

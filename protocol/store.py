@@ -3,6 +3,10 @@
 Everything that a step of a party changes is written in one transaction, before anything of it leaves. So a party
 that is killed has either answered and knows it, or has not answered and does not think so.
 
+SQLite writes to a log beside the file (WAL) and moves that into the file later. Here that is before anything leaves:
+what was answered is in the file itself, and what was forgotten is in neither. Only a server's journal, which has no
+secrets and grows by every message, stays in the log between its steps.
+
 Memories and answers are locked under a key that follows from the party's identity; data sets' names and session
 numbers lie open. What a party forgets is not in the file any more; a disk may still have it. An old copy of the file
 is a party that has forgotten: it could mask a second vector under one key, or put a data set into a second session.
@@ -13,6 +17,7 @@ lies in a folder of its owner's, on a local disk.
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,12 +43,23 @@ CREATE TABLE journal (
 ) WITHOUT ROWID;
 """
 _WAIT = 60.0  # seconds for another process of the same party to end its step
-# TRUNCATE, not WAL: a log would keep what was written over. The others: what was written outlasts a loss of power.
-_SETTINGS = ("journal_mode = TRUNCATE", "secure_delete = ON", "synchronous = EXTRA", "fullfsync = ON")
+_SOON = 5.0  # seconds for another process to end what keeps the log from the file: no step, so a moment
+# What was written outlasts a loss of power: a commit is synced in the log, and the log before the file. (In WAL, EXTRA
+# is FULL; a file of before WAL is taken over by a rollback journal, of which the folder must be synced too.)
+_SETTINGS = (
+    "synchronous = EXTRA",
+    "fullfsync = ON",
+    "checkpoint_fullfsync = ON",
+    "secure_delete = ON",
+    "wal_autocheckpoint = 1000",  # pages: no journal makes the log longer
+)
+_BESIDE = ("-wal", "-shm", "-journal")  # SQLite's own files: the log, its index, the journal of before WAL
 
 
 class StoreError(SecureAflError):
-    """A party's file cannot be read or written. Nothing left the party that is not in it."""
+    """A party's file cannot be read or written. Nothing left the party that is not in it; what is in it may have been
+    kept from leaving, and is said when it is asked for again.
+    """
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,8 @@ class Store:
             with self._told():
                 for setting in _SETTINGS:
                     self._database.execute(f"PRAGMA {setting}")
-            with self.transaction():
+                self._begin_log()
+            with self.transaction():  # also moves what a process that was killed left in the log
                 if not self.run("SELECT 1 FROM sqlite_master"):
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self.run(statement)
@@ -103,18 +120,23 @@ class Store:
         return f"Store({self.path})"
 
     def close(self) -> None:
-        """The file is closed; nothing is lost."""
+        """The file is closed; nothing is lost. The last process that does so moves the log into the file."""
         self._database.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written inside is written, or nothing; another process of this party waits. Raises `StoreError`."""
+    def transaction(self, *, of_journal: bool = False) -> Iterator[None]:
+        """All that is written inside is written, or nothing; another process of this party waits.
+
+        of_journal: it may stay in the log. Raises `StoreError`; after the commit too, if the log cannot be moved into
+        the file. Then it is written, nobody has heard of it, and the next transaction moves it or raises.
+        """
         if self._inside:  # the step that this is part of
             yield
             return
         with self._told():
             # An interrupt can come after BEGIN and before anybody knows of it; in what it left open, nothing would last.
             self._database.rollback()
+            self._database.execute(f"PRAGMA busy_timeout = {_WAIT * 1000:.0f}")
             self._database.execute("BEGIN IMMEDIATE")
         try:
             self._inside = True
@@ -125,9 +147,45 @@ class Store:
         except BaseException:
             with self._told():
                 self._database.rollback()
+            with suppress(StoreError):
+                self._move_log()  # another process may have left it to this one
             raise
         finally:
             self._inside = False
+        if not of_journal:
+            self._move_log()
+
+    def _begin_log(self) -> None:
+        """The file has a log, also if it is new or of before WAL. Raises `sqlite3.Error`, `StoreError`."""
+        for last in _tries():
+            try:
+                ((mode,),) = self._database.execute("PRAGMA journal_mode = WAL").fetchall()
+            except sqlite3.OperationalError as error:
+                # Two processes that begin at once: SQLite refuses one of them, and does not wait.
+                if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                continue
+            if mode != "wal":
+                raise StoreError(
+                    f"{self.path}: expected a disk of this machine, on which SQLite can have its log (journal mode "
+                    f"wal), got one with journal mode {mode}"
+                )
+            return
+
+    def _move_log(self) -> None:
+        """All that is committed is in the file itself, and the log is empty. Raises `StoreError`.
+
+        While another process is at a step, it is in the log too; that process empties it when it ends the step.
+        """
+        with self._told("is written, but only in its log, and nothing leaves until that is in the file"):
+            # Waiting for that would take as long as its step, and gain nothing.
+            self._database.execute("PRAGMA busy_timeout = 0")
+            for _ in _tries():
+                ((busy, pages, moved),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                # Below 0, another process moves it, perhaps without the last pages.
+                if not busy or 0 <= pages == moved:
+                    return
+            raise sqlite3.OperationalError("another program keeps it")
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """One statement of SQL. Raises `StoreError`."""
@@ -141,7 +199,7 @@ class Store:
             raise StoreError(f"{self.path}: the step was not written, and cannot go on")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, trouble: str = "cannot be read or written") -> Iterator[None]:
         if os.getpid() != self._process:
             raise StoreError(
                 f"{self.path}: expected the process that opened it, got a fork: open it there anew"
@@ -149,7 +207,7 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path} cannot be read or written: {error}") from None
+            raise StoreError(f"{self.path} {trouble}: {error}") from None
 
     # ---- sessions --------------------------------------------------------------------------------
 
@@ -186,9 +244,10 @@ class Store:
             yield str(step), self._unlocked(rows[0][0], name, *_at(expected, str(step)))
 
     def write(self, name: str, number: int, step: str, content: bytes) -> None:
-        """Step `number` of a session. Raises `StoreError` if another process wrote that one before."""
+        """Step `number` of a session; it may stay in the log. Raises `StoreError` if another process wrote that one before."""
         box = self._locked(content, name, *_at(number, step))
-        self.run("INSERT INTO journal VALUES (?, ?, ?, ?)", name, number, step, box)
+        with self.transaction(of_journal=True):
+            self.run("INSERT INTO journal VALUES (?, ?, ?, ?)", name, number, step, box)
 
     # ---- boxes -----------------------------------------------------------------------------------
 
@@ -208,8 +267,19 @@ def _at(number: int, step: str) -> tuple[bytes, ...]:
     return b"journal", integer(number), step.encode()
 
 
+def _tries() -> Iterator[bool]:
+    """One try after another until it is time to give up; whether it is the last."""
+    until, last = time.monotonic() + _SOON, False
+    while not last:
+        last = time.monotonic() > until
+        yield last
+        time.sleep(0.01)
+
+
 def _make(path: Path) -> None:
-    """An empty file, if there is none. Raises `StoreError` unless it is in its owner's hands alone, `OSError`."""
+    """An empty file, if there is none. Raises `StoreError` unless it, and what SQLite has beside it, is in its owner's
+    hands alone, `OSError`.
+    """
     folder = path.absolute().parent.stat()
     if folder.st_mode & 0o022 or folder.st_uid not in (0, os.geteuid()):
         raise StoreError(
@@ -218,7 +288,15 @@ def _make(path: Path) -> None:
         )
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    # Never opened here: closing it would drop the locks that this process has on it by another `Store`.
+    # Never opened here: closing it would drop the locks that this process has on it by another `Store`, for as long as
+    # that one is open, and another process could take the log away from under it.
+    _check_owned(path)
+    for ending in _BESIDE:
+        with suppress(FileNotFoundError):
+            _check_owned(path.with_name(path.name + ending))
+
+
+def _check_owned(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
         raise StoreError(

@@ -3,9 +3,9 @@
     python tests/long/killed.py [--backend mask|bfv] [--victim client|server|holder|everybody] [--json FILE]
 
 The victim is a process of its own, which kills itself at the point; a process that goes on from the same file takes
-its place. Everybody else is in this process, apart from the runs in which everybody is killed at once. All that left
-a client or key holder is kept here, where nothing of it can be undone. Afterwards the server lies, the first
-invitation is replayed, and a second session asks for the same data.
+its place, a client's or key holder's from that file alone. Everybody else is in this process, apart from the runs in
+which everybody is killed at once. All that left a client or key holder is kept here, where nothing of it can be
+undone. Afterwards the server lies, the first invitation is replayed, and a second session asks for the same data.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from mortal_files import beside
 from msgspec import structs
 from rich.console import Console
 from rich.progress import Progress
@@ -252,6 +253,9 @@ class Mortal:
         self.kills += 1
         self.link.close()
         self.link = self.process = None
+        if self.main is live:  # who has secrets goes on from the one file, without the log beside it
+            for path in beside(self.settings["first"].folder / f"party {self.number}"):
+                path.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Now, wherever it is."""

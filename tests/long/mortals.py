@@ -254,9 +254,13 @@ class MortalStore(Store):
                 self._fate.at("computed" if kept.answer else "asking")
 
     def write(self, name: str, number: int, step: str, arguments: bytes) -> None:
-        with self.transaction():
+        with self.transaction(of_journal=True):
             super().write(name, number, step, arguments)
             self._fate.at(self._fate.doing)
+
+    def _move_log(self) -> None:
+        if self._flaw != "log stays":
+            super()._move_log()
 
 
 def _rounds(memory: bytes) -> int:

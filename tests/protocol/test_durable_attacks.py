@@ -5,7 +5,6 @@ import secrets
 import signal
 import sqlite3
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cohorts import Session, World, world
+from cohorts import world
 from encrypted import KeyWorld
+from mortal_files import asked, beside, forked, killed_at, log_bytes, process, stored
 from msgspec import structs
 from msgspec.msgpack import Decoder
 
@@ -28,7 +28,6 @@ from secure_afl.protocol.homomorphic.messages import Offer, Opening
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.journal import DurableServer
 from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Survivors
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.parameters import Profile
@@ -50,28 +49,6 @@ def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for one in opened:
         one.close()
-
-
-def asked(here: World, rounds: int = 1, profile: Profile = Profile.ACTIVE) -> tuple[Session, bytes]:
-    """A session that is set up, and what client 0 is asked for first."""
-    session = here.session(here.propose(rounds=rounds, profile=profile)).set_up()
-    return session, session.server.open_round(0)[0]
-
-
-def stored(session: Session, path: Path) -> Store:
-    """The file of client 0, as it stands in the session."""
-    store = Store(path, session.world.identities[0])
-    store.keep("s", Kept(session.clients[0].memory(), b"before", b"before"))
-    return store
-
-
-def process(session: Session, store: Store, name: str = "s") -> DurableParty:
-    here = session.world
-    return DurableParty(
-        lambda ledger: MaskingClient(here.identities[0], here.roster, here.plan, here.policy, ledger),
-        store,
-        name,
-    )
 
 
 # ---- kills and interrupts ------------------------------------------------------------------------
@@ -112,39 +89,11 @@ def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_ope
         again.contribute(wanted, session.vectors[0, 0] + 1, "rows")
 
 
-def forked(work: Callable[[], bytes]) -> bytes:
-    """What a process of its own says; nothing, if it is killed before."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child uses none of them
-        child = os.fork()
-    if not child:
-        try:
-            os.write(writer, work())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said
-
-
-def killed_at(store: Store, statement: int) -> Store:
-    """A store whose process is killed when it comes to that statement; the first is 1."""
-    left = [statement]
-
-    def count(_: str) -> None:
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    store._database.set_trace_callback(count)
-    return store
-
-
-def test_a_client_killed_at_any_statement_says_one_thing(tmp_path: Path) -> None:
-    """The process that follows has another vector, and is named other survivors."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_client_killed_at_any_statement_says_one_thing(alone: bool, tmp_path: Path) -> None:
+    """The process that follows has another vector, and is named other survivors. alone: it has the one file, as if
+    somebody had moved that and nothing of what lay beside it.
+    """
     session, request = asked(world(4))
     owner, transcript = session.world.identities[0], session.parameters.transcript()
 
@@ -161,20 +110,29 @@ def test_a_client_killed_at_any_statement_says_one_thing(tmp_path: Path) -> None
         assert isinstance(answer, bytes)
         return answer
 
+    def said_by(work: Callable[..., bytes], *tries: tuple[int, Any]) -> list[bytes]:
+        said = []
+        for one in tries:
+            said.append(forked(partial(work, *one)))
+            logs.append(log_bytes(path))
+            for other in beside(path) if alone else ():
+                other.unlink(missing_ok=True)
+        return said
+
     everybody, deaths = (0, 1, 2, 3), [0, 0]
-    for at in range(1, 12):
+    logs: list[int] = []
+    for at in range(1, 18):
         path = tmp_path / str(at)
         stored(session, path).close()
-        tries = [(at, 1.0), (0, 2.0), (0, 3.0)]
-        said = [forked(partial(contribute, *one)) for one in tries]
+        said = said_by(contribute, (at, 1.0), (0, 2.0), (0, 3.0))
         assert said[1]
         assert set(said) <= {said[1], b""}
         deaths[0] += not said[0]
-        named = [(at, everybody), (0, everybody[:3]), (0, everybody)]
-        said = [forked(partial(consent, *one)) for one in named]
+        said = said_by(consent, (at, everybody), (0, everybody[:3]), (0, everybody))
         assert len(set(said) - {b""}) == 1
         deaths[1] += not said[0]
-    assert deaths == [10, 4]
+    assert deaths == [16, 7]
+    assert sum(map(bool, logs)) == 6  # killed between a commit and the end of moving it
 
 
 def test_a_server_that_is_interrupted_counts_no_upload_twice(tmp_path: Path) -> None:
@@ -675,22 +633,26 @@ def test_a_store_is_for_one_thread_and_one_process(tmp_path: Path) -> None:
     store.ledger.join(b"2" * 32)
 
 
-def test_a_reader_keeps_a_step_from_being_written_and_not_from_being_whole(
+def test_a_reader_keeps_a_step_from_leaving_and_not_from_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secure_afl.protocol.store._WAIT", 0.1)
+    """What was there before must stay for the reader, so what was written stays in the log, and nothing leaves."""
+    monkeypatch.setattr("secure_afl.protocol.store._SOON", 0.1)
     store = Store(tmp_path / "a", Identity.generate())
     store.keep("s", Kept(b"memory", b"", b""))
     reader = sqlite3.connect(tmp_path / "a", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM kept").fetchall()
-    with pytest.raises(StoreError, match="locked"):
+    with pytest.raises(
+        StoreError, match=r"only in its log, and nothing leaves until .*: another program keeps it"
+    ):
         store.forget("s")
-    with pytest.raises(StoreError, match="locked"):
-        store.ledger.use("rows", b"1" * 32)
+    with pytest.raises(StoreError, match="only in its log"):
+        store.kept("s")
+    assert len(reader.execute("SELECT * FROM kept").fetchall()) == 1
     reader.execute("COMMIT")
-    assert store.kept("s") == Kept(b"memory", b"", b"")
-    store.ledger.use("rows", b"2" * 32)
+    assert store.kept("s") is None
+    assert log_bytes(tmp_path / "a") == 0
 
 
 def test_what_a_party_forgets_is_in_no_file(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def test_a_step_is_written_once(tmp_path: Path) -> None:
 
 def test_a_file_is_written_so_that_it_lasts_and_forgets(tmp_path: Path) -> None:
     store = Store(tmp_path / "a", Identity.generate())
-    settings = {"journal_mode": "truncate", "secure_delete": 1, "synchronous": 3, "fullfsync": 1}
+    settings = {"journal_mode": "wal", "secure_delete": 1, "synchronous": 3, "fullfsync": 1}
+    settings |= {"checkpoint_fullfsync": 1, "wal_autocheckpoint": 1000}
     assert {name: store.run(f"PRAGMA {name}")[0][0] for name in settings} == settings
     assert repr(store) == f"Store({tmp_path / 'a'})"
 

@@ -65,6 +65,7 @@ def test_a_masking_client_that_is_killed_anywhere(run: Run) -> None:
         (BFV, "holder", "sends first", ("challenging 0", "lost"), "second answer"),
         (SEMI_HONEST, "client", "sends first", ("unmasking 0", "sent"), "both shares"),
         (ACTIVE, "client", "keys stay", ("collecting 0", "committed"), "second mask"),
+        (ACTIVE, "client", "log stays", ("collecting 0", "lost"), "second answer"),
         (ACTIVE, "client", "ledger in memory", ("unmasking 1", "sent"), "data in two sessions"),
         (BFV, "holder", "ledger in memory", ("opening 1", "sent"), "data in two sessions"),
     ],

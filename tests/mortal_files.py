@@ -1,0 +1,80 @@
+"""A client that goes on from a file, in processes that are killed."""
+
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from cohorts import Session, World
+
+from secure_afl.protocol.durable import DurableParty
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.store import Kept, Store
+
+BESIDE = ("-wal", "-shm", "-journal")
+
+
+def beside(path: Path) -> list[Path]:
+    """What SQLite has beside a party's file, if it has."""
+    return [path.with_name(path.name + ending) for ending in BESIDE]
+
+
+def log_bytes(path: Path) -> int:
+    """How long the log is; 0 if there is none."""
+    log = beside(path)[0]
+    return log.stat().st_size if log.exists() else 0
+
+
+def asked(here: World, rounds: int = 1, profile: Profile = Profile.ACTIVE) -> tuple[Session, bytes]:
+    """A session that is set up, and what client 0 is asked for first."""
+    session = here.session(here.propose(rounds=rounds, profile=profile)).set_up()
+    return session, session.server.open_round(0)[0]
+
+
+def stored(session: Session, path: Path) -> Store:
+    """The file of client 0, as it stands in the session."""
+    store = Store(path, session.world.identities[0])
+    store.keep("s", Kept(session.clients[0].memory(), b"before", b"before"))
+    return store
+
+
+def process(session: Session, store: Store, name: str = "s") -> DurableParty:
+    here = session.world
+    return DurableParty(
+        lambda ledger: MaskingClient(here.identities[0], here.roster, here.plan, here.policy, ledger),
+        store,
+        name,
+    )
+
+
+def forked(work: Callable[[], bytes]) -> bytes:
+    """What a process of its own says; nothing, if it is killed before."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child uses none of them
+        child = os.fork()
+    if not child:
+        try:
+            os.write(writer, work())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def killed_at(store: Store, statement: int) -> Store:
+    """A store whose process is killed when it comes to that statement; the first is 1."""
+    left = [statement]
+
+    def count(_: str) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store._database.set_trace_callback(count)
+    return store
