@@ -69,7 +69,13 @@ class Elsewhere:
     def tell(
         self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
     ) -> None:
-        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next."""
+        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next.
+
+        Raises `StoreError` if an earlier run told of something else: clients take it once, and whoever had heard one of
+        the two would look lied to.
+        """
+        if self.store:
+            _keep_told(self.store, model)
         if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:
             return
         names = [member.name for member in self.parties.clients.members]
@@ -160,8 +166,23 @@ def is_open(store: Store) -> bool:
 def forget(store: Store) -> None:
     """The session is over: its journals are erased."""
     with store.transaction():
-        for channel in _SESSIONS:
+        for channel in (*_SESSIONS, Channel.LEARNED):
             store.forget(channel.value)
+
+
+def _keep_told(store: Store, model: bytes) -> None:
+    name = Channel.LEARNED.value
+    with store.transaction():
+        kept = store.kept(name)
+        told = kept.memory if kept else b""
+        if told.startswith(model):
+            return
+        if not model.startswith(told):
+            raise StoreError(
+                f"{store.path}: expected the layers that clients were told before, got others from the same sums: go on "
+                "with the programs and on the machine that computed those, or remove the file and give the session up"
+            )
+        store.keep(name, Kept(model, b"", b""))
 
 
 def _check(clients: Sequence[str], parties: Parties) -> None:
