@@ -17,6 +17,9 @@ from secure_afl.protocol.wire import answered
 class Keeping(Protocol):
     """A party whose memory can be kept: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
 
+    @property
+    def transcript(self) -> bytes: ...
+
     def receive(self, data: bytes) -> bytes | SumWanted: ...
 
     def foresee(self, data: bytes) -> bool: ...
@@ -49,6 +52,11 @@ class DurableParty:
         self._make = make
         self._store = store
         self._name = name
+
+    @property
+    def transcript(self) -> bytes:
+        """Of the session; empty before the party is in it, or after its end. Raises `StoreError`."""
+        return self._party()[1].transcript
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for.

@@ -74,6 +74,11 @@ class SignedParty(ABC, Generic[S, Answer, Kept]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.state.value})"
 
+    @property
+    def transcript(self) -> bytes:
+        """Of the session; empty before there is one."""
+        return self._transcript
+
     def receive(self, data: bytes) -> Answer:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
         check_size(self.name, data, self._largest_message)

@@ -405,11 +405,14 @@ class FedACnnL(FederatedClassifier):
             self._check()
             (vector,) = self._private_head().vectors(self.head_inputs(features, who), y, who)
             return vector
-        _, learners = self._begin(features, y, np.full(len(features), who))
+        self._check()
         if Encoder(self.encoder) is Encoder.SEEDED:
             layers = self._seeded()
-        elif len(layers) > len(self.network.trained) - 1:
+        elif len(layers) < len(self.network.trained):
+            self.check_layers(layers)
+        else:
             raise DataError(f"expected the weights of {len(self.network.trained) - 1} hidden layers at most")
+        _, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
         self._install(learner, layers)
         return learner.vector(self.network.trained[len(layers)])
@@ -419,15 +422,12 @@ class FedACnnL(FederatedClassifier):
     ) -> Weights:
         """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site.
 
-        Raises `DataError` for layers of another network, and hidden ones that are not the public seed's, where that
-        gives them, or might fail for some rows only: then who fails would tell the server what is in the rows.
+        Raises `DataError`, for layers too, see `check_layers`.
         """
-        self._check()
+        self.check_layers(layers)
         head = self.network.trained[-1]
-        if len(layers) != len(self.network.trained) or layers[-1].shape != (1 + head.inputs, head.outputs):
+        if len(layers) != len(self.network.trained):
             raise DataError("expected the weights of this network, got those of another")
-        if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
-            raise DataError("expected the hidden layers that the public seed gives, got others")
         features = parse_features(X)
         parsed, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
@@ -436,6 +436,20 @@ class FedACnnL(FederatedClassifier):
         if self.privacy:
             rows = self._private_head().rows(_centred(rows[:, 1:]))
         return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
+
+    def check_layers(self, layers: Sequence[Weights]) -> None:
+        """Raises `DataError` unless these are the first layers of such a network, or all; the public seed's, where that
+        gives them; and so that no row overflows: else who fails would tell the server what is in the rows.
+        """
+        self._check()
+        trained = self.network.trained
+        shapes = [(1 + known.inputs, known.outputs) for known in trained[: len(layers)]]
+        if [weights.shape for weights in layers] != shapes:
+            raise DataError("expected the weights of this network, got those of another")
+        if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
+            raise DataError("expected the hidden layers that the public seed gives, got others")
+        for known, weights in zip(trained, layers, strict=False):
+            check_on_grid(weights, known.limit, exact=known is not trained[-1] or not self.privacy)
 
     def plan(self, clients: int) -> list[SumPlan]:
         """The sums that both sides agree on."""
@@ -540,11 +554,8 @@ class FedACnnL(FederatedClassifier):
         return layers
 
     def _install(self, learner: Learner, layers: Sequence[Weights]) -> None:
-        """Hidden layers, the first ones. Raises `DataError` for those of another network, or off the grid."""
+        """Hidden layers, the first ones."""
         for known, weights in zip(self.network.trained, layers, strict=False):
-            if weights.shape != (1 + known.inputs, known.outputs):
-                raise DataError("expected the weights of this network, got those of another")
-            check_on_grid(weights, known.limit)
             learner.install(known, weights)
 
     def _asking(

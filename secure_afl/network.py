@@ -240,19 +240,23 @@ def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
     return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
 
 
-def check_on_grid(weights: npt.NDArray[np.float64], limit: float) -> None:
-    """Raises `DataError` unless a layer of such weights is exact: with others it may overflow, and for some rows only."""
+def check_on_grid(weights: npt.NDArray[np.float64], limit: float, *, exact: bool = True) -> None:
+    """Raises `DataError` unless a layer of such weights is exact: with others it may overflow, and for some rows only.
+
+    exact: false for a head of noisy sums, which lies on no grid and is only asked not to be too large.
+    """
     try:
         units = np.ldexp(weights, _weight_bits(weights, limit))
     except SolveError as error:
         raise DataError(str(error)) from None
-    if (units != np.rint(units)).any():
+    if exact and (units != np.rint(units)).any():
         raise DataError("expected a layer's weights on the grid on which its sums are exact, got others")
 
 
 def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:
     """How many bits behind the point weights may have."""
-    reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
+    with np.errstate(over="ignore"):  # what overflows is infinite and refused
+        reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
     if not np.isfinite(reach) or reach > 2.0**30:
         raise SolveError(f"a layer's weights are not finite or too large: they sum up to {reach:g}")
     # |Σ h·w| < max(limit, 1)·reach, in units of 2^-(10 + bits).

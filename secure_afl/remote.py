@@ -35,7 +35,6 @@ from secure_afl.protocol.wire import decode, encode
 
 T = TypeVar("T", Parameters, Agreement)
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
-_KEPT = (*_SESSIONS, Channel.LEARNED)
 
 
 @dataclass(frozen=True)
@@ -72,24 +71,21 @@ class Elsewhere:
     def tell(
         self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
     ) -> None:
-        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next."""
+        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next.
+
+        Raises `StoreError` if an earlier run told of something else: clients take it once, and whoever had heard one of
+        the two would look lied to.
+        """
+        salt = _salt(self.store, model) if self.store else secrets.token_bytes(KEY_BYTES)
         if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:
             return
         names = [member.name for member in self.parties.clients.members]
         places = [names.index(name) for name in to]
-        learned = Learned(terms.transcript(), self._salt(), model)
+        learned = Learned(terms.transcript(), salt, model)
         data = encode(learned)
         if self.log:
             self.log.note(Sent(learned.transcript, frame(learned, data), tuple(places)))
         cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
-
-    def _salt(self) -> bytes:
-        """Of what is told; with a store the same in all its session, so that what is told again is the same message."""
-        kept = self.store.kept(Channel.LEARNED.value) if self.store else None
-        salt = kept.memory if kept else secrets.token_bytes(KEY_BYTES)
-        if self.store and not kept:
-            self.store.keep(Channel.LEARNED.value, Kept(salt, b"", b""))
-        return salt
 
 
 class RemoteMaskedAggregator(MaskedAggregator):
@@ -171,8 +167,25 @@ def is_open(store: Store) -> bool:
 def forget(store: Store) -> None:
     """The session is over: its journals are erased."""
     with store.transaction():
-        for channel in _KEPT:
+        for channel in (*_SESSIONS, Channel.LEARNED):
             store.forget(channel.value)
+
+
+def _salt(store: Store, model: bytes) -> bytes:
+    """Of what is told, the same in all the session, so that what is told again is the same message; `model` is kept."""
+    name = Channel.LEARNED.value
+    with store.transaction():
+        kept = store.kept(name)
+        known = kept.memory if kept else secrets.token_bytes(KEY_BYTES)
+        salt, told = known[:KEY_BYTES], known[KEY_BYTES:]
+        if not (model.startswith(told) or told.startswith(model)):
+            raise StoreError(
+                f"{store.path}: expected the layers that clients were told before, got others from the same sums: go on "
+                "with the programs and on the machine that computed those, or remove the file and give the session up"
+            )
+        if len(model) > len(told) or not kept:
+            store.keep(name, Kept(salt + model, b"", b""))
+    return salt
 
 
 def _check(clients: Sequence[str], parties: Parties) -> None:

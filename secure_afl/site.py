@@ -13,6 +13,8 @@ Nothing here comes from the server but the model.
 """
 
 import csv
+import os
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl import study as study_file
+from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.protocol import files, key_file, policy_file, roster_file
 from secure_afl.protocol.driver import Contribution
@@ -31,7 +34,7 @@ from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.parameters import SumPlan, SumWanted
 from secure_afl.protocol.store import Store
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
-from secure_afl.study import Study
+from secure_afl.study import Study, packed
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +59,7 @@ class Folder:
         try:
             plan = study.plan(len(parties.clients.members))
             return Terms(parties, plan, policy, study.encryption), study
-        except (DataError, LocalProtocolError) as error:
+        except (CryptoError, DataError, LocalProtocolError) as error:
             raise FileError(f"{at}: {error}") from None
 
     def data(self, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], str]:
@@ -85,7 +88,8 @@ class Folder:
             Store(self.path / "state.db", identity),
             contribute,
             solve=_solved if weights else None,
-            learned=lambda model: self._learned(model, study, endpoint.name),
+            check_told=study.check_told,
+            learned=lambda model, told: self._learned(model, told, study, endpoint.name),
             audit=self.path / "audit.jsonl",
         )
         return endpoint
@@ -115,26 +119,36 @@ class Folder:
                 store.forget(name)
         return names
 
-    def _learned(self, model: bytes, study: Study, who: str) -> None:
-        """Keep the model that the server sends; of a network, the site's own head besides."""
+    def _learned(self, model: bytes, told: bytes, study: Study, who: str) -> None:
+        """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are
+        others than the seed's and those told before: how long it takes to fit a head to the rows tells of these.
+        """
         layers = study.unpacked(model)
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         personal = None
-        if study.fedacnnl and (self.path / "data.toml").exists():
-            X, y, _ = self.data(study)
-            if len(X):  # a failure would tell the server that there are none
-                personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+        if study.fedacnnl:
+            study.check_layers(layers)  # also without rows: who refuses would tell that it has some
+            known = study.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
+            if known and (self.path / "data.toml").exists():
+                X, y, _ = self.data(study)
+                if len(X):  # a failure would tell the server that there are none
+                    personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         self.keep("model.npz", layers)
         if personal:
             self.keep("personal.npz", personal)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
         """Write a model's weights, one array a layer; whole or not at all, over an earlier one."""
-        beside = self.path / f".{name}"
-        with beside.open("wb") as file:
-            np.savez(file, *layers)
-        beside.replace(self.path / name)
+        beside = self.path / f".{name}.{secrets.token_hex(8)}.tmp"  # another process may write one, too
+        try:
+            with beside.open("xb") as file:
+                np.savez(file, *layers)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.path / name)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def kept(folder: Path, name: str) -> list[npt.NDArray[np.float64]]:

@@ -176,6 +176,17 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise DataError("expected a model of finite weights, got others")
         return layers
 
+    def check_told(self, data: bytes) -> None:
+        """Raises `DataError` unless these are hidden layers that can have come of sums, whatever is in the rows."""
+        layers = self.unpacked(data)
+        if len(layers) == len(self.shapes()):
+            raise DataError(f"expected some of {len(layers) - 1} hidden layers, got a whole model")
+        self.check_layers(layers)
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
+        self._deep().check_layers(layers)
+
     def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
         """A site's own head of a network, from its own rows and everybody's layers."""
         return self._deep().personal_head(self._scaled(X), y, who, layers)

@@ -301,6 +301,12 @@ def _told(session: Session) -> Iterator[Finding]:
                     one.line,
                     f"{view.log.begun.party} was told of other layers than {first.log.begun.party} in {first.log.file}",
                 )
+    server, said = session.server, dict[int, bytes]()
+    if server is None:
+        return
+    for sent in server.sent("learned"):
+        if said.setdefault(sent.event.frame.size, sent.event.frame.digest) != sent.event.frame.digest:
+            yield Finding(server.log.file, sent.line, "the server told of other layers before")
 
 
 def _messages(session: Session) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
+from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import Received, Role, frame
 from secure_afl.protocol.audit.log import AuditLog
@@ -22,18 +23,18 @@ from secure_afl.protocol.parameters import SumPlan, SumWanted
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster_file import Parties
 from secure_afl.protocol.store import Kept, Store
-from secure_afl.protocol.transport.post import LEARNED, Channel, Letter, here
+from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter, here
 from secure_afl.protocol.wire import decode
 
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
-_KEPT = (*_SESSIONS, Channel.LEARNED)
 
 
 @dataclass(frozen=True)
 class Terms:
     """What a party knows before a session, from files of its own. encryption: None for masks alone.
 
-    Raises `LocalProtocolError` if sums are to be encrypted and nobody holds a key.
+    Raises `LocalProtocolError` if sums are to be encrypted and nobody holds a key, or cannot be;
+    `CryptoError` if no parameters hold them.
     """
 
     parties: Parties
@@ -42,10 +43,14 @@ class Terms:
     encryption: Encryption | None = None
 
     def __post_init__(self) -> None:
-        if self.encryption and not self.parties.key_holders:
+        if self.encryption is None:
+            return
+        if not self.parties.key_holders:
             raise LocalProtocolError(
                 "expected a roster with key holders for encrypted sums, got one without any"
             )
+        clients, holders = self.parties.clients.members, self.parties.key_holders.members
+        self.encryption.agreed(self.plan, len(clients), len(holders))
 
     @property
     def backend(self) -> str:
@@ -58,7 +63,9 @@ class Endpoint:
 
     contribute: a client's vector for a sum, after what the server told of the sums before (empty if nothing), and its data
     set's name. solve: with `Release.WEIGHTS`, a key holder's.
-    learned: takes what the server says came out; nobody vouches for it. audit: the file of its audit log.
+    check_told: raises for what cannot have come of sums before another one, whatever the rows are.
+    learned: takes what the server says came out, and what it told in the session before; nobody vouches for it.
+    audit: the file of its audit log.
     Raises `LocalProtocolError` if the roster does not have this identity.
     """
 
@@ -70,7 +77,8 @@ class Endpoint:
         contribute: Callable[[SumWanted, bytes], Contribution],
         *,
         solve: Solve | None = None,
-        learned: Callable[[bytes], None] = lambda model: None,
+        check_told: Callable[[bytes], None] = lambda model: None,
+        learned: Callable[[bytes, bytes], None] = lambda model, told: None,
         audit: Path | None = None,
     ) -> None:
         keys = [member.verify_key for member in terms.parties.everybody]
@@ -84,6 +92,7 @@ class Endpoint:
         self._store = store
         self._contribute = contribute
         self._solve = solve
+        self._check_told = check_told
         self._learned = learned
         self._audit = audit
 
@@ -98,12 +107,7 @@ class Endpoint:
             case Channel.LEARNED:
                 return self._told(letter)
             case Channel.END:
-                told = self._known(letter.session)
-                for channel in _KEPT:
-                    self._store.forget(_name(channel, letter.session))
-                if letter.data:
-                    _check_goes_on(letter.data, told)
-                    self._learned(letter.data)
+                self._ended(letter)
                 return b""
             case Channel.MASKED | Channel.ENCRYPTED:
                 return self._converse(letter)
@@ -114,10 +118,21 @@ class Endpoint:
         """The store is closed; nothing is lost."""
         self._store.close()
 
+    def _ended(self, letter: Letter) -> None:
+        """Forget the session: its secrets first, and what was told when the model has been taken or refused."""
+        told = self._known(letter.session)
+        with self._store.transaction():
+            for channel in _SESSIONS:
+                self._store.forget(_name(channel, letter.session))
+        try:
+            if letter.data:
+                _check_goes_on(letter.data, told)
+                self._learned(letter.data, told)
+        finally:
+            self._store.forget(_name(Channel.LEARNED, letter.session))
+
     def _converse(self, letter: Letter) -> bytes:
-        party = DurableParty(
-            lambda ledger: self._made(letter, ledger), self._store, _name(letter.channel, letter.session)
-        )
+        party = self._party(letter)
         with self._log() as log:
             if log is None:
                 return self._said(party, letter)
@@ -139,23 +154,29 @@ class Endpoint:
         learned = decode(letter.data, LEARNED)
         with self._log() as log:
             try:
-                self._keep_told(letter.session, learned.model)
-            except LocalProtocolError as error:
+                with self._store.transaction():
+                    self._keep_told(letter.session, learned)
+                    if log:  # first: what is not in the log serves no sum
+                        log.note(Received(learned.transcript, frame(learned, letter.data)))
+            except SecureAflError as error:
                 if log:
                     log.append(refused(learned.transcript, letter.data, error))
                 raise
-            if log:
-                log.note(Received(learned.transcript, frame(learned, letter.data)))
         return b""
 
-    def _keep_told(self, session: bytes, model: bytes) -> None:
-        with self._store.transaction():
-            if not any(self._store.kept(_name(channel, session)) for channel in _SESSIONS):
-                raise LocalProtocolError(f"{self.name} takes part in no session of that number")
-            known = self._known(session)
-            if not known.startswith(model):  # else it has come again, or late
-                _check_goes_on(model, known)
-                self._store.keep(_name(Channel.LEARNED, session), Kept(model, b"", b""))
+    def _keep_told(self, session: bytes, learned: Learned) -> None:
+        if self._holds_key or not any(one.trusts_server for one in self._terms.plan):
+            raise LocalProtocolError(
+                f"{self.name} takes part in no sum that follows from what the server tells"
+            )
+        channel = Channel.ENCRYPTED if self._terms.encryption else Channel.MASKED
+        if learned.transcript != self._party(Letter(channel, session)).transcript:
+            raise LocalProtocolError(f"{self.name} takes part in no session of that number and transcript")
+        known = self._known(session)
+        if not known.startswith(learned.model):  # else it has come again, or late
+            _check_goes_on(learned.model, known)
+            self._check_told(learned.model)
+            self._store.keep(_name(Channel.LEARNED, session), Kept(learned.model, b"", b""))
 
     def _known(self, session: bytes) -> bytes:
         """What the server has told of a session's sums."""
@@ -171,6 +192,11 @@ class Endpoint:
         role = Role.HOLDER if self._holds_key else Role.CLIENT
         with closing(AuditLog(self._audit, self._identity, self.name, role)) as log:
             yield log
+
+    def _party(self, letter: Letter) -> DurableParty:
+        """The party that this letter is for, as it is now."""
+        name = _name(letter.channel, letter.session)
+        return DurableParty(lambda ledger: self._made(letter, ledger), self._store, name)
 
     def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
         """The party that this letter is for, as it was before the session."""

@@ -182,3 +182,31 @@ def test_a_dropout_is_told_and_labels_keep_their_names() -> None:
         model.fit(X, names, np.arange(60) % 4)
     plain = FedACnnL(NETWORKS["dense"]).fit_pooled(X[np.arange(60) % 4 != 1], y[np.arange(60) % 4 != 1])
     assert (model.predict(X) == np.array(["b", "c", "a"])[plain.predict(X)]).all()
+
+
+def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
+    """Who refuses them tells nothing of its rows, not even whether they could be used."""
+    network = Network((3,), (Dense(6), ReLU(), Dense(4), ReLU()), 2)
+    first, second, head = (np.zeros((1 + known.inputs, known.outputs)) for known in network.trained)
+    model = FedACnnL(network, encoder="mixed")
+    wrong = [
+        ([first + 1e-30, second], "on the grid"),
+        ([first, second + 1e300], "not finite or too large"),
+        ([first.T, second], "those of another"),
+        ([first, second.reshape(-1)], "those of another"),
+    ]
+    none, bad = np.zeros((1, 3)), np.full((1, 3), np.nan)
+    for rows in (none, bad):
+        for layers, fault in wrong:
+            with pytest.raises(DataError, match=fault):
+                model.vector(rows, [0], "a", layers)
+            with pytest.raises(DataError, match=fault):
+                model.personal_head(rows, [0], "a", [*layers, head])
+        for layers in ([first, second, head], [first, second, head, head]):
+            with pytest.raises(DataError, match="2 hidden layers at most"):
+                model.vector(rows, [0], "a", layers)
+        for layers in ([], [first, second], [first, second, head, head]):
+            with pytest.raises(DataError, match="those of another"):
+                model.personal_head(rows, [0], "a", layers)
+    assert model.vector(none, [0], "a", [first, second]).any()
+    assert not model.personal_head(none, [0], "a", [first, second, head])[1:].any()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ from secure_afl.network import (
 )
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
-from secure_afl.protocol.audit.events import Agreed, Received, Role, Sent
+from secure_afl.protocol.audit.events import Agreed, Received, Refused, Role, Sent, frame
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.errors import (
     FileError,
@@ -41,17 +42,19 @@ from secure_afl.protocol.errors import (
     RoundAbortedError,
 )
 from secure_afl.protocol.key_file import read_key
-from secure_afl.protocol.store import Store
+from secure_afl.protocol.parameters import PARAMETERS
+from secure_afl.protocol.store import Store, StoreError
 from secure_afl.protocol.transport.post import (
     LEARNED,
     Channel,
     Here,
+    Learned,
     Letter,
     found,
     who_is_there,
 )
 from secure_afl.protocol.wire import WireError, decode, encode
-from secure_afl.remote import Elsewhere, remote
+from secure_afl.remote import Elsewhere, forget, remote
 from secure_afl.simulations.cli import app
 from secure_afl.site import Folder
 from secure_afl.study import packed
@@ -328,6 +331,12 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     assert len(post.told) == 2 * 4
     assert decode(first.data, LEARNED).model == packed(layers[:1])
     assert decode(second.data, LEARNED).model == packed(layers[:2])
+    X, y, _ = Folder(federation.folders[0]).data(study)
+    for number, known in ((0, 1), (1, 0), (1, 2), (2, 1)):
+        with pytest.raises(
+            DataError, match=f"expected the layers of {number} sums before this one, got {known}"
+        ):
+            study.vector(number, X, y, "site", layers[:known])
     said, session = decode(first.data, LEARNED), first.session
     for again in (first, second, first):
         assert post.ask(0, again) == b""
@@ -378,10 +387,16 @@ def test_a_site_is_not_asked_for_rows_by_layers_that_only_some_rows_survive(
 
 def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=LAYERED)
-    log = AuditLog(tmp_path / "audit.jsonl", Identity.generate(), "server", Role.SERVER)
-    learned(federation, Telling(federation), log)
-    log.close()
+    identity, post = Identity.generate(), Telling(federation)
+    with closing(AuditLog(tmp_path / "audit.jsonl", identity, "server", Role.SERVER)) as log:
+        learned(federation, post, log)
     assert not _audited(federation, tmp_path).findings
+    first = decode(post.told[0].data, LEARNED)
+    other = structs.replace(first, model=bytes(len(first.model)))
+    with closing(AuditLog(tmp_path / "audit.jsonl", identity, "server", Role.SERVER)) as log:
+        log.note(Sent(first.transcript, frame(other, encode(other)), (9,)))  # to one whose log is not given
+    (finding,) = _audited(federation, tmp_path).findings
+    assert finding.text == "the server told of other layers before"
     federation = Federation(tmp_path / "again", study=LAYERED)
     halved = Telling(
         federation, lambda party, told: packed([np.frombuffer(told, "<f8") / (1 + (party == 2))])
@@ -397,15 +412,230 @@ def _audited(federation: Federation, *more: Path) -> Report:
     return verify({str(file): file.read_bytes() for file in logs})
 
 
+def test_a_layer_is_of_the_session_that_the_site_is_in(tmp_path: Path) -> None:
+    """Else a server tells each site of other layers, and each in a session where no other log speaks of these."""
+    federation = Federation(tmp_path, study=LAYERED)
+    post = Telling(federation)
+    learned(federation, post)
+    elsewhere = replace(
+        post.told[0], data=encode(structs.replace(decode(post.told[0].data, LEARNED), transcript=bytes(32)))
+    )
+    with pytest.raises(LocalProtocolError, match="no session of that number and transcript"):
+        post.ask(0, elsewhere)
+    assert not _audited(federation).findings
+
+
+def _kept(folder: Path) -> list[str]:
+    """What the store of a party has of sessions."""
+    _, identity = read_key(folder / "identity.key", bytes)
+    with closing(Store(folder / "state.db", identity)) as store:
+        return store.open_sessions()
+
+
+@pytest.mark.parametrize(
+    ("study", "backend", "party"),
+    [(RIDGE, "mask", 0), (DEEP, "mask", 0), (LAYERED, "bfv+mask", 4)],
+    ids=["ridge", "seeded", "key holder"],
+)
+def test_who_needs_no_layers_is_told_of_none(tmp_path: Path, study: str, backend: str, party: int) -> None:
+    """What the server says changes nothing, and takes no room."""
+    federation = Federation(tmp_path, holders=int(backend != "mask"), backend=backend, study=study)
+
+    class Chatty(Post):
+        asked = 0
+
+        def ask(self, to: int, letter: Letter, address: int = 0) -> bytes:
+            if to == party:
+                for transcript in (self.transcript, bytes(32)):
+                    told = Letter(
+                        Channel.LEARNED, letter.session, encode(Learned(transcript, bytes(32), bytes(48)))
+                    )
+                    with pytest.raises(
+                        LocalProtocolError, match="takes part in no sum that follows from what"
+                    ):
+                        super().ask(to, told)
+                self.asked += 1
+            return super().ask(to, letter, address)
+
+        @property
+        def transcript(self) -> bytes:
+            return decode(self.invitation, PARAMETERS).transcript() if backend == "mask" else bytes(32)
+
+    post = Chatty(federation)
+    assert np.array_equal(learned(federation, post), in_process(federation))
+    assert post.asked > 3
+    assert not any(name.startswith("learned") for name in _kept(federation.folders[party]))
+
+
+def test_what_is_no_layer_is_not_kept(tmp_path: Path) -> None:
+    """Whoever's rows: a layer is read where it comes in, and takes no more room than the study's."""
+    federation = Federation(tmp_path, study=LAYERED)
+    wrong = [bytes(2**20), bytes(8 * (24 + 28 + 10)), bytes(8 * 24 + 1), bytes(8)]
+    wrong += [np.full(24, value).tobytes() for value in (5e-324, 2.0**-60 / 3, 1e308, np.nan, -np.inf)]
+
+    class Wrong(Telling):
+        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+            if letter.channel is Channel.LEARNED and not self.told:
+                transcript = decode(letter.data, LEARNED).transcript
+                for told in wrong:
+                    with pytest.raises(DataError):
+                        Post.ask(self, 0, replace(letter, data=encode(Learned(transcript, bytes(32), told))))
+                assert not any(name.startswith("learned") for name in _kept(federation.folders[0]))
+            return super().ask(party, letter, address)
+
+    post = Wrong(federation)
+    learned(federation, post)
+    assert len(post.told) == 8
+    events = read((federation.folders[0] / "audit.jsonl").read_bytes()).entries
+    refused = [one.event for one in events if isinstance(one.event, Refused)]
+    assert [(one.kind, one.reason) for one in refused] == [("DataError", "")] * len(wrong)
+
+
+def test_a_layer_that_is_not_in_the_log_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that is killed before its log has a layer has not heard of it, and is told again."""
+    federation = Federation(tmp_path, study=LAYERED)
+
+    class Killed(Telling):
+        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+            if letter.channel is Channel.LEARNED and len(self.told) == 0:
+                with monkeypatch.context() as patched:
+                    patched.setattr(AuditLog, "note", _killed)
+                    with pytest.raises(KeyboardInterrupt):
+                        Post.ask(self, party, letter)
+                assert not any(name.startswith("learned") for name in _kept(federation.folders[party]))
+            return super().ask(party, letter, address)
+
+    assert np.array_equal(learned(federation, Killed(federation)), in_process(federation))
+
+
+def _killed(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_head_is_made_personal_on_layers_only_that_were_told_before(tmp_path: Path) -> None:
+    """How long that takes tells of the rows under the layers, and a policy may trust the server with none."""
+    federation = Federation(tmp_path, study=LAYERED)
+    study = federation.terms()[1]
+    layers = [np.zeros(shape) for shape in study.shapes()]
+    post = Telling(federation)
+    for session in (bytes(32), bytes(32)):
+        assert post.ask(0, Letter(Channel.END, session, packed(layers))) == b""
+    assert len(model(federation.folders[0])) == 3
+    learned(federation, post)
+    for data in (b"", packed(layers)):  # of a session that was over when the model came
+        assert post.ask(0, Letter(Channel.END, post.told[0].session, data)) == b""
+    session = post.told[0].session
+    assert Folder(federation.folders[1]).give_up() == [
+        f"{kept} {session.hex()}" for kept in ("learned", "masked")
+    ]
+    with pytest.raises(LocalProtocolError, match="takes part in no session of that number"):
+        post.ask(1, post.told[0])
+    assert post.ask(1, Letter(Channel.END, session, packed(layers))) == b""
+    assert not [one for one in federation.folders[:2] if (one / "personal.npz").exists()]
+
+
+def test_a_site_that_is_killed_over_its_model_takes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(tmp_path, study=LAYERED)
+    post, (terms, study) = Telling(federation), federation.terms()
+    layers, _ = study.learn(
+        remote(Elsewhere(federation.parties, post.carry), terms.policy, None), federation.names
+    )
+    end, folder = Letter(Channel.END, post.told[0].session, packed(layers)), federation.folders[0]
+    dead, forget_ = [], Store.forget
+
+    def killed(*arguments: object) -> None:
+        dead.append(True)
+        raise KeyboardInterrupt
+
+    def unless_dead(store: Store, name: str) -> None:  # SIGKILL runs nothing after it
+        if not dead:
+            forget_(store, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "keep", killed)
+        patched.setattr(Store, "forget", unless_dead)
+        with pytest.raises(KeyboardInterrupt):
+            post.ask(0, end)
+    assert _kept(folder) == [f"learned {end.session.hex()}"]  # its secrets went first
+    assert post.ask(0, end) == b""
+    assert len(model(folder, "personal.npz")) == 3
+    assert _kept(folder) == []
+    assert sorted(one.name for one in folder.iterdir() if one.name.startswith(".")) == []
+
+
+def test_two_processes_that_keep_a_model_leave_one_that_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, models = np.savez, [[np.full((50, 50), value)] for value in (1.0, 2.0)]
+
+    def meeting(file: IO[bytes], *layers: npt.NDArray[np.float64]) -> None:
+        if layers[0][0, 0] == 1.0:
+            Folder(tmp_path).keep("model.npz", models[1])
+        write(file, *layers)
+
+    monkeypatch.setattr(np, "savez", meeting)
+    Folder(tmp_path).keep("model.npz", models[0])
+    assert np.array_equal(model(tmp_path)[0], models[0][0])
+    assert [one.name for one in tmp_path.iterdir()] == ["model.npz"]
+
+
+@pytest.mark.parametrize("study", [DEEP, LAYERED, DEEP + "[privacy]\nepsilon = 4.0\ndelta = 1e-6\n"])
+@pytest.mark.parametrize("size", [1e308, 1e12])
+def test_a_head_that_only_some_rows_survive_is_refused_by_all(
+    tmp_path: Path, study: str, size: float
+) -> None:
+    federation = Federation(tmp_path, study=study)
+    post, read_study = Post(federation), federation.terms()[1]
+    if "privacy" in study:
+        table = federation.folders[0] / "rows.csv"
+        table.write_text(table.read_text().splitlines()[0] + "\n")
+    X, y, _ = federation.rows([1])
+    layers = list(read_study.estimator().fit_pooled(X / 1000, y).weights_)
+    layers[-1] = np.full_like(layers[-1], size)
+    for party in (0, 1):
+        with pytest.raises(DataError, match="not finite or too large"):
+            post.ask(party, Letter(Channel.END, bytes(32), packed(layers)))
+        assert not list(federation.folders[party].glob("*.npz"))
+
+
+def test_a_server_that_computes_other_layers_when_it_goes_on_does_not_tell_of_them(tmp_path: Path) -> None:
+    """Sites that had heard of the first ones would look lied to, and the model would not be the one of the sums."""
+    federation = Federation(tmp_path, study=LAYERED)
+    identity, post = Identity.generate(), Telling(federation)
+    first, other = bytes(16), bytes(8) + bytes([1] * 8)
+    with closing(Store(tmp_path / "state.db", identity)) as store:
+        far = Elsewhere(federation.parties, post.carry, store=store)
+        aggregator = remote(far, federation.terms()[0].policy, None)
+        aggregator.open(federation.names, federation.terms()[0].plan)
+        for model_ in (first[:8], first, first[:8], first):
+            aggregator.tell(model_, federation.names)
+        told = len(post.told)
+        with pytest.raises(StoreError, match="expected the layers that clients were told before"):
+            aggregator.tell(other, federation.names)
+        assert len(post.told) == told == 16
+        forget(store)
+        assert store.open_sessions() == []
+
+
 def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     assert Post(federation).ask(0, Letter(Channel.END, bytes(32))) == b""
     assert not (federation.folders[0] / "model.npz").exists()
 
 
-@pytest.mark.parametrize("data", [b"x", bytes(8 * 37), packed([np.full(38, np.nan)])])
-def test_a_model_that_is_none_is_not_kept(tmp_path: Path, data: bytes) -> None:
-    federation = Federation(tmp_path, study=DEEP)
+@pytest.mark.parametrize(
+    ("study", "data"),
+    [
+        (DEEP, b"x"),
+        (DEEP, bytes(8 * 37)),
+        (DEEP, packed([np.full(38, np.nan)])),
+        (RIDGE, packed([np.full(8, np.inf)])),
+    ],
+)
+def test_a_model_that_is_none_is_not_kept(tmp_path: Path, study: str, data: bytes) -> None:
+    federation = Federation(tmp_path, study=study)
     with pytest.raises(DataError, match="expected"):
         Post(federation).ask(0, Letter(Channel.END, bytes(32), data))
     assert not (federation.folders[0] / "model.npz").exists()
@@ -451,6 +681,8 @@ def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
         Post(federation).ask(4, Letter(Channel.MASKED, bytes(32), b"x"))
     with pytest.raises(FileError, match="a roster with key holders"):
         Federation(tmp_path / "none", backend="bfv").terms()
+    with pytest.raises(FileError, match="no system that key holders could solve: release the sum"):
+        Federation(tmp_path / "weights", holders=1, backend="ckks", study=LAYERED).terms()
 
 
 # ---- files ---------------------------------------------------------------------------------------
