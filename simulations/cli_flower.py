@@ -109,7 +109,7 @@ def simulate_command(
     """One masked sum over many clients on Flower's simulation engine (extra 'simulation'), with the sparse graph:
     checked against the plain sum, and compared with the same session without Flower.
 
-    1,000 clients take minutes; with more, the engine's time grows as their square (docs/deployment.md).
+    1,000 clients take minutes, 10,000 an hour: the engine's time grows as their square (docs/deployment.md).
     """
     from secure_afl.simulations import engine
     from secure_afl.simulations.bench_scale import Scale
