@@ -12,6 +12,7 @@ from secure_afl.simulations.bench_scale import Scale
 from secure_afl.simulations.cli import app
 
 
+@pytest.mark.slow
 def test_a_small_scale(tmp_path: Path) -> None:
     """Every session compares its sum with that of the survivors."""
     sizes = [Scale(n, 50, 0.05, 0.05, Suite.X25519) for n in (40, 20)]

@@ -119,6 +119,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
     assert (lost.accuracy, lost.personal) == (in_the_clear.accuracy, in_the_clear.personal)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_headline_is_made_of_every_method(tmp_path: Path) -> None:
     said: list[str] = []
@@ -152,6 +153,7 @@ def test_time_to_an_accuracy_is_that_of_the_first_point_there() -> None:
     assert headline.spread([0.4, 0.6], 2) == "0.50 ± 0.14"
 
 
+@pytest.mark.slow
 def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROBLEMS, security._PROBLEM, TINY)
     said: list[str] = []

@@ -54,7 +54,7 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
         lay_out(tmp_path, HEART, PARTS, backend="mask")
 
 
-@pytest.mark.parametrize("data", ["heart", "digits", "mnist5k"])
+@pytest.mark.parametrize("data", ["heart", "digits"])
 def test_a_network_is_laid_out_as_the_one_that_run_trains(tmp_path: Path, data: str) -> None:
     rows = load(data)
     parts = partition(rows, default_spec(rows), None if rows.site is not None else 3, seed=0)

@@ -282,6 +282,7 @@ def read(report: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_names_machine_versions_command_and_every_number_is_inside(report: Path) -> None:
     found, page = read(report), (report / "overhead.html").read_text()
     command = found["command"]
@@ -303,6 +304,7 @@ def test_the_page_names_machine_versions_command_and_every_number_is_inside(repo
     assert page.count('src="data:image/svg+xml;base64,') == len(list((report / "plots").iterdir())) > 3
 
 
+@pytest.mark.slow
 def test_csv_and_json_agree(report: Path) -> None:
     found = read(report)
     rows = list(csv.DictReader(io.StringIO((report / "overhead.csv").read_text())))
@@ -319,6 +321,7 @@ def test_csv_and_json_agree(report: Path) -> None:
         assert int(line["repeats"]) == len(row["values"])
 
 
+@pytest.mark.slow
 def test_medians_and_quartiles_are_of_the_repeats(report: Path) -> None:
     found = read(report)
     quantities = set()
@@ -330,6 +333,7 @@ def test_medians_and_quartiles_are_of_the_repeats(report: Path) -> None:
     assert quantities == {*Cost._fields} | ({figures.MEMORY} if memory.measurable() else set())
 
 
+@pytest.mark.slow
 def test_laws_are_fitted_to_the_medians_of_their_axis(report: Path) -> None:
     found = read(report)
     mine = [one for one in found["laws"] if (one["backend"], one["axis"]) == ("bfv", "clients")]
@@ -346,6 +350,7 @@ def test_laws_are_fitted_to_the_medians_of_their_axis(report: Path) -> None:
         assert far["value"] <= far["high"] * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_ratios_are_of_the_medians(report: Path) -> None:
     found = read(report)["peers"]
     ours = found["cells"][0]
@@ -384,6 +389,7 @@ def test_a_peer_makes_the_sum(peer: peers.Peer) -> None:
 # ---- against an earlier run ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_agrees_with_itself(report: Path) -> None:
     found = agreement.read(report / "overhead.json")
     same = agreement.compare(found, found)
@@ -409,6 +415,7 @@ def test_a_median_that_moved_by_more_than_the_spread_is_named(
         assert [each["quantity"] for each in found["differ"]] == [quantity] * (abs(factor - 1) > least)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_differs(report: Path, tmp_path: Path) -> None:
     earlier = read(report)
     row = next(row for row in earlier["cells"][0]["costs"] if row["quantity"] == "bytes_up")

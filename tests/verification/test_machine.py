@@ -268,7 +268,7 @@ Bug = type[MaskingClient] | type[MaskingServer] | type[Ledger]
 @pytest.mark.parametrize(
     ("bug", "profiles", "found"),
     [
-        (RevealsAgain, (SEMI_HONEST,), "revealed both kinds of share"),
+        pytest.param(RevealsAgain, (SEMI_HONEST,), "revealed both kinds of share", marks=pytest.mark.slow),
         pytest.param(RevealsAgain, (ACTIVE,), "revealed both kinds of share", marks=pytest.mark.slow),
         pytest.param(RevealsUnasked, (ACTIVE,), "under the active profile", marks=pytest.mark.slow),
         (RevealsForAnyGroup, EITHER, "at least [345] are asked for"),
