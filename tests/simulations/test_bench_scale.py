@@ -54,3 +54,14 @@ def test_the_command_refuses_what_it_cannot_write() -> None:
 def test_the_servers_memory_is_measured() -> None:
     """In vectors of the sum's length: the running total, an upload on its way, and little more."""
     assert 1.0 < _server_memory(5, 10**5) < 5.0
+
+
+def test_a_machine_that_is_too_small_is_told_before_it_is_filled(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", "scale", "--clients", "1000000", "--json", str(tmp_path / "a.json")],
+        terminal_width=200,
+    )
+    assert result.exit_code == 1
+    assert "GB of free memory for 1,000,000 clients in one process" in " ".join(result.output.split())
+    assert not (tmp_path / "a.json").exists()
