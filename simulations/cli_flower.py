@@ -42,7 +42,13 @@ def demo_command(
     data: Annotated[str, typer.Option(help="As for `run`.")] = "heart",
     clients: Annotated[
         int | None,
-        typer.Option(help="How many; for data without sites, which are then divided at random.", min=3),
+        typer.Option(help="How many, where the rows are divided and have no sites of their own.", min=3),
+    ] = None,
+    divided: Annotated[
+        str | None,
+        typer.Option(
+            "--partition", help="Who holds which rows, as for `run`: dirichlet:0.1 gives unlike labels."
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -69,8 +75,9 @@ def demo_command(
     with refusals_shown(), TemporaryDirectory() as temporary:
         root = (keep or Path(temporary) / "demo").absolute()
         rows = load(data)
+        spec = divided or default_spec(rows)
         parts = sorted(
-            partition(rows, default_spec(rows), clients or (None if rows.site is not None else 4), seed=0),
+            partition(rows, spec, 4 if clients is None and spec != "site" else clients, seed=0),
             key=lambda part: part.client,
         )
         parties = lay_out(

@@ -76,6 +76,10 @@ def test_the_demonstration_says_what_is_missing(monkeypatch: pytest.MonkeyPatch)
 
     assert "expected a client from 0 to 3 to kill, got 4" in told("--kill", "4")
     assert "heart has 4 sites, not 5" in told("--clients", "5")
+    assert "unknown partition 'by-moon'" in told("--partition", "by-moon")
+    assert "expected a client from 0 to 4 to kill, got 5" in told(
+        "--partition", "iid", "--clients", "5", "--kill", "5"
+    )
     assert "expected encoder as one of seeded" in told("--encoder", "deep")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert "expected flower-superlink beside /nowhere/python, got none: pip install" in told()
