@@ -15,6 +15,7 @@ TOP = {
     "protocol": "secure_afl.protocol",
     "simulations": "secure_afl.simulations",
 }
+APP = "secure_afl.apps.flower"
 # Lowest first; a folder may import from those before it.
 LAYERS = ("crypto", "protocol", "secure_afl", "simulations")
 
@@ -33,8 +34,18 @@ def test_every_package_is_listed() -> None:
         for path in sources(folder)
         if path.name == "__init__.py"
     }
-    assert found == set(listed)
-    assert len(listed) == len(found)
+    assert found | {APP} == set(listed)
+    assert len(listed) == len(found) + 1
+
+
+def test_the_app_that_flower_runs_is_installed_with_us() -> None:
+    """`secure-afl flower demo` ships it, also where there is no checkout."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folder = ROOT / setup["package-dir"][APP]
+    installed = {path for pattern in setup["package-data"][APP] for path in folder.glob(pattern)}
+    ours = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert installed == ours
+    assert folder / "pyproject.toml" in ours
 
 
 def test_every_folder_with_code_is_a_package() -> None:
