@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secure_afl import study
-from secure_afl.network import layer_words
 from secure_afl.protocol import files, key_file, policy_file, roster_file
 from secure_afl.protocol.errors import FileError
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.simulations.data import Dataset
 from secure_afl.simulations.partition import Part
-from secure_afl.simulations.run import network_for
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,10 @@ def _study(data: Dataset, backend: str, encoder: str | None) -> str:
     )
     if encoder is None:
         return f"{common}max_rows = {2**16}\n\n[ridge]\nrow_norm = {data.row_norm!r}\n"
+    # What only makes folders is loaded by every process of a simulation, and needs no torch.
+    from secure_afl.network import layer_words
+    from secure_afl.simulations.run import network_for
+
     network = network_for(data)
     release = 'release = "sum"\n' if backend != "mask" and encoder != "seeded" else ""
     return (
