@@ -401,11 +401,10 @@ class FedACnnL(FederatedClassifier):
         Raises `DataError` that names `who`, and for layers that do not come before a sum of this network.
         """
         features = parse_features(X)
+        self._check()
         if self.privacy:
-            self._check()
             (vector,) = self._private_head().vectors(self.head_inputs(features, who), y, who)
             return vector
-        self._check()
         if Encoder(self.encoder) is Encoder.SEEDED:
             layers = self._seeded()
         elif len(layers) < len(self.network.trained):

@@ -23,38 +23,23 @@ from secure_afl.simulations.laid_out import settle
 from secure_afl.site import Folder, kept
 from secure_afl.study import Study
 
-RIDGE = """
+_COMMON = """
 features = ["a", "b", "c"]
 label = "sick"
 classes = ["no", "yes"]
 max_rows = 100
-
+"""
+RIDGE = f"""{_COMMON}
 [ridge]
 column_bounds = [1.0, 8.0, 1000.0]
 """
-DEEP = """
-features = ["a", "b", "c"]
-label = "sick"
-classes = ["no", "yes"]
-max_rows = 100
-
+DEEP = f"""{_COMMON}
 [fedacnnl]
 input_shape = [3]
 layers = [["Dense", 6], ["ReLU"]]
 scale = 1000.0
 """
-LAYERED = """
-features = ["a", "b", "c"]
-label = "sick"
-classes = ["no", "yes"]
-max_rows = 100
-
-[fedacnnl]
-input_shape = [3]
-layers = [["Dense", 6], ["ReLU"], ["Dense", 4], ["ReLU"]]
-scale = 1000.0
-encoder = "mixed"
-"""
+LAYERED = DEEP.replace('["ReLU"]]', '["ReLU"], ["Dense", 4], ["ReLU"]]') + 'encoder = "mixed"\n'
 
 
 @dataclass

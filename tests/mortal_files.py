@@ -1,9 +1,11 @@
 """A client that goes on from a file, in processes that are killed."""
 
 import os
+import resource
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cohorts import Session, World
@@ -49,22 +51,45 @@ def process(session: Session, store: Store, name: str = "s") -> DurableParty:
     )
 
 
+def at_once(works: Sequence[Callable[[], bytes]]) -> list[bytes]:
+    """What processes of their own say that run at the same time; nothing of one that is killed before."""
+    ends, children = [], []
+    for work in works:
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child uses none of them
+            child = os.fork()
+        if not child:
+            try:
+                os.write(writer, work())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        ends.append(reader)
+        children.append(child)
+    said = []
+    for reader, child in zip(ends, children, strict=True):
+        with open(reader, "rb") as pipe:
+            said.append(pipe.read())
+        os.waitpid(child, 0)
+    return said
+
+
 def forked(work: Callable[[], bytes]) -> bytes:
     """What a process of its own says; nothing, if it is killed before."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child uses none of them
-        child = os.fork()
-    if not child:
-        try:
-            os.write(writer, work())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
+    (said,) = at_once([work])
     return said
+
+
+@contextmanager
+def limited(room: int) -> Iterator[None]:
+    """This process can write to no file behind that many bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def killed_at(store: Store, statement: int) -> Store:

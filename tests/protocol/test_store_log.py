@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from cohorts import world
 from encrypted import KeyWorld
-from mortal_files import asked, beside, forked, log_bytes, process, stored
+from mortal_files import asked, at_once, beside, forked, limited, log_bytes, process, stored
 from msgspec import structs
 from msgspec.msgpack import Decoder
 
@@ -281,17 +281,6 @@ def test_a_journal_does_not_make_the_log_longer_and_longer(tmp_path: Path) -> No
 # ---- a log that cannot be moved ------------------------------------------------------------------
 
 
-@contextmanager
-def limited(room: int) -> Iterator[None]:
-    """This process can write to no file behind that many bytes."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-
 def lengthened(store: Store) -> None:
     """The file is much longer than the log of a step."""
     store.ledger.use_all([f"{number} " + "x" * 1000 for number in range(200)], b"x" * 32)
@@ -418,29 +407,6 @@ def test_while_another_process_moves_the_log_nothing_leaves(
         assert log_bytes(path) == 0
 
 
-def at_once(works: list[Callable[[], bytes]]) -> list[bytes]:
-    """What processes say that run at the same time."""
-    ends, children = [], []
-    for work in works:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                os.write(writer, work())
-            finally:
-                os._exit(0)
-        os.close(writer)
-        ends.append(reader)
-        children.append(child)
-    said = []
-    for reader, child in zip(ends, children, strict=True):
-        with open(reader, "rb") as pipe:
-            said.append(pipe.read())
-        os.waitpid(child, 0)
-    return said
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["new", "of before logs"])
 def test_processes_of_one_party_write_one_file_at_the_same_time(kind: str, tmp_path: Path) -> None:
     """They begin at once, commit and move the log in each other's way; nobody is refused and nothing is lost."""

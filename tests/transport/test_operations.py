@@ -3,7 +3,6 @@
 import ast
 import errno
 import os
-import resource
 import shutil
 import signal
 import struct
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO
 from unittest import mock
 
+import mortal_files
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -188,15 +188,9 @@ def test_a_node_that_is_stopped_anywhere_loses_nothing(tmp_path: Path, on_term: 
 # ---- full disks ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def limited(folder: Path, room: int) -> Iterator[None]:
+def limited(folder: Path, room: int) -> AbstractContextManager[None]:
     """No file of this process grows beyond that many bytes."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    return mortal_files.limited(room)
 
 
 @contextmanager
