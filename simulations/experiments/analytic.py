@@ -3,34 +3,41 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secure_afl.aggregation import MaskedAggregator
+from secure_afl.aggregation import Aggregate, MaskedAggregator, PlainAggregator
+from secure_afl.aggregation import Outcome as SumOutcome
 from secure_afl.encoders import Encoder, summed
+from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.errors import DropoutWarning
-from secure_afl.fedacnnl import Coordinator, Learner
+from secure_afl.fedacnnl import Learner
 from secure_afl.network import Network, Trained
 from secure_afl.pfedacnnl import Personal, PFedACnnL
-from secure_afl.protocol.masking.driver import Cohort
+from secure_afl.protocol.driver import Contribution
+from secure_afl.protocol.parameters import SumPlan
 from secure_afl.simulations.data import Dataset
 from secure_afl.simulations.partition import Part, stacked
 from secure_afl.simulations.run import Settings, aggregator_for, of_median_client
+from secure_afl.solve import Solution
 
 # Round trips of the active profile.
 _KEY_TRIPS = 3  # advertise, share, confirm
 _SUM_TRIPS = 3  # upload, consent, unmask
 _FLOAT64 = 8
-Clock = dict[object, dict[str, float]]
-"""Seconds by step and party."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one training costs. Seconds are those of the critical path: of each step the slowest client, and the
-    server. learning_seconds: statistics, forward passes, solves; protocol_seconds: keys, masks, adding, unmasking;
-    adapting_seconds: of the slowest client; bytes of the median client, weights included.
+    """What one training costs.
+
+    Seconds are wall-clock seconds of the critical path: in each step the slowest client, and the server. Clients'
+    work is timed; all other time that `fit` takes counts as the server's, so that nothing is left out.
+
+    learning_seconds: statistics, forward passes, solves, and sums in the clear; protocol_seconds: keys, encoding,
+    masks, adding, unmasking; adapting_seconds: personal heads, of the slowest client; bytes_up, bytes_down: of the
+    median client, weights included.
     """
 
     learning_seconds: float
@@ -74,7 +81,9 @@ def train(
         trusts_reports=len(summed(Encoder(encoder), network)) > 1,
     )
     parts = sorted(parts, key=lambda part: part.client)
-    aggregator = aggregator_for(settings, [part.client for part in parts], watch)
+    inner = aggregator_for(settings, [part.client for part in parts], watch)
+    assert not isinstance(inner, EncryptedAggregator), "the account knows no key holders"
+    aggregator = _Metered(inner)
     model = _Timed(
         network,
         encoder=encoder,
@@ -87,9 +96,11 @@ def train(
     rows, site = stacked({part.client: part.train for part in parts})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are in the outcome
+        started = time.perf_counter()
         model.fit(data.X[rows], data.y[rows], site)
-    # Before predictions, which would be noted too.
-    account = _account(model, aggregator.cohort if isinstance(aggregator, MaskedAggregator) else None)
+        elapsed = time.perf_counter() - started
+    # Before predictions, which would be timed too.
+    account = _account(model, aggregator, elapsed)
     tests, owner = stacked({part.client: part.test for part in parts})
     return Outcome(
         accuracy=float((model.predict(data.X[tests]) == data.y[tests]).mean()),
@@ -99,21 +110,22 @@ def train(
     )
 
 
-def _account(model: "_Timed", cohort: Cohort | None) -> Account:
+def _account(model: "_Timed", aggregator: "_Metered", elapsed: float) -> Account:
+    """elapsed: seconds of `fit`."""
     sums = len(model.rounds_)
     weights = _FLOAT64 * sum(layer.size for layer in model.weights_)
-    if cohort is None:
-        up, down, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, sums
-        protocol = 0.0
-    else:
-        costs = cohort.costs.values()
+    if isinstance(aggregator.inner, MaskedAggregator):
+        costs = aggregator.inner.cohort.costs.values()
         up = int(of_median_client([cost.up for cost in costs]))
         down = int(of_median_client([cost.down for cost in costs]))
         trips = _KEY_TRIPS + _SUM_TRIPS * sums
-        protocol = sum(max(cost.client_seconds.values(), default=0.0) + cost.server_seconds for cost in costs)
+    else:
+        up, down, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, sums
+    learning, protocol = model.learning, aggregator.clients
+    server = elapsed - learning.worked - protocol.worked - sum(model.adapting)
     return Account(
-        learning_seconds=sum(max(parties.values()) for parties in model.learning.values()),
-        protocol_seconds=protocol,
+        learning_seconds=server - aggregator.server_seconds + learning.slowest,
+        protocol_seconds=aggregator.server_seconds + protocol.slowest,
         adapting_seconds=max(model.adapting),
         bytes_up=up,
         bytes_down=down + weights,
@@ -121,11 +133,71 @@ def _account(model: "_Timed", cohort: Cohort | None) -> Account:
     )
 
 
+class _Clients:
+    """Seconds of clients, who work one after another here. worked: of all; by step and client."""
+
+    def __init__(self) -> None:
+        self._steps: dict[object, dict[object, float]] = defaultdict(lambda: defaultdict(float))
+
+    def add(self, step: object, client: object, seconds: float) -> None:
+        self._steps[step][client] += seconds
+
+    @property
+    def worked(self) -> float:
+        """What all clients worked together."""
+        return sum(sum(clients.values()) for clients in self._steps.values())
+
+    @property
+    def slowest(self) -> float:
+        """What the steps take when all clients work at the same time."""
+        return sum(max(clients.values()) for clients in self._steps.values())
+
+
+class _Metered:
+    """An aggregator that notes what its parties' protocol takes; changes nothing else.
+
+    A session's costs are totals by phase. They are read after its keys and after each sum: the slowest client of a
+    phase can be another one in every sum.
+    """
+
+    def __init__(self, inner: MaskedAggregator | PlainAggregator) -> None:
+        self.inner, self.backend, self.policy = inner, inner.backend, inner.policy
+        self.clients = _Clients()
+        self.server_seconds = 0.0
+        self._read: Mapping[object, Mapping[int, float]] = {}
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self.inner.open(clients, plan)
+        self._note("keys")
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        result = self.inner.sum(number, contributions)
+        self._note(number)
+        return result
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, SumOutcome]:
+        result = self.inner.solve(number, contributions)
+        self._note(number)
+        return result
+
+    def _note(self, exchange: object) -> None:
+        """What was spent since the last reading."""
+        if not isinstance(self.inner, MaskedAggregator):
+            return
+        costs = self.inner.cohort.costs
+        for phase, cost in costs.items():
+            before = self._read.get(phase, {})
+            for client, seconds in cost.client_wall.items():
+                self.clients.add((exchange, phase), client, seconds - before.get(client, 0.0))
+        self._read = {phase: dict(cost.client_wall) for phase, cost in costs.items()}
+        self.server_seconds = sum(cost.server_wall for cost in costs.values())
+
+
 class _Timed(PFedACnnL):
-    """Notes how long every party takes for every step of `fit`; changes nothing else."""
+    """Notes how long every client takes for every step of `fit`; changes nothing else."""
 
     def fit(self, *rows: Any) -> "_Timed":
-        self.learning: Clock = defaultdict(dict)
+        self.learning = _Clients()
         self.adapting: list[float] = []
         super().fit(*rows)
         return self
@@ -133,11 +205,8 @@ class _Timed(PFedACnnL):
     def _learner(self, X: Any, places: Any, who: str) -> Any:
         started = time.perf_counter()
         learner = super()._learner(X, places, who)
-        self.learning["start"][who] = time.perf_counter() - started
-        return _Party(learner, who, ("vector", "install"), self.learning)
-
-    def _coordinator(self, *arguments: Any) -> Any:
-        return _Party(super()._coordinator(*arguments), "server", ("layer", "heads"), self.learning)
+        self.learning.add("start", who, time.perf_counter() - started)
+        return _TimedLearner(learner, who, self.learning)
 
     def _adapted(self, *arguments: Any) -> Personal:
         started = time.perf_counter()
@@ -146,25 +215,25 @@ class _Timed(PFedACnnL):
         return own
 
 
-class _Party:
-    """A `Learner` or `Coordinator` whose `steps` are timed."""
+class _TimedLearner:
+    """A `Learner` whose steps on the way to a sum are timed."""
 
-    def __init__(self, inner: Learner | Coordinator, who: str, steps: Sequence[str], clock: Clock) -> None:
+    def __init__(self, inner: Learner, who: str, clock: _Clients) -> None:
         self._inner = inner
         self._who = who
-        self._steps = steps
         self._clock = clock
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
-        if name not in self._steps:
-            return value
+        return getattr(self._inner, name)
 
-        def timed(*arguments: Any) -> Any:
-            layer = arguments[0].at if isinstance(arguments[0], Trained) else None
-            started = time.perf_counter()
-            result = value(*arguments)
-            self._clock[name, layer][self._who] = time.perf_counter() - started
-            return result
+    def vector(self, known: Trained) -> Any:
+        return self._timed("vector", known)
 
-        return timed
+    def install(self, known: Trained, *weights: Any) -> Any:
+        return self._timed("install", known, *weights)
+
+    def _timed(self, step: str, known: Trained, *weights: Any) -> Any:
+        started = time.perf_counter()
+        result = getattr(self._inner, step)(known, *weights)
+        self._clock.add((step, known.at), self._who, time.perf_counter() - started)
+        return result

@@ -22,6 +22,7 @@ from secure_afl.simulations.baselines.settings import TUNED
 from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.experiments.headline import spread
+from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.partition import split
 from secure_afl.simulations.terminal import table
 
@@ -70,7 +71,7 @@ def steps(seeds: int) -> int:
 
 def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
     """Accuracy on held-out training rows and on test rows, a record for each row and seed."""
-    torch.set_num_threads(1)
+    one_core()
     data, records = load("mnist5k"), []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)

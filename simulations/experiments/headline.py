@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from secure_afl.simulations.baselines.harness import History, clients_of
@@ -18,6 +17,7 @@ from secure_afl.simulations.baselines.settings import TUNED
 from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.experiments.analytic import Outcome, train
 from secure_afl.simulations.experiments.links import Link
+from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
 from secure_afl.simulations.terminal import table
 
@@ -37,7 +37,7 @@ def steps(names: Sequence[str], seeds: int) -> int:
 
 def measure(names: Sequence[str], seeds: int, link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
     """All figures, a record for each problem, method, dropout fraction and seed, with its curve."""
-    torch.set_num_threads(1)
+    one_core()
     records = [
         record
         for name in names

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from secure_afl.simulations.baselines import model as gradient
@@ -15,6 +14,7 @@ from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.data import load
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.headline import spread
+from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS
 from secure_afl.simulations.partition import partition
 from secure_afl.simulations.terminal import table
@@ -31,7 +31,7 @@ def steps(seeds: int) -> int:
 
 def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
     """A record for each concentration, method and seed."""
-    torch.set_num_threads(1)
+    one_core()
     data, records = load("mnist5k"), []
     network, encoder, ridge = PROBLEMS["mnist-cnn"].networks["conv 64"]
     for concentration in CONCENTRATIONS:

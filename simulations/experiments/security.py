@@ -5,12 +5,12 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from secure_afl.simulations.bench_masking import machine
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
+from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS
 from secure_afl.simulations.terminal import table
 
@@ -25,7 +25,7 @@ def steps() -> int:
 
 def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
     """Medians over repeats that alternate between masks and none."""
-    torch.set_num_threads(1)
+    one_core()
     problem, records = PROBLEMS[_PROBLEM], []
     data, parts = problem.rows(0)
     for title, (network, encoder, ridge) in problem.networks.items():
