@@ -1,6 +1,9 @@
-"""Groups of clients whose labels are alike. A client's histogram and its group never leave it.
+"""Groups of clients with similar labels. **The server can compute every client's label histogram.**
 
-One masked sum gives the mean and the covariance of the clients' label histograms; the server draws a public
+One masked sum gives the mean and the covariance of the clients' label histograms. Where clients have few labels, or
+there are no more clients than classes, the second moments HᵀH determine the histograms H themselves
+(`test_second_moments_give_every_label_histogram_away`), so a policy must allow it (`reveals_label_histograms`).
+Only which histogram is whose stays hidden, and so does the group of a client. The server draws a public
 crowd with these moments and runs k-means on the crowd, not on the clients. A client finds its nearest
 centroid by itself. Masked counts then tell how many clients each group has, and a group that is too small to
 hide its members is dissolved.
@@ -41,7 +44,13 @@ def plan(classes: int, groups: int, survivors: int) -> list[SumPlan]:
         for left in range(groups, 1, -1)
     ]
     moments = SumPlan(
-        "label moments", length, bound=1.0, fraction_bits=40, survivors=survivors, same_survivors=True
+        "label moments",
+        length,
+        bound=1.0,
+        fraction_bits=40,
+        survivors=survivors,
+        same_survivors=True,
+        reveals_label_histograms=True,
     )
     return [moments, *counts]
 

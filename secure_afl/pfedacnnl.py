@@ -44,8 +44,9 @@ class PFedACnnL(FedACnnL):
     ----------
     groups : heads to learn, each from the sites whose labels are alike; 1 is one head for everybody. A group too
         small to hide a site among others is dissolved, with a `GroupWarning`. More than 1 trusts the server
-        to report sums as they are: under the active profile the policy must say so (`trusts_reports`). All
-        sums must then be over the same survivors.
+        to report sums as they are: under the active profile the policy must say so (`trusts_reports`). It also
+        reveals every client's label histogram to the server, so under every profile the policy must allow that
+        (`reveals_label_histograms`). All sums must then be over the same survivors.
     adapt : "head", the default; or "all", which adapts hidden layers too, as far as an encoder trains them
         by least squares (spatial, replicated, mixed).
     All others as in `FedACnnL`.

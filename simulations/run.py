@@ -60,6 +60,7 @@ class Settings:
     personalize: bool = False
     groups: int = 1
     trusts_reports: bool = False
+    reveals_label_histograms: bool = False
     device: str = "cpu"
     key_holders: int = 1
     release: str | None = None
@@ -84,6 +85,7 @@ class Settings:
             suites=frozenset({self.suite}),
             dropout=max(self.dropout, Policy.dropout),
             trusts_reports=self.trusts_reports,
+            reveals_label_histograms=self.reveals_label_histograms,
         )
 
     def phases(self, data: Dataset) -> int:

@@ -37,6 +37,7 @@ POLICY = Policy(
     profiles=frozenset(Profile),
     suites=frozenset(Suite),
     trusts_reports=True,
+    reveals_label_histograms=True,
 )
 CONV = Network((1, 6, 6), (Conv(4, 3, padding=1), ReLU(), MaxPool(2), Conv(3, 2), ReLU(), AvgPool(2)), 3)
 DENSE = Network((36,), (Dense(8), ReLU(3.0)), 3)

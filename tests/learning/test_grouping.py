@@ -1,5 +1,7 @@
 """Groups from one sum and some counts, and what sums of histograms would have told."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,9 @@ from secure_afl import grouping
 from secure_afl.protocol.errors import PolicyError
 from secure_afl.protocol.parameters import Profile
 from secure_afl.protocol.policy import Policy
+from secure_afl.simulations.data import load
+from secure_afl.simulations.partition import partition
+from secure_afl.statistics import symmetric
 
 CLASSES = 6
 
@@ -68,10 +73,50 @@ def test_counts_name_nobody_and_the_smallest_group_goes() -> None:
 def test_plans_with_groups_are_refused_where_the_server_may_lie() -> None:
     """A server that reports a count of its choice isolates a client; the active profile assumes that it would."""
     plan = grouping.plan(CLASSES, 3, 10)
-    Policy().check_plan(plan[:1], Profile.ACTIVE)
-    Policy().check_plan(plan, Profile.SEMI_HONEST)
+    policy = Policy(reveals_label_histograms=True)
+    policy.check_plan(plan[:1], Profile.ACTIVE)
+    policy.check_plan(plan, Profile.SEMI_HONEST)
     with pytest.raises(PolicyError, match="'clients in 3 groups' hides a client only if the server reports"):
-        Policy().check_plan(plan, Profile.ACTIVE)
+        policy.check_plan(plan, Profile.ACTIVE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_second_moments_give_every_label_histogram_away(seed: int) -> None:
+    """An honest server that only listens computes all histograms of ten clients with two labels each.
+
+    With H (clients, classes) of full rank, h is a row of H only if hᵀ(HᵀH)⁻¹h = 1, and rows are orthogonal in that
+    product. For two labels that is a quadratic equation for each pair. No secure sum hides this, so a policy must say
+    that it may be known.
+    """
+    data = load("digits", seed=0)
+    classes = len(data.classes)
+    own = np.array(
+        [
+            grouping.histogram(data.y[part.train], classes)
+            for part in partition(data, "labels:2", classes, seed)
+        ]
+    )
+    total = np.sum([grouping.moments(one) for one in own], axis=0)
+
+    moments = symmetric(total[classes:-1], classes)
+    inverse, candidates = np.linalg.inv(moments), []
+    for i, j in combinations(range(classes), 2):
+        if moments[i, j] == 0:
+            continue
+        square = inverse[i, i] - 2 * inverse[i, j] + inverse[j, j]
+        linear = 2 * (inverse[i, j] - inverse[j, j])
+        for fraction in np.roots([square, linear, inverse[j, j] - 1]):
+            if np.isreal(fraction) and 0 < fraction < 1:
+                row = np.zeros(classes)
+                row[[i, j]] = fraction.real, 1 - fraction.real
+                candidates.append(row)
+    drawn = np.array(candidates)
+    orthogonal = np.abs(drawn @ inverse @ drawn.T) < 1e-6
+    read = drawn[orthogonal.sum(axis=1) == classes - 1]
+    assert len(read) == len(own)
+    assert np.abs(own[:, None] - read[None]).max(axis=2).min(axis=1).max() < 1e-6
+    with pytest.raises(PolicyError, match="reveals every client's label histogram"):
+        Policy().check_plan(grouping.plan(classes, 2, 8), Profile.SEMI_HONEST)
 
 
 @given(st.integers(6, 30), st.integers(0, 2**32))

@@ -170,7 +170,13 @@ def test_a_count_that_lacks_a_client_does_not_tell_its_group() -> None:
     draws = np.random.default_rng(0)
     y = draws.integers(0, 2, len(site)) + 2 * (site % 2)
     y = np.where(site < 2, 4, y)  # a group of two, which will be dissolved
-    policy = Policy(dropout=0.05, suites=frozenset(Suite), profiles=frozenset(Profile), trusts_reports=True)
+    policy = Policy(
+        dropout=0.05,
+        suites=frozenset(Suite),
+        profiles=frozenset(Profile),
+        trusts_reports=True,
+        reveals_label_histograms=True,
+    )
     X = draws.uniform(-1, 1, (len(site), 4))
     model = PFedACnnL(
         Network((4,), (), CLASSES), groups=3, max_rows=64, aggregator=aggregator(LosesOne(7, first=3), policy)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ POLICY = Policy(
     profiles=frozenset({Profile.SEMI_HONEST}),
     suites=frozenset(Suite),
     backends=frozenset({"mask", "plain"}),
+    reveals_label_histograms=True,
 )
 
 
@@ -208,11 +210,26 @@ def test_which_group_a_client_is_in_shows_in_no_frame() -> None:
 
 
 def test_groups_are_refused_where_the_server_may_lie() -> None:
-    aggregator = MaskedAggregator(Policy(suites=frozenset(Suite)), suite=Suite.X25519)
+    policy = Policy(suites=frozenset(Suite), reveals_label_histograms=True)
+    aggregator = MaskedAggregator(policy, suite=Suite.X25519)
     model = PFedACnnL(DENSE, groups=2, max_rows=64, aggregator=aggregator)
     with pytest.raises(PolicyError, match="hides a client only if the server reports"):
         model.fit(*two_kinds(0))
     assert aggregator._cohort is None
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_groups_are_refused_unless_the_policy_reveals_label_histograms(profile: Profile) -> None:
+    """Under every profile: a server that keeps to the protocol computes the histograms, too."""
+    tap, policy = (
+        Tap(),
+        replace(POLICY, profiles=frozenset(Profile), trusts_reports=True, reveals_label_histograms=False),
+    )
+    aggregator = MaskedAggregator(policy, profile=profile, suite=Suite.X25519, network=tap)
+    with pytest.raises(PolicyError, match="'label moments' reveals every client's label histogram"):
+        PFedACnnL(DENSE, groups=2, max_rows=64, aggregator=aggregator).fit(*two_kinds(0))
+    assert not tap.seen
+    PFedACnnL(DENSE, max_rows=64, aggregator=aggregator).fit(*two_kinds(0))  # one group needs no such sum
 
 
 def test_a_group_that_hides_nobody_is_dissolved() -> None:
