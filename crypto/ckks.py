@@ -21,7 +21,9 @@ from secure_afl.crypto.lattice import LATTICES, Lattice, Residues
 
 SETS = (LATTICES["ckks-compact"], LATTICES["ckks-precise"])
 FLOODING_BITS = 40
-"""s: an attacker's advantage from all decryptions of a session is at most about 2⁻ˢ."""
+"""s: all decryptions of a session with one error in them or another differ by a Kullback–Leibler divergence of at most
+2⁻ˢ, so by Pinsker's inequality an attacker's advantage (the total variation) is at most 2^(−(s + 1)/2): for s = 40 the
+rule's constants give 2⁻⁴⁴ and 2⁻²²."""
 
 _LOG_TAIL = 61 * log(2)  # as in `bfv`: 2²⁰ slots, a probability of 2⁻⁴⁰
 _TAILS = 9.2  # deviations of a Gaussian that 2²⁰ draws pass with a probability of 2⁻⁴⁰

@@ -300,6 +300,24 @@ def test_the_deviation_is_that_of_the_published_rule() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("decryptions", [1, 7, 1000])
+def test_flooding_bounds_the_divergence_and_the_advantage_that_are_stated(
+    name: str, decryptions: int
+) -> None:
+    """Two Gaussians of deviation σ whose means differ by ‖e‖ diverge by ‖e‖²/2σ²; a session adds these up.
+
+    40 bits are of that divergence. The total variation, which is what an attacker gains, is its square root.
+    """
+    lattice, n = LATTICES[name], 10
+    code = code_of(lattice, 1.0, n)
+    error = 2 * lattice.degree**1.5 * sqrt(n / 24) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    divergence = decryptions * (error / ckks.deviation(lattice, code, n, decryptions)) ** 2 / 2
+    advantage = sqrt(divergence / 2)
+    assert 2.0**-45.5 < divergence < 2.0**-44
+    assert 2.0**-23.5 < advantage < 2.0**-22
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_entries_that_clients_cannot_reach_and_nan_are_refused(name: str) -> None:
     lattice, n = LATTICES[name], 4
     code = code_of(lattice, 10.0, n)
