@@ -153,7 +153,8 @@ def run_command(
     epsilon: Annotated[
         float | None,
         typer.Option(
-            help="Differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak."
+            help="Differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak. Not for .csv, "
+            ".npz and synthetic data, whose scale is read from the rows."
         ),
     ] = None,
     delta: Annotated[

@@ -29,8 +29,9 @@ class Dataset:
 
     X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1.
     site: str (rows,), who holds the row, or None. classes, features: names. row_norm: public bound on the
-    euclidean norm of any row; it follows from the scale, never from the rows. note: where the scale is from.
+    euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
+    from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset:
     row_norm: float
     note: str
     shape: tuple[int, ...]
+    from_rows: bool = False
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
@@ -66,7 +68,7 @@ class Dataset:
 class _Rows(NamedTuple):
     """What a source gives. X: float64 on its scale. table: the columns to pick label and site from.
 
-    square: bound on the squared norm of a row; 0 where every value may add 1.
+    square: bound on the squared norm of a row; 0 where every value may add 1. from_rows: see `Dataset`.
     """
 
     X: Floats
@@ -75,6 +77,7 @@ class _Rows(NamedTuple):
     table: dict[str, Any]
     note: str
     square: int = 0
+    from_rows: bool = False
 
 
 def load(source: str, *, seed: int = 0, site_column: str = "site", label_column: str = "label") -> Dataset:
@@ -128,6 +131,7 @@ def load(source: str, *, seed: int = 0, site_column: str = "site", label_column:
         row_norm,
         rows.note,
         rows.shape,
+        rows.from_rows,
     )
 
 
@@ -152,13 +156,13 @@ _HEART: dict[str, tuple[Any, ...]] = {
 
 
 def _heart() -> _Rows:
-    X, features, shape, table, _, _ = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
-    sick = np.where(np.array(table["num"]) == "0", "absent", "present")
-    table = {"site": table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
+    rows = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
+    sick = np.where(np.array(rows.table["num"]) == "0", "absent", "present")
+    table = {"site": rows.table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
     note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
     # A number and its flag exclude each other, and so do the words of a column: each column of the schema
     # adds at most 1 to the squared norm.
-    return _Rows(X, features, shape, table, note, square=len(_HEART))
+    return rows._replace(table=table, note=note, square=len(_HEART))
 
 
 def _mnist5k() -> _Rows:
@@ -183,7 +187,7 @@ def _images(pixels: NDArray[Any], white: int, table: dict[str, Any], more: str =
 def _synthetic(source: str, seed: int) -> _Rows:
     X, y, site = synthetic.draw(*synthetic.parse(source), seed)
     note = f"scale: powers of two read from the drawn rows; seed {seed} draws them"
-    return _Rows(X / _power(X), _numbered(X), X.shape[1:], {"label": y, "site": site}, note)
+    return _Rows(X / _power(X), _numbered(X), X.shape[1:], {"label": y, "site": site}, note, from_rows=True)
 
 
 def _numbered(X: Floats) -> list[str]:
@@ -199,7 +203,7 @@ def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] |
     if not columns:
         raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(table)}")
     X = np.column_stack(list(columns.values()))
-    return _Rows(X, list(columns), X.shape[1:], dict(table), _READ_FROM_FILE)
+    return _Rows(X, list(columns), X.shape[1:], dict(table), _READ_FROM_FILE, from_rows=schema is None)
 
 
 def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:
@@ -268,7 +272,7 @@ def _npz(path: Path) -> _Rows:
     X = X.reshape(len(X), -1).astype(np.float64)
     for row, column in np.argwhere(~(np.abs(X) <= 1e300))[:1]:
         raise _bad_cell(path, f"x{column}", row, str(X[row, column]), "a finite number")
-    return _Rows(X / _power(X), _numbered(X), image or X.shape[1:], table, _READ_FROM_FILE)
+    return _Rows(X / _power(X), _numbered(X), image or X.shape[1:], table, _READ_FROM_FILE, from_rows=True)
 
 
 def _table(path: Path) -> dict[str, list[str]]:

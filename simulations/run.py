@@ -17,7 +17,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.encoders import Encoder, summed
 from secure_afl.encrypted import EncryptedAggregator
-from secure_afl.errors import DropoutWarning, GroupWarning
+from secure_afl.errors import DataError, DropoutWarning, GroupWarning
 from secure_afl.fedacnnl import FedACnnL
 from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.pfedacnnl import PFedACnnL
@@ -223,14 +223,24 @@ class Witness:
 
 
 def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
-    """Train together under `settings`, alone at each client, and on the survivors' pooled rows."""
+    """Train together under `settings`, alone at each client, and on the survivors' pooled rows.
+
+    Raises `DataError` if privacy is asked for on a scale that was read from the rows.
+    """
+    if settings.privacy and data.from_rows:
+        raise DataError(
+            f"{data.name}: expected a scale that was agreed on beforehand for --epsilon, got one that is read from the "
+            "rows, which tells of them whatever noise is added: use data with a fixed scale (heart, mnist5k, digits, "
+            "images), or a study whose file gives the bounds (docs/deployment.md)"
+        )
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
     witness = Witness(aggregator)
     rows, site = stacked({part.client: part.train for part in parts})
     classes = range(len(data.classes))
-    largest = 2 ** max(len(part.train) for part in parts).bit_length()
+    # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
+    largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
 
     def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
         if settings.model == "fedacnnl":

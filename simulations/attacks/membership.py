@@ -14,6 +14,7 @@ from secure_afl.aggregation import MaskedAggregator
 from secure_afl.crypto.noise import Noise
 from secure_afl.privacy import Privacy, bounded_rows, client_noise, regularise
 from secure_afl.protocol.parameters import SumPlan
+from secure_afl.simulations.attacks import designs
 from secure_afl.simulations.attacks.finding import Finding, Result, Watch, told_apart
 from secure_afl.simulations.attacks.population import CLIENTS, Setting
 from secure_afl.simulations.attacks.tap import Tap, decoded
@@ -32,26 +33,26 @@ _UPLOAD, _SUM, _MODEL = "a client's upload", "the sum of all", "the model"
 _MASK = "secure-afl, mask"
 _NOISE = "clients add noise before they mask, see docs/privacy.md"
 _INTERCEPT, _ROW_NORM, _MOST_ROWS = 0.25, 1.04, 2**10  # a column of it beside rows of norm 1
-_ANY_SUM = "what a sum tells, masks do not hide: see docs/privacy.md"
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
     """Some federations; in each the scores of its rows, and of as many that it does not hold."""
     rng, scores = setting.draws(4), defaultdict[tuple[str, str], list[tuple[Floats, Floats]]](list)
     data = short_rows(setting.data)
+    epsilons = () if data.from_rows else _EPSILONS  # no promise holds on a scale that was read from the rows
     X, Y = np.column_stack([np.full(len(data.X), _INTERCEPT), data.X]), np.eye(len(data.classes))[data.y]
     for number in range(_FEDERATIONS):
         watch(f"{NAME}: federation {number + 1}")
         order = rng.permutation(len(X))
         held = order[: CLIENTS * _ROWS].reshape(CLIENTS, _ROWS)
         others = order[CLIENTS * _ROWS :][: CLIENTS * _ROWS]
-        for key, pair in _federation(X, Y, held, others).items():
+        for key, pair in _federation(X, Y, held, others, epsilons).items():
             scores[key].append(pair)
     return Result([_finding(key, pairs) for key, pairs in scores.items()])
 
 
 def _federation(
-    X: Floats, Y: Floats, held: np.ndarray, others: np.ndarray
+    X: Floats, Y: Floats, held: np.ndarray, others: np.ndarray, epsilons: Sequence[float]
 ) -> dict[tuple[str, str], tuple[Floats, Floats]]:
     """By design and what is attacked: the scores of members and of others, higher for who seems to be a member."""
     bounds = PublicBounds(X.shape[1], Y.shape[1], _ROW_NORM, _MOST_ROWS)
@@ -68,7 +69,7 @@ def _federation(
     }
     solution = solve(SufficientStatistics.unpack(total, bounds), ridge=_RIDGE)
     found[_MASK, _MODEL] = _errors(solution.weights, X, Y, everybody, others)
-    for epsilon in _EPSILONS:
+    for epsilon in epsilons:
         noisy, weights = _private(vectors, bounds, epsilon)
         design = f"secure-afl with ε = {epsilon:g}"
         found[design, _SUM] = _both(_leverage(noisy), X[everybody], X[others])
@@ -135,5 +136,5 @@ def _finding(key: tuple[str, str], pairs: list[tuple[Floats, Floats]]) -> Findin
     area, chance = told_apart(members, others)
     (design, what), count = key, len(members)
     ours = design.startswith("secure-afl")
-    note = "" if not ours or what == _UPLOAD else _ANY_SUM if design == _MASK else _NOISE
+    note = "" if not ours or what == _UPLOAD else designs.OPENED if design == _MASK else _NOISE
     return Finding(NAME, design, ours, f"AUC, is a row in {what}", area, 0.5, count, chance, note)

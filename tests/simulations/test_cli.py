@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from secure_afl.crypto.lattice import LATTICES
 from secure_afl.simulations import bench_masking, cli
+from secure_afl.simulations.data import load
 
 runner = CliRunner()
 
@@ -185,6 +186,26 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert found["clients"] == ["ward 0", "ward 1", "ward 2"]
     assert found["classes"] == ["ill", "well"]
     assert found["accuracy"]["together"] > 0.7
+
+
+@pytest.mark.parametrize("source", ["mine.csv", "mine.npz", "synthetic"])
+@pytest.mark.parametrize("model", ["ridge", "fedacnnl"])
+def test_no_privacy_is_promised_on_a_scale_that_was_read_from_the_rows(
+    tmp_path: Path, source: str, model: str
+) -> None:
+    """One row, left out, can change the scale of all others: two neighbouring files, one number apart."""
+    rows = [f"{row % 4},{row % 7},{row % 2}" for row in range(60)]
+    scales = []
+    for last in ("3,6,1", "3,600,1"):
+        (tmp_path / "mine.csv").write_text("\n".join(["site,a,label", *rows, last]))
+        scales.append(load(str(tmp_path / "mine.csv")).X[5, 0])
+    assert scales[0] != scales[1]
+    np.savez(tmp_path / "mine.npz", x=np.arange(120.0).reshape(60, 2), y=np.arange(60) % 2)
+    data = source if source == "synthetic" else str(tmp_path / source)
+    clients = ("--clients", "5", "--partition", "iid") if source == "mine.npz" else ()
+    code, output = run("run", "--data", data, "--model", model, "--epsilon", "8", *clients)
+    assert code == 1
+    assert "expected a scale that was agreed on beforehand for --epsilon" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(
