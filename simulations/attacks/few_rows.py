@@ -1,4 +1,4 @@
-"""Reconstruction: the rows of a client that has fewer rows than features."""
+"""Reconstruction: the rows of a client, or of all clients, if these have fewer rows than features."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from secure_afl.simulations.attacks import designs
 from secure_afl.simulations.attacks.designs import Design
 from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Watch
-from secure_afl.simulations.attacks.population import CLIENTS, Clients, Setting, Statistic, draw
+from secure_afl.simulations.attacks.population import CLIENTS, Known, Setting, Statistic, draw
 from secure_afl.simulations.attacks.reconstruct import alike, few_rows
 from secure_afl.simulations.data import Floats
 
@@ -16,11 +16,12 @@ _SIZES = (2, 5, 10, 20, 40)  # rows a client, of plain uploads
 _SIZE = 5  # of the other designs
 _DRAWN = 20  # more than there are labels, so that labels alone do not tell
 _OTHERS = (designs.SCALAR, designs.KEYSTREAM, designs.FLOATS, designs.BOTH_SHARES, designs.OURS)
-STEPS = len(_SIZES) + len(_OTHERS)
+_SUMMED = (5, 8)  # rows a client, of sums that are opened
+STEPS = len(_SIZES) + len(_OTHERS) + len(_SUMMED)
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Plain uploads of ever more rows, then the other designs."""
+    """Plain uploads of ever more rows, then the other designs, then sums of ours that were opened as planned."""
     rng, statistic = setting.draws(2), Statistic.of(setting.data)
     findings: list[Finding] = []
     gallery = None
@@ -31,12 +32,33 @@ def measure(setting: Setting, watch: Watch) -> Result:
         reads = design.read(statistic.vectors(clients), statistic)
         if design is designs.PLAIN:
             reads = {0: reads[0]}
-        attacked = [_attack(clients, place, statistic.parts(read), rng) for place, read in reads.items()]
+        attacked = [
+            _attack(clients.X[place], clients.known, statistic.parts(read), rng)
+            for place, read in reads.items()
+        ]
         right = sum(one.right for one in attacked)
         findings.append(_finding(design, size, right, len(attacked)))
         if design is designs.PLAIN and size == _DRAWN:
             labels = np.eye(len(setting.data.classes))[clients.y[0]]
             gallery = _gallery(setting, attacked[0], alike(clients.X[0], labels, rng))
+    for size in _SUMMED:
+        watch(f"{NAME}: {designs.OURS.name}, the sum of {CLIENTS} x {size}")
+        clients = draw(setting.data, [size] * CLIENTS, rng)
+        parts = statistic.parts(designs.opened_sum(statistic.vectors(clients), statistic))
+        right, rows = _attack(np.concatenate(clients.X), clients.known, parts, rng).right, CLIENTS * size
+        findings.append(
+            Finding(
+                NAME,
+                designs.OURS.name,
+                ours=True,
+                measured=f"rows read exactly in the sum of all, {size} a client, share",
+                value=right / rows,
+                guess=0.0,
+                trials=rows,
+                chance=float(not right),
+                note=f"{right} of {rows} rows exact; {designs.OPENED}",
+            )
+        )
     return Result(findings, gallery)
 
 
@@ -50,9 +72,8 @@ class _Attacked:
 
 
 def _attack(
-    clients: Clients, place: int, parts: tuple[Floats, Floats, float], rng: np.random.Generator
+    true: Floats, known: Known, parts: tuple[Floats, Floats, float], rng: np.random.Generator
 ) -> _Attacked:
-    true, known = clients.X[place], clients.known
     rows = few_rows(parts[0], parts[1], known, rng)
     if not len(rows):
         return _Attacked(true, np.tile(known.guess, (len(true), 1)), 0)

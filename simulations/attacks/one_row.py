@@ -1,4 +1,4 @@
-"""Reconstruction: the row of a client that has one."""
+"""Reconstruction: the row of a client that has one, and rows that stand in the sum of many."""
 
 import secrets
 
@@ -8,20 +8,21 @@ from secure_afl.simulations.attacks import designs
 from secure_afl.simulations.attacks.designs import Design
 from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Watch, paired, picked
 from secure_afl.simulations.attacks.population import CLIENTS, Known, Setting, Statistic, draw
-from secure_afl.simulations.attacks.reconstruct import one_row
+from secure_afl.simulations.attacks.reconstruct import one_row, standing_rows
 from secure_afl.simulations.attacks.tap import decoded
 from secure_afl.simulations.attacks.weak_masks import code_of
 from secure_afl.simulations.data import Floats
 
 NAME = "one-row"
 DESIGNS = (designs.PLAIN, *designs.WEAK, designs.ASKED_TWICE, *designs.ENCRYPTED, designs.OURS)
-STEPS = len(DESIGNS)
+STEPS = len(DESIGNS) + 1
+_SUMS, _ROWS = 12, 150  # that are opened, and rows a client in them
 _OF = 50  # rows to pick the true one from
 _SHOWN = 10
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """All designs, the same attack on each."""
+    """All designs, the same attack on each; then sums of ours that were opened as planned."""
     rng, statistic = setting.draws(1), Statistic.of(setting.data)
     findings, lines = [], []
     for design in DESIGNS:
@@ -31,7 +32,31 @@ def measure(setting: Setting, watch: Watch) -> Result:
             trials.add(design, setting, rng)
         findings += trials.findings(design)
         lines.append((design.name, trials))
+    watch(f"{NAME}: {designs.OURS.name}, the sum of {CLIENTS} x {_ROWS}")
+    findings.append(_standing(statistic, setting, rng))
     return Result(findings, _gallery(setting, lines))
+
+
+def _standing(statistic: Statistic, setting: Setting, rng: np.random.Generator) -> Finding:
+    """Sums of many rows; in how many of them a feature that one row has alone gives this row away."""
+    shown = exact = read = 0
+    for _ in range(_SUMS):
+        clients = draw(setting.data, [_ROWS] * CLIENTS, rng)
+        gram, _, _ = statistic.parts(designs.opened_sum(statistic.vectors(clients), statistic))
+        rows, true = standing_rows(gram, clients.known), np.concatenate(clients.X)
+        right = sum(any(clients.known.exact(row, one) for one in true) for row in rows)
+        shown, exact, read = shown + bool(right), exact + right, read + len(rows)
+    return Finding(
+        NAME,
+        designs.OURS.name,
+        ours=True,
+        measured=f"sums of {CLIENTS * _ROWS} rows that show a row, share",
+        value=shown / _SUMS,
+        guess=0.0,
+        trials=_SUMS,
+        chance=float(not shown),
+        note=f"{exact} of {read} rows read are exact; a feature that only one row has; {designs.OPENED}",
+    )
 
 
 class Trials:

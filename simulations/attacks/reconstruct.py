@@ -10,6 +10,8 @@ from secure_afl.simulations.data import Floats
 
 _NORM = 1e-4  # by which the norm of a row's coordinates, which is 1, may be off
 _TRIES = 8  # linear programs for each row that is looked for
+_CLEAR = 1e-6  # of a number that is read from a sum of many rows
+_DIGITS = 6  # in which two readings of one row agree
 _UNSEEN = 1e-9  # of the largest eigenvalue: what lies below is rounding
 
 
@@ -24,6 +26,19 @@ def one_row(gram: Floats, cross: Floats, known: Known) -> Floats:
     row = np.sqrt(max(float(values[0]), 0.0)) * vectors[:, 0]
     sign = -1.0 if row @ cross[1:].sum(axis=1) < 0 else 1.0
     return known.plausible(sign * row)
+
+
+def standing_rows(gram: Floats, known: Known) -> Floats:
+    """Rows (k, d) that can be read in a Gram of any number of rows, one for each feature that only one row has.
+
+    Such a feature's line of the Gram is that row times its value there. The column of ones tells which they are: the sum
+    of the feature, squared, is the sum of its squares.
+    """
+    squares, sums = np.diag(gram)[1:], gram[0, 1:]
+    alone = np.flatnonzero((squares > _CLEAR) & (np.abs(sums**2 - squares) <= _CLEAR * squares))
+    rows = gram[1:, 1:][alone] / sums[alone, None]
+    within = (rows >= known.low - _CLEAR) & (rows <= known.high + _CLEAR)
+    return np.unique(known.plausible(rows[within.all(axis=1)]).round(_DIGITS), axis=0)
 
 
 def few_rows(gram: Floats, cross: Floats, known: Known, rng: np.random.Generator) -> Floats:

@@ -30,13 +30,13 @@ class Attack:
 
 ATTACKS = {
     one_row.NAME: Attack(
-        "Is the only row of a client read from its upload?",
+        "Is the only row of a client read from its upload, or a single row from the sum?",
         "rank-one factorisation; for gradients: Zhu et al., NeurIPS 2019",
         one_row.STEPS,
         one_row.measure,
     ),
     few_rows.NAME: Attack(
-        "Are the rows of a client with fewer rows than features read from its upload?",
+        "Are rows, fewer than there are features, read from a client's upload, or from the sum?",
         "exact non-negative factorisation: Donoho and Stodden, NeurIPS 2003; Arora et al., STOC 2012",
         few_rows.STEPS,
         few_rows.measure,

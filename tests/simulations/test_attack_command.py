@@ -33,8 +33,9 @@ from secure_afl.simulations.attacks import (
 )
 from secure_afl.simulations.attacks.designs import Design
 from secure_afl.simulations.attacks.finding import Finding, Gallery, paired, picked, relative, told_apart
-from secure_afl.simulations.attacks.population import Setting, Statistic, draw
+from secure_afl.simulations.attacks.population import Clients, Known, Setting, Statistic, draw
 from secure_afl.simulations.data import Dataset, load
+from secure_afl.simulations.partition import partition
 
 FALSE_ALARM = 1e-9
 runner = CliRunner()
@@ -132,6 +133,38 @@ def test_few_rows_are_read_from_a_plain_upload_and_none_from_a_masked_one(digits
                 tuple(x) for x in clients.X[place]
             }
             assert len(exact) == right, (design.name, place)
+
+
+def test_a_row_that_alone_has_a_feature_is_read_from_the_opened_sum() -> None:
+    """The sum of `secure-afl run`: a patient of 690 with a flag that nobody else has stands in it with all features."""
+    data = load("heart")
+    held = [part.train for part in partition(data, "site", None, seed=0)]
+    statistic, known = Statistic.of(data), Known(-1.0, 1.0, None, data.X)
+    clients = Clients(tuple(data.X[mine] for mine in held), tuple(data.y[mine] for mine in held), known)
+    total = designs.opened_sum(statistic.vectors(clients), statistic)
+    rows, pooled = reconstruct.standing_rows(statistic.parts(total)[0], known), np.concatenate(clients.X)
+    counts = np.isin(pooled, (0.0, 1.0)).all(axis=0) * pooled.sum(axis=0)
+    expected = {tuple(pooled[pooled[:, at] == 1][0].round(6)) for at in np.flatnonzero(counts == 1)}
+    assert expected
+    assert {tuple(row) for row in rows} == expected
+
+
+def test_what_the_opened_sum_tells_is_among_the_findings(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks do not help there, and the table says so."""
+    monkeypatch.setattr(one_row, "DESIGNS", ())
+    monkeypatch.setattr(one_row, "_SUMS", 2)
+    monkeypatch.setattr(few_rows, "_SIZES", ())
+    monkeypatch.setattr(few_rows, "_OTHERS", ())
+    for attack, measured in (
+        (one_row, "600 rows that show a row"),
+        (few_rows, "in the sum of all, 5 a client"),
+    ):
+        found = of(attack.measure(setting, lambda step: None).findings, designs.OURS.name, measured)
+        assert found.ours
+        assert found.succeeds
+        assert found.note.endswith(designs.OPENED)
 
 
 def test_images_of_one_label_are_told_apart_although_a_rotation_has_their_statistic() -> None:
@@ -286,6 +319,7 @@ def test_no_row_is_drawn_twice_and_too_few_rows_are_refused(digits: Dataset) -> 
 def test_the_command_shows_and_writes_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_rows, "_SIZES", (20,))
     monkeypatch.setattr(few_rows, "_OTHERS", (designs.OURS,))
+    monkeypatch.setattr(few_rows, "_SUMMED", (5,))
     monkeypatch.setattr(reconstruct, "_TRIES", 1)
     out = tmp_path / "out"
     options = f"--data digits --only few-rows --only ckks-key --json {out}/a.json --out {out}"
@@ -293,7 +327,7 @@ def test_the_command_shows_and_writes_what_was_found(tmp_path: Path, monkeypatch
     code, output = run("attack", *options.split())
     assert code == 0, output
     found = json.loads((out / "a.json").read_text())
-    assert [one["attack"] for one in found["findings"]] == ["few-rows"] * 2 + ["ckks-key"] * 2
+    assert [one["attack"] for one in found["findings"]] == ["few-rows"] * 3 + ["ckks-key"] * 2
     assert {one["verdict"] for one in found["findings"]} == {"succeeds", "no better than guessing"}
     page = (out / "attacks.html").read_text()
     markdown = (out / "attacks.md").read_text()
