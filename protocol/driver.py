@@ -4,9 +4,11 @@ The same state machines run in both; in this process messages pass through a `Ne
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -96,6 +98,16 @@ class Spent(NamedTuple):
         return Spent(now.cpu - self.cpu, now.wall - self.wall)
 
 
+@contextmanager
+def spending(add: Callable[[Spent], None]) -> Iterator[None]:
+    """Tell `add` what the body took, also if it raises."""
+    started = Spent.now()
+    try:
+        yield
+    finally:
+        add(started.since())
+
+
 @dataclass
 class PhaseCost:
     """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart.
@@ -183,37 +195,37 @@ class Exchange:
 
     def _exchange(self, phase: str, outbox: Outbox, carry: Carry) -> None:
         """With parties elsewhere: who answers nothing, or what is refused, has dropped out and no more."""
-        started = Spent.now()
-        for party, data in outbox.items():  # some outboxes encode a message only now
-            self._count(phase, party, len(data), upward=False)
-        self._cost(phase).add_server(started.since())
+        cost = self._cost(phase)
+        with spending(cost.add_server):
+            for party, data in outbox.items():  # some outboxes encode a message only now
+                self._count(phase, party, len(data), upward=False)
         for party, answer in carry(outbox):
             self._count(phase, party, len(answer), upward=True)
-            started = Spent.now()
             try:
-                self._server.receive(party, answer)
+                with spending(cost.add_server):
+                    self._server.receive(party, answer)
             except (ProtocolError, CryptoError) as error:
                 self.refusals.append(error)
-            self._cost(phase).add_server(started.since())
 
     def _converse(self, phase: str, outbox: Outbox, contribute: Contribute) -> None:
         for party in outbox:
-            started = Spent.now()
-            envelope = Envelope(phase, party, upward=False, data=outbox[party])
-            self._cost(phase).add_server(started.since())
+            with spending(self._cost(phase).add_server):
+                envelope = Envelope(phase, party, upward=False, data=outbox[party])
             self._send(envelope, contribute)
         while held := list(self._network.flush(phase)):
             for envelope in held:
                 self._deliver(envelope, contribute)
 
-    def timed(self, step: Callable[[], T]) -> T:
-        """A step of the server that belongs to the phase which it ends."""
-        started, before = Spent.now(), self._server.state.value
-        try:
+    def timed(self, step: Callable[[], T], phase: str | None = None) -> T:
+        """A step of the server. It counts for this phase; None: for the one that it ends, or, between rounds, begins."""
+        before: str = self._server.state.value
+
+        def add(spent: Spent) -> None:
+            ended = before if before != "ready" else self._server.state.value
+            self._cost(phase or ended).add_server(spent)
+
+        with spending(add):
             return step()
-        finally:
-            if before != "ready":
-                self._cost(before).add_server(started.since())
 
     def _cost(self, phase: str) -> PhaseCost:
         return self.costs.setdefault(phase, PhaseCost())
@@ -233,28 +245,26 @@ class Exchange:
 
     def _deliver(self, envelope: Envelope, contribute: Contribute) -> None:
         cost, party = self._cost(envelope.phase), envelope.client
-        started = Spent.now()
         try:
             if envelope.upward:
-                self._server.receive(party, envelope.data)
-                cost.add_server(started.since())
+                with spending(cost.add_server):
+                    self._server.receive(party, envelope.data)
                 return
             if party in self._holders:
-                answer = self._holders[party].receive(envelope.data)
+                with spending(cost.add_holder):
+                    answer = self._holders[party].receive(envelope.data)
                 assert isinstance(answer, bytes)
-                cost.add_holder(started.since())
             elif party not in self._clients:
                 return  # late, and of another session on the same network: masks have no key holders
             else:
-                client = self._clients[party]
-                answer = client.receive(envelope.data)
-                cost.add_client(party, started.since())
+                client, add = self._clients[party], partial(cost.add_client, party)
+                with spending(add):
+                    answer = client.receive(envelope.data)
                 if isinstance(answer, SumWanted):
                     # What it takes to compute the statistic is the application's time, not the protocol's.
                     values, data_set = contribute(party, answer)
-                    started = Spent.now()
-                    answer = client.contribute(answer, values, data_set)
-                    cost.add_client(party, started.since())
+                    with spending(add):
+                        answer = client.contribute(answer, values, data_set)
         except (ProtocolError, CryptoError) as error:
             self.refusals.append(error)
             return

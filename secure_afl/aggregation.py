@@ -30,12 +30,14 @@ from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.parameters import Parameters, Profile, RoundSpec, SumPlan
 from secure_afl.protocol.policy import Policy
 from secure_afl.protocol.roster import Member, Roster
 from secure_afl.solve import Solution, solve
 from secure_afl.statistics import PublicBounds, SufficientStatistics
 
+_DECODING = ServerState.UNMASKING.value  # the phase that an opened sum is decoded in
 _REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
 
 
@@ -278,7 +280,8 @@ class MaskedAggregator:
             result = cohort.sum(number, contribute, self._related if same else None)
         if same:
             self._related = frozenset(result.survivors)
-        return decoded(self._plan[number], cohort.server.parameters.rounds[number], roster, result)
+        spec = cohort.server.parameters.rounds[number]
+        return cohort.timed(lambda: decoded(self._plan[number], spec, roster, result), _DECODING)
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)

@@ -38,6 +38,7 @@ from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.driver import EncryptedCohort, Recorded, layered_sum
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
@@ -228,9 +229,13 @@ class EncryptedAggregator:
                 'use release="sum" (--release sum)'
             )
         values, survivors = self._opened(number, contributions)
-        agreement = self.cohort.server.agreement
         if self.encryption.scheme == "ckks":
             return Aggregate(*self._outcome(number, survivors), values)
+        return self.cohort.timed(lambda: self._decoded(number, values, survivors), ServerState.OPENED.value)
+
+    def _decoded(self, number: int, values: npt.NDArray[np.uint64], survivors: tuple[int, ...]) -> Aggregate:
+        """A sum of residues or masked words as real numbers."""
+        agreement = self.cohort.server.agreement
         if not self.encryption.masked:
             values = ring.centred(values, LATTICES[agreement.lattice].plain_modulus).view(np.uint64)
         opened = MaskedSum(number, values, survivors, ())

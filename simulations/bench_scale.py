@@ -137,17 +137,20 @@ def _clients(pipe: Connection, size: Scale) -> None:
     code = size.plan[0].spec(size.clients).code(size.clients)
     draws, total = np.random.default_rng(0), np.zeros(size.length, np.int64)
     while (batch := pipe.recv()) is not None:
-        answers = []
-        started = time.process_time()
+        answers, spent = [], 0.0
         for place, data in batch:
+            started = time.process_time()
             answer = clients[place].receive(data)
+            spent += time.process_time() - started
             if isinstance(answer, SumWanted):
                 values = draws.uniform(-BOUND, BOUND, size.length)
+                started = time.process_time()
                 answer = clients[place].contribute(answer, values, "rows")
+                spent += time.process_time() - started
                 if place not in size.gone:
                     total += ring.signed(code.encode(values), 8)
             answers.append((place, answer))
-        pipe.send((answers, time.process_time() - started))
+        pipe.send((answers, spent))
     pipe.send((total, _resident()))
 
 
@@ -171,10 +174,11 @@ def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], Non
     started = time.perf_counter()
     watch(f"{size.clients:,} clients: identities")
     roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
-    parameters = proposed(roster, size.plan, size.policy, Profile.SEMI_HONEST, size.suite)
     gc.collect()
+    clock = time.process_time()
+    parameters = proposed(roster, size.plan, size.policy, Profile.SEMI_HONEST, size.suite)
     server = MaskingServer(parameters, roster)
-    client_s, server_s, up, down = 0.0, 0.0, 0, 0
+    client_s, server_s, up, down = 0.0, time.process_time() - clock, 0, 0
     memory: dict[str, int] = {}
     seconds: dict[str, float] = {}
     step: Callable[[], Outbox] = server.start

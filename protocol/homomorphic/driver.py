@@ -85,7 +85,7 @@ def layered_sum(
     except RoundAbortedError:
         masks.steps.give_up_round()
         raise
-    masks.steps.take_total(opened.values, opened.contributors)
+    masks.timed(lambda: masks.steps.take_total(opened.values, opened.contributors))
     return masks.open()
 
 

@@ -109,19 +109,23 @@ def test_every_byte_and_second_counts_for_who_had_it(clock: Clock) -> None:
         down={0: 1, 1: 2},
         client_seconds={0: 10, 1: 220},
         client_wall={0: 10, 1: 220},
-        server_seconds=3.75,
-        server_wall=3.75,
+        server_seconds=1003.75,
+        server_wall=1003.75,
         holder_bytes=9,
         holder_seconds=40,
         holder_wall=40,
         wall_seconds=10_273.75,
     )
-    assert cohort.costs == {"asking": asked}  # the step belongs to the phase before, which was none
+    assert cohort.costs == {
+        "asking": asked
+    }  # no phase was going on: the step belongs to the one that it begins
     cohort.timed(lambda: step(clock, server))
-    assert cohort.costs["asking"].server_seconds == 1003.75
+    assert cohort.costs["asking"].server_seconds == 2003.75
     with pytest.raises(ZeroDivisionError):
         cohort.timed(lambda: clock.spend(5) or 1 // 0)  # type: ignore[func-returns-value]
-    assert cohort.costs["asking"].server_seconds == 1008.75
+    assert cohort.costs["asking"].server_seconds == 2008.75
+    cohort.timed(lambda: clock.spend(7), "another")
+    assert cohort.costs["another"].server_seconds == 7
     cohort.run(lambda: step(clock, server), contribute)
     assert cohort.costs["asking"].up == {0: 12, 1: 22}
     assert cohort.costs["asking"].client_seconds == {0: 20, 1: 440}
@@ -140,8 +144,8 @@ def test_of_parties_elsewhere_bytes_and_the_servers_own_seconds_count(clock: Clo
     cost = PhaseCost(
         up={0: 7},
         down={0: 1, 1: 2},
-        server_seconds=2.75,
-        server_wall=2.75,
+        server_seconds=1002.75,
+        server_wall=1002.75,
         holder_bytes=9,
         wall_seconds=502.75,
     )

@@ -1,4 +1,4 @@
-"""The account of a training misses nothing: a delay anywhere on the critical path is in it, once."""
+"""The accounts of a training and of a session miss nothing: a delay at any step is in them, once."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +12,19 @@ import torch
 from secure_afl import aggregation, fedacnnl
 from secure_afl.aggregation import MaskedAggregator, PlainAggregator
 from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.encrypted import EncryptedAggregator
 from secure_afl.fedacnnl import Coordinator, Learner
 from secure_afl.network import Dense, Network, ReLU
 from secure_afl.personal import Local
 from secure_afl.pfedacnnl import PFedACnnL
+from secure_afl.protocol.driver import Exchange
+from secure_afl.protocol.homomorphic.holder import KeyHolder
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking import client as masking_client
 from secure_afl.protocol.masking import server as masking_server
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.parameters import SumPlan
 from secure_afl.simulations.data import Dataset, load
 from secure_afl.simulations.experiments.analytic import Account, train
 from secure_afl.simulations.partition import Part, partition
@@ -148,3 +153,48 @@ def test_another_slow_client_in_every_sum_is_waited_for_each_time(
     )
     assert seconds(account(problem)) == SUMS
     assert len(made) == SUMS * CLIENTS
+
+
+# ---- what the protocol alone costs ---------------------------------------------------------------
+
+SESSIONS: list[tuple[str, Any, str]] = [
+    *(
+        ("mask", owner, name)
+        for owner, name in (
+            (MaskingServer, "start"),
+            (MaskingServer, "open_round"),
+            (MaskingServer, "unmask"),
+            (FixedPoint, "decode_sum"),
+        )
+    ),
+    *(
+        ("bfv", owner, name)
+        for owner, name in (
+            (HomomorphicServer, "open_round"),
+            (HomomorphicServer, "advance"),
+            (HomomorphicServer, "result"),
+            (FixedPoint, "decode_sum"),
+            (KeyHolder, "receive"),
+        )
+    ),
+    ("bfv+mask", MaskingServer, "take_total"),
+    ("bfv+mask", FixedPoint, "decode_sum"),
+]
+
+
+@pytest.mark.parametrize(("backend", "owner", "name"), SESSIONS)
+def test_a_sessions_costs_miss_no_step(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, backend: str, owner: Any, name: str
+) -> None:
+    """From the first message to the decoded sum: all parties' wall-clock seconds together."""
+    made = delayed(monkeypatch, clock, owner, name, lambda first, number: 1.0)
+    names = ["a", "b", "c", "d"]
+    aggregator = MaskedAggregator() if backend == "mask" else EncryptedAggregator(backend)
+    aggregator.open(names, [SumPlan("counts", 3, 1.0)])
+    aggregator.sum(0, {name: (np.ones(3), "data") for name in names})
+    sessions: list[Exchange] = [aggregator.cohort]
+    if isinstance(aggregator, EncryptedAggregator) and aggregator.masks:
+        sessions.append(aggregator.masks)
+    costs = [cost for session in sessions for cost in session.costs.values()]
+    spent = sum(sum(one.client_wall.values()) + one.server_wall + one.holder_wall for one in costs)
+    assert spent == len(made) >= 1
