@@ -8,36 +8,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secure_afl.aggregation import Aggregate as Aggregate
-    from secure_afl.aggregation import Aggregator as Aggregator
-    from secure_afl.aggregation import MaskedAggregator as MaskedAggregator
-    from secure_afl.aggregation import PlainAggregator as PlainAggregator
-    from secure_afl.encrypted import EncryptedAggregator as EncryptedAggregator
-    from secure_afl.fedacnnl import FedACnnL as FedACnnL
-    from secure_afl.network import Network as Network
-    from secure_afl.pfedacnnl import PFedACnnL as PFedACnnL
-    from secure_afl.protocol.parameters import SumPlan as SumPlan
-    from secure_afl.protocol.policy import Policy as Policy
-    from secure_afl.ridge import FederatedRidge as FederatedRidge
-    from secure_afl.solve import Certificate as Certificate
-    from secure_afl.statistics import PublicBounds as PublicBounds
-    from secure_afl.statistics import SufficientStatistics as SufficientStatistics
+    from secure_afl.analytic.solve import Certificate as Certificate
+    from secure_afl.analytic.statistics import PublicBounds as PublicBounds
+    from secure_afl.analytic.statistics import SufficientStatistics as SufficientStatistics
+    from secure_afl.models.networks.fedacnnl import FedACnnL as FedACnnL
+    from secure_afl.models.networks.network import Network as Network
+    from secure_afl.models.networks.pfedacnnl import PFedACnnL as PFedACnnL
+    from secure_afl.models.ridge import FederatedRidge as FederatedRidge
+    from secure_afl.protocol.session.parameters import SumPlan as SumPlan
+    from secure_afl.protocol.session.policy import Policy as Policy
+    from secure_afl.sums.aggregation import Aggregate as Aggregate
+    from secure_afl.sums.aggregation import Aggregator as Aggregator
+    from secure_afl.sums.aggregation import MaskedAggregator as MaskedAggregator
+    from secure_afl.sums.aggregation import PlainAggregator as PlainAggregator
+    from secure_afl.sums.encrypted import EncryptedAggregator as EncryptedAggregator
 
 _HOMES = {
-    "Aggregate": "aggregation",
-    "Aggregator": "aggregation",
-    "Certificate": "solve",
-    "EncryptedAggregator": "encrypted",
-    "FedACnnL": "fedacnnl",
-    "FederatedRidge": "ridge",
-    "MaskedAggregator": "aggregation",
-    "Network": "network",
-    "PFedACnnL": "pfedacnnl",
-    "PlainAggregator": "aggregation",
-    "Policy": "protocol.policy",
-    "PublicBounds": "statistics",
-    "SufficientStatistics": "statistics",
-    "SumPlan": "protocol.parameters",
+    "Aggregate": "sums.aggregation",
+    "Aggregator": "sums.aggregation",
+    "Certificate": "analytic.solve",
+    "EncryptedAggregator": "sums.encrypted",
+    "FedACnnL": "models.networks.fedacnnl",
+    "FederatedRidge": "models.ridge",
+    "MaskedAggregator": "sums.aggregation",
+    "Network": "models.networks.network",
+    "PFedACnnL": "models.networks.pfedacnnl",
+    "PlainAggregator": "sums.aggregation",
+    "Policy": "protocol.session.policy",
+    "PublicBounds": "analytic.statistics",
+    "SufficientStatistics": "analytic.statistics",
+    "SumPlan": "protocol.session.parameters",
 }
 
 

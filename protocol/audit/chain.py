@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.audit.events import Begun, Entry, check_signature, line_digest, parse
-from secure_afl.protocol.wire import WireError
+from secure_afl.protocol.session.wire import WireError
 
 
 @dataclass(frozen=True)

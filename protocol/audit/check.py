@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from secure_afl.crypto.lattice import LATTICES
+from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     Aborted,
@@ -30,12 +30,12 @@ from secure_afl.protocol.audit.events import (
     Sent,
     Terms,
 )
-from secure_afl.protocol.errors import AuditError, PolicyError, ProtocolError
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
-from secure_afl.protocol.parameters import Parameters
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.roster_file import Parties
+from secure_afl.protocol.session.errors import AuditError, PolicyError, ProtocolError
+from secure_afl.protocol.session.parameters import Parameters
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
 
 E = TypeVar("E", bound=AnyEvent)
 

@@ -18,10 +18,10 @@ from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.masking import messages as masking
-from secure_afl.protocol.parameters import Parameters, SumPlan
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import VERSION, Message, Natural, WireError
+from secure_afl.protocol.session.parameters import Parameters, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import VERSION, Message, Natural, WireError
 
 Terms = Parameters | Agreement
 """What a session agreed on: of masked sums, or of encrypted ones."""

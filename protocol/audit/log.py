@@ -22,8 +22,8 @@ from secure_afl.protocol.audit.events import (
     line_digest,
     signed,
 )
-from secure_afl.protocol.errors import AuditError
-from secure_afl.protocol.wire import VERSION
+from secure_afl.protocol.session.errors import AuditError
+from secure_afl.protocol.session.wire import VERSION
 
 Clock = Callable[[], datetime]
 """Gives the party's own time, in UTC. Nothing is decided by it."""

@@ -29,18 +29,18 @@ from secure_afl.protocol.audit.events import (
     message_digest,
 )
 from secure_afl.protocol.audit.log import AuditLog
-from secure_afl.protocol.driver import Contributor, Party
-from secure_afl.protocol.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.masking import messages as masking
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import Parameters, SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.server import Outbox, alike
-from secure_afl.protocol.wire import ServerMessage
+from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
+from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import Outbox, alike
+from secure_afl.protocol.session.wire import ServerMessage
+from secure_afl.protocol.transport.driver import Contributor, Party
 
 FromParty = masking.FromClient | homomorphic.FromClient | homomorphic.FromHolder
 FromServer = (

@@ -8,7 +8,7 @@ from datetime import datetime
 from secure_afl.protocol.audit.check import At, Report, Session, View
 from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Withheld
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
-from secure_afl.protocol.parameters import Parameters, Profile
+from secure_afl.protocol.session.parameters import Parameters, Profile
 
 _FORMS = {  # by whether it is masked, and whether it is encrypted: in a cell, and in words
     (True, False): ("masked", "hidden by secret masks"),

@@ -7,14 +7,22 @@ from enum import Enum
 
 from msgspec.msgpack import Decoder
 
-from secure_afl.crypto import bfv, ckks, joint_key
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import Label, digest
-from secure_afl.crypto.lattice import LATTICES, Lattice
-from secure_afl.protocol.errors import LocalProtocolError
-from secure_afl.protocol.parameters import SESSION_BYTES, RoundSpec, SumPlan
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import DIGEST_BYTES, VERSION, Message, WireError, encode, exact, increasing
+from secure_afl.crypto.lattice import bfv, ckks, joint_key
+from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.parameters import SESSION_BYTES, RoundSpec, SumPlan
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import (
+    DIGEST_BYTES,
+    VERSION,
+    Message,
+    WireError,
+    encode,
+    exact,
+    increasing,
+)
 
 
 class Release(Enum):

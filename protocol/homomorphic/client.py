@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.crypto import bfv, ckks, ring
+from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import Label
-from secure_afl.crypto.lattice import Residues
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError
+from secure_afl.crypto.lattice import bfv, ckks
+from secure_afl.crypto.lattice.parameter_sets import Residues
 from secure_afl.protocol.homomorphic import messages, states
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption
 from secure_afl.protocol.homomorphic.memory import CLIENT_MEMORY, ClientMemory
@@ -23,13 +23,14 @@ from secure_afl.protocol.homomorphic.messages import (
     Tags,
 )
 from secure_afl.protocol.homomorphic.states import ClientState
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted, demands
-from secure_afl.protocol.party import SignedParty
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import Profile, SumPlan, SumWanted, demands
+from secure_afl.protocol.session.party import SignedParty
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import Message, WireError
 
 
 class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory]):

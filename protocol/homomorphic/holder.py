@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.crypto import ckks, ring
+from secure_afl.crypto import ring
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import KEY_BYTES, Label
-from secure_afl.crypto.lattice import Residues
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError
+from secure_afl.crypto.lattice import ckks
+from secure_afl.crypto.lattice.parameter_sets import Residues
 from secure_afl.protocol.homomorphic import messages, states
 from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encryption, Release
 from secure_afl.protocol.homomorphic.keys import JointKey, WholeKey, public_key
@@ -33,12 +33,13 @@ from secure_afl.protocol.homomorphic.messages import (
     Opening,
 )
 from secure_afl.protocol.homomorphic.states import HolderState
-from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.parameters import RoundSpec, SumPlan, demands
-from secure_afl.protocol.party import SignedParty
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError, answered, decode, encode, verify_frame
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import RoundSpec, SumPlan, demands
+from secure_afl.protocol.session.party import SignedParty
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import Message, WireError, answered, decode, encode, verify_frame
 
 Solve = Callable[[SumPlan, npt.NDArray[np.float64], float, int], npt.NDArray[np.float64]]
 """From a sum, the bound on the error of its entries, and how many clients are in it, what is released in its place."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.crypto import bfv, joint_key
-from secure_afl.crypto.lattice import Lattice, Residues
+from secure_afl.crypto.lattice import bfv, joint_key
+from secure_afl.crypto.lattice.parameter_sets import Lattice, Residues
 
 Words = npt.NDArray[np.uint64]
 
@@ -19,7 +19,7 @@ class WholeKey:
     """Of a single key holder. share: the public key. kept: what `kept` gave, for the same key again."""
 
     def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
-        from secure_afl.crypto.seal import SecretKey
+        from secure_afl.crypto.lattice.seal import SecretKey
 
         self._lattice = lattice
         self._secret = SecretKey(lattice, kept)
@@ -71,7 +71,7 @@ def parse_part(lattice: Lattice, part: bytes | memoryview, length: int) -> None:
 
 def put_together(lattice: Lattice, total: Residues, parts: Sequence[bytes], length: int) -> Words:
     """The sum that all partial decryptions open, in Z_t. Raises `CryptoError` if one is missing or wrong."""
-    from secure_afl.crypto import seal
+    from secure_afl.crypto.lattice import seal
 
     partials = [joint_key.unpack_partial(lattice, part, length) for part in parts]
     values, budget = seal.decode(lattice, joint_key.opened(lattice, total, partials), length)

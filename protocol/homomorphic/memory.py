@@ -9,7 +9,7 @@ import msgspec
 from secure_afl.protocol.homomorphic import states
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.homomorphic.messages import Challenge, Offer
-from secure_afl.protocol.parameters import Demands
+from secure_afl.protocol.session.parameters import Demands
 
 
 class ClientMemory(msgspec.Struct):

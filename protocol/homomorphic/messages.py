@@ -10,7 +10,7 @@ from msgspec.msgpack import Decoder
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.kdf import KEY_BYTES, Label, digest, integer
 from secure_afl.protocol.homomorphic.agreement import Agreement
-from secure_afl.protocol.wire import DIGEST_BYTES, Message, Natural, ServerMessage, exact, increasing
+from secure_afl.protocol.session.wire import DIGEST_BYTES, Message, Natural, ServerMessage, exact, increasing
 
 # ---- from a key holder ---------------------------------------------------------------------------
 

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import verify
 from secure_afl.crypto.kdf import Label
-from secure_afl.crypto.lattice import LATTICES, Residues
-from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
+from secure_afl.crypto.lattice.parameter_sets import LATTICES, Residues
 from secure_afl.protocol.homomorphic import keys, messages, states
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.homomorphic.messages import (
@@ -38,9 +37,10 @@ from secure_afl.protocol.homomorphic.messages import (
     Tags,
 )
 from secure_afl.protocol.homomorphic.states import ServerState
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.server import Outbox, SignedServer
-from secure_afl.protocol.wire import WireError, encode, exact
+from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import Outbox, SignedServer
+from secure_afl.protocol.session.wire import WireError, encode, exact
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from secure_afl.protocol.homomorphic.messages import (
     Opening,
     Tags,
 )
-from secure_afl.protocol.wire import Message
+from secure_afl.protocol.session.wire import Message
 
 
 class ClientState(Enum):

@@ -13,9 +13,7 @@ from secure_afl.crypto.identity import Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, split
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError
-from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking import messages, states
 from secure_afl.protocol.masking.memory import MEMORY, Masked, Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
     Advertise,
@@ -32,7 +30,10 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import (
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import (
     PARAMETERS,
     Parameters,
     Profile,
@@ -41,10 +42,10 @@ from secure_afl.protocol.parameters import (
     SumWanted,
     demands,
 )
-from secure_afl.protocol.party import SignedParty
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import Message, WireError, decode, verify_frame
+from secure_afl.protocol.session.party import SignedParty
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import Message, WireError, decode, verify_frame
 
 
 class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):

@@ -11,7 +11,7 @@ import msgspec
 from secure_afl.crypto.hpke import KeyPair, Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.protocol.masking import states
-from secure_afl.protocol.parameters import Demands, Parameters
+from secure_afl.protocol.session.parameters import Demands, Parameters
 
 
 class RoundKeys(msgspec.Struct, dict=True):

@@ -13,7 +13,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
-from secure_afl.protocol.wire import (
+from secure_afl.protocol.session.wire import (
     DIGEST_BYTES,
     Message,
     Natural,

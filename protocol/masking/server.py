@@ -17,8 +17,7 @@ from secure_afl.crypto.identity import verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, combine, parse_share
-from secure_afl.protocol.errors import LocalProtocolError, RoundAbortedError
-from secure_afl.protocol.masking import graph, messages, states
+from secure_afl.protocol.masking import messages, states
 from secure_afl.protocol.masking.messages import (
     SEED_SHARE,
     SELF_SHARE,
@@ -37,10 +36,12 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import Parameters
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.server import OnDemand, Outbox, SignedServer
-from secure_afl.protocol.wire import DIGEST_BYTES, WireError, encode, exact
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.parameters import Parameters
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import OnDemand, Outbox, SignedServer
+from secure_afl.protocol.session.wire import DIGEST_BYTES, WireError, encode, exact
 
 
 @dataclass(frozen=True)

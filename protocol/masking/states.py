@@ -19,8 +19,8 @@ from secure_afl.protocol.masking.messages import (
     Survivors,
     Upload,
 )
-from secure_afl.protocol.parameters import Parameters, Profile
-from secure_afl.protocol.wire import Message
+from secure_afl.protocol.session.parameters import Parameters, Profile
+from secure_afl.protocol.session.wire import Message
 
 
 class ClientState(Enum):

@@ -11,20 +11,20 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import Received, Role, frame
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
-from secure_afl.protocol.driver import Contribution
-from secure_afl.protocol.durable import DurableParty, Keeping
-from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.durable.parties import DurableParty, Keeping
+from secure_afl.protocol.durable.store import Kept, Store
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.parameters import SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.store import Kept, Store
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.wire import decode
+from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter, here
-from secure_afl.protocol.wire import decode
 
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 

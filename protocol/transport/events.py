@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import msgspec
 
-from secure_afl.protocol.errors import ProtocolError
-from secure_afl.protocol.store import StoreError
+from secure_afl.protocol.durable.store import StoreError
+from secure_afl.protocol.session.errors import ProtocolError
+from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.post import Letter
-from secure_afl.protocol.wire import WireError
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport import metrics
 from secure_afl.protocol.transport.events import AnyEvent, NotCounted
 

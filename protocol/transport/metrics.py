@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secure_afl.protocol.errors import LocalProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport.events import (
     Answered,
     AnyEvent,

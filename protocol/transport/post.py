@@ -12,9 +12,9 @@ from msgspec.msgpack import Decoder
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, integer
-from secure_afl.protocol.parameters import SESSION_BYTES
-from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.wire import Message, Natural, ServerMessage, WireError, decode, encode, exact
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.session.parameters import SESSION_BYTES
+from secure_afl.protocol.session.wire import Message, Natural, ServerMessage, WireError, decode, encode, exact
 
 
 class Channel(Enum):

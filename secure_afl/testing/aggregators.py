@@ -4,7 +4,7 @@
 
     print(check_aggregator(lambda network: MaskedAggregator(network=network)))
 
-To have your own secure sum checked, wrap it in a class with the four members of `secure_afl.aggregation.Aggregator`:
+To have your own secure sum checked, wrap it in a class with the four members of `secure_afl.sums.aggregation.Aggregator`:
 `backend` (a name), `policy` (`Policy()` will do; the fewest survivors of a sum are read from it), `open(clients,
 plan)` and `sum(number, contributions)`, or `solve` in its place. Names of clients are strings, a contribution is
 a float64 vector and the name of the data set behind it, the last entry of a vector is a whole number, the count of
@@ -45,16 +45,16 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.aggregation import Aggregate, Aggregator, Outcome
+from secure_afl.analytic.solve import Solution, solve
+from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
-from secure_afl.protocol.driver import Contribution, Envelope, Network, PerfectNetwork
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.messages import FROM_CLIENT, FROM_SERVER, Reveal, Shares, Survivors
-from secure_afl.protocol.parameters import PARAMETERS, Parameters, RidgeSystem, SumPlan
-from secure_afl.protocol.wire import WireError, decode, encode
-from secure_afl.solve import Solution, solve
-from secure_afl.statistics import PublicBounds, SufficientStatistics
+from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, RidgeSystem, SumPlan
+from secure_afl.protocol.session.wire import WireError, decode, encode
+from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
+from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 Factory = Callable[[Network], Aggregator]

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from secure_afl.protocol.driver import Envelope
+from secure_afl.protocol.transport.driver import Envelope
 
 Change = Callable[[bytes, random.Random], bytes]
 

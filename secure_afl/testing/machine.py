@@ -47,9 +47,6 @@ except ImportError as error:
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
-from secure_afl.protocol.driver import Envelope
-from secure_afl.protocol.errors import PolicyError, ProtocolError, RoundAbortedError
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
@@ -66,11 +63,14 @@ from secure_afl.protocol.masking.messages import (
 )
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.masking.states import ClientState, ServerState
-from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile, SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.server import Outbox
-from secure_afl.protocol.wire import Message, WireError, decode, encode
+from secure_afl.protocol.session.errors import PolicyError, ProtocolError, RoundAbortedError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.wire import Message, WireError, decode, encode
+from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
 

@@ -30,18 +30,18 @@ except ImportError as error:
         "secure_afl.testing.strategies needs Hypothesis, which the extra secure-afl[testing] installs"
     ) from error
 
+from secure_afl.analytic.statistics import Matrix, PublicBounds, SufficientStatistics
 from secure_afl.crypto.fixed_point import FRACTION_BITS
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError
-from secure_afl.protocol.errors import PolicyError
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import SESSION_BYTES, Parameters, Profile, SumPlan
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.wire import VERSION
-from secure_afl.statistics import Matrix, PublicBounds, SufficientStatistics
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.protocol.session.parameters import SESSION_BYTES, Parameters, Profile, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.wire import VERSION
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
 
 KEY_PHASES = tuple(

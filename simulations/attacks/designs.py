@@ -8,15 +8,16 @@ from functools import partial
 
 import numpy as np
 
-from secure_afl.aggregation import MaskedAggregator
-from secure_afl.crypto import ckks, ring, seal
-from secure_afl.crypto.lattice import LATTICES
-from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.crypto import ring
+from secure_afl.crypto.lattice import ckks, seal
+from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.simulations.attacks import both_shares, small_seeds, weak_masks
 from secure_afl.simulations.attacks.population import Statistic
 from secure_afl.simulations.attacks.tap import Tap, decoded
-from secure_afl.simulations.data import Floats
+from secure_afl.simulations.attacks.weak import both_shares, small_seeds, weak_masks
+from secure_afl.simulations.data.dataset import Floats
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
 
 Read = Callable[[Sequence[Floats], Statistic], dict[int, Floats]]
 """From all clients' vectors to what the server reads as theirs, by client, some or all of them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, mannwhitneyu
 
-from secure_afl.simulations.data import Floats
+from secure_afl.simulations.data.dataset import Floats
 
 Watch = Callable[[str], None]
 CHANCE = 1e-3

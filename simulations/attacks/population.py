@@ -5,11 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
+from secure_afl.analytic.statistics import PublicBounds, symmetric
 from secure_afl.errors import DataError
-from secure_afl.protocol.parameters import SumPlan
-from secure_afl.ridge import FederatedRidge
-from secure_afl.simulations.data import Dataset, Floats, Ints
-from secure_afl.statistics import PublicBounds, symmetric
+from secure_afl.models.ridge import FederatedRidge
+from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.simulations.data.dataset import Dataset, Floats, Ints
 
 CLIENTS = 4
 _MOST_ROWS = 1000

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from secure_afl.simulations import pages, terminal
+from secure_afl.cli import pages, terminal
 from secure_afl.simulations.attacks.finding import Gallery
 from secure_afl.simulations.attacks.table import ATTACKS
 
@@ -92,4 +92,11 @@ def page(figures: Figures, pictures: Sequence[tuple[str, bytes]]) -> str:
     """One HTML file that needs nothing else. pictures: titles and PNG files."""
     inline = [(title, pages.inline("image/png", data)) for title, data in pictures]
     attacks = [(name, ATTACKS[name], rows) for name, rows in by_attack(figures)]
-    return pages.page("attacks.html", {"number": number}, figures=figures, attacks=attacks, pictures=inline)
+    return pages.page(
+        "secure_afl.simulations.show",
+        "attacks.html",
+        {"number": number},
+        figures=figures,
+        attacks=attacks,
+        pictures=inline,
+    )

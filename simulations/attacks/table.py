@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secure_afl.errors import DataError
-from secure_afl.simulations.attacks import (
+from secure_afl.simulations.attacks.finding import Gallery, Result, Watch
+from secure_afl.simulations.attacks.population import Setting
+from secure_afl.simulations.attacks.reading import (
     collusion,
     differencing,
     few_rows,
@@ -14,8 +16,6 @@ from secure_afl.simulations.attacks import (
     membership,
     one_row,
 )
-from secure_afl.simulations.attacks.finding import Gallery, Result, Watch
-from secure_afl.simulations.attacks.population import Setting
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ import numpy as np
 from secure_afl.crypto import ring
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.identity import SIGNATURE_BYTES
-from secure_afl.crypto.lattice import Lattice, Residues
-from secure_afl.protocol.driver import Envelope, PerfectNetwork
+from secure_afl.crypto.lattice.parameter_sets import Lattice, Residues
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import messages as masked
-from secure_afl.protocol.wire import decode
-from secure_afl.simulations.data import Floats
+from secure_afl.protocol.session.wire import decode
+from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.simulations.data.dataset import Floats
 
 MASKED, ENCRYPTED = "collecting", "encrypting"
 

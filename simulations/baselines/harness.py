@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secure_afl.simulations.baselines.model import Model
 from secure_afl.simulations.baselines.settings import Settings
-from secure_afl.simulations.data import Dataset
-from secure_afl.simulations.partition import Part
+from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.data.partition import Part
 
 P = ParamSpec("P")
 T = TypeVar("T")

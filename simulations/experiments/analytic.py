@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secure_afl.aggregation import Aggregate, MaskedAggregator, PlainAggregator
-from secure_afl.aggregation import Outcome as SumOutcome
-from secure_afl.encoders import Encoder, summed
-from secure_afl.encrypted import EncryptedAggregator
+from secure_afl.analytic.solve import Solution
 from secure_afl.errors import DropoutWarning
-from secure_afl.fedacnnl import Learner
-from secure_afl.network import Network, Trained
-from secure_afl.pfedacnnl import Personal, PFedACnnL
-from secure_afl.protocol.driver import Contribution
-from secure_afl.protocol.parameters import SumPlan
-from secure_afl.simulations.data import Dataset
-from secure_afl.simulations.partition import Part, stacked
-from secure_afl.simulations.run import Settings, aggregator_for, of_median_client
-from secure_afl.solve import Solution
+from secure_afl.models.networks.encoders import Encoder, summed
+from secure_afl.models.networks.fedacnnl import Learner
+from secure_afl.models.networks.network import Network, Trained
+from secure_afl.models.networks.pfedacnnl import Personal, PFedACnnL
+from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.transport.driver import Contribution
+from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.data.partition import Part, stacked
+from secure_afl.simulations.study.run import Settings, aggregator_for, of_median_client
+from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggregator
+from secure_afl.sums.aggregation import Outcome as SumOutcome
+from secure_afl.sums.encrypted import EncryptedAggregator
 
 # Round trips of the active profile.
 _KEY_TRIPS = 3  # advertise, share, confirm

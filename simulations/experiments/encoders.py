@@ -1,6 +1,6 @@
 """What hidden layers should be trained towards: every encoder on MNIST-5k, chosen on held-out training rows.
 
-Networks are trained on pooled rows: under masks they are the same bit for bit (tests/learning/test_fedacnnl.py).
+Networks are trained on pooled rows: under masks they are the same bit for bit (tests/models/networks/test_fedacnnl.py).
 """
 
 import time
@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from secure_afl.encoders import Encoder
-from secure_afl.fedacnnl import FedACnnL
-from secure_afl.network import AvgPool, Conv, Flatten, Network, ReLU, Widen
+from secure_afl.cli.terminal import table
+from secure_afl.models.networks.encoders import Encoder
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.networks.network import AvgPool, Conv, Flatten, Network, ReLU, Widen
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.harness import ClientRows
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED
-from secure_afl.simulations.bench_masking import machine
-from secure_afl.simulations.data import Dataset, load
+from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.data.dataset import Dataset, load
+from secure_afl.simulations.data.partition import split
 from secure_afl.simulations.experiments.headline import spread
 from secure_afl.simulations.experiments.one_core import one_core
-from secure_afl.simulations.partition import split
-from secure_afl.simulations.terminal import table
 
 TEST, VALIDATION = 0.2, 0.2  # of all rows, and of the training rows
 _INPUT = (1, 28, 28)

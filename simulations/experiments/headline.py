@@ -11,15 +11,15 @@ from typing import Any
 
 from rich.table import Table
 
+from secure_afl.cli.terminal import table
 from secure_afl.simulations.baselines.harness import History, clients_of
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED
-from secure_afl.simulations.bench_masking import machine
+from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.experiments.analytic import Outcome, train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
-from secure_afl.simulations.terminal import table
 
 Record = dict[str, Any]
 _ALONE = ("local", "centralized")  # nothing is exchanged

@@ -6,18 +6,18 @@ from typing import Any
 
 from rich.table import Table
 
+from secure_afl.cli.terminal import table
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.harness import clients_of
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED
-from secure_afl.simulations.bench_masking import machine
-from secure_afl.simulations.data import load
+from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.data.dataset import load
+from secure_afl.simulations.data.partition import partition
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.headline import spread
 from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS
-from secure_afl.simulations.partition import partition
-from secure_afl.simulations.terminal import table
 
 CONCENTRATIONS = (0.05, 0.1, 0.5, 1.0, 10.0)
 METHODS_SHOWN = ("fedavg", "fine-tuned", "local")

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from secure_afl.aggregation import Aggregate, Aggregator, Outcome, solved
+from secure_afl.analytic.privacy import Privacy, client_noise, shortened
+from secure_afl.analytic.solve import Solution
+from secure_afl.cli.terminal import table
 from secure_afl.crypto.noise import Noise
-from secure_afl.fedacnnl import FedACnnL
-from secure_afl.privacy import Privacy, client_noise, shortened
-from secure_afl.protocol.driver import Contribution
-from secure_afl.protocol.parameters import SumPlan
-from secure_afl.protocol.policy import Policy
-from secure_afl.ridge import FederatedRidge
-from secure_afl.simulations.bench_masking import machine
-from secure_afl.simulations.data import Dataset, load
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.ridge import FederatedRidge
+from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.transport.driver import Contribution
+from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.data.dataset import Dataset, load
+from secure_afl.simulations.data.partition import default_spec, partition, stacked
 from secure_afl.simulations.experiments.headline import spread
-from secure_afl.simulations.partition import default_spec, partition, stacked
-from secure_afl.simulations.run import network_for
-from secure_afl.simulations.terminal import table
-from secure_afl.solve import Solution
+from secure_afl.simulations.study.run import network_for
+from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, solved
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 PROBLEMS = ("heart", "digits", "mnist5k", "mnist5k, network")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secure_afl.network import AvgPool, Conv, Dense, Network, ReLU, Widen
+from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU, Widen
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.model import Model
-from secure_afl.simulations.data import Dataset, load
-from secure_afl.simulations.partition import Part, partition
+from secure_afl.simulations.data.dataset import Dataset, load
+from secure_afl.simulations.data.partition import Part, partition
 
 
 @dataclass(frozen=True, eq=False)

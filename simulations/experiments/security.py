@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from secure_afl.simulations.bench_masking import machine
+from secure_afl.cli.terminal import table
+from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.one_core import one_core
 from secure_afl.simulations.experiments.problems import PROBLEMS
-from secure_afl.simulations.terminal import table
 
 _PROBLEM, _REPEATS = "mnist-mlp", 3
 DROPOUTS = (0.0, 0.2)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from secure_afl.protocol.parameters import Profile
-from secure_afl.simulations.bench_masking import machine
+from secure_afl.protocol.session.parameters import Profile
+from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.overhead import laws, memory
 from secure_afl.simulations.overhead.grid import Axes, Cell
 from secure_afl.simulations.overhead.measure import (

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 
-from secure_afl import encrypted
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
 from secure_afl.protocol.homomorphic.agreement import Encryption
-from secure_afl.protocol.masking import graph
-from secure_afl.protocol.parameters import Profile, SumPlan
-from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.parameters import Profile, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.sums import encrypted
 from secure_afl.testing.faults import dropouts
 
 BACKENDS = ("mask", "bfv+mask", "bfv", "ckks")

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.aggregation import Aggregate, MaskedAggregator
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import SecureAflError
-from secure_afl.encrypted import EncryptedAggregator
-from secure_afl.protocol.driver import Contribution, Envelope, Exchange
+from secure_afl.protocol.transport.driver import Contribution, Envelope, Exchange
 from secure_afl.simulations.overhead.grid import Cell
+from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 CLIENT, WORST, SERVER, HOLDER = "client (median)", "client (worst)", "server", "key holder"

@@ -15,17 +15,16 @@ from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.driver import Carry, Contributor, Party
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.parameters import SumWanted
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.server import Outbox
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.transport.driver import Carry, Contributor, Party
 from secure_afl.protocol.transport.post import Channel
-from secure_afl.remote import Elsewhere, remote
 from secure_afl.simulations.overhead.grid import HOLDERS, Cell
 from secure_afl.simulations.overhead.measure import (
     ALL_PHASES,
@@ -37,6 +36,7 @@ from secure_afl.simulations.overhead.measure import (
     check,
     vector,
 )
+from secure_afl.sums.remote import Elsewhere, remote
 
 _MARK = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")

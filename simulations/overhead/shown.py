@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.table import Table
 
-from secure_afl.simulations import pages
+from secure_afl.cli import pages
+from secure_afl.cli.terminal import table
 from secure_afl.simulations.overhead.figures import MEMORY, QUANTITIES, Figures, found
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER, WORST
-from secure_afl.simulations.overhead.peers import OURS
-from secure_afl.simulations.terminal import table
+from secure_afl.simulations.overhead.peers.compare import OURS
 
 PARTIES = (CLIENT, WORST, SERVER, HOLDER)
 _NAMES = {
@@ -196,4 +196,11 @@ def page(figures: Figures, pictures: Mapping[str, str]) -> str:
         "ours": OURS,
     }
     images = {name: pages.inline("image/svg+xml", drawn.encode()) for name, drawn in pictures.items()}
-    return pages.page("overhead.html", figures=figures, bases=bases(figures), images=images, **tools)
+    return pages.page(
+        "secure_afl.simulations.show",
+        "overhead.html",
+        figures=figures,
+        bases=bases(figures),
+        images=images,
+        **tools,
+    )

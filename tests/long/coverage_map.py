@@ -19,7 +19,7 @@ SOURCES = {
     for package in ("crypto", "protocol")
     for path in sorted((ROOT / package).rglob("*.py"))
 }  # as they are imported, and what they are called here
-TESTS = ("crypto", "protocol", "transport", "verification", "learning/test_encrypted.py")
+TESTS = ("crypto", "protocol", "transport", "verification", "sums/test_encrypted.py")
 ELSEWHERE = ("verification/test_killed.py",)  # what they test runs in other processes
 FOR_MUTANTS = "verification/test_survivors.py"
 OPTIONS = (
@@ -32,7 +32,7 @@ OPTIONS = (
     "-Wignore::pytest.PytestAssertRewriteWarning",  # of what was loaded before
 )
 
-Line = tuple[str, int]  # a file such as crypto/ntt.py, and a number
+Line = tuple[str, int]  # a file such as crypto/lattice/ntt.py, and a number
 
 
 class Tests:

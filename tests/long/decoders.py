@@ -6,23 +6,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from cohorts import EVERY_PROFILE
 from msgspec import msgpack
+from worlds.cohorts import EVERY_PROFILE
 
 from long.recipes import Path, Recipe, paths_in, tree_of
-from secure_afl.crypto import joint_key, ring, shamir
+from secure_afl.crypto import ring, shamir
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import KeyPair, Suite, seal
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import Label
-from secure_afl.crypto.lattice import LATTICES, Lattice, pack_mod
-from secure_afl.protocol import parameters, wire
-from secure_afl.protocol.errors import PolicyError
+from secure_afl.crypto.lattice import joint_key
+from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice, pack_mod
 from secure_afl.protocol.homomorphic import agreement, keys
 from secure_afl.protocol.homomorphic import messages as encrypted
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.session import graph, parameters, wire
+from secure_afl.protocol.session.errors import PolicyError
 
 OUR_ERRORS: tuple[type[Exception], ...] = (wire.WireError, CryptoError, PolicyError)
 """All that a decoder may raise."""

@@ -31,7 +31,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from long.knowledge import RULES, Adversary, Violation
 from long.sites import WEAK, Bounds, Model, Move, Rank, Said
-from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.session.parameters import Profile
 
 State = tuple[int, ...]
 Watch = Callable[[str], None]

@@ -28,11 +28,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from mortal_files import beside
 from msgspec import structs
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from worlds.mortal_files import beside
 
 from long.mortals import (
     CLIENTS,
@@ -59,19 +59,19 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.kdf import KEY_BYTES
-from secure_afl.crypto.lattice import LATTICES
-from secure_afl.protocol.errors import ProtocolError
+from secure_afl.crypto.lattice.parameter_sets import LATTICES
+from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement
 from secure_afl.protocol.homomorphic.messages import EncryptedRequest, EncryptedUpload, Offer, Opened
-from secure_afl.protocol.ledger import Ledger
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking import messages as masked
 from secure_afl.protocol.masking.messages import Reveal, SumRequest, Survivors, Upload
-from secure_afl.protocol.parameters import PARAMETERS, Parameters, Profile
-from secure_afl.protocol.server import Outbox
-from secure_afl.protocol.store import Store
-from secure_afl.protocol.wire import WireError, decode, encode
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import ProtocolError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, Profile
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.wire import WireError, decode, encode
 
 Run = tuple[str, str]
 """Backend, and under masks the profile."""

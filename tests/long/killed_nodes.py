@@ -22,11 +22,11 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from folders import Federation, in_process, model
 from rich.console import Console
+from worlds.folders import Federation, in_process, model
 
 from secure_afl.errors import DataError
-from secure_afl.simulations import loopback
+from secure_afl.simulations.network import loopback
 
 CLIENTS, VICTIM, HOLDER = 5, 2, 5
 BACKENDS = ("mask", "bfv+mask")

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from cohorts import Session, world
-from encrypted import EVERY_BACKEND, KeySession, KeyWorld
 from msgspec import msgpack
+from worlds.cohorts import Session, world
+from worlds.encrypted import EVERY_BACKEND, KeySession, KeyWorld
 
 from long.recipes import Path, Recipe, paths_in, tree_of
 from secure_afl.crypto.errors import CryptoError
@@ -16,20 +16,20 @@ from secure_afl.crypto.hpke import seal
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.shamir import SHARE_BYTES
-from secure_afl.protocol.driver import Envelope, PerfectNetwork
-from secure_afl.protocol.errors import PolicyError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.homomorphic import agreement, client, holder, server
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.homomorphic import states as encrypted_states
 from secure_afl.protocol.homomorphic.memory import ClientMemory, HolderMemory
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import messages as masked
 from secure_afl.protocol.masking import server as masking_server
 from secure_afl.protocol.masking import states as masked_states
 from secure_afl.protocol.masking.memory import Memory, RoundKeys
-from secure_afl.protocol.parameters import PARAMETERS, Profile, SumWanted
-from secure_afl.protocol.server import Outbox, SignedServer
-from secure_afl.protocol.wire import WireError, answered, decode, encode, sign_frame
+from secure_afl.protocol.session.errors import PolicyError, ProtocolError, RemoteProtocolError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import PARAMETERS, Profile, SumWanted
+from secure_afl.protocol.session.server import Outbox, SignedServer
+from secure_afl.protocol.session.wire import WireError, answered, decode, encode, sign_frame
+from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
 
 VICTIM = 1  # the client that is lied to, or whose key signs what servers are sent
 ROUNDS = 2

@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 from flwr.app import Context
 
-from secure_afl.flower_app import endpoint_of
+from secure_afl.node.flower_app import endpoint_of
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.post import Channel, Letter

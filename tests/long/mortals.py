@@ -17,28 +17,28 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from cohorts import BOUND
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from encrypted import EVERY_BACKEND
+from worlds.cohorts import BOUND
+from worlds.encrypted import EVERY_BACKEND
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.durable import DurableParty
-from secure_afl.protocol.errors import ProtocolError, RoundAbortedError
+from secure_afl.protocol.durable.journal import DurableServer
+from secure_afl.protocol.durable.parties import DurableParty
+from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
-from secure_afl.protocol.journal import DurableServer
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
-from secure_afl.protocol.parameters import PARAMETERS, RoundSpec, SumPlan, SumWanted
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.server import Outbox
-from secure_afl.protocol.store import Kept, Store
-from secure_afl.protocol.wire import decode
+from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import PARAMETERS, RoundSpec, SumPlan, SumWanted
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.wire import decode
 
 ROUNDS, LENGTH, CLIENTS = 2, 5, 4
 PLAN = [SumPlan(f"sum {number}", LENGTH, BOUND, 20) for number in range(ROUNDS)]

@@ -35,12 +35,9 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.crypto.kdf import Label, bind, derive
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.protocol import wire
-from secure_afl.protocol.errors import PolicyError, RemoteProtocolError
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
-from secure_afl.protocol.masking import graph, messages, states
 from secure_afl.protocol.masking import memory as memory_module
+from secure_afl.protocol.masking import messages, states
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
@@ -55,10 +52,13 @@ from secure_afl.protocol.masking.messages import (
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Member, Roster
-from secure_afl.protocol.wire import WireError, decode, encode
+from secure_afl.protocol.session import graph, wire
+from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.wire import WireError, decode, encode
 
 Said = tuple[Any, ...]
 """A message of the server in words: its kind, the session, and what it says; places only, so that it can be renamed."""

@@ -19,26 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.msgpack import Decoder
 from reference.notation import shown, shown_words
 
-from secure_afl.crypto import (
-    bfv,
-    ckks,
-    fixed_point,
-    hpke,
-    identity,
-    joint_key,
-    kdf,
-    lattice,
-    ntt,
-    prg,
-    ring,
-    shamir,
-)
+from secure_afl.crypto import fixed_point, hpke, identity, kdf, prg, ring, shamir
 from secure_afl.crypto.errors import SecureAflError
-from secure_afl.protocol import parameters, roster, wire
+from secure_afl.crypto.lattice import bfv, ckks, joint_key, ntt, parameter_sets
 from secure_afl.protocol.homomorphic import agreement
 from secure_afl.protocol.homomorphic import messages as encrypted
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.session import graph, parameters, roster, wire
 from secure_afl.protocol.transport import post
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
@@ -468,14 +455,14 @@ def least_threshold(profile: str, n: int, degree: int) -> Any:
 # ---- lattices ------------------------------------------------------------------------------------
 
 
-def lattice_of(name: str, degree: int) -> lattice.Lattice:
+def lattice_of(name: str, degree: int) -> parameter_sets.Lattice:
     """The set, with another degree for short vectors."""
-    return replace(lattice.LATTICES[name], degree=degree)
+    return replace(parameter_sets.LATTICES[name], degree=degree)
 
 
 def drawn_residues(
     given: list[list[int]] | str, primes: tuple[int, ...], polynomials: int, degree: int
-) -> lattice.Residues:
+) -> parameter_sets.Residues:
     """(polynomials, primes, N): as listed by prime, or drawn below it from the stream of SHA-256(seed ‖ j)."""
     rows = []
     for j, prime in enumerate(primes):
@@ -487,7 +474,7 @@ def drawn_residues(
     return np.stack([row.reshape(polynomials, degree) for row in rows], axis=1)
 
 
-def by_prime(array: lattice.Residues) -> list[Any]:
+def by_prime(array: parameter_sets.Residues) -> list[Any]:
     """The residues of each prime in their order."""
     return [shown_words(array[..., at, :].ravel().tolist()) for at in range(array.shape[-2])]
 
@@ -495,7 +482,7 @@ def by_prime(array: lattice.Residues) -> list[Any]:
 @operation
 def sizes(set: str, length: int) -> Any:
     """Bytes of the ciphertexts of a vector, and of a public key (encrypted-protocol.md §3, §4)."""
-    one = lattice.LATTICES[set]
+    one = parameter_sets.LATTICES[set]
     return [one.ciphertext_bytes(length), one.public_key_bytes]
 
 
@@ -546,7 +533,7 @@ def tags(set: str, degree: int, count: int, residues: list[list[int]] | str, see
 @operation
 def add_tags(set: str, one: list[int], other: list[int]) -> Any:
     """The tags of a sum (encrypted-protocol.md §4)."""
-    return list(lattice.LATTICES[set].add_tags(tuple(one), tuple(other)))
+    return list(parameter_sets.LATTICES[set].add_tags(tuple(one), tuple(other)))
 
 
 def polynomial(degree: int, terms: dict[str, int]) -> npt.NDArray[np.uint64]:
@@ -621,13 +608,13 @@ def choose_ckks(demands: list[tuple[int, str, str]], summands: int) -> Any:
 @operation
 def smudging_bits(set: str, holders: int, summands: int) -> Any:
     """B, for a committee's partial decryptions (encrypted-protocol.md §3)."""
-    return joint_key.smudging_bits(lattice.LATTICES[set], holders, summands)
+    return joint_key.smudging_bits(parameter_sets.LATTICES[set], holders, summands)
 
 
 @operation
 def check_bfv(set: str, values: list[int], budget: int) -> Any:
     """Decrypted values as words of Z_t, if enough noise budget is left (encrypted-protocol.md §3)."""
-    return bfv.checked(np.array(values, np.int64), budget, lattice.LATTICES[set]).tolist()
+    return bfv.checked(np.array(values, np.int64), budget, parameter_sets.LATTICES[set]).tolist()
 
 
 @operation
@@ -635,4 +622,4 @@ def release_ckks(set: str, code: list[int], slots: list[str], summands: int, dec
     """What a key holder gives out of decrypted, flooded slots, in units of the code (encrypted-protocol.md §3)."""
     values = np.array([float.fromhex(slot) for slot in slots], np.float64)
     used = fixed_point.FixedPoint(*code)
-    return shown(ckks.released(values, lattice.LATTICES[set], used, summands, decryptions).tolist())
+    return shown(ckks.released(values, parameter_sets.LATTICES[set], used, summands, decryptions).tolist())

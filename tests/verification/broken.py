@@ -10,19 +10,19 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.aggregation import Aggregate, MaskedAggregator
 from secure_afl.crypto.hpke import KeyPair, Suite
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
-from secure_afl.protocol.driver import Contribution, Envelope, Network
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import memory as memory_module
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking import server as server_module
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import Profile, SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.session.parameters import Profile, SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.transport.driver import Contribution, Envelope, Network
+from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
 
 Words = npt.NDArray[np.uint64]
 Given = Mapping[str, Contribution]
@@ -145,7 +145,7 @@ class BothShares(Broken):
     """Clients reveal one share of a dealer, and when they are shown another list the other."""
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-        with patch("secure_afl.aggregation.MaskingClient", AnswersTwice):
+        with patch("secure_afl.sums.aggregation.MaskingClient", AnswersTwice):
             super().open(clients, plan)
 
 

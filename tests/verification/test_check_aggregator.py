@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from scipy.stats import chi2
 
-from secure_afl.aggregation import Aggregator, MaskedAggregator, PlainAggregator
-from secure_afl.encrypted import EncryptedAggregator
-from secure_afl.protocol.driver import Contribution, Envelope, Network
-from secure_afl.protocol.parameters import Profile
-from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.transport.driver import Contribution, Envelope, Network
+from secure_afl.sums.aggregation import Aggregator, MaskedAggregator, PlainAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing import aggregators
 from secure_afl.testing.aggregators import (
     PROPERTIES,

@@ -4,7 +4,7 @@ import pytest
 from long.explore import ATTACKS, Outcome, Search
 from long.sites import Bounds
 
-from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.session.parameters import Profile
 
 SEMI_HONEST = Bounds(colluders=1, profile=Profile.SEMI_HONEST, equivocate=False, consistent=True)
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cohorts import Tap, world
 from long import fuzz, machines
 from long.decoders import Decoder
 from long.recipes import Recipe, cooked
 from msgspec.structs import replace
+from worlds.cohorts import Tap, world
 
-from secure_afl.protocol.errors import RemoteProtocolError
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import (
     ADVERTISE,
@@ -23,7 +22,8 @@ from secure_afl.protocol.masking.messages import (
     Survivors,
 )
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.wire import WireError, decode, encode, sign_frame
+from secure_afl.protocol.session.errors import RemoteProtocolError
+from secure_afl.protocol.session.wire import WireError, decode, encode, sign_frame
 
 
 @pytest.fixture(scope="module")

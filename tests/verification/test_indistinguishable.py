@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cohorts import BOUND, Session, Tap, world
-from encrypted import KeyWorld
 from scipy.stats import binomtest, chi2, ncx2
+from worlds.cohorts import BOUND, Session, Tap, world
+from worlds.encrypted import KeyWorld
 
 from secure_afl.crypto import prg, ring
 from secure_afl.crypto.fixed_point import FixedPoint
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Upload
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 
 # ---- exactly, over a small ring ------------------------------------------------------------------
 

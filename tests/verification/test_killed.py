@@ -8,7 +8,7 @@ from long.killed import _phases as phases_of
 
 from secure_afl.protocol.homomorphic.states import SERVER as ENCRYPTED
 from secure_afl.protocol.masking.states import SERVER as MASKED
-from secure_afl.protocol.parameters import Profile
+from secure_afl.protocol.session.parameters import Profile
 
 ACTIVE, SEMI_HONEST, BFV, BOTH = RUNS
 

@@ -12,18 +12,18 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.driver import Envelope
-from secure_afl.protocol.errors import ProtocolError
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Consents, FromClient, Reveal, Survivors, Upload
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.masking.states import ClientState
-from secure_afl.protocol.parameters import Parameters, Profile, SumPlan, SumWanted
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.roster import Roster
-from secure_afl.protocol.wire import WireError
+from secure_afl.protocol.session.errors import ProtocolError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import WireError
+from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine, Session
 
 FAST = settings(

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
+from secure_afl.analytic.solve import solve
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label
-from secure_afl.protocol.driver import Envelope
-from secure_afl.protocol.errors import LocalProtocolError, PolicyError
-from secure_afl.protocol.ledger import Ledger
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.driver import Cohort
 from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.parameters import Profile, SumPlan
-from secure_afl.protocol.policy import Policy
-from secure_afl.protocol.wire import encode
-from secure_afl.solve import solve
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import Profile, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.wire import encode
+from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
 

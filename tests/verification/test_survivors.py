@@ -11,26 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from cohorts import world
-from encrypted import KeyWorld
 from msgspec.structs import replace
+from worlds.cohorts import world
+from worlds.encrypted import KeyWorld
 
-from secure_afl.crypto import bfv, ckks, joint_key, seal, workers
+from secure_afl.crypto import workers
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.kdf import Label, derive, integer
-from secure_afl.crypto.lattice import LATTICES, Lattice
+from secure_afl.crypto.lattice import bfv, ckks, joint_key, seal
+from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice
 from secure_afl.crypto.prg import keystream, uniform
-from secure_afl.protocol import files, key_file
-from secure_afl.protocol.errors import FileError, LocalProtocolError, RoundAbortedError
-from secure_afl.protocol.explain import explain
+from secure_afl.protocol.files import keys as key_file
+from secure_afl.protocol.files import whole
+from secure_afl.protocol.files.explain import explain
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
-from secure_afl.protocol.masking import graph
 from secure_afl.protocol.masking.states import ServerState
-from secure_afl.protocol.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
-from secure_afl.protocol.policy import Policy
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.events import prefix
-from secure_afl.protocol.wire import WireError
 
 # ---- crypto/fixed_point.py ---------------------------------------------------------------------------
 
@@ -47,7 +49,7 @@ def test_the_smallest_bound_takes_one_unit() -> None:
     assert FixedPoint.fit(1e-300, 2, 512).magnitude == 1
 
 
-# ---- protocol/masking/graph.py -----------------------------------------------------------------------
+# ---- protocol/session/graph.py -----------------------------------------------------------------------
 
 
 def test_the_probabilities_are_those_that_are_promised() -> None:
@@ -73,7 +75,7 @@ def test_a_round_that_asks_too_few_does_not_begin() -> None:
         session.server.open_round(0)  # now it is
 
 
-# ---- protocol/parameters.py --------------------------------------------------------------------------
+# ---- protocol/session/parameters.py --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bound", [0.0, inf, nan])
@@ -117,7 +119,7 @@ def test_solutions_of_any_size_are_taken() -> None:
     assert session.cohort.sum(0, session.contribute).values.tolist() == list(range(9))
 
 
-# ---- crypto/ckks.py ----------------------------------------------------------------------------------
+# ---- crypto/lattice/ckks.py ----------------------------------------------------------------------------------
 
 
 def test_a_bound_that_no_scale_holds_is_refused_as_what_it_is() -> None:
@@ -151,7 +153,7 @@ def test_the_error_of_an_entry_is_bounded_term_by_term() -> None:
     assert error - sum(terms) - transforms == pytest.approx(0, abs=1e-12 * error)
 
 
-# ---- crypto/joint_key.py -----------------------------------------------------------------------------
+# ---- crypto/lattice/joint_key.py -----------------------------------------------------------------------------
 
 
 def test_the_common_polynomial_has_a_label_of_its_own() -> None:
@@ -200,7 +202,7 @@ def test_the_time_of_other_processes_counts(monkeypatch: pytest.MonkeyPatch) -> 
     assert workers.cpu_seconds() == 126
 
 
-# ---- crypto/seal.py ----------------------------------------------------------------------------------
+# ---- crypto/lattice/seal.py ----------------------------------------------------------------------------------
 
 BFV46 = LATTICES["bfv-46"]
 
@@ -278,7 +280,7 @@ def test_a_seal_with_another_compression_is_read_or_refused(compression: int) ->
         assert seal._saved(Thing()) == body
 
 
-# ---- crypto/bfv.py -----------------------------------------------------------------------------------
+# ---- crypto/lattice/bfv.py -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("holders", [1, 3])
@@ -291,7 +293,7 @@ def test_the_noise_of_exact_sums_is_bounded_term_by_term(holders: int) -> None:
     assert bfv.noise(lattice, summands, holders) == pytest.approx(switched + fresh + summands / 2, rel=1e-12)
 
 
-# ---- protocol/errors.py ------------------------------------------------------------------------------
+# ---- protocol/session/errors.py ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("faults", "shown"), [(0, ""), (5, ""), (6, "; and 1 more"), (9, "; and 4 more")])
@@ -303,7 +305,7 @@ def test_five_faults_are_in_a_text_and_all_in_the_error(faults: int, shown: str)
     assert aborted.blame == blame
 
 
-# ---- protocol/explain.py -----------------------------------------------------------------------------
+# ---- protocol/files/explain.py -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -337,7 +339,7 @@ def test_each_form_has_its_threshold_or_none_and_is_named_once(backend: str, beg
     assert line == f"{begins}{expected}; if more do, there is no sum."
 
 
-# ---- protocol/files.py and protocol/key_file.py ------------------------------------------------------
+# ---- protocol/files/whole.py and protocol/files/keys.py ------------------------------------------------------
 
 
 def test_a_file_of_16_mib_is_read_and_no_larger_one(tmp_path: Path) -> None:
@@ -345,10 +347,10 @@ def test_a_file_of_16_mib_is_read_and_no_larger_one(tmp_path: Path) -> None:
         with (tmp_path / "file").open("wb") as file:
             file.truncate(size)  # takes no room on the disk
         if right:
-            assert len(files.read(tmp_path / "file")) == size
+            assert len(whole.read(tmp_path / "file")) == size
             continue
         with pytest.raises(FileError, match="expected at most 16777216 bytes, got more"):
-            files.read(tmp_path / "file")
+            whole.read(tmp_path / "file")
 
 
 def test_of_a_refused_value_40_letters_are_shown() -> None:
@@ -394,7 +396,7 @@ def test_a_services_passphrase_is_the_first_line_of_its_file(
         key_file.service_passphrase()
 
 
-# ---- protocol/{parameters,roster}.py, protocol/transport/events.py --------------------------------------
+# ---- protocol/session/{parameters,roster}.py, protocol/transport/events.py --------------------------------------
 
 
 @pytest.mark.parametrize("modulus", [2**32 + 1, 2**62 + 1, 2**63 - 1])

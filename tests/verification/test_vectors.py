@@ -14,9 +14,10 @@ from reference.operations import OPERATIONS as REFERENCE
 from reference.refused import Refused
 from vectors import make, ours
 
-from secure_afl.crypto import fixed_point, lattice
+from secure_afl.crypto import fixed_point
 from secure_afl.crypto.kdf import Label
-from secure_afl.protocol.wire import Message
+from secure_afl.crypto.lattice import parameter_sets
+from secure_afl.protocol.session.wire import Message
 
 TESTS = Path(__file__).parents[1]
 FOLDER = TESTS / "vectors" / "v1"
@@ -32,9 +33,10 @@ TOTAL = {
 }  # fmt: skip
 
 MODULES = {
-    "crypto": "bfv ckks fixed_point hpke identity joint_key kdf lattice ntt prg ring shamir",
-    "protocol": "parameters roster wire",
-    "protocol.masking": "graph messages",
+    "crypto": "fixed_point hpke identity kdf prg ring shamir",
+    "crypto.lattice": "bfv ckks joint_key ntt parameter_sets",
+    "protocol.session": "graph parameters roster wire",
+    "protocol.masking": "messages",
     "protocol.homomorphic": "agreement messages",
     "protocol.transport": "post",
 }
@@ -51,9 +53,9 @@ WITHOUT = {
     "fixed_point.units_of": "inside of FixedPoint.fit",
     "graph.exposure": "a probability in doubles; the choice that follows from it has vectors",
     "ring.words_of": "a type of NumPy; masks and packing have vectors",
-    "lattice.add_mod": "inside of Lattice.add",
-    "lattice.pack_mod": "inside of Lattice.pack",
-    "lattice.unpack_mod": "inside of Lattice.unpack",
+    "parameter_sets.add_mod": "inside of Lattice.add",
+    "parameter_sets.pack_mod": "inside of Lattice.pack",
+    "parameter_sets.unpack_mod": "inside of Lattice.unpack",
     "post.found": "of one transport's addresses; its message has vectors",
     "post.here": "of one transport's addresses; its message has vectors",
     "post.who_is_there": "random",
@@ -202,7 +204,7 @@ def test_every_function_has_an_operation_or_a_reason() -> None:
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    for kind in (fixed_point.FixedPoint, lattice.Lattice):
+    for kind in (fixed_point.FixedPoint, parameter_sets.Lattice):
         for name, value in vars(kind).items():
             if (inspect.isfunction(value) or isinstance(value, classmethod)) and name[0] != "_":
                 functions[f"{kind.__name__}.{name}"] = name

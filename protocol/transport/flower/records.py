@@ -4,8 +4,8 @@ the same bytes in a configuration, and are copied nowhere here.
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from secure_afl.protocol.session.wire import VERSION, WireError
 from secure_afl.protocol.transport.post import Channel, Letter
-from secure_afl.protocol.wire import VERSION, WireError
 
 ACTION = "secure_afl"
 MESSAGE_TYPE = f"query.{ACTION}"

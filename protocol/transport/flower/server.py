@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from secure_afl.protocol.driver import Carry
-from secure_afl.protocol.errors import LocalProtocolError
-from secure_afl.protocol.roster_file import Parties
-from secure_afl.protocol.server import Outbox
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.wire import WireError
+from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_answer, to_records
 from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
-from secure_afl.protocol.wire import WireError
 
 _GRACE = 5.0  # seconds that a message outlives its phase: Flower's simulation fails if it is asked for one that is gone
 

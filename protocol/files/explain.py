@@ -1,0 +1,210 @@
+"""What a policy means, in words for whoever answers for the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.policy import BACKENDS, Policy
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the sentences under it."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+_FORMS = {
+    "mask": "mask: under random masks that cancel in the sum only. The server sees the sum and no client's part of it.",
+    "bfv+mask": "bfv+mask: under masks as above, and encrypted besides. Server and key holders together see the sum.",
+    "bfv": "bfv: encrypted, not masked. The key holders open the sum, exactly.",
+    "ckks": "ckks: encrypted, not masked. The key holder opens the sum, or the trained weights, approximately.",
+    "plain": "plain: in the clear. The server sees this client's own statistics.",
+}
+
+_UNMASKED = (
+    "{}: one client that helps the server is enough to read another client's upload, whatever 'corrupted' says; so "
+    "are the key holders, if they help the server. Only for federations whose clients do not help the server."
+)
+
+# Each setting that gives up something the default protects, and what it gives up.
+DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
+    (
+        lambda policy: "plain" in policy.backends,
+        "plain: the server is shown this client's own statistics. Nothing protects them.",
+    ),
+    (lambda policy: "bfv" in policy.backends, _UNMASKED.format("bfv")),
+    (lambda policy: "ckks" in policy.backends, _UNMASKED.format("ckks")),
+    (
+        lambda policy: Profile.SEMI_HONEST in policy.profiles,
+        (
+            "semi-honest: the server may choose sessions in which clients do not compare what they were shown. If it "
+            "lies there, it may learn one client's statistics."
+        ),
+    ),
+    (
+        lambda policy: Suite.X25519 in policy.suites,
+        "x25519: who records the messages today and has a quantum computer later can read this client's statistics.",
+    ),
+    (
+        lambda policy: policy.trusts_reports,
+        (
+            "trusts_reports: a server that lies about earlier sums can make a later sum tell of single records of "
+            "this client."
+        ),
+    ),
+    (
+        lambda policy: policy.reveals_label_histograms,
+        (
+            "reveals_label_histograms: the server may compute what fraction of this client's rows has each label, "
+            "even if it keeps to the protocol."
+        ),
+    ),
+    (
+        lambda policy: policy.corrupted < Policy.corrupted,
+        (
+            f"corrupted below {Policy.corrupted}: fewer clients are assumed to help the server than the default "
+            "assumes; survivors and thresholds have no margin for more."
+        ),
+    ),
+)
+
+_NEVER = (
+    (
+        "The sum itself. Where few honest clients are in it, each of them can subtract its own part; and any sum tells "
+        "something about the records behind it."
+    ),
+    "Who takes part, when, and how much is sent.",
+    "Wrong numbers that another client puts into the sum.",
+    "This client's own machine, and code that somebody else installs on it.",
+    "More colluding clients than 'corrupted' allows for. Whoever can register many members is many clients.",
+)
+
+
+def warnings(policy: Policy) -> tuple[str, ...]:
+    """What this policy gives up of what the default protects; empty if nothing."""
+    return tuple(text for applies, text in DANGERS if applies(policy))
+
+
+def explain(
+    policy: Policy, clients: int | None = None, key_holders: int | None = None
+) -> tuple[Section, ...]:
+    """What the policy allows and what it does not protect.
+
+    clients: how many the roster has, at least 1; without it numbers are fractions. key_holders: likewise; None
+    if it is not known.
+    """
+    sections = [
+        Section("What may leave this client", _leaving(policy, key_holders)),
+        Section("Which server is borne", _servers(policy)),
+        Section("How many may collude with the server, and how many must be left", _numbers(policy, clients)),
+    ]
+    if clients is not None and clients >= policy.least_survivors(clients):
+        sections.append(Section(f"What follows if all {clients} are invited", _set_up(policy, clients)))
+    given_up = warnings(policy) or ("None: this policy gives up nothing of what the default one protects.",)
+    return (
+        *sections,
+        Section("Not protected, whatever a policy says", _NEVER),
+        Section("Warnings: not protected under this policy", given_up),
+    )
+
+
+def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
+    lines = [
+        "Statistics for sums that were planned beforehand, of each data set in one session; never a record.",
+        *(_FORMS[backend] for backend in BACKENDS if backend in policy.backends),
+    ]
+    if key_holders is not None and policy.backends - {"mask", "plain"}:
+        if key_holders:
+            lines.append(
+                f"The roster names {_count(key_holders, 'key holder')}; all are needed to open a sum."
+            )
+        else:
+            lines.append("The roster names no key holder, so nothing can leave encrypted.")
+    return tuple(lines)
+
+
+def _servers(policy: Policy) -> tuple[str, ...]:
+    if policy.backends == {"plain"}:
+        return ("None: it is shown everything.",)
+    lines = ["One that keeps to the protocol and keeps all that it sees."]
+    if Profile.ACTIVE not in policy.profiles:
+        lines.append("Not one that lies.")
+    elif Profile.SEMI_HONEST in policy.profiles:
+        lines.append(
+            "One that lies, but in sessions of the active profile only; and the server chooses the profile."
+        )
+    else:
+        lines.append("One that lies about who takes part, who dropped out, or what others said.")
+    if Suite.X25519 not in policy.suites:
+        lines.append("One that keeps all messages until it has a quantum computer.")
+    if "plain" in policy.backends:
+        lines.append("None of these where statistics leave in the clear (plain).")
+    return tuple(lines)
+
+
+def _numbers(policy: Policy, clients: int | None) -> tuple[str, ...]:
+    share, honest = f"{100 * policy.corrupted:.4g}% of the roster", policy.minimum_honest
+    if clients is None:
+        lines = [
+            f"{share}, rounded up to whole clients, may collude with the server.",
+            f"A sum needs {honest} survivors more than may collude, or this client gives nothing to it.",
+            f"{100 * policy.dropout:.4g}% of the clients may drop out.",
+            "For numbers, and the threshold that follows, say how many clients there are.",
+        ]
+    else:
+        colluders, least = policy.colluders(clients), policy.least_survivors(clients)
+        lines = [
+            f"{_count(colluders, 'client')} of {clients} may collude with the server ({share}).",
+            f"A sum needs at least {least} survivors: {honest} honest ones beyond those that may collude.",
+        ]
+        if least > clients:
+            lines.append(
+                f"So no sum is possible with {_count(clients, 'client')}: every session will be refused."
+            )
+    if open_to_one := sorted(policy.backends & {"bfv", "ckks"}):
+        lines.append(f"With {' and '.join(open_to_one)} none may collude: see the warnings.")
+    return tuple(lines)
+
+
+def _set_up(policy: Policy, clients: int) -> tuple[str, ...]:
+    """Thresholds, and how many may drop out, by profile; and by backend where there is no threshold."""
+    lines = []
+    if policy.backends & {"mask", "bfv+mask"}:
+        lines += [_threshold(policy, profile, clients) for profile in Profile if profile in policy.profiles]
+    spare = clients - policy.least_survivors(clients)
+    return (
+        *lines,
+        *(
+            f"{name}: no threshold. {_dropouts(spare, clients)}"
+            for name in BACKENDS[2:]
+            if name in policy.backends
+        ),
+    )
+
+
+def _threshold(policy: Policy, profile: Profile, clients: int) -> str:
+    """What our server sets up for the whole roster, or why it cannot."""
+    least = policy.least_survivors(clients)
+    try:
+        near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)
+    except LocalProtocolError as error:
+        return f"{profile.value}: no session can be set up: {error}."
+    if near.degree == clients - 1:
+        opened, spare = f"{near.threshold} of {clients} clients", clients - max(near.threshold, least)
+    else:
+        opened = f"{near.threshold} of each client and its {near.degree} neighbours"
+        spare = min(policy.dropouts(clients), clients - least)
+    return f"{profile.value}: the threshold is {near.threshold}: {opened} must answer. {_dropouts(spare, clients)}"
+
+
+def _dropouts(spare: int, clients: int) -> str:
+    return f"Up to {spare} may drop out ({spare / clients:.0%}); if more do, there is no sum."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

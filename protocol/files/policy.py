@@ -1,0 +1,155 @@
+"""A client's policy as a file that its operator owns: TOML, one key for each field of `Policy`, nothing else.
+
+What a file leaves out has the default of `Policy`. Nothing that a server sends is ever written into it.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.files import whole
+from secure_afl.protocol.files.keys import shown
+from secure_afl.protocol.session.errors import FileError, PolicyError
+from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.policy import BACKENDS, Policy
+
+_HEADING = """\
+# The least that this client accepts, whatever a server proposes. The client's operator owns this file;
+# `secure-afl policy explain` says in words what it allows. What is left out is as `secure-afl policy new` writes it.
+"""
+
+
+def _whole(raw: object) -> int:
+    if type(raw) is not int:  # not a bool
+        raise TypeError
+    return raw
+
+
+def _fraction(raw: object) -> float:
+    return raw if isinstance(raw, float) else float(_whole(raw))
+
+
+def _flag(raw: object) -> bool:
+    if not isinstance(raw, bool):
+        raise TypeError
+    return raw
+
+
+def _set_of(kind: Callable[[Any], Any]) -> Callable[[object], frozenset[Any]]:
+    def value(raw: object) -> frozenset[Any]:
+        if not isinstance(raw, list):
+            raise TypeError
+        return frozenset(kind(one) for one in raw)
+
+    return value
+
+
+@dataclass(frozen=True)
+class _Field:
+    """expected: what may stand there, for errors; value: reads it, ValueError or TypeError if it is something else;
+    comment: what the operator reads above it."""
+
+    expected: str
+    value: Callable[[object], Any]
+    comment: str
+
+
+def _some_of(names: tuple[str, ...]) -> str:
+    return "a list of one or more of " + ", ".join(json.dumps(name) for name in names)
+
+
+_FIELDS = {
+    "minimum_honest": _Field(
+        "a whole number of at least 2",
+        _whole,
+        "How many clients in a sum must be honest, so that each hides behind the others. At least 2.\n"
+        "The clients assumed to collude (below) come on top of them.",
+    ),
+    "corrupted": _Field(
+        "a number from 0 to below 1",
+        _fraction,
+        "The part of the whole roster that is assumed to collude with the server. 0.1 is one in ten, rounded up.",
+    ),
+    "dropout": _Field(
+        "a number from 0 to below 1",
+        _fraction,
+        "The part of the clients that may fall silent during a session.",
+    ),
+    "backends": _Field(
+        _some_of(BACKENDS),
+        _set_of(str),
+        'How statistics may leave this client. "mask": under pairwise masks. "bfv+mask": masked and encrypted besides.\n'
+        '"bfv", "ckks": only encrypted; one client that helps the server is enough to read an upload.\n'
+        '"plain": in the clear, shown to the server.',
+    ),
+    "profiles": _Field(
+        _some_of(tuple(one.value for one in Profile)),
+        _set_of(Profile),
+        'Which servers are borne. "active": one that lies. Adding "semi-honest" lets the server choose\n'
+        "a session that protects only against a server that keeps to the protocol.",
+    ),
+    "suites": _Field(
+        _some_of(tuple(one.value for one in Suite)),
+        _set_of(Suite),
+        'Which key encapsulation. "hybrid": ML-KEM-768 with X25519, also against a later quantum computer.\n'
+        '"x25519": not against that.',
+    ),
+    "trusts_reports": _Field(
+        "true or false",
+        _flag,
+        "Whether what the server says of earlier sums is taken as true, even if it may lie otherwise.\n"
+        "Hidden layers that learn and groups of clients need it; a lie could then single out one client's data.",
+    ),
+    "reveals_label_histograms": _Field(
+        "true or false",
+        _flag,
+        "Whether the server may learn what fraction of this client's rows has each label. Groups of clients with\n"
+        "similar labels need it: even a server that keeps to the protocol can compute these fractions.",
+    ),
+}
+
+
+def text(policy: Policy) -> str:
+    """What the file says, each key under what it means; `parse` gives the same policy back."""
+    parts = [_HEADING]
+    for key, field in _FIELDS.items():
+        comment = "".join(f"# {line}\n" for line in field.comment.splitlines())
+        parts.append(f"{comment}{key} = {_toml(getattr(policy, key))}\n")
+    return "\n".join(parts)
+
+
+def parse(content: str) -> Policy:
+    """The policy in the text of a file. Raises `FileError` that names the key, what was expected and what came."""
+    document = whole.load_toml(content)
+    values = {}
+    for key, raw in document.items():
+        if key not in _FIELDS:
+            raise FileError(f"expected keys out of {', '.join(_FIELDS)}, got {shown(key)}")
+        try:
+            values[key] = _FIELDS[key].value(raw)
+            Policy(**{key: values[key]})
+        except (ValueError, TypeError, OverflowError, PolicyError):
+            raise FileError(f"{key}: expected {_FIELDS[key].expected}, got {shown(raw)}") from None
+    policy = Policy(**values)
+    if policy.corrupted + policy.dropout >= 1:
+        raise FileError(
+            f"corrupted and dropout: expected less than 1 together, got {policy.corrupted} and {policy.dropout}: "
+            "so many may collude or drop out that no sum would ever be allowed"
+        )
+    return policy
+
+
+def read(path: Path) -> Policy:
+    """The policy in a file. Raises `FileError`."""
+    return whole.read_parsed(path, parse)
+
+
+def _toml(value: object) -> str:
+    # Numbers, booleans and lists of plain words are written in JSON as in TOML.
+    if isinstance(value, frozenset):
+        return json.dumps(sorted(one.value if isinstance(one, Enum) else one for one in value))
+    return json.dumps(value)

@@ -1,0 +1,114 @@
+"""Files that are whole or not there, and secret ones that nobody else can read. POSIX: modes and hard links."""
+
+import os
+import secrets
+import stat
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from shlex import quote
+from typing import Any, TypeVar
+
+from secure_afl.protocol.session.errors import FileError
+
+PUBLIC, SECRET = 0o644, 0o600
+Parsed = TypeVar("Parsed")
+_LARGEST = 2**24  # bytes: a roster of a hundred thousand members
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Make a file in one step, with its mode from the start; never over another.
+
+    It is written beside its place and linked to it, so that a crash leaves no half file under the name.
+    Raises `FileError` if something, be it a broken link, has the name already, or if it cannot be written.
+    """
+    beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            os.link(beside, path)
+        finally:
+            beside.unlink()
+        try:
+            _keep(path.parent)
+        except OSError:
+            path.unlink()
+            raise
+    except FileExistsError:
+        raise FileError(
+            f"{path}: expected a name that is free, got one that exists: it is left as it is"
+        ) from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read(path: Path, *, secret: bool = False) -> bytes:
+    """The bytes of a regular file. secret: refused if its group or others may do anything with it.
+
+    A symbolic link is followed, since services get their secrets as links; what it leads to is what is checked,
+    on the open file, so that nothing can be put in its place in between. Raises `FileError`.
+    """
+    try:
+        # Opening a pipe would wait for somebody who writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise FileError(f"{path}: expected a regular file, got {_kind(mode)}")
+            if secret and mode & 0o077:
+                raise FileError(
+                    f"{path}: expected a file for its owner alone (mode 0600), got mode {stat.S_IMODE(mode):04o}; "
+                    f"if nobody else has read it, run: chmod 600 {quote(str(path))}"
+                )
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(_LARGEST + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > _LARGEST:
+        raise FileError(f"{path}: expected at most {_LARGEST} bytes, got more")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8. Raises `FileError`."""
+    try:
+        return read(path).decode()
+    except UnicodeDecodeError:
+        raise FileError(f"{path}: expected text in UTF-8, got something else") from None
+
+
+def read_parsed(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
+    """What a text says. Raises `FileError`, that of `parse` too, with the path."""
+    content = read_text(path)
+    try:
+        return parse(content)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
+
+
+def load_toml(content: str) -> dict[str, Any]:
+    """A TOML document. Raises `FileError` with the line."""
+    try:
+        return tomllib.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"expected TOML, got something else: {str(error)[:200]}") from None
+
+
+def _keep(folder: Path) -> None:
+    """Have a new name in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")

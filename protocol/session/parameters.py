@@ -1,0 +1,297 @@
+"""Phase 0: what the server proposes, and the transcript that binds everything after it."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.kdf import Label, digest
+from secure_afl.crypto.noise import Noise
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import (
+    DIGEST_BYTES,
+    VERSION,
+    Message,
+    WireError,
+    encode,
+    exact,
+    increasing,
+)
+
+SESSION_BYTES = 32
+_NAME_LENGTH = 64
+
+
+class Profile(StrEnum):
+    """Which server the clients defend against.
+
+    SEMI_HONEST: it follows the protocol and keeps what it sees.
+    ACTIVE: it may also lie, so survivors agree on the survivor set among themselves before they unmask.
+    """
+
+    SEMI_HONEST = "semi-honest"
+    ACTIVE = "active"
+
+
+class RoundSpec(Message, frozen=True, tag="round"):
+    """One sum of the session: its public name, its length in values, and its fixed-point code.
+
+    modulus: 0 where masks are mod 2^(8·width) and the masked vector is what is uploaded; else masks are in Z_modulus,
+    and the masked vector travels encrypted in another session.
+    noise: digest of what each client adds to its vector (`Noise`), empty for nothing.
+    """
+
+    statistic: str
+    length: int
+    fraction_bits: int
+    magnitude: int
+    width: int
+    modulus: int = 0
+    noise: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
+            raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+        if self.length < 1:
+            raise WireError(f"expected a sum of at least 1 value, got {self.length}")
+        if self.noise:
+            exact("a digest of noise", self.noise, DIGEST_BYTES)
+        if self.modulus and not 2**32 < self.modulus < 2**63:
+            raise WireError(
+                f"expected masks modulo 2^(8·width) or a modulus of 33 to 63 bits, got {self.modulus}"
+            )
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of a masked upload."""
+        return 0 if self.modulus else self.length * self.width
+
+    def code(self, summands: int) -> FixedPoint:
+        """The fixed-point code for `summands` clients; `CryptoError` if their sum can overflow."""
+        return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
+
+
+@dataclass(frozen=True)
+class SumWanted:
+    """A server asks for a client's vector: answer with the client's `contribute`."""
+
+    round: int
+    spec: RoundSpec
+    participants: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RidgeSystem:
+    """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
+    alone. features, outputs: the shape of the weights; ridge, target: see `secure_afl.analytic.solve.solve`; rows: the most
+    of one client, for sums with noise.
+    """
+
+    features: int
+    outputs: int
+    ridge: float
+    target: float = 1.0
+    rows: int = 2**32
+
+
+@dataclass(frozen=True)
+class SumPlan:
+    """One sum as all parties agreed on it before any session; a server that asks for another is refused.
+
+    bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed;
+    survivors: the fewest that this sum must include, where that is more than policies ask;
+    same_survivors: sums of a session with this mark tell of the same rows, so that the difference of two with
+    other survivors could tell of one client: each must be over exactly the survivors of the first;
+    trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
+    reveals_label_histograms: from the sum, what fraction of each client's rows has each label can be computed.
+    exact: values are multiples of 2^-fraction_bits, and sums of them need no more than 53 bits.
+    error: the largest error of an entry that is accepted from CKKS, which is not exact; infinite takes its best.
+    system: what the sum is for, where only a solution is needed.
+    noise: what each client adds to its vector before it leaves, for differential privacy.
+    """
+
+    statistic: str
+    length: int
+    bound: float
+    fraction_bits: int = 32
+    survivors: int = 0
+    same_survivors: bool = False
+    trusts_server: bool = False
+    reveals_label_histograms: bool = False
+    exact: bool = False
+    error: float = inf
+    system: RidgeSystem | None = None
+    noise: Noise | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
+            raise LocalProtocolError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+        if self.length < 1 or not 0 < self.bound < inf or self.fraction_bits not in FRACTION_BITS:
+            raise LocalProtocolError(
+                f"expected a length of at least 1, a finite positive bound and -512..512 fraction bits, got "
+                f"{self.length}, {self.bound} and {self.fraction_bits}"
+            )
+        if not self.error > 0:
+            raise LocalProtocolError(f"expected an error above 0, got {self.error}")
+        if self.noise and (self.noise.length != self.length or self.exact):
+            raise LocalProtocolError(
+                f"expected noise for {self.length} values of a sum that need not be exact, got it for "
+                f"{self.noise.length} of {self.statistic!r}"
+            )
+
+    @property
+    def largest(self) -> float:
+        """No entry of what a client uploads is larger in magnitude, its noise included."""
+        return self.noise.padded(self.bound) if self.noise else self.bound
+
+    @property
+    def noise_digest(self) -> bytes:
+        """As it stands in a `RoundSpec`."""
+        return self.noise.digest if self.noise else b""
+
+    def encode(self, values: npt.NDArray[np.float64], code: FixedPoint) -> npt.NDArray[np.uint64]:
+        """What a client uploads for `values`, before it is masked or encrypted; fresh noise at each call.
+
+        Raises `CryptoError` for a value that is not finite or over the bound, and as `Noise.draw` does.
+        """
+        return self.noise.add(values, self.bound, code) if self.noise else code.encode(values)
+
+    def spec(self, roster: int) -> RoundSpec:
+        """What a server must propose to a roster of this size: a function of the agreement alone, so that
+        no choice of the server's (a cohort, a bound) can make a client's answer tell about its data.
+
+        Raises `CryptoError` if 8-byte words do not hold the sum.
+        """
+        code = FixedPoint.fit(self.largest, roster, self.fraction_bits)
+        return RoundSpec(
+            self.statistic,
+            self.length,
+            code.fraction_bits,
+            code.magnitude,
+            code.width,
+            noise=self.noise_digest,
+        )
+
+
+Demands = tuple[tuple[int, bool, bool], ...]
+
+
+def demands(plan: Sequence[SumPlan]) -> Demands:
+    """What a plan demands that no `RoundSpec` says: of each sum its survivors, same_survivors and trusts_server."""
+    return tuple((one.survivors, one.same_survivors, one.trusts_server) for one in plan)
+
+
+def check_demands(plan: Sequence[SumPlan], kept: Demands) -> None:
+    """Raises `WireError` unless a session that began with these demands may go on with this plan."""
+    if demands(plan) != kept:
+        raise WireError(
+            "expected the plan that the session began with, got one with other demands on survivors"
+        )
+
+
+class Parameters(Message, frozen=True, tag="parameters"):
+    """All that a session agrees on before a key is made.
+
+    session: 32 fresh bytes from the server; no session runs twice.
+    roster: digest of the roster; cohort: the invited members' numbers in it, increasing.
+    degree: neighbours a client has; threshold: shares that open a secret, and consents that open a sum.
+    """
+
+    version: str
+    session: bytes
+    profile: Profile
+    suite: Suite
+    roster: bytes
+    cohort: tuple[int, ...]
+    degree: int
+    threshold: int
+    rounds: tuple[RoundSpec, ...]
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise WireError(f"expected protocol version {VERSION!r}, got {self.version[:32]!r}")
+        exact("a session number", self.session, SESSION_BYTES)
+        exact("a roster digest", self.roster, DIGEST_BYTES)
+        increasing("the cohort", self.cohort)
+        n = len(self.cohort)
+        if n < 2:
+            raise WireError(f"expected a cohort of at least 2 clients, got {n}")
+        complete = self.degree == n - 1
+        if not complete and not (0 < self.degree < n - 1 and self.degree % 2 == 0):
+            raise WireError(f"expected {n - 1} neighbours or an even number below, got {self.degree}")
+        if self.profile is Profile.ACTIVE and not complete:
+            # Only there do all clients see the same directory, which their consents cover.
+            raise WireError(f"expected {n - 1} neighbours under the active profile, got {self.degree}")
+        if not 1 <= self.threshold <= self.degree + 1:
+            raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
+        if not self.rounds:
+            raise WireError("expected at least one round")
+        planned: set[str] = set()
+        for spec in self.rounds:
+            if spec.statistic in planned:
+                raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
+            planned.add(spec.statistic)
+            if spec.modulus != self.rounds[0].modulus:
+                raise WireError("expected masks modulo the same number in all rounds, got several")
+            try:
+                magnitude = spec.code(n).magnitude
+            except CryptoError as error:
+                raise WireError(f"{spec.statistic}: {error}") from None
+            if spec.modulus and n * magnitude > spec.modulus // 2:
+                raise WireError(f"{spec.statistic}: a sum of {n} clients can overflow the modulus")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the masked vectors travel encrypted."""
+        return bool(self.rounds[0].modulus)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every client is every other's neighbour."""
+        return self.degree == len(self.cohort) - 1
+
+    def transcript(self) -> bytes:
+        """32 bytes that stand in every signature, key and sealed message of the session."""
+        return digest(Label.TRANSCRIPT, encode(self))
+
+    @classmethod
+    def propose(
+        cls,
+        roster: Roster,
+        plan: Sequence[SumPlan],
+        *,
+        profile: Profile,
+        suite: Suite,
+        degree: int,
+        threshold: int,
+        cohort: Sequence[int] | None = None,
+        rounds: Sequence[RoundSpec] | None = None,
+    ) -> "Parameters":
+        """A fresh session for `cohort` (member numbers; default the whole roster).
+
+        rounds: where masked vectors travel encrypted, what was agreed for that.
+        """
+        invited = tuple(cohort) if cohort is not None else tuple(range(len(roster.members)))
+        return cls(
+            version=VERSION,
+            session=secrets.token_bytes(SESSION_BYTES),
+            profile=profile,
+            suite=suite,
+            roster=roster.digest,
+            cohort=invited,
+            degree=degree,
+            threshold=threshold,
+            rounds=tuple(rounds or (one.spec(len(roster.members)) for one in plan)),
+        )
+
+
+PARAMETERS = Decoder(Parameters)

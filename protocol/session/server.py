@@ -1,0 +1,121 @@
+"""What every server of ours does with the frames that reach it: signed answers to what it asked, nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from itertools import groupby
+from operator import itemgetter
+from typing import Generic, TypeVar
+
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.protocol.session.errors import RemoteProtocolError
+from secure_afl.protocol.session.roster import Member
+from secure_afl.protocol.session.wire import WireError, answered, decode, verify_frame
+
+Outbox = Mapping[int, bytes]
+"""What to send: a message for each party, by number."""
+M = TypeVar("M")
+
+
+class OnDemand(Mapping[int, bytes]):
+    """An outbox whose messages are made when they are read, so that thousands that differ are never all there.
+
+    message: makes that of a party, from what does not change any more; it is the same whenever it is read.
+    """
+
+    def __init__(self, parties: Iterable[int], message: Callable[[int], bytes]) -> None:
+        self._parties = dict.fromkeys(parties)
+        self._message = message
+
+    def __getitem__(self, party: int) -> bytes:
+        if party not in self._parties:
+            raise KeyError(party)
+        return self._message(party)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._parties)
+
+    def __len__(self) -> int:
+        return len(self._parties)
+
+
+def alike(outbox: Outbox) -> Iterator[tuple[bytes, list[int]]]:
+    """The messages of an outbox in their order, each with those parties in a row that get the same."""
+    for data, same in groupby(outbox.items(), key=itemgetter(1)):
+        yield data, [party for party, _ in same]
+
+
+class SignedServer(ABC, Generic[M]):
+    """A server that believes what is signed by a party it knows, in answer to what it sent it last.
+
+    waiting_for: who may still answer in this phase. A refused frame raises `RemoteProtocolError` and changes
+    nothing but `blame`: a party whose own signature stands under what it may not send is named there, and
+    left out from then on.
+    """
+
+    state: Enum
+
+    def __init__(self, transcript: bytes, decoder: Decoder[M]) -> None:
+        self.waiting_for: frozenset[int] = frozenset()
+        self.blame: dict[int, str] = {}
+        self._transcript = transcript
+        self._decoder = decoder
+        self._questions: dict[int, bytes] = {}
+
+    def receive(self, sender: int, data: bytes) -> None:
+        """Take one frame that came from `sender`, a party's number that the transport gives."""
+        name = f"unknown member {sender}"
+        try:
+            member = self._member(sender)
+            name = member.name
+            if len(data) > (largest := self._largest_frame(sender)):
+                raise WireError(
+                    f"expected at most {largest} bytes in state {self.state.value}, got {len(data)}"
+                )
+            question = self._questions.get(sender, b"")
+            encoded = verify_frame(data, member.verify_key, self._transcript, question, sender)
+        except WireError as error:
+            raise RemoteProtocolError("the server", name, str(error)) from None
+        try:
+            message = decode(encoded, self._decoder)
+        except WireError as error:
+            raise self._blamed(sender, error) from None
+        # An old message that the network repeats is refused, yet it is nobody's fault.
+        try:
+            self._check_place(sender, message)
+        except WireError as error:
+            raise RemoteProtocolError("the server", name, str(error)) from None
+        try:
+            self._take(sender, message, data)
+        except (WireError, CryptoError) as error:
+            raise self._blamed(sender, error) from None
+        self.waiting_for -= {sender}
+
+    @abstractmethod
+    def _member(self, sender: int) -> Member:
+        """Who that is. Raises `WireError` for a party that the session does not have."""
+
+    @abstractmethod
+    def _largest_frame(self, sender: int) -> int:
+        """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
+
+    @abstractmethod
+    def _check_place(self, sender: int, message: M) -> None:
+        """Raises `WireError` if this is not the time for it."""
+
+    @abstractmethod
+    def _take(self, sender: int, message: M, data: bytes) -> None:
+        """What the message does; nothing, if it raises `WireError` or `CryptoError`. data: its whole frame."""
+
+    def _sent(self, outbox: Outbox) -> Outbox:
+        """Remember what each party was sent: its next frame must answer just that."""
+        for data, parties in alike(outbox):  # most phases send the same to everybody
+            self._questions.update(dict.fromkeys(parties, answered(data)))
+        return outbox
+
+    def _blamed(self, sender: int, error: Exception) -> RemoteProtocolError:
+        self.blame[sender] = str(error)
+        self.waiting_for -= {sender}
+        return RemoteProtocolError("the server", self._member(sender).name, str(error))

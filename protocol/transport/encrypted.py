@@ -1,0 +1,100 @@
+"""A whole session of encrypted sums, in this process or behind a carrier."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
+from secure_afl.protocol.durable.journal import ResumedServer
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.holder import KeyHolder
+from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
+from secure_afl.protocol.homomorphic.states import ServerState
+from secure_afl.protocol.masking.server import MaskedSum
+from secure_afl.protocol.session.errors import RoundAbortedError
+from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.transport.driver import (
+    Carry,
+    Contribute,
+    Contribution,
+    Exchange,
+    Network,
+    nothing_wanted,
+)
+from secure_afl.protocol.transport.masked import Cohort
+
+Recorded = tuple[
+    RecordedHomomorphicServer | ResumedServer,
+    Mapping[int, RecordedClient],
+    Mapping[int, RecordedParty[KeyHolder]],
+]
+
+
+class EncryptedCohort(Exchange):
+    """Runs one session. Clients and key holders by their numbers: members first, then key holders.
+
+    recorded: the same parties behind their audit logs or journals; carry: reaches parties elsewhere.
+    """
+
+    def __init__(
+        self,
+        server: HomomorphicServer,
+        clients: Mapping[int, HomomorphicClient],
+        holders: Mapping[int, KeyHolder],
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+        *,
+        recorded: Recorded | None = None,
+        carry: Carry | None = None,
+    ) -> None:
+        self.steps: HomomorphicServer | RecordedHomomorphicServer | ResumedServer = (
+            recorded[0] if recorded else server
+        )
+        reached, keepers = recorded[1:] if recorded else (clients, holders)
+        members = len(server.roster.members)
+        places = range(members, members + len(server.holders.members))
+        super().__init__(self.steps, reached, keepers, network, watch, places=places, carry=carry)
+        self.server = server
+        self.clients = clients
+        self.holders = holders
+
+    def set_up(self) -> None:
+        """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
+        self.run(self.steps.start, nothing_wanted)
+        while self.server.state is not ServerState.INVITING:
+            self.run(self.steps.advance, nothing_wanted)
+        self.timed(self.steps.advance)
+
+    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> EncryptedSum:
+        """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
+        self.run(lambda: self.steps.open_round(number, among), contribute)
+        while self.server.state is not ServerState.OPENING:
+            self.run(self.steps.advance, contribute)
+        self.timed(self.steps.advance)
+        opened = self.timed(self.steps.result)
+        assert isinstance(opened, EncryptedSum)
+        return opened
+
+
+def layered_sum(
+    masks: Cohort,
+    encrypted: EncryptedCohort,
+    number: int,
+    contribute: Contribute,
+    among: Collection[int] | None = None,
+) -> MaskedSum:
+    """The sum of round `number` whose masked vectors travel encrypted.
+
+    Clients mask and encrypt, key holders open the masked sum, and clients remove its masks: nobody but a
+    client ever sees anything that is not masked.
+    """
+    masks.collect(number, contribute, among)
+    try:
+        opened = encrypted.sum(number, _contributed_by_masks, masks.server.uploaded)
+    except RoundAbortedError:
+        masks.steps.give_up_round()
+        raise
+    masks.timed(lambda: masks.steps.take_total(opened.values, opened.contributors))
+    return masks.open()
+
+
+def _contributed_by_masks(client: int, wanted: SumWanted) -> Contribution:
+    raise AssertionError("a client with masks contributes by itself")

@@ -1,0 +1,61 @@
+"""A whole cohort of masked sums, in this process or behind a carrier."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
+from secure_afl.protocol.durable.journal import ResumedServer
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.transport.driver import Carry, Contribute, Exchange, Network, nothing_wanted
+
+RecordedCohort = tuple[RecordedMaskingServer | ResumedServer, Mapping[int, RecordedClient]]
+
+
+class Cohort(Exchange):
+    """Runs one session. recorded: the same parties behind their audit logs or journals; carry: reaches clients elsewhere."""
+
+    def __init__(
+        self,
+        server: MaskingServer,
+        clients: Mapping[int, MaskingClient],
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+        *,
+        recorded: RecordedCohort | None = None,
+        carry: Carry | None = None,
+    ) -> None:
+        self.steps: MaskingServer | RecordedMaskingServer | ResumedServer = (
+            recorded[0] if recorded else server
+        )
+        super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch, carry=carry)
+        self.server = server
+        self.clients = clients
+
+    def set_up(self) -> None:
+        """Keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""
+        self.run(self.steps.start, nothing_wanted)
+        self.run(self.steps.advance, nothing_wanted)
+        self.run(self.steps.advance, nothing_wanted)
+        self.timed(self.steps.advance)
+
+    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> MaskedSum:
+        """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
+        among: whom to ask; None is everybody.
+
+        Raises `RoundAbortedError` if it cannot be opened; the next round may still be.
+        """
+        self.collect(number, contribute, among)
+        return self.open()
+
+    def collect(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> None:
+        """The uploads of round `number`."""
+        self._contribute = contribute
+        self.run(lambda: self.steps.open_round(number, among), contribute)
+
+    def open(self) -> MaskedSum:
+        """The sum of what was collected."""
+        while self.server.state is not ServerState.UNMASKING:
+            # A client that was asked late is heard, and its upload refused.
+            self.run(self.steps.advance, self._contribute)
+        return self.timed(self.steps.unmask)

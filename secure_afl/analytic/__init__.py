@@ -1,0 +1,1 @@
+"""The mathematics: statistics, the solve and its certificate, noise for privacy. No torch."""

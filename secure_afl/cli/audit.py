@@ -1,0 +1,116 @@
+"""`secure-afl audit`: whether audit logs hold, and what they tell."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from secure_afl.cli import pages, terminal
+from secure_afl.cli.terminal import check_writable, console, errors, refusals_shown, write_text
+from secure_afl.protocol.audit.check import Report, verify
+from secure_afl.protocol.audit.story import Story, stories
+from secure_afl.protocol.files import roster as roster_file
+
+audit = typer.Typer(help="Audit logs: check them and read them.", no_args_is_help=True)
+
+_UNPINNED = (
+    "Keys are those that the logs and the sessions' rosters name: give the roster that you know (--roster), or compare "
+    "them with keys that you know from the parties. That of the server stands in no roster."
+)
+_PINNED = "Clients and key holders have the keys of the given roster. That of the server stands in no roster."
+_NOTES_SHOWN = 20
+
+
+@audit.callback()
+def _group() -> None:
+    """Audit logs: check them and read them."""
+
+
+@audit.command("verify")
+def verify_command(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Audit logs of one or more parties; the more, the more can be compared.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    roster: Annotated[
+        Path | None,
+        typer.Option(help="The roster file as you have it; keys in the logs must be those.", dir_okay=False),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write all of it as one page to this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Check chains, signatures and that the logs agree; print what left each client.
+
+    Exit code 1 if anything does not hold; file and line are named.
+    """
+    with refusals_shown():
+        check_writable(html, "--html")
+        parties = roster_file.read(roster) if roster else None
+        report = verify({str(file): file.read_bytes() for file in files}, parties)
+        keys = _PINNED if parties else _UNPINNED
+        told = stories(report)
+        if report.findings:
+            errors.print("[bold red]not all of this holds: what is told here may not be what happened[/]")
+        for story in told:
+            _print_story(story)
+        _print_logs(report, keys)
+        _print_report(report)
+        if html:
+            write_text(html, page(report, told, keys), "page")
+    if report.findings:
+        raise typer.Exit(1)
+
+
+def page(report: Report, told: tuple[Story, ...], keys: str) -> str:
+    """One HTML file that needs nothing else. Names and texts out of logs are escaped."""
+    return pages.page(__package__, "audit.html", report=report, stories=told, keys=keys)
+
+
+def _print_story(story: Story) -> None:
+    console.print(f"[bold]session {escape(story.name)}[/]", highlight=False)
+    for word, text in story.facts:
+        console.print(f"  [dim]{escape(word)}:[/] {escape(text)}", highlight=False)
+    table = terminal.table(
+        "what left each client", ("client", "when, UTC", "what", "form", "summed over", "bytes"), 5
+    )
+    for account in story.accounts:
+        for one in account.uploads:
+            words = (account.client, f"{one.time:%m-%d %H:%M}", one.statistic, one.form, one.over)
+            table.add_row(*map(escape, words), f"{one.size:,}")
+    console.print(table)
+    for account in story.accounts:
+        console.print(f"[bold]{escape(account.client)}[/]", highlight=False)
+        for one in account.uploads:
+            console.print(f"  {escape(one.sentence)}", highlight=False)
+        if not account.uploads:
+            console.print("  No vector left it.", highlight=False)
+        for text in account.besides:
+            console.print(f"  [dim]{escape(text)}[/]", highlight=False)
+    console.print(f"[dim]{escape(story.caution)}[/]\n", highlight=False)
+
+
+def _print_logs(report: Report, keys: str) -> None:
+    table = terminal.table("the logs", ("party", "role", "key", "file", "entries"), 4)
+    for log in report.logs:
+        words = (log.begun.party, log.begun.role.value, f"{log.begun.key.hex()[:16]}…", Path(log.file).name)
+        table.add_row(*map(escape, words), str(len(log.chain.entries)))
+    console.print(table)
+    console.print(f"[dim]{keys}[/]", highlight=False)
+
+
+def _print_report(report: Report) -> None:
+    for note in report.notes[:_NOTES_SHOWN]:
+        console.print(f"[yellow]note:[/] {escape(str(note))}", highlight=False, soft_wrap=True)
+    if len(report.notes) > _NOTES_SHOWN:
+        console.print(f"[yellow]note:[/] and {len(report.notes) - _NOTES_SHOWN} more", highlight=False)
+    for finding in report.findings:
+        errors.print(f"[bold red]does not hold:[/] {escape(str(finding))}", highlight=False, soft_wrap=True)
+    if not report.findings:
+        console.print("[green]every line is signed and in its place, and the logs agree[/]", highlight=False)

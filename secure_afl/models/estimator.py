@@ -1,0 +1,147 @@
+"""What the estimators share: how rows, labels and sites are read, and which aggregator is asked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from secure_afl.analytic.privacy import Privacy
+from secure_afl.errors import DataError
+from secure_afl.sums.aggregation import Aggregator, MaskedAggregator
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Parsed training rows. X: float64 (rows, features); places: of each label in `classes`, int64 (rows,);
+    sites: the row numbers of each site, by name.
+    """
+
+    X: npt.NDArray[np.float64]
+    places: npt.NDArray[np.int64]
+    classes: npt.NDArray[Any]
+    sites: dict[str, npt.NDArray[np.intp]]
+
+
+def parse_rows(
+    X: npt.ArrayLike, y: npt.ArrayLike, classes: Sequence[Any] | None, site: npt.ArrayLike | None = None
+) -> Rows:
+    """Rows, labels and sites, or a `DataError` that quotes none of the rows.
+
+    classes: None takes the labels in `y`. site: None is one site of all rows.
+    """
+    features, labels = parse_features(X), np.asarray(y)
+    rows = len(features)
+    sites = {"the pooled data": np.arange(rows)} if site is None else _rows_by_site(site, rows)
+    if labels.shape != (rows,):
+        raise DataError(f"expected a label for each of {rows} rows, got shape {labels.shape}")
+    try:
+        agreed, counts = np.unique(labels if classes is None else np.asarray(classes), return_counts=True)
+    except TypeError:
+        raise DataError("expected labels that are all words or all numbers, none missing") from None
+    if classes is not None and (counts > 1).any():
+        raise DataError(
+            f"expected classes without repeats, got {len(classes)} with {len(agreed)} different ones"
+        )
+    if not len(agreed):
+        raise DataError(f"expected at least one row and one class, got {rows} rows")
+    wrong = np.flatnonzero(~np.isin(labels, agreed))  # NaN is never known
+    if len(wrong):
+        who = next(name for name, mine in sites.items() if wrong[0] in mine)
+        raise DataError(
+            f"{who}: expected labels out of the {len(agreed)} agreed classes, got {len(wrong)} others "
+            f"(the first in row {wrong[0]})"
+        )
+    ordered = agreed if classes is None else np.asarray(classes)
+    order = np.argsort(ordered)
+    return Rows(features, order[np.searchsorted(ordered, labels, sorter=order)], ordered, sites)
+
+
+def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(rows, features) float64; `DataError` for anything else. Values are not looked at."""
+    try:
+        features = np.asarray(X)
+    except ValueError:
+        raise DataError("expected X as a table of numbers, got rows of different lengths") from None
+    if features.dtype.kind not in "fiub" or features.ndim != 2:
+        raise DataError(
+            f"expected X (rows, features) of numbers, got shape {features.shape} of type {features.dtype}"
+        )
+    return features.astype(np.float64)
+
+
+def _rows_by_site(site: npt.ArrayLike, rows: int) -> dict[str, npt.NDArray[np.intp]]:
+    """The row numbers of each site by its name, names in order; `DataError` if a row has no proper site."""
+    sites = np.asarray(site)
+    if sites.shape != (rows,):
+        raise DataError(f"expected a site for each of {rows} rows, got shape {sites.shape}")
+    words = sites.dtype.kind == "U" or (
+        sites.dtype.kind == "O" and all(isinstance(one, str) for one in sites)
+    )
+    if not words and sites.dtype.kind not in "iu":
+        raise DataError("expected the name of a site for each row, words or whole numbers, none missing")
+    names, owner = np.unique(sites.astype(np.str_), return_inverse=True)
+    return {str(name): np.flatnonzero(owner == place) for place, name in enumerate(names)}
+
+
+def parse_integer(name: str, value: Any) -> int:
+    """A positive integer parameter."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise DataError(f"expected {name} as an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+def parse_real(name: str, value: Any) -> float:
+    """A finite parameter."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise DataError(f"expected {name} as a finite number, got {value!r}")
+    return float(value)
+
+
+class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """The root of the estimators: `classes_`, `decision_function` and an `aggregator` parameter."""
+
+    aggregator: Aggregator | None
+    privacy: Privacy | None
+
+    @abstractmethod
+    def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Scores (rows, classes). Raises `NotFittedError` before `fit`."""
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
+        return self._labels(self.decision_function(X))
+
+    def _check_privacy(self) -> None:
+        """Raises `DataError` for what is no promise: something that only looks empty must not leave out the noise."""
+        if self.privacy is not None and not isinstance(self.privacy, Privacy):
+            raise DataError(f"expected privacy as Privacy(epsilon, delta) or None, got {self.privacy!r}")
+
+    def _check_learned(self) -> None:
+        """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""
+        check_is_fitted(self)
+        if self.privacy != self.privacy_:
+            raise DataError("expected the privacy that the model was learned with, got another: fit it again")
+
+    def _labels(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        labels: npt.NDArray[Any] = self.classes_[np.argmax(scores, axis=1)]
+        return labels
+
+    def _ask(self) -> Aggregator:
+        """The aggregator given; else one that masks, kept as long as this object: it holds the ledgers."""
+        if self.aggregator is not None:
+            return self.aggregator
+        if not hasattr(self, "_default_aggregator"):
+            self._default_aggregator = MaskedAggregator()
+        return self._default_aggregator
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A stored model predicts; identities and ledgers do not travel with it.
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_default_aggregator", None)
+        return state | {"aggregator": None}

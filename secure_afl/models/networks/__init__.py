@@ -1,0 +1,1 @@
+"""Networks that are learned layer by layer: FedACnnL, pFedACnnL, and their encoders."""

@@ -1,0 +1,657 @@
+"""FedACnnL: a deep network trained layer by layer by secure sums, no gradient (arXiv 2502.06915).
+
+A `Learner` holds one client's rows and answers with statistics; a `Coordinator` turns each sum into a layer.
+Neither does I/O. Every number that goes into a sum lies on a grid (`network`), so the sum is exact and the
+trained network does not depend on how rows are spread over clients, chunks or devices: bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from math import prod
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from secure_afl.analytic.privacy import Privacy
+from secure_afl.analytic.solve import Certificate, Solution, solve
+from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
+from secure_afl.errors import DataError
+from secure_afl.models.estimator import (
+    FederatedClassifier,
+    Rows,
+    parse_features,
+    parse_integer,
+    parse_real,
+    parse_rows,
+)
+from secure_afl.models.networks.encoders import Encoder, coded, codes, filters, seeded, summed
+from secure_afl.models.networks.network import (
+    GRID_BITS,
+    Network,
+    Trained,
+    Weights,
+    apply_fixed,
+    apply_trained,
+    check_on_grid,
+    on_weight_grid,
+    patches,
+    to_grid,
+)
+from secure_afl.models.personal import Local
+from secure_afl.models.ridge import FederatedRidge
+from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
+from secure_afl.protocol.transport.driver import Contribution
+from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
+
+SEED_BYTES = 32
+CHUNK_BYTES = 128 * 2**20
+Ask = Callable[[Trained], tuple[npt.NDArray[np.float64], float]]
+"""For the packed sum of a layer's statistics."""
+Tell = Callable[[Sequence[Weights], Sequence[str]], None]
+"""Of the hidden layers that came of sums so far, to the clients whose vectors were in these."""
+
+
+class Learner:
+    """One client's side: rows in, statistics of the next layer out.
+
+    chunk_bytes: memory for one chunk of patches. It changes the speed and nothing else: every product and
+    every sum is exact.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        X: npt.NDArray[np.float64],
+        y: npt.NDArray[np.int64],
+        *,
+        encoder: Encoder,
+        seed: bytes,
+        who: str = "this client",
+        device: str = "cpu",
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        if X.shape != (len(y), prod(network.input_shape)) or not len(y):
+            expected = (len(y) or "1 or more", prod(network.input_shape))
+            raise DataError(f"{who}: expected X of shape {expected}, got {X.shape}")
+        for wrong, fault in ((~np.isfinite(X), "is not finite"), (np.abs(X) > 1, "is outside [-1, 1]")):
+            if wrong.any():
+                raise DataError(f"{who}: X {fault} in row {int(np.argwhere(wrong)[0][0])}")
+        self._network = network
+        self._encoder = encoder
+        self._seed = seed
+        self._device = device
+        self._chunk_bytes = chunk_bytes
+        self._labels = torch.tensor(y, device=device)
+        rows = to_grid(torch.tensor(X, dtype=torch.float64, device=device))
+        # Grid values have at most 17 bits: float32 holds them exactly, in half the memory.
+        self._values = rows.reshape(len(y), *network.input_shape).to(torch.float32)
+        self._forward(0, network.trained[0].at, network.trained[0])
+
+    def statistics(self, known: Trained) -> SufficientStatistics:
+        """Gram and cross-covariance of the layer's inputs with a column of ones in front, exact float64."""
+        wanted = self._targets(known)
+        classes, inputs = self._network.classes, known.inputs
+        gram = torch.zeros((inputs, inputs), dtype=torch.float64, device=self._device)
+        # All rows of one label at one position have one target: their sum is all that counts.
+        sums = torch.zeros((classes, known.positions * inputs), dtype=torch.float64, device=self._device)
+        for chunk in self._chunks(8 * known.positions * 2 * inputs):
+            rows = patches(self._values[chunk], known.layer)
+            gram += _gram(rows)
+            sums.index_add_(0, self._labels[chunk], rows.reshape(-1, known.positions * inputs))
+        numbers = torch.bincount(self._labels, minlength=classes).to(torch.float64)
+        count = len(self._labels) * known.positions
+        sums = sums.reshape(classes * known.positions, inputs)
+        whole = np.empty((inputs + 1, inputs + 1))
+        whole[0, 0] = count
+        whole[0, 1:] = whole[1:, 0] = sums.sum(dim=0).cpu().numpy()
+        whole[1:, 1:] = gram.cpu().numpy()
+        cross = sums.T @ wanted.reshape(classes * known.positions, -1)
+        ones = numbers @ wanted.sum(dim=1)
+        return SufficientStatistics(whole, torch.vstack([ones, cross]).cpu().numpy(), count)
+
+    def vector(self, known: Trained) -> npt.NDArray[np.float64]:
+        """The layer's statistics as they go into its sum."""
+        return self.statistics(known).pack()
+
+    def rows(self, known: Trained) -> npt.NDArray[np.float64]:
+        """The layer's inputs, with a column of ones in front: (samples·positions, 1 + inputs)."""
+        found = patches(self._values, known.layer).cpu().numpy()
+        return np.column_stack([np.ones(len(found)), found])
+
+    def targets(self, known: Trained) -> npt.NDArray[np.float64]:
+        """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
+        wanted = self._targets(known)[self._labels].cpu().numpy()
+        return np.asarray(wanted.reshape(len(self._labels) * known.positions, wanted.shape[2]))
+
+    def install(self, known: Trained, weights: Weights) -> None:
+        """Take a trained layer and go on to the inputs of the next one."""
+        on_device = torch.tensor(weights, device=self._device)
+        stop = min((later.at for later in self._network.trained if later.at > known.at), default=known.at + 1)
+        self._forward(known.at, stop, known, on_device)
+
+    def _forward(self, start: int, stop: int, known: Trained, weights: Tensor | None = None) -> None:
+        """Through the layers from `start` to `stop`, of which at most `known` has weights."""
+        after = []
+        for chunk in self._chunks(8 * known.positions * 2 * (known.inputs + known.outputs)):
+            values = self._values[chunk].to(torch.float64)
+            for at in range(start, stop):
+                if at == known.at:
+                    assert weights is not None
+                    values = apply_trained(values, known, weights)
+                else:
+                    values = apply_fixed(values, self._network.steps[at])
+            # Scores keep float64; what is on the grid needs float32.
+            after.append(values if stop == len(self._network.steps) else values.to(torch.float32))
+        self._values = torch.cat(after)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The outputs of the layer installed last, (rows, outputs)."""
+        scores: npt.NDArray[np.float64] = self._values.cpu().numpy()
+        return scores
+
+    def _targets(self, known: Trained) -> Tensor:
+        """(classes, positions, outputs that are trained towards labels)."""
+        classes = self._network.classes
+        if known is self._network.trained[-1]:
+            return torch.eye(classes, dtype=torch.float64, device=self._device)[:, None, :]
+        return torch.tensor(codes(self._encoder, known, classes, self._seed), device=self._device)
+
+    def _chunks(self, bytes_per_sample: int) -> Iterator[slice]:
+        """Slices of the rows, within the memory and as large as still pays."""
+        most = max(1, self._chunk_bytes // max(1, bytes_per_sample))
+        size, rate, at = min(most, 64), 0.0, 0
+        while at < len(self._labels):
+            started = time.perf_counter()
+            yield slice(at, at + size)
+            now = min(size, len(self._labels) - at) / max(time.perf_counter() - started, 1e-9)
+            at += size
+            size = min(most, 2 * size) if now > rate else max(1, size // 2)
+            rate = now
+
+
+def _gram(rows: Tensor) -> Tensor:
+    if rows.device.type == "cpu":
+        own = rows.numpy()
+        return torch.from_numpy(own.T @ own)  # NumPy computes one triangle of it, torch would compute both
+    return rows.T @ rows
+
+
+def _centred(inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Outputs of a ReLU are all positive: without what they have in common, more of a row's norm tells it from others."""
+    inputs = np.ascontiguousarray(inputs)
+    return np.asarray(inputs - inputs.mean(axis=1, keepdims=True))
+
+
+class Coordinator:
+    """The server's side: sums in, layers out.
+
+    groups: how many heads; each has a slot of its own in the last sum. survivors: how many clients that sum
+    must include then, so that no group is left with too few.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        encoder: Encoder,
+        ridge: float,
+        seed: int,
+        groups: int = 1,
+        survivors: int = 0,
+    ) -> None:
+        self.network = network
+        self.encoder = encoder
+        self.ridge = ridge
+        self.seed = seed
+        self.groups = groups
+        self.survivors = survivors
+        self.certificate: Certificate | None = None
+        self.summed = summed(encoder, network)
+        self.scales: dict[int, npt.NDArray[np.float64]] = {}
+        """By place of a hidden layer: the codes of its trained outputs as those came out, see `filters`."""
+
+    def bounds(self, known: Trained) -> PublicBounds:
+        """The shape of a layer's statistics."""
+        head = known is self.network.trained[-1]
+        outputs = known.outputs if head else coded(self.encoder, known, self.network.classes)
+        return PublicBounds(known.inputs + 1, outputs, row_norm=1.0, rows=1)
+
+    def plan(self, rows: int, clients: int) -> list[SumPlan]:
+        """The sums of a session, for clients of at most `rows` samples.
+
+        Raises `DataError` if so many samples could leave the range in which sums are exact.
+        """
+        plan = []
+        for number, known in enumerate(self.summed):
+            bound = float(rows * known.positions) * max(known.limit, 1.0) ** 2
+            if clients * bound * 2.0 ** (2 * GRID_BITS) >= 2.0**53:
+                raise DataError(
+                    f"{clients} clients of up to {rows} rows with {known.positions} positions in layer {known.at} are "
+                    "too many for exact sums: lower max_rows"
+                )
+            slots = self.groups if known is self.network.trained[-1] else 1
+            plan.append(
+                SumPlan(
+                    f"fedacnnl sum {number + 1} of {len(self.summed)}",
+                    slots * self.bounds(known).length,
+                    bound,
+                    fraction_bits=2 * GRID_BITS,
+                    survivors=self.survivors if slots > 1 else 0,
+                    # Every layer's sum has the counts of rows and labels in it, and the label moments are near.
+                    same_survivors=len(self.summed) > 1 or slots > 1,
+                    # Statistics of a later layer are of features that the server's weights make.
+                    trusts_server=number > 0 or slots > 1,
+                    exact=True,
+                    system=self._system() if known is self.network.trained[-1] and slots == 1 else None,
+                )
+            )
+        return plan
+
+    def layer(self, known: Trained, total: npt.NDArray[np.float64], entry_error: float = 0.0) -> Weights:
+        """A hidden layer's weights from the packed sum of its statistics, on the grid.
+
+        Raises `SolveError` if the sum gives no guaranteed solution.
+        """
+        statistics = SufficientStatistics.unpack(total, self.bounds(known), entry_error=entry_error)
+        weights, self.scales[known.at] = filters(self.encoder, known, statistics, self.ridge, self.seed)
+        return on_weight_grid(weights, known.limit)
+
+    def head(self, solution: Solution) -> Weights:
+        """Everybody's head, on the grid."""
+        self.certificate = solution.certificate
+        return on_weight_grid(solution.weights, self.network.trained[-1].limit)
+
+    def heads(
+        self, total: npt.NDArray[np.float64], entry_error: float = 0.0
+    ) -> tuple[Weights, list[Weights]]:
+        """The head of everybody and those of the groups, from the last sum.
+
+        A group's head is pulled towards everybody's: W + (G_g + γI)⁻¹(C_g − G_g·W).
+        Raises `SolveError` if a slot gives no guaranteed solution.
+        """
+        known = self.network.trained[-1]
+        slots = [
+            SufficientStatistics.unpack(slot, self.bounds(known), entry_error=entry_error)
+            for slot in total.reshape(self.groups, -1)
+        ]
+        everybody = sum(slots[1:], start=slots[0])
+        common = self.head(solve(everybody, ridge=self.ridge, entry_error=self.groups * entry_error))
+        used = [slot for slot in slots if slot.count]
+        if len(used) == 1:
+            return common, [common]
+        groups = []
+        for slot in used:
+            rest = SufficientStatistics(slot.gram, slot.cross - slot.gram @ common, slot.count)
+            own = common + solve(rest, ridge=self.ridge).weights  # its certificate is not used
+            groups.append(on_weight_grid(own, known.limit))
+        return common, groups
+
+    def _system(self) -> RidgeSystem:
+        bounds = self.bounds(self.network.trained[-1])
+        return RidgeSystem(bounds.features, bounds.outputs, self.ridge)
+
+
+class FedACnnL(FederatedClassifier):
+    """A deep network for several sites, trained in closed form; no site's statistics are seen by anybody else.
+
+    Parameters
+    ----------
+    network : the layers; inputs lie in [−1, 1] and are read on a grid of 2⁻¹⁰.
+    encoder : what hidden layers are trained towards, see `Encoder`. With "seeded", the default, one sum trains
+        the network. The others take one sum a layer: every later one is of features that the server's
+        weights make, so the policy must take its reports as true under the active profile, and the survivors
+        of all sums must be the same.
+    ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
+    classes : all labels there can be, agreed on; None is 0, 1, ….
+    max_rows : public bound on the rows of one site.
+    data_set : what the owners call these rows, see `FederatedRidge`.
+    seed : public; fixes label codes and random filters.
+    device : of the clients' computations, "cpu" or "cuda".
+    privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
+        `FederatedRidge`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
+        shortened to norm 1, each row by itself, here and in predictions; the certificate is of the noisy sum.
+    aggregator : an `Aggregator`; None masks the sums under the default policy.
+
+    Attributes
+    ----------
+    classes_; weights_ : one array a trained layer, first row the bias (with `privacy` the head's is of a column of 1/4 in
+    place of ones); rounds_ : an `Outcome` a sum;
+    certificate_ : of the head, given its inputs. Sums are exact here: only float64 rounding is left in it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        encoder: str = "seeded",
+        ridge: float = 3e-3,
+        classes: Sequence[Any] | None = None,
+        max_rows: int = 2**12,
+        data_set: str = "data",
+        seed: int = 0,
+        device: str = "cpu",
+        privacy: Privacy | None = None,
+        aggregator: Aggregator | None = None,
+    ) -> None:
+        self.network = network
+        self.encoder = encoder
+        self.ridge = ridge
+        self.classes = classes
+        self.max_rows = max_rows
+        self.data_set = data_set
+        self.seed = seed
+        self.device = device
+        self.privacy = privacy
+        self.aggregator = aggregator
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FedACnnL":
+        """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
+
+        Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
+        not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
+        """
+        if self.privacy:
+            self._check()
+            head = self._private_head(self._ask()).fit(self.head_inputs(parse_features(X)), y, site)
+            return self._with_private_head(head)
+        parsed, learners = self._begin(X, y, site)
+        coordinator = self._coordinator()
+        aggregator = self._ask()
+        aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
+        outcomes: list[Outcome] = []
+        ask = self._asking(aggregator, learners, outcomes)
+        layers = self._hidden(coordinator, learners.values(), ask)
+        layers.append(self._head(aggregator, learners, coordinator, outcomes))
+        warn_of_dropouts(list(learners), outcomes)
+        return self._learnt(parsed.classes, parsed.X.shape[1], layers, outcomes, coordinator)
+
+    def fit_elsewhere(self, clients: Sequence[str], tell: Tell) -> "FedACnnL":
+        """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
+        learns from what `vector` gives there. Warns and raises as `fit` does.
+        """
+        coordinator, plan = self._coordinator(), self.plan(len(clients))
+        if self.privacy:
+            head = self._private_head(self._ask()).fit_elsewhere(clients, self.network.trained[-1].inputs)
+            return self._with_private_head(head)
+        aggregator = self._ask()
+        aggregator.open(clients, plan)
+        outcomes: list[Outcome] = []
+        layers = self._hidden(
+            coordinator,
+            [],
+            self._asking(aggregator, {}, outcomes),
+            lambda layers: tell(layers, outcomes[-1].survivors),
+        )
+        layers.append(self._head(aggregator, {}, coordinator, outcomes))
+        warn_of_dropouts(clients, outcomes)
+        return self._learnt(
+            np.asarray(self._classes()), prod(self.network.input_shape), layers, outcomes, coordinator
+        )
+
+    def vector(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights] = ()
+    ) -> npt.NDArray[np.float64]:
+        """One site's side of `fit`: what it puts into the next sum. layers: those that came of sums before.
+
+        Raises `DataError` that names `who`, and for layers that do not come before a sum of this network.
+        """
+        features = parse_features(X)
+        self._check()
+        if self.privacy:
+            (vector,) = self._private_head().vectors(self.head_inputs(features, who), y, who)
+            return vector
+        if Encoder(self.encoder) is Encoder.SEEDED:
+            layers = self._seeded()
+        elif len(layers) < len(self.network.trained):
+            self.check_layers(layers)
+        else:
+            raise DataError(f"expected the weights of {len(self.network.trained) - 1} hidden layers at most")
+        _, learners = self._begin(features, y, np.full(len(features), who))
+        learner = learners[who]
+        self._install(learner, layers)
+        return learner.vector(self.network.trained[len(layers)])
+
+    def personal_head(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
+    ) -> Weights:
+        """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site.
+
+        Raises `DataError`, for layers too, see `check_layers`.
+        """
+        self.check_layers(layers)
+        head = self.network.trained[-1]
+        if len(layers) != len(self.network.trained):
+            raise DataError("expected the weights of this network, got those of another")
+        features = parse_features(X)
+        parsed, learners = self._begin(features, y, np.full(len(features), who))
+        learner = learners[who]
+        self._install(learner, layers[:-1])
+        rows = learner.rows(head)
+        if self.privacy:
+            rows = self._private_head().rows(_centred(rows[:, 1:]))
+        return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
+
+    def check_layers(self, layers: Sequence[Weights]) -> None:
+        """Raises `DataError` unless these are the first layers of such a network, or all; the public seed's, where that
+        gives them; and so that no row overflows: else who fails would tell the server what is in the rows.
+        """
+        self._check()
+        trained = self.network.trained
+        shapes = [(1 + known.inputs, known.outputs) for known in trained[: len(layers)]]
+        if [weights.shape for weights in layers] != shapes:
+            raise DataError("expected the weights of this network, got those of another")
+        if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
+            raise DataError("expected the hidden layers that the public seed gives, got others")
+        for known, weights in zip(trained, layers, strict=False):
+            check_on_grid(weights, known.limit, exact=known is not trained[-1] or not self.privacy)
+
+    def plan(self, clients: int) -> list[SumPlan]:
+        """The sums that both sides agree on."""
+        self._check()
+        if self.privacy:
+            return self._private_head().plan(self.network.trained[-1].inputs, clients)
+        return self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
+
+    def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
+        """The same network from rows that lie in one place, without any aggregator: the reference, without noise."""
+        self._check()
+        if self.privacy:
+            inputs = self.head_inputs(parse_features(X))
+            return self._with_private_head(self._private_head().fit_pooled(inputs, y))
+        parsed = self._parse(X, y)
+        learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
+        layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
+        layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
+        return self._learnt(parsed.classes, parsed.X.shape[1], layers, [], coordinator)
+
+    def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Scores (rows, classes)."""
+        self._check_learned()
+        features = parse_features(X)
+        if self.privacy:
+            rows = self._private_head().rows(self.head_inputs(features))
+            return np.asarray(rows @ self.weights_[-1])
+        return self._scores(features, self.weights_)
+
+    def _scores(
+        self, features: npt.NDArray[np.float64], layers: Sequence[Weights]
+    ) -> npt.NDArray[np.float64]:
+        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows to predict")
+        for known, weights in zip(self.network.trained, layers, strict=True):
+            learner.install(known, weights)
+        return learner.scores
+
+    def _check(self) -> None:
+        """Raises `DataError` for parameters that do not fit, before anything is read or sent."""
+        if not isinstance(self.network, Network):
+            raise DataError(f"expected a Network, got {type(self.network).__name__}")
+        encoders = [encoder.value for encoder in Encoder]
+        if self.encoder not in encoders:
+            raise DataError(f"expected encoder as one of {', '.join(encoders)}, got {self.encoder!r}")
+        self._check_privacy()
+        if self.privacy and self.encoder != Encoder.SEEDED.value:
+            raise DataError(f"expected the encoder seeded, of one sum, with privacy, got {self.encoder!r}")
+        if parse_real("ridge", self.ridge) < 0:
+            raise DataError(f"expected ridge as a number of at least 0, got {self.ridge!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**32:
+            raise DataError(f"expected seed as a whole number from 0 to below 2**32, got {self.seed!r}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, TypeError):  # whatever torch says of a device that is not there
+            raise DataError(f"expected a device that torch has here, got {self.device!r}") from None
+
+    def _parse(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike | None = None) -> Rows:
+        return parse_rows(X, y, self._classes(), site)
+
+    def _classes(self) -> list[Any]:
+        classes = range(self.network.classes) if self.classes is None else self.classes
+        if not isinstance(classes, Collection):
+            raise DataError(f"expected classes as a list of labels, got {type(classes).__name__}")
+        if len(classes) != self.network.classes:
+            raise DataError(f"expected {self.network.classes} classes, got {len(classes)}")
+        return list(classes)
+
+    def _begin(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike
+    ) -> tuple[Rows, dict[str, Learner]]:
+        """Parsed rows, and every site's learner by its name."""
+        self._check()
+        parsed = self._parse(X, y, site)
+        if not parsed.sites:
+            raise DataError("expected at least one row, got none")
+        if max(map(len, parsed.sites.values())) > parse_integer("max_rows", self.max_rows):
+            raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
+        return parsed, {
+            name: self._learner(parsed.X[mine], parsed.places[mine], name)
+            for name, mine in parsed.sites.items()
+        }
+
+    def _hidden(
+        self,
+        coordinator: Coordinator,
+        learners: Iterable[Learner],
+        ask: Ask,
+        tell: Callable[[Sequence[Weights]], None] = lambda layers: None,
+    ) -> list[Weights]:
+        """All layers but the head, which the learners then stand before. tell: of those that came of sums, after each."""
+        if Encoder(self.encoder) is Encoder.SEEDED:
+            layers = self._seeded()
+            for learner in learners:
+                self._install(learner, layers)
+            return layers
+        layers = []
+        for known in self.network.trained[:-1]:
+            layers.append(coordinator.layer(known, *ask(known)))
+            for learner in learners:
+                learner.install(known, layers[-1])
+            tell(layers)
+        return layers
+
+    def _install(self, learner: Learner, layers: Sequence[Weights]) -> None:
+        """Hidden layers, the first ones."""
+        for known, weights in zip(self.network.trained, layers, strict=False):
+            learner.install(known, weights)
+
+    def _asking(
+        self,
+        aggregator: Aggregator,
+        learners: Mapping[str, Learner],
+        outcomes: list[Outcome],
+        first: int = 0,
+    ) -> Ask:
+        """Asks for the aggregator's sums from number `first` on, and notes them in `outcomes`."""
+
+        def ask(known: Trained) -> tuple[npt.NDArray[np.float64], float]:
+            one = aggregator.sum(first + len(outcomes), self._statistics(learners, known))
+            outcomes.append(one)
+            return one.total, one.entry_error
+
+        return ask
+
+    def _head(
+        self,
+        aggregator: Aggregator,
+        learners: Mapping[str, Learner],
+        coordinator: Coordinator,
+        outcomes: list[Outcome],
+    ) -> Weights:
+        """Everybody's head, as the solution of the last sum."""
+        contributions = self._statistics(learners, self.network.trained[-1])
+        solution, outcome = aggregator.solve(len(outcomes), contributions)
+        outcomes.append(outcome)
+        return coordinator.head(solution)
+
+    def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
+        return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}
+
+    def _private_head(self, aggregator: Aggregator | None = None) -> FederatedRidge:
+        """Learns the head from the outputs of the seeded layers, which are public functions of a row."""
+        return FederatedRidge(
+            1.0,
+            ridge=self.ridge,
+            classes=self._classes(),
+            max_rows=self.max_rows,
+            data_set=self.data_set,
+            privacy=self.privacy,
+            aggregator=aggregator,
+        )
+
+    def _with_private_head(self, head: FederatedRidge) -> "FedACnnL":
+        self.classes_, self.rounds_, self.certificate_ = head.classes_, head.rounds_, head.certificate_
+        self.weights_, self.privacy_ = [*self._seeded(), head.weights_], self.privacy
+        self.n_features_in_ = prod(self.network.input_shape)
+        return self
+
+    def _seeded(self) -> list[Weights]:
+        """The weights of the hidden layers where the public seed alone gives them."""
+        return [seeded(known, self._seed) for known in self.network.trained[:-1]]
+
+    def head_inputs(
+        self, features: npt.NDArray[np.float64], who: str = "the rows"
+    ) -> npt.NDArray[np.float64]:
+        """What a private head sees of rows, (rows, inputs): the same of a row to the last bit, whatever rows are beside
+        it, since all that is added up lies on a grid.
+        """
+        if features.shape == (0, prod(self.network.input_shape)):  # as good as one row: neither may show
+            return np.zeros((0, self.network.trained[-1].inputs))
+        learner = self._learner(features, np.zeros(len(features), dtype=np.int64), who)
+        self._install(learner, self._seeded())
+        return _centred(learner.rows(self.network.trained[-1])[:, 1:])
+
+    def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:
+        return Coordinator(
+            self.network,
+            encoder=Encoder(self.encoder),
+            ridge=parse_real("ridge", self.ridge),
+            seed=self.seed,
+            groups=groups,
+            survivors=survivors,
+        )
+
+    def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:
+        encoder = Encoder(self.encoder)
+        return Learner(self.network, X, places, encoder=encoder, seed=self._seed, who=who, device=self.device)
+
+    @property
+    def _seed(self) -> bytes:
+        return int(self.seed).to_bytes(SEED_BYTES, "big")
+
+    def _learnt(
+        self,
+        classes: npt.NDArray[Any],
+        features: int,
+        layers: list[Weights],
+        outcomes: Sequence[Outcome],
+        coordinator: Coordinator,
+    ) -> "FedACnnL":
+        assert coordinator.certificate is not None
+        self.classes_ = classes
+        self.weights_, self.rounds_, self.privacy_ = layers, list(outcomes), self.privacy
+        self.certificate_ = coordinator.certificate
+        self.n_features_in_ = features
+        return self

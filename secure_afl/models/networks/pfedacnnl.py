@@ -1,0 +1,252 @@
+"""pFedACnnL: a network of everybody's, and from it a model of one's own for every client (arXiv 2502.06915).
+
+The hidden layers and the head, or one head for each group of clients with like labels, come from masked
+sums; each client then solves its local objective (`personal`) by itself. Nothing leaves a client for that.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from secure_afl.analytic.statistics import Matrix
+from secure_afl.errors import DataError, GroupWarning
+from secure_afl.models.estimator import parse_features, parse_integer
+from secure_afl.models.networks import grouping
+from secure_afl.models.networks.encoders import Encoder, coded
+from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
+from secure_afl.models.networks.network import Network, Weights, on_weight_grid
+from secure_afl.models.personal import Adapted, Local
+from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
+
+ADAPTED = ("head", "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Personal:
+    """What one client keeps to itself. weights: of its own network; group: its number; layers: how each adapted
+    layer came out, the head last.
+    """
+
+    weights: tuple[Weights, ...]
+    group: int
+    layers: tuple[Adapted, ...]
+
+
+class PFedACnnL(FedACnnL):
+    """`FedACnnL`, and for every site a network adapted to its own rows.
+
+    Parameters
+    ----------
+    groups : heads to learn, each from the sites whose labels are alike; 1 is one head for everybody. A group too
+        small to hide a site among others is dissolved, with a `GroupWarning`. More than 1 trusts the server
+        to report sums as they are: under the active profile the policy must say so (`trusts_reports`). It also
+        reveals every client's label histogram to the server, so under every profile the policy must allow that
+        (`reveals_label_histograms`). All sums must then be over the same survivors.
+    adapt : "head", the default; or "all", which adapts hidden layers too, as far as an encoder trains them
+        by least squares (spatial, replicated, mixed).
+    All others as in `FedACnnL`.
+
+    Attributes
+    ----------
+    personal_ : site name → `Personal`; in a federation each client has its own only.
+    heads_ : the groups' heads; centroids_ (groups, classes): their label histograms, None for one group.
+    A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which
+    `predict` uses unless it is given sites.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        groups: int = 1,
+        adapt: str = "head",
+        encoder: str = "seeded",
+        ridge: float = 3e-3,
+        classes: Sequence[Any] | None = None,
+        max_rows: int = 2**12,
+        data_set: str = "data",
+        seed: int = 0,
+        device: str = "cpu",
+        aggregator: Aggregator | None = None,
+    ) -> None:
+        super().__init__(
+            network,
+            encoder=encoder,
+            ridge=ridge,
+            classes=classes,
+            max_rows=max_rows,
+            data_set=data_set,
+            seed=seed,
+            device=device,
+            aggregator=aggregator,
+        )
+        self.groups = groups
+        self.adapt = adapt
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "PFedACnnL":
+        """As `FedACnnL.fit`; then every site adapts the network to its rows, also one that dropped out.
+
+        Warns (`GroupWarning`) if there are fewer groups than were asked for.
+        """
+        groups = parse_integer("groups", self.groups)
+        parsed, learners = self._begin(X, y, site)
+        aggregator = self._ask()
+        names, classes = list(learners), self.network.classes
+        # As many may drop out of the last sum, all from one group, and still leave that group large enough.
+        absent = aggregator.policy.dropouts(len(names))
+        least = aggregator.policy.least_survivors(len(names)) + absent
+        survivors = len(names) - absent
+        if groups > 1 and groups * least > len(names):
+            raise DataError(
+                f"expected at most {max(1, len(names) // least)} groups of {len(names)} clients, got {groups}: a group "
+                f"needs {least}, so that its sum still hides each of them when {absent} drop out"
+            )
+        coordinator = self._coordinator(groups, survivors)
+        first = grouping.plan(classes, groups, survivors) if groups > 1 else []
+        aggregator.open(names, [*first, *coordinator.plan(self.max_rows, len(names))])
+
+        histograms = {
+            name: grouping.histogram(parsed.places[rows], classes) for name, rows in parsed.sites.items()
+        }
+        centroids: Matrix | None = None
+        outcomes: list[Outcome] = []
+        if groups > 1:
+            centroids, outcomes = self._grouped(aggregator, histograms, groups, least)
+        # From here on each client knows its group, and nobody else does.
+        mine = {
+            name: 0 if centroids is None else grouping.nearest(own, centroids)
+            for name, own in histograms.items()
+        }
+        hidden: list[Outcome] = []
+        ask = self._asking(aggregator, learners, hidden, first=len(first))
+        layers = self._hidden(coordinator, learners.values(), ask)
+        if groups > 1:
+            slots = {
+                name: (_in_slot(vector, mine[name], groups), data_set)
+                for name, (vector, data_set) in self._statistics(learners, self.network.trained[-1]).items()
+            }
+            last = aggregator.sum(len(first) + len(hidden), slots)
+            common, heads = coordinator.heads(last.total, last.entry_error)
+            outcomes += [*hidden, last]
+        else:
+            common = self._head(aggregator, learners, coordinator, hidden)
+            heads, outcomes = [common], hidden
+        warn_of_dropouts(names, outcomes)
+        personal = {
+            name: self._adapted(
+                parsed.X[rows], parsed.places[rows], learners[name], coordinator, layers, heads, mine[name]
+            )
+            for name, rows in parsed.sites.items()
+        }
+        self._learnt(parsed.classes, parsed.X.shape[1], [*layers, common], outcomes, coordinator)
+        self.heads_, self.centroids_, self.personal_ = heads, centroids, personal
+        return self
+
+    def decision_function(
+        self, X: npt.ArrayLike, site: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Scores (rows, classes): by everybody's network, or with `site` (rows,) each row by its site's own."""
+        if site is None:
+            return super().decision_function(X)
+        check_is_fitted(self)
+        features, names = parse_features(X), np.asarray(site).astype(np.str_)
+        if names.shape != (len(features),):
+            raise DataError(f"expected a site for each of {len(features)} rows, got shape {names.shape}")
+        if strangers := sorted(set(names.tolist()) - self.personal_.keys()):
+            raise DataError(f"expected sites that took part, got {strangers[0]}")
+        scores = np.zeros((len(features), self.network.classes))
+        for name in np.unique(names):
+            rows = names == name
+            scores[rows] = self._scores(features[rows], self.personal_[str(name)].weights)
+        return scores
+
+    def predict(self, X: npt.ArrayLike, site: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
+        """The label of each row, see `decision_function`."""
+        return self._labels(self.decision_function(X, site))
+
+    def _check(self) -> None:
+        super()._check()
+        if self.privacy is not None:  # no parameter, but what is inherited can be set
+            raise DataError("expected no privacy: the sums for personal networks have no noise")
+        if self.adapt not in ADAPTED:
+            raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
+        encoder = Encoder(self.encoder)
+        if self.adapt == "all" and encoder not in (Encoder.SPATIAL, Encoder.REPLICATED, Encoder.MIXED):
+            raise DataError(
+                f"the hidden layers of encoder {self.encoder!r} are no least squares: there is nothing to adapt; "
+                "use spatial, replicated or mixed, or adapt the head"
+            )
+
+    def _grouped(
+        self, aggregator: Aggregator, histograms: dict[str, Matrix], groups: int, least: int
+    ) -> tuple[Matrix | None, list[Outcome]]:
+        """Centroids of groups with at least `least` clients each, or None where there are no two such."""
+        classes = self.network.classes
+        terms = {name: (grouping.moments(own), self.data_set) for name, own in histograms.items()}
+        moments = aggregator.sum(0, terms)
+        outcomes: list[Outcome] = [moments]
+        centroids = grouping.centroids(moments.total, classes, groups, self.seed)
+        while len(centroids) > 1:
+            terms = {
+                name: (grouping.count(grouping.nearest(own, centroids), groups), self.data_set)
+                for name, own in histograms.items()
+            }
+            counts = aggregator.sum(1 + groups - len(centroids), terms)
+            outcomes.append(counts)
+            sizes = np.rint(counts.total[: len(centroids)])  # CKKS gives them with noise
+            if sizes.min() >= least:
+                break
+            centroids = grouping.dissolved(centroids, sizes)
+        if len(centroids) < groups:
+            warnings.warn(
+                f"{groups} groups were asked for and {len(centroids)} remain: a group needs {least} clients, so that "
+                "its sum still hides each of them when some drop out",
+                GroupWarning,
+                stacklevel=3,
+            )
+        if len(centroids) == 1:
+            return None, outcomes
+        grouping.check_sizes(sizes, least)
+        return centroids, outcomes
+
+    def _adapted(
+        self,
+        X: Matrix,
+        places: npt.NDArray[np.int64],
+        learner: Learner,
+        coordinator: Coordinator,
+        layers: Sequence[Weights],
+        heads: Sequence[Weights],
+        group: int,
+    ) -> Personal:
+        """One client's own network; `learner` stands before the head of everybody's."""
+        own, found = list(layers), []
+        if self.adapt == "all":
+            learner = self._learner(X, places, "this client")
+            for number, known in enumerate(self.network.trained[:-1]):
+                trained = coded(Encoder(self.encoder), known, self.network.classes)
+                if trained:
+                    factors = coordinator.scales[known.at][-trained:]
+                    adapted = Local(
+                        learner.rows(known), learner.targets(known) * factors, layers[number][:, -trained:]
+                    ).choose()
+                    found.append(adapted)
+                    own[number] = on_weight_grid(
+                        np.hstack([layers[number][:, :-trained], adapted.weights]), known.limit
+                    )
+                learner.install(known, own[number])
+        head = self.network.trained[-1]
+        adapted = Local(learner.rows(head), learner.targets(head), heads[group]).choose(places)
+        return Personal((*own, adapted.weights), group, (*found, adapted))
+
+
+def _in_slot(vector: Matrix, group: int, groups: int) -> Matrix:
+    """`vector` at its group's place, zeros at the others'; masked, all places look alike."""
+    slots = np.zeros((groups, len(vector)))
+    slots[group] = vector
+    return slots.ravel()

@@ -1,0 +1,1 @@
+"""A party's deployment: its folder, the study, the Flower app."""

@@ -1,0 +1,176 @@
+"""A study over Flower: the ServerApp that learns, the ClientApp that answers for a party's folder.
+
+Needs the extra `flower`. A node finds its party's folder by its own configuration (`--node-config 'party="/…"'`). In a
+simulation, where nodes have numbers and nothing else, `SECURE_AFL_PARTIES` names a folder of parties' folders 0, 1, ….
+Nothing in the run's configuration says where a client reads or what it accepts: that is written by who submits the run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node.progress import RunTold, run_told
+from secure_afl.node.site import Folder
+from secure_afl.node.study import packed
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.durable.store import Store, StoreError
+from secure_afl.protocol.files import keys
+from secure_afl.protocol.session.errors import AuditError, FileError
+from secure_afl.protocol.transport.driver import Carry, Exchange
+from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.events import LeftOpen
+from secure_afl.protocol.transport.flower.client import answering
+from secure_afl.protocol.transport.flower.server import FlowerPost
+from secure_afl.protocol.transport.logs import listen, tell
+from secure_afl.protocol.transport.post import Channel
+from secure_afl.sums.remote import (
+    Elsewhere,
+    RemoteEncryptedAggregator,
+    RemoteMaskedAggregator,
+    forget,
+    is_open,
+    remote,
+)
+
+VARIABLE = "SECURE_AFL_PARTIES"
+
+
+def endpoint_of(context: Context) -> Endpoint:
+    """The party of a node, by the node's own configuration. Raises `FileError`."""
+    if "party" in context.node_config:
+        return Folder(Path(str(context.node_config["party"]))).endpoint()
+    if VARIABLE in os.environ:
+        return Folder(Path(os.environ[VARIABLE]) / str(context.node_config["partition-id"])).endpoint()
+    raise FileError(
+        f"expected 'party' in the node's configuration, or {VARIABLE}, to name a folder, got neither"
+    )
+
+
+client_app = answering(endpoint_of)
+server_app = ServerApp()
+
+
+@server_app.main()  # type: ignore[untyped-decorator]  # typed where Flower is installed
+def main(grid: Grid, context: Context) -> None:
+    """Learn the study of the server's folder, as the run's configuration says."""
+    settings = context.run_config
+    serve(grid, Path(str(settings["folder"])), float(settings["deadline"]), float(settings["poll"]))
+
+
+def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any]:
+    """Learn the study of the server's folder; the model and a report are written there.
+
+    deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
+    """
+    folder = Folder(path)
+    listen()
+    with run_told() as told, _own(folder) as (log, store):
+        report = _learn(folder, FlowerPost(grid, deadline, poll), log, store, told)
+        (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _learn(
+    folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store | None, told: RunTold
+) -> dict[str, Any]:
+    """The whole study; gives the report. Raises what the model and the aggregator raise.
+
+    With a store, what is no verdict on the session (a file that cannot be written, a lost network, an interrupt)
+    leaves it open, for the next run.
+    """
+    terms, study = folder.terms()
+    resumed = store is not None and is_open(store)
+    if resumed:
+        tell(LeftOpen(len(terms.parties.clients.members)))
+    started = time.perf_counter()
+    post.find(terms.parties)
+    finding = time.perf_counter() - started
+    sessions: set[bytes] = set()
+
+    def carry(channel: Channel, session: bytes) -> Carry:
+        sessions.add(session)  # masks under encryption are of the same session
+        return post.carry(channel, session)
+
+    aggregator = remote(
+        Elsewhere(terms.parties, carry, lambda phase: told.phase(phase, post.silences), log, store),
+        terms.policy,
+        terms.encryption,
+    )
+
+    def end(learned: bytes) -> None:
+        for session in sessions:
+            post.end(session, learned)
+        if store:
+            forget(store)
+
+    try:
+        layers, sums = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
+        folder.keep("model.npz", layers)
+    except BaseException as error:
+        told.silent(post.silences)
+        if store is None or (
+            isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
+        ):
+            end(b"")
+        raise
+    started = time.perf_counter()
+    end(packed(layers))
+    ending = time.perf_counter() - started
+    told.silent(post.silences)
+    report = {
+        "model": "ridge" if study.ridge else "fedacnnl",
+        "backend": terms.backend,
+        "resumed": resumed,
+        "survivors": [list(one.survivors) for one in sums],
+        "phases": [
+            {"phase": "finding nodes", "seconds": finding},
+            *_phases(aggregator),
+            {"phase": "end", "seconds": ending},
+        ],
+        "silences": post.silences,
+    }
+    told.learned(report, len(terms.parties.clients.members))
+    return report
+
+
+def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:
+    """What each phase cost, in their order."""
+    sessions: dict[str, Exchange] = {"": aggregator.cohort}
+    if isinstance(aggregator, RemoteEncryptedAggregator) and aggregator.masks:
+        sessions = {"masks: ": aggregator.masks, "": aggregator.cohort}
+    return [
+        {
+            "phase": name + phase,
+            "seconds": cost.wall_seconds,
+            "server_cpu_seconds": cost.server_seconds,
+            "bytes_up": max(cost.up.values(), default=0),
+            "bytes_down": max(cost.down.values(), default=0),
+        }
+        for name, cohort in sessions.items()
+        for phase, cost in cohort.costs.items()
+        if cost.wall_seconds
+    ]
+
+
+@contextmanager
+def _own(folder: Folder) -> Iterator[tuple[AuditLog | None, Store | None]]:
+    """The server's audit log and its store, if its folder has an identity to sign and lock them with."""
+    key = folder.path / "identity.key"
+    if not key.exists():
+        yield None, None
+        return
+    member, identity = keys.read_key(key, keys.service_passphrase)
+    with (
+        closing(Store(folder.path / "state.db", identity)) as store,
+        closing(AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)) as log,
+    ):
+        yield log, store

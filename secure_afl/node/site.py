@@ -1,0 +1,191 @@
+"""A party's folder, and what its node does with it.
+
+    identity.key    its identity; see docs/keys-and-policy.md for these three
+    roster.toml     who takes part
+    policy.toml     what it insists on
+    study.toml      what is learned; see `secure_afl.node.study`
+    data.toml       clients: `table` and `name` of the data set, as its owner calls it
+    state.db        made by the node: its ledger and its sessions
+    audit.jsonl     made by the node: its audit log
+    model.npz       made by the node: what was learned
+
+Nothing here comes from the server but the model.
+"""
+
+import csv
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.errors import DataError
+from secure_afl.node import study as study_file
+from secure_afl.node.study import Study, packed
+from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.files import keys, roster, whole
+from secure_afl.protocol.files import policy as policy_file
+from secure_afl.protocol.homomorphic.agreement import Release
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.transport.driver import Contribution
+from secure_afl.protocol.transport.endpoint import Endpoint, Terms
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's data set. table: of its CSV file, in the folder or elsewhere; name: what the ledger knows it by."""
+
+    table: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of one party, or of the server, which has no key."""
+
+    path: Path
+
+    def terms(self) -> tuple[Terms, Study]:
+        """What was agreed on. Raises `FileError` that names the file."""
+        parties = roster.read(self.path / "roster.toml")
+        policy = policy_file.read(self.path / "policy.toml")
+        at = self.path / "study.toml"
+        study = study_file.read(at)
+        try:
+            plan = study.plan(len(parties.clients.members))
+            return Terms(parties, plan, policy, study.encryption), study
+        except (CryptoError, DataError, LocalProtocolError) as error:
+            raise FileError(f"{at}: {error}") from None
+
+    def data(self, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], str]:
+        """The site's rows, their labels, and the data set's name. Raises `FileError`, which quotes no row."""
+        at = self.path / "data.toml"
+        try:
+            data = msgspec.convert(whole.load_toml(whole.read_text(at)), Data)
+        except (msgspec.ValidationError, FileError) as error:
+            raise FileError(f"{at}: {error}") from None
+        X, y = _table(self.path / data.table, study)
+        return X, y, data.name
+
+    def endpoint(self) -> Endpoint:
+        """The party of this folder. Raises `FileError`, and `StoreError` for its `state.db`."""
+        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        terms, study = self.terms()
+
+        def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
+            X, y, name = self.data(study)
+            return study.vector(wanted.round, X, y, endpoint.name, study.unpacked(learned)), name
+
+        weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
+        endpoint = Endpoint(
+            identity,
+            terms,
+            Store(self.path / "state.db", identity),
+            contribute,
+            solve=_solved if weights else None,
+            check_told=study.check_told,
+            learned=lambda model, told: self._learned(model, told, study, endpoint.name),
+            audit=self.path / "audit.jsonl",
+        )
+        return endpoint
+
+    def checked(self) -> str:
+        """What this party would do in a session, in one sentence. Raises whatever would keep it from that."""
+        with closing(self.endpoint()) as endpoint:
+            terms, study = self.terms()
+            if endpoint.party >= len(terms.parties.clients.members):
+                return f"{endpoint.name} is a key holder, of {len(terms.plan)} sums"
+            X, y, name = self.data(study)
+            study.vector(0, X, y, endpoint.name)
+            sizes = [one.length for one in terms.plan]
+            return f"{endpoint.name} would contribute {len(X)} rows of {name!r} to sums of {sizes} values"
+
+    def give_up(self) -> list[str]:
+        """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
+        given. The ledger stays, so their data sets are spent. Raises `FileError`, and `StoreError` for its `state.db`.
+        """
+        at = self.path / "state.db"
+        if not at.exists():
+            raise FileError(f"{at}: expected the file of a party's sessions, found none")
+        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        with closing(Store(at, identity)) as store, store.transaction():
+            names = store.open_sessions()
+            for name in names:
+                store.forget(name)
+        return names
+
+    def _learned(self, model: bytes, told: bytes, study: Study, who: str) -> None:
+        """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are
+        others than the seed's and those told before: how long it takes to fit a head to the rows tells of these.
+        """
+        layers = study.unpacked(model)
+        if len(layers) < len(study.shapes()):
+            raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
+        personal = None
+        if study.fedacnnl:
+            study.check_layers(layers)  # also without rows: who refuses would tell that it has some
+            known = study.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
+            if known and (self.path / "data.toml").exists():
+                X, y, _ = self.data(study)
+                if len(X):  # a failure would tell the server that there are none
+                    personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+        self.keep("model.npz", layers)
+        if personal:
+            self.keep("personal.npz", personal)
+
+    def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
+        """Write a model's weights, one array a layer; whole or not at all, over an earlier one."""
+        beside = self.path / f".{name}.{secrets.token_hex(8)}.tmp"  # another process may write one, too
+        try:
+            with beside.open("xb") as file:
+                np.savez(file, *layers)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.path / name)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def kept(folder: Path, name: str) -> list[npt.NDArray[np.float64]]:
+    """A model that a party or the server kept, one array a layer."""
+    with np.load(folder / name, allow_pickle=False) as arrays:
+        return [arrays[one] for one in arrays.files]
+
+
+def _solved(
+    plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
+) -> npt.NDArray[np.float64]:
+    from secure_afl.sums.encrypted import weights
+
+    return weights(plan, total, entry_error, survivors)
+
+
+def _table(path: Path, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
+    """Features and labels of a CSV file with a header."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = reader.fieldnames or ()
+            if missing := [name for name in (*study.features, study.label) if name not in header]:
+                raise FileError(
+                    f"{path}: expected the column {missing[0]!r} of the study, got none of that name"
+                )
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: expected a CSV table in UTF-8: {type(error).__name__}") from None
+    X = np.empty((len(rows), len(study.features)))
+    for at, row in enumerate(rows):
+        for column, name in enumerate(study.features):
+            try:
+                X[at, column] = float(row[name])
+            except (TypeError, ValueError):
+                raise FileError(
+                    f"{path}: expected a number in row {at + 1}, column {name!r}, got something else"
+                ) from None
+    return X, np.asarray([row[study.label] or "" for row in rows], dtype=np.str_)

@@ -1,0 +1,247 @@
+"""A study as a file: what is learned from which columns, and how sums leave a site. Every party has the same one.
+
+TOML. Each party derives from its own copy the sums that it agrees to, so a server that asks for others is refused:
+
+    backend = "mask"                        # or "bfv+mask", "bfv", "ckks"
+    features = ["age", "pressure"]          # columns of each site's table
+    label = "disease"
+    classes = ["0", "1"]
+    max_rows = 1000                         # of one site
+
+    [ridge]                                 # parameters of `FederatedRidge`
+    column_bounds = [120.0, 300.0]
+
+or, in the place of `[ridge]`, those of `FedACnnL`:
+
+    [fedacnnl]
+    input_shape = [1, 8, 8]                 # of one row of the table, which is divided by `scale` first
+    layers = [["Conv", 8, 3], ["ReLU"]]     # names and numbers as in `secure_afl.models.networks.network`
+    scale = 16.0
+    encoder = "seeded"                      # one sum; the others of `secure_afl.models.networks.encoders` take one a layer
+
+With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
+
+    [privacy]
+    epsilon = 1.0
+    delta = 1e-6
+"""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.analytic.privacy import Privacy
+from secure_afl.errors import DataError
+from secure_afl.protocol.files import whole
+from secure_afl.protocol.homomorphic.agreement import Encryption, Release
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.parameters import SumPlan
+
+if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
+    from secure_afl.models.networks.fedacnnl import FedACnnL
+    from secure_afl.models.ridge import FederatedRidge
+    from secure_afl.sums.aggregation import Aggregator, Outcome
+    from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
+
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.str_]
+
+
+class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`FederatedRidge`, without what the study says already."""
+
+    row_norm: float | None = None
+    column_bounds: tuple[float, ...] | None = None
+    ridge: float = 1e-3
+    rounds: int = 1
+
+
+class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`FedACnnL`, without what the study says already."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[tuple[str | int | float | bool, ...], ...]
+    scale: float = 1.0
+    ridge: float = 3e-3
+    seed: int = 0
+    encoder: str = "seeded"
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See the module. release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
+
+    Raises `DataError` or `LocalProtocolError` for what cannot be meant.
+    """
+
+    backend: str
+    features: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...]
+    max_rows: int
+    release: str = ""
+    ridge: Ridge | None = None
+    fedacnnl: Deep | None = None
+    privacy: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ridge is None) == (self.fedacnnl is None):
+            raise DataError("expected one model, [ridge] or [fedacnnl], got both or none")
+        columns = [*self.features, self.label]
+        if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
+            raise DataError("expected features and a label without repeats, and at least two classes")
+        if self.backend not in ("mask", "bfv+mask", "bfv", "ckks"):
+            raise DataError(f"expected backend as mask, bfv+mask, bfv or ckks, got {self.backend!r}")
+        if self.release not in ("", *(one.value for one in Release)):
+            raise DataError(f"expected release as sum or weights, got {self.release!r}")
+        if self.fedacnnl and prod(self.fedacnnl.input_shape) != len(self.features):
+            raise DataError(
+                f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
+            )
+        if self.fedacnnl and not self.fedacnnl.scale > 0:
+            raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
+        if self.privacy and self.backend == "ckks":
+            raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
+        _ = self.encryption
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """How sums are encrypted; None for masks alone."""
+        if self.backend == "mask":
+            if self.release:
+                raise DataError("expected release for encrypted sums only: masks have no key holders")
+            return None
+        scheme = self.backend.removesuffix("+mask")
+        given = self.release or ("weights" if scheme == "ckks" else "sum")
+        return Encryption(scheme, masked=scheme != self.backend, release=Release(given))
+
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge | FedACnnL":
+        """The model, not yet learned."""
+        return self._ridge(aggregator) if self.ridge else self._deep(aggregator)
+
+    def plan(self, clients: int) -> tuple[SumPlan, ...]:
+        """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
+        if self.ridge:
+            return tuple(self._ridge().plan(len(self.features), clients))
+        return tuple(self._deep().plan(clients))
+
+    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
+
+        learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
+        """
+        if self.ridge:
+            return self._ridge().vectors(X, y, who)[number]
+        if len(learned) != number:
+            raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
+        return self._deep().vector(self._scaled(X), y, who, learned)
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
+        if self.ridge:
+            return ((1 + len(self.features), len(self.classes)),)
+        return tuple((1 + known.inputs, known.outputs) for known in self._deep().network.trained)
+
+    def learn(
+        self, aggregator: "RemoteMaskedAggregator | RemoteEncryptedAggregator", clients: Sequence[str]
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+        """The server's side: the model's weights, and what is known of each sum."""
+        if self.ridge:
+            ridge = self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
+            return [ridge.weights_], ridge.rounds_
+        network = self._deep(aggregator).fit_elsewhere(
+            clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
+        )
+        return network.weights_, network.rounds_
+
+    def unpacked(self, data: bytes) -> list[Floats]:
+        """The first layers of the study's model, or all, out of what `packed` gives. Raises `DataError` for anything else."""
+        layers, at = [], 0
+        for shape in self.shapes():
+            size = 8 * prod(shape)
+            if at + size > len(data):
+                break
+            layers.append(np.frombuffer(data[at : at + size], "<f8").astype(np.float64).reshape(shape))
+            at += size
+        if at != len(data):
+            sizes = ", ".join(str(8 * prod(shape)) for shape in self.shapes())
+            raise DataError(
+                f"expected a model of layers of {sizes} bytes, or the first of them, got {len(data)} bytes"
+            )
+        if not all(np.isfinite(layer).all() for layer in layers):
+            raise DataError("expected a model of finite weights, got others")
+        return layers
+
+    def check_told(self, data: bytes) -> None:
+        """Raises `DataError` unless these are hidden layers that can have come of sums, whatever is in the rows."""
+        layers = self.unpacked(data)
+        if len(layers) == len(self.shapes()):
+            raise DataError(f"expected some of {len(layers) - 1} hidden layers, got a whole model")
+        self.check_layers(layers)
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
+        self._deep().check_layers(layers)
+
+    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+        """A site's own head of a network, from its own rows and everybody's layers."""
+        return self._deep().personal_head(self._scaled(X), y, who, layers)
+
+    def _ridge(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
+        from secure_afl.models.ridge import FederatedRidge
+
+        assert self.ridge is not None
+        return FederatedRidge(
+            self.ridge.row_norm,
+            column_bounds=self.ridge.column_bounds,
+            ridge=self.ridge.ridge,
+            rounds=self.ridge.rounds,
+            privacy=self.privacy,
+            classes=self.classes,
+            max_rows=self.max_rows,
+            aggregator=aggregator,
+        )
+
+    def _deep(self, aggregator: "Aggregator | None" = None) -> "FedACnnL":
+        from secure_afl.models.networks import network
+        from secure_afl.models.networks.fedacnnl import FedACnnL
+
+        deep = self.fedacnnl
+        assert deep is not None
+        layers = tuple(network.parse_layer(layer) for layer in deep.layers)
+        return FedACnnL(
+            network.Network(deep.input_shape, layers, len(self.classes)),
+            encoder=deep.encoder,
+            ridge=deep.ridge,
+            seed=deep.seed,
+            privacy=self.privacy,
+            classes=self.classes,
+            max_rows=self.max_rows,
+            aggregator=aggregator,
+        )
+
+    def _scaled(self, X: Floats) -> Floats:
+        assert self.fedacnnl is not None
+        return X / self.fedacnnl.scale
+
+
+def packed(layers: Sequence[Floats]) -> bytes:
+    """A model's weights as they travel: little-endian float64, row by row, layer by layer."""
+    return b"".join(layer.astype("<f8").tobytes() for layer in layers)
+
+
+def parse(content: str) -> Study:
+    """The study in the text of a file. Raises `FileError`."""
+    try:
+        return msgspec.convert(whole.load_toml(content), Study)
+    except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
+        raise FileError(str(error)) from None
+
+
+def read(path: Path) -> Study:
+    """The study in a file. Raises `FileError`."""
+    return whole.read_parsed(path, parse)

@@ -1,0 +1,1 @@
+"""Aggregators: plain, masked, encrypted, and over a network."""

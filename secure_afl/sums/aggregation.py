@@ -1,0 +1,363 @@
+"""How a sum over clients is made: masked, which is the default, or in the clear, which must be asked for.
+
+The learning side asks an `Aggregator` for sums and does not know which backend gave them. These
+aggregators hold every client in this process; across machines the same state machines run apart.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.analytic.privacy import regularise
+from secure_afl.analytic.solve import Solution, solve
+from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
+from secure_afl.crypto import ring
+from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
+from secure_afl.errors import DropoutWarning
+from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.log import Logs
+from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
+from secure_afl.protocol.session.ledger import Ledger
+from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
+from secure_afl.protocol.transport.masked import Cohort
+
+_DECODING = ServerState.UNMASKING.value  # the phase that an opened sum is decoded in
+_REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of every sum that was made.
+
+    survivors: whose vectors are in it; entry_error: bound on each entry's distance from the exact sum of the
+    survivors' float64 values, proven but for CKKS (`crypto.ckks`); length: its entries.
+    """
+
+    survivors: tuple[str, ...]
+    entry_error: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Aggregate(Outcome):
+    """A sum over survivors.
+
+    total: float64 (length,); units: the same sum as int64 fixed-point units under `code` (None for a sum of floats).
+    """
+
+    total: npt.NDArray[np.float64]
+    units: npt.NDArray[np.int64] | None = None
+    code: FixedPoint | None = None
+
+
+class Aggregator(Protocol):
+    """What the learning side needs. `open` a session for named clients and planned sums, then ask for each once,
+    in the order of the plan.
+    """
+
+    backend: str
+    policy: Policy
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        """Begin a session; exchanges keys for all its sums."""
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        """The sum of plan entry `number` over the clients that survive."""
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        """The solution of the system that plan entry `number` is for."""
+
+
+class Members:
+    """Parties of this process, by name: an identity and a ledger each, kept from one session to the next."""
+
+    def __init__(self) -> None:
+        self._parties: dict[str, tuple[Identity, Ledger]] = {}
+
+    def roster(self, names: Sequence[str]) -> Roster:
+        """The roster of these clients; who is new gets an identity."""
+        for name in names:
+            self._parties.setdefault(name, (Identity.generate(), Ledger()))
+        return Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in names))
+
+    def __getitem__(self, name: str) -> tuple[Identity, Ledger]:
+        return self._parties[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parties)
+
+    def renew(self, data_set: str) -> None:
+        """Every owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        for _, ledger in self._parties.values():
+            ledger.renew(data_set)
+
+
+def enough(policy: Policy, clients: Sequence[str]) -> int:
+    """The fewest clients of a sum. Raises `PolicyError` if there are not as many."""
+    least = policy.least_survivors(len(clients))
+    if len(clients) < least:
+        raise PolicyError(
+            f"expected at least {least} clients ({policy.colluders(len(clients))} may collude), "
+            f"got {len(clients)}: {', '.join(clients)}"
+        )
+    return least
+
+
+def contributing(roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
+    """Gives a member's contribution by its number. Raises `LocalProtocolError` if a member has none."""
+    if missing := sorted({member.name for member in roster.members} - contributions.keys()):
+        raise LocalProtocolError(f"expected a contribution of every client, got none of {', '.join(missing)}")
+    return lambda place, wanted: contributions[roster.name(place)]
+
+
+@contextmanager
+def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
+    """Notes what was refused meanwhile on a `RoundAbortedError`."""
+    before = len(refusals)
+    try:
+        yield
+    except RoundAbortedError as error:
+        for refusal in refusals[before:][:_REFUSALS_SHOWN]:
+            error.add_note(str(refusal))
+        raise
+
+
+def proposed(
+    roster: Roster,
+    plan: Sequence[SumPlan],
+    policy: Policy,
+    profile: Profile,
+    suite: Suite,
+    agreed: Sequence[RoundSpec] | None = None,
+) -> Parameters:
+    """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
+    clients = len(roster.members)
+    near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)
+    parameters = Parameters.propose(
+        roster,
+        plan,
+        profile=profile,
+        suite=suite,
+        degree=near.degree,
+        threshold=near.threshold,
+        rounds=agreed,
+    )
+    policy.check(parameters, clients)  # all clients would refuse; say so once, and at once
+    return parameters
+
+
+def masked_session(
+    members: Members,
+    clients: Sequence[str],
+    plan: Sequence[SumPlan],
+    policy: Policy,
+    profile: Profile,
+    suite: Suite,
+    network: Network | None,
+    watch: Callable[[str], None],
+    agreed: Sequence[RoundSpec] | None = None,
+    logs: Logs | None = None,
+) -> Cohort:
+    """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`; logs: of all parties."""
+    enough(policy, clients)
+    roster = members.roster(clients)
+    parameters = proposed(roster, plan, policy, profile, suite, agreed)
+    parties = {
+        place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
+        for place, (identity, ledger) in enumerate(members[name] for name in clients)
+    }
+    server, recorded = MaskingServer(parameters, roster), None
+    if logs:
+        recorded = (
+            RecordedMaskingServer(server, logs.server),
+            {
+                place: RecordedClient(
+                    one, logs.of(one.name, Role.CLIENT, members[one.name][0]), roster, plan, policy
+                )
+                for place, one in parties.items()
+            },
+        )
+    cohort = Cohort(server, parties, network, watch, recorded=recorded)
+    cohort.set_up()
+    return cohort
+
+
+def solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int) -> Solution:
+    """The solution of the system that a sum over so many clients is for. Raises `SolveError` if none is guaranteed."""
+    system = plan.system
+    if system is None:
+        raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
+    bounds = PublicBounds(
+        system.features, system.outputs, row_norm=1.0, rows=system.rows, target=system.target
+    )
+    if plan.noise:
+        fixed = regularise(total, bounds, plan.noise, survivors=survivors, ridge=system.ridge)
+        return solve(fixed.statistics, ridge=0.0, entry_error=entry_error, target=system.target)
+    statistics = SufficientStatistics.unpack(total, bounds, entry_error=entry_error)
+    return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)
+
+
+class MaskedAggregator:
+    """Sums under pairwise masks: no party but the client sees its vector.
+
+    Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
+    next. `watch` is called with each phase's name. `audit` is a folder for an audit log of each party, which `close`
+    ends.
+
+    Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
+    `RoundAbortedError` where too few clients are left: nothing is released then. A data set serves one
+    session, also one that failed; `renew` lets it serve another.
+    """
+
+    backend = "mask"
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        profile: Profile = Profile.ACTIVE,
+        suite: Suite = Suite.HYBRID,
+        network: Network | None = None,
+        watch: Callable[[str], None] = lambda phase: None,
+        audit: Path | None = None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.profile = profile
+        self.suite = suite
+        self._network = network
+        self._watch = watch
+        self._logs = Logs(audit) if audit else None
+        self._members = Members()
+        self._cohort: Cohort | None = None
+        self._plan: Sequence[SumPlan] = ()
+        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self.policy.check_backend(self.backend)
+        self.policy.check_plan(plan, self.profile)
+        self._cohort, self._plan, self._related = None, plan, None
+        self._cohort = self._session(clients, plan)
+
+    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
+        """A session with its keys exchanged."""
+        return masked_session(
+            self._members,
+            clients,
+            plan,
+            self.policy,
+            self.profile,
+            self.suite,
+            self._network,
+            self._watch,
+            logs=self._logs,
+        )
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        """What clients of this process give when they are asked."""
+        return contributing(self.cohort.server.roster, contributions)
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        cohort, same = self.cohort, self._plan[number].same_survivors
+        roster = cohort.server.roster
+        contribute = self._contributing(contributions)
+        with refusals_noted(cohort.refusals):
+            result = cohort.sum(number, contribute, self._related if same else None)
+        if same:
+            self._related = frozenset(result.survivors)
+        spec = cohort.server.parameters.rounds[number]
+        return cohort.timed(lambda: decoded(self._plan[number], spec, roster, result), _DECODING)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        one = self.sum(number, contributions)
+        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one
+
+    def __deepcopy__(self, memo: object) -> "MaskedAggregator":
+        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
+        return self
+
+    def renew(self, data_set: str) -> None:
+        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        self._members.renew(data_set)
+
+    def close(self) -> None:
+        """End the audit logs, if there are any."""
+        if self._logs:
+            self._logs.close()
+
+    @property
+    def cohort(self) -> Cohort:
+        """The session that is open, with its `costs`, its `refusals` and the server's `parameters`."""
+        if self._cohort is None:
+            raise LocalProtocolError("no session is open: call open(clients, plan) first")
+        return self._cohort
+
+
+def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: MaskedSum) -> Aggregate:
+    """An opened sum of fixed-point units as real numbers. Raises `CryptoError` if clients cannot have made it."""
+    code = spec.code(len(roster.members))
+    return Aggregate(
+        survivors=tuple(roster.name(place) for place in result.survivors),
+        entry_error=0.0 if plan.exact else code.entry_error(len(result.survivors)),
+        length=spec.length,
+        total=code.decode_sum(result.words, len(result.survivors)),
+        units=ring.signed(result.words, code.width),
+        code=code,
+    )
+
+
+def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Outcome]) -> None:
+    """One `DropoutWarning` if some sums are without some clients."""
+    gone = [
+        f"round {r + 1} of {len(sums)} is without {', '.join(missing)}"
+        for r, one in enumerate(sums)
+        if (missing := sorted(set(clients) - set(one.survivors)))
+    ]
+    if gone:
+        warnings.warn(f"{'; '.join(gone)}: the model is the survivors'", DropoutWarning, stacklevel=3)
+
+
+class PlainAggregator:
+    """Sums in the clear: the server sees every client's vector. For comparison only.
+
+    Raises `PolicyError` unless the policy was widened with `Policy(backends=frozenset({"plain"}))`.
+    """
+
+    backend = "plain"
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.policy.check_backend(self.backend)
+        self._plan: Sequence[SumPlan] = ()
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        if noisy := [one.statistic for one in plan if one.noise]:
+            raise LocalProtocolError(
+                f"{noisy[0]!r} has noise for differential privacy, which hides nothing in vectors sent in the clear"
+            )
+        self._plan = plan
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        total = np.zeros(self._plan[number].length)
+        for vector, _ in contributions.values():
+            total += vector
+        return Aggregate(tuple(contributions), 0.0, len(total), total)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        one = self.sum(number, contributions)
+        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one

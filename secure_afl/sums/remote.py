@@ -1,0 +1,221 @@
+"""Aggregators whose clients and key holders are elsewhere: the same sessions, reached through a transport.
+
+Contributions are made where the rows are, so the mappings that `sum` and `solve` take are not looked at.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec.msgpack import Decoder
+
+from secure_afl.crypto.kdf import KEY_BYTES
+from secure_afl.protocol.audit.events import Sent, frame
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
+from secure_afl.protocol.durable.journal import ResumedServer
+from secure_afl.protocol.durable.store import Kept, Store, StoreError
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encryption
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, RoundSpec, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import decode, encode
+from secure_afl.protocol.transport.driver import Carry, Contribute, Contribution, nothing_wanted
+from secure_afl.protocol.transport.encrypted import EncryptedCohort, Recorded
+from secure_afl.protocol.transport.masked import Cohort, RecordedCohort
+from secure_afl.protocol.transport.post import Channel, Learned
+from secure_afl.sums.aggregation import MaskedAggregator, enough, proposed, refusals_noted
+from secure_afl.sums.encrypted import EncryptedAggregator
+
+T = TypeVar("T", Parameters, Agreement)
+_SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How parties are reached. carry: for the messages of one session, by its number; log: the server's audit log.
+
+    store: of the server, for one session. If one is open there, its terms must be those that would be proposed now,
+    and it goes on; `forget` ends it.
+    """
+
+    parties: Parties
+    carry: Callable[[Channel, bytes], Carry]
+    watch: Callable[[str], None] = lambda phase: None
+    log: AuditLog | None = None
+    store: Store | None = None
+
+    def terms(self, channel: Channel, decoder: Decoder[T], propose: Callable[[], T]) -> T:
+        """Of the session that is open, or of a new one. Raises `StoreError` if files say something else now."""
+        proposed = propose()
+        if self.store is None:
+            return proposed
+        kept = self.store.kept(channel.value)
+        if kept is None:
+            self.store.keep(channel.value, Kept(encode(proposed), b"", b""))
+            return proposed
+        opened = decode(kept.memory, decoder)
+        if msgspec.structs.replace(proposed, session=opened.session) != opened:
+            raise StoreError(
+                f"{self.store.path}: expected the roster, policy and study of the session that is open, got others: "
+                "bring those back, or remove the file and give the session up"
+            )
+        return opened
+
+    def tell(
+        self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
+    ) -> None:
+        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next.
+
+        Raises `StoreError` if an earlier run told of something else: clients take it once, and whoever had heard one of
+        the two would look lied to.
+        """
+        salt = _salt(self.store, model) if self.store else secrets.token_bytes(KEY_BYTES)
+        if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:
+            return
+        names = [member.name for member in self.parties.clients.members]
+        places = [names.index(name) for name in to]
+        learned = Learned(terms.transcript(), salt, model)
+        data = encode(learned)
+        if self.log:
+            self.log.note(Sent(learned.transcript, frame(learned, data), tuple(places)))
+        cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
+
+
+class RemoteMaskedAggregator(MaskedAggregator):
+    """Masked sums over clients elsewhere. policy: what the server proposes must meet; clients have their own."""
+
+    def __init__(self, elsewhere: Elsewhere, policy: Policy) -> None:
+        super().__init__(policy)
+        self._elsewhere = elsewhere
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        """See `Elsewhere.tell`."""
+        self._elsewhere.tell(self.cohort, self.cohort.server.parameters, model, to)
+
+    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
+        _check(clients, self._elsewhere.parties)
+        return _masked(self._elsewhere, self, plan, None)
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        return nothing_wanted
+
+
+class RemoteEncryptedAggregator(EncryptedAggregator):
+    """Encrypted sums over clients and key holders elsewhere. policy: see `RemoteMaskedAggregator`."""
+
+    def __init__(self, elsewhere: Elsewhere, policy: Policy, encryption: Encryption) -> None:
+        holders = elsewhere.parties.key_holders
+        if holders is None:
+            raise LocalProtocolError(
+                "expected a roster with key holders for encrypted sums, got one without any"
+            )
+        super().__init__(
+            encryption.backend, policy, holders=len(holders.members), release=encryption.release.value
+        )
+        self._elsewhere = elsewhere
+        self._keepers = holders
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        """See `Elsewhere.tell`."""
+        self._elsewhere.tell(self.cohort, self.cohort.server.agreement, model, to)
+
+    def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        _check(clients, self._elsewhere.parties)
+        return self._elsewhere.parties.clients, self._keepers
+
+    def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
+        return _masked(self._elsewhere, self, plan, agreed)
+
+    def _agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        return self._elsewhere.terms(Channel.ENCRYPTED, AGREEMENT, propose)
+
+    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
+        far = self._elsewhere
+        noted = RecordedHomomorphicServer(server, far.log) if far.log else None
+        steps: RecordedHomomorphicServer | ResumedServer | None = noted
+        if far.store:
+            steps = ResumedServer(server, far.store, Channel.ENCRYPTED.value, noted)
+        recorded: Recorded | None = (steps, {}, {}) if steps else None
+        carry = far.carry(Channel.ENCRYPTED, server.agreement.session)
+        return EncryptedCohort(server, {}, {}, None, far.watch, recorded=recorded, carry=carry)
+
+    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
+        return nothing_wanted
+
+
+def remote(
+    elsewhere: Elsewhere, policy: Policy, encryption: Encryption | None
+) -> RemoteMaskedAggregator | RemoteEncryptedAggregator:
+    """The aggregator for what was agreed on; without encryption, masks."""
+    if encryption is None:
+        return RemoteMaskedAggregator(elsewhere, policy)
+    return RemoteEncryptedAggregator(elsewhere, policy, encryption)
+
+
+def is_open(store: Store) -> bool:
+    """Whether a session was left open in the server's store."""
+    return any(store.kept(channel.value) for channel in _SESSIONS)
+
+
+def forget(store: Store) -> None:
+    """The session is over: its journals are erased."""
+    with store.transaction():
+        for channel in (*_SESSIONS, Channel.LEARNED):
+            store.forget(channel.value)
+
+
+def _salt(store: Store, model: bytes) -> bytes:
+    """Of what is told, the same in all the session, so that what is told again is the same message; `model` is kept."""
+    name = Channel.LEARNED.value
+    with store.transaction():
+        kept = store.kept(name)
+        known = kept.memory if kept else secrets.token_bytes(KEY_BYTES)
+        salt, told = known[:KEY_BYTES], known[KEY_BYTES:]
+        if not (model.startswith(told) or told.startswith(model)):
+            raise StoreError(
+                f"{store.path}: expected the layers that clients were told before, got others from the same sums: go on "
+                "with the programs and on the machine that computed those, or remove the file and give the session up"
+            )
+        if len(model) > len(told) or not kept:
+            store.keep(name, Kept(salt + model, b"", b""))
+    return salt
+
+
+def _check(clients: Sequence[str], parties: Parties) -> None:
+    names = [member.name for member in parties.clients.members]
+    if list(clients) != names:
+        raise LocalProtocolError(f"expected a session of the {len(names)} clients of the roster, got others")
+
+
+def _masked(
+    far: Elsewhere,
+    aggregator: MaskedAggregator | EncryptedAggregator,
+    plan: Sequence[SumPlan],
+    agreed: Sequence[RoundSpec] | None,
+) -> Cohort:
+    """A masked session with its keys exchanged."""
+    roster, policy = far.parties.clients, aggregator.policy
+    enough(policy, [member.name for member in roster.members])
+    parameters = far.terms(
+        Channel.MASKED,
+        PARAMETERS,
+        lambda: proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed),
+    )
+    server = MaskingServer(parameters, roster)
+    noted = RecordedMaskingServer(server, far.log) if far.log else None
+    steps: RecordedMaskingServer | ResumedServer | None = noted
+    if far.store:
+        steps = ResumedServer(server, far.store, Channel.MASKED.value, noted)
+    recorded: RecordedCohort | None = (steps, {}) if steps else None
+    carry = far.carry(Channel.MASKED, parameters.session)
+    cohort = Cohort(server, {}, None, far.watch, recorded=recorded, carry=carry)
+    with refusals_noted(cohort.refusals):
+        cohort.set_up()
+    return cohort

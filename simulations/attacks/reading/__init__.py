@@ -1,0 +1,1 @@
+"""The attacks, by what each is after: rows, labels, membership, keys."""

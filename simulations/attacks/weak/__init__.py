@@ -1,0 +1,1 @@
+"""Weak designs that others shipped, and how each is read."""

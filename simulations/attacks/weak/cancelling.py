@@ -1,0 +1,60 @@
+"""A client that helps the server against encrypted sums: it uploads what cancels everybody but the victim.
+
+Ciphertexts can be added by anybody and carry no proof of what is in them. Masks under the encryption stop this.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.protocol.homomorphic import messages
+from secure_afl.protocol.homomorphic.client import HomomorphicClient
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.transport.encrypted import EncryptedCohort
+from secure_afl.simulations.attacks.population import Statistic
+from secure_afl.simulations.attacks.tap import Tap
+from secure_afl.simulations.data.dataset import Floats
+from secure_afl.sums.encrypted import EncryptedAggregator
+
+_VICTIM = 0
+
+
+class _Cancels(HomomorphicClient):
+    """The last client to be asked; the server hands it the others' uploads."""
+
+    tap: Tap
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+        lattice, length = self._lattice, wanted.spec.length
+        total = lattice.zeros(length)
+        for place in set(wanted.participants) - {_VICTIM, self.place}:
+            lattice.add(total, self.tap.ciphertexts(place, length, lattice))
+        for at, prime in enumerate(lattice.primes):
+            total[..., at, :] = (np.uint64(prime) - total[..., at, :]) % np.uint64(prime)
+        return self._upload(total, messages.data_set_digest(self.name, data_set))
+
+
+class _InLeague(EncryptedAggregator):
+    """Ours, whose last client is not."""
+
+    tap: Tap
+
+    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
+        honest = super()._session(server, plan)
+        last = len(server.roster.members) - 1
+        identity, ledger = self._members[server.roster.name(last)]
+        bad = _Cancels(identity, server.roster, server.holders, plan, self.policy, ledger, self.encryption)
+        bad.tap = self.tap
+        return EncryptedCohort(server, {**honest.clients, last: bad}, honest.holders, self.tap)
+
+
+def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
+    """What the server reads of the first client: the "sum" that the key holder opens."""
+    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    aggregator = _InLeague("bfv", network=tap)
+    aggregator.tap = tap
+    aggregator.open(names, [statistic.plan])
+    given = {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)}
+    return aggregator.sum(0, given).total

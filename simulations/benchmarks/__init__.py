@@ -1,0 +1,1 @@
+"""What a masked and an encrypted sum cost on this machine."""

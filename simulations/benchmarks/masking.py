@@ -1,0 +1,229 @@
+"""What masking costs: the client's rate against raw keystream, and the whole protocol's CPU.
+
+Everything is measured in one process, CPU seconds throughout. Keystream and masking are timed in turn,
+so that a busy neighbour on the machine meets both.
+"""
+
+import os
+import platform
+import time
+import tracemalloc
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from rich.table import Table
+
+from secure_afl.cli.terminal import table
+from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.testing.faults import Fault, FaultyNetwork
+
+CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)) for dropout in (0.0, 0.2))
+MEMORY_CASES = (10, 50)
+_MASKS, _VALUES = 50, 10**6
+
+# Flower 1.41 SecAgg+ (its own primitives, no network): CPU seconds of a client and of the server for (n, m, dropout).
+# Measured once, on 2026-11-22 on a machine like CI's, with a program that is not part of this repository. They
+# stand beside ours as a guide; on another machine they would be others.
+FLOWER_ELSEWHERE = {
+    (10, 10**6, 0.0): (0.119, 0.337),
+    (10, 10**6, 0.2): (0.122, 0.474),
+    (50, 10**5, 0.0): (0.445, 14.2),
+    (50, 10**5, 0.2): (0.494, 19.4),
+    (50, 10**6, 0.0): (0.694, 12.1),
+    (50, 10**6, 0.2): (0.562, 23.3),
+}
+
+
+def steps(repeats: int) -> int:
+    """How often `measure` calls `watch`."""
+    return 1 + len(CASES) * repeats + len(MEMORY_CASES)
+
+
+def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
+    """All figures of the benchmark; takes about a minute on one core for 3 repeats."""
+    watch("masking rate")
+    figures: dict[str, Any] = {"machine": machine(), "masking": _masking_rate(5 * repeats), "protocol": []}
+    for case in CASES:
+        runs = []
+        for _ in range(repeats):
+            watch("{} clients, {:,} values, {:.0%} dropouts".format(*case))
+            runs.append(_protocol(*case))
+        row = {key: median(one[key] for one in runs) for key in runs[0]}
+        client, server = FLOWER_ELSEWHERE[case]
+        row |= {"n": case[0], "m": case[1], "dropout": case[2]}
+        row |= {"flower_elsewhere_client_s": client, "flower_elsewhere_server_s": server}
+        figures["protocol"].append(row)
+    figures["server_memory"] = []
+    for n in MEMORY_CASES:
+        watch(f"server memory, {n} clients")
+        figures["server_memory"].append({"n": n, "m": _VALUES, "peak_vectors": _server_memory(n, _VALUES)})
+    return figures
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """What the figures depend on: these packages, too."""
+    names = ("secure-afl", "numpy", "cryptography", "msgspec", *packages)
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
+
+
+def _processor() -> str:
+    """Its name; where the system does not say, its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _masking_rate(repeats: int) -> dict[str, float]:
+    """Bytes a second of raw AES-256-CTR, and of `add_keystreams`, for 50 masks of 10⁶ values."""
+    vector = np.zeros(_VALUES, np.uint64)
+    zeros, scratch = bytes(CHUNK_BYTES), bytearray(CHUNK_BYTES)
+    raw, masking = [], []
+    for _ in range(repeats):
+        keys = [os.urandom(32) for _ in range(_MASKS)]
+        started = time.process_time()
+        for key in keys:
+            stream = Cipher(AES256(key), CTR(bytes(16))).encryptor()
+            for start in range(0, vector.nbytes, CHUNK_BYTES):
+                stream.update_into(zeros[: vector.nbytes - start], scratch)
+        raw.append(time.process_time() - started)
+        started = time.process_time()
+        add_keystreams(vector, plus=keys[::2], minus=keys[1::2])
+        masking.append(time.process_time() - started)
+    total = _MASKS * vector.nbytes
+    return {
+        "keystream_gb_per_s": total / median(raw) / 1e9,
+        "masking_gb_per_s": total / median(masking) / 1e9,
+        "share_of_keystream": median(a / b for a, b in zip(raw, masking, strict=True)),
+    }
+
+
+def _session(n: int, m: int, dropout: float) -> tuple[MaskedAggregator, dict[str, Any]]:
+    silent = frozenset(range(round(n * dropout)))
+    network = FaultyNetwork([Fault("drop", "collecting", silent)])
+    aggregator = MaskedAggregator(Policy(dropout=max(dropout, Policy.dropout)), network=network)
+    names = [f"client-{i:03}" for i in range(n)]
+    vectors = np.random.default_rng(0).uniform(-1, 1, (2, m))
+    aggregator.open(names, [SumPlan("benchmark", m, 1.0)])
+    return aggregator, {name: (vectors[i % 2], "benchmark") for i, name in enumerate(names)}
+
+
+def _protocol(n: int, m: int, dropout: float) -> dict[str, float]:
+    """One session of one sum under the defaults: active server, hybrid keys, complete graph."""
+    aggregator, contributions = _session(n, m, dropout)
+    aggregator.sum(0, contributions)
+    costs = aggregator.cohort.costs
+    uploaded = median(costs["collecting"].up.values())
+    survivors = sorted(set(range(n)) - set(range(round(n * dropout))))
+    client = [sum(cost.client_seconds.get(i, 0.0) for cost in costs.values()) for i in survivors]
+    return {
+        "client_s": median(client),
+        "server_s": sum(cost.server_seconds for cost in costs.values()),
+        "upload_bytes_per_value": uploaded / m,
+        "key_bytes_per_client": median(
+            sum(
+                costs[phase].up[i] + costs[phase].down[i]
+                for phase in ("advertising", "sharing", "confirming")
+            )
+            for i in survivors
+        ),
+    }
+
+
+def _server_memory(n: int, m: int) -> float:
+    """Most memory the server takes while a sum is collected and opened, in float64 vectors of m values."""
+    aggregator, contributions = _session(n, m, 0.0)
+    cohort = aggregator.cohort
+    server, peaks = cohort.server, [0]
+    measured = _Measured(server, peaks)
+    tracemalloc.start()
+    try:
+        measured.held = tracemalloc.get_traced_memory()[0]
+        cohort.steps = cohort._server = measured  # type: ignore[assignment]
+        aggregator.sum(0, contributions)
+    finally:
+        tracemalloc.stop()
+    return max(peaks) / (8 * m)
+
+
+class _Measured:
+    """A server whose every call is measured: memory above what was held when the round began."""
+
+    def __init__(self, server: MaskingServer, peaks: list[int]) -> None:
+        self.held = 0
+        self._server = server
+        self._peaks = peaks
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._server, name)
+        if name not in ("open_round", "receive", "advance", "unmask"):
+            return value
+
+        def call(*arguments: Any) -> Any:
+            tracemalloc.reset_peak()
+            try:
+                return value(*arguments)
+            finally:
+                self._peaks.append(tracemalloc.get_traced_memory()[1] - self.held)
+
+        return call
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """The figures for a terminal."""
+    rate = figures["masking"]
+    first = table(
+        "client masking, one core", ("raw AES-256-CTR GB/s", "masking GB/s", "share (aim ≥ 0.75)"), names=0
+    )
+    first.add_row(
+        f"{rate['keystream_gb_per_s']:.2f}",
+        f"{rate['masking_gb_per_s']:.2f}",
+        f"{rate['share_of_keystream']:.2f}",
+    )
+    second = table(
+        "whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
+        "(in brackets: Flower 1.41 SecAgg+ in an earlier run on such a machine, and that over ours)",
+        ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"),
+        names=0,
+    )
+    for row in figures["protocol"]:
+        beside = [
+            f"{row[f'{party}_s']:.3f} ({row[f'flower_elsewhere_{party}_s']:g}, "
+            f"{row[f'flower_elsewhere_{party}_s'] / row[f'{party}_s']:.1f}×)"
+            for party in ("client", "server")
+        ]
+        second.add_row(
+            str(row["n"]),
+            f"{row['m']:,}",
+            f"{row['dropout']:.0%}",
+            *beside,
+            f"{row['upload_bytes_per_value']:.3f}",
+            f"{row['key_bytes_per_client']:,.0f}",
+        )
+    third = table(
+        "server memory while a sum of 10⁶ values is made, in float64 vectors",
+        ("n", "peak, vectors of 8 MB"),
+        names=0,
+    )
+    for row in figures["server_memory"]:
+        third.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
+    return [first, second, third]

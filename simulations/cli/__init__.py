@@ -1,0 +1,1 @@
+"""The program `secure-afl`: the operator's commands, and those of simulations."""

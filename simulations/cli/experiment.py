@@ -1,0 +1,166 @@
+"""The command line of the experiments: `secure-afl experiment`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from secure_afl.cli.terminal import (
+    JsonFile,
+    check_writable,
+    console,
+    errors,
+    progress,
+    refusals_shown,
+    write_json,
+)
+from secure_afl.errors import DataError
+from secure_afl.simulations.experiments import (
+    encoders,
+    headline,
+    heterogeneity,
+    plots,
+    privacy,
+    security,
+)
+from secure_afl.simulations.experiments.links import Link
+from secure_afl.simulations.experiments.problems import PROBLEMS
+
+experiment = typer.Typer(
+    help="Compare methods on real data: tables, and on request a JSON file and plots. These take minutes to hours.",
+    no_args_is_help=True,
+)
+Seeds = Annotated[int, typer.Option(help="Repeats, each with its own partition and draws.", min=1)]
+PlotFolder = Annotated[
+    Path | None, typer.Option("--plot", help="Write plots into this folder.", file_okay=False)
+]
+Megabits = Annotated[float, typer.Option(help="Assumed bandwidth of a client, Mbit/s each way.", min=0.001)]
+Latency = Annotated[float, typer.Option(help="Assumed latency, ms one way.", min=0)]
+_LINK = Link()
+
+
+Measure = Callable[[Callable[[str], None]], dict[str, Any]]
+_SHOWN: dict[str, tuple[Callable[[dict[str, Any]], list[Table]], Callable[..., list[Path]] | None]] = {
+    "headline": (headline.tables, plots.headline),
+    "encoders": (encoders.tables, plots.encoders),
+    "heterogeneity": (heterogeneity.tables, plots.heterogeneity),
+    "security": (security.tables, None),
+    "privacy": (privacy.tables, plots.privacy),
+}
+
+
+@experiment.command("headline")
+def headline_command(
+    problem: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(PROBLEMS)}; can be given several times. Default: all."),
+    ] = None,
+    seeds: Seeds = 5,
+    megabits: Megabits = _LINK.megabits,
+    latency: Latency = 1e3 * _LINK.latency,
+    json_file: JsonFile = None,
+    plot: PlotFolder = None,
+) -> None:
+    """Training time and accuracy of FedACnnL and pFedACnnL, under masks, and of gradient methods.
+
+    On one core 2 to 6 minutes a seed and problem, 10 for Synthetic.
+    """
+    with refusals_shown():
+        names = list(dict.fromkeys(problem or PROBLEMS))
+        if unknown := [name for name in names if name not in PROBLEMS]:
+            raise DataError(f"expected problems out of {', '.join(PROBLEMS)}, got {unknown[0]!r}")
+        link = Link(megabits, latency / 1e3)
+        steps = headline.steps(names, seeds)
+        _run(steps, lambda watch: headline.measure(names, seeds, link, watch), json_file, plot)
+
+
+@experiment.command("encoders")
+def encoders_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
+    """What hidden layers are trained towards: all encoders on MNIST-5k. About 4 minutes a seed."""
+    with refusals_shown():
+        _run(encoders.steps(seeds), lambda watch: encoders.measure(seeds, watch), json_file, plot)
+
+
+@experiment.command("heterogeneity")
+def heterogeneity_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
+    """Accuracy against how much clients' labels differ. About 4 minutes a seed."""
+    with refusals_shown():
+        _run(heterogeneity.steps(seeds), lambda watch: heterogeneity.measure(seeds, watch), json_file, plot)
+
+
+@experiment.command("security")
+def security_command(
+    megabits: Megabits = _LINK.megabits, latency: Latency = 1e3 * _LINK.latency, json_file: JsonFile = None
+) -> None:
+    """What masks cost: the same networks under masks and in the clear. About 4 minutes."""
+    with refusals_shown():
+        link = Link(megabits, latency / 1e3)
+        _run(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
+
+
+@experiment.command("privacy")
+def privacy_command(
+    seeds: Seeds = 5,
+    epsilon: Annotated[
+        list[float], typer.Option(help="1 is strong, 10 weak; can be given several times.")
+    ] = list(privacy.EPSILONS),  # noqa: B006  # typer wants a list, and copies it
+    delta: Annotated[
+        float, typer.Option(help="The probability that it fails, well below 1 / number of rows.")
+    ] = privacy.DELTA,
+    json_file: JsonFile = None,
+    plot: PlotFolder = None,
+) -> None:
+    """Accuracy against epsilon, by whom the noise is trusted to. One to two minutes a seed."""
+    with refusals_shown():
+        _run(
+            privacy.steps(seeds),
+            lambda watch: privacy.measure(seeds, watch, epsilon, delta),
+            json_file,
+            plot,
+        )
+
+
+@experiment.command("show")
+def show_command(
+    file: Annotated[Path, typer.Argument(help="What --json has written.", exists=True, dir_okay=False)],
+    plot: PlotFolder = None,
+) -> None:
+    """Tables and plots of figures that were measured before; measures nothing."""
+    with refusals_shown():
+        try:
+            figures = json.loads(file.read_text())
+            known = figures["experiment"] in _SHOWN
+        except (OSError, ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(_SHOWN)}")
+        _check_folder(plot)
+        _show(figures, plot)
+
+
+def _run(steps: int, measure: Measure, json_file: Path | None, plot: Path | None) -> None:
+    """Checks that results can be written, measures with a bar, writes the figures and shows them."""
+    check_writable(json_file)
+    _check_folder(plot)
+    with progress(steps, lines=True) as watch:
+        figures = measure(watch)
+    write_json(json_file, figures)
+    _show(figures, plot)
+
+
+def _check_folder(plot: Path | None) -> None:
+    if plot:
+        plot.mkdir(parents=True, exist_ok=True)
+        check_writable(plot / "plot.png", "--plot")
+
+
+def _show(figures: dict[str, Any], plot: Path | None) -> None:
+    tables, draw = _SHOWN[figures["experiment"]]
+    for table in tables(figures):
+        console.print(table)
+    for file in draw(figures, plot) if plot and draw else ():
+        errors.print(f"[dim]plot: {escape(str(file))}[/]", highlight=False)

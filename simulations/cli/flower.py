@@ -1,0 +1,215 @@
+"""The command line of Flower networks: `secure-afl flower`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.markup import escape
+
+from secure_afl.cli.terminal import (
+    JsonFile,
+    check_writable,
+    console,
+    progress,
+    refusals_shown,
+    table,
+    write_json,
+)
+from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import DataError
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.ridge import FederatedRidge
+from secure_afl.node.site import Folder, kept
+from secure_afl.simulations.data.dataset import Dataset, load
+from secure_afl.simulations.data.partition import Part, default_spec, partition
+from secure_afl.simulations.network.laid_out import LaidOut, lay_out
+from secure_afl.simulations.network.loopback import Loopback
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
+
+flower = typer.Typer(
+    help="Studies over Flower (extra 'flower'), see docs/deployment.md.", no_args_is_help=True
+)
+
+
+@flower.command("demo")
+def demo_command(
+    data: Annotated[str, typer.Option(help="As for `run`.")] = "heart",
+    clients: Annotated[
+        int | None,
+        typer.Option(help="How many, where the rows are divided and have no sites of their own.", min=3),
+    ] = None,
+    divided: Annotated[
+        str | None,
+        typer.Option(
+            "--partition", help="Who holds which rows, as for `run`: dirichlet:0.1 gives unlike labels."
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn a network, and at each client a head of its own: seeded (one sum), classwise, spatial, … "
+            "(a sum a layer). Without it a ridge model.",
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="mask, bfv+mask, bfv or ckks.")] = "mask",
+    key_holders: Annotated[int, typer.Option(help="For encrypted sums.", min=1)] = 1,
+    kill: Annotated[
+        int | None,
+        typer.Option(help="End this client's node while vectors are collected; 0 is the first.", min=0),
+    ] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds that a phase lasts at most.", min=1)] = 60.0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for keys, tables, logs and models; else they are removed."),
+    ] = None,
+) -> None:
+    """A SuperLink and a SuperNode for each party on this machine, with TLS and node keys: one study, its model compared
+    with that of one process, and the seconds of each phase.
+    """
+    with refusals_shown(), TemporaryDirectory() as temporary:
+        root = (keep or Path(temporary) / "demo").absolute()
+        rows = load(data)
+        spec = divided or default_spec(rows)
+        parts = sorted(
+            partition(rows, spec, 4 if clients is None and spec != "site" else clients, seed=0),
+            key=lambda part: part.client,
+        )
+        parties = lay_out(
+            root,
+            rows,
+            parts,
+            backend=backend,
+            holders=key_holders if backend != "mask" else 0,
+            encoder=encoder,
+        )
+        if kill is not None and kill >= len(parties.clients):
+            raise DataError(f"expected a client from 0 to {len(parties.clients) - 1} to kill, got {kill}")
+        with Loopback(root / "network", (*parties.clients, *parties.holders)) as network:
+
+            def watch(line: str) -> None:
+                console.print(escape(line.rstrip()), highlight=False, soft_wrap=True)
+                if kill is not None and ("phase: collecting" in line or "phase: encrypting" in line):
+                    network.kill(kill)
+
+            network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
+        report = json.loads((parties.server / "report.json").read_text())
+        console.print(_table(report), highlight=False, markup=False, soft_wrap=True)
+        _compare(parties, report, rows, parts, key_holders)
+
+
+@flower.command("simulate")
+def simulate_command(
+    clients: Annotated[int, typer.Option(help="How many.", min=20)] = 100,
+    length: Annotated[int, typer.Option(help="Values of the sum.", min=1)] = 10_000,
+    dropout: Annotated[
+        float, typer.Option(help="Share that falls silent after the keys.", min=0, max=0.3)
+    ] = 0.05,
+    actors: Annotated[int, typer.Option(help="Processes of Ray that answer for clients.", min=1)] = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """One masked sum over many clients on Flower's simulation engine (extra 'simulation'), with the sparse graph:
+    checked against the plain sum, and compared with the same session without Flower.
+
+    1,000 clients take minutes, 10,000 an hour: the engine's time grows as their square (docs/deployment.md).
+    """
+    from secure_afl.simulations.benchmarks.scale import Scale
+    from secure_afl.simulations.network import engine
+
+    size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
+    with refusals_shown():
+        check_writable(json_file)
+        with progress(engine.steps(size), lines=True) as watch:
+            figures = engine.measure(size, actors, watch)
+        for table in engine.tables(figures):
+            console.print(table)
+        for name, text in engine.lines(figures).items():
+            console.print(f"{name:<16}{escape(text)}", highlight=False, soft_wrap=True)
+        write_json(json_file, figures)
+
+
+@flower.command("check")
+def check_command(
+    folder: Annotated[Path, typer.Argument(help="A party's.", exists=True, file_okay=False)],
+) -> None:
+    """Read a party's folder as its node does and, for a client, make what it would contribute; nothing leaves. What is
+    wrong is said here in full: a node's log does not quote data.
+    """
+    with refusals_shown():
+        console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
+
+
+@flower.command("give-up")
+def give_up_command(
+    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """End the sessions that were left open in a folder, where no server will: their secrets are erased, their data sets
+    stay spent. A session that still runs goes on without this party.
+    """
+    with refusals_shown():
+        if not yes:
+            typer.confirm(f"Erase the secrets of all open sessions in {folder}?", abort=True)
+        names = Folder(folder).give_up()
+        for name in names or ["nothing was open"]:
+            console.print(escape(f"{name} is over here" if names else name), highlight=False, soft_wrap=True)
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """The report's phases for people: bytes are those of one client, the most of any."""
+    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
+    for one in report["phases"]:
+        lines.append(
+            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
+            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
+        )
+    return "\n".join([*lines, *report["silences"]])
+
+
+def _compare(
+    parties: LaidOut, report: Mapping[str, Any], rows: Dataset, parts: Sequence[Part], holders: int
+) -> None:
+    """The model of the network with that of one process, over the same survivors, and what both are worth."""
+    terms, study = Folder(parties.server).terms()
+    aggregator = (
+        MaskedAggregator(terms.policy)
+        if terms.encryption is None
+        else EncryptedAggregator(
+            terms.backend, terms.policy, holders=holders, release=terms.encryption.release.value
+        )
+    )
+    survivors = report["survivors"][-1]
+    tables = [
+        (*Folder(folder).data(study)[:2], part.client)
+        for folder, part in zip(parties.clients, parts, strict=True)
+        if part.client in survivors
+    ]
+    X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
+    site = np.concatenate([[name] * len(y) for _, y, name in tables])
+    here = study.estimator(aggregator).fit(X, y, site)
+    weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
+    there = kept(parties.server, "model.npz")
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))
+    console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
+    same = f"{apart:.1e} apart" if apart else "the same, bit for bit"
+    console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
+    shown = table("right of its test rows", ("client", "rows to learn from", "everybody's model", "its own"))
+    for folder, part in zip(parties.clients, parts, strict=True):
+        own = "–"
+        if (folder / "personal.npz").exists():
+            mine = copy(here)
+            mine.weights_ = kept(folder, "personal.npz")
+            own = _right(mine, rows, part)
+        shown.add_row(escape(part.client), f"{len(part.train):,}", _right(here, rows, part), own)
+    console.print(shown)
+
+
+def _right(model: FederatedRidge | FedACnnL, rows: Dataset, part: Part) -> str:
+    """The share of a client's test rows that a model tells right."""
+    truth = np.array(rows.classes)[rows.y[part.test]]
+    return f"{model.score(rows.X[part.test], truth):.3f}"

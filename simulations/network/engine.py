@@ -1,0 +1,137 @@
+"""What Flower's simulation engine makes of many clients: one masked sum there, and the same without it.
+
+The engine, and in it the server, is a process of its own here; Ray starts others, which answer for the clients. Needs
+the extra `simulation`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from secure_afl.cli.terminal import table
+from secure_afl.errors import DataError
+from secure_afl.simulations.benchmarks import scale
+from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.benchmarks.scale import Scale
+from secure_afl.simulations.network.loopback import QUIET
+
+_ENTRY = "from secure_afl.simulations.network.many_nodes import main; main()"
+_PHASES = ("finding", "advertising", "sharing", "confirming", "collecting", "unmasking", "end")
+
+
+def steps(size: Scale) -> int:
+    """How often `measure` calls `watch`."""
+    return 1 + len(_PHASES) + scale.steps([size])
+
+
+def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
+    """Figures of both. actors: processes of Ray that answer for clients.
+
+    Clients' folders lie where temporary files do. Raises `DataError` if Ray or Flower is missing, or the engine fails.
+    """
+    for package in ("flwr", "ray"):
+        if find_spec(package) is None:
+            raise DataError(f"expected {package}, got none: pip install 'secure-afl[simulation]'")
+    with TemporaryDirectory(prefix="secure-afl-") as temporary:
+        root = Path(temporary)
+        engine = _on_engine(root, size, actors, watch)
+        stores = sum(file.stat().st_size for file in root.glob("*/state.db"))
+    here = scale.measure([size], watch)["sizes"][0]
+    return {
+        "machine": machine("psutil", "flwr", "ray"),
+        "actors": actors,
+        "stores": {"kind": "an SQLite file of each client, synced at every step", "in": str(root.parent)},
+        "store_bytes": stores / size.clients,
+        "engine": engine,
+        "in_process": here,
+    }
+
+
+def _on_engine(root: Path, size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
+    from secure_afl.simulations.network.many_nodes import REPORT, VARIABLE, lay_out
+
+    watch(f"{size.clients:,} clients: folders")
+    lay_out(root, size)
+    started = time.perf_counter()
+    with (root / "engine.log").open("wb") as log:
+        engine = subprocess.Popen(
+            [sys.executable, "-c", _ENTRY, str(actors)],
+            env={**os.environ, **QUIET, "RAY_USAGE_STATS_ENABLED": "0", VARIABLE: str(root)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # so that what it starts ends with it
+        )
+    assert engine.stdout is not None
+    with engine:
+        try:
+            for line in engine.stdout:
+                if line.startswith("phase: "):
+                    watch(f"{size.clients:,} clients over Flower: {line.removeprefix('phase: ').strip()}")
+            failed = engine.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(engine.pid, signal.SIGKILL)
+    if failed:
+        said = (root / "engine.log").read_text(errors="replace")
+        raise DataError(f"Flower's simulation engine failed:\n{said[-3000:]}")
+    figures: dict[str, Any] = msgspec.json.decode((root / REPORT).read_bytes())
+    return {**figures, "wall_seconds": time.perf_counter() - started}
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """The figures for a terminal."""
+    engine, here = figures["engine"], figures["in_process"]
+    rows = table(
+        f"one masked sum of {here['length']:,} values over {here['clients']:,} clients, {here['dropouts']:,} dropouts, "
+        f"semi-honest server, {here['suite']} keys, {here['degree']} neighbours, threshold {here['threshold']};\n"
+        "over Flower, and without it in two processes of ours; bytes of a client, the mean; MB: of the process of server "
+        "and engine, at most",
+        ("phase", "Flower s", "here s", "server CPU s", "kB up", "kB down", "MB"),
+    )
+    for phase in _PHASES:
+        rows.add_row(
+            phase,
+            f"{engine['phase_wall_seconds'][phase]:.1f}",
+            *(
+                f"{values[phase]:,.{digits}f}" if phase in values else "–"
+                for values, digits in (
+                    (here["phase_wall_seconds"], 1),
+                    (engine["server_cpu_seconds"], 2),
+                    ({name: size / 1000 for name, size in engine["client_bytes_up"].items()}, 1),
+                    ({name: size / 1000 for name, size in engine["client_bytes_down"].items()}, 1),
+                )
+            ),
+            f"{engine['process_memory'][phase] / 1e6:,.0f}",
+        )
+    return [rows]
+
+
+def lines(figures: dict[str, Any]) -> dict[str, str]:
+    """What no table has, by name."""
+    engine, here, machine = figures["engine"], figures["in_process"], figures["machine"]
+    versions = machine["versions"]
+    server = max(here["server_memory"].values())
+    return {
+        "sum": f"that of the {engine['survivors']:,} clients that stayed, bit for bit; so is the other",
+        "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {here['wall_seconds']:.0f} without it",
+        "memory": f"{max(engine['process_memory'].values()) / 1e6:,.0f} MB at most of server and engine together, "
+        f"{engine['ray_memory'] / 1e6:,.0f} MB of Ray's processes; without Flower the server adds {server / 1e6:,.0f} MB",
+        "clients": f"{figures['actors']} processes answer for all; each client has a key file and a store of its own, "
+        f"{figures['stores']['kind']}, {figures['store_bytes'] / 1000:,.0f} kB in {figures['stores']['in']}; roster and "
+        "policy, which are the same for all, are read once by each process",
+        "finding": "includes the start of Ray",
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}",
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }

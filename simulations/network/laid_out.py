@@ -1,0 +1,112 @@
+"""A data set with sites, laid out as the folders that its parties would have on their machines."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secure_afl.node import study
+from secure_afl.protocol.files import keys, policy, whole
+from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.data.partition import Part
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """Folders: parties' by their numbers, clients first, and the server's. See `secure_afl.node.site`."""
+
+    clients: tuple[Path, ...]
+    holders: tuple[Path, ...]
+    server: Path
+
+
+def lay_out(
+    root: Path,
+    data: Dataset,
+    parts: Sequence[Part],
+    *,
+    backend: str,
+    holders: int = 0,
+    encoder: str | None = None,
+) -> LaidOut:
+    """Folders for a model of the training rows, a client for each part. encoder: of a network; None is a ridge model.
+
+    Raises `FileError` if one is there already or cannot be written, `DataError` for an encoder that is none.
+    """
+    names = [part.client for part in parts]
+    agreed = _study(data, backend, encoder)
+    study.parse(agreed).plan(len(names))  # raises for what cannot be meant, before anything is written
+    made = LaidOut(
+        tuple(root / f"client-{number}" for number in range(len(names))),
+        tuple(root / f"key-holder-{number}" for number in range(holders)),
+        root / "server",
+    )
+    named = [*names, *(f"key holder {number + 1}" for number in range(holders)), "server"]
+    folders = (*made.clients, *made.holders, made.server)
+    members = [settle(folder, name) for folder, name in zip(folders, named, strict=True)]
+    clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
+    roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
+    common = {
+        "roster.toml": roster_file.text(roster),
+        "policy.toml": policy.text(policy_for(backend, encoder)),
+        "study.toml": agreed,
+    }
+    for folder in folders:
+        for file, text in common.items():
+            whole.write_new(folder / file, text.encode(), whole.PUBLIC)
+    for folder, part in zip(made.clients, parts, strict=True):
+        mine = part.train
+        with (folder / "rows.csv").open("x", newline="", encoding="utf-8") as table:
+            writer = csv.writer(table)
+            writer.writerow([*data.features, "label"])
+            for row, place in zip(data.X[mine].tolist(), data.y[mine].tolist(), strict=True):
+                writer.writerow([*map(repr, row), data.classes[place]])
+        about = f'table = "rows.csv"\nname = {json.dumps(data.name)}\n'
+        whole.write_new(folder / "data.toml", about.encode(), whole.PUBLIC)
+    return made
+
+
+def settle(folder: Path, name: str) -> Member:
+    """A party's new folder, with its `identity.key`.
+
+    Raises `FileError` if it is there already or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be made: {error.strerror}") from None
+    member, secret, _ = keys.write_key(folder, name)
+    secret.rename(folder / "identity.key")
+    return member
+
+
+def policy_for(backend: str, encoder: str | None) -> Policy:
+    """Of every party: all but the encoder "seeded" need a server whose layers are taken as they come."""
+    return Policy(backends=frozenset({backend}), trusts_reports=encoder not in (None, "seeded"))
+
+
+def _study(data: Dataset, backend: str, encoder: str | None) -> str:
+    # Lists of words and numbers are written in JSON as in TOML.
+    common = (
+        f"backend = {json.dumps(backend)}\n"
+        f"features = {json.dumps(data.features, ensure_ascii=False)}\n"
+        'label = "label"\n'
+        f"classes = {json.dumps(data.classes, ensure_ascii=False)}\n"
+    )
+    if encoder is None:
+        return f"{common}max_rows = {2**16}\n\n[ridge]\nrow_norm = {data.row_norm!r}\n"
+    # What only makes folders is loaded by every process of a simulation, and needs no torch.
+    from secure_afl.models.networks.network import layer_words
+    from secure_afl.simulations.study.run import network_for
+
+    network = network_for(data)
+    release = 'release = "sum"\n' if backend != "mask" and encoder != "seeded" else ""
+    return (
+        f"{common}max_rows = {2**12}\n{release}\n[fedacnnl]\ninput_shape = {list(network.input_shape)}\n"
+        f"layers = {json.dumps([layer_words(layer) for layer in network.layers])}\nencoder = {json.dumps(encoder)}\n"
+    )

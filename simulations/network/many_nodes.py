@@ -1,0 +1,195 @@
+"""One masked sum over many clients as apps of Flower, each client with its own folder. Needs the extra `flower`.
+
+    scale.json, roster.toml     what everybody knows; a process reads it once, whatever number of clients it answers for
+    7/identity.key, 7/state.db  what client 7 has alone: opened anew for every message, as on a machine of its own
+
+`SECURE_AFL_SCALE` names the folder. Clients that drop out refuse when their vector is wanted: their keys are shared
+by then, the worst place.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import psutil
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from secure_afl.crypto import ring
+from secure_afl.errors import DataError
+from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.files import keys, whole
+from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.session.parameters import Profile, SumWanted
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.transport.driver import Contribution, nothing_wanted
+from secure_afl.protocol.transport.endpoint import Endpoint, Terms
+from secure_afl.protocol.transport.flower.client import answering
+from secure_afl.protocol.transport.flower.server import FlowerPost
+from secure_afl.protocol.transport.masked import Cohort
+from secure_afl.protocol.transport.post import Channel
+from secure_afl.simulations.benchmarks.scale import BOUND, Scale
+from secure_afl.simulations.network.laid_out import settle
+from secure_afl.sums.aggregation import proposed
+
+VARIABLE = "SECURE_AFL_SCALE"
+REPORT = "report.json"
+_POLL = 0.2  # seconds
+_LOOKED_AT = 5000  # messages a second: a look goes through all that is waited for, and holds up the engine
+
+
+def lay_out(root: Path, size: Scale) -> None:
+    """The folders of all clients. Raises `FileError` if they cannot be written."""
+    members = [settle(root / str(place), f"client-{place}") for place in range(size.clients)]
+    parties = roster_file.Parties(Roster(tuple(members)))
+    whole.write_new(root / "roster.toml", roster_file.text(parties).encode(), whole.PUBLIC)
+    whole.write_new(root / "scale.json", msgspec.json.encode(asdict(size)), whole.PUBLIC)
+
+
+@cache
+def _known(root: Path) -> tuple[Scale, Terms]:
+    """What everybody knows."""
+    size = msgspec.json.decode((root / "scale.json").read_bytes(), type=Scale)
+    return size, Terms(roster_file.read(root / "roster.toml"), tuple(size.plan), size.policy)
+
+
+def values(size: Scale, place: int) -> npt.NDArray[np.float64]:
+    """The vector of a client."""
+    return np.random.default_rng(place).uniform(-BOUND, BOUND, size.length)
+
+
+def endpoint_of(context: Context) -> Endpoint:
+    """The client with a node's number."""
+    root, place = Path(os.environ[VARIABLE]), int(context.node_config["partition-id"])
+    size, terms = _known(root)
+    folder = root / str(place)
+    _, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
+
+    def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
+        if place in size.gone:
+            raise DataError("this client drops out")
+        return values(size, place), "rows"
+
+    return Endpoint(identity, terms, Store(folder / "state.db", identity), contribute)
+
+
+client_app = answering(endpoint_of)
+
+
+def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any]:
+    """The server's side; gives the figures. watch: is told of each phase.
+
+    Raises `RoundAbortedError`, `AssertionError` for a wrong sum.
+    """
+    size, terms = _known(root)
+    roster = terms.parties.clients
+    post = FlowerPost(grid, 60.0 + size.clients, max(_POLL, size.clients / _LOOKED_AT))
+    watch("finding")
+    started = time.perf_counter()
+    post.find(terms.parties)
+    seconds = {"finding": time.perf_counter() - started}
+    parameters = proposed(roster, terms.plan, terms.policy, Profile.SEMI_HONEST, size.suite)
+    server = MaskingServer(parameters, roster)
+    cohort = Cohort(server, {}, None, watch, carry=post.carry(Channel.MASKED, parameters.session))
+    cohort.set_up()
+    result = cohort.sum(0, nothing_wanted)
+    watch("end")
+    started = time.perf_counter()
+    post.end(parameters.session)
+    ending = time.perf_counter() - started
+    costs = {phase: cost for phase, cost in cohort.costs.items() if cost.wall_seconds}
+    seconds |= {phase: cost.wall_seconds for phase, cost in costs.items()} | {"end": ending}
+    _check(size, result.survivors, ring.signed(result.words, parameters.rounds[0].width))
+    return {
+        "survivors": len(result.survivors),
+        "phase_wall_seconds": seconds,
+        "server_cpu_seconds": {phase: cost.server_seconds for phase, cost in costs.items()},
+        "client_bytes_up": {phase: sum(cost.up.values()) / size.clients for phase, cost in costs.items()},
+        "client_bytes_down": {phase: sum(cost.down.values()) / size.clients for phase, cost in costs.items()},
+    }
+
+
+class Memory:
+    """Looks at this process while the `with` block runs. peaks: bytes in each phase, the most that were seen."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._process = psutil.Process()
+        self._over = Event()
+        self._looking = Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._looking.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._looking.join()
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        self.peaks[name] = self._process.memory_info().rss
+        print(f"phase: {name}", flush=True)
+
+    def others(self) -> int:
+        """Bytes of the processes that this one started."""
+        return sum(child.memory_info().rss for child in self._process.children(recursive=True))
+
+    def _look(self) -> None:
+        while not self._over.wait(_POLL):
+            for name in list(self.peaks)[-1:]:
+                self.peaks[name] = max(self.peaks[name], self._process.memory_info().rss)
+
+
+def _check(size: Scale, survivors: tuple[int, ...], opened: npt.NDArray[np.int64]) -> None:
+    """Raises `AssertionError` unless this is the plain sum over all clients that did not drop out."""
+    stayed = [place for place in range(size.clients) if place not in size.gone]
+    code = size.plan[0].spec(size.clients).code(size.clients)
+    expected = np.zeros(size.length, np.int64)
+    for place in stayed:
+        expected += ring.signed(code.encode(values(size, place)), 8)
+    if list(survivors) != stayed or not np.array_equal(opened, expected):
+        raise AssertionError("the sum is not that of the clients that stayed")
+
+
+def main() -> None:
+    """All of it on Flower's simulation engine, in this process and in as many of Ray's as the first argument says;
+    figures go to `report.json`. Not to be called in `__main__`, which Ray's processes do not have.
+    """
+    from flwr.simulation import run_simulation
+
+    root, actors = Path(os.environ[VARIABLE]), int(sys.argv[1])
+    size, _ = _known(root)
+    figures: dict[str, Any] = {}
+    app = ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]  # typed where Flower is installed
+    def serving(grid: Grid, context: Context) -> None:
+        with Memory() as memory:
+            figures.update(serve(grid, root, memory.phase))
+            figures["ray_memory"] = memory.others()
+        figures["process_memory"] = memory.peaks
+
+    run_simulation(
+        app,
+        client_app,
+        num_supernodes=size.clients,
+        backend_config={
+            "client_resources": {"num_cpus": 1},
+            "init_args": {"num_cpus": actors, "log_to_driver": False},
+        },
+    )
+    (root / REPORT).write_bytes(msgspec.json.encode(figures))

@@ -1,0 +1,1 @@
+"""One simulated run, from data set to report."""

@@ -1,0 +1,443 @@
+"""One federated run on real data: who learned what, what it cost, and how near it is to the pooled model."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.analytic.privacy import Privacy
+from secure_afl.analytic.solve import Solution
+from secure_afl.crypto import ring
+from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import DataError, DropoutWarning, GroupWarning
+from secure_afl.models.networks.encoders import Encoder, summed
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
+from secure_afl.models.networks.pfedacnnl import PFedACnnL
+from secure_afl.models.ridge import FederatedRidge, split_rounds
+from secure_afl.protocol.session.parameters import Profile, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.transport.driver import Contribution, Exchange, PhaseCost
+from secure_afl.protocol.transport.encrypted import EncryptedCohort
+from secure_afl.protocol.transport.masked import Cohort
+from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.data.partition import Part, stacked
+from secure_afl.sums import encrypted
+from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
+
+KEY_PHASES = (
+    *("start", "advertising", "sharing", "confirming"),
+    *("key commitments", "key shares", "key announcements", "inviting"),
+)
+BACKENDS = ("mask", *encrypted.BACKENDS, "plain")
+MODELS = ("ridge", "fedacnnl")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
+    every client adapts the network to its rows, from the heads of `groups` groups; key_holders, release: of an
+    encrypted backend, see `EncryptedAggregator`; audit: a folder for every party's audit log; epsilon, delta: of
+    differential privacy, None for none; clip: the norm to which it shortens rows, None for the data's public bound.
+    """
+
+    model: str = "ridge"
+    encoder: str = "seeded"
+    backend: str = "mask"
+    profile: Profile = Profile.ACTIVE
+    suite: Suite = Suite.HYBRID
+    dropout: float = 0.0
+    rounds: int = 1
+    seed: int = 0
+    personalize: bool = False
+    groups: int = 1
+    trusts_reports: bool = False
+    reveals_label_histograms: bool = False
+    device: str = "cpu"
+    key_holders: int = 1
+    release: str | None = None
+    audit: Path | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip: float | None = None
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """Against as many dropouts and colluders as the policy reckons with."""
+        if self.epsilon is None:
+            return None
+        policy = self.policy()
+        return Privacy(self.epsilon, self.delta, dropout=policy.dropout, corrupted=policy.corrupted)
+
+    def policy(self) -> Policy:
+        """The clients' policy: nothing wider than these settings need."""
+        return Policy(
+            backends=frozenset({self.backend}),
+            profiles=frozenset({self.profile}),
+            suites=frozenset({self.suite}),
+            dropout=max(self.dropout, Policy.dropout),
+            trusts_reports=self.trusts_reports,
+            reveals_label_histograms=self.reveals_label_histograms,
+        )
+
+    def phases(self, data: Dataset) -> int:
+        """How many phases `watch` is told of."""
+        sums = self.rounds
+        if self.model == "fedacnnl":
+            # With groups: the label moments, and a count for each number of groups that may be tried.
+            sums = len(summed(Encoder(self.encoder), network_for(data)))
+            sums += self.groups if self.groups > 1 else 0
+        masks = 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
+        # Four phases for the key; collecting, challenging, checking and opening for a sum.
+        return (masks if "mask" in self.backend else 0) + (
+            4 + 4 * sums if self.backend in encrypted.BACKENDS else 0
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase."""
+
+    figures: dict[str, Any]
+    costs: Mapping[str, PhaseCost]
+    refusals: Sequence[Exception]
+
+    @property
+    def survivors(self) -> list[list[str]]:
+        """Of each sum."""
+        survivors = self.figures["survivors"]
+        return [survivors] if self.figures["rounds"] == 1 else survivors
+
+    def presence(self, client: str) -> str:
+        """Whether a client is in the sum, or in how many of them."""
+        present = sum(client in survivors for survivors in self.survivors)
+        if self.figures["rounds"] == 1:
+            return "yes" if present else "no"
+        return f"{present} of {len(self.survivors)}"
+
+    @property
+    def phases(self) -> dict[str, PhaseCost]:
+        """Those with costs to show, in the order of the protocol."""
+        return {phase: cost for phase, cost in self.costs.items() if phase not in ("start", "opened")}
+
+
+def middle(values: Mapping[int, float]) -> float:
+    """The median over clients, of whom there may be none."""
+    return float(median(values.values())) if values else 0.0
+
+
+def network_for(data: Dataset, *, private: bool = False) -> Network:
+    """One layer of filters and a head for images, a hidden dense layer for other rows and tiny images. private: fewer of
+    them, as noise grows with what the head sees.
+    """
+    side = min(data.shape[1:], default=0)
+    if side < 4:  # a filter of 3 and a pool of 2 would leave nothing
+        return Network((data.X.shape[1],), (Dense(32 if private else 128), ReLU()), len(data.classes))
+    # Chosen on a held-out part of the training rows of MNIST-5k, never on test rows.
+    filters = 16 if private else 64
+    first, pool = (
+        (Conv(filters, 7, padding=1, contrast=True), 4)
+        if side > 16
+        else (Conv(filters, 5, padding=2, contrast=True), 2)
+    )
+    return Network(data.shape, (first, ReLU(), AvgPool(pool)), len(data.classes))
+
+
+class _Thinned(PlainAggregator):
+    """Sums in the clear, without the clients that fall silent."""
+
+    def __init__(self, policy: Policy, silent: frozenset[str]) -> None:
+        super().__init__(policy)
+        self._silent = silent
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        sent = {name: one for name, one in contributions.items() if name not in self._silent}
+        return super().sum(number, sent)
+
+
+def aggregator_for(
+    settings: Settings, clients: Sequence[str], watch: Callable[[str], None]
+) -> MaskedAggregator | EncryptedAggregator | PlainAggregator:
+    """The aggregator of `settings`, for clients in this order, of which some fall silent."""
+    silent = dropouts(len(clients), settings.dropout, settings.seed)
+    policy = settings.policy()
+    if settings.backend == "plain":
+        return _Thinned(policy, frozenset(clients[place] for place in silent))
+    masks: dict[str, Any] = {"profile": settings.profile, "suite": settings.suite, "watch": watch}
+    masks["audit"] = settings.audit
+    # In a layered session clients fall silent before they mask.
+    phase = "collecting" if "mask" in settings.backend else "encrypting"
+    masks["network"] = FaultyNetwork([Fault("drop", phase, silent)], settings.seed)
+    if settings.backend == "mask":
+        return MaskedAggregator(policy, **masks)
+    return EncryptedAggregator(
+        settings.backend, policy, holders=settings.key_holders, release=settings.release, **masks
+    )
+
+
+class Witness:
+    """An aggregator that keeps what went into another one, to compare: only a simulation can do that."""
+
+    def __init__(self, inner: Aggregator) -> None:
+        self.backend = inner.backend
+        self.policy = inner.policy
+        self.identical: bool | None = None
+        self.plain_seconds = 0.0
+        self._inner = inner
+        self._noisy = False
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self._noisy = any(one.noise for one in plan)
+        self._inner.open(clients, plan)
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        result = self._inner.sum(number, contributions)
+        self._compare(result, contributions)
+        return result
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        solution, result = self._inner.solve(number, contributions)
+        self._compare(result, contributions)
+        return solution, result
+
+    def _compare(self, result: Outcome, contributions: Mapping[str, Contribution]) -> None:
+        started = time.process_time()
+        np.sum([contributions[name][0] for name in result.survivors], axis=0)
+        self.plain_seconds += time.process_time() - started
+        if self._noisy:  # which only the clients know
+            return
+        if isinstance(result, Aggregate) and result.units is not None and result.code is not None:
+            words = np.zeros(len(result.units), dtype=np.uint64)
+            for name in result.survivors:
+                words += result.code.encode(contributions[name][0])
+            same = bool(np.array_equal(ring.signed(words, result.code.width), result.units))
+            self.identical = same and self.identical is not False
+
+
+def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
+    """Train together under `settings`, alone at each client, and on the survivors' pooled rows.
+
+    Raises `DataError` if privacy is asked for on a scale that was read from the rows.
+    """
+    if settings.privacy and data.from_rows:
+        raise DataError(
+            f"{data.name}: expected a scale that was agreed on beforehand for --epsilon, got one that is read from the "
+            "rows, which tells of them whatever noise is added: use data with a fixed scale (heart, mnist5k, digits, "
+            "images), or a study whose file gives the bounds (docs/deployment.md)"
+        )
+    # Clients are numbered in the order of their names, here as in the estimators.
+    parts = sorted(parts, key=lambda part: part.client)
+    aggregator = aggregator_for(settings, [part.client for part in parts], watch)
+    witness = Witness(aggregator)
+    rows, site = stacked({part.client: part.train for part in parts})
+    classes = range(len(data.classes))
+    # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
+    largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
+
+    def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
+        if settings.model == "fedacnnl":
+            options: dict[str, Any] = {
+                "encoder": settings.encoder,
+                "classes": classes,
+                "max_rows": max(2**12, largest),
+                "seed": settings.seed,
+                "device": settings.device,
+                "aggregator": aggregator,
+            }
+            if settings.personalize:
+                return PFedACnnL(network_for(data), groups=settings.groups, **options)
+            private = settings.privacy is not None
+            return FedACnnL(network_for(data, private=private), privacy=settings.privacy, **options)
+        return FederatedRidge(
+            data.row_norm if settings.clip is None else settings.clip,
+            classes=classes,
+            max_rows=max(2**16, largest),
+            rounds=settings.rounds,
+            privacy=settings.privacy,
+            aggregator=aggregator,
+        )
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", GroupWarning)
+        warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
+        try:
+            together = model(witness).fit(data.X[rows], data.y[rows], site)
+        finally:
+            if not isinstance(aggregator, PlainAggregator):
+                aggregator.close()
+    # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
+    waves = split_rounds(
+        {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds
+    )
+    sums = together.rounds_[: len(waves)]
+    pooled_rows = np.concatenate(
+        [wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors]
+    )
+    pooled = model().fit_pooled(data.X[rows][pooled_rows], data.y[rows][pooled_rows])
+    alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
+
+    test, _ = stacked({part.client: part.test for part in parts})
+    tested = [part for part in parts if len(part.test)]
+    certificate = together.certificate_
+    sessions = _sessions(aggregator)
+    costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
+    length = sum(one.length for one in together.rounds_)
+    survivors = [list(one.survivors) for one in sums]
+    difference = np.concatenate(
+        [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]
+    )
+    figures = {
+        "data": data.name,
+        "model": settings.model,
+        "backend": settings.backend,
+        "profile": settings.profile.value,
+        "suite": settings.suite.value,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "features": data.X.shape[1],
+        "classes": list(data.classes),
+        "clients": [part.client for part in parts],
+        "rows": {part.client: len(part.train) for part in parts},
+        "survivors": survivors[0] if settings.rounds == 1 else survivors,
+        "accuracy": {
+            "together": together.score(data.X[test], data.y[test]),
+            "together_by_client": _scores(data, {part.client: together for part in parts}, tested),
+            "alone": _scores(data, alone, tested),
+            "alone_on_all": {name: one.score(data.X[test], data.y[test]) for name, one in alone.items()},
+            "pooled_plain": pooled.score(data.X[test], data.y[test]),
+        },
+        "sums_bit_identical": witness.identical,
+        "max_weight_difference": float(abs(difference).max()),
+        "weight_difference": float(np.linalg.norm(difference)),
+        # Of a sum with noise it says nothing about the model without.
+        "certificate": None if settings.privacy else certificate.bound,
+        "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
+        "privacy": _private(together, settings, len(parts)),
+        "bytes": {
+            "upload_per_client": _median_bytes(costs, keys=False, up=True, down=False),
+            "download_per_client": _median_bytes(costs, keys=False, up=False, down=True),
+            "plain_float64_per_client": 8 * length,
+            "key_exchange_per_client": _median_bytes(costs, keys=True, up=True, down=True),
+        },
+        "seconds": {
+            "client": of_median_client([cost.client_seconds for cost in costs.values()]),
+            "server": sum(cost.server_seconds for cost in costs.values()),
+            "key_holders": sum(cost.holder_seconds for cost in costs.values()),
+            "plain": witness.plain_seconds,
+        },
+    }
+    if isinstance(together, PFedACnnL):
+        own = {
+            part.client: float(
+                (
+                    together.predict(data.X[part.test], [part.client] * len(part.test)) == data.y[part.test]
+                ).mean()
+            )
+            for part in tested
+        }
+        figures["accuracy"]["personal_by_client"] = own
+        figures["accuracy"]["personal"] = float(
+            np.average(list(own.values()), weights=[len(part.test) for part in tested])
+        )
+        figures["warnings"] = [str(one.message) for one in said]
+        figures["groups"] = np.bincount([one.group for one in together.personal_.values()]).tolist()
+    for session in sessions:
+        figures |= _agreed(session, aggregator.policy)
+    if not sessions:
+        sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
+        figures["bytes"] |= sent
+    return Run(figures, costs, [refusal for session in sessions for refusal in session.refusals])
+
+
+def _private(model: FederatedRidge | FedACnnL, settings: Settings, clients: int) -> dict[str, Any] | None:
+    """What is promised about a record, and the noise that does it; None for nothing."""
+    privacy = settings.privacy
+    if privacy is None:
+        return None
+    if isinstance(model, FederatedRidge):
+        (plan, *_), row_norm = model.plan(model.n_features_in_, clients), model.row_norm
+    else:
+        (plan, *_), row_norm = model.plan(clients), 1.0
+    noise = plan.noise
+    assert noise is not None
+    return {
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "adjacency": privacy.adjacency.value,
+        "row_norm": row_norm,
+        "fewest_survivors": privacy.survivors(clients),
+        "not_counted_on": privacy.colluders(clients),
+        "client_deviations": dict(
+            zip(("gram", "cross", "count"), (float(one.deviation) for one in noise.blocks), strict=True)
+        ),
+    }
+
+
+def _sessions(aggregator: MaskedAggregator | EncryptedAggregator | PlainAggregator) -> list[Exchange]:
+    """The protocol sessions behind the sums: of masks, of ciphertexts, or of both."""
+    if isinstance(aggregator, MaskedAggregator):
+        return [aggregator.cohort]
+    if isinstance(aggregator, EncryptedAggregator):
+        return [*([aggregator.masks] if aggregator.masks else []), aggregator.cohort]
+    return []
+
+
+def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
+    """What a session's parties agreed on."""
+    if isinstance(session, EncryptedCohort):
+        agreement = session.server.agreement
+        return {
+            "encryption": {
+                "parameter_set": agreement.lattice,
+                "key_holders": len(session.holders),
+                "released": agreement.release.value,
+                "values_per_round": max(spec.length for spec in agreement.rounds),
+                "fraction_bits": min(spec.fraction_bits for spec in agreement.rounds),
+            }
+        }
+    assert isinstance(session, Cohort)
+    parameters = session.server.parameters
+    clients = len(parameters.cohort)
+    borne = clients - max(parameters.threshold, policy.least_survivors(clients))
+    return {
+        "parameters": {
+            "neighbours": parameters.degree,
+            "threshold": parameters.threshold,
+            "dropouts_borne": borne if parameters.complete else None,
+            "values_per_round": max(spec.length for spec in parameters.rounds),
+            "word_bytes": max(spec.width for spec in parameters.rounds),
+            "fraction_bits": min(spec.fraction_bits for spec in parameters.rounds),
+        }
+    }
+
+
+def _weights(model: FederatedRidge | FedACnnL) -> list[npt.NDArray[np.float64]]:
+    return model.weights_ if isinstance(model, FedACnnL) else [model.weights_]
+
+
+def _scores(
+    data: Dataset, models: Mapping[str, FederatedRidge | FedACnnL], parts: Sequence[Part]
+) -> dict[str, float]:
+    return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
+
+
+def of_median_client(by_phase: Sequence[Mapping[int, float]]) -> float:
+    """The median over clients of the sum over phases."""
+    totals: dict[int, float] = {}
+    for phase in by_phase:
+        for client, amount in phase.items():
+            totals[client] = totals.get(client, 0) + amount
+    return median(totals.values()) if totals else 0
+
+
+def _median_bytes(costs: Mapping[str, PhaseCost], *, keys: bool, up: bool, down: bool) -> int:
+    chosen = [cost for phase, cost in costs.items() if (phase in KEY_PHASES) == keys]
+    return int(of_median_client([cost.up for cost in chosen if up] + [cost.down for cost in chosen if down]))

@@ -1,0 +1,868 @@
+"""All that the checker of audit logs says, with file and line, of logs that tell another story than what happened."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from msgspec import structs
+from worlds.encrypted import EVERY_BACKEND
+from worlds.told import PRESENT, Told, begun_anew, honest
+
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import (
+    Aborted,
+    Agreed,
+    Begun,
+    Closed,
+    Refused,
+    Released,
+    Resumed,
+    Role,
+)
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.homomorphic.agreement import Release
+from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+
+Change = Callable[[Told], None]
+CASES: list[tuple[Callable[[], Told], Change, list[str]]] = []
+
+
+def case(start: Callable[[], Told], *expected: str) -> Callable[[Change], Change]:
+    """A story that is changed, and all that is found then."""
+
+    def listed(change: Change) -> Change:
+        CASES.append((start, change, list(expected)))
+        return change
+
+    return listed
+
+
+mask, bfv, layered = (partial(honest, backend) for backend in ("mask", "bfv", "bfv+mask"))
+related = [SumPlan(name, 3, 1.0, same_survivors=True) for name in ("a", "b")]
+"""Two sums of the same rows."""
+
+UNKNOWN = "of a session that this log does not say was agreed on"
+OPEN = (
+    "the log ends here without its closing entry: its party is still at work or stopped, or the last lines "
+    "were removed"
+)
+HOSPITAL_0_IS_SILENT = "server, line 4: “advertise” (100 bytes) arrived from hospital-0, whose log hospital-0 says nothing of this session"
+THREE = "hospital-0, hospital-2, hospital-3"
+
+
+# ---- whose log of which session ------------------------------------------------------------------
+
+
+@case(mask, f"server, line 42: {OPEN}")
+def _the_end_is_missing(told: Told) -> None:
+    told.remove("server", 43)
+
+
+@case(
+    mask,
+    f"hospital-0, line 9: {UNKNOWN}",
+    "server, line 18: “upload” of round 0 (103 bytes) arrived from hospital-0, whose log hospital-0 does not say that "
+    "it was sent",
+)
+def _a_message_of_a_session_that_was_not_agreed_on(told: Told) -> None:
+    told.change("hospital-0", 9, session=bytes(32))
+
+
+@case(mask)
+def _a_refusal_before_anything_is_agreed_on(told: Told) -> None:
+    told.insert("hospital-0", 2, Refused(b"", bytes(32), 5, "WireError"))
+
+
+@case(
+    mask,
+    "hospital-0, line 2: expected the rosters that the terms of the session name, got others",
+    *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
+    HOSPITAL_0_IS_SILENT,
+)
+def _another_roster_than_that_of_the_terms(told: Told) -> None:
+    told.change("hospital-0", 2, roster=Roster(told.roster.members[:3]))
+
+
+@case(
+    bfv,
+    "key holder 1, line 2: expected the rosters that the terms of the session name, got others",
+    *(f"key holder 1, line {line}: {UNKNOWN}" for line in range(3, 13)),
+    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 says nothing of "
+    "this session",
+)
+def _no_key_holders_where_the_terms_name_some(told: Told) -> None:
+    told.change("key holder 1", 2, holders=None)
+
+
+@case(layered)
+def _key_holders_beside_masks(told: Told) -> None:
+    """A party that has both rosters in one file names both, also where only clients take part."""
+    told.change("hospital-0", 2, holders=told.keepers)
+
+
+@case(mask, "hospital-0, line 3: expected a cohort of roster members, got others")
+def _a_cohort_that_is_not_in_the_roster(told: Told) -> None:
+    terms = structs.replace(told.parameters(), cohort=(0, 1, 2, 4))
+    told.insert("hospital-0", 3, Agreed(terms, told.roster, policy=EVERY_BACKEND))
+
+
+@case(mask, "server, line 3: the session stands in server already, as its server's")
+def _a_server_that_agrees_twice(told: Told) -> None:
+    told.insert("server", 2)
+
+
+@case(mask)
+def _a_client_that_is_invited_twice(told: Told) -> None:
+    """And says the same again; what follows is of that session."""
+    told.insert("hospital-0", 2)
+
+
+@case(mask, "hospital-0, line 3: the session was agreed on before, with another plan or policy")
+def _a_client_that_agrees_to_two_things(told: Told) -> None:
+    told.insert("hospital-0", 2)
+    planned(told, "hospital-0", 3, bound=11.0)
+
+
+@case(
+    mask,
+    "hospital-0, line 2: expected a log signed with the key that the session's roster has for hospital-9, got another's",
+    *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
+    HOSPITAL_0_IS_SILENT,
+)
+def _another_name_than_that_of_the_roster(told: Told) -> None:
+    told.change("hospital-0", 1, party="hospital-9")
+
+
+@case(
+    mask,
+    "hospital-0, line 2: expected a log signed with the key that the session's roster has for hospital-0, got another's",
+    *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
+)
+def _another_key_than_that_of_the_roster(told: Told) -> None:
+    told.identities["hospital-0"] = Identity.generate()
+    told.change("hospital-0", 1, key=told.identities["hospital-0"].verify_key)
+
+
+@case(mask, HOSPITAL_0_IS_SILENT)
+def _a_client_that_says_nothing(told: Told) -> None:
+    told.remove("hospital-0", *range(2, 20))
+
+
+@case(
+    bfv,
+    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 says nothing of "
+    "this session",
+)
+def _a_key_holder_that_says_nothing(told: Told) -> None:
+    told.remove("key holder 1", *range(2, 13))
+
+
+@case(mask)
+def _a_client_that_says_nothing_and_was_never_heard(told: Told) -> None:
+    told.remove("hospital-1", *range(2, len(told.events["hospital-1"])))
+    told.remove("server", 5, 10, 14)
+
+
+@case(mask, "hospital-0, line 2: a session of which the server's log says nothing: server")
+def _a_server_that_says_nothing(told: Told) -> None:
+    told.remove("server", *range(2, 43))
+
+
+# ---- plans and policies --------------------------------------------------------------------------
+
+
+def planned(told: Told, party: str, line: int = 2, **fields: Any) -> None:
+    """Another plan of the first sum."""
+    agreed = told.events[party][line - 1]
+    assert isinstance(agreed, Agreed)
+    told.change(party, line, plan=(structs.replace(agreed.plan[0], **fields), *agreed.plan[1:]))
+
+
+NOT_PLANNED = "the session's sums are not those that this party planned"
+DIFFERS = "the plan differs from that of hospital-0 in hospital-0"
+
+
+@case(mask, f"hospital-2, line 2: {NOT_PLANNED}", f"hospital-2, line 2: {DIFFERS}")
+def _another_length(told: Told) -> None:
+    planned(told, "hospital-2", length=8)
+
+
+@case(mask, f"hospital-3, line 2: {NOT_PLANNED}", f"hospital-3, line 2: {DIFFERS}")
+def _another_statistic(told: Told) -> None:
+    planned(told, "hospital-3", statistic="pulse")
+
+
+@case(mask, *(f"hospital-{number}, line 2: {DIFFERS}" for number in (1, 2, 3)))
+def _another_bound_at_the_first_client(told: Told) -> None:
+    planned(told, "hospital-0", bound=11.0)
+
+
+@case(mask, f"hospital-1, line 2: {DIFFERS}")
+def _another_bound_at_the_second_client(told: Told) -> None:
+    planned(told, "hospital-1", bound=11.0)
+
+
+@case(
+    mask,
+    *(f"hospital-{number}, line 2: {DIFFERS}" for number in (1, 2, 3)),
+    "hospital-0, line 10: against the party's own policy: expected at least 4 clients in a sum, the server named 3",
+)
+def _fewer_survivors_than_a_sum_was_planned_with(told: Told) -> None:
+    planned(told, "hospital-0", survivors=4)
+
+
+@case(mask, "hospital-0, line 2: expected the policy of the party, got none")
+def _no_policy(told: Told) -> None:
+    told.change("hospital-0", 2, policy=None)
+
+
+AGAINST = "against the party's own policy:"
+TOO_FEW = f"{AGAINST} expected at least 4 clients in a sum, the server named 3"
+
+
+@case(mask, f"hospital-0, line 10: {TOO_FEW}", f"hospital-0, line 16: {TOO_FEW}")
+def _fewer_survivors_than_a_client_asks_for(told: Told) -> None:
+    told.change("hospital-0", 2, policy=strict(minimum_honest=3))
+
+
+@case(bfv, f"key holder 1, line 5: {TOO_FEW}", f"key holder 1, line 9: {TOO_FEW}")
+def _fewer_survivors_than_a_key_holder_asks_for(told: Told) -> None:
+    told.change("key holder 1", 2, policy=strict(minimum_honest=3))
+
+
+@case(
+    bfv,
+    f"hospital-1, line 2: {AGAINST} expected at least 5 clients, the server named 4",
+)
+def _a_smaller_cohort_than_a_client_asks_for(told: Told) -> None:
+    told.change("hospital-1", 2, policy=strict(minimum_honest=4))
+
+
+def strict(**fields: Any) -> Policy:
+    return Policy(
+        **{name: getattr(EVERY_BACKEND, name) for name in ("backends", "profiles", "suites")} | fields
+    )
+
+
+def only(backend: str) -> Policy:
+    return strict(backends=frozenset({backend}))
+
+
+@case(
+    mask,
+    f"hospital-1, line 2: {AGAINST} the backend 'mask' is not allowed by this client's policy, which allows ckks",
+)
+def _masks_that_a_policy_does_not_allow(told: Told) -> None:
+    told.change("hospital-1", 2, policy=only("ckks"))
+
+
+@case(
+    bfv,
+    f"hospital-1, line 2: {AGAINST} the backend 'bfv' is not allowed by this client's policy, which allows ckks",
+)
+def _bfv_that_a_policy_does_not_allow(told: Told) -> None:
+    told.change("hospital-1", 2, policy=only("ckks"))
+
+
+@case(
+    layered,
+    f"hospital-1, line 8: {AGAINST} the backend 'bfv+mask' is not allowed by this client's policy, which allows bfv",
+)
+def _masks_under_bfv_that_a_policy_does_not_allow(told: Told) -> None:
+    told.change("hospital-1", 8, policy=only("bfv"))
+
+
+def weights() -> Told:
+    """Of a system that the key holder solves."""
+    plan = [SumPlan("system", 6, 1.0, system=RidgeSystem(2, 1, 1.0))]
+    return honest("ckks", plan=plan, release=Release.WEIGHTS)
+
+
+@case(
+    weights,
+    f"hospital-1, line 2: {AGAINST} the backend 'ckks' is not allowed by this client's policy, which allows bfv",
+)
+def _ckks_that_a_policy_does_not_allow(told: Told) -> None:
+    told.change("hospital-1", 2, policy=only("bfv"))
+
+
+@case(weights)
+def _weights_are_not_as_long_as_the_sum(told: Told) -> None:
+    told.change("server", 22, values=9)
+
+
+@case(mask, *(f"hospital-{number}, line 16: of a round that was not planned" for number in PRESENT))
+def _an_answer_for_the_round_behind_the_last(told: Told) -> None:
+    shown_as(told, round=2)
+
+
+@case(mask, *(f"hospital-{number}, line 16: of a round that was not planned" for number in PRESENT))
+def _an_answer_for_no_round(told: Told) -> None:
+    shown_as(told, round=None)
+
+
+def shown_as(told: Told, **fields: Any) -> None:
+    """Other survivors of the second round, in all logs."""
+    told.change("server", 34, **fields)
+    for place in PRESENT:
+        told.change(told.names[place], 16, **fields)
+
+
+OTHERS = "sums that were planned over the same clients were answered for over different ones"
+
+
+def two_related_sums() -> Told:
+    told = Told("mask", plan=related).begin()
+    return told.sum(0).sum(1, (0, 1, 2, 3)).end()
+
+
+@case(two_related_sums, *(f"hospital-{number}, line 2: {OTHERS}" for number in PRESENT))
+def _related_sums_over_different_clients(told: Told) -> None:
+    del told
+
+
+@case(lambda: Told("mask").begin().sum(0).sum(1, (0, 1, 2, 3)).end())
+def _unrelated_sums_over_different_clients(told: Told) -> None:
+    del told
+
+
+@case(lambda: honest("mask", plan=related))
+def _related_sums_over_the_same_clients(told: Told) -> None:
+    del told
+
+
+def encrypted_related_sums() -> Told:
+    told = Told("bfv", plan=related).begin()
+    return told.sum(0).sum(1, (0, 1, 2, 3)).end()
+
+
+@case(
+    encrypted_related_sums,
+    *(f"hospital-{number}, line 2: {OTHERS}" for number in PRESENT),
+    f"key holder 1, line 2: {OTHERS}",
+)
+def _related_sums_that_a_key_holder_opened_over_different_clients(told: Told) -> None:
+    del told
+
+
+@case(
+    encrypted_related_sums,
+    "server, line 36: “opened” of round 1 (131 bytes) arrived from key holder 1, whose log key holder 1 does not say "
+    "that it was sent",
+    *(f"hospital-{number}, line 2: {OTHERS}" for number in PRESENT),
+)
+def _related_sums_of_which_a_key_holder_opened_one(told: Told) -> None:
+    told.remove("key holder 1", 12)
+
+
+@case(lambda: begun_anew(plan=related).sum(1).end())
+def _related_sums_of_which_one_was_begun_anew(told: Told) -> None:
+    del told
+
+
+@case(
+    mask,
+    "hospital-0, line 14: round 0 was answered for before",
+    "hospital-0, line 15: round 0 was answered for before",
+)
+def _other_answers_for_a_round(told: Told) -> None:
+    for line in (14, 15):
+        told.insert("hospital-0", line, told.events["hospital-0"][12])
+        told.change("hospital-0", line, digest=bytes([line]) * 32)
+
+
+@case(bfv, "key holder 1, line 9: round 0 was answered for before")
+def _another_opening_of_a_round(told: Told) -> None:
+    told.insert("key holder 1", 9, told.events["key holder 1"][7])
+    told.change("key holder 1", 9, digest=bytes(32))
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+@case(mask)
+def _messages_that_the_network_repeats(told: Told) -> None:
+    """To a server, and to a client that gives the same answer again."""
+    told.insert("server", 18)
+    told.insert("hospital-0", 13)
+    told.insert("hospital-0", 12)
+
+
+@case(
+    mask,
+    "hospital-3, line 10: “survivors” of round 0 (50 bytes) arrived from the server, whose log server does not say that "
+    "it was sent",
+)
+def _a_message_that_was_for_others(told: Told) -> None:
+    told.change("server", 21, to=(0, 2))
+
+
+@case(
+    mask,
+    "server, line 4: “advertise” (1,000 bytes) is described otherwise in hospital-0",
+)
+def _another_size_at_the_server(told: Told) -> None:
+    told.change("server", 4, size=1000)
+
+
+@case(mask, "hospital-0, line 8: “sum request” of round 0 (53 bytes) is described otherwise in server")
+def _other_participants_at_a_client(told: Told) -> None:
+    told.change("hospital-0", 8, members=(0, 1, 2))
+
+
+# ---- what was opened -----------------------------------------------------------------------------
+
+
+def claimed(number: int, over: str, *lines: int) -> list[str]:
+    """Of survivors whom the server claims, and clients were shown others on these lines."""
+    return [
+        f"server, line {(29, 42)[number]}: round {number}: the sum is said to be over {over}; hospital-{place} was shown "
+        f"{THREE} (hospital-{place}, line {line})"
+        for place, line in zip(PRESENT, lines, strict=True)
+    ]
+
+
+@case(
+    mask,
+    "server, line 29: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from "
+    + THREE,
+    *claimed(0, "hospital-0, hospital-2", 10, 10, 10),
+    "server, line 29: round 0: expected the answers of at least 3 clients before it is opened, got 2",
+)
+def _fewer_survivors_than_there_were(told: Told) -> None:
+    told.change("server", 29, survivors=(2, 0))
+
+
+ALL = "hospital-0, hospital-1, hospital-2, hospital-3"
+
+
+@case(
+    mask,
+    f"server, line 42: round 1: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    *claimed(1, ALL, 16, 16, 16),
+)
+def _more_survivors_than_there_were(told: Told) -> None:
+    told.change("server", 42, survivors=(0, 1, 2, 3))
+
+
+@case(
+    mask,
+    f"server, line 29: round 0: the sum is said to be over nobody, and uploads came from {THREE}",
+    *claimed(0, "nobody", 10, 10, 10),
+    "server, line 29: round 0: expected the answers of at least 3 clients before it is opened, got 0",
+)
+def _a_sum_over_nobody(told: Told) -> None:
+    told.change("server", 29, survivors=())
+
+
+@case(
+    bfv,
+    "server, line 22: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from "
+    + THREE,
+    *(
+        f"server, line 22: round 0: the sum is said to be over hospital-0, hospital-2; {name} was shown {THREE} ({name}, "
+        f"line {line})"
+        for name, line in (("hospital-0", 7), ("hospital-2", 7), ("hospital-3", 7), ("key holder 1", 5))
+    ),
+)
+def _fewer_contributors_than_there_were(told: Told) -> None:
+    told.change("server", 22, survivors=(0, 2))
+
+
+@case(
+    mask,
+    f"server, line 29: round 0: the sum is said to be over {THREE}, and uploads came from hospital-2, hospital-3",
+)
+def _an_upload_from_nobody(told: Told) -> None:
+    told.change("server", 18, sender=None)
+
+
+@case(
+    mask,
+    "server, line 26: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from nobody",
+    *(
+        f"server, line 26: round 0: the sum is said to be over hospital-0, hospital-2; hospital-{place} was shown {THREE} "
+        f"(hospital-{place}, line 10)"
+        for place in PRESENT
+    ),
+    "server, line 26: round 0: expected the answers of at least 3 clients before it is opened, got 2",
+)
+def _a_sum_without_uploads(told: Told) -> None:
+    told.change("server", 29, survivors=(0, 2))
+    told.remove("server", 18, 19, 20)
+
+
+@case(lambda: honest("bfv+mask", masked=(0, 1, 2, 3)))
+def _one_that_masked_and_did_not_encrypt(told: Told) -> None:
+    del told
+
+
+@case(
+    layered,
+    f"server, line 41: round 0: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    *(
+        f"server, line 41: round 0: the sum is said to be over {ALL}; {name} was shown {THREE} ({name}, line {line})"
+        for name, line in (("hospital-0", 15), ("hospital-2", 15), ("hospital-3", 15), ("key holder 1", 5))
+    ),
+    "server, line 41: round 0: expected the answers of at least 4 clients before it is opened, got 3",
+    "server, line 50: round 0: the masks came off a sum that key holders did not open for these clients",
+)
+def _masks_that_came_off_another_sum(told: Told) -> None:
+    told.change("server", 41, survivors=(0, 1, 2, 3))
+
+
+@case(
+    layered,
+    f"server, line 50: round 0: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    *(
+        f"server, line 50: round 0: the sum is said to be over {ALL}; hospital-{place} was shown {THREE} "
+        f"(hospital-{place}, line 17)"
+        for place in PRESENT
+    ),
+    "server, line 50: round 0: the masks came off a sum that key holders did not open for these clients",
+)
+def _masks_that_came_off_more_than_was_uploaded(told: Told) -> None:
+    told.change("server", 50, survivors=(0, 1, 2, 3))
+
+
+@case(
+    layered,
+    "server, line 40: round 0 was answered for, and no line says what came of it",
+    "server, line 49: round 0: the masks came off a sum that key holders did not open for these clients",
+)
+def _masks_that_came_off_what_was_not_opened(told: Told) -> None:
+    told.remove("server", 41)
+
+
+@case(layered, "hospital-0, line 2: a session of which the server's log says nothing: server")
+def _a_server_that_says_nothing_of_the_masks(told: Told) -> None:
+    assert told.masks
+    silent(told, told.masks.transcript())
+
+
+@case(layered, "hospital-0, line 8: a session of which the server's log says nothing: server")
+def _a_server_that_says_nothing_of_what_was_encrypted(told: Told) -> None:
+    assert told.agreement
+    silent(told, told.agreement.transcript())
+
+
+def silent(told: Told, session: bytes) -> None:
+    """The server says nothing of a session."""
+    told.events["server"] = [
+        one
+        for one in told.events["server"]
+        if (one.terms.transcript() if isinstance(one, Agreed) else getattr(one, "session", None)) != session
+    ]
+
+
+@case(
+    mask,
+    "server, line 29: round 2: it was not planned",
+    "server, line 28: round 0 was answered for, and no line says what came of it",
+)
+def _a_sum_that_was_not_planned(told: Told) -> None:
+    told.change("server", 29, round=2)
+
+
+@case(
+    mask,
+    "server, line 29: round 0: it was opened 2 times",
+    "server, line 30: round 0: it was opened 2 times",
+)
+def _a_sum_that_was_opened_twice(told: Told) -> None:
+    told.insert("server", 29)
+
+
+@case(mask, "server, line 29: round 0: expected a sum of 7 values, got 6")
+def _a_sum_of_another_length(told: Told) -> None:
+    told.change("server", 29, values=6)
+
+
+@case(bfv, "server, line 22: round 0: expected a sum of 7 values, got 8")
+def _an_encrypted_sum_of_another_length(told: Told) -> None:
+    told.change("server", 22, values=8)
+
+
+FEW = "server, line 28: round 0: expected the answers of at least 3 clients before it is opened, got 2"
+
+
+@case(mask, FEW)
+def _a_sum_that_too_few_helped_to_open(told: Told) -> None:
+    told.remove("server", 28)
+
+
+@case(mask, FEW)
+def _an_answer_that_came_after_the_sum_was_opened(told: Told) -> None:
+    log = told.events["server"]
+    log[27], log[28] = log[28], log[27]
+
+
+@case(
+    mask,
+    "server, line 28: “reveal” of round 0 (222 bytes) arrived from hospital-1, whose log hospital-1 does not say that "
+    "it was sent",
+    FEW.replace("28", "29"),
+)
+def _an_answer_of_one_that_dropped_out(told: Told) -> None:
+    told.change("server", 28, sender=1)
+
+
+@case(lambda: honest("mask", (0, 1, 2, 3)))
+def _a_sum_that_enough_helped_to_open(told: Told) -> None:
+    """Of four survivors, three."""
+    assert isinstance(told.events["server"][31], Released)
+    told.remove("server", 31)
+
+
+@case(
+    lambda: honest("bfv", (0, 1, 2, 3)),
+    "server, line 23: round 0: expected the answers of at least 4 clients before it is opened, got 3",
+)
+def _an_encrypted_sum_that_one_did_not_vouch_for(told: Told) -> None:
+    assert isinstance(told.events["server"][23], Released)
+    told.remove("server", 21)
+
+
+@case(begun_anew)
+def _a_round_that_was_begun_anew(told: Told) -> None:
+    del told
+
+
+@case(
+    begun_anew,
+    "server, line 32: round 0: expected the answers of at least 3 clients before it is opened, got 2",
+)
+def _an_answer_that_was_for_the_first_time(told: Told) -> None:
+    """And came late, before what was asked then."""
+    log = told.events["server"]
+    assert isinstance(log[32], Released)
+    told.remove("server", 29)
+
+
+@case(mask, "server, line 28: round 0 was answered for, and no line says what came of it")
+def _a_sum_of_which_nothing_is_said(told: Told) -> None:
+    told.remove("server", 29)
+
+
+@case(bfv, "server, line 34: round 1 was answered for, and no line says what came of it")
+def _an_encrypted_sum_of_which_nothing_is_said(told: Told) -> None:
+    told.remove("server", 35)
+
+
+def aborted(told: Told, number: int | None) -> None:
+    released: Any = told.events["server"][28]
+    told.events["server"][28] = Aborted(released.session, "too few", number)
+
+
+@case(mask)
+def _a_sum_that_was_given_up(told: Told) -> None:
+    aborted(told, 0)
+
+
+@case(mask, "server, line 28: round 0 was answered for, and no line says what came of it")
+def _another_sum_that_was_given_up(told: Told) -> None:
+    aborted(told, 1)
+
+
+@case(
+    mask,
+    *(
+        f"server, line {line}: “reveal” (222 bytes) is described otherwise in hospital-{place}"
+        for line, place in zip((26, 27, 28), PRESENT, strict=True)
+    ),
+    "server, line 28: round None was answered for, and no line says what came of it",
+)
+def _answers_for_no_round(told: Told) -> None:
+    told.remove("server", 29)
+    for line in (26, 27, 28):
+        told.change("server", line, round=None)
+
+
+@pytest.mark.parametrize(
+    ("start", "change", "expected"), CASES, ids=[one.__name__[1:] for _, one, _ in CASES]
+)
+def test_what_is_found(start: Callable[[], Told], change: Change, expected: list[str]) -> None:
+    told = start()
+    change(told)
+    assert list(map(str, told.report().findings)) == expected
+
+
+# ---- other logs than one of each party -----------------------------------------------------------
+
+
+def test_of_two_logs_with_one_key_the_first_sound_one_is_taken() -> None:
+    told = mask()
+    logs = told.logs()
+    damaged = logs["hospital-0"].replace(b'"number":9', b'"number":8')
+    report = verify({"damaged": damaged} | logs | {"copy": logs["hospital-0"], "again": damaged})
+    assert [(one.file, one.line) for one in report.findings if one.file not in ("copy", "again")] == [
+        ("damaged", 9)
+    ]
+    assert [str(one) for one in report.findings if one.line == 1] == [
+        "copy, line 1: the log of hospital-0 was given before, as hospital-0",
+        "again, line 1: the log of hospital-0 was given before, as hospital-0",
+    ]
+    assert [str(one) for one in report.notes if one.file == "damaged"] == [
+        "damaged, line 1: the log of hospital-0 is not compared with others"
+    ]
+    assert [one.file for one in report.logs] == ["damaged", *logs, "copy", "again"]
+    assert [len(one.chain.entries) for one in report.logs] == [19, 20, 12, 20, 20, 43, 20, 19]
+
+
+def test_what_is_no_log_is_none_of_the_logs() -> None:
+    told = mask()
+    report = verify({"notes.txt": b"no log\n"} | told.logs())
+    assert [one.file for one in report.findings] == ["notes.txt"]
+    assert [one.file for one in report.logs] == list(told.events)
+
+
+def test_an_unfinished_last_line() -> None:
+    logs = mask().logs()
+    for torn in (b"{", b'{"number":21'):
+        findings = verify(logs | {"hospital-0": logs["hospital-0"] + torn}).findings
+        assert list(map(str, findings)) == [
+            f"hospital-0, line 21: an unfinished line of {len(torn)} bytes: the program stopped, or it was cut"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("line", "removed", "told"),
+    [
+        (20, 0, "had stopped without closing its log; 0 bytes of an unfinished line were removed"),
+        (2, 0, "had stopped without closing its log; 0 bytes of an unfinished line were removed"),
+        (21, 0, ""),
+        (21, 1, "had stopped without closing its log; 1 bytes of an unfinished line were removed"),
+    ],
+)
+def test_a_program_that_had_stopped_is_a_note(line: int, removed: int, told: str) -> None:
+    """Unless it had closed its log and left nothing behind."""
+    session = honest(present=(0, 1, 2, 3))
+    session.events["hospital-0"].insert(line - 1, Resumed(removed))
+    if line == 21:
+        session.add("hospital-0")
+        session.events["hospital-0"].append(Closed())
+    report = session.report()
+    assert not report.findings
+    assert list(map(str, report.notes)) == ([f"hospital-0, line {line}: hospital-0 {told}"] if told else [])
+
+
+def test_two_servers_of_one_session() -> None:
+    """The first is believed; the other, and a stranger who has a log of another session, are told apart."""
+    told = mask()
+    identity = Identity.generate()
+    begun = Begun(told.events["server"][0].version, "server", Role.SERVER, identity.verify_key)  # type: ignore[union-attr]
+    told.identities["other"], told.events["other"] = identity, [begun, *told.events["server"][1:3], Closed()]
+    assert list(map(str, told.report().findings)) == [
+        "other, line 2: the session stands in server already, as its server's",
+        f"other, line 3: {UNKNOWN}",
+    ]
+
+
+def test_a_server_of_another_session() -> None:
+    told, other = mask(), mask()
+    logs = told.logs(*told.names) | {
+        f"far {name}": log for name, log in other.logs("server", "hospital-1").items()
+    }
+    report = verify(logs)
+    assert list(map(str, report.findings)) == [
+        "hospital-0, line 2: a session of which the server's log says nothing: far server"
+    ]
+    assert [one.transcript for one in report.sessions] == [
+        one.masks.transcript() for one in (told, other) if one.masks
+    ]
+
+
+# ---- the parties that are known ------------------------------------------------------------------
+
+
+def test_parties_are_those_that_are_known() -> None:
+    for told in (mask(), bfv(), layered()):
+        assert not verify(told.logs(), told.parties).findings
+
+
+def test_parties_that_are_not_those_that_are_known() -> None:
+    told = bfv()
+    key = Identity.generate().verify_key
+    clients = Roster((*told.roster.members[:3], Member("hospital-3", key)))
+    assert told.keepers
+    holders = Roster((Member("key holder 1", key),))
+    begins = {one: one.digest.hex()[:16] for one in (told.roster, told.keepers, clients, holders)}
+
+    def found(parties: Parties, *logs: str) -> list[str]:
+        return list(map(str, verify(told.logs(*logs), parties).findings))
+
+    def other(what: str, named: Roster, given: str, at: str = "hospital-0, line 2") -> str:
+        return (
+            f"{at}: the session's {what} are those of roster {begins[named]}…, not of the given one ({given})"
+        )
+
+    assert found(Parties(clients, told.keepers)) == [other("clients", told.roster, f"{begins[clients]}…")]
+    assert found(Parties(told.roster, holders)) == [other("key holders", told.keepers, f"{begins[holders]}…")]
+    assert found(Parties(told.roster)) == [other("key holders", told.keepers, "none")]
+    assert found(Parties(told.roster), "server") == [
+        other("key holders", told.keepers, "none", "server, line 2")
+    ]
+    # Who knows key holders besides has no quarrel with a session that needs none.
+    masked = mask()
+    assert not verify(masked.logs(), Parties(masked.roster, holders)).findings
+
+
+# ---- notes ---------------------------------------------------------------------------------------
+
+
+def test_key_holders_have_no_part_in_masks() -> None:
+    """Also where clients, who have both rosters in one file, name them."""
+    told = honest()
+    holders = Roster((Member("key holder 1", Identity.generate().verify_key),))
+    for name in told.names:
+        told.change(name, 2, holders=holders)
+    report = told.report()
+    assert not report.findings
+    assert {one.text.split(") ")[-1] for one in report.notes} == {"did not reach the server"}
+    assert [one.holders for one in report.sessions] == [None]
+
+
+def test_what_was_lost_or_refused_is_a_note() -> None:
+    told = mask()
+    survivors: Any = told.events["hospital-0"][15]
+    refused = Refused(
+        survivors.session, survivors.frame.digest, survivors.frame.size, "PolicyError", "too few"
+    )
+    told.events["hospital-0"][15] = refused
+    told.remove("hospital-3", 18)
+    upload: Any = told.events["server"][30]
+    told.events["server"][30] = Refused(
+        upload.session, upload.frame.digest, 103, "RemoteProtocolError", "late", 0
+    )
+    assert list(map(str, told.report().notes)) == [
+        "hospital-0, line 15: “upload” of round 1 (103 bytes) was refused by the server",
+        "server, line 34: “survivors” of round 1 (50 bytes) was refused by hospital-0",
+        "hospital-1, line 9: “upload” of round 0 (103 bytes) did not reach the server",
+        "hospital-1, line 11: “upload” of round 1 (103 bytes) did not reach the server",
+        "server, line 38: “consents” of round 1 (250 bytes) did not reach hospital-3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "missing"),
+    [
+        ("mask", ["server", "hospital-0"], "hospital-1, hospital-2, hospital-3"),
+        ("mask", ["hospital-2", "hospital-1"], "the server, hospital-0, hospital-3"),
+        ("mask", ["hospital-0", "hospital-1", "hospital-2", "hospital-3"], "the server"),
+        ("bfv", ["server", *(f"hospital-{number}" for number in range(4))], "key holder 1"),
+        ("bfv", ["key holder 1"], "the server, hospital-0, hospital-1, hospital-2, hospital-3"),
+    ],
+)
+def test_logs_that_are_not_given_are_a_note(backend: str, given: list[str], missing: str) -> None:
+    told = honest(backend)
+    report = told.report(*given)
+    assert not report.findings
+    terms = told.masks or told.agreement
+    assert terms
+    assert [str(one) for one in report.notes if "reach" not in one.text] == [
+        f"{given[0]}, line 2: session {terms.transcript().hex()[:8]}: no sound log of {missing} says that it took part"
+    ]

@@ -1,0 +1,653 @@
+"""The adapter with Flower's own messages and apps, without an engine; then on the engines, which takes longer."""
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds.folders import LAYERED, RIDGE, Federation, in_process, model
+
+from secure_afl.crypto.identity import Identity
+from secure_afl.errors import DataError
+from secure_afl.node.site import Folder
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.wire import VERSION, WireError
+from secure_afl.protocol.transport.post import Channel, Letter, here
+
+pytest.importorskip(
+    "flwr", reason="FLOWER IS NOT INSTALLED: nothing of the transport over Flower is tested here"
+)
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from worlds import grids
+from worlds.grids import LocalGrid, Reply, answering, node
+
+from secure_afl.node import flower_app
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.durable.store import Store, StoreError
+from secure_afl.protocol.files import keys
+from secure_afl.protocol.session.errors import RoundAbortedError
+from secure_afl.protocol.transport.flower import records
+from secure_afl.protocol.transport.flower import server as flower_server
+from secure_afl.protocol.transport.flower.server import FlowerPost, to_party
+from secure_afl.sums.remote import is_open
+
+
+@pytest.fixture(autouse=True)
+def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of an engine Flower does not know which task makes a message."""
+    grids.identify(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "letter", [Letter(Channel.MASKED, bytes(32), b"abc"), Letter(Channel.END, bytes(32))]
+)
+def test_a_letter_comes_as_it_went(letter: Letter) -> None:
+    assert records.to_letter(to_party(letter, 7).content) == letter
+
+
+@pytest.mark.parametrize("answer", [b"", b"abc", None])
+def test_an_answer_comes_as_it_went(answer: bytes | None) -> None:
+    assert records.to_answer(records.answer_records(answer)) == answer
+
+
+def about(channel: str, session: str | bytes, version: str = VERSION) -> ConfigRecord:
+    return ConfigRecord({"version": version, "channel": channel, "session": session})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"about": about("masked", "x")}),
+        RecordDict({"about": about("other", bytes(32))}),
+        RecordDict({"about": about("masked", bytes(32))}),
+        RecordDict({"about": about("masked", bytes(31)), "payload": ArrayRecord()}),
+        RecordDict(
+            {"about": about("masked", bytes(32)), "payload": ArrayRecord({"bytes": Array(np.zeros(3))})}
+        ),
+    ],
+)
+def test_records_that_are_no_letter_are_refused(content: RecordDict) -> None:
+    with pytest.raises(WireError, match="expected"):
+        records.to_letter(content)
+
+
+def test_two_versions_that_meet_both_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 100 has another program than the server and the other nodes."""
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message:
+        with monkeypatch.context() as other:
+            if at == 100:
+                other.setattr(records, "VERSION", "secure-afl/2")
+            return node(federation, at - 100, message)
+
+    with pytest.warns(match="without site-0"):
+        report = flower_app.serve(LocalGrid(4, reply), federation.server, 1.0, 0.01)
+    assert report["silences"] == ["node 100: expected protocol version 'secure-afl/1', got 'secure-afl/2'"]
+    assert "expected protocol version 'secure-afl/2', got 'secure-afl/1'" in caplog.text
+
+
+def test_a_study_over_the_apps_has_the_same_bits(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    expected = in_process(federation)
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], expected)
+    assert report["silences"] == []
+    phases = [one["phase"] for one in report["phases"]]
+    assert phases[1:-1] == ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"]
+
+
+def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Flower itself would send the text of an exception, and with it, here, a number of the table."""
+    federation = Federation(tmp_path)
+    table = federation.folders[0] / "rows.csv"
+    table.write_text(table.read_text() + "13,123456.75,0,0,no\n")  # over its bound
+    told: list[Message] = []
+
+    def reply(at: int, message: Message) -> Message:
+        told.append(node(federation, at - 100, message))
+        return told[-1]
+
+    with pytest.warns(match="without site-0"):
+        report = flower_app.serve(LocalGrid(4, reply), federation.server, 5.0, 0.01)
+    assert report["silences"] == ["node 100: refused; its own log says why"]
+    assert not any(one.has_error() for one in told)
+    refusals = [one.content for one in told if records.to_answer(one.content) is None]
+    assert refusals == [records.answer_records(None)]
+    # Nor is it in the node's own output, which others may collect; the party sees it when it looks.
+    assert "refusal=DataError" in caplog.text
+    assert "123456" not in caplog.text
+    with pytest.raises(DataError, match="within its column's bound"):
+        Folder(federation.folders[0]).checked()
+
+
+def test_a_client_without_its_files_says_no_more_than_that_it_refuses(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    (federation.folders[0] / "identity.key").unlink()
+    question = to_party(Letter(Channel.WHEREABOUTS, bytes(32)), 100)
+    assert node(federation, 0, question).content == records.answer_records(None)
+
+
+@pytest.mark.parametrize("kind", ["error", "silence", "garbage", "another's"])
+def test_whatever_a_node_does_it_is_a_dropout_and_no_more(tmp_path: Path, kind: str) -> None:
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message | None:
+        honest = node(federation, at - 100, message)
+        if at != 102 or records.to_letter(message.content).channel is not Channel.MASKED:
+            return honest
+        if kind == "another's":  # a reply to a message that was never sent
+            honest.metadata.__dict__["_reply_to_message_id"] = "4711"
+            return honest
+        replies = {
+            "error": Message(Error(code=2, reason="a text"), reply_to=message),
+            "silence": None,
+            "garbage": Message(RecordDict({"payload": ArrayRecord()}), reply_to=message),
+        }
+        return replies[kind]
+
+    grid = LocalGrid(4, reply)
+    with pytest.warns(match="without site-2"):
+        report = flower_app.serve(grid, federation.server, 1.0, 0.01)
+    assert np.array_equal(model(federation.server)[0], in_process(federation, [0, 1, 3]))
+    assert len(report["silences"]) == 1
+    assert "a text" not in report["silences"][0]
+
+
+def test_a_node_that_claims_to_be_another_gets_none_of_its_messages(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message:
+        if at == 99:  # passes on what node 101 says of itself
+            return Message(
+                node(federation, 1, to_party(records.to_letter(message.content), 101)).content,
+                reply_to=message,
+            )
+        return node(federation, at - 100, message)
+
+    grid = LocalGrid(4, reply)
+    grid.nodes.insert(0, 99)
+    post = FlowerPost(grid, 5.0, 0.01)
+    post.find(federation.parties)
+    assert post.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
+    assert post.silences == [
+        "node 99: expected an address signed by site-1 under this roster, got another signature"
+    ]
+
+
+def test_who_is_not_found_by_the_deadline_is_not_waited_for(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    started = time.monotonic()
+    with pytest.warns(match="without site-3"):
+        flower_app.serve(LocalGrid(3, answering(federation)), federation.server, 0.5, 0.01)
+    assert time.monotonic() - started < 30
+
+
+# ---- nodes that come back --------------------------------------------------------------------------
+
+
+class Returning:
+    """A party's node that goes with its `last` message of a session, and comes back under another number.
+
+    lost: "question", it never came; "answer", it was given and not sent. ends: what Flower sends back for it.
+    """
+
+    def __init__(self, federation: Federation, party: int, last: int, lost: str, ends: str) -> None:
+        self.federation, self.party, self.last, self.lost, self.ends = federation, party, last, lost, ends
+        self.old = 100 + party
+        self.came = 0
+        self.grid = LocalGrid(len(federation.folders), self.reply)
+
+    def reply(self, at: int, message: Message) -> Message | None:
+        party = self.party if at == 202 else at - 100
+        letter = records.to_letter(message.content)
+        if at == self.old and letter.channel in (Channel.MASKED, Channel.ENCRYPTED):
+            self.came += 1
+            if self.came >= self.last:
+                if self.came == self.last:
+                    self.grid.nodes = [one for one in self.grid.nodes if one != at] + [202]
+                    if self.lost == "answer":
+                        node(self.federation, party, message)
+                return None if self.ends == "silence" else Message(Error(code=5), reply_to=message)
+        return node(self.federation, party, message)
+
+
+@pytest.mark.parametrize("ends", ["silence", "error"])
+@pytest.mark.parametrize(("last", "lost"), [(1, "question"), (2, "answer"), (4, "question"), (4, "answer")])
+def test_a_client_that_comes_back_at_another_node_misses_nothing(
+    tmp_path: Path, last: int, lost: str, ends: str
+) -> None:
+    federation = Federation(tmp_path)
+    returning = Returning(federation, 2, last, lost, ends)
+    started = time.monotonic()
+    report = flower_app.serve(returning.grid, federation.server, 60.0, 0.01)
+    assert time.monotonic() - started < 50  # nobody waits for the node that is gone
+    assert returning.came == last
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+    assert np.array_equal(model(federation.folders[2])[0], in_process(federation))
+    assert report["silences"] == ([] if ends == "silence" else ["node 102: Flower's error 5"])
+
+
+def test_a_key_holder_that_comes_back_at_another_node_misses_nothing(tmp_path: Path) -> None:
+    """It is alone: while Flower says that its node is gone, nobody else is waited for."""
+    federation = Federation(tmp_path, holders=1, backend="bfv")
+    returning = Returning(federation, 4, 2, "answer", "error")
+    flower_app.serve(returning.grid, federation.server, 60.0, 0.01)
+    assert returning.came == 2
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_node_that_comes_later_and_claims_to_be_another_gets_none_of_its_messages(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    got: list[Channel] = []
+
+    def reply(at: int, message: Message) -> Message:
+        if at != 99:
+            grid.nodes = [99, 100, 101, 102, 103]
+            return node(federation, at - 100, message)
+        got.append(records.to_letter(message.content).channel)
+        there = node(federation, 1, to_party(records.to_letter(message.content), 101))
+        return Message(there.content, reply_to=message)
+
+    grid = LocalGrid(4, reply)
+    report = flower_app.serve(grid, federation.server, 60.0, 0.01)
+    assert got == [Channel.WHEREABOUTS]
+    assert report["silences"] == [
+        "node 99: expected an address signed by site-1 under this roster, got another signature"
+    ]
+
+
+def test_a_silent_stranger_is_waited_for_once_at_most(tmp_path: Path) -> None:
+    """And only where a party is missing, which it could be."""
+    federation = Federation(tmp_path)
+
+    def reply(at: int, message: Message) -> Message | None:
+        gone = at == 103 and records.to_letter(message.content).channel is Channel.MASKED
+        if gone:
+            return Message(records.answer_records(None), reply_to=message)
+        return node(federation, at - 100, message) if at != 99 else None
+
+    grid = LocalGrid(4, reply)
+    grid.nodes.append(99)
+    started = time.monotonic()
+    with pytest.warns(match="without site-3"):
+        flower_app.serve(grid, federation.server, 3.0, 0.01)
+    assert time.monotonic() - started < 3.0 + 10
+
+
+# ---- servers that stop -----------------------------------------------------------------------------
+
+
+class Stopping(LocalGrid):
+    """The network is lost after so many answers of a session."""
+
+    def __init__(self, nodes: int, reply: Reply, answers: int) -> None:
+        super().__init__(nodes, reply)
+        self.left = answers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        came: list[Message] = []
+        for number in message_ids:
+            if number not in self.waiting:
+                continue
+            if records.to_letter(self.sent[int(number)].content).channel is not Channel.WHEREABOUTS:
+                if not self.left:
+                    if came:
+                        break
+                    raise ConnectionError("the network is lost")
+                self.left -= 1
+            came.append(self.waiting.pop(number))
+        return came
+
+
+def with_a_key(federation: Federation) -> Identity:
+    """The server's identity: with one, it keeps its session."""
+    member, secret, _ = keys.write_key(federation.server, "server")
+    secret.rename(federation.server / "identity.key")
+    del member
+    return keys.read_key(federation.server / "identity.key", keys.service_passphrase)[1]
+
+
+def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
+    """The sessions that a party was in, by its own store."""
+    _, identity = keys.read_key(federation.folders[party] / "identity.key", keys.service_passphrase)
+    with closing(Store(federation.folders[party] / "state.db", identity)) as store:
+        assert store.run("SELECT count(*) FROM kept") == [(0,)]  # no secrets are left
+        return store.run("SELECT session FROM joined")
+
+
+@pytest.mark.parametrize(
+    ("backend", "holders", "study"),
+    [("mask", 0, f"{RIDGE}rounds = 2\n"), ("bfv", 1, RIDGE), ("bfv+mask", 1, RIDGE), ("mask", 0, LAYERED)],
+    ids=["two rounds", "bfv", "bfv+mask", "layers that are told"],
+)
+def test_a_server_that_stops_again_and_again_goes_on_with_its_session(
+    tmp_path: Path, backend: str, holders: int, study: str
+) -> None:
+    federation = Federation(tmp_path, holders=holders, backend=backend, study=study)
+    identity = with_a_key(federation)
+    reply, lives = answering(federation), 0
+    while True:
+        lives += 1
+        try:
+            report = flower_app.serve(Stopping(4 + holders, reply, answers=5), federation.server, 5.0, 0.01)
+            break
+        except ConnectionError:
+            assert lives < 30
+    assert lives > 4
+    assert report["resumed"]
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[-1], in_process(federation))
+    assert all(len(session_of(federation, party)) == 1 for party in range(4))
+    with closing(Store(federation.server / "state.db", identity)) as store:
+        assert not is_open(store)
+        assert store.run("SELECT count(*) FROM journal") == [(0,)]
+    logs = {str(path): path.read_bytes() for path in tmp_path.glob("*/audit.jsonl")}
+    assert len(logs) == 5 + holders
+    assert [str(one) for one in verify(logs, federation.parties).findings] == []
+
+
+def test_a_session_that_was_left_open_is_not_begun_anew_with_other_files(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    with_a_key(federation)
+    with pytest.raises(ConnectionError):
+        flower_app.serve(Stopping(4, answering(federation), 5), federation.server, 5.0, 0.01)
+    study = federation.server / "study.toml"
+    as_agreed = study.read_text()
+    study.write_text(as_agreed.replace("max_rows = 100", "max_rows = 100000"))
+    grid = LocalGrid(4, answering(federation))
+    with pytest.raises(StoreError, match=r"state\.db: expected the roster, policy and study of the session"):
+        flower_app.serve(grid, federation.server, 5.0, 0.01)
+    study.write_text(as_agreed)
+    assert flower_app.serve(grid, federation.server, 5.0, 0.01)["resumed"]
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
+    """Nobody goes on with it; its parties have erased what they knew."""
+    federation = Federation(tmp_path)
+    with_a_key(federation)
+
+    def reply(at: int, message: Message) -> Message | None:
+        lost = at > 101 and records.to_letter(message.content).channel is Channel.MASKED
+        return None if lost else node(federation, at - 100, message)
+
+    with pytest.raises(RoundAbortedError):
+        flower_app.serve(LocalGrid(4, reply), federation.server, 1.0, 0.01)
+    assert len(session_of(federation, 0)) == 1
+    report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    assert not report["resumed"]
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_server_without_an_identity_ends_what_it_cannot_go_on_with(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+
+    class Lost(LocalGrid):
+        lost = False
+
+        def get_node_ids(self) -> Iterable[int]:
+            if len(self.sent) == 4 + 8 and not self.lost:
+                self.lost = True
+                raise ConnectionError
+            return self.nodes
+
+    with pytest.raises(ConnectionError):
+        flower_app.serve(Lost(4, answering(federation)), federation.server, 5.0, 0.01)
+    assert len(session_of(federation, 0)) == 1
+
+
+# ---- a clock that stands still but for who sleeps --------------------------------------------------
+
+
+GRACE = 5.0  # seconds that Flower keeps a message beyond the deadline
+
+
+@dataclass
+class Clock:
+    """Of `FlowerPost`."""
+
+    now: float = 100.0
+    slept: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+class Timed(LocalGrid):
+    """Three parties with nodes of their own; those in `silent` say nothing. late: a node that comes after so many looks."""
+
+    def __init__(self, *, silent: Sequence[int] = (), late: int = 0) -> None:
+        identities = [Identity.generate() for _ in range(3)]
+        members = [Member(f"site-{number}", one.verify_key) for number, one in enumerate(identities)]
+        self.parties = Parties(Roster(tuple(members)), None)
+        self.pulls, self.late = 0, late
+
+        def reply(at: int, message: Message) -> Message | None:
+            party, letter = at - 100, records.to_letter(message.content)
+            if party in silent:
+                return None
+            said = letter.data[::-1]
+            if letter.channel is Channel.WHEREABOUTS:
+                said = here(identities[party], self.parties, party, letter, at)
+            return Message(records.answer_records(said), reply_to=message)
+
+        super().__init__(3, reply)
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.late -= 1
+        return self.nodes[:2] if self.late >= 0 else self.nodes
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.pulls += 1
+        assert self.pulls < 1000, "asks for ever"
+        return super().pull_messages(message_ids)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(flower_server, "time", clock)
+    return clock
+
+
+def test_all_are_found_without_waiting(clock: Clock) -> None:
+    grid = Timed()
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101, 2: 102}
+    assert (clock.slept, post.silences) == ([], [])
+    assert [message.metadata.ttl for message in grid.sent] == [2.0 + GRACE] * 3
+
+
+def test_a_node_that_comes_late_is_asked_when_it_comes(clock: Clock) -> None:
+    grid = Timed(late=3)
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101, 2: 102}
+    assert clock.slept == [0.25] * 3
+    assert [message.metadata.ttl for message in grid.sent] == [2.0 + GRACE] * 3
+
+
+def test_who_does_not_come_is_waited_for_until_the_deadline(clock: Clock) -> None:
+    grid = Timed(late=1000)
+    post = FlowerPost(grid, 2.0, 0.25)
+    post.find(grid.parties)
+    assert post.nodes == {0: 100, 1: 101}
+    assert clock.slept == [0.25] * 8
+
+
+@pytest.mark.parametrize(("deadline", "ttl"), [(2.0, 2.0), (0.5, 1.0)])
+def test_a_phase_ends_with_its_last_answer_or_at_its_deadline(
+    clock: Clock, deadline: float, ttl: float
+) -> None:
+    silent: list[int] = []
+    grid = Timed(silent=silent)
+    post = FlowerPost(grid, deadline, 0.25, {0: 100, 1: 101, 2: 102})
+    carry, outbox = post.carry(Channel.MASKED, bytes(32)), {0: b"ab", 2: b"cd"}
+    assert list(carry(outbox)) == [(0, b"ba"), (2, b"dc")]
+    assert clock.slept == []
+    silent.append(2)
+    assert list(carry(outbox)) == [(0, b"ba")]
+    assert clock.slept == [0.25] * round(deadline / 0.25)
+    assert post.silences == ["node 102: no answer in time"]
+    assert [message.metadata.ttl for message in grid.sent] == [
+        ttl + GRACE
+    ] * 4  # Flower takes no less than a second
+    assert [message.metadata.dst_node_id for message in grid.sent] == [100, 102] * 2
+    for nobody in ({}, {7: b"to nobody"}):
+        assert list(carry(nobody)) == []
+    assert len(grid.sent) == 4
+
+
+def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
+    grid = Timed()
+    honest, garbage = grid.reply, records.answer_records(None)
+    garbage["payload"] = ArrayRecord()
+
+    def reply(at: int, message: Message) -> Message | None:
+        if at == 103:  # a reply to a message that was never sent
+            stray = honest(100, message)
+            assert stray is not None
+            stray.metadata.__dict__["_reply_to_message_id"] = "4711"
+            return stray
+        replies: dict[int, Callable[[], Message | None]] = {
+            100: lambda: Message(Error(code=2, reason="a text"), reply_to=message),
+            101: lambda: Message(garbage, reply_to=message),
+            102: lambda: Message(records.answer_records(None), reply_to=message),
+        }
+        return replies.get(at, lambda: honest(100, message))()
+
+    grid.reply = reply
+    post = FlowerPost(grid, 1.0, 0.25, {number: 100 + number for number in range(5)})
+    carry = post.carry(Channel.MASKED, bytes(32))
+    assert list(carry(dict.fromkeys(range(5), b"ab"))) == [(4, b"ba")]
+    assert post.silences == [
+        "node 100: Flower's error 2",
+        "node 101: expected one payload of bytes, got something else",
+        "node 102: refused; its own log says why",
+        "node 103: no answer in time",
+    ]
+    assert clock.slept == [0.25] * 4
+
+
+@pytest.mark.parametrize("learned", [b"", b"a model"])
+def test_the_end_is_told_to_all_that_were_found(clock: Clock, learned: bytes) -> None:
+    grid = Timed()
+    post = FlowerPost(grid, 2.0, 0.25, {0: 100, 2: 102})
+    post.end(bytes(32), learned) if learned else post.end(bytes(32))
+    letters = [records.to_letter(message.content) for message in grid.sent]
+    assert letters == [Letter(Channel.END, bytes(32), learned)] * 2
+    assert [message.metadata.dst_node_id for message in grid.sent] == [100, 102]
+
+
+@pytest.mark.parametrize(
+    ("deadline", "poll"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.nan)]
+)
+def test_times_of_nothing_are_refused(deadline: float, poll: float) -> None:
+    grid = Timed()
+    FlowerPost(grid, 0.001, 0.001)
+    with pytest.raises(LocalProtocolError, match="a deadline and a poll interval above 0 seconds"):
+        FlowerPost(grid, deadline, poll)
+
+
+# ---- on Flower's engines ---------------------------------------------------------------------------
+
+_SIMULATION = """
+import sys
+from pathlib import Path
+from flwr.serverapp import ServerApp
+from flwr.simulation import run_simulation
+from secure_afl.node.flower_app import client_app, serve
+
+server, nodes = Path(sys.argv[1]), int(sys.argv[2])
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    serve(grid, server, 60.0, 0.1)
+
+resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
+run_simulation(app, client_app, num_supernodes=nodes, backend_config=resources)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "holders"), [("mask", 0), ("bfv+mask", 1)])
+def test_the_simulation_engine_gives_the_same_bits(tmp_path: Path, backend: str, holders: int) -> None:
+    pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: Flower's simulation engine is not tested here")
+    federation = Federation(tmp_path, holders=holders, backend=backend)
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", _SIMULATION, str(federation.server), str(4 + holders)],
+        env={**os.environ, **quiet, flower_app.VARIABLE: str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+@pytest.mark.slow
+def test_a_network_with_a_node_that_is_killed_gives_the_survivors_bits(tmp_path: Path) -> None:
+    """A SuperLink and four SuperNodes with TLS and node authentication; one is killed while vectors are collected."""
+    from secure_afl.simulations.network.loopback import Loopback
+
+    federation = Federation(tmp_path / "parties")
+    killed: list[int] = []
+
+    with Loopback(tmp_path / "network", federation.folders) as network:
+
+        def watch(line: str) -> None:
+            if "phase: collecting" in line and not killed:
+                network.kill(3)
+                killed.append(3)
+
+        network.run(federation.server, deadline=30.0, limit=400.0, watch=watch)
+    assert killed
+    weights = [model(folder)[0] for folder in (federation.server, *federation.folders[:3])]
+    assert all(np.array_equal(one, in_process(federation, [0, 1, 2])) for one in weights)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_goes_on_in_the_next_run(tmp_path: Path) -> None:
+    """The nodes stay; what they answered before is not asked again."""
+    from secure_afl.errors import DataError
+    from secure_afl.simulations.network.loopback import Loopback
+
+    federation = Federation(tmp_path / "parties")
+    with_a_key(federation)
+
+    with Loopback(tmp_path / "network", federation.folders) as network:
+
+        def watch(line: str) -> None:
+            if "phase: collecting" in line:
+                network.kill_server()
+
+        with pytest.raises(DataError, match="ended without a report"):
+            network.run(federation.server, deadline=60.0, limit=240.0, watch=watch)
+        said = network.run(federation.server, deadline=60.0, limit=400.0)
+    assert "left open" in said
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[-1], in_process(federation))
+    assert all(len(session_of(federation, party)) == 1 for party in range(4))

@@ -1,0 +1,98 @@
+"""Many clients over Flower: the same apps on a grid of this process, then on the simulation engine."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.simulations.benchmarks.scale import Scale
+from secure_afl.simulations.cli.main import app
+from secure_afl.simulations.network import engine
+
+pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: many clients over Flower are not tested here")
+
+from flwr.app import Context, Message, RecordDict
+from worlds.grids import LocalGrid, identify
+
+from secure_afl.simulations.network import many_nodes
+
+SIZE = Scale(20, 30, 0.1, 0.05, Suite.X25519)
+PHASES = ["finding", "advertising", "sharing", "confirming", "collecting", "unmasking", "end"]
+
+
+@pytest.fixture(autouse=True)
+def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    identify(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("scale")
+    many_nodes.lay_out(made, SIZE)
+    return made
+
+
+def _reply(at: int, message: Message) -> Message:
+    config: Mapping[str, int] = {"partition-id": at - 100}
+    reply = many_nodes.client_app(
+        message, Context(run_id=1, node_id=at, node_config=config, state=RecordDict(), run_config={})
+    )
+    assert isinstance(reply, Message)
+    return reply
+
+
+def test_a_sum_over_clients_with_folders_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(many_nodes.VARIABLE, str(root))
+    seen: list[str] = []
+    figures = many_nodes.serve(LocalGrid(20, _reply), root, seen.append)
+    assert seen == list(figures["phase_wall_seconds"]) == PHASES
+    assert figures["survivors"] == 18
+    assert figures["client_bytes_up"]["collecting"] > 0.9 * 30 * 4
+
+
+@pytest.mark.parametrize(("changed", "wrong"), [("a value", 1), ("a survivor", 0)])
+def test_another_sum_is_found_out(changed: str, wrong: int) -> None:
+    stayed = tuple(place for place in range(20) if place not in SIZE.gone)
+    code = SIZE.plan[0].spec(20).code(20)
+    total = sum((code.encode(many_nodes.values(SIZE, place)).view(np.int64) for place in stayed), wrong)
+    with pytest.raises(AssertionError, match="not that of"):
+        many_nodes._check(SIZE, stayed if wrong else stayed[1:], np.asarray(total))
+
+
+def test_memory_is_looked_at_while_a_phase_lasts() -> None:
+    with many_nodes.Memory() as memory:
+        memory.phase("small")
+        memory.phase("large")
+        vector = np.ones(20_000_000)
+        memory._over.wait(1.0)
+        del vector
+    assert memory.peaks["large"] > memory.peaks["small"] + 100e6
+
+
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["flower", "simulate", "--clients", "20"])
+    assert result.exit_code == 1
+    assert "expected flwr, got none" in result.output
+
+
+@pytest.mark.slow
+def test_the_command_on_the_engine(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "ray", reason="RAY IS NOT INSTALLED: many clients on Flower's engine are not tested here"
+    )
+    file = tmp_path / "figures.json"
+    words = ["flower", "simulate", "--clients", "20", "--length", "100", "--json", str(file)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "that of the 19 clients that stayed, bit for bit" in result.output
+    figures = json.loads(file.read_text())
+    assert list(figures["engine"]["phase_wall_seconds"]) == PHASES
+    for way in ("client_bytes_up", "client_bytes_down"):
+        phases = figures["engine"][way]
+        assert sum(phases.values()) == pytest.approx(figures["in_process"][way], rel=0.2)
+    assert 50e6 < max(figures["engine"]["process_memory"].values()) < 4e9

@@ -1,0 +1,1 @@
+"""Parties, folders and networks that many tests build."""

@@ -1,0 +1,153 @@
+"""Folders of whole federations, as their parties would make them, for the transport's tests."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node.site import Folder, kept
+from secure_afl.node.study import Study
+from secure_afl.protocol.files import policy, roster
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.transport.driver import Carry
+from secure_afl.protocol.transport.endpoint import Terms
+from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.simulations.network.laid_out import settle
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
+
+_COMMON = """
+features = ["a", "b", "c"]
+label = "sick"
+classes = ["no", "yes"]
+max_rows = 100
+"""
+RIDGE = f"""{_COMMON}
+[ridge]
+column_bounds = [1.0, 8.0, 1000.0]
+"""
+DEEP = f"""{_COMMON}
+[fedacnnl]
+input_shape = [3]
+layers = [["Dense", 6], ["ReLU"]]
+scale = 1000.0
+"""
+LAYERED = DEEP.replace('["ReLU"]]', '["ReLU"], ["Dense", 4], ["ReLU"]]') + 'encoder = "mixed"\n'
+
+
+@dataclass
+class Federation:
+    """Clients and key holders with a folder each, by number, and one of the server."""
+
+    root: Path
+    clients: int = 4
+    holders: int = 0
+    backend: str = "mask"
+    study: str = RIDGE
+
+    def __post_init__(self) -> None:
+        self.names = [f"site-{k}" for k in range(self.clients)]
+        self.folders = [self.root / str(k) for k in range(self.clients + self.holders)]
+        members = []
+        for number, folder in enumerate(self.folders):
+            name = self.names[number] if number < self.clients else f"holder-{number - self.clients}"
+            members.append(settle(folder, name))
+        keepers = Roster(tuple(members[self.clients :])) if self.holders else None
+        self.parties = roster.Parties(Roster(tuple(members[: self.clients])), keepers)
+        self.server = self.root / "server"
+        self.server.mkdir()
+        for folder in (*self.folders, self.server):
+            (folder / "roster.toml").write_text(roster.text(self.parties))
+            (folder / "policy.toml").write_text(
+                policy.text(
+                    Policy(
+                        backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"}),
+                        trusts_reports="encoder" in self.study,  # sums that follow from the server's layers
+                    )
+                )
+            )
+            (folder / "study.toml").write_text(f'backend = "{self.backend}"\n{self.study}')
+        draws = np.random.default_rng(7)
+        for number in range(self.clients):
+            rows = draws.uniform(-1, 1, (12 + number, 3)) * (1.0, 8.0, 1000.0)
+            with (self.folders[number] / "rows.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", "a", "b", "c", "sick"])
+                for at, row in enumerate(rows.tolist()):
+                    writer.writerow([at, *map(repr, row), "yes" if row[0] * 8 > row[1] else "no"])
+            (self.folders[number] / "data.toml").write_text('table = "rows.csv"\nname = "rows"\n')
+
+    def terms(self) -> tuple[Terms, Study]:
+        return Folder(self.server).terms()
+
+    def rows(
+        self, numbers: Iterable[int]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
+        """Features, labels and sites of some clients, in one place."""
+        study = Folder(self.server).terms()[1]
+        found = [(*Folder(self.folders[k]).data(study)[:2], self.names[k]) for k in numbers]
+        X, y = np.vstack([X for X, _, _ in found]), np.concatenate([y for _, y, _ in found])
+        return X, y, np.concatenate([[name] * len(y) for _, y, name in found])
+
+
+def model(folder: Path, name: str = "model.npz") -> list[npt.NDArray[np.float64]]:
+    """The weights that a party or the server kept."""
+    return kept(folder, name)
+
+
+@dataclass
+class Post:
+    """Carries letters to parties that are made anew from their folders for every one.
+
+    lost: (number of the phase, party) whose letters never arrive.
+    """
+
+    federation: Federation
+    lost: set[tuple[int, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.phases = 0
+        self.invitation = b""
+        self.sessions: set[bytes] = set()
+        self.refusals: list[SecureAflError] = []
+
+    def carry(self, channel: Channel, session: bytes) -> Carry:
+        self.sessions.add(session)
+        return lambda outbox: self._carried(channel, session, outbox)
+
+    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+        """What a party's node does with a letter."""
+        with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
+            return endpoint.answer(letter, address)
+
+    def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
+        number, self.phases = self.phases, self.phases + 1
+        for party, data in outbox.items():
+            self.invitation = self.invitation or data
+            if (number, party) in self.lost:
+                continue
+            try:
+                yield party, self.ask(party, Letter(channel, session, data))
+            except SecureAflError as error:
+                self.refusals.append(error)
+
+
+def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> npt.NDArray[np.float64]:
+    """The last layer of the same study, of all clients or some, in one process."""
+    terms, study = Folder(federation.server).terms()
+    aggregator = (
+        MaskedAggregator(terms.policy)
+        if federation.backend == "mask"
+        else EncryptedAggregator(federation.backend, terms.policy, holders=federation.holders)
+    )
+    X, y, site = federation.rows(range(federation.clients) if numbers is None else numbers)
+    if study.fedacnnl:
+        return np.asarray(study.estimator(aggregator).fit(X / study.fedacnnl.scale, y, site).weights_[-1])
+    return np.asarray(study.estimator(aggregator).fit(X, y, site).weights_)

@@ -1,0 +1,26 @@
+"""What properties about members and policies are drawn from."""
+
+from hypothesis import strategies as st
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.policy import BACKENDS, Policy
+from secure_afl.protocol.session.roster import Member
+
+names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=64).filter(
+    lambda name: name.isprintable() and name == name.strip()
+)
+members = st.builds(Member, names, st.binary(min_size=32, max_size=32))
+
+_fractions = st.floats(0, 1, exclude_max=True)
+policies = st.builds(
+    Policy,
+    minimum_honest=st.integers(2, 10) | st.integers(2, 10**6),
+    corrupted=_fractions,
+    dropout=_fractions,
+    backends=st.frozensets(st.sampled_from(BACKENDS), min_size=1),
+    profiles=st.frozensets(st.sampled_from(Profile), min_size=1),
+    suites=st.frozensets(st.sampled_from(Suite), min_size=1),
+    trusts_reports=st.booleans(),
+    reveals_label_histograms=st.booleans(),
+)

@@ -1,0 +1,317 @@
+"""Logs of sessions that nobody ran: what every party would have noted down, told message by message.
+
+They cost no cryptography but their signatures, and are easily changed into another story.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from msgspec import structs
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
+from secure_afl.protocol.audit.check import Report, verify
+from secure_afl.protocol.audit.events import (
+    Agreed,
+    AnyEvent,
+    Begun,
+    Closed,
+    Frame,
+    Planned,
+    Received,
+    Released,
+    Role,
+    Sent,
+    Terms,
+)
+from secure_afl.protocol.files.roster import Parties
+from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
+from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec, SumPlan
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.wire import VERSION
+from worlds.audits import CLIENTS, PLAN, written
+from worlds.encrypted import EVERY_BACKEND
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PRESENT = (0, 2, 3)
+
+
+@dataclass
+class Told:
+    """A session, with "bfv+mask" two; nothing has happened yet. Line n of a log is written n − 1 seconds after START."""
+
+    backend: str = "mask"
+    plan: Sequence[SumPlan] = PLAN
+    clients: Sequence[str] = CLIENTS
+    holders: int = 1
+    policy: Policy = EVERY_BACKEND
+    cohort: Sequence[int] | None = None
+    profile: Profile = Profile.ACTIVE
+    release: Release = Release.SUM
+
+    def __post_init__(self) -> None:
+        keepers = [f"key holder {number + 1}" for number in range(self.holders)]
+        roles = dict.fromkeys(self.clients, Role.CLIENT) | dict.fromkeys(keepers, Role.HOLDER)
+        roles["server"] = Role.SERVER
+        if self.backend == "mask":
+            roles = {name: role for name, role in roles.items() if role is not Role.HOLDER}
+        self.identities = {name: Identity.generate() for name in roles}
+        self.names = [name for name in roles if name != "server"]  # by their numbers
+        self.events: dict[str, list[AnyEvent]] = {
+            name: [Begun(VERSION, name, role, self.identities[name].verify_key)]
+            for name, role in roles.items()
+        }
+        self.roster = self._roster(self.clients)
+        self.keepers = None if self.backend == "mask" else self._roster(keepers)
+        self.parties = Parties(self.roster, self.keepers)
+        self.places = tuple(self.cohort or range(len(self.clients)))
+        self.masks: Parameters | None = None
+        self.agreement: Agreement | None = None
+        self._digests = count(1)
+        scheme = self.backend.removesuffix("+mask")
+        agreed = None
+        if self.keepers:
+            encryption = Encryption(scheme, "mask" in self.backend, self.release)
+            _, agreed = encryption.agreed(self.plan, len(self.clients), self.holders)
+        if "mask" in self.backend:
+            self.masks = self.parameters(agreed)
+        if self.keepers:
+            masked = (self.masks.session, self.masks.transcript()) if self.masks else None
+            self.agreement = Agreement.propose(
+                encryption, self.roster, self.keepers, self.plan, cohort=self.cohort, masked=masked
+            )
+
+    def parameters(self, rounds: Sequence[RoundSpec] | None = None) -> Parameters:
+        """Of a masked session of these clients."""
+        n = len(self.places)
+        return Parameters.propose(
+            self.roster,
+            self.plan,
+            profile=self.profile,
+            suite=Suite.X25519,
+            degree=n - 1,
+            threshold=graph.least_threshold(self.profile, n, n - 1),
+            cohort=self.cohort,
+            rounds=rounds,
+        )
+
+    def _roster(self, names: Sequence[str]) -> Roster:
+        return Roster(tuple(Member(name, self.identities[name].verify_key) for name in names))
+
+    # ---- what happens ----------------------------------------------------------------------------
+
+    def add(self, party: str, *events: AnyEvent) -> None:
+        """At the end of a log, before its closing entry."""
+        log = self.events[party]
+        end = len(log) - isinstance(log[-1], Closed)
+        log[end:end] = events
+
+    def agrees(self, terms: Terms, *parties: str) -> None:
+        holders = self.keepers if isinstance(terms, Agreement) else None
+        for party in parties:
+            own = (tuple(map(Planned.of, self.plan)), self.policy) if party != "server" else ((), None)
+            self.add(party, Agreed(terms, self.roster, holders, *own))
+
+    def up(
+        self,
+        terms: Terms,
+        place: int,
+        message: str,
+        size: int,
+        number: int | None = None,
+        attempt: int | None = None,
+        *,
+        members: tuple[int, ...] = (),
+        lost: bool = False,
+    ) -> None:
+        """A party's message to the server. number: of the round."""
+        session = terms.transcript()
+        frame = Frame(message, next(self._digests).to_bytes(32), size, number, attempt, members)
+        self.add(self.names[place], Sent(session, frame))
+        if not lost:
+            self.add("server", Received(session, frame, place))
+
+    def down(
+        self,
+        terms: Terms,
+        places: Sequence[int],
+        message: str,
+        size: int,
+        number: int | None = None,
+        attempt: int | None = None,
+        *,
+        members: tuple[int, ...] = (),
+    ) -> None:
+        """One message of the server to several."""
+        session = terms.transcript()
+        frame = Frame(message, next(self._digests).to_bytes(32), size, number, attempt, members)
+        self.add("server", Sent(session, frame, tuple(places)))
+        for place in places:
+            self.add(self.names[place], Received(session, frame))
+
+    def begin(self) -> "Told":
+        """Both sessions, or the one."""
+        members = [self.names[place] for place in self.places]
+        if terms := self.masks:
+            self.agrees(terms, "server", *members)
+            self.down(terms, self.places, "parameters", 159, members=self.places)
+            for place in self.places:
+                self.up(terms, place, "advertise", 100 + place)
+            self.down(terms, self.places, "directory", 500, members=self.places)
+            for place in self.places:
+                others = tuple(one for one in self.places if one != place)
+                self.up(terms, place, "shares", 1000 + place, members=others)
+            for place in self.places:
+                self.up(terms, place, "confirm", 74)
+        if self.agreement:
+            keepers = tuple(range(len(self.clients), len(self.names)))
+            self.agrees(self.agreement, "server", *members, *(self.names[place] for place in keepers))
+            self.down(self.agreement, keepers, "agreement", 189, members=self.places)
+            for place in keepers:
+                self.up(self.agreement, place, "key announcement", 148)
+            self.down(self.agreement, self.places, "invitation", 99, members=self.places)
+            for place in self.places:
+                self.up(self.agreement, place, "joined", 72)
+        return self
+
+    def sum(
+        self, number: int, present: Sequence[int] = PRESENT, masked: Sequence[int] | None = None
+    ) -> "Told":
+        """A round that is opened. present: whose uploads arrive; masked: whose masked ones do, where those are more."""
+        present, masked = tuple(present), tuple(masked or present)
+        if self.masks:
+            self.masked_uploads(number, masked)
+        if self.agreement:
+            asked = masked if self.masks else self.places
+            self.encrypted_uploads(number, number + 1, asked, present)
+            self.opened(number, number + 1, present)
+        if self.masks:
+            self.unmasked(number, present)
+        return self
+
+    def masked_uploads(self, number: int, present: Sequence[int]) -> None:
+        assert self.masks
+        self.down(self.masks, self.places, "sum request", 53, number, members=self.places)
+        for place in self.places:
+            self.up(self.masks, place, "upload", 103, number, lost=place not in present)
+
+    def unmasked(self, number: int, present: tuple[int, ...]) -> None:
+        """From the survivors' set to the sum."""
+        terms = self.masks
+        assert terms
+        self.down(terms, present, "survivors", 50, number, members=present)
+        if self.profile is Profile.ACTIVE:
+            for place in present:
+                self.up(terms, place, "consent", 140, number)
+            self.down(terms, present, "consents", 250, number, members=present)
+        for place in present:
+            self.up(terms, place, "reveal", 222, number, members=self.places)
+        self.releases(terms, number, present)
+
+    def encrypted_uploads(
+        self, number: int, attempt: int, asked: Sequence[int], present: Collection[int]
+    ) -> None:
+        assert self.agreement
+        self.down(
+            self.agreement, asked, "encrypted request", 60, number, attempt=attempt, members=tuple(asked)
+        )
+        for place in asked:
+            self.up(
+                self.agreement,
+                place,
+                "encrypted upload",
+                65_625,
+                number,
+                attempt=attempt,
+                lost=place not in present,
+            )
+
+    def checked(self, number: int, attempt: int, present: tuple[int, ...], vouching: Sequence[int]) -> None:
+        """The offer to key holders, and who of the contributors vouches for it."""
+        terms = self.agreement
+        assert terms
+        keepers = range(len(self.clients), len(self.names))
+        self.down(terms, keepers, "offer", 81, number, attempt=attempt, members=present)
+        for keeper in keepers:
+            self.up(terms, keeper, "challenge", 175)
+        self.down(terms, present, "check", 234, number, attempt=attempt, members=present)
+        for place in present:
+            self.up(terms, place, "tags", 124, lost=place not in vouching)
+
+    def opened(self, number: int, attempt: int, present: tuple[int, ...]) -> None:
+        """From the offer to the sum."""
+        terms = self.agreement
+        assert terms
+        self.checked(number, attempt, present, present)
+        keepers = range(len(self.clients), len(self.names))
+        self.down(terms, keepers, "opening", 66_205, members=present)
+        for keeper in keepers:
+            self.up(terms, keeper, "opened", 131, number)
+        self.releases(terms, number, present)
+
+    def releases(self, terms: Terms, number: int, present: tuple[int, ...]) -> None:
+        dropouts = tuple(place for place in self.places if place not in present)
+        values = self.plan[number].length if self.release is Release.SUM else 6
+        self.add("server", Released(terms.transcript(), number, present, dropouts, values))
+
+    def end(self) -> "Told":
+        for log in self.events.values():
+            log.append(Closed())
+        return self
+
+    # ---- another story ---------------------------------------------------------------------------
+
+    def change(self, party: str, line: int, /, **fields: Any) -> None:
+        """Other fields for the event on a line, or for its frame."""
+        one: Any = self.events[party][line - 1]
+        of_event = {name: fields.pop(name) for name in one.__struct_fields__ if name in fields}
+        if fields:
+            of_event["frame"] = structs.replace(one.frame, **fields)
+        self.events[party][line - 1] = structs.replace(one, **of_event)
+
+    def insert(self, party: str, line: int, event: AnyEvent | None = None) -> None:
+        """One more event, on this line; by default what stands there, once more."""
+        self.events[party].insert(line - 1, event or self.events[party][line - 1])
+
+    def remove(self, party: str, *lines: int) -> None:
+        self.events[party] = [one for line, one in enumerate(self.events[party], 1) if line not in lines]
+
+    # ---- what the checker is given ---------------------------------------------------------------
+
+    def logs(self, *parties: str) -> dict[str, bytes]:
+        """By party; of all without any."""
+        return {
+            name: written(self.identities[name], self.events[name], START, timedelta(seconds=1))
+            for name in parties or self.events
+        }
+
+    def report(self, *parties: str) -> Report:
+        return verify(self.logs(*parties))
+
+
+def begun_anew(**given: Any) -> Told:
+    """Round 0 under BFV, of which hospital-1 uploads and then does not vouch; so the others encrypt again."""
+    told = Told("bfv", **given).begin()
+    told.encrypted_uploads(0, 1, told.places, told.places)
+    told.checked(0, 1, told.places, PRESENT)
+    told.encrypted_uploads(0, 2, PRESENT, PRESENT)
+    told.opened(0, 2, PRESENT)
+    return told.end()
+
+
+def honest(
+    backend: str = "mask",
+    present: Sequence[int] = PRESENT,
+    masked: Sequence[int] | None = None,
+    **given: Any,
+) -> Told:
+    """All planned sums; what others than those present upload is lost. masked: whose masked uploads arrive."""
+    told = Told(backend, **given).begin()
+    for number in range(len(told.plan)):
+        told.sum(number, present, masked)
+    return told.end()
