@@ -23,6 +23,11 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.driver import Exchange
+from secure_afl.simulations.baselines import apart, averaging, proximal, zeroth
+from secure_afl.simulations.baselines.harness import clients_of
+from secure_afl.simulations.baselines.methods import METHODS
+from secure_afl.simulations.baselines.model import Model, linear
+from secure_afl.simulations.baselines.settings import Settings
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import Part, partition
 from secure_afl.simulations.experiments.analytic import Account, train
@@ -32,6 +37,7 @@ from secure_afl.sums.encrypted import EncryptedAggregator
 
 torch.set_num_threads(1)
 CLIENTS, SUMS = 5, 2
+METHOD_MODULES = (apart, averaging, proximal, zeroth)
 NETWORK = Network((64,), (Dense(10), ReLU()), 10)
 STEPS: dict[str, tuple[Any, str, str]] = {
     "reading the rows": (PFedACnnL, "_parse", "server"),
@@ -154,6 +160,26 @@ def test_another_slow_client_in_every_sum_is_waited_for_each_time(
     )
     assert seconds(account(problem)) == SUMS
     assert len(made) == SUMS * CLIENTS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_methods_are_counted_alike(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """All that clients compute, as if at the same time, and the server's average; no evaluation."""
+    clients, steps = 3, ((Model, "gradient"), (Model, "loss"), *((one, "batches") for one in METHOD_MODULES))
+    worked = [delayed(monkeypatch, clock, *step, lambda first, number: 1.0) for step in steps]
+    averages = [
+        delayed(monkeypatch, clock, module, "average", lambda first, number: 1000.0)
+        for module in (averaging, proximal)
+    ]
+    data = load("digits")
+    rows = clients_of(data, partition(data, "dirichlet:10", clients, 0))
+    settings = Settings(1, rate=0.1, steps=2, own_rate=0.1, own_steps=2)
+    last = METHODS[method](rows, linear(64, 10), settings, 0, lambda point: None).points[-1]
+    each = sum(map(len, worked)) / (1 if method == "centralized" else clients)
+    assert each >= 3
+    assert last.compute_seconds == each + 1000 * sum(map(len, averages))
 
 
 # ---- what the protocol alone costs ---------------------------------------------------------------
