@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from worlds.cohorts import Tap
+from worlds.rounding import half_a_unit
 
 from secure_afl.analytic.solve import solve
 from secure_afl.crypto.errors import CryptoError
@@ -274,8 +275,9 @@ def test_a_network_by_ckks_has_a_head_within_its_certificate(how: tuple[str, str
         np.testing.assert_allclose(mine, theirs, atol=0 if encoder == "seeded" else 1e-5)
         learner.install(known, mine)
     head = solve(learner.statistics(CONV.trained[-1]), ridge=1e-2).weights
-    on_grid = 2.0**-30 * head.size  # both heads are rounded to a grid, which no certificate is about
     away = np.linalg.norm(model.weights_[-1] - head)
+    # The model's head is rounded to a grid, which no certificate is about.
+    on_grid = half_a_unit(model.weights_[-1], CONV.trained[-1].limit) * np.sqrt(head.size)
     assert away <= model.certificate_.bound + on_grid
     assert model.certificate_.bound < 1e-6
 
@@ -310,7 +312,9 @@ def test_personal_models_by_ckks_are_those_of_masks_within_the_certificate(group
         PFedACnnL(DENSE, max_rows=16, groups=groups, aggregator=aggregator).fit(*rows)
         for aggregator in (using("ckks", release=release), using("mask"))
     )
-    bound = noisy.certificate_.bound + exact.certificate_.bound + 2.0**-30 * exact.weights_[-1].size
+    limit, size = DENSE.trained[-1].limit, exact.weights_[-1].size
+    on_grids = sum(half_a_unit(one.weights_[-1], limit) for one in (noisy, exact)) * np.sqrt(size)
+    bound = noisy.certificate_.bound + exact.certificate_.bound + on_grids
     assert 0 < bound < 1e-6
     assert np.linalg.norm(noisy.weights_[-1] - exact.weights_[-1]) <= bound
     assert {name: one.group for name, one in noisy.personal_.items()} == {

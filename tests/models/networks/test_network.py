@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from worlds.rounding import half_a_unit
 
 from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.errors import DataError, SolveError
@@ -79,8 +80,7 @@ def test_sums_with_weights_on_the_grid_are_exact(
     draws = np.random.default_rng(seed)
     weights = draws.normal(size=(inputs + 1, outputs)) * scale
     grid = on_weight_grid(weights, limit)
-    reach = np.abs(weights).sum(axis=0).max()
-    assert np.abs(grid - weights).max() <= 2.0**-35 * max(limit * reach, 1.0)
+    assert np.abs(grid - weights).max() <= half_a_unit(weights, limit)
     x = to_grid(torch.tensor(draws.uniform(-limit, limit, (6, inputs))))
     known = Trained(0, Dense(outputs), (inputs,), inputs, 1, outputs, float(limit))
     scores = apply_trained(x, known, torch.tensor(grid))
@@ -257,9 +257,11 @@ def test_random_features_follow_what_they_widen() -> None:
     st.booleans(),
     st.binary(min_size=32, max_size=32),
 )
+@example(5, 3, 6, True, bytes(31) + b"\x34")  # a mean of 1.9e-11
 def test_seeded_filters_are_alike_for_everybody_centred_and_of_one_norm(
     kernel: int, channels: int, outputs: int, contrast: bool, seed: bytes
 ) -> None:
+    """Centred but for rounding to the weights' grid."""
     layer = Conv(outputs, kernel, contrast=contrast)
     known = Network((channels, 7, 7), (layer, ReLU()), 3).trained[0]
     weights = seeded(known, seed)
@@ -272,7 +274,7 @@ def test_seeded_filters_are_alike_for_everybody_centred_and_of_one_norm(
     assert not weights[0].any()
     if kernel > 1:
         means = weights[1:].reshape(channels, kernel**2, outputs).mean(axis=1)
-        np.testing.assert_allclose(means, 0, atol=2.0**-36)  # the weights' grid
+        np.testing.assert_allclose(means, 0, atol=half_a_unit(weights, known.limit))
 
 
 @given(
@@ -280,11 +282,13 @@ def test_seeded_filters_are_alike_for_everybody_centred_and_of_one_norm(
     st.integers(0, 60),
     st.floats(0.1, 64.0),
 )
+@example([0], 57, 33.0)  # finer than the finest grid for that limit
 def test_weights_that_are_on_the_grid_are_exact(units: list[int], bits: int, limit: float) -> None:
+    """Tiny weights, too, have no finer grid than 2⁻⁶²·max(limit, 1), which is 2⁻⁵⁶ here."""
     units = [*units, 1]  # so that no fewer bits do
     weights = np.ldexp(np.array(units, np.float64)[:, None], -bits)
     largest = max(limit, 1.0) * sum(map(abs, units)) * 2**10  # |Σ h·w| in units of 2^-(10 + bits)
-    if largest <= 2**51 and np.abs(weights).sum() <= 2**30 and bits < 58:
+    if largest <= 2**51 and np.abs(weights).sum() <= 2**30 and bits <= 56:
         check_on_grid(weights, limit)
     elif largest >= 2**53:
         with pytest.raises(DataError, match=r"on the grid|too large"):
