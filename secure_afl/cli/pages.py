@@ -33,6 +33,17 @@ def svg(figure: Any) -> str:
     return text.getvalue()
 
 
+def logarithmic(panel: Any, *sides: str) -> None:
+    """Make axes of a panel, "x" or "y", logarithmic once all is drawn on it.
+
+    A measured figure may be 0 or below it: a clock's tick, memory that was given back. On a logarithmic axis such a
+    point is left out; an axis on which no point is above 0 stays linear.
+    """
+    for side in sides:
+        if getattr(panel, f"{side}axis").get_minpos() < float("inf"):
+            getattr(panel, f"set_{side}scale")("log", nonpositive="mask")
+
+
 def inline(kind: str, image: bytes) -> str:
     """A picture of a media type as what an `img` shows."""
     return f"data:{kind};base64,{b64encode(image).decode()}"

@@ -296,24 +296,28 @@ def plot(figures: dict[str, Any], file: Path) -> None:
     """A client's CPU and bytes against the number of clients, with the fitted line, and the server's memory by phase."""
     from matplotlib.figure import Figure
 
+    from secure_afl.cli.pages import logarithmic
+
     rows, law = figures["sizes"], figures["law"]
     n = np.array([row["clients"] for row in rows], dtype=np.float64)
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     seconds, traffic, memory = figure.subplots(1, 3)
-    seconds.semilogx(n, [1000 * row["client_seconds"] for row in rows], "o", label="measured")
+    seconds.plot(n, [1000 * row["client_seconds"] for row in rows], "o", label="measured")
     if law:
         along = np.geomspace(n[0], n[-1], 100)
         fitted = _terms(along) @ [law["base_s"], law["per_doubling_s"], law["per_client_s"]]
-        seconds.semilogx(along, 1000 * fitted, "-", label=f"a + b·log n + c·n, R² = {law['r2']:.3f}")
-    traffic.semilogx(n, [row["client_bytes_up"] / 1000 for row in rows], "o-", label="up")
-    traffic.semilogx(n, [row["client_bytes_down"] / 1000 for row in rows], "s-", label="down")
+        seconds.plot(along, 1000 * fitted, "-", label=f"a + b·log n + c·n, R² = {law['r2']:.3f}")
+    traffic.plot(n, [row["client_bytes_up"] / 1000 for row in rows], "o-", label="up")
+    traffic.plot(n, [row["client_bytes_down"] / 1000 for row in rows], "s-", label="down")
     for axes, what in ((seconds, "CPU ms of a client"), (traffic, "kB of a client")):
         axes.set(xlabel="clients", ylabel=what, ylim=(0, None))
+        logarithmic(axes, "x")
     for row in reversed(rows):
         taken = [size / 1e6 for size in row["server_memory"].values()]
-        memory.semilogy(list(row["server_memory"]), taken, "o-", label=f"{row['clients']:,} clients")
+        memory.plot(list(row["server_memory"]), taken, "o-", label=f"{row['clients']:,} clients")
     memory.set(xlabel="phase; the sum begins with collecting", ylabel="MB of the server")
     memory.tick_params(axis="x", rotation=20)
+    logarithmic(memory, "y")
     for axes in (seconds, traffic, memory):
         axes.grid(alpha=0.3)
     for axes in (seconds, traffic):

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from secure_afl.cli.pages import logarithmic
 from secure_afl.simulations.experiments.privacy import TRUST
 from secure_afl.simulations.experiments.problems import PROBLEMS
 
@@ -44,7 +45,7 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
                         ha="center",
                         fontsize="small",
                     )
-            panel.set_xscale("log")
+            logarithmic(panel, "x")
             panel.set_xlabel("training time, s (compute and network)")
             panel.set_title("each client's own model" if personal else "one model for all")
             panel.grid(alpha=0.3)

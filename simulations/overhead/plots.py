@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from secure_afl.cli.pages import svg
+from secure_afl.cli.pages import logarithmic, svg
 from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
 from secure_afl.simulations.overhead.grid import BACKENDS
 from secure_afl.simulations.overhead.laws import FORMS
@@ -33,10 +33,10 @@ _FREE = ("neighbours",)  # follows from the others
 def pictures(figures: Figures) -> dict[str, str]:
     """SVG by name: costs along each axis that has two points, and where they arise."""
     drawn = {}
-    for name, (along, axis, label, logarithmic) in _PICTURES.items():
+    for name, (along, axis, label, log_axes) in _PICTURES.items():
         lines = [line for base in figures["base"] for line in _lines(figures, base, along, axis)]
         if any(len(line["cells"]) > 1 for line in lines):
-            drawn[name] = _along(lines, axis, label, logarithmic)
+            drawn[name] = _along(lines, axis, label, log_axes)
     drawn["phases"] = _phases(figures)
     return drawn
 
@@ -60,7 +60,7 @@ def _lines(
     return lines
 
 
-def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmic: bool) -> str:
+def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, log_axes: bool) -> str:
     from matplotlib.figure import Figure  # slow to import
 
     parties = _parties([line["cells"][0] for line in lines])
@@ -76,11 +76,12 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, logarithmi
             for line in lines:
                 _draw(panel, line, axis, party, quantity, factor)
                 _draw_law(panel, line, axis, party, quantity, factor)
-            if logarithmic and panel.lines:
+            if log_axes and panel.lines:
                 _logarithmic(panel)
             else:
                 panel.set_ylim(bottom=0)
-                panel.locator_params(axis="x", integer=axis == "width")
+                if axis == "width":
+                    panel.locator_params(axis="x", integer=True)
             panel.grid(alpha=0.25, which="both", linewidth=0.5)
             panel.spines[["top", "right"]].set_visible(False)
             if row == 0:
@@ -107,7 +108,7 @@ def _logarithmic(panel: Any) -> None:
     """Both axes, the upright one over a factor of four at least, with numbers as people write them."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    panel.set(xscale="log", yscale="log")
+    logarithmic(panel, "x", "y")
     low, high = panel.get_ylim()
     widen = max(1.0, (4 * low / high) ** 0.5)
     panel.set_ylim(low / widen, high * widen)
