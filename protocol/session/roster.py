@@ -11,7 +11,7 @@ from secure_afl.crypto.identity import VERIFY_KEY_BYTES
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.session.errors import LocalProtocolError
 
-_NAME_LENGTH = 64
+LONGEST_NAME = 64  # letters
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Member:
     verify_key: bytes
 
     def __post_init__(self) -> None:
-        if not (0 < len(self.name) <= _NAME_LENGTH and self.name.isprintable()):
+        if not (0 < len(self.name) <= LONGEST_NAME and self.name.isprintable()):
             raise LocalProtocolError(
-                f"expected a printable name of 1 to {_NAME_LENGTH} letters, got {self.name!r}"
+                f"expected a printable name of 1 to {LONGEST_NAME} letters, got {self.name!r}"
             )
         if len(self.verify_key) != VERIFY_KEY_BYTES:
             raise LocalProtocolError(
@@ -50,7 +50,7 @@ class Roster:
             for value in values:
                 if value in seen:
                     raise LocalProtocolError(
-                        f"the {what} {value[:_NAME_LENGTH]} is registered twice in the roster"
+                        f"the {what} {value[:LONGEST_NAME]} is registered twice in the roster"
                     )
                 seen.add(value)
 

@@ -12,13 +12,13 @@
 Nothing here comes from the server but the model.
 """
 
-import csv
 import os
 import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -36,13 +36,24 @@ from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
+from secure_afl.tables.faults import TableError, refuse
+from secure_afl.tables.form import Form
+
+if TYPE_CHECKING:
+    from secure_afl.tables.cells import Cells
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A site's data set. table: of its CSV file, in the folder or elsewhere; name: what the ledger knows it by."""
+    """A site's data set. table: its file, in the folder or elsewhere; name: what the ledger knows it by; the others
+    say how the table is written, see `tables.reading.Form`.
+    """
 
     table: str
     name: str
+    separator: str = ""
+    decimal: str = "."
+    encoding: str = "utf-8"
+    sheet: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,28 @@ class Folder:
             raise FileError(f"{at}: {error}") from None
 
     def data(self, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], str]:
-        """The site's rows, their labels, and the data set's name. Raises `FileError`, which quotes no row."""
+        """The site's rows, their labels, and the data set's name.
+
+        Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
+        """
         at = self.path / "data.toml"
         try:
             data = msgspec.convert(whole.load_toml(whole.read_text(at)), Data)
         except (msgspec.ValidationError, FileError) as error:
             raise FileError(f"{at}: {error}") from None
-        X, y = _table(self.path / data.table, study)
+        from secure_afl.tables import reading  # pyarrow, which a server does not need
+
+        table = self.path / data.table
+        try:
+            form = Form(data.separator, data.decimal, data.encoding, data.sheet)
+            X, y = _rows(reading.read(table, form, name=str(table)), study)
+        except TableError as error:
+            refused = FileError(error.public)
+            for line in error.private:
+                refused.add_note(line)
+            raise refused from None
+        except DataError as error:
+            raise FileError(str(error)) from None
         return X, y, data.name
 
     def endpoint(self) -> Endpoint:
@@ -166,26 +192,18 @@ def _solved(
     return weights(plan, total, entry_error, survivors)
 
 
-def _table(path: Path, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
-    """Features and labels of a CSV file with a header."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or ()
-            if missing := [name for name in (*study.features, study.label) if name not in header]:
-                raise FileError(
-                    f"{path}: expected the column {missing[0]!r} of the study, got none of that name"
-                )
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"{path}: expected a CSV table in UTF-8: {type(error).__name__}") from None
-    X = np.empty((len(rows), len(study.features)))
-    for at, row in enumerate(rows):
-        for column, name in enumerate(study.features):
-            try:
-                X[at, column] = float(row[name])
-            except (TypeError, ValueError):
-                raise FileError(
-                    f"{path}: expected a number in row {at + 1}, column {name!r}, got something else"
-                ) from None
-    return X, np.asarray([row[study.label] or "" for row in rows], dtype=np.str_)
+def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
+    """Features and labels, as the study has them. Raises `DataError`."""
+    from secure_afl.tables.cells import is_any
+
+    for name in (*study.features, study.label):
+        cells.column(name)  # a missing column first: it often explains the rest
+    X = np.empty((cells.rows, len(study.features)))
+    faults = []
+    for at, name in enumerate(study.features):
+        X[:, at] = cells.numbers(name)
+        faults += cells.faults(name, np.isnan(X[:, at]), "a finite number")
+    known = is_any(cells.column(study.label), study.classes)
+    faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
+    refuse(cells.source, faults)
+    return X, np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)

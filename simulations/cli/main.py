@@ -29,10 +29,11 @@ from secure_afl.simulations.cli.attack import attack
 from secure_afl.simulations.cli.experiment import experiment
 from secure_afl.simulations.cli.flower import flower
 from secure_afl.simulations.cli.overhead import overhead
-from secure_afl.simulations.data.dataset import load
+from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import default_spec, partition
 from secure_afl.simulations.study.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, middle, run
 from secure_afl.sums import encrypted
+from secure_afl.tables.form import Form
 
 app = typer.Typer(
     help="Learn one model from several parties' data; only masked sums leave a party.",
@@ -59,12 +60,18 @@ def run_command(
         str,
         typer.Option(
             help="heart (four hospitals), mnist5k, digits, synthetic or synthetic:A,B (drawn with --seed), the path "
-            "of a .csv or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, or flwr:NAME "
+            "of a table (.csv, .parquet, .xlsx) or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, or flwr:NAME "
             "(images of the Hugging Face Hub or of a folder of parquet files)."
         ),
     ] = "heart",
     site_column: Annotated[str, typer.Option(help="Column of a file that names each row's site.")] = "site",
     label_column: Annotated[str, typer.Option(help="Column of a file that holds the labels.")] = "label",
+    separator: Annotated[
+        str, typer.Option(help="Of a text file; default the only one of , ; | and tab in its header.")
+    ] = "",
+    decimal: Annotated[str, typer.Option(help="The decimal sign in numbers of a text file, . or ,")] = ".",
+    encoding: Annotated[str, typer.Option(help="Of a text file, such as windows-1252.")] = "utf-8",
+    sheet: Annotated[str, typer.Option(help="Of an Excel file; default its only one.")] = "",
     clients: Annotated[
         int | None,
         typer.Option(help="How many clients to divide the rows among; default 10, or all sites.", min=1),
@@ -232,7 +239,9 @@ def run_command(
             )
         check_writable(json_file)
         check_writable(html, "--html")
-        source = load(data, seed=seed, site_column=site_column, label_column=label_column)
+        form = Form(separator.replace("\\t", "\t"), decimal, encoding, sheet)
+        source = load(data, seed=seed, site_column=site_column, label_column=label_column, form=form)
+        _print_columns(source)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
         settings = Settings(
             model=model,
@@ -359,7 +368,22 @@ def bench_homomorphic_command(
 
 # ---- what is printed -----------------------------------------------------------------------------
 
+_MOST_COLUMNS = 40
 _IDENTICAL = {True: "[green]equal, bit for bit[/]", False: "[bold red]DIFFERENT[/]"}
+
+
+def _print_columns(source: Dataset) -> None:
+    """What is learned from, before anything is."""
+    if not source.about:
+        return
+    shown = terminal.table(
+        f"{escape(source.name)}: columns", ("column", "kind", "values", "missing"), names=3
+    )
+    for name, kind, values, missing in source.about[:_MOST_COLUMNS]:
+        shown.add_row(escape(name), kind, escape(values), f"{missing:.1%}" if missing else "–")
+    if len(source.about) > _MOST_COLUMNS:
+        shown.add_row(f"… and {len(source.about) - _MOST_COLUMNS} more", *[""] * 3)
+    console.print(shown)
 
 
 def _identical(figures: dict[str, Any]) -> str:

@@ -1,26 +1,40 @@
 """Data sets, each on a scale that the parties of a federation can agree on before anyone looks at a row."""
 
-import csv
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_afl.errors import DataError
+from secure_afl.protocol.session.roster import LONGEST_NAME
 from secure_afl.simulations.data import hub, image_files, synthetic
+from secure_afl.tables.faults import enumerated, refuse
+from secure_afl.tables.form import ENDINGS, Form
+
+if TYPE_CHECKING:
+    from secure_afl.tables.cells import Cells
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _FOLDER = Path(__file__).parent / "files"
 _BUILT_IN = ("heart", "mnist5k", "digits")
 _READ_FROM_FILE = "scale: powers of two read from this file; in a real federation agree on them beforehand"
-_MAX_WORDS = 64  # more different words than this in one column look like names or identifiers
+
+
+class About(NamedTuple):
+    """What is known of a column before anything is learned. missing: the share of its rows without a value."""
+
+    name: str
+    kind: str
+    values: str
+    missing: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +46,7 @@ class Dataset:
     euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
     from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
+    about: the columns of the table that the features are made of; empty for images.
     """
 
     name: str
@@ -44,6 +59,7 @@ class Dataset:
     note: str
     shape: tuple[int, ...]
     from_rows: bool = False
+    about: tuple[About, ...] = ()
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
@@ -68,25 +84,33 @@ class Dataset:
 class _Rows(NamedTuple):
     """What a source gives. X: float64 on its scale. table: the columns to pick label and site from.
 
-    square: bound on the squared norm of a row; 0 where every value may add 1. from_rows: see `Dataset`.
+    square: bound on the squared norm of a row; 0 where every value may add 1. from_rows, about: see `Dataset`.
     """
 
     X: Floats
     features: list[str]
     shape: tuple[int, ...]
-    table: dict[str, Any]
+    table: "dict[str, Any] | Cells"
     note: str
     square: int = 0
     from_rows: bool = False
+    about: tuple[About, ...] = ()
 
 
-def load(source: str, *, seed: int = 0, site_column: str = "site", label_column: str = "label") -> Dataset:
+def load(
+    source: str,
+    *,
+    seed: int = 0,
+    site_column: str = "site",
+    label_column: str = "label",
+    form: Form | None = None,
+) -> Dataset:
     """Load what `source` names; DataError says what does not fit.
 
     `heart`, `mnist5k`, `digits`: built in, see files/README.md. `synthetic`, `synthetic:A,B`:
     Synthetic(A, B), by default (0.5, 0.5), drawn with `seed`, which nothing else here uses.
-    .csv: a header, then rows. Columns of numbers stay numbers, columns of words become one-hot; empty cells,
-    NaN and mixtures are refused. .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels,
+    A table (.csv, .parquet, .xlsx, …, see `tables.reading`; form: how it is written): a header, then rows. Columns of
+    numbers stay numbers, columns of words become one-hot; whatever is in doubt is refused. .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels,
     height, width) are images, the rest is flattened; `y` will do for `label`.
     A folder: the published files of MNIST, Fashion-MNIST or CIFAR-10, training and test rows together.
     `flwr:NAME`: images of the Hugging Face Hub or of a folder of parquet files, all splits together.
@@ -110,29 +134,45 @@ def load(source: str, *, seed: int = 0, site_column: str = "site", label_column:
     elif path.is_dir():
         images, labels = image_files.read(path)
         rows = _images(images, 255, {"label": labels}, "training and test rows pooled")
-    elif path.is_file() and suffix in (".csv", ".npz"):
-        rows = _csv(path, site_column, label_column) if suffix == ".csv" else _npz(path)
+    elif path.is_file() and suffix == ".npz":
+        rows = _npz(path)
+    elif path.is_file() and suffix in ENDINGS:
+        rows = _file(path, form, site_column, label_column)
     else:
-        known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME"
-        raise DataError(f"no data {source!r}: give {known}, a folder or an existing .csv or .npz file")
-    labels = _names(path, rows.table, label_column)
-    has_site = site_column in rows.table or site_column != "site"
-    site = _names(path, rows.table, site_column, keep=True).astype(np.str_) if has_site else None
-    values, y = np.unique(labels, return_inverse=True)
+        known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME, a folder or an existing file"
+        raise DataError(f"no data {source!r}: give {known} (.npz, {', '.join(ENDINGS)})")
+    y, classes, site = _picked(path, rows.table, label_column, site_column)
     # Rounded up, so that the bound still holds after somebody squares it.
     row_norm = math.nextafter(math.sqrt(rows.square or len(rows.features)), math.inf)
     return Dataset(
         path.name,
         rows.X,
-        y.astype(np.int64),
+        y,
         site,
-        tuple(map(str, values)),
+        classes,
         tuple(rows.features),
         row_norm,
         rows.note,
         rows.shape,
         rows.from_rows,
+        rows.about,
     )
+
+
+def _picked(
+    path: Path, table: "dict[str, Any] | Cells", label: str, site: str
+) -> tuple[Ints, tuple[str, ...], NDArray[np.str_] | None]:
+    """Each row's class, the classes, and each row's site where there are sites."""
+    columns = table if isinstance(table, dict) else table.columns
+    has_site = site in columns or site != "site"
+    if isinstance(table, dict):
+        values, y = np.unique(_names(path, table, label), return_inverse=True)
+        held = _names(path, table, site, keep=True).astype(np.str_) if has_site else None
+        return y.astype(np.int64), tuple(map(str, values)), held
+    from secure_afl.tables import inferred
+
+    y, classes = inferred.labels(table, label)
+    return y, classes, inferred.sites(table, site, LONGEST_NAME) if has_site else None
 
 
 # The schema of UCI Heart Disease. Numbers: low, high, then the cells that mean "not recorded"; low..high becomes
@@ -156,13 +196,39 @@ _HEART: dict[str, tuple[Any, ...]] = {
 
 
 def _heart() -> _Rows:
-    rows = _csv(_FOLDER / "heart_disease_uci.csv", "", "", _HEART)
-    sick = np.where(np.array(rows.table["num"]) == "0", "absent", "present")
-    table = {"site": rows.table["dataset"], "label": sick}  # id 304 looks Hungarian and stays, see the README
+    from secure_afl.tables import reading
+    from secure_afl.tables.cells import is_any, to_levels
+
+    cells = reading.read(_FOLDER / "heart_disease_uci.csv")
+    columns: dict[str, Floats] = {}
+    faults, about = [], []
+    for name, kind in _HEART.items():
+        text = cells.column(name)
+        missing = is_any(text, [code for code in kind if isinstance(code, str)])
+        if isinstance(kind[0], str):
+            faults += cells.faults(name, ~missing, f"one of {', '.join(map(repr, kind))}")
+            columns |= _one_hot(name, to_levels(text, kind), kind)
+            about.append(About(name, "words", ", ".join(word or "(empty)" for word in kind)))
+            continue
+        low, high, *codes = kind
+        numbers = cells.numbers(name)
+        faults += cells.faults(name, ~(missing | ((low <= numbers) & (numbers <= high))), f"{low} to {high}")
+        scaled = (numbers - (low + high) / 2) / ((high - low) / 2)
+        columns[name] = np.where(missing, 0.0, scaled)
+        if codes:
+            columns[f"{name}="] = missing.astype(np.float64)
+        about.append(About(name, "numbers", f"{low} to {high}", float(missing.mean())))
+    refuse(cells.source, faults)
+    X = np.column_stack(list(columns.values()))
+    table = {
+        "site": cells.column("dataset").to_numpy(),  # id 304 looks Hungarian and stays, see the README
+        "label": np.where(is_any(cells.column("num"), ["0"]), "absent", "present"),
+    }
+    table = {name: values.astype(np.str_) for name, values in table.items()}
     note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
     # A number and its flag exclude each other, and so do the words of a column: each column of the schema
     # adds at most 1 to the squared norm.
-    return rows._replace(table=table, note=note, square=len(_HEART))
+    return _Rows(X, list(columns), X.shape[1:], table, note, square=len(_HEART), about=tuple(about))
 
 
 def _mnist5k() -> _Rows:
@@ -194,16 +260,36 @@ def _numbered(X: Floats) -> list[str]:
     return [f"x{i}" for i in range(X.shape[1])]
 
 
-def _csv(path: Path, site: str, label: str, schema: dict[str, tuple[Any, ...]] | None = None) -> _Rows:
-    table = _table(path)
+def _file(path: Path, form: Form | None, site: str, label: str) -> _Rows:
+    """A table that no codebook describes: its scale is read from its rows."""
+    from secure_afl.tables import inferred, reading
+    from secure_afl.tables.cells import to_levels
+
+    cells = reading.read(path, form)
+    if not cells.rows:
+        raise DataError(f"{path.name}: expected a header and then one line a row, got no rows")
     columns: dict[str, Floats] = {}
-    for name in schema or [name for name in table if name not in (site, label)]:
-        kind = schema[name] if schema else _infer(path, name, table[name])
-        columns |= _encode(path, name, table[name], kind)
+    about = []
+    for name in cells.columns:
+        if name in (site, label):
+            continue
+        kind = inferred.column(cells, name)
+        if isinstance(kind[0], str):
+            columns |= _one_hot(name, to_levels(cells.column(name), kind), kind)
+            about.append(About(name, "words", f"{len(kind)}: {enumerated(map(str, kind))}"))
+        else:
+            numbers = cells.numbers(name)
+            columns[name] = numbers / _power(numbers)
+            about.append(About(name, "numbers", "{:g} to {:g}".format(*kind)))
     if not columns:
-        raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(table)}")
+        raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(cells.columns)}")
     X = np.column_stack(list(columns.values()))
-    return _Rows(X, list(columns), X.shape[1:], dict(table), _READ_FROM_FILE, from_rows=schema is None)
+    note = f"{cells.form}; {_READ_FROM_FILE}"
+    return _Rows(X, list(columns), X.shape[1:], cells, note, from_rows=True, about=tuple(about))
+
+
+def _one_hot(name: str, places: Ints, levels: Sequence[Any]) -> dict[str, Floats]:
+    return {f"{name}={level}": (places == at).astype(np.float64) for at, level in enumerate(levels)}
 
 
 def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:
@@ -221,37 +307,6 @@ def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> 
     return values
 
 
-def _infer(path: Path, name: str, cells: list[str]) -> tuple[Any, ...]:
-    """The kind of a column that no schema describes; refuses whatever is not all numbers or all words."""
-    numbers = np.array([_number(cell) for cell in cells])
-    words = np.isnan(numbers)
-    for row, cell in enumerate(cells):
-        # One "n/a" must not turn a column of numbers into words, and no power of two may overflow.
-        if cell.lower() in ("", "nan") or abs(numbers[row]) > 1e300 or (words[row] and not words.all()):
-            raise _bad_cell(path, name, row, cell, "a finite number or a word, the same in every row")
-    if not words.all():
-        return (-_power(numbers), _power(numbers))
-    if len(vocabulary := sorted(set(cells))) > _MAX_WORDS:
-        many = f"{len(vocabulary)} different words, it looks like an identifier: leave it out"
-        raise DataError(f"{path.name}, column {name!r}: {many}")
-    return tuple(vocabulary)
-
-
-def _encode(path: Path, name: str, cells: list[str], kind: tuple[Any, ...]) -> dict[str, Floats]:
-    if isinstance(kind[0], str):
-        for row, cell in enumerate(cells):
-            if cell not in kind:
-                raise _bad_cell(path, name, row, cell, f"one of {', '.join(map(repr, kind))}")
-        return {f"{name}={word}": np.array([cell == word for cell in cells], np.float64) for word in kind}
-    low, high, *missing = kind
-    for row, cell in enumerate(cells):
-        if cell not in missing and not low <= _number(cell) <= high:
-            raise _bad_cell(path, name, row, cell, f"{low} to {high}")
-    numbers = np.array([math.nan if cell in missing else _number(cell) for cell in cells])
-    scaled = np.nan_to_num((numbers - (low + high) / 2) / ((high - low) / 2))
-    return {name: scaled} | ({f"{name}=": np.isnan(numbers).astype(np.float64)} if missing else {})
-
-
 def _power(values: Floats) -> Any:
     """Per column the smallest power of two that covers it: dividing by it costs no digit and can be undone."""
     fraction, exponent = np.frexp(np.abs(values).max(axis=0))
@@ -259,11 +314,19 @@ def _power(values: Floats) -> Any:
 
 
 def _npz(path: Path) -> _Rows:
+    expected = f"{path.name} is not an .npz file of plain arrays, as numpy.savez writes it"
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            single = file.read(6) == b"\x93NUMPY"
+        got = "one array, as numpy.save writes it" if single else "something else"
+        raise DataError(f"{expected}: got {got}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # pickles run code
             table: dict[str, NDArray[Any]] = dict(arrays)
-    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path.name} is not an .npz file of plain arrays: {error}") from None
+    except ValueError:
+        raise DataError(f"{expected}: got arrays of Python objects; store numbers and words") from None
+    except (OSError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{expected}: got a broken one ({type(error).__name__})") from None
     table = {"label": table["y"], **table} if "y" in table else table
     X = table["X"] if "X" in table else table.get("x", np.empty(0))
     if X.dtype.kind not in "biuf" or X.ndim == 0 or not len(X):
@@ -273,24 +336,6 @@ def _npz(path: Path) -> _Rows:
     for row, column in np.argwhere(~(np.abs(X) <= 1e300))[:1]:
         raise _bad_cell(path, f"x{column}", row, str(X[row, column]), "a finite number")
     return _Rows(X / _power(X), _numbered(X), image or X.shape[1:], table, _READ_FROM_FILE, from_rows=True)
-
-
-def _table(path: Path) -> dict[str, list[str]]:
-    """The stripped cells of a CSV file, by column; empty lines do not count."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name} is not a CSV file in UTF-8: {error}") from None
-    if len(lines) < 2:
-        raise DataError(f"{path.name}: no rows; a header and then one line a row are expected")
-    header, *rows = lines
-    if len(set(header) - {""}) < len(header):
-        raise DataError(f"{path.name}: every column needs a name of its own, the header is {header}")
-    for row, cells in enumerate(rows, 1):
-        if len(cells) != len(header):
-            raise DataError(f"{path.name}, data row {row}: {len(cells)} cells, the header has {len(header)}")
-    return {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
 
 
 def _bad_cell(path: Path, column: str, row: int, cell: str, expected: str) -> DataError:

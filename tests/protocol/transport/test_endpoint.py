@@ -694,9 +694,9 @@ def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
         ("study.toml", "max_rows", "release = 'sum'\nmax_rows", "no key holders"),
         ("study.toml", "[ridge]", "[privacy]\nepsilon = 0.0\ndelta = 0.1\n[ridge]", "epsilon from 2^-20"),
         ("study.toml", "[ridge]", "[privacy]\nepsilon = 1.0\n[ridge]", "missing required field `delta`"),
-        ("data.toml", "rows.csv", "other.csv", "expected a CSV table"),
-        ("rows.csv", "id,a,b", "id,a,x", "expected the column 'b'"),
-        ("rows.csv", "0,", "0,x", "expected a number in row 1, column 'a'"),
+        ("data.toml", "rows.csv", "other.csv", "expected a header and then one line a row, got no file"),
+        ("rows.csv", "id,a,b", "id,a,x", "expected a column 'b', there are 'id'"),
+        ("rows.csv", "0,", "0,x", "column 'a', data row 1: expected a finite number"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path, name: str, old: str, new: str, fault: str) -> None:
@@ -706,6 +706,19 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path, name: str, old: str, 
     with pytest.raises(FileError, match=re.escape(fault)) as refused:
         _read(Folder(federation.folders[0]))
     assert str(tmp_path) in str(refused.value)
+
+
+def test_cells_are_quoted_to_their_owner_and_never_in_a_text_that_is_logged(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    table = federation.folders[0] / "rows.csv"
+    table.write_text(table.read_text() + "13,Mrs Miller,0,0,no\n14,0,0,Mr Jones,never\n")
+    with pytest.raises(FileError) as refused:
+        _read(Folder(federation.folders[0]))
+    text, notes = str(refused.value), "\n".join(refused.value.__notes__)
+    for column, row, cell in (("a", 13, "Mrs Miller"), ("c", 14, "Mr Jones"), ("sick", 14, "never")):
+        assert f"column '{column}', data row {row}" in text
+        assert f"column '{column}', data row {row}: '{cell}', expected" in notes
+        assert cell not in text
 
 
 def test_the_studies_of_the_documents_are_read() -> None:

@@ -15,6 +15,7 @@ from secure_afl.simulations.data import dataset as data_module
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import partition
 from secure_afl.simulations.study.run import network_for
+from secure_afl.tables.faults import TableError
 
 
 def written(path: Path, text: str) -> str:
@@ -153,24 +154,40 @@ def test_csv_other_columns_and_numeric_labels_in_numeric_order(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no rows; a header and then"),
-        ("x,label\n", "no rows; a header and then"),
-        ("x,y\n1,2\n", "no column 'label', there are x, y"),
+        ("", "expected a header and then one line a row, got an empty file"),
+        ("x,label\n", "got no rows"),
+        ("x,y\n1,2\n", "expected a column 'label', there are 'x', 'y'"),
         ("x,label\n1,a\n2,a\n", "every row has the label 'a': nothing to learn"),
-        ("x,label\n1,a\nnan,b\n", "column 'x', data row 2: 'nan'"),
+        ("x,label\n1,a\nnan,b\n", "column 'x', data row 2: 'nan', expected a value in every row"),
         ("x,label\n1,a\n-inf,b\n", "column 'x', data row 2: '-inf', expected a finite number"),
         ("x,label\n1,a\n,b\n", "column 'x', data row 2: ''"),
-        ("x,label\n1,a\n12a,b\n", "column 'x', data row 2: '12a'"),
+        ("x,label\n1,a\n12a,b\n", "column 'x', data row 2: '12a', expected a finite number as in the other"),
+        ("x,label\nred,a\n12,b\nred,a\n", "column 'x', data row 2: '12', expected a word as in the other"),
         ("x,label\nred,a\n,b\n", "column 'x', data row 2: ''"),
-        ("x,label\n1,a\n2,\n", "column 'label', data row 2: '', expected a name or a whole number"),
+        ("x,label\nred,a\nN/A,b\n?,a\n", r"column 'x', data rows 2, 3: 'N/A', '\?', expected a value"),
+        ("x,label\n1,a\n2,\n", "column 'label', data row 2: '', expected a value in every row"),
         ("x,label\n1,a\n2,NaN\n", "column 'label', data row 2: 'NaN'"),
-        ("x,label\n1,0.5\n2,1\n", "column 'label', data row 1: '0.5', expected a name or a whole number"),
+        ("x,label\n1,a\n2,?\n", r"column 'label', data row 2: '\?'"),
+        ("x,label\n1,a\n2,1\n3,b\n", "column 'label', data row 2: '1', expected a word as in the other"),
+        ("x,label\n1,0.5\n2,1\n", "'label', data row 1: '0.5', expected a word or a whole number as label"),
         ("x,label,site\n1,a,A\n2,b,\n", "column 'site', data row 2: ''"),
-        ("x,label\n1,a\n2,b,c\n", "data row 2: 3 cells, the header has 2"),
-        ("x,x,label\n1,1,a\n2,2,b\n", "every column needs a name of its own, the header is .*'x', 'x'"),
-        (",label\n1,a\n2,b\n", "every column needs a name of its own"),
+        (f"x,label,site\n1,a,{65 * 'A'}\n2,b,B\n", "'site', data row 1: 'A*…', expected a printable name of"),
+        ("x,label\n45%,a\n50%,b\n", "data rows 1, 2: '45%', '50%', expected a number.*without the sign"),
+        ('x,label\n"1,045",a\n"1,050",b\n', "'1,045', '1,050', expected a number.*separates thousands"),
+        ("x,label\n12/05/2020,a\n13/05/2020,b\n", "'12/05/2020', '13/05/2020', expected a number or a word"),
+        ("x,label\n54 kg,a\n60 kg,b\n", "'54 kg', '60 kg', expected a number or a word"),
+        ("x,label\n007,a\n12,b\n", "data row 1: '007', expected a number without zeros before it"),
+        ("x,label\n54,a\n-999,b\n60,a\n31,b\n", "data row 2: '-999'.*a mark for a missing value"),
+        ("x,label\n1,a\n2,b\n99,a\n4,b\n", "data row 3: '99', expected a number near the others"),
+        ("x,label\n1,a\n2,b,c\n", "data row 2: 3 cells, expected 2 as in the header"),
+        ("x,x,label\n1,1,a\n2,2,b\n", "the header has 'x' more than once"),
+        (",label\n1,a\n2,b\n", "expected a name for every column"),
         ("label\na\nb\n", "no columns to learn from, there are label"),
-        ('x,label\n"1,a\n', "is not a CSV file in UTF-8"),
+        ('x,label\n"1,a\n', "expected a quote at the end of a cell"),
+        (
+            "x,label\n" + "".join(f"{i},{i}\n" for i in range(30)),
+            "column 'label': 30 different labels in 30 rows; a number to predict, and no class",
+        ),
         (
             "x,label\n" + "".join(f"id-{i},{i % 2}\n" for i in range(65)),
             "column 'x': 65 different words, it looks like an identifier",
@@ -182,10 +199,20 @@ def test_csv_refusals(text: str, message: str, tmp_path: Path) -> None:
         load(written(tmp_path / "bad.csv", text))
 
 
-def test_csv_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"x,label\n\xff,a\n")
-    with pytest.raises(DataError, match=r"a\.csv is not a CSV file in UTF-8"):
-        load(str(tmp_path / "a.csv"))
+@pytest.mark.parametrize(
+    "cells", ["1st 2nd 3rd", "12A 13B 14A", "none some none", "0 99 50", "-1 0 1", "1e3 2e3 5", "0.5 0 1"]
+)
+def test_words_and_numbers_that_mean_themselves_are_not_refused(cells: str, tmp_path: Path) -> None:
+    rows = "".join(f"{cell},{at % 2}\n" for at, cell in enumerate(cells.split()))
+    assert len(load(written(tmp_path / "a.csv", f"x,label\n{rows}")).y) == 3
+
+
+def test_every_bad_cell_is_named_by_its_data_row(tmp_path: Path) -> None:
+    rows = ["a,1,0"] * 5 + ["a,?,1"] + ["a,1,0"] * 5 + ["a,n/a,1", "a,?,0"]
+    with pytest.raises(TableError) as caught:
+        load(written(tmp_path / "a.csv", "\n".join(["c,x,label", *rows])))
+    assert caught.value.faults[0].cells == {"?": [6, 13], "n/a": [12]}
+    assert caught.value.faults[0].rows == [6, 12, 13]
 
 
 @given(
@@ -312,13 +339,11 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:
-    known = (
-        r"give heart, mnist5k, digits, synthetic\[:A,B\], flwr:NAME, a folder or an existing \.csv or \.npz"
-    )
+    known = r"give heart, mnist5k, digits, synthetic\[:A,B\], flwr:NAME, a folder or an existing file \(\.npz, \.csv"
     for source in (
         "iris",
         str(tmp_path / "absent.csv"),
-        written(tmp_path / "a.txt", "x"),
+        written(tmp_path / "a.doc", "x"),
         str(tmp_path / "no"),
     ):
         with pytest.raises(DataError, match=known):

@@ -1,0 +1,1 @@
+"""Tables: reading them as text, the codebook that says what their columns mean, and encoding."""

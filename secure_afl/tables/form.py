@@ -1,0 +1,37 @@
+"""How a table is written, where its file does not tell."""
+
+import msgspec
+
+from secure_afl.errors import DataError
+
+TEXT = (".csv", ".tsv", ".txt")
+EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
+ENDINGS = (*TEXT, ".parquet", *EXCEL)
+"""Of the files that are read as tables."""
+
+
+class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a table is written. Raises `DataError`.
+
+    separator: of a CSV file; empty finds it in the header. decimal: the sign in numbers, "." or ",". encoding: of a
+    CSV file. sheet: of an Excel file; empty is its only one.
+    """
+
+    separator: str = ""
+    decimal: str = "."
+    encoding: str = "utf-8"
+    sheet: str = ""
+
+    def __post_init__(self) -> None:
+        if self.decimal not in (".", ","):
+            raise DataError(f"expected the decimal sign as '.' or ',', got {self.decimal!r}")
+        if len(self.separator) > 1 or self.separator in ('"', "\n", "\r", "."):
+            raise DataError(f"expected one character as separator, got {self.separator!r}")
+        if self.separator == self.decimal:
+            raise DataError("expected a separator other than the decimal sign, got ',' for both")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise DataError(
+                f"expected an encoding such as utf-8 or windows-1252, got {self.encoding!r}"
+            ) from None

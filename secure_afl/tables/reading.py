@@ -1,0 +1,127 @@
+"""One reader for every table: on the command line, in a simulation, at a deployed site.
+
+Cells come as text and mean nothing yet. Whatever would make a cell stand in another row or column, or under another
+name, is refused: rows of other lengths, headers that are empty or there twice, quotes that do not end a cell.
+Data rows count from 1, without the header and without empty lines.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from secure_afl.errors import DataError
+from secure_afl.tables.cells import Cells, Column, made
+from secure_afl.tables.faults import enumerated
+from secure_afl.tables.form import ENDINGS, EXCEL, TEXT, Form
+
+
+def read(path: Path, form: Form | None = None, *, name: str = "") -> Cells:
+    """All cells of a table file: .csv, .tsv, .txt, .parquet, .xlsx, .xls, .xlsb, .ods.
+
+    name: what errors call it, by default the file's name. Raises `DataError`, and `TableError` for rows.
+    """
+    name = name or path.name
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{name}: expected a file with the ending {', '.join(ENDINGS)}")
+    try:
+        return reader(path, form or Form(), name)
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def _delimited(path: Path, form: Form, name: str) -> Cells:
+    from secure_afl.tables import delimited
+
+    return delimited.read(path, form, name)
+
+
+def _parquet(path: Path, form: Form, name: str) -> Cells:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{name}: expected a Parquet file, got something else: {str(error)[:100]}") from None
+    texts = [_text(name, field, table.column(at)) for at, field in enumerate(table.schema)]
+    return made(name, table.schema.names, texts, table.num_rows, "Parquet", ".")
+
+
+def _text(name: str, field: Any, column: Any) -> Column:
+    """A typed column as text; a cell without a value is empty."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if pa.types.is_floating(kind):
+        column = pc.cast(column, pa.float64())  # of a float32 all digits
+    elif not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_temporal(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise DataError(
+            f"{name}, column {field.name!r}: expected text, numbers, dates or yes/no, got {field.type}"
+        )
+    try:
+        return pc.fill_null(pc.cast(column, pa.string()), "")
+    except pa.ArrowException:
+        raise DataError(f"{name}, column {field.name!r}: {field.type} cannot be written as text") from None
+
+
+def _excel(path: Path, form: Form, name: str) -> Cells:
+    try:
+        import python_calamine
+    except ImportError:
+        raise DataError(f"{name}: Excel files need a package: pip install 'secure-afl[excel]'") from None
+    try:
+        with python_calamine.CalamineWorkbook.from_path(path) as book:
+            sheets = book.sheet_names
+            if form.sheet not in sheets and (form.sheet or len(sheets) != 1):
+                asked = f"the sheet {form.sheet!r}" if form.sheet else "a sheet by name"
+                raise DataError(f"{name}: expected {asked}, there are {enumerated(map(repr, sheets), 10)}")
+            sheet = form.sheet or sheets[0]
+            lines = book.get_sheet_by_name(sheet).to_python()
+    except (python_calamine.CalamineError, python_calamine.PasswordError) as error:
+        raise DataError(
+            f"{name}: expected an Excel file without a password, got something else: {str(error)[:100]}"
+        ) from None
+    return from_lines(name, lines, f"Excel, sheet {sheet!r}")
+
+
+def from_lines(name: str, lines: Sequence[Sequence[Any]], form: str) -> Cells:
+    """A table of values in lines of one length, the header first; empty lines do not count."""
+    import pyarrow as pa
+
+    rows = [texts for line in lines if any(texts := [as_text(cell) for cell in line])]
+    if not rows:
+        raise DataError(f"{name}: expected a header and then one line a row, got nothing")
+    header, *rows = rows
+    columns = [pa.chunked_array([pa.array(column, pa.string())]) for column in zip(*rows, strict=True)]
+    return made(name, header, columns, len(rows), form, ".")
+
+
+def as_text(value: Any) -> str:
+    """A value of a sheet or of a database as text: whole numbers without a point, dates as ISO 8601 has them."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    return str(value).strip()
+
+
+READERS: dict[str, Callable[[Path, Form, str], Cells]] = {
+    **dict.fromkeys(TEXT, _delimited),
+    ".parquet": _parquet,
+    **dict.fromkeys(EXCEL, _excel),
+}
+"""By the ending of a file's name."""
