@@ -18,7 +18,7 @@ from secure_afl.analytic.solve import Certificate, solve
 from secure_afl.analytic.statistics import Matrix, PublicBounds, SufficientStatistics, gamma
 from secure_afl.errors import SolveError
 
-HEART = Path(__file__).parents[2] / "simulations" / "datasets" / "heart_disease_uci.csv"
+HEART = Path(__file__).parents[2] / "simulations" / "data" / "files" / "heart_disease_uci.csv"
 
 
 def secure_sum(clients: list[SufficientStatistics], fraction_bits: int, bounds: PublicBounds) -> Any:

@@ -173,7 +173,7 @@ def test_long_vectors_encrypted_by_processes_decrypt_to_the_same(monkeypatch: py
 
 UNGUARDED = """
 import numpy as np
-from secure_afl.crypto import seal
+from secure_afl.crypto.lattice import seal
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
 lattice = LATTICES["ckks-compact"]
 seal._PROCESSES_FROM = 2
