@@ -74,7 +74,6 @@ class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     same_survivors: bool
     trusts_server: bool
     noise: tuple[tuple[Natural, float], ...] = ()
-    reveals_label_histograms: bool = False
 
     @classmethod
     def of(cls, plan: SumPlan) -> "Planned":

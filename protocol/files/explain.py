@@ -58,13 +58,6 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
         ),
     ),
     (
-        lambda policy: policy.reveals_label_histograms,
-        (
-            "reveals_label_histograms: the server may compute what fraction of this client's rows has each label, "
-            "even if it keeps to the protocol."
-        ),
-    ),
-    (
         lambda policy: policy.corrupted < Policy.corrupted,
         (
             f"corrupted below {Policy.corrupted}: fewer clients are assumed to help the server than the default "

@@ -104,12 +104,6 @@ _FIELDS = {
         "Whether what the server says of earlier sums is taken as true, even if it may lie otherwise.\n"
         "Hidden layers that learn and groups of clients need it; a lie could then single out one client's data.",
     ),
-    "reveals_label_histograms": _Field(
-        "true or false",
-        _flag,
-        "Whether the server may learn what fraction of this client's rows has each label. Groups of clients with\n"
-        "similar labels need it: even a server that keeps to the protocol can compute these fractions.",
-    ),
 }
 
 

@@ -112,7 +112,6 @@ class SumPlan:
     same_survivors: sums of a session with this mark tell of the same rows, so that the difference of two with
     other survivors could tell of one client: each must be over exactly the survivors of the first;
     trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
-    reveals_label_histograms: from the sum, what fraction of each client's rows has each label can be computed.
     exact: values are multiples of 2^-fraction_bits, and sums of them need no more than 53 bits.
     error: the largest error of an entry that is accepted from CKKS, which is not exact; infinite takes its best.
     system: what the sum is for, where only a solution is needed.
@@ -126,7 +125,6 @@ class SumPlan:
     survivors: int = 0
     same_survivors: bool = False
     trusts_server: bool = False
-    reveals_label_histograms: bool = False
     exact: bool = False
     error: float = inf
     system: RidgeSystem | None = None

@@ -29,8 +29,6 @@ class Policy:
         or "ckks" one client that helps the server is enough to read others' uploads; "plain" shows everything.
     trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
         (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
-    reveals_label_histograms: whether to contribute to sums from which a server that keeps to the protocol can compute
-        what fraction of each client's rows has each label (`PFedACnnL(groups=…)`).
     """
 
     minimum_honest: int = 2
@@ -40,7 +38,6 @@ class Policy:
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
     trusts_reports: bool = False
-    reveals_label_histograms: bool = False
 
     def __post_init__(self) -> None:
         if self.minimum_honest < 2:
@@ -81,16 +78,7 @@ class Policy:
             raise PolicyError(f"expected at least {least} {what}, the server named {size}")
 
     def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
-        """Raises `PolicyError` if a sum of the plan gives away more than this policy allows.
-
-        That is a sum that reveals label histograms, or one that trusts the server where the profile does not.
-        """
-        revealing = [one.statistic for one in plan if one.reveals_label_histograms]
-        if revealing and not self.reveals_label_histograms:
-            raise PolicyError(
-                f"{revealing[0]!r} reveals every client's label histogram to the server, even to one that keeps to the "
-                "protocol: plan one group (groups=1), or let the policy allow it (reveals_label_histograms)"
-            )
+        """Raises `PolicyError` if a sum of the plan trusts the server and the profile does not."""
         trusting = [one.statistic for one in plan if one.trusts_server]
         if trusting and profile is Profile.ACTIVE and not self.trusts_reports:
             raise PolicyError(

@@ -104,7 +104,7 @@ def run_command(
         int,
         typer.Option(
             help="With --personalize: heads to learn, each from clients with like labels. More than 1 needs "
-            "--trust-reports and --reveal-label-histograms.",
+            "--trust-reports.",
             min=1,
         ),
     ] = 1,
@@ -113,13 +113,6 @@ def run_command(
         typer.Option(
             "--trust-reports",
             help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
-        ),
-    ] = False,
-    reveal_label_histograms: Annotated[
-        bool,
-        typer.Option(
-            "--reveal-label-histograms",
-            help="Clients allow sums from which the server can compute each client's label histogram; --groups needs it.",
         ),
     ] = False,
     device: Annotated[str, typer.Option(help="Where fedacnnl computes: cpu or cuda.")] = "cpu",
@@ -255,7 +248,6 @@ def run_command(
             personalize=personalize,
             groups=groups,
             trusts_reports=trust_reports,
-            reveals_label_histograms=reveal_label_histograms,
             device=device,
             key_holders=key_holders,
             release=release,

@@ -60,7 +60,6 @@ class Settings:
     personalize: bool = False
     groups: int = 1
     trusts_reports: bool = False
-    reveals_label_histograms: bool = False
     device: str = "cpu"
     key_holders: int = 1
     release: str | None = None
@@ -85,16 +84,14 @@ class Settings:
             suites=frozenset({self.suite}),
             dropout=max(self.dropout, Policy.dropout),
             trusts_reports=self.trusts_reports,
-            reveals_label_histograms=self.reveals_label_histograms,
         )
 
     def phases(self, data: Dataset) -> int:
         """How many phases `watch` is told of."""
         sums = self.rounds
         if self.model == "fedacnnl":
-            # With groups: the label moments, and a count for each number of groups that may be tried.
             sums = len(summed(Encoder(self.encoder), network_for(data)))
-            sums += self.groups if self.groups > 1 else 0
+            sums += self.groups > 1  # the count of clients
         masks = 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
         # Four phases for the key; collecting, challenging, checking and opening for a sum.
         return (masks if "mask" in self.backend else 0) + (

@@ -22,5 +22,4 @@ policies = st.builds(
     profiles=st.frozensets(st.sampled_from(Profile), min_size=1),
     suites=st.frozensets(st.sampled_from(Suite), min_size=1),
     trusts_reports=st.booleans(),
-    reveals_label_histograms=st.booleans(),
 )

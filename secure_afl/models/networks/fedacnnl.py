@@ -242,7 +242,7 @@ class Coordinator:
                     bound,
                     fraction_bits=2 * GRID_BITS,
                     survivors=self.survivors if slots > 1 else 0,
-                    # Every layer's sum has the counts of rows and labels in it, and the label moments are near.
+                    # Every layer's sum holds the counts of rows and labels, and beside slots there is a count of groups.
                     same_survivors=len(self.summed) > 1 or slots > 1,
                     # Statistics of a later layer are of features that the server's weights make.
                     trusts_server=number > 0 or slots > 1,

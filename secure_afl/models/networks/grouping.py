@@ -1,114 +1,75 @@
-"""Groups of clients with similar labels. **The server can compute every client's label histogram.**
+"""Groups of clients whose labels are alike, from counts alone.
 
-One masked sum gives the mean and the covariance of the clients' label histograms. Where clients have few labels, or
-there are no more clients than classes, the second moments HᵀH determine the histograms H themselves
-(`test_second_moments_give_every_label_histogram_away`), so a policy must allow it (`reveals_label_histograms`).
-Only which histogram is whose stays hidden, and so does the group of a client. The server draws a public
-crowd with these moments and runs k-means on the crowd, not on the clients. A client finds its nearest
-centroid by itself. Masked counts then tell how many clients each group has, and a group that is too small to
-hide its members is dissolved.
+The classes, in their agreed order, are cut into as many runs as there are groups. A client finds the run that
+holds most of its rows by itself, and one masked sum counts the clients of every run. Runs with too few clients to
+hide one of them are joined to a neighbour by a public rule. Nothing else about labels leaves a client before the
+statistics do.
 
-K-means on the clients themselves, one masked sum of histograms per group and step, gives them away: when one
-client changes its group between two steps, the two sums differ by its histogram, exactly
-(`test_iterated_sums_give_away_who_moved`).
+Two earlier designs gave more away. One masked sum of histograms for every group and step of k-means shows whoever
+changes its group (`test_iterated_sums_give_away_who_moved`); the sum of the histograms' outer products, from which
+a server can draw clients like the real ones, shows every client's histogram (`test_second_moments_give_away_histograms`).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
 
-from secure_afl.analytic.statistics import Matrix, symmetric, upper
-from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.analytic.statistics import Matrix
+from secure_afl.errors import DataError
 from secure_afl.protocol.session.parameters import SumPlan
 
-_GRID = 2.0**20  # histograms in units of 2^-20, so that their products and sums are exact
-_CROWD = 4096
+Run = tuple[int, ...]
+"""Numbers of neighbouring classes."""
 
 
-def plan(classes: int, groups: int, survivors: int) -> list[SumPlan]:
-    """The sums: the moments once, then the counts of `groups`, and of fewer as often as needed.
+def runs(classes: int, groups: int) -> list[Run]:
+    """Classes 0 to `classes` - 1 in `groups` runs of nearly equal length, longer ones first.
 
-    survivors: how many clients each must include. All are over the same clients: a count that lacked one who
-    was in the count before would tell that client's group.
+    Raises `DataError` for more groups than classes.
     """
-    length = classes + classes * (classes + 1) // 2 + 1
-    counts = [
-        SumPlan(
-            f"clients in {left} groups",
-            groups,
-            bound=1.0,
-            survivors=survivors,
-            same_survivors=True,
-            trusts_server=True,
-        )
-        for left in range(groups, 1, -1)
-    ]
-    moments = SumPlan(
-        "label moments",
-        length,
+    if groups > classes:
+        raise DataError(f"expected at most {classes} groups, one for each class, got {groups}")
+    return [tuple(run.tolist()) for run in np.array_split(np.arange(classes), groups)]
+
+
+def plan(groups: int, survivors: int) -> SumPlan:
+    """The sum that counts clients. survivors: how many it must include.
+
+    The statistics that follow are over the same clients, or the two would tell a missing client's group.
+    """
+    return SumPlan(
+        f"clients in {groups} groups",
+        groups,
         bound=1.0,
-        fraction_bits=40,
         survivors=survivors,
         same_survivors=True,
-        reveals_label_histograms=True,
     )
-    return [moments, *counts]
 
 
-def histogram(places: npt.NDArray[np.int64], classes: int) -> Matrix:
-    """The fractions of a client's rows with each label, on a grid of 2⁻²⁰."""
-    return _on_grid(np.bincount(places, minlength=classes) / len(places))
-
-
-def moments(own: Matrix) -> Matrix:
-    """A client's term of the first sum: histogram ‖ upper triangle of its outer product ‖ 1."""
-    return np.concatenate([own, *upper(np.outer(own, own)), [1.0]])
-
-
-def centroids(total: Matrix, classes: int, groups: int, seed: int) -> Matrix:
-    """k-means on a public crowd with the clients' mean and covariance: (groups, classes), on the grid."""
-    clients = total[-1]
-    mean = total[:classes] / clients
-    covariance = symmetric(total[classes:-1] / clients, classes) - np.outer(mean, mean)
-    if covariance.max() <= 0:  # all alike: one centroid stands for all, and k-means would warn
-        return _on_grid(mean[None])
-    values, vectors = np.linalg.eigh(covariance)
-    draws = np.random.default_rng(seed)  # public: it shapes groups and guards no secret
-    normal = draws.standard_normal((_CROWD, classes)) * np.sqrt(values.clip(0.0))
-    crowd = (mean + normal @ vectors.T).clip(0.0)
-    crowd /= crowd.sum(axis=1, keepdims=True)
-    found = KMeans(groups, n_init=4, random_state=seed).fit(crowd).cluster_centers_
-    return _on_grid(found)
-
-
-def nearest(own: Matrix, centres: Matrix) -> int:
-    """The group of a client with this histogram."""
-    return int(np.argmin(((centres - own) ** 2).sum(axis=1)))
+def own(places: npt.NDArray[np.int64], groups: Sequence[Run]) -> int:
+    """The run with most of a client's rows, the first of equals. places: the class of each row."""
+    counts = np.bincount(places, minlength=sum(map(len, groups)))
+    return int(np.argmax([counts[list(run)].sum() for run in groups]))
 
 
 def count(group: int, groups: int) -> Matrix:
-    """A client's term of a count: 1 at its group."""
+    """A client's term of the count: 1 at its group."""
     return np.asarray(np.arange(groups) == group, dtype=np.float64)
 
 
-def dissolved(centres: Matrix, sizes: Matrix) -> Matrix:
-    """The centroids without those of empty groups, or else without that of the smallest."""
-    if (sizes == 0).any():
-        return centres[sizes > 0]
-    return np.delete(centres, int(np.argmin(sizes)), axis=0)
+def joined(sizes: Matrix, least: int) -> list[int]:
+    """For each run the number of its group, so that every group but an only one has `least` clients.
 
-
-def check_sizes(sizes: Matrix, least: int) -> None:
-    """What a client asks before it puts anything into a slot. Raises `PolicyError`.
-
-    The server reports the sizes: this protects from a server that keeps to the protocol. Under the active
-    profile plans with groups are refused, unless the policy takes reports as true (`trusts_reports`).
+    While a group is too small, the smallest joins the smaller of its neighbours; of equals, the first.
+    Computed by every client: sizes that the server reports wrongly can make a group smaller than it seems.
     """
-    if len(sizes) > 1 and sizes.min() < least:
-        raise PolicyError(
-            f"expected groups of at least {least} clients, the server reports one of {sizes.min():g}"
-        )
-
-
-def _on_grid(values: Matrix) -> Matrix:
-    return np.asarray(np.rint(values * _GRID) / _GRID)
+    groups = [[run] for run in range(len(sizes))]
+    clients = [float(size) for size in sizes]
+    while len(groups) > 1 and min(clients) < least:
+        small = clients.index(min(clients))
+        neighbours = [other for other in (small - 1, small + 1) if 0 <= other < len(groups)]
+        first, second = sorted([small, min(neighbours, key=lambda other: clients[other])])
+        groups[first] += groups.pop(second)
+        clients[first] += clients.pop(second)
+    return [next(number for number, group in enumerate(groups) if run in group) for run in range(len(sizes))]

@@ -5,7 +5,7 @@ sums; each client then solves its local objective (`personal`) by itself. Nothin
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,12 @@ class PFedACnnL(FedACnnL):
 
     Parameters
     ----------
-    groups : heads to learn, each from the sites whose labels are alike; 1 is one head for everybody. A group too
-        small to hide a site among others is dissolved, with a `GroupWarning`. More than 1 trusts the server
-        to report sums as they are: under the active profile the policy must say so (`trusts_reports`). It also
-        reveals every client's label histogram to the server, so under every profile the policy must allow that
-        (`reveals_label_histograms`). All sums must then be over the same survivors.
+    groups : heads to learn; 1 is one head for all sites. With more, the classes in their order are cut into as
+        many runs, and a site is in the group of the run that holds most of its rows: list classes that occur
+        together side by side. The server learns how many sites each run has. A group too small to hide a site
+        is joined to a neighbour, with a `GroupWarning`. More than 1 trusts the server to report sums as they
+        are: under the active profile the policy must say so (`trusts_reports`). All sums must then be over
+        the same survivors.
     adapt : "head", the default; or "all", which adapts hidden layers too, as far as an encoder trains them
         by least squares (spatial, replicated, mixed).
     All others as in `FedACnnL`.
@@ -54,7 +55,7 @@ class PFedACnnL(FedACnnL):
     Attributes
     ----------
     personal_ : site name → `Personal`; in a federation each client has its own only.
-    heads_ : the groups' heads; centroids_ (groups, classes): their label histograms, None for one group.
+    heads_ : the groups' heads; groups_ : for each, its run of labels (all labels for one group).
     A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which
     `predict` uses unless it is given sites.
     """
@@ -96,7 +97,7 @@ class PFedACnnL(FedACnnL):
         groups = parse_integer("groups", self.groups)
         parsed, learners = self._begin(X, y, site)
         aggregator = self._ask()
-        names, classes = list(learners), self.network.classes
+        names = list(learners)
         # As many may drop out of the last sum, all from one group, and still leave that group large enough.
         absent = aggregator.policy.dropouts(len(names))
         least = aggregator.policy.least_survivors(len(names)) + absent
@@ -106,31 +107,27 @@ class PFedACnnL(FedACnnL):
                 f"expected at most {max(1, len(names) // least)} groups of {len(names)} clients, got {groups}: a group "
                 f"needs {least}, so that its sum still hides each of them when {absent} drop out"
             )
+        runs = grouping.runs(self.network.classes, groups)
         coordinator = self._coordinator(groups, survivors)
-        first = grouping.plan(classes, groups, survivors) if groups > 1 else []
-        aggregator.open(names, [*first, *coordinator.plan(self.max_rows, len(names))])
+        counted = [grouping.plan(groups, survivors)] if groups > 1 else []
+        aggregator.open(names, [*counted, *coordinator.plan(self.max_rows, len(names))])
 
-        histograms = {
-            name: grouping.histogram(parsed.places[rows], classes) for name, rows in parsed.sites.items()
-        }
-        centroids: Matrix | None = None
+        held = {name: parsed.places[rows] for name, rows in parsed.sites.items()}
         outcomes: list[Outcome] = []
+        mine = dict.fromkeys(held, 0)
         if groups > 1:
-            centroids, outcomes = self._grouped(aggregator, histograms, groups, least)
-        # From here on each client knows its group, and nobody else does.
-        mine = {
-            name: 0 if centroids is None else grouping.nearest(own, centroids)
-            for name, own in histograms.items()
-        }
+            # From here on each client knows its group, and nobody else does.
+            mine, runs, counts = self._grouped(aggregator, held, runs, least)
+            outcomes.append(counts)
         hidden: list[Outcome] = []
-        ask = self._asking(aggregator, learners, hidden, first=len(first))
+        ask = self._asking(aggregator, learners, hidden, first=len(counted))
         layers = self._hidden(coordinator, learners.values(), ask)
         if groups > 1:
             slots = {
                 name: (_in_slot(vector, mine[name], groups), data_set)
                 for name, (vector, data_set) in self._statistics(learners, self.network.trained[-1]).items()
             }
-            last = aggregator.sum(len(first) + len(hidden), slots)
+            last = aggregator.sum(len(counted) + len(hidden), slots)
             common, heads = coordinator.heads(last.total, last.entry_error)
             outcomes += [*hidden, last]
         else:
@@ -144,7 +141,8 @@ class PFedACnnL(FedACnnL):
             for name, rows in parsed.sites.items()
         }
         self._learnt(parsed.classes, parsed.X.shape[1], [*layers, common], outcomes, coordinator)
-        self.heads_, self.centroids_, self.personal_ = heads, centroids, personal
+        self.heads_, self.personal_ = heads, personal
+        self.groups_ = [tuple(parsed.classes[list(run)].tolist()) for run in runs]
         return self
 
     def decision_function(
@@ -183,36 +181,30 @@ class PFedACnnL(FedACnnL):
             )
 
     def _grouped(
-        self, aggregator: Aggregator, histograms: dict[str, Matrix], groups: int, least: int
-    ) -> tuple[Matrix | None, list[Outcome]]:
-        """Centroids of groups with at least `least` clients each, or None where there are no two such."""
-        classes = self.network.classes
-        terms = {name: (grouping.moments(own), self.data_set) for name, own in histograms.items()}
-        moments = aggregator.sum(0, terms)
-        outcomes: list[Outcome] = [moments]
-        centroids = grouping.centroids(moments.total, classes, groups, self.seed)
-        while len(centroids) > 1:
-            terms = {
-                name: (grouping.count(grouping.nearest(own, centroids), groups), self.data_set)
-                for name, own in histograms.items()
-            }
-            counts = aggregator.sum(1 + groups - len(centroids), terms)
-            outcomes.append(counts)
-            sizes = np.rint(counts.total[: len(centroids)])  # CKKS gives them with noise
-            if sizes.min() >= least:
-                break
-            centroids = grouping.dissolved(centroids, sizes)
-        if len(centroids) < groups:
+        self,
+        aggregator: Aggregator,
+        held: Mapping[str, npt.NDArray[np.int64]],
+        runs: list[grouping.Run],
+        least: int,
+    ) -> tuple[dict[str, int], list[grouping.Run], Outcome]:
+        """Each client's group, the groups' classes, and the sum that counted clients. held: the class of each row."""
+        own = {name: grouping.own(places, runs) for name, places in held.items()}
+        counts = aggregator.sum(
+            0, {name: (grouping.count(run, len(runs)), self.data_set) for name, run in own.items()}
+        )
+        joined = grouping.joined(np.rint(counts.total), least)  # CKKS gives counts with noise
+        groups = [
+            tuple(place for run, at in zip(runs, joined, strict=True) if at == group for place in run)
+            for group in range(max(joined) + 1)
+        ]
+        if len(groups) < len(runs):
             warnings.warn(
-                f"{groups} groups were asked for and {len(centroids)} remain: a group needs {least} clients, so that "
+                f"{len(runs)} groups were asked for and {len(groups)} remain: a group needs {least} clients, so that "
                 "its sum still hides each of them when some drop out",
                 GroupWarning,
                 stacklevel=3,
             )
-        if len(centroids) == 1:
-            return None, outcomes
-        grouping.check_sizes(sizes, least)
-        return centroids, outcomes
+        return {name: joined[run] for name, run in own.items()}, groups, counts
 
     def _adapted(
         self,

@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from worlds.cohorts import Tap
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, GroupWarning
-from secure_afl.models.networks import grouping, pfedacnnl
+from secure_afl.models.networks import pfedacnnl
 from secure_afl.models.networks.encoders import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
@@ -40,7 +39,6 @@ POLICY = Policy(
     profiles=frozenset({Profile.SEMI_HONEST}),
     suites=frozenset(Suite),
     backends=frozenset({"mask", "plain"}),
-    reveals_label_histograms=True,
 )
 
 
@@ -210,48 +208,34 @@ def test_which_group_a_client_is_in_shows_in_no_frame() -> None:
 
 
 def test_groups_are_refused_where_the_server_may_lie() -> None:
-    policy = Policy(suites=frozenset(Suite), reveals_label_histograms=True)
-    aggregator = MaskedAggregator(policy, suite=Suite.X25519)
+    aggregator = MaskedAggregator(Policy(suites=frozenset(Suite)), suite=Suite.X25519)
     model = PFedACnnL(DENSE, groups=2, max_rows=64, aggregator=aggregator)
     with pytest.raises(PolicyError, match="hides a client only if the server reports"):
         model.fit(*two_kinds(0))
     assert aggregator._cohort is None
 
 
-@pytest.mark.parametrize("profile", list(Profile))
-def test_groups_are_refused_unless_the_policy_reveals_label_histograms(profile: Profile) -> None:
-    """Under every profile: a server that keeps to the protocol computes the histograms, too."""
-    tap, policy = (
-        Tap(),
-        replace(POLICY, profiles=frozenset(Profile), trusts_reports=True, reveals_label_histograms=False),
-    )
-    aggregator = MaskedAggregator(policy, profile=profile, suite=Suite.X25519, network=tap)
-    with pytest.raises(PolicyError, match="'label moments' reveals every client's label histogram"):
-        PFedACnnL(DENSE, groups=2, max_rows=64, aggregator=aggregator).fit(*two_kinds(0))
-    assert not tap.seen
-    PFedACnnL(DENSE, max_rows=64, aggregator=aggregator).fit(*two_kinds(0))  # one group needs no such sum
-
-
 def test_a_group_that_hides_nobody_is_dissolved() -> None:
     X, y, site = two_kinds(0)
-    y = np.where(site < 3, 3, site % 2)  # three of twenty are alone with their label
-    with pytest.warns(GroupWarning, match=r"3 groups were asked for and \d remain: a group needs 5"):
-        model = fitted(masked(), (X, y, site), groups=3)
+    y = np.where(site < 3, 3, 2 * (site % 2))  # three of twenty are alone with their label
+    with pytest.warns(GroupWarning, match="3 groups were asked for and 2 remain: a group needs 5"):
+        model = fitted(masked(), (X, y, site), groups=3, classes=range(4))
     groups = np.bincount([one.group for one in model.personal_.values()])
     assert groups.min() >= 5
-    assert len(groups) == len(model.heads_)
+    assert len(groups) == len(model.heads_) == 2
+    assert model.groups_ == [(0, 1), (2, 3)]
     X, y, site = (part[site < 9] for part in (X, y, site))
     with pytest.warns(GroupWarning, match="2 groups were asked for and 1 remain"):
         alone = fitted(masked(), (X, y, site), groups=2)
-    assert alone.centroids_ is None
+    assert alone.groups_ == [(0, 1, 2, 3)]
     assert np.array_equal(alone.heads_[0], alone.weights_[-1])
 
 
-@pytest.mark.parametrize("upload", [1, 2, 3])
+@pytest.mark.parametrize("upload", [1, 2])
 def test_a_group_is_not_made_smaller_by_dropouts(upload: int) -> None:
     """Without groups two dropouts of twenty are borne. With groups no sum is opened that lacks more than the
-    policy's share, one client here, since all of them could be out of one group: not the moments (1), no
-    count (2) and no slots (3).
+    policy's share, one client here, since all of them could be out of one group: neither the count (1) nor the
+    slots (2).
     """
     rows = two_kinds(0)
     silent = FaultyNetwork([Fault("drop", "collecting", frozenset({1, 5}))])
@@ -281,15 +265,12 @@ def test_slots_are_planned_as_what_they_are() -> None:
     (slots,) = Coordinator(DENSE, groups=2, survivors=19, **options).plan(64, SITES)  # type: ignore[arg-type]
     assert (slots.trusts_server, slots.same_survivors, slots.survivors) == (True, True, 19)
     assert slots.length == 2 * alone.length
-    for one in grouping.plan(4, 3, 19):
-        assert (one.same_survivors, one.survivors) == (True, 19)
     layered = Coordinator(DENSE, encoder=Encoder.SPATIAL, ridge=1e-2, seed=0).plan(64, SITES)
     assert [one.trusts_server for one in layered] == [False, True]
     assert all(one.same_survivors for one in layered)
 
 
 def test_too_many_groups_are_refused_before_anything_is_sent() -> None:
-    """Also because the moments of few clients tell their histograms."""
     aggregator = masked()
     with pytest.raises(DataError, match="at most 4 groups of 20 clients, got 5: a group needs 5"):
         fitted(aggregator, two_kinds(0), groups=5)
@@ -346,17 +327,20 @@ def test_adapting_all_layers_is_the_local_objective_layer_by_layer(encoder: str)
     assert not np.array_equal(own.weights[0], model.weights_[0])
 
 
-def test_sizes_are_checked_before_a_slot_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(sizes: np.ndarray, least: int) -> None:
-        assert (sizes.tolist(), least) == ([10.0, 10.0], 5)
-        raise PolicyError("not with me")
-
-    monkeypatch.setattr(grouping, "check_sizes", refuse)
+def test_one_count_comes_before_the_slots() -> None:
+    """Over the same survivors, of as many values as groups; nothing else is said of labels before the statistics."""
     tap = Tap()
-    with pytest.raises(PolicyError, match="not with me"):
-        fitted(masked(tap), two_kinds(0), groups=2)
+    model = fitted(masked(tap), two_kinds(0), groups=2)
+    assert [one.length for one in model.rounds_] == [2, *(one.length for one in model.rounds_[1:])]
+    assert len(model.rounds_) == 2
     uploads = [one for one in tap.seen if one.upward and one.phase == "collecting"]
-    assert len(uploads) == 2 * SITES  # the moments and one count, no statistics
+    assert len(uploads) == 2 * SITES
+
+
+def test_more_groups_than_classes_are_refused() -> None:
+    aggregator = PlainAggregator(Policy(corrupted=0.0, dropout=0.0, backends=frozenset({"plain"})))
+    with pytest.raises(DataError, match="at most 4 groups, one for each class, got 5"):
+        fitted(aggregator, two_kinds(0), groups=5)
 
 
 def test_personal_models_beat_everybodys_on_clients_with_two_labels() -> None:

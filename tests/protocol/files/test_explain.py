@@ -24,7 +24,6 @@ DANGEROUS: dict[str, Callable[[Policy], bool]] = {
     "semi-honest": lambda policy: Profile.SEMI_HONEST in policy.profiles,
     "x25519": lambda policy: Suite.X25519 in policy.suites,
     "trusts_reports": lambda policy: policy.trusts_reports,
-    "reveals_label_histograms": lambda policy: policy.reveals_label_histograms,
     "corrupted below 0.1": lambda policy: policy.corrupted < 0.1,
 }
 

@@ -23,7 +23,6 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "profiles": (frozenset(Profile), '["semi-honest", "active"]'),
     "suites": (frozenset({Suite.X25519}), '["x25519"]'),
     "trusts_reports": (True, "true"),
-    "reveals_label_histograms": (True, "true"),
 }
 
 

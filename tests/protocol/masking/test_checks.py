@@ -458,20 +458,6 @@ def test_a_client_refuses_a_plan_that_trusts_the_server() -> None:
             assert one.client(0).receive(encode(parameters))
 
 
-@pytest.mark.parametrize("profile", list(Profile))
-def test_a_client_refuses_a_plan_that_reveals_label_histograms(profile: Profile) -> None:
-    """The client itself, before anything of it leaves, under every profile, unless its policy allows it."""
-    for revealing in (False, True):
-        one = world(5, dataclasses.replace(EVERY_PROFILE, reveals_label_histograms=revealing))
-        parameters = one.propose(profile=profile)
-        one.plan = [dataclasses.replace(one.plan[0], reveals_label_histograms=True)]
-        if revealing:
-            assert one.client(0).receive(encode(parameters))
-        else:
-            with pytest.raises(PolicyError, match="reveals every client's label histogram"):
-                one.client(0).receive(encode(parameters))
-
-
 @pytest.mark.parametrize(("same", "opened"), [(True, False), (False, True)])
 def test_a_second_sum_over_other_survivors_is_opened_only_where_the_plan_allows_it(
     same: bool, opened: bool

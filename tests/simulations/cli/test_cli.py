@@ -336,8 +336,7 @@ def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> N
     assert said["sums_bit_identical"] is True
     assert "personal," in result.output
     for options, what in (
-        (["--personalize", "--groups", "2", "--trust-reports"], "reveals_label_histograms"),
-        (["--personalize", "--groups", "2", "--reveal-label-histograms"], "trusts_reports"),
+        (["--personalize", "--groups", "2"], "trusts_reports"),
         (["--encoder", "classwise"], "trusts_reports"),
         (["--device", "nowhere"], "a device that torch has here"),
         (["--personalize", "--groups", "9", "--trust-reports"], "at most 2 groups of 16"),
@@ -348,12 +347,7 @@ def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> N
     for options in (["--groups", "2"], ["--model", "ridge", "--personalize"]):
         assert runner.invoke(main.app, [*data, *options]).exit_code == 2
     grouped = runner.invoke(
-        main.app,
-        [
-            *data,
-            *("--personalize", "--groups", "2", "--trust-reports", "--reveal-label-histograms"),
-            *("--json", str(file)),
-        ],
+        main.app, [*data, "--personalize", "--groups", "2", "--trust-reports", "--json", str(file)]
     )
     assert grouped.exit_code == 0, grouped.output
     assert sum(json.loads(file.read_text())["groups"]) == 16
