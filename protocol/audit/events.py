@@ -12,8 +12,8 @@ import msgspec
 from msgspec import structs
 from msgspec.json import Decoder, Encoder
 
-from secure_afl.crypto.errors import SecureAflError
-from secure_afl.crypto.identity import Identity, verify
+from secure_afl.crypto.errors import CryptoError, SecureAflError
+from secure_afl.crypto.identity import Identity, public_key, verify
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
@@ -50,6 +50,10 @@ class Begun(Event, frozen=True, tag="log begun"):
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise WireError(f"expected version {VERSION!r}, got {self.version[:32]!r}")
+        try:
+            public_key(self.key)
+        except CryptoError as error:
+            raise WireError(str(error)) from None
 
 
 class Resumed(Event, frozen=True, tag="log resumed"):

@@ -7,7 +7,8 @@ the server can leave members out, it cannot add one or replace a key.
 from dataclasses import dataclass
 from functools import cached_property
 
-from secure_afl.crypto.identity import VERIFY_KEY_BYTES
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import public_key
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.session.errors import LocalProtocolError
 
@@ -16,7 +17,10 @@ LONGEST_NAME = 64  # letters
 
 @dataclass(frozen=True)
 class Member:
-    """A party by name and by the Ed25519 key that it signs with (32 bytes)."""
+    """A party by name and by the Ed25519 key that it signs with (32 bytes).
+
+    Raises `LocalProtocolError` for a key under which nobody, or everybody, could sign.
+    """
 
     name: str
     verify_key: bytes
@@ -26,10 +30,10 @@ class Member:
             raise LocalProtocolError(
                 f"expected a printable name of 1 to {LONGEST_NAME} letters, got {self.name!r}"
             )
-        if len(self.verify_key) != VERIFY_KEY_BYTES:
-            raise LocalProtocolError(
-                f"{self.name}: expected an identity key of {VERIFY_KEY_BYTES} bytes, got {len(self.verify_key)}"
-            )
+        try:
+            public_key(self.verify_key)
+        except CryptoError as error:
+            raise LocalProtocolError(f"{self.name}: {error}") from None
 
 
 @dataclass(frozen=True)

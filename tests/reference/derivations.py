@@ -1,6 +1,6 @@
 """Digests, keys and signed parts of both protocols (docs/protocol.md §4, docs/encrypted-protocol.md §4)."""
 
-from reference.frames import verify
+from reference.frames import check_key, verify
 from reference.kdf import bind, derive, digest, u64
 from reference.messagepack import unpack
 from reference.refused import need
@@ -13,7 +13,8 @@ def roster_digest(members: list[tuple[str, bytes]]) -> bytes:
     for column in zip(*members, strict=True):
         need(len(set(column)) == len(column), "every name and key once")
     for who, key in members:
-        need(name(who) == who and len(key) == 32, "a printable name and a key of 32 bytes")
+        need(name(who) == who, "a printable name")
+        check_key(key)
     return digest("ROSTER", *(part for who, key in members for part in (who.encode(), key)))
 
 

@@ -12,8 +12,27 @@ def sign(private: bytes, label: str, *parts: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(private).sign(bind(label, *parts))
 
 
+PRIME = 2**255 - 19
+CURVE = -121665 * pow(121666, -1, PRIME) % PRIME
+
+
+def check_key(public: bytes) -> None:
+    """Refuses what is not the one encoding of a point of the curve, or is one of the eight of small order (§3.2)."""
+    need(len(public) == 32, "a key of 32 bytes")
+    y = int.from_bytes(public, "little") % 2**255
+    need(y < PRIME, "a key in its one encoding")
+    square = (y * y - 1) * pow(CURVE * y * y + 1, -1, PRIME) % PRIME  # of x
+    need(square == 0 or pow(square, (PRIME - 1) // 2, PRIME) == 1, "a point of the curve")
+    for _ in range(3):  # doubled three times, from the squares of x and y alone
+        y2, product = y * y % PRIME, CURVE * square * y * y % PRIME
+        square = 4 * square * y2 * pow(1 + product, -2, PRIME) % PRIME
+        y = (y2 + (y2 - 1) * pow(CURVE * y2 + 1, -1, PRIME)) * pow(1 - product, -1, PRIME) % PRIME
+    need(y != 1, "a key of large order")
+
+
 def verify(public: bytes, signature: bytes, label: str, *parts: bytes) -> None:
-    """Refuses a signature that is not of this key, label and parts."""
+    """Refuses a signature that is not of this key, label and parts, and a key that is none."""
+    check_key(public)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, bind(label, *parts))
     except (InvalidSignature, ValueError):

@@ -58,6 +58,33 @@ def kdf() -> Vectors:
     return v
 
 
+_FIELD = 2**255 - 19
+_EIGHTH = bytes.fromhex(
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+)  # y of a point of order 8
+_ORDERS = {
+    1: (1, _FIELD + 1),
+    2: (_FIELD - 1,),
+    4: (0, _FIELD),
+    8: (int.from_bytes(_EIGHTH, "little"), _FIELD - int.from_bytes(_EIGHTH, "little")),
+}
+DEGENERATE = (
+    *(
+        (
+            f"of order {order}{' not reduced' * (y >= _FIELD)}, sign {sign}: y = {y:x}"[:60],
+            "anybody can sign under a point of small order",
+            (y | sign << 255).to_bytes(32, "little"),
+        )
+        for order, values in _ORDERS.items()
+        for y in values
+        for sign in (0, 1)
+    ),
+    ("not reduced", "y is not below the prime", (_FIELD + 3).to_bytes(32, "little")),
+    ("off the curve", "no point has this y", (2).to_bytes(32, "little")),
+)
+"""Keys that are none, with names and reasons."""
+
+
 def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
@@ -84,6 +111,10 @@ def frames() -> Vectors:
         ("parts in another order", "other parts", {"parts": given["parts"][::-1]}),
         ("parts joined", "other parts", {"parts": [b"onetwo".hex()]}),
         ("another label", "other label", {"label": "KEY_SIGNATURE"}),
+        *(
+            (f"the key {name}", why, {"key": bad.hex(), "signature": "00" * 64})
+            for name, why, bad in DEGENERATE
+        ),
     ):
         v.bad(
             f"a signature, {name}", why, "verify", **{"key": key, "signature": signature, **given, **changed}
@@ -204,6 +235,7 @@ def derivations() -> Vectors:
         ("a name of 65", "64 code points", [["x" * 65, members[0][1]]]),
         ("a line break", "not printable", [["site\n0", members[0][1]]]),
         ("a short key", "31 bytes", [["site-0", members[0][1][2:]]]),
+        *((f"the key {name}", why, [["site-0", bad.hex()]]) for name, why, bad in DEGENERATE),
     ):
         v.bad(f"a roster with {name}", why, "roster digest", members=listed)
     agreed = ["agreement", "secure-afl/1", secret("session"), "bfv-46", "sum", b"", secret("roster")]

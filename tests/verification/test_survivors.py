@@ -18,6 +18,7 @@ from worlds.encrypted import KeyWorld
 from secure_afl.crypto import workers
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.lattice import bfv, ckks, joint_key, seal
 from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice
@@ -363,7 +364,7 @@ def test_of_a_refused_value_40_letters_are_shown() -> None:
 )
 def test_a_public_key_file_is_one_line_of_three_parts(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.pub"
-    path.write_text(line.replace("KIND", key_file.KIND).format(key="0" * 64))
+    path.write_text(line.replace("KIND", key_file.KIND).format(key=Identity.generate().verify_key.hex()))
     with pytest.raises(
         FileError, match="expected one line 'secure-afl-ed25519 KEY NAME', got something else"
     ):

@@ -1,5 +1,6 @@
 """What properties about members and policies are drawn from."""
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 
 from secure_afl.crypto.hpke import Suite
@@ -10,7 +11,10 @@ from secure_afl.protocol.session.roster import Member
 names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=64).filter(
     lambda name: name.isprintable() and name == name.strip()
 )
-members = st.builds(Member, names, st.binary(min_size=32, max_size=32))
+verify_keys = st.binary(min_size=32, max_size=32).map(
+    lambda seed: Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+)
+members = st.builds(Member, names, verify_keys)
 
 _fractions = st.floats(0, 1, exclude_max=True)
 policies = st.builds(

@@ -822,7 +822,7 @@ def test_frames_name_whom_their_messages_name(masked: Audited) -> None:
 def test_every_policy_can_be_noted_down() -> None:
     """Also one that allows several of a kind; in one order, whatever the set's."""
     policy = Policy(profiles=frozenset(Profile), suites=frozenset(Suite), backends=frozenset({"mask", "bfv"}))
-    roster = Roster((Member("a", bytes(32)), Member("b", bytes(31) + b"\x01")))
+    roster = Roster(tuple(Member(name, Identity.generate().verify_key) for name in "ab"))
     terms = Parameters.propose(
         roster, [SumPlan("s", 1, 1.0)], profile=Profile.ACTIVE, suite=Suite.X25519, degree=1, threshold=2
     )

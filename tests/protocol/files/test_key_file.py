@@ -17,6 +17,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member
+from secure_afl.crypto.identity import Identity
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -31,7 +32,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(members)
-@example(Member("-----BEGIN PRIVATE KEY-----", bytes(32)))
+@example(Member("-----BEGIN PRIVATE KEY-----", Identity.generate().verify_key))
 def test_a_public_line_is_read_back(member: Member) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.pub"

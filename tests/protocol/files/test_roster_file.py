@@ -11,6 +11,7 @@ from secure_afl.protocol.files import roster
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member, Roster, grouped
+from secure_afl.crypto.identity import Identity
 
 
 @st.composite
@@ -101,7 +102,7 @@ def test_one_error_names_what_is_wrong(tmp_path: Path, content: str, what: str) 
 
 
 def test_nobody_is_client_and_key_holder() -> None:
-    both = Roster((Member("A", bytes(32)),))
+    both = Roster((Member("A", Identity.generate().verify_key),))
     with pytest.raises(LocalProtocolError, match="registered twice"):
         Parties(both, both)
 

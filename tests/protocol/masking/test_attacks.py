@@ -802,7 +802,7 @@ def test_a_stranger_and_a_member_registered_twice_are_refused() -> None:
     first = parties.roster.members[0]
     for twin, what in (
         (Member("twin", first.verify_key), "identity key"),
-        (Member("site-0", bytes(32)), "name"),
+        (Member("site-0", stranger.verify_key), "name"),
     ):
         with pytest.raises(LocalProtocolError, match=f"{what} .* is registered twice"):
             Roster((*parties.roster.members, twin))
