@@ -235,6 +235,10 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
     session = Session(event.terms, event.roster, holders)
     session = sessions.setdefault(session.transcript, session)
     if role is Role.SERVER:
+        if twins := [session.name(one) for one in session.invited if session.key(one) == log.begun.key]:
+            raise AuditError(
+                f"the server's log is signed with the key of {twins[0]}, a party of its own sums"
+            )
         if session.server is not None:
             raise AuditError(f"the session stands in {session.server.log.file} already, as its server's")
         session.server = View(log, agreed, -1)

@@ -32,16 +32,29 @@ def new_command(
             help=f"Encrypt the secret key. Asks at the terminal, or reads the file that {passphrase.VARIABLE} names.",
         ),
     ] = False,
+    server: Annotated[
+        bool,
+        typer.Option(
+            "--server",
+            help="A server's key, for its audit log and its open sessions. No roster takes it, and no client or key "
+            "holder.",
+        ),
+    ] = False,
 ) -> None:
     """Make an identity: NAME.key, secret, and NAME.pub, for the others. Never overwrites one."""
     with refusals_shown():
         word = passphrase.ask(new=True) if encrypt else None
-        member, secret, public = key_file.write_key(out, name, word)
+        member, secret, public = key_file.write_key(out, name, word, server=server)
         _say(
             "secret",
             f"{secret}: stays here{'' if encrypt else ', not encrypted'}; only its owner can read it",
         )
-        _say("public", f"{public}: send it to whoever makes the roster")
+        _say(
+            "public",
+            f"{public}: for who checks this server's audit log; it belongs in no roster"
+            if server
+            else f"{public}: send it to whoever makes the roster",
+        )
         _show_member(member)
 
 
@@ -54,10 +67,11 @@ def show_command(
 ) -> None:
     """Name, public key and fingerprint; of a roster all of them. Never a secret."""
     with refusals_shown():
+        server = key_file.is_server(file)
         if key_file.is_secret(file):
-            _show_member(key_file.read_key(file, passphrase.ask)[0])
-        elif whole.read_text(file).startswith(KIND):
-            _show_member(key_file.read_public(file))
+            _show_member(key_file.read_key(file, passphrase.ask, server=server)[0])
+        elif server or whole.read_text(file).startswith(KIND):
+            _show_member(key_file.read_public(file, server=server))
         else:
             _show_parties(roster_file.read(file))
 

@@ -48,7 +48,10 @@ def lay_out(
     )
     named = [*names, *(f"key holder {number + 1}" for number in range(holders)), "server"]
     folders = (*made.clients, *made.holders, made.server)
-    members = [settle(folder, name) for folder, name in zip(folders, named, strict=True)]
+    members = [
+        settle(folder, name, server=folder is made.server)
+        for folder, name in zip(folders, named, strict=True)
+    ]
     clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
     roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
     common = {
@@ -71,8 +74,8 @@ def lay_out(
     return made
 
 
-def settle(folder: Path, name: str) -> Member:
-    """A party's new folder, with its `identity.key`.
+def settle(folder: Path, name: str, *, server: bool = False) -> Member:
+    """A party's, or the server's, new folder, with its `identity.key`.
 
     Raises `FileError` if it is there already or cannot be written.
     """
@@ -80,7 +83,7 @@ def settle(folder: Path, name: str) -> Member:
         folder.mkdir(parents=True, mode=0o700)
     except OSError as error:
         raise FileError(f"{folder}: cannot be made: {error.strerror}") from None
-    member, secret, _ = keys.write_key(folder, name)
+    member, secret, _ = keys.write_key(folder, name, server=server)
     secret.rename(folder / "identity.key")
     return member
 

@@ -94,6 +94,22 @@ def test_from_keys_to_a_roster(folder: Path) -> None:
             assert secret not in (folder / "one.toml").read_text()
 
 
+def test_a_servers_key_is_in_no_roster(folder: Path) -> None:
+    """`keys roster *.pub` in the folder where the server's own public file lies, too."""
+    for name in ("Hospital A", "Hospital B"):
+        assert run("keys", "new", name)[0] == 0
+    code, output = run("keys", "new", "server", "--server")
+    assert code == 0
+    assert "it belongs in no roster" in output
+    assert run("keys", "show", "server.pub")[0] == run("keys", "show", "server.key")[0] == 0
+    everything = sorted(folder.glob("*.pub"))
+    for arguments in (everything, [*everything[:2], "--key-holder", "server.pub"]):
+        said = refused("keys", "roster", *arguments, "--out", "roster.toml")
+        assert "server.pub: expected the key of a client or key holder, got a server's (server)" in said
+        assert not (folder / "roster.toml").exists()
+    assert run("keys", "roster", "Hospital A.pub", "Hospital B.pub", "--out", "roster.toml")[0] == 0
+
+
 def test_a_passphrase_from_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(passphrase.VARIABLE, word_file(folder))
     code, output = run("keys", "new", "A", "--passphrase")

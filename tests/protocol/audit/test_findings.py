@@ -784,6 +784,15 @@ def test_parties_are_those_that_are_known() -> None:
         assert not verify(told.logs(), told.parties).findings
 
 
+def test_a_server_that_is_a_party_of_its_own_sums() -> None:
+    told = mask()
+    begun: Any = told.events["server"][0]
+    told.identities["server"] = told.identities["hospital-1"]
+    told.events["server"][0] = structs.replace(begun, key=told.identities["hospital-1"].verify_key)
+    said = "server, line 2: the server's log is signed with the key of hospital-1, a party of its own sums"
+    assert said in list(map(str, told.report("server", "hospital-0", "hospital-2").findings))
+
+
 def test_parties_that_are_not_those_that_are_known() -> None:
     told = bfv()
     key = Identity.generate().verify_key

@@ -41,6 +41,21 @@ def test_a_public_line_is_read_back(member: Member) -> None:
             assert keys.read_public(path) == member
 
 
+@pytest.mark.parametrize("server", [False, True])
+def test_a_servers_key_is_not_taken_for_a_partys_nor_the_other_way_round(
+    tmp_path: Path, server: bool
+) -> None:
+    member, secret, public = key_file.write_key(tmp_path, "A", server=server)
+    assert key_file.is_server(public) is key_file.is_server(secret) is server
+    assert key_file.read_public(public, server=server) == member
+    assert key_file.read_key(secret, nobody_asks, server=server)[0] == member
+    what = "got the key of a client or key holder" if not server else r"got a server's \(A\): .* leave it out"
+    with pytest.raises(FileError, match=what):
+        key_file.read_public(public, server=not server)
+    with pytest.raises(FileError, match=what):
+        key_file.read_key(secret, nobody_asks, server=not server)
+
+
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
 def test_an_identity_is_made_and_opened(tmp_path: Path, passphrase: bytes | None) -> None:
     before = os.umask(0)
