@@ -46,6 +46,19 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def put_aside(path: Path) -> None:
+    """What an earlier run left at `path` goes to NAME.previous.EXTENSION, over what is there, so that nobody takes it for a
+    result of the run that begins, whatever becomes of that. No file, a pipe or a device is left alone. Raises `FileError`.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        return
+    try:
+        path.replace(path.with_name(f"{path.stem}.previous{path.suffix}"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be put aside: {error.strerror}") from None
+
+
 def read(path: Path, *, secret: bool = False) -> bytes:
     """The bytes of a regular file. secret: refused if its group or others may do anything with it.
 

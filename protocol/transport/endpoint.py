@@ -65,6 +65,7 @@ class Endpoint:
     set's name. solve: with `Release.WEIGHTS`, a key holder's.
     check_told: raises for what cannot have come of sums before another one, whatever the rows are.
     learned: takes what the server says came out, and what it told in the session before; nobody vouches for it.
+    under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
     audit: the file of its audit log.
     Raises `LocalProtocolError` if the roster does not have this identity.
     """
@@ -79,6 +80,7 @@ class Endpoint:
         solve: Solve | None = None,
         check_told: Callable[[bytes], None] = lambda model: None,
         learned: Callable[[bytes, bytes], None] = lambda model, told: None,
+        under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
     ) -> None:
         keys = [member.verify_key for member in terms.parties.everybody]
@@ -94,6 +96,7 @@ class Endpoint:
         self._solve = solve
         self._check_told = check_told
         self._learned = learned
+        self._under_way = under_way
         self._audit = audit
 
     def answer(self, letter: Letter, address: int) -> bytes:
@@ -110,7 +113,9 @@ class Endpoint:
                 self._ended(letter)
                 return b""
             case Channel.MASKED | Channel.ENCRYPTED:
-                return self._converse(letter)
+                answer = self._converse(letter)
+                self._under_way()
+                return answer
             case other:
                 assert_never(other)
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli import pages, terminal
-from secure_afl.cli.terminal import check_writable, console, errors, refusals_shown, write_text
+from secure_afl.cli.terminal import make_way, console, errors, refusals_shown, write_text
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.story import Story, stories
 from secure_afl.protocol.files import roster as roster_file
@@ -51,7 +51,7 @@ def verify_command(
     Exit code 1 if anything does not hold; file and line are named.
     """
     with refusals_shown():
-        check_writable(html, "--html")
+        make_way(html, "--html")
         parties = roster_file.read(roster) if roster else None
         report = verify({str(file): file.read_bytes() for file in files}, parties)
         keys = _PINNED if parties else _UNPINNED

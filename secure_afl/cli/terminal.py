@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from secure_afl.crypto.errors import SecureAflError
+from secure_afl.protocol import files
 
 console = Console()
 errors = Console(stderr=True)
@@ -59,10 +60,16 @@ def refusals_shown() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def check_writable(file: Path | None, option: str = "--json") -> None:
-    """Before the work, not after it."""
-    if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+def make_way(file: Path | None, option: str = "--json") -> None:
+    """Before the work: what it gives can be written there, and what earlier work left there does not stay if it fails.
+
+    Raises `BadParameter`, `FileError`.
+    """
+    if file is None:
+        return
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint=option)
+    files.put_aside(file)
 
 
 def write_json(file: Path | None, figures: dict[str, Any]) -> None:

@@ -18,12 +18,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node.progress import RunTold, run_told
-from secure_afl.node.site import Folder
+from secure_afl.node.site import MODEL, REPORT, Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
-from secure_afl.protocol.files import keys
+from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
@@ -67,15 +67,16 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any]:
-    """Learn the study of the server's folder; the model and a report are written there.
+    """Learn the study of the server's folder; the model and a report are written there, those of before put aside.
 
     deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
     """
     folder = Folder(path)
+    folder.put_aside()
     listen()
     with run_told() as told, _own(folder) as (log, store):
         report = _learn(folder, FlowerPost(grid, deadline, poll), log, store, told)
-        (path / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        (path / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -114,7 +115,7 @@ def _learn(
 
     try:
         layers, sums = study.learn(aggregator, [member.name for member in terms.parties.clients.members])
-        folder.keep("model.npz", layers)
+        folder.keep(MODEL, layers)
     except BaseException as error:
         told.silent(post.silences)
         if store is None or (
@@ -168,7 +169,13 @@ def _own(folder: Folder) -> Iterator[tuple[AuditLog | None, Store | None]]:
     if not key.exists():
         yield None, None
         return
-    member, identity = keys.read_key(key, keys.service_passphrase)
+    member, identity = keys.read_key(key, keys.service_passphrase, server=True)
+    everybody = roster.read(folder.path / "roster.toml").everybody
+    if twin := [one.name for one in everybody if one.verify_key == identity.verify_key]:
+        raise FileError(
+            f"{key}: expected a key that stands in no roster, got that of {twin[0]} in roster.toml: a server that is a "
+            "client or key holder of its own sums helps itself against the others"
+        )
     with (
         closing(Store(folder.path / "state.db", identity)) as store,
         closing(AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)) as log,

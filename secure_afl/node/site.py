@@ -7,7 +7,9 @@
     data.toml       clients: `table` and `name` of the data set, as its owner calls it
     state.db        made by the node: its ledger and its sessions
     audit.jsonl     made by the node: its audit log
-    model.npz       made by the node: what was learned
+    model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
+    report.json     made by the server: what a run cost
+    *.previous.*    of an earlier session, put aside when the next one began
 
 Nothing here comes from the server but the model.
 """
@@ -41,6 +43,8 @@ from secure_afl.tables.form import Form
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
+
+MODEL, PERSONAL, REPORT = "model.npz", "personal.npz", "report.json"
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +121,7 @@ class Folder:
             solve=_solved if weights else None,
             check_told=study.check_told,
             learned=lambda model, told: self._learned(model, told, study, endpoint.name),
+            under_way=self.put_aside,
             audit=self.path / "audit.jsonl",
         )
         return endpoint
@@ -139,7 +144,8 @@ class Folder:
         at = self.path / "state.db"
         if not at.exists():
             raise FileError(f"{at}: expected the file of a party's sessions, found none")
-        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        key = self.path / "identity.key"
+        _, identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))
         with closing(Store(at, identity)) as store, store.transaction():
             names = store.open_sessions()
             for name in names:
@@ -161,9 +167,14 @@ class Folder:
                 X, y, _ = self.data(study)
                 if len(X):  # a failure would tell the server that there are none
                     personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
-        self.keep("model.npz", layers)
+        self.keep(MODEL, layers)
         if personal:
-            self.keep("personal.npz", personal)
+            self.keep(PERSONAL, personal)
+
+    def put_aside(self) -> None:
+        """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
+        for name in (MODEL, PERSONAL, REPORT):
+            whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
         """Write a model's weights, one array a layer; whole or not at all, over an earlier one."""

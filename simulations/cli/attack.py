@@ -8,9 +8,9 @@ from rich.markup import escape
 
 from secure_afl.cli.terminal import (
     JsonFile,
-    check_writable,
     console,
     errors,
+    make_way,
     progress,
     refusals_shown,
     write_json,
@@ -51,8 +51,9 @@ def attack(
         names = table.chosen(only or [])
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            check_writable(out / "attacks.html", "--out")
-        check_writable(json_file)
+            for name in ("attacks.html", "attacks.md"):
+                make_way(out / name, "--out")
+        make_way(json_file)
         setting = Setting(load(data, seed=seed), seed, repeats)
         with progress(sum(table.ATTACKS[name].steps for name in names), lines=True) as watch:
             figures, galleries = table.measure(setting, names, watch)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from secure_afl.cli.terminal import (
     JsonFile,
-    check_writable,
+    make_way,
     console,
     errors,
     progress,
@@ -144,7 +144,7 @@ def show_command(
 
 def _run(steps: int, measure: Measure, json_file: Path | None, plot: Path | None) -> None:
     """Checks that results can be written, measures with a bar, writes the figures and shows them."""
-    check_writable(json_file)
+    make_way(json_file)
     _check_folder(plot)
     with progress(steps, lines=True) as watch:
         figures = measure(watch)
@@ -155,7 +155,7 @@ def _run(steps: int, measure: Measure, json_file: Path | None, plot: Path | None
 def _check_folder(plot: Path | None) -> None:
     if plot:
         plot.mkdir(parents=True, exist_ok=True)
-        check_writable(plot / "plot.png", "--plot")
+        make_way(plot / "plot.png", "--plot")
 
 
 def _show(figures: dict[str, Any], plot: Path | None) -> None:

@@ -13,8 +13,8 @@ from rich.markup import escape
 
 from secure_afl.cli.terminal import (
     JsonFile,
-    check_writable,
     console,
+    make_way,
     progress,
     refusals_shown,
     table,
@@ -123,7 +123,7 @@ def simulate_command(
 
     size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
     with refusals_shown():
-        check_writable(json_file)
+        make_way(json_file)
         with progress(engine.steps(size), lines=True) as watch:
             figures = engine.measure(size, actors, watch)
         for table in engine.tables(figures):

@@ -14,8 +14,8 @@ from secure_afl.cli.keys import keys
 from secure_afl.cli.policy import policy
 from secure_afl.cli.terminal import (
     JsonFile,
-    check_writable,
     console,
+    make_way,
     progress,
     refusals_shown,
     write_json,
@@ -230,8 +230,8 @@ def run_command(
             raise typer.BadParameter(
                 "nothing is agreed on or signed with --backend plain", param_hint="--audit"
             )
-        check_writable(json_file)
-        check_writable(html, "--html")
+        make_way(json_file)
+        make_way(html, "--html")
         form = Form(separator.replace("\\t", "\t"), decimal, encoding, sheet)
         source = load(data, seed=seed, site_column=site_column, label_column=label_column, form=form)
         _print_columns(source)
@@ -291,7 +291,7 @@ def bench_masking_command(
 ) -> None:
     """Client masking rate against raw AES-256-CTR, and the whole protocol's CPU at three sizes."""
     with refusals_shown():
-        check_writable(json_file)
+        make_way(json_file)
         with progress(masking.steps(repeats)) as watch:
             figures = masking.measure(repeats, watch)
         for table in masking.tables(figures):
@@ -326,8 +326,8 @@ def bench_scale_command(
     from secure_afl.simulations.benchmarks import scale
 
     with refusals_shown():
-        check_writable(json_file)
-        check_writable(plot, "--plot")
+        make_way(json_file)
+        make_way(plot, "--plot")
         counts = clients or [100, 300, 1000, 3000, 10_000]
         sizes = [scale.Scale(n, length, dropout, corrupted, suite) for n in counts]
         with progress(scale.steps(sizes), lines=True) as watch:
@@ -350,7 +350,7 @@ def bench_homomorphic_command(
     from secure_afl.simulations.benchmarks import homomorphic  # loads TenSEAL
 
     with refusals_shown():
-        check_writable(json_file)
+        make_way(json_file)
         with progress(homomorphic.steps(repeats)) as watch:
             figures = homomorphic.measure(repeats, watch)
         for table in homomorphic.tables(figures):

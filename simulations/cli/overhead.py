@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli.terminal import (
-    check_writable,
+    make_way,
     console,
     errors,
+    make_way,
     progress,
     refusals_shown,
     write_json,
@@ -133,8 +134,8 @@ def overhead(
         earlier = agreement.read(against) if against else None
         out.mkdir(parents=True, exist_ok=True)
         (out / "plots").mkdir(exist_ok=True)
-        check_writable(out / "plots" / "plot.svg", "--out")
-        check_writable(out / "overhead.json", "--out")
+        make_way(out / "plots" / "plot.svg", "--out")
+        make_way(out / "overhead.json", "--out")
         steps = plan.steps + (compare.steps(repeats) if with_peers else 0)
         with progress(steps, lines=True) as watch:
             found = figures.measure(plan, watch)

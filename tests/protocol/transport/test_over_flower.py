@@ -35,7 +35,8 @@ from secure_afl.node import flower_app
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys
-from secure_afl.protocol.session.errors import RoundAbortedError
+from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.session.errors import FileError, RoundAbortedError
 from secure_afl.protocol.transport.flower import records
 from secure_afl.protocol.transport.flower import server as flower_server
 from secure_afl.protocol.transport.flower.server import FlowerPost, to_party
@@ -316,10 +317,11 @@ class Stopping(LocalGrid):
 
 def with_a_key(federation: Federation) -> Identity:
     """The server's identity: with one, it keeps its session."""
-    member, secret, _ = keys.write_key(federation.server, "server")
+    member, secret, _ = keys.write_key(federation.server, "server", server=True)
     secret.rename(federation.server / "identity.key")
     del member
-    return keys.read_key(federation.server / "identity.key", keys.service_passphrase)[1]
+    key = federation.server / "identity.key"
+    return keys.read_key(key, keys.service_passphrase, server=True)[1]
 
 
 def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
@@ -392,6 +394,57 @@ def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
     report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     assert not report["resumed"]
     assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_a_failed_run_leaves_no_model_and_report_in_the_place_of_its_own(tmp_path: Path) -> None:
+    """Nor do the parties take an earlier session's model for this one's."""
+    federation = Federation(tmp_path)
+    flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    everywhere = (federation.server, *federation.folders)
+    before = {folder: (folder / "model.npz").read_bytes() for folder in everywhere}
+    report = (federation.server / "report.json").read_bytes()
+    for folder in federation.folders:  # other rows: the first ones are spent
+        (folder / "data.toml").write_text('table = "rows.csv"\nname = "other rows"\n')
+
+    def reply(at: int, message: Message) -> Message | None:
+        letter = records.to_letter(message.content)
+        lost = at > 101 and letter.channel is Channel.MASKED and b"directory" in letter.data[:16]
+        return None if lost else node(federation, at - 100, message)
+
+    with pytest.raises(RoundAbortedError):
+        flower_app.serve(LocalGrid(4, reply), federation.server, 1.0, 0.01)
+    for folder in everywhere:
+        assert not (folder / "model.npz").exists()
+        assert (folder / "model.previous.npz").read_bytes() == before[folder]
+    assert not (federation.server / "report.json").exists()
+    assert (federation.server / "report.previous.json").read_bytes() == report
+    flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    assert all((folder / "model.npz").exists() for folder in everywhere)
+
+
+def test_a_message_that_is_refused_leaves_the_model_in_its_place(tmp_path: Path) -> None:
+    """A server cannot take a party's model away by proposing what the party does not take."""
+    federation = Federation(tmp_path)
+    flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
+    study = federation.server / "study.toml"
+    study.write_text(study.read_text().replace("max_rows = 100", "max_rows = 99"))
+    with pytest.raises(RoundAbortedError):
+        flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 1.0, 0.01)
+    assert all((folder / "model.npz").exists() for folder in federation.folders)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_server_runs_with_no_key_of_a_party(tmp_path: Path, listed: bool) -> None:
+    """Its key is a server's, and in no roster, whoever wrote that by hand."""
+    federation = Federation(tmp_path)
+    member, secret, _ = keys.write_key(federation.server, "server", server=listed)
+    secret.rename(federation.server / "identity.key")
+    if listed:
+        clients = Roster((*federation.parties.clients.members[:3], member))
+        (federation.server / "roster.toml").write_text(roster_file.text(roster_file.Parties(clients)))
+    what = "stands in no roster, got that of server" if listed else "a server's key, got the key of a client"
+    with pytest.raises(FileError, match=what):
+        flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 1.0, 0.01)
 
 
 def test_a_server_without_an_identity_ends_what_it_cannot_go_on_with(tmp_path: Path) -> None:

@@ -189,6 +189,17 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert found["accuracy"]["together"] > 0.7
 
 
+def test_a_run_that_fails_leaves_no_figures_and_page_of_an_earlier_one(tmp_path: Path) -> None:
+    places = {"--json": tmp_path / "run.json", "--html": tmp_path / "run.html"}
+    options = [str(word) for pair in places.items() for word in pair]
+    assert run("run", *options)[0] == 0
+    before = {path: path.read_bytes() for path in places.values()}
+    assert run("run", *options, "--dropout", "0.5")[0] == 1
+    for path, data in before.items():
+        assert not path.exists()
+        assert path.with_name(f"run.previous{path.suffix}").read_bytes() == data
+
+
 @pytest.mark.parametrize("source", ["mine.csv", "mine.npz", "synthetic"])
 @pytest.mark.parametrize("model", ["ridge", "fedacnnl"])
 def test_no_privacy_is_promised_on_a_scale_that_was_read_from_the_rows(
