@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli import pages, terminal
-from secure_afl.cli.terminal import make_way, console, errors, refusals_shown, write_text
+from secure_afl.cli.terminal import console, errors, make_way, refusals_shown, write_text
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.story import Story, stories
 from secure_afl.protocol.files import roster as roster_file

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from secure_afl.crypto.errors import SecureAflError
-from secure_afl.protocol import files
+from secure_afl.protocol.files import whole
 
 console = Console()
 errors = Console(stderr=True)
@@ -69,7 +69,7 @@ def make_way(file: Path | None, option: str = "--json") -> None:
         return
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint=option)
-    files.put_aside(file)
+    whole.put_aside(file)
 
 
 def write_json(file: Path | None, figures: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from secure_afl.cli.terminal import (
     JsonFile,
-    make_way,
     console,
     errors,
+    make_way,
     progress,
     refusals_shown,
     write_json,

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli.terminal import (
-    make_way,
     console,
     errors,
     make_way,

@@ -17,11 +17,12 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import KeyPair, Suite, seal
 from secure_afl.crypto.identity import Identity, public_key, verify
 from secure_afl.crypto.kdf import Label
-from secure_afl.protocol import key_file, roster_file
 from secure_afl.protocol.audit.events import Begun, Role
-from secure_afl.protocol.errors import FileError, LocalProtocolError
-from secure_afl.protocol.roster import Member
-from secure_afl.protocol.wire import VERSION, WireError
+from secure_afl.protocol.files import keys as key_file
+from secure_afl.protocol.files import roster
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.roster import Member
+from secure_afl.protocol.session.wire import VERSION, WireError
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -106,7 +107,7 @@ def test_a_key_of_small_order_is_forgeable_and_refused_wherever_a_key_is_read(
     with pytest.raises(FileError, match=r"A\.pub: A: expected an identity key"):
         key_file.read_public(line)
     with pytest.raises(FileError, match="entry 1 of clients: A: expected an identity key"):
-        roster_file.parse(f'[[clients]]\nname = "A"\nverify_key = "{key.hex()}"\n')
+        roster.parse(f'[[clients]]\nname = "A"\nverify_key = "{key.hex()}"\n')
 
 
 @given(st.integers(0, 2**255 - 1), st.booleans())

@@ -14,10 +14,10 @@ from worlds.strategies import members
 
 from secure_afl.crypto import key_pem
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member
-from secure_afl.crypto.identity import Identity
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -45,15 +45,15 @@ def test_a_public_line_is_read_back(member: Member) -> None:
 def test_a_servers_key_is_not_taken_for_a_partys_nor_the_other_way_round(
     tmp_path: Path, server: bool
 ) -> None:
-    member, secret, public = key_file.write_key(tmp_path, "A", server=server)
-    assert key_file.is_server(public) is key_file.is_server(secret) is server
-    assert key_file.read_public(public, server=server) == member
-    assert key_file.read_key(secret, nobody_asks, server=server)[0] == member
+    member, secret, public = keys.write_key(tmp_path, "A", server=server)
+    assert keys.is_server(public) is keys.is_server(secret) is server
+    assert keys.read_public(public, server=server) == member
+    assert keys.read_key(secret, nobody_asks, server=server)[0] == member
     what = "got the key of a client or key holder" if not server else r"got a server's \(A\): .* leave it out"
     with pytest.raises(FileError, match=what):
-        key_file.read_public(public, server=not server)
+        keys.read_public(public, server=not server)
     with pytest.raises(FileError, match=what):
-        key_file.read_key(secret, nobody_asks, server=not server)
+        keys.read_key(secret, nobody_asks, server=not server)
 
 
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])

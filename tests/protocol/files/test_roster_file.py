@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds.strategies import members
 
+from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.files import roster
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member, Roster, grouped
-from secure_afl.crypto.identity import Identity
 
 
 @st.composite
