@@ -125,15 +125,11 @@ class FixedPoint:
         return np.ldexp(units.astype(np.float64), -self.fraction_bits)
 
     def entry_error(self, summands: int) -> float:
-        """Bound on |decoded sum − exact sum of the float64 values| for each entry, rounded up.
+        """Bound on how far encoding moves each entry of the exact sum of float64 values, rounded up: n half units.
 
-        n half units of encoding, and the rounding of the integer sum to 53 bits where it is longer.
+        `decode_sum` rounds the result to float64 besides, which moves it by at most 2^-53 of itself.
         """
-        half_units = Fraction(summands)
-        excess = (summands * self.magnitude).bit_length() - 53
-        if excess > 0:
-            half_units += 2**excess
-        exact = half_units / 2 / Fraction(2) ** self.fraction_bits
+        exact = Fraction(summands, 2) / Fraction(2) ** self.fraction_bits
         return float(np.nextafter(float(exact), np.inf))
 
 

@@ -16,4 +16,14 @@ class GroupWarning(UserWarning):
 
 
 class SolveError(SecureAflError, ValueError):
-    """The aggregated system cannot be solved with a guarantee."""
+    """The aggregated system cannot be solved with a guarantee.
+
+    outcome: the `Aggregate` that was to be solved, if it was opened: the data are spent for it, and it can be solved
+    with other parameters.
+    """
+
+    outcome: object = None
+
+
+class ConstantColumnWarning(UserWarning):
+    """Columns that cannot be told from constant ones have no part in a model."""

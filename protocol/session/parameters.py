@@ -92,8 +92,10 @@ class SumWanted:
 @dataclass(frozen=True)
 class RidgeSystem:
     """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
-    alone. features, outputs: the shape of the weights; ridge, target: see `secure_afl.analytic.solve.solve`; rows: the most
-    of one client, for sums with noise.
+    alone. features, outputs: the shape of the weights; rows: the most of one client, for sums with noise.
+
+    standardised: whether the first column is ones, whose weights are free, and ridge and column are those of
+    `secure_afl.analytic.standardised.solve_standardised`; else ridge is that of `secure_afl.analytic.solve.solve`. target, names: see there.
     """
 
     features: int
@@ -101,6 +103,13 @@ class RidgeSystem:
     ridge: float
     target: float = 1.0
     rows: int = 2**32
+    standardised: bool = False
+    column: float = 1.0
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ridge <= 2.0**64:
+            raise LocalProtocolError(f"expected a ridge from 0 to 2^64, got {self.ridge!r}")
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh
 
-from secure_afl.analytic.statistics import Matrix, PublicBounds, SufficientStatistics, gamma, symmetric
+from secure_afl.analytic.statistics import (
+    Matrix,
+    PublicBounds,
+    Shape,
+    SufficientStatistics,
+    gamma,
+    packed_length,
+    symmetric,
+)
 from secure_afl.crypto.noise import Block, Noise
 from secure_afl.errors import DataError
 
@@ -256,6 +265,13 @@ def _rounded_up(value: float) -> Fraction:
     return Fraction(math.ceil(mantissa * 2**12)) * Fraction(2) ** (exponent - 12)
 
 
+class Sized(Shape, Protocol):
+    """A shape, and the most rows of one client."""
+
+    @property
+    def rows(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Regularised:
     """statistics: of the noisy sum, the ridge on the diagonal of the Gram: solve them with ridge=0; ridge: that γ;
@@ -267,7 +283,7 @@ class Regularised:
 
 
 def regularise(
-    total: Matrix, bounds: PublicBounds, noise: Noise, *, survivors: int, ridge: float = 0.0
+    total: Matrix, system: Sized, noise: Noise, *, survivors: int, ridge: float = 0.0
 ) -> Regularised:
     """What to solve in place of a sum with noise, whose Gram may have negative eigenvalues.
 
@@ -275,16 +291,17 @@ def regularise(
     λ_min(G) and a bound on the noise; here the noisy Gram itself tells λ_min, so that it costs no privacy:
     γ = max(ridge·trace/d, τ/2 − λ_min(Ĝ)) with ‖Z‖ ≤ τ. A well-conditioned sum thus gets the penalty `ridge` asks for.
 
-    total: (bounds.length,) the sum over `survivors` clients, each of whom added `noise`. Public numbers only.
+    total: the packed sum over `survivors` clients, each of whom added `noise`; system: its shape, and the most rows of
+    a client. Public numbers only.
     Raises DataError for another shape, values that are not finite, or a negative ridge.
     """
-    if total.shape != (bounds.length,) or not np.isfinite(total).all():
-        raise DataError(f"expected a finite sum of shape ({bounds.length},), got {total.shape}")
+    if total.shape != (packed_length(system),) or not np.isfinite(total).all():
+        raise DataError(f"expected a finite sum of shape ({packed_length(system)},), got {total.shape}")
     if not (0 <= ridge <= 2.0**64 and survivors >= 1):
         raise DataError(f"expected a ridge from 0 to 2^64 and a survivor, got {ridge!r} and {survivors!r}")
-    d, triangle = bounds.features, bounds.features * (bounds.features + 1) // 2
-    G, cross = symmetric(total[:triangle], d), total[triangle:-1].reshape(d, bounds.outputs)
-    count = max(1, min(round(float(total[-1])), survivors * bounds.rows))
+    d, triangle = system.features, system.features * (system.features + 1) // 2
+    G, cross = symmetric(total[:triangle], d), total[triangle:-1].reshape(d, system.outputs)
+    count = max(1, min(round(float(total[-1])), survivors * system.rows))
     smallest, trace = float(eigvalsh(G)[0]), float(np.trace(G))
     # Entries of the upper triangle are independent: E λ_max(Z) ≤ 2σ√d (Slepian, against the orthogonal ensemble), and
     # λ_max is √2-Lipschitz in them, so λ_max ≤ 2σ√d + 2σ√ln(1/β) but for β; likewise −λ_min.

@@ -68,10 +68,16 @@ class Certificate:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """weights: (d, c) float64, read-only; certificate: how far they can be from the pooled solution."""
+    """weights: (d, c) float64, read-only; certificate: how far they can be from the pooled solution.
+
+    statistics: what was solved, None where key holders released the weights alone; constant: the rows of weights that
+    are 0 as their columns cannot be told from constant ones.
+    """
 
     weights: Matrix
     certificate: Certificate
+    statistics: SufficientStatistics | None = None
+    constant: tuple[int, ...] = ()
 
 
 @np.errstate(all="ignore")  # what overflows is caught as not finite; underflow is paid for
@@ -137,7 +143,7 @@ def solve(
         condition=condition,
     )
     W.flags.writeable = False
-    return Solution(W, certificate)
+    return Solution(W, certificate, statistics)
 
 
 def _smallest_eigenvalue(A: Matrix) -> tuple[float, float, Factor]:

@@ -6,8 +6,9 @@ that the sum cannot overflow, so an error message may repeat a bound but never a
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from secure_afl.errors import DataError
 
 Matrix = npt.NDArray[np.float64]
 UNIT_ROUNDOFF = 2.0**-53
+
+
+_CHUNK_ROWS = 4096
+_HIGH_BITS = 20  # two factors of 20 bits, added up over 2^12 rows, fit into float64's 53
 
 
 def gamma(roundings: int) -> float:
@@ -41,6 +46,59 @@ def symmetric(packed: Matrix, size: int) -> Matrix:
     return matrix + np.triu(matrix, 1).T
 
 
+def roundings(rows: int) -> int:
+    """Of `SufficientStatistics.from_rows`: each entry is within gamma(roundings)·‖x_j‖·‖x_k‖ of the exact sum, x_j
+    being a column of (X, Y).
+
+    In units of 2^-20 of the least power of two that bounds its column, a value is h + l with an integer h and
+    |l| ≤ 1/2, exactly. Sums of h·h over a chunk of K ≤ 4096 rows are integers below 2^53: exact. Of h·l and l·h the
+    error is at most 2·γ_K·‖h_j‖‖l_k‖, where ‖l_k‖ ≤ √K·2^-20·‖x_k‖ as some |x| is at least half its bound, so 0.51·u;
+    of l·l it is below 2^-15·u. Chunks are added without error, by `_plus`; the remainders, of at most
+    2^-13·‖x_j‖‖x_k‖ in all, take 3 roundings a chunk, which is under u/2 for 2^24 rows; the result is rounded once.
+    """
+    return 3 + rows // 2**24
+
+
+def _plus(high: Matrix, low: Matrix, term: Matrix) -> tuple[Matrix, Matrix]:
+    """high + low + term as such a pair; high + term is added without error (Knuth's TwoSum)."""
+    total = high + term
+    part = total - high
+    return total, low + ((high - (total - part)) + (term - part))
+
+
+def added(vectors: Iterable[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """The sum of vectors of one length, with two roundings more than none: errors of additions are added up, too."""
+    high = low = np.zeros(())
+    for vector in vectors:
+        high, low = _plus(high, low, vector)
+    return np.asarray(high + low)
+
+
+def _products(chunk: Matrix) -> tuple[Matrix, Matrix]:
+    """ZᵀZ for at most `_CHUNK_ROWS` rows Z as an exact matrix and a small remainder, see `roundings`."""
+    _, exponents = np.frexp(abs(chunk).max(axis=0, initial=0.0))
+    units = np.ldexp(chunk, _HIGH_BITS - exponents)
+    high = np.rint(units)
+    low = units - high
+    mixed = high.T @ low
+    scale = exponents[:, None] + exponents - 2 * _HIGH_BITS
+    return np.ldexp(high.T @ high, scale), np.ldexp(mixed + mixed.T + low.T @ low, scale)
+
+
+class Shape(Protocol):
+    """How many columns X and Y have."""
+
+    @property
+    def features(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+
+
+def packed_length(shape: Shape) -> int:
+    """Entries of a packed vector: d(d+1)/2 + d·c + 1."""
+    return shape.features * (shape.features + 1) // 2 + shape.features * shape.outputs + 1
+
+
 @dataclass(frozen=True)
 class PublicBounds:
     """What every party agrees on before any data is read.
@@ -49,6 +107,7 @@ class PublicBounds:
     row_norm: largest euclidean norm B of a row of X.
     rows: most rows N that one client may put into one sum.
     target: largest |Y_ij|.
+    column: largest |X_ij|, where that is agreed to be less than row_norm.
 
     Raises DataError for bounds that no data could meet or whose magnitude is not finite.
     """
@@ -58,28 +117,30 @@ class PublicBounds:
     row_norm: float
     rows: int
     target: float = 1.0
+    column: float = math.inf
 
     def __post_init__(self) -> None:
         for number in (self.features, self.outputs + 1, self.rows):
             if not isinstance(number, int) or not 1 <= number <= 2**32:
                 raise DataError(f"features and rows must be integers from 1 to 2**32, outputs from 0: {self}")
-        if not (self.row_norm > 0 and self.target > 0 and self.magnitude < math.inf):
-            raise DataError(f"row_norm and target must be positive, their products finite: {self}")
+        if not (self.row_norm > 0 and self.target > 0 and self.column > 0 and self.magnitude < math.inf):
+            raise DataError(f"row_norm, target and column must be positive, their products finite: {self}")
 
     @property
     def length(self) -> int:
-        """Entries of a packed vector: d(d+1)/2 + d·c + 1."""
-        return self.features * (self.features + 1) // 2 + self.features * self.outputs + 1
+        """Entries of a packed vector, see `packed_length`."""
+        return packed_length(self)
 
     @property
     def magnitude(self) -> float:
         """No packed float64 entry of one client exceeds this in absolute value.
 
-        |G_jk| ≤ N·B² and |C_jk| ≤ N·B·target by Cauchy-Schwarz, count ≤ N. Adding up N products in float64
+        With b = min(row_norm, column), |G_jk| ≤ N·b² and |C_jk| ≤ N·b·target, count ≤ N. Adding up N products in float64
         can exceed that by 1 + γ_N, each of the two rows by the 1 + γ_{2d+16} that its norm may be off;
         16 more pay for the roundings of this very line.
         """
-        largest = self.row_norm * max(self.row_norm, self.target)
+        value = min(self.row_norm, self.column)
+        largest = value * max(value, self.target)
         return self.rows * max(largest, 1.0) * (1 + gamma(self.rows + 4 * self.features + 48))
 
 
@@ -117,10 +178,12 @@ class SufficientStatistics:
         bounds: PublicBounds,
         *,
         who: str = "this client",
-        chunk_rows: int = 4096,
+        chunk_rows: int = _CHUNK_ROWS,
     ) -> "SufficientStatistics":
         """Statistics of X (n, features) and Y (n, outputs), real numbers of any type; n = 0 is valid.
 
+        Each entry is as near to the exact sum as `roundings` says, however many rows there are; chunk_rows, at most
+        4096, are in memory at once.
         Raises DataError, naming `who` and the first offending row and column, for rows outside `bounds`.
         """
         x_rows = _table(X, "X", bounds.features, who)
@@ -129,18 +192,19 @@ class SufficientStatistics:
             raise DataError(f"{who}: X and Y need equally many rows, got {len(x_rows)} and {len(y_rows)}")
         if len(x_rows) > bounds.rows:
             raise DataError(f"{who}: at most {bounds.rows} rows were agreed on, got {len(x_rows)}")
-        gram = np.zeros((bounds.features, bounds.features))
-        cross = np.zeros((bounds.features, bounds.outputs))
+        d, columns = bounds.features, bounds.features + bounds.outputs
+        high, low = np.zeros((columns, columns)), np.zeros((columns, columns))
         # A row scaled to norm B passes whichever way that scaling and this measuring rounded.
         accepted = bounds.row_norm * (1 + gamma(bounds.features + 8))
-        with np.errstate(over="ignore"):  # what overflows is infinite and refused
-            for start in range(0, len(x_rows), chunk_rows):
-                x = x_rows[start : start + chunk_rows].astype(np.float64)
-                y = y_rows[start : start + chunk_rows].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite and refused
+            for start in range(0, len(x_rows), min(chunk_rows, _CHUNK_ROWS)):
+                x = x_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
+                y = y_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
                 faults = (
                     (~np.isfinite(x), "X must be finite, is not"),
                     (~np.isfinite(y), "Y must be finite, is not"),
                     (np.sqrt(np.einsum("ij,ij->i", x, x)) > accepted, f"X has norm over {bounds.row_norm:g}"),
+                    (abs(x) > bounds.column, f"X has absolute value over {bounds.column:g}"),
                     (abs(y) > bounds.target, f"Y has absolute value over {bounds.target:g}"),
                 )
                 for wrong, fault in faults:
@@ -148,10 +212,12 @@ class SufficientStatistics:
                         row, *column = np.argwhere(wrong)[0].tolist()
                         place = f"row {start + row}" + "".join(f", column {j}" for j in column)
                         raise DataError(f"{who}: {fault} in {place}")
-                gram += x.T @ x
-                cross += x.T @ y
+                exact, rest = _products(np.hstack([x, y]))
+                high, low = _plus(high, low + rest, exact)
+            whole = high + low
         # BLAS may round the two triangles differently; only the upper one travels.
-        return cls(np.triu(gram) + np.triu(gram, 1).T, cross, len(x_rows))
+        gram = np.triu(whole[:d, :d])
+        return cls(gram + np.triu(gram, 1).T, whole[:d, d:], len(x_rows))
 
     def pack(self) -> Matrix:
         """Upper triangle of gram row by row ‖ cross row by row ‖ count, as one float64 vector."""
@@ -159,25 +225,27 @@ class SufficientStatistics:
 
     @classmethod
     def unpack(
-        cls, vector: npt.ArrayLike, bounds: PublicBounds, *, entry_error: float = 0.0
+        cls, vector: npt.ArrayLike, shape: Shape, *, entry_error: float = 0.0
     ) -> "SufficientStatistics":
         """Undo `pack` on one vector or on a sum of them.
 
         entry_error: how far an entry may be off. The count is then the largest that it can stand for; fixed-point
         sums and float64 ones hold it exactly.
-        Raises DataError unless it is a finite vector of bounds.length whose last entry counts rows.
+        Raises DataError unless it is a finite vector of `packed_length` whose last entry counts rows.
         """
         packed = np.asarray(vector, dtype=np.float64)
-        if packed.shape != (bounds.length,):
-            raise DataError(f"expected a packed vector of shape ({bounds.length},), got {packed.shape}")
+        if packed.shape != (packed_length(shape),):
+            raise DataError(
+                f"expected a packed vector of shape ({packed_length(shape)},), got {packed.shape}"
+            )
         count = float(packed[-1])
         if math.isfinite(count) and math.floor(count + entry_error) >= count - entry_error:
             count = float(math.floor(count + entry_error))
         if not (0 <= count <= 2**53 and count.is_integer()):
             raise DataError(f"the count of rows in a packed vector must be a whole number, got {count!r}")
-        triangle = bounds.features * (bounds.features + 1) // 2
-        cross = packed[triangle:-1].reshape(bounds.features, bounds.outputs)
-        return cls(symmetric(packed[:triangle], bounds.features), cross, int(count))
+        triangle = shape.features * (shape.features + 1) // 2
+        cross = packed[triangle:-1].reshape(shape.features, shape.outputs)
+        return cls(symmetric(packed[:triangle], shape.features), cross, int(count))
 
     def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         """Statistics of the rows of both; DataError unless the shapes agree."""

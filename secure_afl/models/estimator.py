@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.errors import DataError
@@ -50,6 +51,11 @@ def parse_rows(
         )
     if not len(agreed):
         raise DataError(f"expected at least one row and one class, got {rows} rows")
+    if classes is None and labels.dtype.kind == "f" and not (agreed == np.floor(agreed)).all():
+        raise DataError(
+            f"expected y as labels of classes, got real numbers, {len(agreed)} different ones in {rows} rows: this is a "
+            "classifier, which would make a class of each; round or bin them, or give the classes if these are their names"
+        )
     wrong = np.flatnonzero(~np.isin(labels, agreed))  # NaN is never known
     if len(wrong):
         who = next(name for name, mine in sites.items() if wrong[0] in mine)
@@ -63,7 +69,17 @@ def parse_rows(
 
 
 def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(rows, features) float64; `DataError` for anything else. Values are not looked at."""
+    """(rows, features) float64 of an array, lists or a data frame; `DataError` for anything else.
+
+    Columns of a data frame may be of numbers or booleans, also nullable ones: what is missing becomes NaN, which the
+    estimators refuse. Values are not looked at.
+    """
+    if issparse(X):
+        raise DataError(
+            "expected X as a dense table of numbers, got a sparse matrix: X.toarray() makes it dense"
+        )
+    if hasattr(X, "columns") and hasattr(X, "shape"):
+        return _parse_frame(X)
     try:
         features = np.asarray(X)
     except ValueError:
@@ -73,6 +89,34 @@ def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
             f"expected X (rows, features) of numbers, got shape {features.shape} of type {features.dtype}"
         )
     return features.astype(np.float64)
+
+
+def _parse_frame(X: Any) -> npt.NDArray[np.float64]:
+    """A data frame of pandas, or of another kind whose columns are as those of NumPy."""
+    columns = []
+    for at, name in enumerate(X.columns):
+        column = X.iloc[:, at] if hasattr(X, "iloc") else X[name]
+        kind = getattr(column.dtype, "kind", None)  # of pandas, also of its nullable types
+        values = np.asarray(column) if kind is None else column
+        if (kind or values.dtype.kind) not in "fiub":
+            raise DataError(
+                f"expected numbers or booleans in each column of X, got type {column.dtype} in column {name!r}: encode "
+                "categories as 0/1 columns, dates as numbers"
+            )
+        columns.append(
+            column.to_numpy(dtype=np.float64, na_value=np.nan) if kind else values.astype(np.float64)
+        )
+    return np.column_stack(columns) if columns else np.empty((len(X), 0))
+
+
+def feature_names(X: Any) -> npt.NDArray[np.object_] | None:
+    """The names of the columns of a data frame, None where X has none; `DataError` if only some are words."""
+    probe = BaseEstimator()
+    try:
+        validate_data(probe, X, reset=True, skip_check_array=True)
+    except TypeError as error:
+        raise DataError(str(error)) from None
+    return getattr(probe, "feature_names_in_", None)
 
 
 def _rows_by_site(site: npt.ArrayLike, rows: int) -> dict[str, npt.NDArray[np.intp]]:
@@ -103,6 +147,14 @@ def parse_real(name: str, value: Any) -> float:
     return float(value)
 
 
+def parse_penalty(value: Any) -> float:
+    """A ridge from 0 to 2^64."""
+    ridge = parse_real("ridge", value)
+    if not 0 <= ridge <= 2.0**64:
+        raise DataError(f"expected ridge from 0 to 2^64, got {value!r}")
+    return ridge
+
+
 class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """The root of the estimators: `classes_`, `decision_function` and an `aggregator` parameter."""
 
@@ -117,10 +169,27 @@ class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
         return self._labels(self.decision_function(X))
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "weights_")
+
     def _check_privacy(self) -> None:
         """Raises `DataError` for what is no promise: something that only looks empty must not leave out the noise."""
         if self.privacy is not None and not isinstance(self.privacy, Privacy):
             raise DataError(f"expected privacy as Privacy(epsilon, delta) or None, got {self.privacy!r}")
+
+    def _features(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """X (rows, features) for the model, finite. Raises `DataError` for other columns than those it was learned
+        from, also for the same in another order.
+        """
+        self._check_learned()
+        features = parse_features(X)
+        try:
+            validate_data(self, X if hasattr(X, "columns") else features, reset=False, skip_check_array=True)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        if not np.isfinite(features).all():
+            raise DataError("expected finite features, got NaN or infinity")
+        return features
 
     def _check_learned(self) -> None:
         """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""

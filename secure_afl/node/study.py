@@ -126,7 +126,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
         if self.ridge:
-            return tuple(self._ridge().plan(len(self.features), clients))
+            return tuple(self._ridge().plan(self.features, clients))
         return tuple(self._deep().plan(clients))
 
     def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
@@ -135,7 +135,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
         """
         if self.ridge:
-            return self._ridge().vectors(X, y, who)[number]
+            return self._ridge().vector(X, y, who, number)
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
         return self._deep().vector(self._scaled(X), y, who, learned)
@@ -151,7 +151,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
         """The server's side: the model's weights, and what is known of each sum."""
         if self.ridge:
-            ridge = self._ridge(aggregator).fit_elsewhere(clients, len(self.features))
+            ridge = self._ridge(aggregator).fit_elsewhere(clients, self.features)
             return [ridge.weights_], ridge.rounds_
         network = self._deep(aggregator).fit_elsewhere(
             clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)

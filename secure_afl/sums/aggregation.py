@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from secure_afl.analytic.privacy import regularise
 from secure_afl.analytic.solve import Solution, solve
-from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
+from secure_afl.analytic.standardised import solve_standardised
+from secure_afl.analytic.statistics import SufficientStatistics, added
 from secure_afl.crypto import ring
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
-from secure_afl.errors import DropoutWarning
+from secure_afl.crypto.noise import Noise
+from secure_afl.errors import DropoutWarning, SolveError
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
@@ -31,7 +33,7 @@ from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec, SumPlan
+from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
@@ -46,7 +48,7 @@ class Outcome:
     """What is known of every sum that was made.
 
     survivors: whose vectors are in it; entry_error: bound on each entry's distance from the exact sum of the
-    survivors' float64 values, proven but for CKKS (`crypto.ckks`); length: its entries.
+    survivors' float64 values, before it is rounded to float64; proven but for CKKS (`crypto.ckks`). length: its entries.
     """
 
     survivors: tuple[str, ...]
@@ -198,19 +200,45 @@ def masked_session(
     return cohort
 
 
-def solved(plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int) -> Solution:
-    """The solution of the system that a sum over so many clients is for. Raises `SolveError` if none is guaranteed."""
-    system = plan.system
-    if system is None:
-        raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
-    bounds = PublicBounds(
-        system.features, system.outputs, row_norm=1.0, rows=system.rows, target=system.target
-    )
-    if plan.noise:
-        fixed = regularise(total, bounds, plan.noise, survivors=survivors, ridge=system.ridge)
+def solved(
+    system: RidgeSystem,
+    total: npt.NDArray[np.float64],
+    entry_error: float,
+    survivors: int,
+    noise: Noise | None = None,
+) -> Solution:
+    """The solution of a system, from the sum over so many clients' statistics.
+
+    total: packed; of several sums, as `statistics.added` adds them. noise: what each client added to it.
+    Raises `SolveError` if none is guaranteed.
+    """
+    if noise:
+        # Noise on the intercept's row and on the diagonal is as large as on the rest, so means and variances are too
+        # uncertain to standardise by: noisy sums keep one penalty for all rows of the weights.
+        fixed = regularise(total, system, noise, survivors=survivors, ridge=system.ridge)
         return solve(fixed.statistics, ridge=0.0, entry_error=entry_error, target=system.target)
-    statistics = SufficientStatistics.unpack(total, bounds, entry_error=entry_error)
+    statistics = SufficientStatistics.unpack(total, system, entry_error=entry_error)
+    if system.standardised:
+        return solve_standardised(
+            statistics,
+            ridge=system.ridge,
+            entry_error=entry_error,
+            target=system.target,
+            column=system.column,
+            names=system.names,
+        )
     return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)
+
+
+def solved_sum(plan: SumPlan, one: Aggregate) -> Solution:
+    """The solution of the system that a sum is for. Raises as `solved`, the `SolveError` with the sum as `outcome`."""
+    if plan.system is None:
+        raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
+    try:
+        return solved(plan.system, one.total, one.entry_error, len(one.survivors), plan.noise)
+    except SolveError as error:
+        error.outcome = one
+        raise
 
 
 class MaskedAggregator:
@@ -285,7 +313,7 @@ class MaskedAggregator:
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
-        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one
+        return solved_sum(self._plan[number], one), one
 
     def __deepcopy__(self, memo: object) -> "MaskedAggregator":
         """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
@@ -353,11 +381,9 @@ class PlainAggregator:
         self._plan = plan
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        total = np.zeros(self._plan[number].length)
-        for vector, _ in contributions.values():
-            total += vector
+        total = added(vector for vector, _ in contributions.values())
         return Aggregate(tuple(contributions), 0.0, len(total), total)
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
-        return solved(self._plan[number], one.total, one.entry_error, len(one.survivors)), one
+        return solved_sum(self._plan[number], one), one

@@ -44,6 +44,7 @@ from secure_afl.sums.aggregation import (
     masked_session,
     refusals_noted,
     solved,
+    solved_sum,
 )
 
 BACKENDS = ("ckks", "bfv", "bfv+mask")
@@ -245,7 +246,7 @@ class EncryptedAggregator:
         plan = self._plan[number]
         if self.encryption.release is Release.SUM:
             one = self.sum(number, contributions)
-            return solved(plan, one.total, one.entry_error, len(one.survivors)), one
+            return solved_sum(plan, one), one
         values, survivors = self._opened(number, contributions)
         assert plan.system is not None
         return _solution(plan.system, values), Outcome(*self._outcome(number, survivors))
@@ -311,7 +312,8 @@ def weights(
     plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
 ) -> npt.NDArray[np.float64]:
     """What a key holder releases of a system: weights row by row, and the numbers of their certificate."""
-    solution = solved(plan, total, entry_error, survivors)
+    assert plan.system is not None  # `Encryption.agreed` refuses sums that are no system
+    solution = solved(plan.system, total, entry_error, survivors, plan.noise)
     return np.concatenate([solution.weights.ravel(), astuple(solution.certificate)])
 
 

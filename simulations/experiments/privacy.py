@@ -159,7 +159,8 @@ class _Sums:
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
         noisy = len(contributions) if self._trust.everybody else 1
-        return solved(self._plan, one.total, 0.0, noisy), one
+        assert self._plan.system is not None
+        return solved(self._plan.system, one.total, 0.0, noisy, self._plan.noise), one
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:

@@ -5,17 +5,22 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggregator, Policy
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DataError, DropoutWarning, SolveError
+from secure_afl.errors import ConstantColumnWarning, DataError, DropoutWarning, SolveError
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.testing.faults import Fault, FaultyNetwork
@@ -197,7 +202,7 @@ def test_bad_rows_are_refused_before_anything_is_sent(change, what: str) -> None
         ({"ridge": None}, DataError, "ridge as a finite number"),
         ({"rounds": 0}, DataError, "rounds as an integer of at least 1"),
         ({"max_rows": 3}, DataError, "at most 3 rows were agreed on"),
-        ({"ridge": -1.0}, SolveError, "ridge"),
+        ({"ridge": -1.0}, DataError, "ridge from 0 to 2"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], error: type[Exception], what: str) -> None:
@@ -214,7 +219,7 @@ def test_shapes_are_checked_in_fit_and_predict() -> None:
             model.fit(*bad)
     model.fit(X, y, site)
     for bad_rows in (X[:, :2], np.full_like(X, np.nan)):
-        with pytest.raises(DataError, match="expected"):
+        with pytest.raises(DataError, match="expect"):
             model.predict(bad_rows)
 
 
@@ -397,3 +402,202 @@ def test_bounds_that_make_no_sense_are_refused(arguments: dict[str, object], tex
     X, y, site, _ = badly_scaled()
     with pytest.raises(DataError, match=text):
         FederatedRidge(**arguments, classes=range(2)).fit(X, y, site)  # type: ignore[arg-type]
+
+
+# ---- units and origins -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(-9, 9), st.floats(0, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
+def test_the_model_is_scikit_learns_on_standardised_columns(
+    ranges: bool, seed: int, unit: int, away: float, ridge: float
+) -> None:
+    """Years, kelvins and seconds since 1970: whatever the units and origins, up to a million spreads away."""
+    draws = np.random.default_rng(seed)
+    Z = draws.normal(size=(200, 2)).clip(-3, 3)
+    y = (Z @ (1.0, -0.5) + 0.3 * draws.normal(size=200) > 0).astype(int)
+    origin = 10.0 ** np.array([away, 0.5])
+    X = (Z + origin) * 10.0**unit
+    bounds: Any = abs(X).max(axis=0)
+    if ranges:
+        bounds = np.column_stack([origin - 3, origin + 3]) * 10.0**unit
+        bounds = bounds + abs(bounds) * ((-1e-12, 1e-12),)
+    model = FederatedRidge(column_bounds=bounds, ridge=ridge, aggregator=quick()).fit(
+        X, y, np.arange(200) % 4
+    )
+    reference = make_pipeline(StandardScaler(), Ridge(alpha=200 * ridge)).fit(Z, np.eye(2)[y])
+    atol = 1e-11 + 1e-15 * 10.0**away if ranges else 1e-11 + 1e-14 * 100.0**away
+    np.testing.assert_allclose(model.decision_function(X), reference.predict(Z), rtol=0, atol=max(atol, 1e-9))
+    pooled = clone(model).fit_pooled(X, y)
+    assert np.linalg.norm(model.weights_ - pooled.weights_) <= model.certificate_.bound
+
+
+def test_a_spread_that_is_lost_in_the_digits_is_an_error_with_the_columns_name() -> None:
+    draws = np.random.default_rng(0)
+    frame = pd.DataFrame({"dose": draws.uniform(-1, 1, 60), "year": 2000.0 + draws.integers(-5, 6, 60)})
+    y, site = (frame["dose"] > 0).astype(int), np.arange(60) % 3
+    FederatedRidge(column_bounds=[1.0, 2048.0], aggregator=quick()).fit(frame, y, site)
+    FederatedRidge(column_bounds=[(-1.0, 1.0), (1900.0, 2100.0)], aggregator=quick()).fit(frame, y, site)
+    wide = FederatedRidge(column_bounds=[1.0, 2.0**26], max_rows=2**26, aggregator=quick())
+    with pytest.raises(
+        SolveError, match=r"column 'year' cannot be told from a constant.*a range \[low, high\]"
+    ):
+        wide.fit(frame, y, site)
+
+
+def test_a_constant_column_has_no_weight_and_is_said() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 3)
+    X[:, 1] = 0.25
+    model = FederatedRidge(2.0, aggregator=quick())
+    with pytest.warns(ConstantColumnWarning, match="columns 2 "):
+        model.fit(X, y, site)
+    assert model.constant_.tolist() == [1]
+    assert not model.coef_[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    "bounds", [[1.0, (3.0, 2.0)], [1.0, (2.0, 2.0)], [1.0, (0.0, np.nan)], [1.0, (1, 2, 3)]]
+)
+def test_ranges_that_are_none_are_refused(bounds: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"expected column_bounds as 2 numbers above 0 or ranges \(low, high\)"
+    ):
+        FederatedRidge(column_bounds=bounds, classes=range(2)).plan(2, 3)
+
+
+def test_a_value_outside_its_range_is_refused() -> None:
+    X, y, site = np.linspace(5, 6, 60)[:, None], np.arange(60) % 2, np.arange(60) % 3
+    for bounds in ([(5.0, 5.999)], [(5.001, 6.0)]):
+        with pytest.raises(DataError, match="within its column's bound"):
+            FederatedRidge(column_bounds=bounds, aggregator=quick()).fit(X, y, site)
+    assert FederatedRidge(column_bounds=[(5.0, 6.0)], aggregator=quick()).fit(X, y, site).coef_.shape == (
+        2,
+        1,
+    )
+
+
+# ---- parameters and the sum ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ridge": -1.0},
+        {"ridge": float("nan")},
+        {"max_rows": 0},
+        {"rounds": 0},
+        {"row_norm": -1.0},
+        {"classes": [0]},
+    ],
+)
+def test_wrong_parameters_spend_no_data(wrong: dict[str, Any]) -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 3)
+    aggregator = quick()
+    good: dict[str, Any] = {"row_norm": 1.0, "aggregator": aggregator}
+    with pytest.raises(DataError):
+        FederatedRidge(**(good | wrong)).fit(X, y, site)
+    FederatedRidge(**good).fit(X, y, site)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_sum_whose_solve_failed_is_kept_and_solved_again(rounds: int) -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 3)
+    X = np.c_[X, np.eye(3)[np.arange(60) % 3]]  # all levels of a category beside the intercept
+    model = FederatedRidge(2.0, ridge=0.0, rounds=rounds, aggregator=quick())
+    with pytest.raises(SolveError, match="larger ridge"):
+        model.fit(X, y, site)
+    assert model.statistics_ is not None
+    assert model.statistics_.count == 60
+    assert [len(one.survivors) for one in model.rounds_] == [4] * rounds
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    with pytest.raises(SolveError, match="larger ridge"):
+        model.refit(ridge=0.0)
+    with pytest.raises(RoundAbortedError) as again:
+        model.set_params(ridge=1e-3).fit(X, y, site)
+    assert "refit(ridge=…) solves it again" in str(again.value.__notes__)
+    assert model.refit() is model
+    pooled = clone(model).fit_pooled(X, y)
+    assert np.linalg.norm(model.weights_ - pooled.weights_) <= model.certificate_.bound
+    assert model.refit(ridge=0.5).ridge == 0.5
+    pooled = clone(model).fit_pooled(X, y)
+    assert np.linalg.norm(model.weights_ - pooled.weights_) <= model.certificate_.bound
+    with pytest.raises(DataError, match="ridge from 0"):
+        model.refit(ridge=-1.0)
+    assert model.ridge == 0.5
+
+
+def test_without_a_sum_there_is_nothing_to_solve_again() -> None:
+    X, y, _ = data(4, 60, 3, 2, 10.0, 3)
+    for model in (FederatedRidge(1.0), FederatedRidge(1.0).fit_pooled(X, y)):
+        with pytest.raises(DataError, match="expected the sum of an earlier fit"):
+            model.refit(ridge=1.0)
+
+
+def test_real_numbers_are_no_classes() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 3)
+    target = X @ (1.0, 2.0, 3.0)
+    for fit in (
+        FederatedRidge(1.0, aggregator=quick()).fit,
+        lambda X, y, site: FederatedRidge(1.0).fit_pooled(X, y),
+    ):
+        with pytest.raises(
+            DataError, match="expected y as labels of classes, got real numbers, 60 different ones"
+        ):
+            fit(X, target, site)
+    FederatedRidge(1.0, aggregator=quick()).fit(X, y.astype(float), site)
+
+
+# ---- data frames -----------------------------------------------------------------------------------------
+
+
+def test_columns_of_a_frame_are_known_by_name() -> None:
+    X, y, site = data(4, 60, 3, 2, 10.0, 3)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    model = FederatedRidge(1.0, aggregator=quick()).fit(frame, y, site)
+    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert model.n_features_in_ == 3
+    assert model.score(frame, y) > 0.9
+    for wrong in (frame[["c", "b", "a"]], frame.rename(columns={"a": "x"})):
+        with pytest.raises(DataError, match="feature names should match"):
+            model.predict(wrong)
+    with pytest.raises(DataError, match="now missing:\n- c"):
+        model.predict(frame[["a", "b"]])
+    with pytest.warns(UserWarning, match="valid feature names"):
+        model.predict(X)
+
+
+def test_boolean_and_nullable_columns_are_numbers() -> None:
+    draws = np.random.default_rng(0)
+    old, male = draws.integers(20, 80, 60), draws.integers(0, 2, 60).astype(bool)
+    frame = pd.DataFrame(
+        {
+            "age": old,
+            "male": male,
+            "count": pd.array(old % 5, dtype="Int64"),
+            "smokes": pd.array(male[::-1], dtype="boolean"),
+        }
+    )
+    y, site = (old > 50).astype(int), np.arange(60) % 3
+    model = FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
+    same = FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick())
+    same.fit(np.column_stack([old, male, old % 5, male[::-1]]), y, site)
+    assert (model.weights_ == same.weights_).all()
+    frame.loc[7, "smokes"] = pd.NA
+    with pytest.raises(DataError, match="expected finite X within its column's bound"):
+        FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
+
+
+@pytest.mark.parametrize(
+    ("X", "text"),
+    [
+        (scipy.sparse.eye_array(4).tocsr(), "dense table of numbers, got a sparse matrix"),
+        (pd.DataFrame({"a": ["1", "2", "3", "4"]}), "got type .* in column 'a'"),
+        (pd.DataFrame({"a": pd.Categorical(["x", "y", "x", "y"])}), "got type category in column 'a'"),
+        (pd.DataFrame({"a": [1, 2, 3, 4], 2: [1, 2, 3, 4]}), "string names"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused_clearly(X: Any, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        FederatedRidge(4.0, aggregator=quick()).fit(X, [0, 1, 0, 1], [0, 1, 2, 0])

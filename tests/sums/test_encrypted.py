@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,59 +140,58 @@ def test_weights_are_within_the_certificate_of_the_pooled_ones(
 
 
 @pytest.mark.parametrize(
-    ("backend", "release"),
-    [("mask", None), ("bfv", None), ("bfv", "weights"), ("bfv by 3", None), ("bfv+mask", None), ("ckks", "sum"), ("ckks", None)],
+    ("backend", "release", "condition"),
+    [("mask", None, 1e8), ("bfv", None, 1e8), ("bfv", "weights", 1e8), ("bfv by 3", None, 1e8), ("bfv+mask", None, 1e8), ("ckks", "sum", 1e6), ("ckks", None, 1e6)],
 )  # fmt: skip
-def test_at_condition_1e8_the_certificate_still_says_something(backend: str, release: str | None) -> None:
-    X, y, site = system(4, 200, 5, 2, 10.0**7.5, 3)
+def test_at_condition_1e8_the_certificate_still_says_something(
+    backend: str, release: str | None, condition: float
+) -> None:
+    """Of the standardised columns; for CKKS, which has fewer digits, at 1e6."""
+    X, y, site = system(4, 200, 5, 2, 30 * condition, 3)
     model = FederatedRidge(
         1.0, ridge=0.0, classes=range(2), max_rows=200, aggregator=using(backend, release=release)
     ).fit(X, y, site)
     pooled = clone(model).fit_pooled(X, y)
     away, bound = np.linalg.norm(model.weights_ - pooled.weights_), model.certificate_.bound
-    assert 1e8 < model.certificate_.condition < 3e8
-    # ‖W‖ is 212. Masks and committee: 0.035, CKKS: 0.061, a single key holder's BFV: 0.14, where two fraction bits
-    # less fit; what is really lost is 0.0012 or less.
+    assert condition < model.certificate_.condition < 3 * condition
     assert away <= bound < 1e-3 * np.linalg.norm(pooled.weights_)
 
 
 @pytest.mark.parametrize(("most", "rounds"), [(10, 1), (2**16, 1), (2**16, 3)])
-def test_where_the_codes_agree_sums_and_weights_are_those_of_masks(most: int, rounds: int) -> None:
+def test_exact_encrypted_sums_are_the_same_whoever_opens_them_and_masks_have_more_digits(
+    most: int, rounds: int
+) -> None:
     rows = system(4, 24, 3, 2, 100.0, 1)
-    models = [
+    masked, *encrypted = [
         FederatedRidge(1.0, classes=range(2), max_rows=most, rounds=rounds, aggregator=using(backend)).fit(
             *rows
         )
         for backend in ("mask", "bfv", "bfv+mask", "bfv by 3")
     ]
-    masked = models[0]
-    for model in models[1:]:
-        for mine, theirs in zip(model.rounds_, masked.rounds_, strict=True):
+    for model in encrypted:
+        assert model.weights_.tobytes() == encrypted[0].weights_.tobytes()
+        assert model.certificate_ == encrypted[0].certificate_
+        for mine, theirs, fine in zip(model.rounds_, encrypted[0].rounds_, masked.rounds_, strict=True):
             assert isinstance(mine, Aggregate)
             assert isinstance(theirs, Aggregate)
-            assert mine.code is not None
-            assert theirs.code is not None
-            assert replace(mine.code, width=theirs.code.width) == theirs.code
-            assert mine.entry_error == theirs.entry_error > 0
+            assert isinstance(fine, Aggregate)
+            assert mine.code == theirs.code
             assert np.array_equal(mine.units, theirs.units)  # type: ignore[arg-type]
-        assert model.weights_.tobytes() == masked.weights_.tobytes()
-        assert model.certificate_ == masked.certificate_
+            # 59 bits against 63.
+            assert 8 * fine.entry_error < mine.entry_error == theirs.entry_error
+            assert abs(mine.total - fine.total).max() <= mine.entry_error + fine.entry_error
 
 
-def test_where_the_codes_do_not_agree_the_entry_error_says_so() -> None:
+@pytest.mark.parametrize("backend", ["mask", "bfv", "bfv by 3"])
+def test_the_entry_error_says_how_far_a_sum_is_off(backend: str) -> None:
     rows = system(4, 80, 3, 2, 100.0, 1)
-    errors = {}
-    for backend in ("mask", "bfv", "bfv by 3"):
-        model = FederatedRidge(1.0, classes=range(2), max_rows=200, aggregator=using(backend)).fit(*rows)
-        (one,) = model.rounds_
-        assert isinstance(one, Aggregate)
-        assert model.statistics_ is not None
-        pooled = clone(model).fit_pooled(*rows[:2])
-        assert pooled.statistics_ is not None
-        assert abs(model.statistics_.pack() - pooled.statistics_.pack()).max() <= one.entry_error + 1e-13
-        errors[backend] = one.entry_error
-    # 46 bits hold fewer fraction bits than 6 bytes do; the committee's 60 hold as many.
-    assert errors["bfv"] > errors["mask"] == errors["bfv by 3"]
+    model = FederatedRidge(1.0, classes=range(2), max_rows=200, aggregator=using(backend)).fit(*rows)
+    (one,) = model.rounds_
+    assert model.statistics_ is not None
+    pooled = clone(model).fit_pooled(*rows[:2])
+    assert pooled.statistics_ is not None
+    assert abs(model.statistics_.pack() - pooled.statistics_.pack()).max() <= one.entry_error + 1e-13
+    assert one.entry_error < 1e-13
 
 
 @pytest.mark.parametrize("backend", ["bfv", "ckks"])
@@ -430,8 +428,7 @@ def test_the_semi_honest_profile_of_masks_goes_under_encryption_too() -> None:
     assert aggregator.masks is not None
     assert aggregator.masks.server.parameters.profile is Profile.SEMI_HONEST
     assert (
-        model.weights_.tobytes()
-        == FederatedRidge(1.0, aggregator=using("mask")).fit(*rows).weights_.tobytes()
+        model.weights_.tobytes() == FederatedRidge(1.0, aggregator=using("bfv")).fit(*rows).weights_.tobytes()
     )
 
 
