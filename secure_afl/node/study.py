@@ -56,7 +56,7 @@ class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`FederatedRidge`, without what the study says already."""
 
     row_norm: float | None = None
-    column_bounds: tuple[float, ...] | None = None
+    column_bounds: tuple[float | tuple[float, float], ...] | None = None
     ridge: float = 1e-3
     rounds: int = 1
 

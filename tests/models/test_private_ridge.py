@@ -194,7 +194,8 @@ def test_no_row_is_refused_for_its_values() -> None:
         assert np.isfinite(vector).all()
         # Of length √3 and along the first column, as if the other two were 0.
         assert vector[4] == pytest.approx(3.0)
-        model.weights_, model.intercept_, model.coef_ = np.ones((4, 3)), np.zeros(3), np.ones((3, 3))
+        model.weights_ = np.ones((4, 3))
+        model.weights_[0] = 0.0
         model.privacy_ = model.privacy
         assert np.allclose(model.decision_function([[1e300, 2.0, 3.0]]), sqrt(3))
     X[7, 0] = np.nan
