@@ -25,5 +25,5 @@ class SolveError(SecureAflError, ValueError):
     outcome: object = None
 
 
-class ConstantColumnWarning(UserWarning):
-    """Columns that cannot be told from constant ones have no part in a model."""
+class ColumnWarning(UserWarning):
+    """A column is constant, or its values are so far below its bound that few of their digits count."""

@@ -13,7 +13,7 @@ from secure_afl.analytic.privacy import Privacy, client_noise, shortened
 from secure_afl.analytic.solve import Solution
 from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics, added, gamma
 from secure_afl.crypto.noise import Noise
-from secure_afl.errors import ConstantColumnWarning, DataError, SolveError
+from secure_afl.errors import ColumnWarning, DataError, SolveError
 from secure_afl.models.estimator import (
     FederatedClassifier,
     Rows,
@@ -35,6 +35,7 @@ _INTERCEPT = 0.25
 # What a sum of all clients needs in bits at most, in fixed point: words of 8 bytes and every encryption with exact sums
 # hold it.
 _SUM_BITS = 58
+_TINY = 2.0**-20
 Floats = npt.NDArray[np.float64]
 
 
@@ -127,7 +128,7 @@ class FederatedRidge(FederatedClassifier):
         """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
 
         All parameters and rows are checked before a session begins. Warns (`DropoutWarning`) if a sum is without some
-        sites, and (`ConstantColumnWarning`) of columns without a part in the model. Raises `DataError` for rows or
+        sites, and (`ColumnWarning`) of constant columns. Raises `DataError` for rows or
         parameters that do not fit, `PolicyError` and `RoundAbortedError` from the aggregator: the model is then the one
         from before. Raises `SolveError` if the sum gives no guaranteed solution: there is no model then, but the sum is
         kept, and `refit` can solve it with a larger penalty.
@@ -366,7 +367,16 @@ class FederatedRidge(FederatedClassifier):
                 raise DataError(
                     f"{who}: expected finite X within its column's bound, it is not in row {row}, column {column}"
                 )
-        return replace(parsed, X=columns.scaled(parsed.X))
+        scaled = columns.scaled(parsed.X)
+        peaks = abs(scaled).max(axis=0, initial=0.0)
+        if tiny := np.flatnonzero((peaks > 0) & (peaks < _TINY)).tolist():
+            warnings.warn(
+                f"columns {', '.join(str(j + 1) for j in tiny)} (counted from 1): no value is as large as a millionth of "
+                "its column's bound, so most digits are lost; agree on a bound in the values' unit",
+                ColumnWarning,
+                stacklevel=3,
+            )
+        return replace(parsed, X=scaled)
 
     def _short(self, X: Floats) -> Floats:
         """Finite rows in the units that sums are of, none longer than its bound; each depends on itself alone."""
@@ -419,12 +429,17 @@ class FederatedRidge(FederatedClassifier):
         if system.names:
             self.feature_names_in_ = np.array(system.names, dtype=object)
         self._kept = kept
-        if kept.outcomes and solution.constant:
-            shown = [repr(system.names[j - 1]) if system.names else str(j) for j in solution.constant]
+        said = [
+            # A column of zeros is no surprise: a level that nobody has, the border of an image.
+            repr(system.names[j - 1]) if system.names else str(j)
+            for j in solution.constant
+            if kept.outcomes and solution.statistics and solution.statistics.gram[[0, j], j].any()
+        ]
+        if said:
             warnings.warn(
-                f"columns {', '.join(shown)} (counted from 1) are constant, or vary by less than the digits of their "
+                f"columns {', '.join(said)} (counted from 1) are constant, or vary by less than the digits of their "
                 "bounds: they have weight 0",
-                ConstantColumnWarning,
+                ColumnWarning,
                 stacklevel=4,
             )
 

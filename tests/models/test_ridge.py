@@ -20,7 +20,7 @@ from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggrega
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import ConstantColumnWarning, DataError, DropoutWarning, SolveError
+from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.testing.faults import Fault, FaultyNetwork
@@ -450,7 +450,7 @@ def test_a_constant_column_has_no_weight_and_is_said() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     X[:, 1] = 0.25
     model = FederatedRidge(2.0, aggregator=quick())
-    with pytest.warns(ConstantColumnWarning, match="columns 2 "):
+    with pytest.warns(ColumnWarning, match="columns 2 "):
         model.fit(X, y, site)
     assert model.constant_.tolist() == [1]
     assert not model.coef_[:, 1].any()

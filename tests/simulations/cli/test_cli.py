@@ -93,7 +93,7 @@ def test_the_main_job_without_options(tmp_path: Path) -> None:
     assert found["suite"] == "hybrid"
     assert found["survivors"] == found["clients"] == ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
     assert found["sums_bit_identical"] is True
-    assert 0 < found["weight_difference"] <= found["certificate"] <= 1e4 * found["weight_difference"]
+    assert 0 < found["weight_difference"] <= found["certificate"] <= 1e5 * found["weight_difference"]
     assert found["max_weight_difference"] <= found["weight_difference"]
     assert found["accuracy"]["together"] == found["accuracy"]["pooled_plain"] > 0.8
     assert set(found["accuracy"]["alone"]) == set(found["clients"])
@@ -152,7 +152,7 @@ def test_encrypted_backends(
     assert ("parameters" in found) is ("mask" in options)
     survivors = found["survivors"] if found["rounds"] == 2 else [found["survivors"]]
     assert [len(one) for one in survivors] == [3] * found["rounds"]
-    assert found["weight_difference"] <= found["certificate"] < 1e-3
+    assert found["weight_difference"] <= found["certificate"] < (1e-2 if "ckks" in options else 1e-6)
     assert found["seconds"]["key_holders"] > 0
 
 
