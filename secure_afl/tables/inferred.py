@@ -7,9 +7,11 @@ and numbers that look like codes are refused; a codebook can say what they mean.
 import re
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from secure_afl.errors import DataError
-from secure_afl.tables.cells import Cells, Floats, distinct, is_any, matching, to_levels
+from secure_afl.tables.cells import Cells, Floats, Ints, Mask, distinct, is_any, matching, to_levels
 from secure_afl.tables.faults import Fault, refuse
 
 MISSING = (
@@ -29,7 +31,7 @@ def column(cells: Cells, name: str) -> tuple[float, float] | tuple[str, ...]:
     """The range of a column of numbers, or the sorted levels of a column of words. Raises `TableError`, `DataError`."""
     numbers = cells.numbers(name)
     words = np.isnan(numbers)
-    refuse(cells.source, _missing(cells, name) or _mixed(cells, name, words))
+    refuse(cells.source, _missing(cells, name, words) or _mixed(cells, name, words))
     if not words.any():
         refuse(cells.source, _odd_numbers(cells, name, numbers))
         return float(numbers.min()), float(numbers.max())
@@ -43,12 +45,12 @@ def column(cells: Cells, name: str) -> tuple[float, float] | tuple[str, ...]:
     return levels
 
 
-def labels(cells: Cells, name: str) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], tuple[str, ...]]:
+def labels(cells: Cells, name: str) -> tuple[Ints, tuple[str, ...]]:
     """Each row's class, and the classes: words, or whole numbers in their order. Raises `TableError`, `DataError`."""
     text = cells.column(name)
     numbers = cells.numbers(name)
     words = np.isnan(numbers)
-    refuse(cells.source, _missing(cells, name) or _mixed(cells, name, words))
+    refuse(cells.source, _missing(cells, name, words) or _mixed(cells, name, words))
     if words.any():
         refuse(cells.source, _like_numbers(cells, name))
         classes = tuple(distinct(text))
@@ -64,14 +66,14 @@ def labels(cells: Cells, name: str) -> tuple[np.ndarray[tuple[int], np.dtype[np.
     return places.astype(np.int64), tuple(str(int(value)) for value in values)
 
 
-def sites(cells: Cells, name: str, longest: int) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+def sites(cells: Cells, name: str, longest: int) -> npt.NDArray[np.str_]:
     """Who holds each row, as it is written. longest: letters of a name. Raises `TableError`."""
     text = cells.column(name)
     long = np.array([len(cell) > longest or not cell.isprintable() for cell in distinct(text)])
     names = np.array(list(distinct(text)))
     refuse(
         cells.source,
-        _missing(cells, name)
+        _missing(cells, name, np.isnan(cells.numbers(name)))
         or cells.faults(
             name,
             is_any(text, names[long].tolist()),
@@ -82,14 +84,16 @@ def sites(cells: Cells, name: str, longest: int) -> np.ndarray[tuple[int], np.dt
     return np.asarray(text.to_numpy(), dtype=np.str_)
 
 
-def _missing(cells: Cells, name: str) -> list[Fault]:
-    """Cells that may stand for a missing value."""
-    texts = [text for text in distinct(cells.column(name)) if text.lower() in MISSING]
+def _missing(cells: Cells, name: str, words: Mask) -> list[Fault]:
+    """Cells that may stand for a missing value; words: those that are no numbers."""
+    if not words.any():
+        return []
+    texts = [text for text in distinct(cells.column(name).filter(pa.array(words))) if text.lower() in MISSING]
     remedy = "complete or remove these rows, or say in a codebook what means missing (--codebook)"
     return cells.faults(name, is_any(cells.column(name), texts), "a value in every row", remedy)
 
 
-def _mixed(cells: Cells, name: str, words: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[Fault]:
+def _mixed(cells: Cells, name: str, words: Mask) -> list[Fault]:
     """The fewer ones of a column that has numbers and words."""
     if words.all() or not words.any():
         return []
@@ -113,12 +117,14 @@ def _odd_numbers(cells: Cells, name: str, numbers: Floats) -> list[Fault]:
     zeros = matching(cells.column(name), "^[+-]?0[0-9]")
     codes = cells.faults(name, zeros, "a number without zeros before it", f"it looks like a code: {_DECLARE}")
     marks = np.zeros(len(numbers), dtype=np.bool_)
-    values = np.unique(numbers)
-    if len(values) > 2:
-        low, high = values[0], values[-1]
-        if _marks_missing(-low) and ((low < 0 <= values[1]) or values[1] - low > high - values[1]):
+    low, high = numbers.min(), numbers.max()
+    between = numbers[(low < numbers) & (numbers < high)]
+    if between.size:
+        if _marks_missing(-low) and (
+            (low < 0 <= between.min()) or between.min() - low > high - between.min()
+        ):
             marks |= numbers == low
-        if _marks_missing(high) and high >= 10 and high - values[-2] > values[-2] - low:
+        if _marks_missing(high) and high >= 10 and high - between.max() > between.max() - low:
             marks |= numbers == high
     remedy = f"it looks like a mark for a missing value: {_DECLARE}"
     return large or codes or cells.faults(name, marks, "a number near the others", remedy)
