@@ -36,11 +36,11 @@ from secure_afl.protocol.masking import messages as masking
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
+from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox, alike
 from secure_afl.protocol.session.wire import ServerMessage
-from secure_afl.protocol.transport.driver import Contributor, Party
 
 FromParty = masking.FromClient | homomorphic.FromClient | homomorphic.FromHolder
 FromServer = (

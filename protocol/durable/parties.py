@@ -11,16 +11,15 @@ from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.wire import answered
 
 
-class Keeping(Protocol):
+class Keeping(Party, Protocol):
     """A party whose memory can be kept: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
 
     @property
     def transcript(self) -> bytes: ...
-
-    def receive(self, data: bytes) -> bytes | SumWanted: ...
 
     def foresee(self, data: bytes) -> bool: ...
 
@@ -29,13 +28,11 @@ class Keeping(Protocol):
     def resume(self, memory: bytes) -> None: ...
 
 
-class Contributing(Keeping, Protocol):
-    """A client."""
+class Contributing(Keeping, Contributor, Protocol):
+    """A client whose memory can be kept."""
 
     @property
     def wanted(self) -> SumWanted: ...
-
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
 
 
 class DurableParty:

@@ -6,6 +6,8 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
@@ -16,7 +18,7 @@ from secure_afl.protocol.session.errors import (
     RemoteProtocolError,
     check_size,
 )
-from secure_afl.protocol.session.parameters import Demands, SumPlan, check_demands
+from secure_afl.protocol.session.parameters import Demands, SumPlan, SumWanted, check_demands
 from secure_afl.protocol.session.wire import (
     Message,
     ServerMessage,
@@ -29,6 +31,18 @@ from secure_afl.protocol.session.wire import (
 
 S = TypeVar("S", bound=Enum)
 Answer = TypeVar("Answer")
+
+
+class Party(Protocol):
+    """A client or a key holder: a message of the server in, the answer or a request for a vector out."""
+
+    def receive(self, data: bytes) -> bytes | SumWanted: ...
+
+
+class Contributor(Party, Protocol):
+    """A client."""
+
+    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
 
 
 class Memory(Protocol[S]):

@@ -18,6 +18,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.server import Outbox
 
 T = TypeVar("T")
@@ -58,18 +59,6 @@ class PerfectNetwork:
 
     def flush(self, phase: str) -> Iterable[Envelope]:
         return []
-
-
-class Party(Protocol):
-    """A client or a key holder: a message of the server in, the answer or a request for a vector out."""
-
-    def receive(self, data: bytes) -> bytes | SumWanted: ...
-
-
-class Contributor(Party, Protocol):
-    """A client."""
-
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
 
 
 class Server(Protocol):

@@ -21,9 +21,10 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import Outbox
-from secure_afl.protocol.transport.driver import Carry, Contributor, Party
+from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.simulations.overhead.grid import HOLDERS, Cell
 from secure_afl.simulations.overhead.measure import (
