@@ -25,7 +25,7 @@ from secure_afl.protocol.transport import logs
 from secure_afl.simulations.network import certificates
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "flower"
-_START, _STOP = 60.0, 5.0  # seconds
+_START, _STOP = 600.0, 5.0  # seconds; a program that ends is not waited for
 _NAME = "loopback"
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",

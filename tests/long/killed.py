@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from worlds.mortal_files import beside
+from worlds.patience import HANG
 
 from long.mortals import (
     CLIENTS,
@@ -236,7 +237,7 @@ class Mortal:
             self.life += 1
             death = self.deaths[self.life] if self.life < len(self.deaths) else None
             with socket.create_server(("127.0.0.1", 0)) as door:
-                door.settimeout(60)
+                door.settimeout(HANG)
                 arguments = (self.settings, self.number, self.life, death, door.getsockname()[1])
                 self.process = _CONTEXT.Process(target=self.main, args=arguments, daemon=True)
                 self.process.start()
@@ -247,7 +248,7 @@ class Mortal:
         """It is gone, and by what it was to be."""
         assert self.process is not None
         assert self.link is not None
-        self.process.join(60)
+        self.process.join(HANG)
         expected = ENDS[self.settings["first"].by]
         assert self.process.exitcode == expected, f"it ended with {self.process.exitcode}"
         self.kills += 1
@@ -267,7 +268,7 @@ class Mortal:
         """Let it go."""
         if self.link is not None and self.process is not None:
             self.link.close()
-            self.process.join(60)
+            self.process.join(HANG)
             self.link = self.process = None
 
 

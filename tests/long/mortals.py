@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from worlds.cohorts import BOUND
 from worlds.encrypted import EVERY_BACKEND
+from worlds.patience import HANG
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
@@ -44,7 +45,6 @@ ROUNDS, LENGTH, CLIENTS = 2, 5, 4
 PLAN = [SumPlan(f"sum {number}", LENGTH, BOUND, 20) for number in range(ROUNDS)]
 SERVER = -1
 MASKS, ENCRYPTED = "masks", "encrypted"  # the layers of a session, the upper first
-_PATIENCE = 60.0  # seconds; a party that says nothing for so long hangs
 
 Point = tuple[str, str]
 """A phase, as "collecting 1", and a moment in it."""
@@ -172,13 +172,13 @@ class Link:
     """Lists of numbers, texts and bytes in both directions, each behind its length."""
 
     def __init__(self, end: socket.socket) -> None:
-        end.settimeout(_PATIENCE)
+        end.settimeout(HANG)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._end = end
 
     @classmethod
     def to(cls, port: int) -> "Link":
-        return cls(socket.create_connection(("127.0.0.1", port), _PATIENCE))
+        return cls(socket.create_connection(("127.0.0.1", port), HANG))
 
     def send(self, *parts: object, only: float = 1.0) -> None:
         """only: that part of the bytes."""

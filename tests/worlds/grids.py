@@ -1,6 +1,7 @@
-"""A network of Flower's in this process: its messages, none of its engines."""
+"""A network of Flower's in this process: its messages, none of its engines, and no waiting."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -8,15 +9,36 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from secure_afl.node import flower_app
+from secure_afl.protocol.transport.flower import server as flower_server
 from worlds.folders import Federation
 
 Reply = Callable[[int, Message], Message | None]
 
 
-def identify(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of an engine Flower does not know which task makes a message."""
+@dataclass
+class Clock:
+    """Stands still but for who sleeps, so a deadline passes when nothing is left to wait for, and no sooner."""
+
+    now: float = 100.0
+    slept: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+def without_an_engine(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let Flower make messages outside of its engines, where it does not know which task makes them, and give the
+    server's side a clock of its own.
+    """
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+    clock = Clock()
+    monkeypatch.setattr(flower_server, "time", clock)
+    return clock
 
 
 class LocalGrid(Grid):  # type: ignore[misc]  # no types where Flower is not followed

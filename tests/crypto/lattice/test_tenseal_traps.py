@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tenseal
 from tenseal import sealapi
+from worlds.patience import HANG
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.lattice import seal
@@ -25,7 +26,7 @@ COMPACT, B46 = LATTICES["ckks-compact"], LATTICES["bfv-46"]
 def run(script: str) -> str:
     """A fresh interpreter: what crashes there, or hangs, does not take pytest with it."""
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
@@ -192,7 +193,7 @@ def test_processes_need_no_guard_in_the_script_that_starts_them(
     path = tmp_path_factory.mktemp("script") / "unguarded.py"
     path.write_text(UNGUARDED)
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["ran", "True"]

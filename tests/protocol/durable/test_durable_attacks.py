@@ -1,6 +1,7 @@
 """Attacks on what outlives a process: kills, interrupts, two processes at once, a lying server, hands in the file."""
 
 import os
+import queue
 import secrets
 import signal
 import sqlite3
@@ -71,16 +72,22 @@ def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_ope
     other = sqlite3.connect(tmp_path / "a", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
 
+    statements = queue.SimpleQueue[str]()
+
     def interrupt() -> None:
+        while statements.get() != "BEGIN IMMEDIATE":
+            pass
         os.kill(os.getpid(), signal.SIGINT)
-        threading.Event().wait(0.1)
         other.execute("COMMIT")
 
-    timer = threading.Timer(0.2, interrupt)
-    timer.start()
+    # Nothing of Python's runs there, so that the interrupt does not end a callback, where SQLite would swallow it.
+    store._database.set_trace_callback(statements.put)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         party.receive(request)
-    timer.join()
+    thread.join()
+    store._database.set_trace_callback(None)
     wanted: Any = party.receive(request)
     upload = party.contribute(wanted, session.vectors[0, 0], "rows")
     again = process(session, Store(tmp_path / "a", session.world.identities[0]))

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds.patience import HANG
 
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
@@ -116,7 +117,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("waits for somebody who writes into the pipe")
 
     before = signal.signal(signal.SIGALRM, waited)
-    signal.alarm(10)
+    signal.alarm(int(HANG))
     try:
         with pytest.raises(FileError, match="got a pipe"):
             whole.read(tmp_path / "pipe")

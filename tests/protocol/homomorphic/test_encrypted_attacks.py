@@ -1177,17 +1177,17 @@ def test_over_long_messages_are_refused_unread_and_no_honest_one_is(world: World
 
 
 def test_a_long_agreement_is_read_in_linear_time() -> None:
-    """A few hundred kilobytes must not keep anybody busy for minutes (20 s when each name was compared with all)."""
+    """Two megabytes must not keep anybody busy for minutes: 0.6 s of CPU, 320 s when each name was compared with all."""
     world = World()
     agreement = world.agreement()
-    rounds = tuple(replace(agreement.rounds[0], statistic=f"sum {number}") for number in range(20_000))
+    rounds = tuple(replace(agreement.rounds[0], statistic=f"sum {number}") for number in range(80_000))
     long = encode(replace(agreement, rounds=rounds))
     before = time.process_time()
     holder = world.holder()
     holder._largest_message = len(long)
     with pytest.raises(RemoteProtocolError, match="expected the 1 sums"):
         holder.receive(long)
-    assert time.process_time() - before < 4
+    assert time.process_time() - before < 60
 
 
 def test_a_flipped_bit_on_the_way() -> None:

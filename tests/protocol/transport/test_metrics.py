@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from worlds.folders import Federation
+from worlds.patience import HANG
 
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport import logs, metrics
@@ -112,7 +113,7 @@ for _ in range(40):
 def test_two_processes_lose_no_count(file: Path) -> None:
     """Flower gives a node's messages to processes, which may overlap."""
     processes = [subprocess.Popen([sys.executable, "-c", _COUNTING]) for _ in range(2)]
-    assert [one.wait(120) for one in processes] == [0, 0]
+    assert [one.wait(HANG) for one in processes] == [0, 0]
     assert total(samples(file), "secure_afl_messages_total") == 80
 
 
@@ -161,7 +162,7 @@ def test_a_federations_counts_are_what_happened(file: Path, monkeypatch: pytest.
     from secure_afl.node import flower_app
     from secure_afl.protocol.transport.flower import records
 
-    grids.identify(monkeypatch)
+    grids.without_an_engine(monkeypatch)
     federation = Federation(file.parent / "parties")
     table = federation.folders[0] / "rows.csv"
     table.write_text(table.read_text() + "13,987654,0,0,no\n")  # over its bound

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 from worlds import mortal_files
 from worlds.folders import Federation, Post, in_process
+from worlds.patience import HANG
 
 from secure_afl.node.site import Folder
 from secure_afl.protocol.audit import log
@@ -115,7 +116,7 @@ class Node:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        self.process.wait(HANG)
         for end in (self.process.stdin, self.process.stdout):
             assert end is not None
             end.close()
