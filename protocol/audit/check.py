@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     Aborted,
@@ -31,7 +30,7 @@ from secure_afl.protocol.audit.events import (
     Terms,
 )
 from secure_afl.protocol.files.roster import Parties
-from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
+from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.errors import AuditError, PolicyError, ProtocolError
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.policy import Policy
@@ -444,8 +443,7 @@ def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
     if isinstance(terms, Parameters):
         policy.check(terms, members)
         return
-    scheme = "bfv" if LATTICES[terms.lattice].plain_modulus else "ckks"
-    policy.check_backend(Encryption(scheme, bool(terms.masks), terms.release).backend)
+    policy.check_backend(terms.encryption.backend)
     policy.check_group("clients", len(terms.cohort), members)
 
 

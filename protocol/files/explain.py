@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import ENCRYPTED, Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile
-from secure_afl.protocol.session.policy import BACKENDS, Policy
+from secure_afl.protocol.session.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Section:
 
 
 _FORMS = {
-    "mask": "mask: under random masks that cancel in the sum only. The server sees the sum and no client's part of it.",
-    "bfv+mask": "bfv+mask: under masks as above, and encrypted besides. Server and key holders together see the sum.",
-    "bfv": "bfv: encrypted, not masked. The key holders open the sum, exactly.",
-    "ckks": "ckks: encrypted, not masked. The key holder opens the sum, or the trained weights, approximately.",
-    "plain": "plain: in the clear. The server sees this client's own statistics.",
+    Backend.MASK: "mask: under random masks that cancel in the sum only. The server sees the sum and no client's part of it.",
+    Backend.BFV_MASK: "bfv+mask: under masks as above, and encrypted besides. Server and key holders together see the sum.",
+    Backend.BFV: "bfv: encrypted, not masked. The key holders open the sum, exactly.",
+    Backend.CKKS: "ckks: encrypted, not masked. The key holder opens the sum, or the trained weights, approximately.",
+    Backend.PLAIN: "plain: in the clear. The server sees this client's own statistics.",
 }
 
 _UNMASKED = (
@@ -34,11 +35,11 @@ _UNMASKED = (
 # Each setting that gives up something the default protects, and what it gives up.
 DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
     (
-        lambda policy: "plain" in policy.backends,
+        lambda policy: Backend.PLAIN in policy.backends,
         "plain: the server is shown this client's own statistics. Nothing protects them.",
     ),
-    (lambda policy: "bfv" in policy.backends, _UNMASKED.format("bfv")),
-    (lambda policy: "ckks" in policy.backends, _UNMASKED.format("ckks")),
+    (lambda policy: Backend.BFV in policy.backends, _UNMASKED.format("bfv")),
+    (lambda policy: Backend.CKKS in policy.backends, _UNMASKED.format("ckks")),
     (
         lambda policy: Profile.SEMI_HONEST in policy.profiles,
         (
@@ -109,9 +110,9 @@ def explain(
 def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
     lines = [
         "Statistics for sums that were planned beforehand, of each data set in one session; never a record.",
-        *(_FORMS[backend] for backend in BACKENDS if backend in policy.backends),
+        *(_FORMS[backend] for backend in Backend if backend in policy.backends),
     ]
-    if key_holders is not None and policy.backends - {"mask", "plain"}:
+    if key_holders is not None and policy.backends.intersection(ENCRYPTED):
         if key_holders:
             lines.append(
                 f"The roster names {_count(key_holders, 'key holder')}; all are needed to open a sum."
@@ -122,7 +123,7 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
 
 
 def _servers(policy: Policy) -> tuple[str, ...]:
-    if policy.backends == {"plain"}:
+    if policy.backends == {Backend.PLAIN}:
         return ("None: it is shown everything.",)
     lines = ["One that keeps to the protocol and keeps all that it sees."]
     if Profile.ACTIVE not in policy.profiles:
@@ -135,7 +136,7 @@ def _servers(policy: Policy) -> tuple[str, ...]:
         lines.append("One that lies about who takes part, who dropped out, or what others said.")
     if Suite.X25519 not in policy.suites:
         lines.append("One that keeps all messages until it has a quantum computer.")
-    if "plain" in policy.backends:
+    if Backend.PLAIN in policy.backends:
         lines.append("None of these where statistics leave in the clear (plain).")
     return tuple(lines)
 
@@ -159,7 +160,7 @@ def _numbers(policy: Policy, clients: int | None) -> tuple[str, ...]:
             lines.append(
                 f"So no sum is possible with {_count(clients, 'client')}: every session will be refused."
             )
-    if open_to_one := sorted(policy.backends & {"bfv", "ckks"}):
+    if open_to_one := sorted(policy.backends & {Backend.BFV, Backend.CKKS}):
         lines.append(f"With {' and '.join(open_to_one)} none may collude: see the warnings.")
     return tuple(lines)
 
@@ -167,15 +168,15 @@ def _numbers(policy: Policy, clients: int | None) -> tuple[str, ...]:
 def _set_up(policy: Policy, clients: int) -> tuple[str, ...]:
     """Thresholds, and how many may drop out, by profile; and by backend where there is no threshold."""
     lines = []
-    if policy.backends & {"mask", "bfv+mask"}:
+    if any(backend.masked for backend in Backend if backend in policy.backends):
         lines += [_threshold(policy, profile, clients) for profile in Profile if profile in policy.profiles]
     spare = clients - policy.least_survivors(clients)
     return (
         *lines,
         *(
             f"{name}: no threshold. {_dropouts(spare, clients)}"
-            for name in BACKENDS[2:]
-            if name in policy.backends
+            for name in Backend
+            if name in policy.backends and not name.masked
         ),
     )
 

@@ -13,9 +13,10 @@ from typing import Any
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.files.keys import shown
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
-from secure_afl.protocol.session.policy import BACKENDS, Policy
+from secure_afl.protocol.session.policy import Policy
 
 _HEADING = """\
 # The least that this client accepts, whatever a server proposes. The client's operator owns this file;
@@ -80,7 +81,7 @@ _FIELDS = {
         "The part of the clients that may fall silent during a session.",
     ),
     "backends": _Field(
-        _some_of(BACKENDS),
+        _some_of(tuple(Backend)),
         _set_of(str),
         'How statistics may leave this client. "mask": under pairwise masks. "bfv+mask": masked and encrypted besides.\n'
         '"bfv", "ckks": only encrypted; one client that helps the server is enough to read an upload.\n'

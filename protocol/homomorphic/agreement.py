@@ -11,6 +11,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.lattice import bfv, ckks, joint_key
 from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice
+from secure_afl.protocol.session.backend import ENCRYPTED, Backend, parse
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import SESSION_BYTES, RoundSpec, SumPlan
 from secure_afl.protocol.session.roster import Roster
@@ -32,28 +33,39 @@ class Release(Enum):
     WEIGHTS = "weights"
 
 
+RELEASES = tuple(one.value for one in Release)
+
+
 @dataclass(frozen=True)
 class Encryption:
     """How sums are encrypted, agreed on beforehand like the plan. A server that asks for another way is refused.
 
-    scheme: "bfv", exact, or "ckks", approximate. masked: pairwise masks under BFV, so that server and key holders
-    together see no more than a masked sum.
+    backend: one that encrypts.
     """
 
-    scheme: str
-    masked: bool = False
+    backend: Backend
     release: Release = Release.SUM
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("bfv", "ckks") or (self.masked and self.scheme != "bfv"):
-            raise LocalProtocolError(f"expected bfv, bfv with masks or ckks, got {self.backend}")
+        parse(self.backend, ENCRYPTED)
         if self.masked and self.release is Release.WEIGHTS:
             raise LocalProtocolError("a masked sum cannot be solved by key holders: release the sum")
 
+    @classmethod
+    def of(cls, backend: Backend, release: str | None = None) -> "Encryption":
+        """What key holders release by its name; None is weights for CKKS, which would give the key away with sums,
+        else sums. Raises `LocalProtocolError`.
+        """
+        if release not in (None, *RELEASES):
+            raise LocalProtocolError(f"expected release {' or '.join(RELEASES)}, got {release!r}")
+        if release:
+            return cls(backend, Release(release))
+        return cls(backend, Release.SUM if backend.exact else Release.WEIGHTS)
+
     @property
-    def backend(self) -> str:
-        """What policies call it."""
-        return self.scheme + ("+mask" if self.masked else "")
+    def masked(self) -> bool:
+        """Whether what is encrypted has pairwise masks: then server and key holders together see the sum and no more."""
+        return self.backend.masked
 
     def agreed(
         self, plan: Sequence[SumPlan], members: int, holders: int
@@ -68,9 +80,9 @@ class Encryption:
                     raise LocalProtocolError(
                         f"{one.statistic!r} is no system that key holders could solve: release the sum"
                     )
-        if holders > 1 and (self.scheme == "ckks" or self.release is Release.WEIGHTS):
+        if holders > 1 and (not self.backend.exact or self.release is Release.WEIGHTS):
             raise LocalProtocolError("a committee of key holders opens sums under BFV, nothing else")
-        if self.scheme == "ckks":
+        if not self.backend.exact:
             if noisy := [one.statistic for one in plan if one.noise]:
                 raise LocalProtocolError(
                     f"{noisy[0]!r} has noise for differential privacy, which needs exact sums: use mask, bfv or bfv+mask"
@@ -148,6 +160,15 @@ class Agreement(Message, frozen=True, tag="agreement"):
     def transcript(self) -> bytes:
         """32 bytes that stand in every signature and message of the session."""
         return digest(Label.TRANSCRIPT, encode(self))
+
+    @property
+    def encryption(self) -> Encryption:
+        """How sums are encrypted. Raises `LocalProtocolError` for a way that there is not."""
+        if LATTICES[self.lattice].plain_modulus:
+            return Encryption(Backend.BFV_MASK if self.masks else Backend.BFV, self.release)
+        if self.masks:
+            raise LocalProtocolError("expected masks under BFV only, got them under CKKS")
+        return Encryption(Backend.CKKS, self.release)
 
     @property
     def decryptions(self) -> int:

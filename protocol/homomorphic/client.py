@@ -24,6 +24,7 @@ from secure_afl.protocol.homomorphic.messages import (
 )
 from secure_afl.protocol.homomorphic.states import ClientState
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Profile, SumPlan, SumWanted, demands
@@ -56,7 +57,9 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         masks: MaskingClient | None = None,
     ) -> None:
         if encryption.masked != (masks is not None):
-            raise LocalProtocolError(f"expected a masked session for bfv+mask only, got {encryption.backend}")
+            raise LocalProtocolError(
+                f"expected a masked session for {Backend.BFV_MASK} only, got {encryption.backend}"
+            )
         super().__init__(identity, plan, messages.INVITATION, messages.TO_CLIENT, CLIENT_MEMORY)
         self.place = roster.place(identity.verify_key)
         self.name = roster.name(self.place)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.prg import keystream
@@ -77,6 +76,8 @@ def exposure(profile: Profile, n: int, degree: int, threshold: int, corrupted: i
     """
     if degree == n - 1:
         return float(corrupted >= (2 * threshold - n if profile is Profile.ACTIVE else threshold))
+    from scipy.stats import hypergeom  # 50 MB, and not for the complete graph
+
     opened = hypergeom.sf(threshold - 1, n - 1, min(corrupted, n - 1), degree)
     torn = hypergeom.pmf(degree // 2, n, min(n, corrupted + gone), degree // 2)
     return min(1.0, n * float(opened + torn))
@@ -84,6 +85,8 @@ def exposure(profile: Profile, n: int, degree: int, threshold: int, corrupted: i
 
 def _loss(n: int, degree: int, threshold: int, gone: int) -> float:
     """Bound on the probability that some client keeps fewer than `threshold` surviving neighbours."""
+    from scipy.stats import hypergeom
+
     return min(1.0, n * float(hypergeom.cdf(threshold - 1, n - 1, max(0, n - 1 - gone), degree)))
 
 

@@ -10,11 +10,9 @@ from math import ceil
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan
-
-BACKENDS = ("mask", "bfv+mask", "bfv", "ckks", "plain")
-"""Every form in which a statistic can leave a client, from the safest to none."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Policy:
         assumed comes on top.
     corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
         may pick them all. dropout: the fraction of the cohort that may drop out.
-    backends: how a statistic may leave: "mask"; others must be added by name. "bfv+mask" protects no less; with "bfv"
+    backends: how a statistic may leave, as names of `Backend`: "mask"; others must be added. "bfv+mask" protects no less; with "bfv"
         or "ckks" one client that helps the server is enough to read others' uploads; "plain" shows everything.
     trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
         (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
@@ -34,7 +32,7 @@ class Policy:
     minimum_honest: int = 2
     corrupted: float = 0.1
     dropout: float = 0.2
-    backends: frozenset[str] = frozenset({"mask"})
+    backends: frozenset[str] = frozenset({Backend.MASK})
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
     trusts_reports: bool = False
@@ -45,8 +43,8 @@ class Policy:
         for name, fraction in (("corrupted", self.corrupted), ("dropout", self.dropout)):
             if not 0 <= fraction < 1:
                 raise PolicyError(f"expected a {name} fraction from 0 to below 1, got {fraction}")
-        if unknown := sorted(self.backends.difference(BACKENDS)):
-            raise PolicyError(f"expected backends out of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+        if unknown := sorted(self.backends.difference(Backend)):
+            raise PolicyError(f"expected backends out of {', '.join(Backend)}, got {unknown[0]!r}")
         for name in ("backends", "profiles", "suites"):
             if not getattr(self, name):
                 raise PolicyError(f"expected at least one of {name}, got none")
@@ -67,7 +65,7 @@ class Policy:
         """Raises `PolicyError` if statistics may not leave in this form."""
         if backend not in self.backends:
             raise PolicyError(
-                f"the backend {backend!r} is not allowed by this client's policy, which allows "
+                f"the backend {str(backend)!r} is not allowed by this client's policy, which allows "
                 f"{', '.join(sorted(self.backends))}"
             )
 
@@ -92,7 +90,7 @@ class Policy:
 
         roster: how many members the client's own roster has.
         """
-        self.check_backend("bfv+mask" if parameters.encrypted else "mask")
+        self.check_backend(Backend.BFV_MASK if parameters.encrypted else Backend.MASK)
         n, profile, threshold = len(parameters.cohort), parameters.profile, parameters.threshold
         needed = graph.least_threshold(profile, n, parameters.degree)
         least, colluders = self.least_survivors(roster), self.colluders(roster)

@@ -18,6 +18,7 @@ from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
@@ -53,9 +54,9 @@ class Terms:
         self.encryption.agreed(self.plan, len(clients), len(holders))
 
     @property
-    def backend(self) -> str:
-        """What policies call it."""
-        return self.encryption.backend if self.encryption else "mask"
+    def backend(self) -> Backend:
+        """How statistics leave."""
+        return self.encryption.backend if self.encryption else Backend.MASK
 
 
 class Endpoint:
@@ -206,7 +207,7 @@ class Endpoint:
     def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
         """The party that this letter is for, as it was before the session."""
         terms, encryption = self._terms, self._terms.encryption
-        if letter.channel is Channel.MASKED and not self._holds_key and terms.backend in ("mask", "bfv+mask"):
+        if letter.channel is Channel.MASKED and not self._holds_key and terms.backend.masked:
             return self._masked(ledger)
         if letter.channel is Channel.MASKED or encryption is None:
             raise LocalProtocolError(f"{self.name}: no {letter.channel.value} sums were agreed on")

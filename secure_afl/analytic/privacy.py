@@ -15,7 +15,6 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigvalsh
 
 from secure_afl.analytic.statistics import (
     Matrix,
@@ -302,6 +301,8 @@ def regularise(
     d, triangle = system.features, system.features * (system.features + 1) // 2
     G, cross = symmetric(total[:triangle], d), total[triangle:-1].reshape(d, system.outputs)
     count = max(1, min(round(float(total[-1])), survivors * system.rows))
+    from scipy.linalg import eigvalsh  # a node reads a study with privacy and solves nothing
+
     smallest, trace = float(eigvalsh(G)[0]), float(np.trace(G))
     # Entries of the upper triangle are independent: E λ_max(Z) ≤ 2σ√d (Slepian, against the orthogonal ensemble), and
     # λ_max is √2-Lipschitz in them, so λ_max ≤ 2σ√d + 2σ√ln(1/β) but for β; likewise −λ_min.

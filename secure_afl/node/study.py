@@ -38,7 +38,9 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.errors import DataError
 from secure_afl.protocol.files import whole
-from secure_afl.protocol.homomorphic.agreement import Encryption, Release
+from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.session.backend import SECURE, Backend
+from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
 
@@ -78,7 +80,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Raises `DataError` or `LocalProtocolError` for what cannot be meant.
     """
 
-    backend: str
+    backend: Backend
     features: tuple[str, ...]
     label: str
     classes: tuple[str, ...]
@@ -94,30 +96,25 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         columns = [*self.features, self.label]
         if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
             raise DataError("expected features and a label without repeats, and at least two classes")
-        if self.backend not in ("mask", "bfv+mask", "bfv", "ckks"):
-            raise DataError(f"expected backend as mask, bfv+mask, bfv or ckks, got {self.backend!r}")
-        if self.release not in ("", *(one.value for one in Release)):
-            raise DataError(f"expected release as sum or weights, got {self.release!r}")
+        parse_backend(self.backend, SECURE)
         if self.fedacnnl and prod(self.fedacnnl.input_shape) != len(self.features):
             raise DataError(
                 f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
             )
         if self.fedacnnl and not self.fedacnnl.scale > 0:
             raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
-        if self.privacy and self.backend == "ckks":
+        if self.privacy and not self.backend.exact:
             raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
         _ = self.encryption
 
     @property
     def encryption(self) -> Encryption | None:
         """How sums are encrypted; None for masks alone."""
-        if self.backend == "mask":
-            if self.release:
-                raise DataError("expected release for encrypted sums only: masks have no key holders")
-            return None
-        scheme = self.backend.removesuffix("+mask")
-        given = self.release or ("weights" if scheme == "ckks" else "sum")
-        return Encryption(scheme, masked=scheme != self.backend, release=Release(given))
+        if self.backend.encrypted:
+            return Encryption.of(self.backend, self.release or None)
+        if self.release:
+            raise DataError("expected release for encrypted sums only: masks have no key holders")
+        return None
 
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge | FedACnnL":
         """The model, not yet learned."""
@@ -236,8 +233,11 @@ def packed(layers: Sequence[Floats]) -> bytes:
 
 def parse(content: str) -> Study:
     """The study in the text of a file. Raises `FileError`."""
+    document = whole.load_toml(content)
     try:
-        return msgspec.convert(whole.load_toml(content), Study)
+        if isinstance(backend := document.get("backend"), str):
+            parse_backend(backend, SECURE)  # says which there are; msgspec would not
+        return msgspec.convert(document, Study)
     except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
         raise FileError(str(error)) from None
 

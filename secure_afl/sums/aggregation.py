@@ -31,6 +31,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, RoundSpec, SumPlan
@@ -253,7 +254,7 @@ class MaskedAggregator:
     session, also one that failed; `renew` lets it serve another.
     """
 
-    backend = "mask"
+    backend: str = Backend.MASK
 
     def __init__(
         self,
@@ -366,7 +367,7 @@ class PlainAggregator:
     Raises `PolicyError` unless the policy was widened with `Policy(backends=frozenset({"plain"}))`.
     """
 
-    backend = "plain"
+    backend: str = Backend.PLAIN
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()

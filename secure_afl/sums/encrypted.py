@@ -27,6 +27,7 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.masking.server import MaskedSum
+from secure_afl.protocol.session.backend import ENCRYPTED, parse
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
@@ -46,9 +47,6 @@ from secure_afl.sums.aggregation import (
     solved,
     solved_sum,
 )
-
-BACKENDS = ("ckks", "bfv", "bfv+mask")
-RELEASES = tuple(one.value for one in Release)
 
 
 class EncryptedAggregator:
@@ -81,17 +79,11 @@ class EncryptedAggregator:
         watch: Callable[[str], None] = lambda phase: None,
         audit: Path | None = None,
     ) -> None:
-        if backend not in BACKENDS:
-            raise LocalProtocolError(f"expected backend {' or '.join(BACKENDS)}, got {backend!r}")
         if holders < 1:
             raise LocalProtocolError(f"expected at least one key holder, got {holders}")
-        if release not in (None, *RELEASES):
-            raise LocalProtocolError(f"expected release {' or '.join(RELEASES)}, got {release!r}")
-        self.backend = backend
-        scheme = backend.removesuffix("+mask")
-        given = Release(release) if release else Release.WEIGHTS if scheme == "ckks" else Release.SUM
-        self.encryption = Encryption(scheme, masked=backend != scheme, release=given)
-        self.policy = policy or Policy(backends=frozenset({backend}))
+        self.encryption = Encryption.of(parse(backend, ENCRYPTED), release)
+        self.backend: str = self.encryption.backend
+        self.policy = policy or Policy(backends=frozenset({self.backend}))
         self.profile = profile
         self.suite = suite
         self._network = network
@@ -230,7 +222,7 @@ class EncryptedAggregator:
                 'use release="sum" (--release sum)'
             )
         values, survivors = self._opened(number, contributions)
-        if self.encryption.scheme == "ckks":
+        if not self.encryption.backend.exact:
             return Aggregate(*self._outcome(number, survivors), values)
         return self.cohort.timed(lambda: self._decoded(number, values, survivors), ServerState.OPENED.value)
 

@@ -23,6 +23,7 @@ from secure_afl.cli.terminal import (
 )
 from secure_afl.crypto.hpke import Suite
 from secure_afl.models.networks.encoders import Encoder
+from secure_afl.protocol.session.backend import ENCRYPTED, Backend
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.benchmarks import masking
 from secure_afl.simulations.cli.attack import attack
@@ -31,8 +32,7 @@ from secure_afl.simulations.cli.flower import flower
 from secure_afl.simulations.cli.overhead import overhead
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import default_spec, partition
-from secure_afl.simulations.study.run import BACKENDS, KEY_PHASES, MODELS, Run, Settings, middle, run
-from secure_afl.sums import encrypted
+from secure_afl.simulations.study.run import KEY_PHASES, MODELS, Run, Settings, middle, run
 from secure_afl.tables.form import Form
 
 app = typer.Typer(
@@ -117,13 +117,13 @@ def run_command(
     ] = False,
     device: Annotated[str, typer.Option(help="Where fedacnnl computes: cpu or cuda.")] = "cpu",
     backend: Annotated[
-        str,
+        Backend,
         typer.Option(
             help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "
             "approximate); bfv+mask, masks under BFV; or plain, which shows every statistic to the server, for "
             "comparison."
         ),
-    ] = "mask",
+    ] = Backend.MASK,
     key_holders: Annotated[
         int,
         typer.Option(help="With bfv and bfv+mask: parties that share the key; all are needed.", min=1),
@@ -189,18 +189,14 @@ def run_command(
     Without options: four hospitals, masked sums, an active server, hybrid keys.
     """
     with refusals_shown():
-        if backend not in BACKENDS:
-            raise typer.BadParameter(
-                f"expected {' or '.join(BACKENDS)}, got {backend!r}", param_hint="--backend"
-            )
         if release not in (None, "sum", "weights"):
             raise typer.BadParameter(f"expected sum or weights, got {release!r}", param_hint="--release")
-        if (key_holders > 1 or release) and backend not in encrypted.BACKENDS:
+        if (key_holders > 1 or release) and not backend.encrypted:
             raise typer.BadParameter(
-                f"needs --backend {' or '.join(encrypted.BACKENDS)}",
+                f"needs --backend {' or '.join(ENCRYPTED)}",
                 param_hint="--release" if release else "--key-holders",
             )
-        if profile is not Profile.ACTIVE and backend in ("bfv", "ckks"):
+        if profile is not Profile.ACTIVE and backend in (Backend.BFV, Backend.CKKS):
             raise typer.BadParameter(
                 "bfv and ckks always reckon with a server that lies", param_hint="--profile"
             )
@@ -214,7 +210,7 @@ def run_command(
             raise typer.BadParameter("needs --model fedacnnl", param_hint="--personalize")
         if groups > 1 and not personalize:
             raise typer.BadParameter("needs --personalize", param_hint="--groups")
-        if epsilon is not None and backend in ("ckks", "plain"):
+        if epsilon is not None and not backend.exact:
             raise typer.BadParameter(
                 "needs exact sums: --backend mask, bfv or bfv+mask", param_hint="--epsilon"
             )
@@ -226,7 +222,7 @@ def run_command(
             raise typer.BadParameter(
                 "needs --epsilon with ridge; what a network's head sees has norm 1", param_hint="--clip"
             )
-        if audit_folder and backend == "plain":
+        if audit_folder and backend is Backend.PLAIN:
             raise typer.BadParameter(
                 "nothing is agreed on or signed with --backend plain", param_hint="--audit"
             )
@@ -256,11 +252,11 @@ def run_command(
             delta=delta,
             clip=clip,
         )
-        if backend == "plain":
+        if backend is Backend.PLAIN:
             console.print(
                 "[bold red]plain:[/] every client's statistics are shown to the server", highlight=False
             )
-        if backend in ("bfv", "ckks"):
+        if backend in (Backend.BFV, Backend.CKKS):
             console.print(
                 f"[yellow]{backend}:[/] a client in league with the server, or the key holders with it, could read "
                 "others' uploads; bfv+mask bears either",

@@ -18,9 +18,10 @@ from secure_afl.cli.terminal import (
     write_text,
 )
 from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.overhead import agreement, figures, plots, shown
-from secure_afl.simulations.overhead.grid import BACKENDS, Axes
+from secure_afl.simulations.overhead.grid import Axes
 from secure_afl.simulations.overhead.peers import compare
 
 T = TypeVar("T")
@@ -37,9 +38,9 @@ def overhead(
         Path, typer.Option(help="Folder for overhead.html, .json, .csv and plots.", file_okay=False)
     ] = Path("overhead-report"),
     backend: Annotated[
-        list[str] | None,
+        list[Backend] | None,
         typer.Option(
-            help="How statistics leave; can be given several times.", show_default=_default(BACKENDS)
+            help="How statistics leave; can be given several times.", show_default=_default(_AXES.backends)
         ),
     ] = None,
     clients: Annotated[

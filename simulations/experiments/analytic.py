@@ -13,6 +13,7 @@ from secure_afl.models.networks.encoders import Encoder, summed
 from secure_afl.models.networks.fedacnnl import Learner
 from secure_afl.models.networks.network import Network, Trained
 from secure_afl.models.networks.pfedacnnl import Personal, PFedACnnL
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.simulations.data.dataset import Dataset
@@ -69,7 +70,7 @@ def train(
     seed: int,
     encoder: str = "seeded",
     dropout: float = 0.0,
-    backend: str = "mask",
+    backend: Backend = Backend.MASK,
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Outcome:
     """Train under masks against an active server, or in the clear."""

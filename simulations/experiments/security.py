@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from secure_afl.cli.terminal import table
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
@@ -30,7 +31,7 @@ def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
     data, parts = problem.rows(0)
     for title, (network, encoder, ridge) in problem.networks.items():
         for dropout in DROPOUTS:
-            runs: dict[str, list[dict[str, float]]] = {"mask": [], "plain": []}
+            runs: dict[Backend, list[dict[str, float]]] = {Backend.MASK: [], Backend.PLAIN: []}
             for _ in range(_REPEATS):
                 for backend, found in runs.items():
                     watch(f"{title}, {backend}, {dropout:.0%} dropouts")

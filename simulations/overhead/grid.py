@@ -8,16 +8,14 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
 from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.sums import encrypted
 from secure_afl.testing.faults import dropouts
 
-BACKENDS = ("mask", "bfv+mask", "bfv", "ckks")
 # The widest words whose precision the backend holds: no parameter set of BFV has more than 60 bits for a sum.
-_WIDEST = {"mask": 8, "bfv+mask": 7, "bfv": 7}
+_WIDEST = {Backend.MASK: 8, Backend.BFV_MASK: 7, Backend.BFV: 7}
 _NARROWEST = 4
-HOLDERS = {"mask": 0, "bfv+mask": 1, "bfv": 1, "ckks": 1}
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Cell:
     Raises `DataError` for what no session can be, and what the protocol refuses, before anything is measured.
     """
 
-    backend: str
+    backend: Backend
     clients: int
     features: int
     classes: int
@@ -41,8 +39,8 @@ class Cell:
     profile: Profile | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise DataError(f"expected backends out of {', '.join(BACKENDS)}, got {self.backend!r}")
+        if self.backend not in SECURE:
+            raise DataError(f"expected backends out of {', '.join(SECURE)}, got {str(self.backend)!r}")
         if self.clients < 2 or self.features < 1 or self.classes < 0 or not 0 <= self.dropout < 1:
             raise DataError(f"expected 2 clients, a feature, a share below 1 that drops out, got {self}")
         widest = _WIDEST.get(self.backend)
@@ -60,7 +58,12 @@ class Cell:
     @property
     def masked(self) -> bool:
         """Whether clients mask."""
-        return "mask" in self.backend
+        return self.backend.masked
+
+    @property
+    def holders(self) -> int:
+        """How many key holders there are."""
+        return int(self.backend.encrypted)
 
     @property
     def values(self) -> int:
@@ -94,9 +97,7 @@ class Cell:
     @property
     def encryption(self) -> Encryption | None:
         """How the sum is encrypted, if it is; the key holder releases the sum, so that it can be checked."""
-        if self.backend not in encrypted.BACKENDS:
-            return None
-        return Encryption(self.backend.removesuffix("+mask"), masked=self.masked)
+        return Encryption(self.backend) if self.backend.encrypted else None
 
     @property
     def plan(self) -> SumPlan:
@@ -135,7 +136,7 @@ class Axes:
     sparse: the numbers of clients under the profiles after the first; None is `clients`.
     """
 
-    backends: Sequence[str] = BACKENDS
+    backends: Sequence[Backend] = SECURE
     clients: Sequence[int] = (20, 10, 30, 40, 60)
     features: Sequence[int] = (64, 16, 32, 128, 256)
     classes: Sequence[int] = (10, 2, 50)
@@ -151,7 +152,7 @@ class Axes:
             if values is not None and (not values or len(set(values)) != len(values)):
                 raise DataError(f"{one.name}: expected at least one value and none twice, got {list(values)}")
 
-    def base(self, backend: str) -> Cell:
+    def base(self, backend: Backend) -> Cell:
         """Where the axes meet."""
         return self._cell(backend, *(getattr(self, name)[0] for name in _PARAMETERS))
 
@@ -160,12 +161,12 @@ class Axes:
         walk = self._product if full else self._star
         return tuple(dict.fromkeys(cell for backend in self.backends for cell in walk(backend)))
 
-    def _product(self, backend: str) -> Iterator[Cell]:
+    def _product(self, backend: Backend) -> Iterator[Cell]:
         for values in product(*(getattr(self, name) for name in _PARAMETERS)):
             if self._fits(backend, values[_PARAMETERS.index("widths")]):
                 yield self._cell(backend, *values)
 
-    def _star(self, backend: str) -> Iterator[Cell]:
+    def _star(self, backend: Backend) -> Iterator[Cell]:
         base = self.base(backend)
         yield base
         for name, field in _FIELDS.items():
@@ -178,12 +179,12 @@ class Axes:
             for clients in self.sparse or self.clients:
                 yield replace(base, profile=profile, clients=clients)
 
-    def _fits(self, backend: str, width: int) -> bool:
+    def _fits(self, backend: Backend, width: int) -> bool:
         return width <= _WIDEST.get(backend, width)
 
     def _cell(
         self,
-        backend: str,
+        backend: Backend,
         clients: int,
         features: int,
         classes: int,
@@ -192,7 +193,7 @@ class Axes:
         suite: Suite,
         profile: Profile,
     ) -> Cell:
-        masked = "mask" in backend
+        masked = backend.masked
         return Cell(
             backend,
             clients,

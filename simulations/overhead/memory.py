@@ -26,7 +26,7 @@ from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.post import Channel
-from secure_afl.simulations.overhead.grid import HOLDERS, Cell
+from secure_afl.simulations.overhead.grid import Cell
 from secure_afl.simulations.overhead.measure import (
     ALL_PHASES,
     CLIENT,
@@ -100,9 +100,7 @@ def peaks(cell: Cell) -> dict[str, Peaks]:
         pipes = {place: stack.enter_context(_process(_party, cell, place)) for place in _apart(cell, watched)}
         server = stack.enter_context(_process(_server, cell))
         identities = {
-            place: Identity.generate()
-            for place in range(cell.clients + HOLDERS[cell.backend])
-            if place not in pipes
+            place: Identity.generate() for place in range(cell.clients + cell.holders) if place not in pipes
         }
         keys = {place: one.verify_key for place, one in identities.items()}
         keys |= {place: _received(pipe) for place, pipe in pipes.items()}
@@ -119,12 +117,12 @@ def peaks(cell: Cell) -> dict[str, Peaks]:
 
 
 def _apart(cell: Cell, watched: int) -> list[int]:
-    return [watched, *range(cell.clients, cell.clients + HOLDERS[cell.backend])]
+    return [watched, *range(cell.clients, cell.clients + cell.holders)]
 
 
 def _parties(cell: Cell, keys: Mapping[int, bytes]) -> Parties:
     clients = Roster(tuple(Member(name, keys[place]) for place, name in enumerate(cell.names())))
-    if not HOLDERS[cell.backend]:
+    if not cell.holders:
         return Parties(clients)
     return Parties(clients, Roster((Member("key holder", keys[cell.clients]),)))
 
@@ -157,7 +155,7 @@ class _Hosted:
         self._machines: dict[Channel, Party] = {}
         masks = None
         if cell.masked and place < cell.clients:
-            agreed = encryption.agreed(plan, cell.clients, HOLDERS[cell.backend])[1] if encryption else None
+            agreed = encryption.agreed(plan, cell.clients, cell.holders)[1] if encryption else None
             masks = MaskingClient(identity, parties.clients, plan, policy, ledger, agreed=agreed)
             self._machines[Channel.MASKED] = masks
         if encryption:

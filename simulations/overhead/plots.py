@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from secure_afl.cli.pages import logarithmic, svg
+from secure_afl.protocol.session.backend import SECURE
 from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
-from secure_afl.simulations.overhead.grid import BACKENDS
 from secure_afl.simulations.overhead.laws import FORMS
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER
 
-_COLOURS = dict(zip(BACKENDS, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
-_MARKERS = dict(zip(BACKENDS, "osD^", strict=True))
+_COLOURS = dict(zip(SECURE, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
+_MARKERS = dict(zip(SECURE, "osD^", strict=True))
 _PARTIES = (CLIENT, SERVER, HOLDER)
 _UNITS = {
     "cpu_seconds": ("CPU, ms", 1e3),

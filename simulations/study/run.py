@@ -21,6 +21,7 @@ from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.models.ridge import FederatedRidge, split_rounds
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.transport.driver import Contribution, Exchange, PhaseCost
@@ -28,7 +29,6 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
-from secure_afl.sums import encrypted
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
@@ -37,7 +37,6 @@ KEY_PHASES = (
     *("start", "advertising", "sharing", "confirming"),
     *("key commitments", "key shares", "key announcements", "inviting"),
 )
-BACKENDS = ("mask", *encrypted.BACKENDS, "plain")
 MODELS = ("ridge", "fedacnnl")
 
 
@@ -51,7 +50,7 @@ class Settings:
 
     model: str = "ridge"
     encoder: str = "seeded"
-    backend: str = "mask"
+    backend: Backend = Backend.MASK
     profile: Profile = Profile.ACTIVE
     suite: Suite = Suite.HYBRID
     dropout: float = 0.0
@@ -94,9 +93,7 @@ class Settings:
             sums += self.groups > 1  # the count of clients
         masks = 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
         # Four phases for the key; collecting, challenging, checking and opening for a sum.
-        return (masks if "mask" in self.backend else 0) + (
-            4 + 4 * sums if self.backend in encrypted.BACKENDS else 0
-        )
+        return (masks if self.backend.masked else 0) + (4 + 4 * sums if self.backend.encrypted else 0)
 
 
 @dataclass(frozen=True)
@@ -166,14 +163,14 @@ def aggregator_for(
     """The aggregator of `settings`, for clients in this order, of which some fall silent."""
     silent = dropouts(len(clients), settings.dropout, settings.seed)
     policy = settings.policy()
-    if settings.backend == "plain":
+    if settings.backend is Backend.PLAIN:
         return _Thinned(policy, frozenset(clients[place] for place in silent))
     masks: dict[str, Any] = {"profile": settings.profile, "suite": settings.suite, "watch": watch}
     masks["audit"] = settings.audit
     # In a layered session clients fall silent before they mask.
-    phase = "collecting" if "mask" in settings.backend else "encrypting"
+    phase = "collecting" if settings.backend.masked else "encrypting"
     masks["network"] = FaultyNetwork([Fault("drop", phase, silent)], settings.seed)
-    if settings.backend == "mask":
+    if settings.backend is Backend.MASK:
         return MaskedAggregator(policy, **masks)
     return EncryptedAggregator(
         settings.backend, policy, holders=settings.key_holders, release=settings.release, **masks

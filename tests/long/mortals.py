@@ -34,6 +34,7 @@ from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServ
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import PARAMETERS, RoundSpec, SumPlan, SumWanted
@@ -94,8 +95,7 @@ class Setting:
         """None if vectors are masked only."""
         if self.backend == "mask":
             return None
-        scheme = self.backend.removesuffix("+mask")
-        return Encryption(scheme, masked=scheme != self.backend)
+        return Encryption(Backend(self.backend))
 
     @property
     def agreed(self) -> tuple[RoundSpec, ...] | None:

@@ -376,7 +376,7 @@ def test_a_sum_that_no_set_holds_is_one_error_before_anything_leaves(
 
 def test_arguments_that_make_no_aggregator() -> None:
     for backend in ("mask", "BFV", "", "ckks+mask", "plain"):
-        with pytest.raises(LocalProtocolError, match=r"expected backend ckks or bfv or bfv\+mask, got"):
+        with pytest.raises(LocalProtocolError, match=r"expected the backend bfv\+mask, bfv or ckks, got"):
             EncryptedAggregator(backend)
     for holders in (0, -1):
         with pytest.raises(LocalProtocolError, match=f"expected at least one key holder, got {holders}"):

@@ -19,6 +19,7 @@ from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
@@ -47,8 +48,7 @@ class KeyWorld:
     ledgers: list[Ledger] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        scheme = self.backend.removesuffix("+mask")
-        self.encryption = Encryption(scheme, masked=scheme != self.backend, release=self.release)
+        self.encryption = Encryption(Backend(self.backend), self.release)
         self.identities = [Identity.generate() for _ in range(self.members + self.holders)]
         self.ledgers = [Ledger() for _ in self.identities]
         names = [f"site-{i}" for i in range(self.members)] + [f"holder-{i}" for i in range(self.holders)]

@@ -4,8 +4,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 
 from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile
-from secure_afl.protocol.session.policy import BACKENDS, Policy
+from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member
 
 names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=64).filter(
@@ -22,7 +23,7 @@ policies = st.builds(
     minimum_honest=st.integers(2, 10) | st.integers(2, 10**6),
     corrupted=_fractions,
     dropout=_fractions,
-    backends=st.frozensets(st.sampled_from(BACKENDS), min_size=1),
+    backends=st.frozensets(st.sampled_from(Backend), min_size=1),
     profiles=st.frozensets(st.sampled_from(Profile), min_size=1),
     suites=st.frozensets(st.sampled_from(Suite), min_size=1),
     trusts_reports=st.booleans(),

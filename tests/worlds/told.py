@@ -30,6 +30,7 @@ from secure_afl.protocol.audit.events import (
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
@@ -73,10 +74,9 @@ class Told:
         self.masks: Parameters | None = None
         self.agreement: Agreement | None = None
         self._digests = count(1)
-        scheme = self.backend.removesuffix("+mask")
         agreed = None
         if self.keepers:
-            encryption = Encryption(scheme, "mask" in self.backend, self.release)
+            encryption = Encryption(Backend(self.backend), self.release)
             _, agreed = encryption.agreed(self.plan, len(self.clients), self.holders)
         if "mask" in self.backend:
             self.masks = self.parameters(agreed)

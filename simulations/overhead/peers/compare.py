@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.overhead.figures import Samples, add, costs, found
 from secure_afl.simulations.overhead.grid import Cell
@@ -23,7 +24,7 @@ OURS = "secure-afl, masks"
 MOST_REPEATS = 3  # a repeat takes minutes
 # 1386·1387/2 + 1386·28 + 1: just 10⁶ values. Words of 4 bytes leave a value 25 bits behind the point here: more than
 # the 22 bits, sign included, of SecAgg+.
-SIZE = Cell("mask", 50, 1386, 28, dropout=0.2, width=4, suite=Suite.HYBRID, profile=Profile.ACTIVE)
+SIZE = Cell(Backend.MASK, 50, 1386, 28, dropout=0.2, width=4, suite=Suite.HYBRID, profile=Profile.ACTIVE)
 
 
 @dataclass(frozen=True)

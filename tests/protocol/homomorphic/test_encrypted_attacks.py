@@ -55,6 +55,7 @@ from secure_afl.protocol.homomorphic.states import ClientState, HolderState, Ser
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session import graph
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
     PolicyError,
@@ -72,7 +73,7 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort, layered_sum
 from secure_afl.protocol.transport.masked import Cohort
 
 VICTIM, LENGTH = 0, 6
-BFV, CKKS, MASKED = Encryption("bfv"), Encryption("ckks"), Encryption("bfv", masked=True)
+BFV, CKKS, MASKED = Encryption(Backend.BFV), Encryption(Backend.CKKS), Encryption(Backend.BFV_MASK)
 POLICY = Policy(backends=frozenset({"bfv", "ckks", "bfv+mask"}), suites=frozenset(Suite))
 Words = npt.NDArray[np.uint64]
 
@@ -511,7 +512,7 @@ def test_rounds_and_attempts_out_of_range(number: int) -> None:
 def test_a_decryption_that_fails_is_not_tried_again() -> None:
     """Else each failure answers a question about the key or the sum (a reaction attack)."""
     system = RidgeSystem(2, 1, 0.1)
-    attack = Attack(World(Encryption("bfv", release=Release.WEIGHTS), planned(2, system=system)))
+    attack = Attack(World(Encryption(Backend.BFV, release=Release.WEIGHTS), planned(2, system=system)))
     attack.collect()
     total = attack.total(range(4))
     check = attack.check(attack.offer(total, range(4)))
@@ -671,7 +672,7 @@ def test_a_public_key_that_carries_more() -> None:
 @pytest.mark.parametrize(
     ("encryption", "change", "what"),
     [
-        (Encryption("bfv", release=Release.WEIGHTS), {"release": Release.SUM}, "releasing the weights"),
+        (Encryption(Backend.BFV, release=Release.WEIGHTS), {"release": Release.SUM}, "releasing the weights"),
         (BFV, {"release": Release.WEIGHTS}, "releasing the sum"),
         (CKKS, {"lattice": "bfv-60"}, "under ckks-precise"),
         (BFV, {"lattice": "ckks-precise"}, "under bfv-46"),

@@ -42,6 +42,7 @@ from secure_afl.protocol.homomorphic.messages import (
 )
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
     PolicyError,
@@ -781,32 +782,34 @@ def test_the_rounds_of_an_agreement_are_valid(fields: dict[str, Any], what: str)
 def test_what_cannot_be_planned_is_refused() -> None:
     plan = [SumPlan("s", 3, 1.0)]
     system = [SumPlan("s", 6, 1.0, system=RidgeSystem(2, 1, 1e-3))]
-    for scheme, masked in (("mask", False), ("ckks", True), ("", False)):
-        with pytest.raises(LocalProtocolError, match="expected bfv, bfv with masks or ckks, got"):
-            Encryption(scheme, masked=masked)
+    for backend in (Backend.MASK, Backend.PLAIN):
+        with pytest.raises(LocalProtocolError, match=f"backend bfv.mask, bfv or ckks, got '{backend}'"):
+            Encryption(backend)
+    with pytest.raises(LocalProtocolError, match="expected release sum or weights, got 'key'"):
+        Encryption.of(Backend.BFV, "key")
     with pytest.raises(
         LocalProtocolError, match="a masked sum cannot be solved by key holders: release the sum"
     ):
-        Encryption("bfv", masked=True, release=Release.WEIGHTS)
+        Encryption(Backend.BFV_MASK, release=Release.WEIGHTS)
     with pytest.raises(
         LocalProtocolError, match="'s' is no system that key holders could solve: release the sum"
     ):
-        Encryption("ckks", release=Release.WEIGHTS).agreed(plan, 4, 1)
-    for one in (Encryption("ckks"), Encryption("bfv", release=Release.WEIGHTS)):
+        Encryption(Backend.CKKS, release=Release.WEIGHTS).agreed(plan, 4, 1)
+    for one in (Encryption(Backend.CKKS), Encryption(Backend.BFV, release=Release.WEIGHTS)):
         with pytest.raises(
             LocalProtocolError, match="a committee of key holders opens sums under BFV, nothing else"
         ):
             one.agreed(system, 4, 2)
     for encryption, what in (
-        (Encryption("bfv"), "need more than"),
-        (Encryption("ckks"), "does not hold a sum of 4 values up to 1e.300"),
+        (Encryption(Backend.BFV), "need more than"),
+        (Encryption(Backend.CKKS), "does not hold a sum of 4 values up to 1e.300"),
     ):
         with pytest.raises(CryptoError, match=what):
             encryption.agreed([SumPlan("s", 3, 1e300, 32)], 4, 1)
     with pytest.raises(
         CryptoError, match=r"ckks-precise guarantees an error of .*, 1e-18 was asked for: agree on"
     ):
-        Encryption("ckks").agreed([SumPlan("s", 3, 1.0, error=1e-18)], 4, 1)
+        Encryption(Backend.CKKS).agreed([SumPlan("s", 3, 1.0, error=1e-18)], 4, 1)
 
 
 @pytest.mark.parametrize(

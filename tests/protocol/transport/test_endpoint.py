@@ -686,7 +686,18 @@ def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "fault"),
     [
-        ("study.toml", 'backend = "mask"', 'backend = "plain"', "expected backend as mask"),
+        (
+            "study.toml",
+            'backend = "mask"',
+            'backend = "plain"',
+            "expected the backend mask, bfv+mask, bfv or ckks, got 'plain'",
+        ),
+        (
+            "study.toml",
+            'backend = "mask"',
+            'backend = "paper"',
+            "expected the backend mask, bfv+mask, bfv or ckks, got 'paper'",
+        ),
         ("study.toml", "max_rows = 100", "max_rows = '100'", "Expected `int`, got `str` - at `$.max_rows`"),
         ("study.toml", "[ridge]", "[ridge2]", "unknown field"),
         ("study.toml", "8.0, 1000.0", "8.0", "column_bounds as 3 numbers"),

@@ -21,6 +21,7 @@ from secure_afl.protocol.masking import client as masking_client
 from secure_afl.protocol.masking import server as masking_server
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.driver import Exchange
 from secure_afl.simulations.baselines import apart, averaging, proximal, zeroth
@@ -105,7 +106,7 @@ def delayed(
     return made
 
 
-def account(problem: tuple[Dataset, list[Part]], backend: str = "mask") -> Account:
+def account(problem: tuple[Dataset, list[Part]], backend: Backend = Backend.MASK) -> Account:
     return train(*problem, NETWORK, ridge=1e-2, encoder="classwise", seed=0, backend=backend).account
 
 
@@ -138,7 +139,11 @@ def test_sums_in_the_clear_are_counted_too(
 ) -> None:
     owner, name, who = IN_THE_CLEAR[step]
     made = delayed(monkeypatch, clock, owner, name, lambda first, number: 1.0)
-    assert seconds(account(problem, "plain")) == (len(made) if who == "server" else len(made) / CLIENTS) >= 1
+    assert (
+        seconds(account(problem, Backend.PLAIN))
+        == (len(made) if who == "server" else len(made) / CLIENTS)
+        >= 1
+    )
 
 
 @pytest.mark.parametrize("step", [step for step, (_, _, who) in STEPS.items() if who == "client"])

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from secure_afl.models.networks.network import Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.methods import METHODS
@@ -82,7 +83,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
     data, parts = TINY.rows(0)
     network, encoder, ridge = TINY.networks["64-30-10"]
     masked = train(data, parts, network, ridge=ridge, encoder=encoder, seed=3)
-    plain = train(data, parts, network, ridge=ridge, encoder=encoder, seed=3, backend="plain")
+    plain = train(data, parts, network, ridge=ridge, encoder=encoder, seed=3, backend=Backend.PLAIN)
     rows = np.concatenate([part.train for part in parts])
     tests = np.concatenate([part.test for part in parts])
     site = np.repeat([part.client for part in parts], [len(part.train) for part in parts])
@@ -114,7 +115,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
     assert (masked.survivors, lost.survivors) == (12, 10)
     assert lost.accuracy != masked.accuracy
     in_the_clear = train(
-        data, parts, network, ridge=ridge, encoder=encoder, seed=3, dropout=0.2, backend="plain"
+        data, parts, network, ridge=ridge, encoder=encoder, seed=3, dropout=0.2, backend=Backend.PLAIN
     )
     assert (lost.accuracy, lost.personal) == (in_the_clear.accuracy, in_the_clear.personal)
 

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
+from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.overhead import agreement, figures, laws, memory, shown
-from secure_afl.simulations.overhead.grid import BACKENDS, Axes, Cell
+from secure_afl.simulations.overhead.grid import Axes, Cell
 from secure_afl.simulations.overhead.measure import (
     ALL_PHASES,
     CLIENT,
@@ -39,12 +40,12 @@ from secure_afl.simulations.overhead.measure import (
 from secure_afl.simulations.overhead.peers import compare
 from secure_afl.sums.aggregation import Aggregate
 
-MASKED = Cell("mask", 5, 6, 2, 0.2, 5, Suite.X25519, Profile.ACTIVE)
+MASKED = Cell(Backend.MASK, 5, 6, 2, 0.2, 5, Suite.X25519, Profile.ACTIVE)
 CELLS = {
     "mask": MASKED,
-    "bfv+mask": replace(MASKED, backend="bfv+mask"),
-    "bfv": Cell("bfv", 5, 6, 2, 0.2, 5),
-    "ckks": Cell("ckks", 5, 6, 2, 0.2),
+    "bfv+mask": replace(MASKED, backend=Backend.BFV_MASK),
+    "bfv": Cell(Backend.BFV, 5, 6, 2, 0.2, 5),
+    "ckks": Cell(Backend.CKKS, 5, 6, 2, 0.2),
 }
 TINY = (
     "--clients 5 --clients 4 --clients 6 --clients 7 --features 6 --features 9 --classes 2 --dropout 0.2 "
@@ -58,11 +59,11 @@ TINY = (
 def test_the_default_grid_sweeps_every_parameter_of_every_backend() -> None:
     cells = Axes().cells(full=False)
     assert len(cells) == len(set(cells))
-    for backend in BACKENDS:
+    for backend in SECURE:
         mine = [cell for cell in cells if cell.backend == backend]
         for parameter in ("clients", "features", "classes", "dropout"):
             assert len({getattr(cell, parameter) for cell in mine}) > 2
-        masked = "mask" in backend
+        masked = backend.masked
         assert {cell.profile for cell in mine} == (set(Profile) if masked else {None})
         assert {cell.suite for cell in mine} == (set(Suite) if masked else {None})
         assert len({cell.width for cell in mine}) == {"mask": 5, "ckks": 1}.get(backend, 4)
@@ -73,7 +74,9 @@ def test_the_default_grid_sweeps_every_parameter_of_every_backend() -> None:
 
 
 def test_a_full_grid_is_every_combination() -> None:
-    axes = Axes(("mask", "ckks"), (4, 5), (3,), (1,), (0.0,), (5, 8), (Suite.X25519,), (Profile.ACTIVE,))
+    axes = Axes(
+        (Backend.MASK, Backend.CKKS), (4, 5), (3,), (1,), (0.0,), (5, 8), (Suite.X25519,), (Profile.ACTIVE,)
+    )
     described = [(cell.backend, cell.clients, cell.width) for cell in axes.cells(full=True)]
     assert described == [
         *(("mask", clients, width) for clients in (4, 5) for width in (5, 8)),
@@ -82,8 +85,8 @@ def test_a_full_grid_is_every_combination() -> None:
     ]
 
 
-@given(st.sampled_from(("mask", "bfv")), st.integers(4, 7), st.integers(3, 3000))
-def test_a_cell_has_the_words_it_says(backend: str, width: int, clients: int) -> None:
+@given(st.sampled_from((Backend.MASK, Backend.BFV)), st.integers(4, 7), st.integers(3, 3000))
+def test_a_cell_has_the_words_it_says(backend: Backend, width: int, clients: int) -> None:
     """Its precision is the most that they hold."""
     masks = {"suite": Suite.HYBRID, "profile": Profile.ACTIVE} if backend == "mask" else {}
     plan = Cell(backend, clients, 2, 1, width=width, **masks).plan  # type: ignore[arg-type]
@@ -103,8 +106,8 @@ def test_a_peers_cell_is_a_million_values() -> None:
         ({"width": 9}, "expected words of 4 to 8 bytes, got 9"),
         ({"width": None}, "expected words of 4 to 8 bytes"),
         ({"suite": None}, "just where there are masks"),
-        ({"backend": "bfv"}, "just where there are masks"),
-        ({"backend": "bfv+mask", "width": 8}, "expected words of 4 to 7 bytes, got 8"),
+        ({"backend": Backend.BFV}, "just where there are masks"),
+        ({"backend": Backend.BFV_MASK, "width": 8}, "expected words of 4 to 7 bytes, got 8"),
     ],
 )
 def test_a_cell_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
@@ -122,7 +125,7 @@ def test_what_the_protocol_refuses_is_refused_before_anything_is_measured() -> N
 # ---- one cell ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SECURE)
 def test_a_session_of_every_backend(backend: str) -> None:
     cell = CELLS[backend]
     found = session(cell)
@@ -452,7 +455,7 @@ def test_the_command_says_what_differs(report: Path, tmp_path: Path) -> None:
     [
         (["--against", "FILE"], "expected the figures of a report"),
         (["--dropout", "0.6"], "fewer than the threshold"),
-        (["--backend", "paper"], "expected backends out of"),
+        (["--backend", "plain"], "expected backends out of"),
         (["--backend", "bfv", "--width", "8"], "expected words of 4 to 7 bytes"),
         (["--clients", "5", "--clients", "5"], "none twice"),
     ],

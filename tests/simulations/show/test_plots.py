@@ -8,6 +8,7 @@ import pytest
 
 from secure_afl.cli.pages import logarithmic
 from secure_afl.crypto.hpke import Suite
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.benchmarks import scale as bench_scale
 from secure_afl.simulations.experiments import plots
@@ -72,7 +73,7 @@ def test_training_time(measured: tuple[float, float], tmp_path: Path) -> None:
 @each_measured
 def test_costs_of_a_grid(measured: tuple[float, float]) -> None:
     """A party whose costs are all 0 has an empty panel."""
-    base = Cell("mask", 5, 6, 2, 0.2, 5, Suite.X25519, Profile.ACTIVE)
+    base = Cell(Backend.MASK, 5, 6, 2, 0.2, 5, Suite.X25519, Profile.ACTIVE)
     cells = []
     for cell, value in zip((base, replace(base, clients=7)), measured, strict=True):
         amounts = {(CLIENT, "cpu_seconds"): 1.0, (SERVER, "cpu_seconds"): max(value, 0.0)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
@@ -59,10 +60,10 @@ def test_a_stranger_is_told_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (Settings(backend="plain"), "Nothing was hidden"),
-        (Settings(backend="ckks"), "One client that helps the server is enough"),
-        (Settings(backend="bfv", release="weights"), "the trained weights, and no sum"),
-        (Settings(backend="bfv+mask"), "server and key holders together see no more"),
+        (Settings(backend=Backend.PLAIN), "Nothing was hidden"),
+        (Settings(backend=Backend.CKKS), "One client that helps the server is enough"),
+        (Settings(backend=Backend.BFV, release="weights"), "the trained weights, and no sum"),
+        (Settings(backend=Backend.BFV_MASK), "server and key holders together see no more"),
         (Settings(epsilon=2.0, clip=2.0), "ε = 2 and δ = 1e-05 for every row"),
     ],
     ids=lambda value: value.backend if isinstance(value, Settings) else "",
@@ -70,7 +71,7 @@ def test_a_stranger_is_told_all(tmp_path: Path) -> None:
 def test_what_was_not_hidden_is_said(settings: Settings, told: str) -> None:
     text = text_of(page_of(settings))
     assert told in text
-    assert ("No client's statistics left it readable" in text) == (settings.backend != "plain")
+    assert ("No client's statistics left it readable" in text) == (settings.backend is not Backend.PLAIN)
     assert ("Proven without seeing any row" in text) == (settings.epsilon is None)
 
 
