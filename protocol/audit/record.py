@@ -1,12 +1,11 @@
-"""Parties that note down what they do: the same steps as without a log, and each in the log before it shows.
+"""Parties that keep an audit log: they take the same steps as without one, and log each before its messages leave.
 
-`RecordedParty` stands before a key holder, `RecordedClient` before a client, `RecordedMaskingServer` and
-`RecordedHomomorphicServer` before a server. They read messages as these pass and look into nothing else.
+`RecordedParty` wraps a key holder, `RecordedClient` a client, `RecordedServer` a server of either kind. They read
+messages as these pass, and nothing else.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +16,13 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.protocol.audit.events import (
     Aborted,
     Agreed,
+    AnyEvent,
     Frame,
     Planned,
     Received,
     Refused,
     Released,
     Sent,
-    Terms,
     Withheld,
     frame,
     message_digest,
@@ -31,15 +30,14 @@ from secure_afl.protocol.audit.events import (
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
-from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
 from secure_afl.protocol.masking import messages as masking
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
 from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
 from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.server import Outbox, alike
+from secure_afl.protocol.session.server import OpenedSum, SumServer, alike
+from secure_afl.protocol.session.steps import Layer, OpenRound, Receive, Start, Step
 from secure_afl.protocol.session.wire import ServerMessage
 
 FromParty = masking.FromClient | homomorphic.FromClient | homomorphic.FromHolder
@@ -54,7 +52,7 @@ FromServer = (
 _FROM_PARTY: Decoder[FromParty] = Decoder(FromParty)
 _FROM_SERVER: Decoder[FromServer] = Decoder(FromServer)
 P = TypeVar("P", bound=Party)
-S = TypeVar("S")
+R = TypeVar("R")
 
 
 class RecordedParty(Generic[P]):
@@ -115,108 +113,45 @@ class RecordedClient(RecordedParty[Contributor]):
         return self._leaving(data)
 
 
-class SumServer(Protocol):
-    """What masked and encrypted sums have in common at the server."""
+class RecordedServer(Layer[SumServer]):
+    """A server with a log; its steps raise `AuditError` besides. agreed: the terms of its session."""
 
-    @property
-    def state(self) -> Enum: ...
-
-    def start(self) -> Outbox: ...
-
-    def advance(self) -> Outbox: ...
-
-    def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox: ...
-
-    def receive(self, sender: int, data: bytes) -> None: ...
-
-
-class RecordedServer:
-    """A server with a log; the steps are those of the server behind it, and raise `AuditError` besides."""
-
-    def __init__(
-        self, server: SumServer, log: AuditLog, terms: Terms, roster: Roster, holders: Roster | None = None
-    ) -> None:
-        self._server = server
+    def __init__(self, server: SumServer, log: AuditLog, agreed: Agreed) -> None:
+        super().__init__(server)
         self._log = log
-        self._agreed = Agreed(terms, roster, holders)
-        self._session = terms.transcript()
-        self._round: int | None = None
+        self._agreed = agreed
+        self._session = agreed.terms.transcript()
 
-    @property
-    def state(self) -> Enum:
-        return self._server.state
-
-    def resumed(self, number: int) -> None:
-        """The server goes on in the round of that number, after a restart."""
-        self._round = number
-
-    def start(self) -> Outbox:
-        self._log.note(self._agreed)
-        return self._leaving(self._server.start)
-
-    def advance(self) -> Outbox:
-        return self._leaving(self._server.advance)
-
-    def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
-        self._round = number
-        return self._leaving(lambda: self._server.open_round(number, among))
-
-    def receive(self, sender: int, data: bytes) -> None:
+    def _do(self, step: Step[R]) -> R:
+        if isinstance(step, Start):
+            self._log.note(self._agreed)
         try:
-            self._server.receive(sender, data)
-        except SecureAflError as error:
-            self._log.append(refused(self._session, data, error, sender))
-            raise
-        message = _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
-        self._log.note(Received(self._session, frame(message, data), sender))
-
-    def _leaving(self, step: Callable[[], Outbox]) -> Outbox:
-        outbox = self._ending(step)
-        receivers: dict[Frame, list[int]] = {}
-        for data, places in alike(outbox):
-            receivers.setdefault(frame(_FROM_SERVER.decode(data), data), []).extend(places)
-        for sent, places in receivers.items():
-            self._log.note(Sent(self._session, sent, tuple(places)))
-        return outbox
-
-    def _ending(self, step: Callable[[], S]) -> S:
-        """A step that may end the round with nothing."""
-        try:
-            return step()
+            came = step.on(self.server)
         except RoundAbortedError as error:
-            self._log.append(Aborted(self._session, str(error), self._round))
+            number = step.number if isinstance(step, OpenRound) else self.round
+            self._log.append(Aborted(self._session, str(error), number if number >= 0 else None))
             raise
+        except SecureAflError as error:
+            if isinstance(step, Receive):
+                self._log.append(refused(self._session, step.data, error, step.sender))
+            raise
+        for event in self._events(step, came):
+            self._log.note(event)
+        return came
 
-    def _released(self, number: int, survivors: Sequence[int], dropouts: Sequence[int], values: int) -> None:
-        self._log.note(Released(self._session, number, tuple(survivors), tuple(dropouts), values))
-
-
-class RecordedMaskingServer(RecordedServer):
-    """A server of masked sums with a log."""
-
-    def __init__(self, server: MaskingServer, log: AuditLog) -> None:
-        super().__init__(server, log, server.parameters, server.roster)
-        self._unmask = server.unmask
-        self.take_total = server.take_total  # what came of the encrypted session, which notes it
-        self.give_up_round = server.give_up_round
-
-    def unmask(self) -> MaskedSum:
-        one = self._ending(self._unmask)
-        self._released(one.round, one.survivors, one.dropouts, len(one.words))
-        return one
-
-
-class RecordedHomomorphicServer(RecordedServer):
-    """A server of encrypted sums with a log."""
-
-    def __init__(self, server: HomomorphicServer, log: AuditLog) -> None:
-        super().__init__(server, log, server.agreement, server.roster, server.holders)
-        self._result = server.result
-
-    def result(self) -> EncryptedSum:
-        one = self._ending(self._result)
-        self._released(one.round, one.contributors, one.dropouts, len(one.values))
-        return one
+    def _events(self, step: Step[R], came: R) -> Iterator[AnyEvent]:
+        """What a step was, or led to."""
+        if isinstance(step, Receive):
+            message = _FROM_PARTY.decode(memoryview(step.data)[:-SIGNATURE_BYTES])
+            yield Received(self._session, frame(message, step.data), step.sender)
+        elif isinstance(came, OpenedSum):
+            yield Released(self._session, came.round, came.survivors, came.dropouts, len(came.values))
+        elif isinstance(came, Mapping):
+            receivers: dict[Frame, list[int]] = {}
+            for data, places in alike(came):
+                receivers.setdefault(frame(_FROM_SERVER.decode(data), data), []).extend(places)
+            for sent, places in receivers.items():
+                yield Sent(self._session, sent, tuple(places))
 
 
 def refused(session: bytes, data: bytes, error: SecureAflError, sender: int | None = None) -> Refused:

@@ -39,22 +39,8 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.session.roster import Member, Roster
-from secure_afl.protocol.session.server import Outbox, SignedServer
+from secure_afl.protocol.session.server import OpenedSum, Outbox, SignedServer
 from secure_afl.protocol.session.wire import WireError, encode, exact
-
-
-@dataclass(frozen=True)
-class EncryptedSum:
-    """What key holders released of a round.
-
-    values: the sum, in Z_t (uint64) under BFV, float64 under CKKS; or float64 weights, as they were solved.
-    contributors, dropouts: member numbers of who is in the sum, and of who took part and is not.
-    """
-
-    round: int
-    values: npt.NDArray[Any]
-    contributors: tuple[int, ...]
-    dropouts: tuple[int, ...]
 
 
 @dataclass
@@ -94,7 +80,6 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         self._places = range(len(roster.members), len(roster.members) + len(holders.members))
         self._said: dict[int, bytes] = {}  # what each key holder answered in this phase
         self._joined: frozenset[int] = frozenset()
-        self._next_round = 0
         self._attempt = 0
         self._challenges: dict[int, Challenge] = {}
 
@@ -221,7 +206,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         )
         return dict.fromkeys(self._places, encode(message))
 
-    def result(self) -> EncryptedSum:
+    def result(self) -> OpenedSum:
         """The opened sum. Raises `RoundAbortedError` if what the key holders released makes none."""
         self._expect(ServerState.OPENED)
         current, spec = self._round, self.agreement.rounds[self._round.number]
@@ -231,7 +216,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             raise self._abort(f"what the key holders released makes no sum: {error}") from None
         self.state = ServerState.READY
         contributors = tuple(sorted(current.contributors))
-        return EncryptedSum(
+        return OpenedSum(
             current.number, values, contributors, tuple(sorted(current.invited - current.contributors))
         )
 

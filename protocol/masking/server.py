@@ -40,20 +40,8 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.roster import Member, Roster
-from secure_afl.protocol.session.server import OnDemand, Outbox, SignedServer
+from secure_afl.protocol.session.server import OnDemand, OpenedSum, Outbox, SignedServer
 from secure_afl.protocol.session.wire import DIGEST_BYTES, WireError, encode, exact
-
-
-@dataclass(frozen=True)
-class MaskedSum:
-    """An opened sum. words: Σ of the survivors' fixed-point words mod 2⁶⁴ (uint64; the low `width`
-    bytes count); survivors: their member numbers; dropouts: who took part and is not in the sum.
-    """
-
-    round: int
-    words: npt.NDArray[np.uint64]
-    survivors: tuple[int, ...]
-    dropouts: tuple[int, ...]
 
 
 @dataclass
@@ -75,7 +63,7 @@ class MaskingServer(SignedServer[FromClient]):
 
     `start` opens it; `receive` takes a client's frame; when `waiting_for` is empty, or its deadline has
     passed, `advance` ends the phase and gives the messages of the next: whoever is still waited for has
-    dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `unmask` opens it.
+    dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `result` opens it.
 
     `left_out` names those that quarrel about sealed shares, where nobody can tell who is at fault.
     """
@@ -97,7 +85,6 @@ class MaskingServer(SignedServer[FromClient]):
         self._bundles: dict[int, dict[int, Bundle]] = {}
         self._complaints: dict[int, tuple[int, ...]] = {}
         self._confirmed: frozenset[int] = frozenset()
-        self._next_round = 0
 
     def __repr__(self) -> str:
         return f"MaskingServer({self.state.value}, waiting for {len(self.waiting_for)})"
@@ -263,7 +250,7 @@ class MaskingServer(SignedServer[FromClient]):
         message = encode(Consents(self._transcript, self._round.number, tuple(sorted(consents.items()))))
         return dict.fromkeys(sorted(consents), message)
 
-    def unmask(self) -> MaskedSum:
+    def result(self) -> OpenedSum:
         """Open the sum with the shares that came. Raises `RoundAbortedError` if they do not suffice."""
         self._expect(ServerState.UNMASKING)
         current = self._round
@@ -284,7 +271,7 @@ class MaskingServer(SignedServer[FromClient]):
         del self._round
         self.state, self.waiting_for = ServerState.READY, frozenset()
         dropouts = tuple(sorted(current.participants - current.survivors))
-        return MaskedSum(current.number, words, tuple(sorted(current.survivors)), dropouts)
+        return OpenedSum(current.number, words, tuple(sorted(current.survivors)), dropouts)
 
     def _self_seed(self, client: int) -> bytes:
         number = self._round.number

@@ -1,16 +1,19 @@
 """What every server of ours does with the frames that reach it: signed answers to what it asked, nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 from operator import itemgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
-from secure_afl.protocol.session.errors import RemoteProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError, RemoteProtocolError
 from secure_afl.protocol.session.roster import Member
 from secure_afl.protocol.session.wire import WireError, answered, decode, verify_frame
 
@@ -47,6 +50,44 @@ def alike(outbox: Outbox) -> Iterator[tuple[bytes, list[int]]]:
         yield data, [party for party, _ in same]
 
 
+@dataclass(frozen=True)
+class OpenedSum:
+    """What a round opened. survivors: member numbers of who is in the sum; dropouts: of who took part and is not.
+
+    values: of a masked round, Σ of the survivors' fixed-point words mod 2⁶⁴ (uint64; the low `width` bytes count); of an
+    encrypted one, what key holders released: the sum in Z_t (uint64) under BFV, in float64 under CKKS, or float64 weights.
+    """
+
+    round: int
+    values: npt.NDArray[Any]
+    survivors: tuple[int, ...]
+    dropouts: tuple[int, ...]
+
+
+class SumServer(Protocol):
+    """A server as its driver sees it; see `MaskingServer` for what the steps mean. round: the last begun, −1 before one."""
+
+    @property
+    def state(self) -> Enum: ...
+
+    @property
+    def round(self) -> int: ...
+
+    def start(self) -> Outbox: ...
+
+    def advance(self) -> Outbox: ...
+
+    def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox: ...
+
+    def receive(self, sender: int, data: bytes) -> None: ...
+
+    def result(self) -> OpenedSum: ...
+
+    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None: ...
+
+    def give_up_round(self) -> None: ...
+
+
 class SignedServer(ABC, Generic[M]):
     """A server that believes what is signed by a party it knows, in answer to what it sent it last.
 
@@ -63,6 +104,20 @@ class SignedServer(ABC, Generic[M]):
         self._transcript = transcript
         self._decoder = decoder
         self._questions: dict[int, bytes] = {}
+        self._next_round = 0
+
+    @property
+    def round(self) -> int:
+        """The last round that was begun; −1 before the first."""
+        return self._next_round - 1
+
+    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
+        """See `MaskingServer.take_total`."""
+        raise LocalProtocolError("only a masked session has sums that are decrypted elsewhere")
+
+    def give_up_round(self) -> None:
+        """See `MaskingServer.give_up_round`."""
+        raise LocalProtocolError("only a masked session has sums that are decrypted elsewhere")
 
     def receive(self, sender: int, data: bytes) -> None:
         """Take one frame that came from `sender`, a party's number that the transport gives."""

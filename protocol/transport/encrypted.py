@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
-from secure_afl.protocol.durable.journal import ResumedServer
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
-from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
-from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.session.errors import RoundAbortedError
 from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.party import Contributor, Party
+from secure_afl.protocol.session.server import OpenedSum, SumServer
 from secure_afl.protocol.transport.driver import (
     Carry,
     Contribute,
@@ -21,11 +20,7 @@ from secure_afl.protocol.transport.driver import (
 )
 from secure_afl.protocol.transport.masked import Cohort
 
-Recorded = tuple[
-    RecordedHomomorphicServer | ResumedServer,
-    Mapping[int, RecordedClient],
-    Mapping[int, RecordedParty[KeyHolder]],
-]
+Recorded = tuple[SumServer, Mapping[int, Contributor], Mapping[int, Party]]
 
 
 class EncryptedCohort(Exchange):
@@ -45,9 +40,7 @@ class EncryptedCohort(Exchange):
         recorded: Recorded | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: HomomorphicServer | RecordedHomomorphicServer | ResumedServer = (
-            recorded[0] if recorded else server
-        )
+        self.steps: SumServer = recorded[0] if recorded else server
         reached, keepers = recorded[1:] if recorded else (clients, holders)
         members = len(server.roster.members)
         places = range(members, members + len(server.holders.members))
@@ -63,15 +56,13 @@ class EncryptedCohort(Exchange):
             self.run(self.steps.advance, nothing_wanted)
         self.timed(self.steps.advance)
 
-    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> EncryptedSum:
+    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> OpenedSum:
         """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
         self.run(lambda: self.steps.open_round(number, among), contribute)
         while self.server.state is not ServerState.OPENING:
             self.run(self.steps.advance, contribute)
         self.timed(self.steps.advance)
-        opened = self.timed(self.steps.result)
-        assert isinstance(opened, EncryptedSum)
-        return opened
+        return self.timed(self.steps.result)
 
 
 def layered_sum(
@@ -80,7 +71,7 @@ def layered_sum(
     number: int,
     contribute: Contribute,
     among: Collection[int] | None = None,
-) -> MaskedSum:
+) -> OpenedSum:
     """The sum of round `number` whose masked vectors travel encrypted.
 
     Clients mask and encrypt, key holders open the masked sum, and clients remove its masks: nobody but a
@@ -92,7 +83,7 @@ def layered_sum(
     except RoundAbortedError:
         masks.steps.give_up_round()
         raise
-    masks.timed(lambda: masks.steps.take_total(opened.values, opened.contributors))
+    masks.timed(lambda: masks.steps.take_total(opened.values, opened.survivors))
     return masks.open()
 
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
-from secure_afl.protocol.durable.journal import ResumedServer
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
+from secure_afl.protocol.session.party import Contributor
+from secure_afl.protocol.session.server import OpenedSum, SumServer
 from secure_afl.protocol.transport.driver import Carry, Contribute, Exchange, Network, nothing_wanted
-
-RecordedCohort = tuple[RecordedMaskingServer | ResumedServer, Mapping[int, RecordedClient]]
 
 
 class Cohort(Exchange):
@@ -22,12 +20,10 @@ class Cohort(Exchange):
         network: Network | None = None,
         watch: Callable[[str], None] = lambda phase: None,
         *,
-        recorded: RecordedCohort | None = None,
+        recorded: tuple[SumServer, Mapping[int, Contributor]] | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: MaskingServer | RecordedMaskingServer | ResumedServer = (
-            recorded[0] if recorded else server
-        )
+        self.steps: SumServer = recorded[0] if recorded else server
         super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch, carry=carry)
         self.server = server
         self.clients = clients
@@ -39,7 +35,7 @@ class Cohort(Exchange):
         self.run(self.steps.advance, nothing_wanted)
         self.timed(self.steps.advance)
 
-    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> MaskedSum:
+    def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> OpenedSum:
         """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
         among: whom to ask; None is everybody.
 
@@ -53,9 +49,9 @@ class Cohort(Exchange):
         self._contribute = contribute
         self.run(lambda: self.steps.open_round(number, among), contribute)
 
-    def open(self) -> MaskedSum:
+    def open(self) -> OpenedSum:
         """The sum of what was collected."""
         while self.server.state is not ServerState.UNMASKING:
             # A client that was asked late is heard, and its upload refused.
             self.run(self.steps.advance, self._contribute)
-        return self.timed(self.steps.unmask)
+        return self.timed(self.steps.result)

@@ -24,11 +24,11 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.noise import Noise
 from secure_afl.errors import DropoutWarning, SolveError
-from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.events import Agreed, Role
 from secure_afl.protocol.audit.log import Logs
-from secure_afl.protocol.audit.record import RecordedClient, RecordedMaskingServer
+from secure_afl.protocol.audit.record import RecordedClient, RecordedServer
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.backend import Backend
@@ -37,6 +37,7 @@ from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
 from secure_afl.protocol.transport.masked import Cohort
 
@@ -188,7 +189,7 @@ def masked_session(
     server, recorded = MaskingServer(parameters, roster), None
     if logs:
         recorded = (
-            RecordedMaskingServer(server, logs.server),
+            RecordedServer(server, logs.server, Agreed(parameters, roster)),
             {
                 place: RecordedClient(
                     one, logs.of(one.name, Role.CLIENT, members[one.name][0]), roster, plan, policy
@@ -337,15 +338,15 @@ class MaskedAggregator:
         return self._cohort
 
 
-def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: MaskedSum) -> Aggregate:
+def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:
     """An opened sum of fixed-point units as real numbers. Raises `CryptoError` if clients cannot have made it."""
     code = spec.code(len(roster.members))
     return Aggregate(
         survivors=tuple(roster.name(place) for place in result.survivors),
         entry_error=0.0 if plan.exact else code.entry_error(len(result.survivors)),
         length=spec.length,
-        total=code.decode_sum(result.words, len(result.survivors)),
-        units=ring.signed(result.words, code.width),
+        total=code.decode_sum(result.values, len(result.survivors)),
+        units=ring.signed(result.values, code.width),
         code=code,
     )
 

@@ -17,21 +17,21 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.errors import SolveError
-from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.events import Agreed, Role
 from secure_afl.protocol.audit.log import Logs
-from secure_afl.protocol.audit.record import RecordedClient, RecordedHomomorphicServer, RecordedParty
+from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, RecordedServer
 from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
-from secure_afl.protocol.masking.server import MaskedSum
 from secure_afl.protocol.session.backend import ENCRYPTED, parse
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
 from secure_afl.protocol.transport.encrypted import EncryptedCohort, Recorded, layered_sum
 from secure_afl.protocol.transport.masked import Cohort
@@ -190,7 +190,7 @@ class EncryptedAggregator:
             return None
         roster, holders = server.roster, server.holders
         return (
-            RecordedHomomorphicServer(server, logs.server),
+            RecordedServer(server, logs.server, Agreed(server.agreement, roster, holders)),
             {
                 place: RecordedClient(
                     one,
@@ -231,7 +231,7 @@ class EncryptedAggregator:
         agreement = self.cohort.server.agreement
         if not self.encryption.masked:
             values = ring.centred(values, LATTICES[agreement.lattice].plain_modulus).view(np.uint64)
-        opened = MaskedSum(number, values, survivors, ())
+        opened = OpenedSum(number, values, survivors, ())
         return decoded(self._plan[number], agreement.rounds[number], self._roster, opened)
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
@@ -259,14 +259,12 @@ class EncryptedAggregator:
         with refusals_noted(cohort.refusals):
             if self._masks:
                 with refusals_noted(self._masks.refusals):
-                    masked = layered_sum(self._masks, cohort, number, contribute, among)
-                values, survivors = masked.words, masked.survivors
+                    opened = layered_sum(self._masks, cohort, number, contribute, among)
             else:
                 opened = cohort.sum(number, contribute, among)
-                values, survivors = opened.values, opened.contributors
         if same:
-            self._related = frozenset(survivors)
-        return values, survivors
+            self._related = frozenset(opened.survivors)
+        return opened.values, opened.survivors
 
     def __deepcopy__(self, memo: object) -> "EncryptedAggregator":
         """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""

@@ -12,9 +12,9 @@ import msgspec
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.kdf import KEY_BYTES
-from secure_afl.protocol.audit.events import Sent, frame
+from secure_afl.protocol.audit.events import Agreed, Sent, frame
 from secure_afl.protocol.audit.log import AuditLog
-from secure_afl.protocol.audit.record import RecordedHomomorphicServer, RecordedMaskingServer
+from secure_afl.protocol.audit.record import RecordedServer
 from secure_afl.protocol.durable.journal import ResumedServer
 from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.files.roster import Parties
@@ -25,10 +25,11 @@ from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import SumServer
 from secure_afl.protocol.session.wire import decode, encode
 from secure_afl.protocol.transport.driver import Carry, Contribute, Contribution, nothing_wanted
-from secure_afl.protocol.transport.encrypted import EncryptedCohort, Recorded
-from secure_afl.protocol.transport.masked import Cohort, RecordedCohort
+from secure_afl.protocol.transport.encrypted import EncryptedCohort
+from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.protocol.transport.post import Channel, Learned
 from secure_afl.sums.aggregation import MaskedAggregator, enough, proposed, refusals_noted
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -67,6 +68,13 @@ class Elsewhere:
                 "bring those back, or remove the file and give the session up"
             )
         return opened
+
+    def steps(self, channel: Channel, server: MaskingServer | HomomorphicServer, agreed: Agreed) -> SumServer:
+        """The server behind its audit log and its journal, if it has these."""
+        noted = RecordedServer(server, self.log, agreed) if self.log else None
+        if self.store:
+            return ResumedServer(server, self.store, channel.value, noted)
+        return noted or server
 
     def tell(
         self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
@@ -138,13 +146,10 @@ class RemoteEncryptedAggregator(EncryptedAggregator):
 
     def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
         far = self._elsewhere
-        noted = RecordedHomomorphicServer(server, far.log) if far.log else None
-        steps: RecordedHomomorphicServer | ResumedServer | None = noted
-        if far.store:
-            steps = ResumedServer(server, far.store, Channel.ENCRYPTED.value, noted)
-        recorded: Recorded | None = (steps, {}, {}) if steps else None
+        agreed = Agreed(server.agreement, server.roster, server.holders)
+        steps = far.steps(Channel.ENCRYPTED, server, agreed)
         carry = far.carry(Channel.ENCRYPTED, server.agreement.session)
-        return EncryptedCohort(server, {}, {}, None, far.watch, recorded=recorded, carry=carry)
+        return EncryptedCohort(server, {}, {}, None, far.watch, recorded=(steps, {}, {}), carry=carry)
 
     def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
         return nothing_wanted
@@ -209,13 +214,9 @@ def _masked(
         lambda: proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed),
     )
     server = MaskingServer(parameters, roster)
-    noted = RecordedMaskingServer(server, far.log) if far.log else None
-    steps: RecordedMaskingServer | ResumedServer | None = noted
-    if far.store:
-        steps = ResumedServer(server, far.store, Channel.MASKED.value, noted)
-    recorded: RecordedCohort | None = (steps, {}) if steps else None
+    steps = far.steps(Channel.MASKED, server, Agreed(parameters, roster))
     carry = far.carry(Channel.MASKED, parameters.session)
-    cohort = Cohort(server, {}, None, far.watch, recorded=recorded, carry=carry)
+    cohort = Cohort(server, {}, None, far.watch, recorded=(steps, {}), carry=carry)
     with refusals_noted(cohort.refusals):
         cohort.set_up()
     return cohort

@@ -18,7 +18,7 @@ To put clients, servers or ledgers of your own to the test, override `make_clien
     TestMine = Mine.TestCase
 
 They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute`, `state`, `memory` and `resume`
-are used; of a server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `unmask`, `state` and
+are used; of a server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `result`, `state` and
 `waiting_for`; of a ledger `renew`, and what your clients use. They refuse with `ProtocolError`s. What is found to be
 wrong raises `PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
 
@@ -61,14 +61,14 @@ from secure_afl.protocol.masking.messages import (
     Survivors,
     Upload,
 )
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ClientState, ServerState
 from secure_afl.protocol.session.errors import PolicyError, ProtocolError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.server import OpenedSum, Outbox
 from secure_afl.protocol.session.wire import Message, WireError, decode, encode
 from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.testing import strategies
@@ -166,7 +166,7 @@ class Session:
     deceived: bool = False
     round: int = -1
     counted: frozenset[int] = frozenset()
-    released: list[tuple[MaskedSum, frozenset[int]]] = field(default_factory=list)
+    released: list[tuple[OpenedSum, frozenset[int]]] = field(default_factory=list)
     uploads: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     consents: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     dealt: dict[Share, list[tuple[bytes, ...]]] = field(default_factory=lambda: defaultdict(list))
@@ -508,7 +508,7 @@ class SecureSumMachine(RuleBasedStateMachine):
             self._step(session.server.advance)
 
     def _release(self) -> Outbox:
-        self.session.released.append((self.session.server.unmask(), self.session.counted))
+        self.session.released.append((self.session.server.result(), self.session.counted))
         return {}
 
     def _deliver(self, envelope: Envelope) -> None:
@@ -607,7 +607,7 @@ class SecureSumMachine(RuleBasedStateMachine):
             )
             rows = [session.units(result.round, place).tolist() for place in result.survivors]
             truth = [sum(column) for column in zip(*rows, strict=True)]
-            opened = ring.signed(result.words, session.parameters.rounds[result.round].width).tolist()
+            opened = ring.signed(result.values, session.parameters.rounds[result.round].width).tolist()
             hold(opened == truth, f"a released sum is {opened}, its survivors' vectors add up to {truth}")
 
     def _least(self) -> int:

@@ -211,11 +211,11 @@ def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], Non
         seconds[phase] = time.perf_counter() - phase_started
         step = server.advance
     clock = time.process_time()
-    result = server.unmask()
+    result = server.result()
     server_s += time.process_time() - clock
     pipe.send(None)
     expected, clients_memory = pipe.recv()
-    opened = ring.signed(result.words, parameters.rounds[0].width)
+    opened = ring.signed(result.values, parameters.rounds[0].width)
     survivors = size.clients - len(size.gone)
     if not np.array_equal(opened, expected) or len(result.survivors) != survivors:
         raise AssertionError("the sum is not that of the survivors")

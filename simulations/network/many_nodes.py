@@ -110,7 +110,7 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any
     ending = time.perf_counter() - started
     costs = {phase: cost for phase, cost in cohort.costs.items() if cost.wall_seconds}
     seconds |= {phase: cost.wall_seconds for phase, cost in costs.items()} | {"end": ending}
-    _check(size, result.survivors, ring.signed(result.words, parameters.rounds[0].width))
+    _check(size, result.survivors, ring.signed(result.values, parameters.rounds[0].width))
     return {
         "survivors": len(result.survivors),
         "phase_wall_seconds": seconds,

@@ -371,7 +371,7 @@ def _with_frame(bases: Mapping[str, bytes], frame: bytes) -> tuple[dict[str, byt
 
 def _masking_on(machine: masking_server.MaskingServer) -> None:
     if machine.state is masked_states.ServerState.UNMASKING:
-        machine.unmask()
+        machine.result()
     else:
         machine.advance()
 

@@ -30,16 +30,16 @@ from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder
-from secure_afl.protocol.homomorphic.server import EncryptedSum, HomomorphicServer
+from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import MEMORY
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import PARAMETERS, RoundSpec, SumPlan, SumWanted
 from secure_afl.protocol.session.roster import Member, Roster
-from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.server import OpenedSum, Outbox
 from secure_afl.protocol.session.wire import decode
 
 ROUNDS, LENGTH, CLIENTS = 2, 5, 4
@@ -323,7 +323,7 @@ def answered_by(
 
 Carry = Callable[[str, str, Outbox], Iterable[tuple[int, bytes]]]
 """Sends what a layer's server says in a phase; gives the frames that come back until its deadline."""
-Tell = Callable[[MaskedSum | EncryptedSum | str], None]
+Tell = Callable[[OpenedSum | str], None]
 """Takes a sum, or why there is none."""
 
 
@@ -406,8 +406,7 @@ def _next(servers: Mapping[str, DurableServer]) -> tuple[str, Callable[[], Outbo
         return ENCRYPTED, lambda: encrypted.open_round(number, uploaded)
     if opened is None or opened.round != number:
         return MASKS, _silent(masks.give_up_round)
-    assert isinstance(opened, EncryptedSum)
-    values, contributors = opened.values, opened.contributors
+    values, contributors = opened.values, opened.survivors
 
     def taken() -> Outbox:
         masks.take_total(values, contributors)
@@ -452,10 +451,8 @@ def serve(settings: Mapping[str, Setting], number: int, life: int, death: Point 
         return
 
 
-def spelled(told: MaskedSum | EncryptedSum | str) -> tuple[object, ...]:
+def spelled(told: OpenedSum | str) -> tuple[object, ...]:
     """A sum as round, words, whose it is and who dropped out; or the text."""
     if isinstance(told, str):
         return (told,)
-    if isinstance(told, MaskedSum):
-        return told.round, told.words.tobytes(), told.survivors, told.dropouts
-    return told.round, told.values.tobytes(), told.contributors, told.dropouts
+    return told.round, told.values.tobytes(), told.survivors, told.dropouts

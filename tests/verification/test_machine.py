@@ -15,13 +15,14 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Consents, FromClient, Reveal, Survivors, Upload
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine, Session
@@ -212,9 +213,9 @@ class LeavesMasksOfDropouts(MaskingServer):
 class NamesEverybody(MaskingServer):
     """Says that a sum is over all that took part."""
 
-    def unmask(self) -> MaskedSum:
-        one = super().unmask()
-        return MaskedSum(one.round, one.words, tuple(sorted(one.survivors + one.dropouts)), ())
+    def result(self) -> OpenedSum:
+        one = super().result()
+        return OpenedSum(one.round, one.values, tuple(sorted(one.survivors + one.dropouts)), ())
 
 
 class RefusesTheFirst(MaskingServer):

@@ -12,12 +12,13 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import FROM_CLIENT, FromClient
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import decode
 from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
 from secure_afl.protocol.transport.masked import Cohort
@@ -112,7 +113,7 @@ class Session:
         self.cohort.set_up()
         return self
 
-    def sum(self, number: int = 0) -> MaskedSum:
+    def sum(self, number: int = 0) -> OpenedSum:
         return self.cohort.sum(number, self.contribute)
 
     def integer_sum(self, places: Sequence[int], number: int = 0) -> npt.NDArray[np.int64]:
@@ -121,8 +122,8 @@ class Session:
         units = [ring.signed(code.encode(self.vectors[place, number]), 8) for place in places]
         return np.array([sum(int(one[at]) for one in units) for at in range(len(units[0]))], dtype=np.int64)
 
-    def opened(self, result: MaskedSum) -> npt.NDArray[np.int64]:
-        return ring.signed(result.words, self.codes[result.round].width)
+    def opened(self, result: OpenedSum) -> npt.NDArray[np.int64]:
+        return ring.signed(result.values, self.codes[result.round].width)
 
     def message(self, envelope: Envelope) -> FromClient:
         """What a client's frame says."""

@@ -172,11 +172,11 @@ class KeySession:
         """Whose sum was opened, and the sum: in units of the code, or float64 under CKKS."""
         if self.masks:
             masked = layered_sum(self.masks, self.cohort, number, self.contribute, among)
-            return masked.survivors, ring.signed(masked.words, 8)
+            return masked.survivors, ring.signed(masked.values, 8)
         opened = self.cohort.sum(number, self.contribute, among)
         if not self.lattice.plain_modulus:
-            return opened.contributors, opened.values
-        return opened.contributors, ring.centred(opened.values, self.lattice.plain_modulus)
+            return opened.survivors, opened.values
+        return opened.survivors, ring.centred(opened.values, self.lattice.plain_modulus)
 
     def is_right(self, number: int, places: Sequence[int], total: npt.NDArray[np.int64 | np.float64]) -> bool:
         """Whether that is the sum of these clients: on Python's integers, or within CKKS's bound."""

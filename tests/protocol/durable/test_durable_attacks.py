@@ -172,7 +172,7 @@ def test_a_server_that_is_interrupted_counts_no_upload_twice(tmp_path: Path) -> 
     for _ in range(2):
         for place, message in durable.advance().items():
             durable.receive(place, session.clients[place].receive(message))
-    interrupted(durable.server, "unmask", durable.result)
+    interrupted(durable.server, "result", durable.result)
     with pytest.raises(StoreError, match="begin anew from the store"):
         durable.result()
     durable = DurableServer(fresh(), store, "s")
@@ -382,7 +382,7 @@ def test_a_key_holder_killed_while_it_opens_a_sum_opens_that_one_or_none(
     result = session.server.result()
     modulus = session.lattice.plain_modulus
     total = ring.centred(result.values, modulus) if modulus else result.values
-    assert session.is_right(0, result.contributors, total)
+    assert session.is_right(0, result.survivors, total)
 
 
 def test_a_sum_whose_opening_was_broken_off_is_spent_by_the_next_offer(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_a_refused_opening_leaves_the_round_to_another(tmp_path: Path) -> None:
         party.receive(encode(structs.replace(one, frames=one.frames[:3])))
     session.server.receive(4, party.receive(opening))  # type: ignore[arg-type]
     session.server.advance()
-    assert session.server.result().contributors == (0, 1, 2, 3)
+    assert session.server.result().survivors == (0, 1, 2, 3)
 
 
 # ---- an operator who restarts with something else ------------------------------------------------

@@ -24,7 +24,7 @@ from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Confirm
-from secure_afl.protocol.masking.server import MaskedSum, MaskingServer
+from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
     PolicyError,
@@ -34,6 +34,7 @@ from secure_afl.protocol.session.errors import (
 )
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Profile, SumWanted
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import sign_frame
 from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
 
@@ -489,9 +490,6 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.durable if hasattr(DurableServer, name) else self.durable.server, name)
 
-    def unmask(self) -> Any:
-        return self.durable.result()
-
 
 def test_masked_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -> None:
     here = world(5)
@@ -502,7 +500,7 @@ def test_masked_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -
     cohort.server = cohort._server = cohort.steps = handle
     session.set_up()
     for number in range(2):
-        result: MaskedSum = session.sum(number)
+        result: OpenedSum = session.sum(number)
         assert session.opened(result).tolist() == session.integer_sum(range(5), number).tolist()
     assert not session.cohort.refusals
     assert handle.restarts == 5 * 2 * (3 + 2 * 3)
@@ -591,7 +589,7 @@ def test_a_sum_outlives_the_server_that_opened_it(tmp_path: Path) -> None:
         assert handle.durable.round == number
         opened: Any = handle.durable.opened
         assert session.opened(opened).tolist() == session.integer_sum(range(4), number).tolist()
-        assert handle.unmask() is opened
+        assert handle.result() is opened
 
 
 def test_blame_outlives_the_server(tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ def test_a_contributor_without_tags_has_the_round_begun_anew_and_one_sum_is_open
     cohort = world.cohort(Silent())
     cohort.set_up()
     opened = cohort.sum(0, world.contribute)
-    assert (opened.contributors, opened.dropouts) == ((0, 1, 2), (3,))
+    assert (opened.survivors, opened.dropouts) == ((0, 1, 2), (3,))
     lattice = LATTICES[cohort.server.agreement.lattice]
     assert ring.centred(opened.values, lattice.plain_modulus).tolist() == world.units(range(3))
 
@@ -1092,7 +1092,7 @@ def test_masks_and_encryption_over_different_survivors() -> None:
     masks.server._round.survivors = frozenset(range(4))
     result = masks.open()
     right = world.units(range(1, 4))
-    assert not [at for at in range(LENGTH) if result.words.view(np.int64)[at] == right[at]]
+    assert not [at for at in range(LENGTH) if result.values.view(np.int64)[at] == right[at]]
 
 
 # ---- any bytes -----------------------------------------------------------------------------------
@@ -1212,7 +1212,7 @@ def test_a_flipped_bit_on_the_way() -> None:
             cohort.set_up()
             opened = cohort.sum(0, world.contribute)
             lattice = LATTICES[cohort.server.agreement.lattice]
-            assert opened.contributors == (0, 1, 2)
+            assert opened.survivors == (0, 1, 2)
             assert ring.centred(opened.values, lattice.plain_modulus).tolist() == world.units(range(3))
             assert cohort.refusals
             assert not cohort.server.blame

@@ -212,7 +212,7 @@ def test_dropouts_are_who_was_asked_and_is_not_in_the_sum() -> None:
         FaultyNetwork([drop("inviting", 5), drop("encrypting", 4), drop("checking", 2)])
     )
     opened = session.set_up().cohort.sum(0, session.contribute)
-    assert (opened.contributors, opened.dropouts) == ((0, 1, 3), (2, 4))
+    assert (opened.survivors, opened.dropouts) == ((0, 1, 3), (2, 4))
 
 
 def test_a_client_that_misses_one_round_is_back_in_the_next() -> None:
@@ -393,7 +393,7 @@ def test_in_whatever_order_members_are_numbered_and_answer(holders: int) -> None
     network = Backwards("encrypting", (1, 64))
     session = here.session(network, cohort=(1, 2, 3, 64, 128), rounds=2).set_up()
     opened = session.cohort.sum(0, session.contribute)
-    assert (opened.contributors, opened.dropouts) == ((2, 3, 128), (1, 64))
+    assert (opened.survivors, opened.dropouts) == ((2, 3, 128), (1, 64))
     assert not session.cohort.refusals
     assert list(session.server.open_round(1)) == [1, 2, 3, 64, 128]
     session.server.blame.update({64: "was late", 1: "was silent"})

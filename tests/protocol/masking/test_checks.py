@@ -385,7 +385,7 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
     server = stage.session.server
     with pytest.raises(LocalProtocolError, match="parameters for this roster"):
         MaskingServer(stage.session.parameters, Roster(stage.world.roster.members[:5]))
-    for wrong in (server.start, server.unmask, lambda: server.open_round(1)):
+    for wrong in (server.start, server.result, lambda: server.open_round(1)):
         with pytest.raises(LocalProtocolError, match="expected state"):
             wrong()
     stage = Stage(6)
@@ -394,7 +394,7 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
         server.receive(sender, said(stage, sender, honest_answer(stage, sender)))
     with pytest.raises(LocalProtocolError, match="nothing to advance"):
         server.advance()
-    server.unmask()
+    server.result()
     for number in (0, -1, 3):
         with pytest.raises(LocalProtocolError, match="expected a round from 1 to 2"):
             server.open_round(number)
@@ -508,7 +508,7 @@ def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fau
         for _ in range(2):
             stage.session.cohort.run(server.advance, stage.session.contribute)
     if server.state.value == "unmasking":
-        result = server.unmask()
+        result = server.result()
         assert stage.session.opened(result).tolist() == stage.session.integer_sum(range(5)).tolist()
         refused(HERE, said(stage, HERE, Confirm(())), "in state ready expected nothing, got Confirm")
 

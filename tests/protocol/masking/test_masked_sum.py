@@ -205,7 +205,7 @@ def test_every_width_carries_the_same_sum(fraction_bits: int) -> None:
     result = session.sum()
     code = session.codes[0]
     real = np.sum([session.vectors[place, 0] for place in range(4)], axis=0)
-    assert np.abs(code.decode_sum(result.words, 4) - real).max() <= code.entry_error(4) + 1e-12
+    assert np.abs(code.decode_sum(result.values, 4) - real).max() <= code.entry_error(4) + 1e-12
 
 
 @pytest.mark.parametrize("profile", Profile)

@@ -386,7 +386,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         total = add(total, -1 if i < 1 else 1, pair_mask(*sorted((i, 1))))
     assert interpolate({holder: revealed[holder][1] for holder in alive}) == seeds[1].mask_seed
     opened = [word % 256**w for word in total]
-    assert opened == [int(word) % 256**w for word in result.words]
+    assert opened == [int(word) % 256**w for word in result.values]
     assert opened == [sum(codes[i][at] for i in alive) % 256**w for at in range(m)]
 
 

@@ -60,7 +60,7 @@ def test_what_was_sent_reads_the_same_when_the_session_has_gone_on() -> None:
     server.advance()
     cohort.run(lambda: noted(server.open_round(0)), session.contribute)
     cohort.run(lambda: noted(server.advance()), session.contribute)
-    server.unmask()
+    server.result()
     sent = [(one.phase, one.client, one.data) for one in tap.seen if not one.upward]
     assert sent == [(phase, party, data) for phase, outbox in kept for party, data in outbox.items()]
 

@@ -10,12 +10,11 @@ import pytest
 from worlds.cohorts import world
 from worlds.encrypted import KeyWorld
 
-from secure_afl.protocol.audit.events import Released
+from secure_afl.protocol.audit.events import Agreed, Released
 from secure_afl.protocol.audit.record import (
     RecordedClient,
-    RecordedHomomorphicServer,
-    RecordedMaskingServer,
     RecordedParty,
+    RecordedServer,
 )
 from secure_afl.protocol.session.errors import RemoteProtocolError
 from secure_afl.protocol.session.parameters import RoundSpec, SumWanted
@@ -174,7 +173,7 @@ def test_a_masked_session_with_logs_goes_through_them() -> None:
     session = here.session(here.propose())
     logs: dict[int | str, Any] = {who: Log() for who in (0, 1, 2, "server")}
     recorded = (
-        RecordedMaskingServer(session.server, logs["server"]),
+        RecordedServer(session.server, logs["server"], Agreed(session.parameters, here.roster)),
         {
             place: RecordedClient(client, logs[place], here.roster, here.plan, here.policy)
             for place, client in session.clients.items()
@@ -198,7 +197,8 @@ def test_an_encrypted_session_with_logs_goes_through_them() -> None:
 
     clients = {place: RecordedClient(one, *known(place)) for place, one in session.clients.items()}
     holders = {place: RecordedParty(one, *known(place)) for place, one in session.holders.items()}
-    steps = RecordedHomomorphicServer(session.server, logs["server"])
+    agreed = Agreed(session.agreement, here.roster, here.keepers)
+    steps = RecordedServer(session.server, logs["server"], agreed)
     cohort = EncryptedCohort(
         session.server, session.clients, session.holders, recorded=(steps, clients, holders)
     )
@@ -209,7 +209,7 @@ def test_an_encrypted_session_with_logs_goes_through_them() -> None:
     )
     cohort.set_up()
     opened = cohort.sum(0, session.contribute)
-    assert opened.contributors == (0, 1, 2, 3)
+    assert opened.survivors == (0, 1, 2, 3)
     assert not cohort.refusals
     assert [len(logs[party]) for party in range(6)] == [7, 7, 7, 7, 11, 11]
     assert logs["server"][-1] == Released(session.agreement.transcript(), 0, (0, 1, 2, 3), (), 5)

@@ -55,7 +55,7 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "a server's phases": (MaskingServer, "advance", "server"),
     "opening a round": (MaskingServer, "open_round", "server"),
     "adding masks": (masking_server, "add_keystreams", "server"),
-    "unmasking": (MaskingServer, "unmask", "server"),
+    "unmasking": (MaskingServer, "result", "server"),
     "decoding": (FixedPoint, "decode_sum", "server"),
     "solving a hidden layer": (fedacnnl, "filters", "server"),
     "solving the head": (aggregation, "solve", "server"),
@@ -195,7 +195,7 @@ SESSIONS: list[tuple[str, Any, str]] = [
         for owner, name in (
             (MaskingServer, "start"),
             (MaskingServer, "open_round"),
-            (MaskingServer, "unmask"),
+            (MaskingServer, "result"),
             (FixedPoint, "decode_sum"),
         )
     ),
