@@ -1,4 +1,4 @@
-"""What drives a session: all parties in this process and a network between them, or parties elsewhere.
+"""What drives a session: a server, a meter, and a link to the parties, which are in this process or elsewhere.
 
 The same state machines run in both; in this process messages pass through a `Network` that may misbehave.
 """
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,7 +18,7 @@ from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.session.parameters import SumWanted
 from secure_afl.protocol.session.party import Contributor, Party
-from secure_afl.protocol.session.server import Outbox
+from secure_afl.protocol.session.server import Outbox, SumServer
 
 T = TypeVar("T")
 Contribution = tuple[npt.NDArray[np.float64], str]
@@ -59,15 +58,6 @@ class PerfectNetwork:
 
     def flush(self, phase: str) -> Iterable[Envelope]:
         return []
-
-
-class Server(Protocol):
-    """What all servers have in common; see `MaskingServer` for what the steps mean."""
-
-    @property
-    def state(self) -> Enum: ...
-
-    def receive(self, sender: int, data: bytes) -> None: ...
 
 
 class Spent(NamedTuple):
@@ -132,78 +122,146 @@ class PhaseCost:
         self.holder_wall += spent.wall
 
 
-class Exchange:
-    """Server, clients and key holders of one session.
+class Meter:
+    """What a driver notes of a session. costs: by phase, in their order; refusals: of any party here.
 
-    `refusals` keeps what any party here refused; `costs` is by phase, in their order. carry: reaches the parties if
-    they are elsewhere; places: the key holders' numbers.
+    places: the key holders' numbers.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        clients: Mapping[int, Contributor],
-        holders: Mapping[int, Party],
-        network: Network | None,
-        watch: Callable[[str], None],
-        *,
-        places: Collection[int] = (),
-        carry: Carry | None = None,
-    ) -> None:
-        self.refusals: list[ProtocolError | CryptoError] = []
+    def __init__(self, places: Collection[int]) -> None:
         self.costs: dict[str, PhaseCost] = {}
-        self._server = server
+        self.refusals: list[ProtocolError | CryptoError] = []
+        self._places = frozenset(places)
+
+    def of(self, phase: str) -> PhaseCost:
+        """The cost of a phase so far."""
+        return self.costs.setdefault(phase, PhaseCost())
+
+    def count(self, phase: str, party: int, size: int, *, upward: bool) -> None:
+        """A message of so many bytes, from a party or to it."""
+        cost = self.of(phase)
+        if party in self._places:
+            cost.holder_bytes += size
+        else:
+            sent = cost.up if upward else cost.down
+            sent[party] = sent.get(party, 0) + size
+
+
+class Link(Protocol):
+    """What carries the server's messages to the parties, and their answers back."""
+
+    def answers(
+        self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Send all; give each answer as it reaches the server, with the phase it is of and the party's number.
+
+        It ends with the phase's deadline.
+        """
+
+
+class Local:
+    """All parties are in this process. network: lies between them and the server; None is perfect."""
+
+    def __init__(
+        self, clients: Mapping[int, Contributor], holders: Mapping[int, Party], network: Network | None
+    ) -> None:
         self._clients = clients
         self._holders = holders
         self._network = network or PerfectNetwork()
-        self._watch = watch
-        self._places = frozenset(places)
+
+    def answers(
+        self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
+    ) -> Iterator[tuple[str, int, bytes]]:
+        def sent(party: int, data: bytes, *, upward: bool) -> Iterator[Envelope]:
+            meter.count(phase, party, len(data), upward=upward)
+            return iter(self._network.carry(Envelope(phase, party, upward, data)))
+
+        def delivered(envelopes: Iterator[Envelope]) -> Iterator[tuple[str, int, bytes]]:
+            under_way = [envelopes]  # an answer goes before what else the network gives
+            while under_way:
+                envelope = next(under_way[-1], None)
+                if envelope is None:
+                    under_way.pop()
+                elif envelope.upward:
+                    yield envelope.phase, envelope.client, envelope.data
+                elif (answer := self._answer(envelope, contribute, meter)) is not None:
+                    under_way.append(sent(envelope.client, answer, upward=True))
+
+        for party in outbox:
+            with spending(meter.of(phase).add_server):  # some outboxes encode a message only now
+                data = outbox[party]
+            yield from delivered(sent(party, data, upward=False))
+        while held := list(self._network.flush(phase)):
+            yield from delivered(iter(held))
+
+    def _answer(self, envelope: Envelope, contribute: Contribute, meter: Meter) -> bytes | None:
+        """What the receiver answers; None if it refuses."""
+        cost, party = meter.of(envelope.phase), envelope.client
+        receiver = self._holders.get(party) or self._clients.get(party)
+        if receiver is None:
+            return None  # late, and of another session on the same network: masks have no key holders
+        add = cost.add_holder if party in self._holders else partial(cost.add_client, party)
+        try:
+            with spending(add):
+                answer = receiver.receive(envelope.data)
+            if isinstance(answer, SumWanted):
+                # What it takes to compute the statistic is the application's time, not the protocol's.
+                values, data_set = contribute(party, answer)
+                with spending(add):
+                    answer = self._clients[party].contribute(answer, values, data_set)
+        except (ProtocolError, CryptoError) as error:
+            meter.refusals.append(error)
+            return None
+        return answer
+
+
+class Remote:
+    """All parties are elsewhere: who answers nothing has dropped out and no more. carry: reaches them."""
+
+    def __init__(self, carry: Carry) -> None:
         self._carry = carry
+
+    def answers(
+        self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
+    ) -> Iterator[tuple[str, int, bytes]]:
+        with spending(meter.of(phase).add_server):
+            for party, data in outbox.items():  # some outboxes encode a message only now
+                meter.count(phase, party, len(data), upward=False)
+        for party, answer in self._carry(outbox):
+            meter.count(phase, party, len(answer), upward=True)
+            yield phase, party, answer
+
+
+class Exchange:
+    """The server of one session and its link to the parties. costs, refusals, places: see `Meter`."""
+
+    def __init__(
+        self,
+        server: SumServer,
+        link: Link,
+        watch: Callable[[str], None],
+        places: Collection[int] = (),
+    ) -> None:
+        self._server = server
+        self._link = link
+        self._watch = watch
+        self._meter = Meter(places)
+        self.costs, self.refusals = self._meter.costs, self._meter.refusals
 
     def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:
         """One step of the server, all that it sends, all answers to it, then the deadline."""
         outbox = self.timed(step)
-        phase: str = self._server.state.value
-        self._watch(phase)
-        started = time.perf_counter()
-        if self._carry:
-            self._exchange(phase, outbox, self._carry)
-        else:
-            self._converse(phase, outbox, contribute)
-        self._cost(phase).wall_seconds += time.perf_counter() - started
-
-    def tell(self, phase: str, outbox: Outbox, carry: Carry) -> None:
-        """What parties elsewhere are told beside the session's own messages; they answer nothing that is looked at."""
-        self._watch(phase)
-        started = time.perf_counter()
-        for party, data in outbox.items():
-            self._count(phase, party, len(data), upward=False)
-        for _ in carry(outbox):
-            pass
-        self._cost(phase).wall_seconds += time.perf_counter() - started
-
-    def _exchange(self, phase: str, outbox: Outbox, carry: Carry) -> None:
-        """With parties elsewhere: who answers nothing, or what is refused, has dropped out and no more."""
-        cost = self._cost(phase)
-        with spending(cost.add_server):
-            for party, data in outbox.items():  # some outboxes encode a message only now
-                self._count(phase, party, len(data), upward=False)
-        for party, answer in carry(outbox):
-            self._count(phase, party, len(answer), upward=True)
+        for phase, party, data in self._answers(self._link, self._server.state.value, outbox, contribute):
             try:
-                with spending(cost.add_server):
-                    self._server.receive(party, answer)
+                with spending(self._meter.of(phase).add_server):
+                    self._server.receive(party, data)
             except (ProtocolError, CryptoError) as error:
                 self.refusals.append(error)
 
-    def _converse(self, phase: str, outbox: Outbox, contribute: Contribute) -> None:
-        for party in outbox:
-            with spending(self._cost(phase).add_server):
-                envelope = Envelope(phase, party, upward=False, data=outbox[party])
-            self._send(envelope, contribute)
-        while held := list(self._network.flush(phase)):
-            for envelope in held:
-                self._deliver(envelope, contribute)
+    def tell(self, phase: str, outbox: Outbox, carry: Carry) -> None:
+        """What parties elsewhere are told beside the session's own messages; their answers are not looked at."""
+        for _ in self._answers(Remote(carry), phase, outbox, nothing_wanted):
+            pass
 
     def timed(self, step: Callable[[], T], phase: str | None = None) -> T:
         """A step of the server. It counts for this phase; None: for the one that it ends, or, between rounds, begins."""
@@ -211,53 +269,18 @@ class Exchange:
 
         def add(spent: Spent) -> None:
             ended = before if before != "ready" else self._server.state.value
-            self._cost(phase or ended).add_server(spent)
+            self._meter.of(phase or ended).add_server(spent)
 
         with spending(add):
             return step()
 
-    def _cost(self, phase: str) -> PhaseCost:
-        return self.costs.setdefault(phase, PhaseCost())
-
-    def _count(self, phase: str, party: int, size: int, *, upward: bool) -> None:
-        cost = self._cost(phase)
-        if party in self._places:
-            cost.holder_bytes += size
-        else:
-            sent = cost.up if upward else cost.down
-            sent[party] = sent.get(party, 0) + size
-
-    def _send(self, envelope: Envelope, contribute: Contribute) -> None:
-        self._count(envelope.phase, envelope.client, len(envelope.data), upward=envelope.upward)
-        for delivered in self._network.carry(envelope):
-            self._deliver(delivered, contribute)
-
-    def _deliver(self, envelope: Envelope, contribute: Contribute) -> None:
-        cost, party = self._cost(envelope.phase), envelope.client
-        try:
-            if envelope.upward:
-                with spending(cost.add_server):
-                    self._server.receive(party, envelope.data)
-                return
-            if party in self._holders:
-                with spending(cost.add_holder):
-                    answer = self._holders[party].receive(envelope.data)
-                assert isinstance(answer, bytes)
-            elif party not in self._clients:
-                return  # late, and of another session on the same network: masks have no key holders
-            else:
-                client, add = self._clients[party], partial(cost.add_client, party)
-                with spending(add):
-                    answer = client.receive(envelope.data)
-                if isinstance(answer, SumWanted):
-                    # What it takes to compute the statistic is the application's time, not the protocol's.
-                    values, data_set = contribute(party, answer)
-                    with spending(add):
-                        answer = client.contribute(answer, values, data_set)
-        except (ProtocolError, CryptoError) as error:
-            self.refusals.append(error)
-            return
-        self._send(Envelope(self._server.state.value, party, upward=True, data=answer), contribute)
+    def _answers(
+        self, link: Link, phase: str, outbox: Outbox, contribute: Contribute
+    ) -> Iterator[tuple[str, int, bytes]]:
+        self._watch(phase)
+        started = time.perf_counter()
+        yield from link.answers(phase, outbox, contribute, self._meter)
+        self._meter.of(phase).wall_seconds += time.perf_counter() - started
 
 
 def nothing_wanted(client: int, wanted: SumWanted) -> Contribution:

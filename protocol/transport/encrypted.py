@@ -15,7 +15,9 @@ from secure_afl.protocol.transport.driver import (
     Contribute,
     Contribution,
     Exchange,
+    Local,
     Network,
+    Remote,
     nothing_wanted,
 )
 from secure_afl.protocol.transport.masked import Cohort
@@ -44,7 +46,8 @@ class EncryptedCohort(Exchange):
         reached, keepers = recorded[1:] if recorded else (clients, holders)
         members = len(server.roster.members)
         places = range(members, members + len(server.holders.members))
-        super().__init__(self.steps, reached, keepers, network, watch, places=places, carry=carry)
+        link = Remote(carry) if carry else Local(reached, keepers, network)
+        super().__init__(self.steps, link, watch, places)
         self.server = server
         self.clients = clients
         self.holders = holders

@@ -7,7 +7,15 @@ from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session.party import Contributor
 from secure_afl.protocol.session.server import OpenedSum, SumServer
-from secure_afl.protocol.transport.driver import Carry, Contribute, Exchange, Network, nothing_wanted
+from secure_afl.protocol.transport.driver import (
+    Carry,
+    Contribute,
+    Exchange,
+    Local,
+    Network,
+    Remote,
+    nothing_wanted,
+)
 
 
 class Cohort(Exchange):
@@ -24,7 +32,8 @@ class Cohort(Exchange):
         carry: Carry | None = None,
     ) -> None:
         self.steps: SumServer = recorded[0] if recorded else server
-        super().__init__(self.steps, recorded[1] if recorded else clients, {}, network, watch, carry=carry)
+        reached = recorded[1] if recorded else clients
+        super().__init__(self.steps, Remote(carry) if carry else Local(reached, {}, network), watch)
         self.server = server
         self.clients = clients
 

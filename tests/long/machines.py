@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import msgpack
-from worlds.cohorts import Session, world
+from worlds.cohorts import Session, link, world
 from worlds.encrypted import EVERY_BACKEND, KeySession, KeyWorld
 
 from long.recipes import Path, Recipe, paths_in, tree_of
@@ -410,7 +410,7 @@ def _masking_client(
     if state.value == "requested":
         party.receive(pending)
     assert party.state is state
-    network: Any = session.cohort._network
+    network: Any = link(session.cohort)._network
     transcript = session.parameters.transcript()
     bases = dict(others)
     for name, data in bases.items():
@@ -534,7 +534,7 @@ def _encrypted_at(backend: str, holders: int, phase: str) -> tuple[KeySession, O
 def _encrypted_bases(backend: str, holders: int) -> dict[str, bytes]:
     session, outbox = _encrypted_at(backend, holders, "opening")
     session.cohort.run(lambda: outbox, session.contribute)
-    network: Any = session.cohort._network
+    network: Any = link(session.cohort)._network
     return {name: data for name, data in network.bases().items() if name in _ENCRYPTED_TAGS}
 
 
@@ -658,7 +658,7 @@ def _encrypted_party(
         tree = tree_of(data)
         if name not in _NO_TRANSCRIPT and len(tree) > 1:
             bases[name] = msgpack.encode([tree[0], transcript, *tree[2:]])
-    network: Any = session.cohort._network
+    network: Any = link(session.cohort)._network
     bases |= {name: data for name, data in network.bases().items() if name in _ENCRYPTED_TAGS}
     name = tree_of(pending)[0]
     bases[name] = pending

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,11 @@ class Session:
     def message(self, envelope: Envelope) -> FromClient:
         """What a client's frame says."""
         return decode(memoryview(envelope.data)[:-SIGNATURE_BYTES], FROM_CLIENT)
+
+
+def link(cohort: Any) -> Any:
+    """What carries a cohort's messages; its `_network` can be replaced."""
+    return cohort._link
 
 
 class Tap(PerfectNetwork):

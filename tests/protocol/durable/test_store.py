@@ -543,13 +543,13 @@ def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tm
     for handle, driven in zip(handles, (masks, cohort), strict=True):
         vars(driven).update(server=handle, _server=handle, steps=handle)
     session.set_up()
-    holders = vars(cohort).pop("_holders")
-    vars(cohort)["_holders"] = {}
+    link: Any = cohort._link
+    holders, link._holders = link._holders, {}
     with pytest.raises(RoundAbortedError):
         session.sum(0)
     handles[0].restart()
     assert handles[0].state.value == "ready"
-    vars(cohort)["_holders"] = holders
+    link._holders = holders
     who, total = session.sum(1)
     assert session.is_right(1, who, total)
     with pytest.raises(LocalProtocolError, match="only a masked session"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
 from msgspec.structs import replace
-from worlds.cohorts import BOUND, Tap
+from worlds.cohorts import BOUND, Tap, link
 from worlds.encrypted import EVERY_BACKEND, KeyWorld
 
 from secure_afl.crypto.errors import CryptoError
@@ -196,7 +196,7 @@ def test_an_invitation_to_a_masked_session() -> None:
     stage = Stage.__new__(Stage)
     stage.world = KeyWorld(4, "bfv+mask")
     session = stage.world.session(Tap())
-    tap = session.cohort._network
+    tap = link(session.cohort)._network
     assert session.masks is not None
     client = session.clients[HERE]
     session.cohort.run(session.server.start, session.contribute)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds.cohorts import BOUND, Backwards
+from worlds.cohorts import BOUND, Backwards, link
 from worlds.encrypted import EVERY_BACKEND, KeySession, KeyWorld
 
 from secure_afl.protocol.homomorphic.states import ServerState
@@ -267,7 +267,7 @@ def test_what_is_late_for_a_key_holder_may_come_while_masks_are_removed() -> Non
     with pytest.raises(RoundAbortedError, match="none can be replaced: holder-0"):
         session.sum(0)
     assert session.masks is not None
-    session.masks._network.over = True  # type: ignore[attr-defined]
+    link(session.masks)._network.over = True
     assert session.is_right(1, *session.sum(1))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from msgspec import msgpack
 from msgspec.structs import replace
-from worlds.cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, world
+from worlds.cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, link, world
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
@@ -65,7 +65,7 @@ class Attack:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.tap = Tap()
-        session.cohort._network = self.tap
+        link(session.cohort)._network = self.tap
         session.set_up()
         session.cohort.run(lambda: session.server.open_round(0), session.contribute)
         self.transcript = session.parameters.transcript()

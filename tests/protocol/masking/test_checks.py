@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from worlds.cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, world
+from worlds.cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, link, world
 from worlds.encrypted import KeyWorld
 
 from secure_afl.crypto import shamir
@@ -467,7 +467,7 @@ def test_a_second_sum_over_other_survivors_is_opened_only_where_the_plan_allows_
     one.plan = [dataclasses.replace(planned, same_survivors=same) for planned in one.plan]
     session = one.session(parameters).set_up()
     assert session.sum(0).survivors == tuple(range(6))
-    session.cohort._network = FaultyNetwork([Fault("drop", "collecting", frozenset({4}))])
+    link(session.cohort)._network = FaultyNetwork([Fault("drop", "collecting", frozenset({4}))])
     if opened:
         assert session.sum(1).survivors == (0, 1, 2, 3, 5)
     else:

@@ -21,7 +21,15 @@ from secure_afl.protocol.session.parameters import RoundSpec, SumWanted
 from secure_afl.protocol.session.server import OnDemand, Outbox
 from secure_afl.protocol.transport import driver
 from secure_afl.protocol.transport import encrypted as encrypted_driver
-from secure_afl.protocol.transport.driver import Contribution, Exchange, PhaseCost, nothing_wanted
+from secure_afl.protocol.transport.driver import (
+    Carry,
+    Contribution,
+    Exchange,
+    Local,
+    PhaseCost,
+    Remote,
+    nothing_wanted,
+)
 from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 
@@ -72,16 +80,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def exchange(clock: Clock, **options: Any) -> tuple[Exchange, Stub, list[str]]:
+def exchange(clock: Clock, carry: Carry | None = None) -> tuple[Exchange, Stub, list[str]]:
     """Two clients, one of which is asked for a vector, and a key holder."""
     server, watched = Stub(clock, 1), list[str]()
     clients = {0: Stub(clock, 10, b"answer"), 1: Stub(clock, 20, WANTED)}
     holders = {2: Stub(clock, 40, b"opened")}
-    return (
-        Exchange(server, clients, holders, None, watched.append, places=(2,), **options),
-        server,
-        watched,
-    )
+    link = Remote(carry) if carry else Local(clients, holders, None)
+    steps: Any = server  # of which an Exchange uses only `receive` and `state`
+    return Exchange(steps, link, watched.append, places=(2,)), server, watched
 
 
 def step(clock: Clock, server: Stub) -> Outbox:
