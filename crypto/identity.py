@@ -58,7 +58,7 @@ def public_key(verify_key: bytes) -> Ed25519PublicKey:
         raise CryptoError(f"expected an identity key of {VERIFY_KEY_BYTES} bytes, got {len(verify_key)}")
     y = int.from_bytes(verify_key, "little") & (2**255 - 1)
     if y >= _PRIME:
-        raise CryptoError("expected an identity key in its canonical encoding, got another: it is forged")
+        raise CryptoError("expected an identity key in its canonical encoding, this one is not: it is forged")
     if y in _SMALL:
         raise CryptoError("expected an identity key of large order, got one under which anybody can sign")
     # x² = (y² − 1) / (d·y² + 1) must be a square, as (y² − 1)·(d·y² + 1) then is.

@@ -61,7 +61,7 @@ def is_encrypted(pem: bytes) -> bool:
 def from_pem(pem: bytes, passphrase: bytes | None = None) -> Identity:
     """The identity in a PEM. Raises `CryptoError` if there is none, or the passphrase does not open it."""
     if not is_encrypted(pem) and not pem.startswith(_line("BEGIN", _PLAIN).encode()):
-        raise CryptoError("expected a secret key as PEM (PKCS #8), got something else")
+        raise CryptoError("expected a secret key as PEM (PKCS #8), the file does not begin with its header")
     if is_encrypted(pem) != (passphrase is not None):
         expected = "a passphrase" if is_encrypted(pem) else "no passphrase for a key in the clear"
         raise CryptoError(f"expected {expected}, got {'none' if passphrase is None else 'one'}")
@@ -72,7 +72,9 @@ def from_pem(pem: bytes, passphrase: bytes | None = None) -> Identity:
         wrong = "the passphrase is wrong or the key damaged" if is_encrypted(pem) else "the key is damaged"
         raise CryptoError(f"the secret key does not open: {wrong}") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise CryptoError("expected an Ed25519 key, got one of another kind")
+        raise CryptoError(
+            "expected an Ed25519 key, the PEM has a key of another algorithm: make one with secure-afl keys new"
+        )
     return Identity(key)
 
 

@@ -73,7 +73,9 @@ def _add_below(
     vector: npt.NDArray[np.uint64], plus: Sequence[bytes], minus: Sequence[bytes], modulus: int
 ) -> None:
     if not 1 < modulus < 2**63 or (len(vector) and int(vector.max()) >= modulus):
-        raise CryptoError(f"expected entries below a modulus below 2^63, got others for {modulus}")
+        raise CryptoError(
+            f"expected a modulus below 2^63 and entries below it, got the modulus {modulus} and larger entries"
+        )
     whole = np.uint64(modulus)
     streams = [(keystream(key), adds) for keys, adds in ((plus, True), (minus, False)) for key in keys]
     for start in range(0, len(vector), DRAWN):

@@ -137,7 +137,9 @@ class Lattice:
         primes = [prime for prime in self.primes for _ in range(_TAG_POINTS)]
         for tags in (one, other):
             if len(tags) != len(primes) or any(not 0 <= tag < p for tag, p in zip(tags, primes, strict=True)):
-                raise CryptoError(f"expected {len(primes)} tags below their primes, got others")
+                raise CryptoError(
+                    f"expected {len(primes)} tags, each from 0 to below its prime, got {len(tags)} or a larger one"
+                )
         return tuple((a + b) % prime for a, b, prime in zip(one, other, primes, strict=True))
 
 

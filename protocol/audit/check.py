@@ -227,9 +227,9 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
     digests = [event.terms.roster, *([event.terms.holders] if isinstance(event.terms, Agreement) else [])]
     rosters = [event.roster, *([event.holders] if event.holders and len(digests) > 1 else [])]
     if digests != [one.digest for one in rosters]:
-        raise AuditError("expected the rosters that the terms of the session name, got others")
+        raise AuditError("the rosters in this log are not the ones that the terms of the session name")
     if event.terms.cohort[-1] >= len(event.roster.members):
-        raise AuditError("expected a cohort of roster members, got others")
+        raise AuditError("the cohort names a client that is not in the roster")
     holders = event.holders if isinstance(event.terms, Agreement) else None
     session = Session(event.terms, event.roster, holders)
     session = sessions.setdefault(session.transcript, session)
@@ -245,7 +245,7 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
     place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
     if place is None or session.name(place) != log.begun.party:
         raise AuditError(
-            f"expected a log signed with the key that the session's roster has for {log.begun.party}, got another's"
+            f"the log is not signed with the key that the session's roster has for {log.begun.party}"
         )
     view = session.parties.setdefault(place, View(log, agreed, place))
     if view.agreed.event != event:  # the same again answers an invitation that was repeated
@@ -404,7 +404,9 @@ def _policies(session: Session) -> Iterator[Finding]:
     for view in session.parties.values():
         policy, plan = view.agreed.event.policy, view.agreed.event.plan
         if policy is None:
-            yield Finding(view.log.file, view.agreed.line, "expected the policy of the party, got none")
+            yield Finding(
+                view.log.file, view.agreed.line, "the log does not say under which policy the party took part"
+            )
             continue
         try:
             _check_terms(policy, terms, members)

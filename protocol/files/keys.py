@@ -102,11 +102,11 @@ def read_key(path: Path, passphrase: Callable[[], bytes], *, server: bool = Fals
         member = _parse_line(path, line.decode(), server)
         identity = key_pem.from_pem(pem, passphrase() if key_pem.is_encrypted(pem) else None)
     except UnicodeDecodeError:
-        raise FileError(f"{path}: expected text in UTF-8, got something else") from None
+        raise FileError(f"{path}: expected text in UTF-8, some bytes are not: it is no key file") from None
     except CryptoError as error:
         raise FileError(f"{path}: {error}") from None
     if identity.verify_key != member.verify_key:
-        raise FileError(f"{path}: expected the secret key of the line above it, got another: it was altered")
+        raise FileError(f"{path}: the secret key does not belong to the line above it: the file was altered")
     return member, identity
 
 
@@ -137,7 +137,7 @@ def _parse_line(path: Path, text: str, server: bool) -> Member:
     lines = text.splitlines()
     words = lines[0].split(" ", 2) if len(lines) == 1 else []
     if len(words) != 3 or words[0] not in (KIND, SERVER_KIND):
-        raise FileError(f"{path}: expected one line '{KIND} KEY NAME', got something else")
+        raise FileError(f"{path}: expected one line '{KIND} KEY NAME', as secure-afl keys new writes it")
     if server and words[0] == KIND:
         raise FileError(
             f"{path}: expected a server's key, got the key of a client or key holder ({words[2]}): make one with "

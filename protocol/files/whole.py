@@ -93,7 +93,9 @@ def read_text(path: Path) -> str:
     try:
         return read(path).decode()
     except UnicodeDecodeError:
-        raise FileError(f"{path}: expected text in UTF-8, got something else") from None
+        raise FileError(
+            f"{path}: expected text in UTF-8, some bytes are not: save the file as UTF-8"
+        ) from None
 
 
 def read_parsed(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
@@ -110,7 +112,7 @@ def load_toml(content: str) -> dict[str, Any]:
     try:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"expected TOML, got something else: {str(error)[:200]}") from None
+        raise FileError(f"expected TOML, this does not parse: {str(error)[:200]}") from None
 
 
 def _keep(folder: Path) -> None:

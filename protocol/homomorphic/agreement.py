@@ -149,7 +149,7 @@ class Agreement(Message, frozen=True, tag="agreement"):
                 raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
             planned.add(spec.statistic)
             if spec.modulus != (LATTICES[self.lattice].plain_modulus if self.masks else 0):
-                raise WireError(f"{spec.statistic}: expected masks as the session has them, got others")
+                raise WireError(f"{spec.statistic}: the masks of this sum are not those of the session")
             try:
                 magnitude = spec.code(len(self.cohort)).magnitude
             except CryptoError as error:

@@ -134,9 +134,11 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
 
     def _check_agreement(self, agreement: Agreement) -> None:
         if (agreement.roster, agreement.holders) != (self._roster.digest, self._holders.digest):
-            raise WireError("expected the members and key holders that this one was given, got others")
+            raise WireError(
+                "expected the roster and key holders that this party was given, the server proposes others: compare files"
+            )
         if agreement.cohort[-1] >= len(self._roster.members):
-            raise WireError("expected a cohort of roster members, got others too")
+            raise WireError("expected a cohort of roster members, the proposal includes non-members")
         self._policy.check_backend(self._encryption.backend)
         self._policy.check_group("clients", len(agreement.cohort), len(self._roster.members))
         wanted = (self._lattice.name, self._encryption.release, self._encryption.masked, self._agreed)
@@ -194,7 +196,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
                 f"{offer.attempt} at round {offer.round}"
             )
         if not set(offer.contributors) <= set(self._memory.agreement.cohort):
-            raise WireError("expected contributors out of the cohort, got others too")
+            raise WireError("expected contributors out of the cohort, the offer includes non-members")
         plan = self._plan[offer.round]
         self._policy.check_group(
             "contributors", len(offer.contributors), len(self._roster.members), plan.survivors
@@ -219,12 +221,14 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
             raise WireError(f"expected a sum that was not opened yet, got that of round {offer.round}")
         if self._memory.opening not in (b"", self._answers):
             raise WireError(
-                f"expected the opening of round {offer.round} that was broken off, got another: one sum of a round is opened"
+                f"expected the opening of round {offer.round} that was broken off, this message differs: one sum of a round is opened"
             )
         self._memory.opening = b""
         check = decode(opening.check, messages.CHECK)
         if check.offer != offer or check.challenges[self.number : self.number + 1] != (challenge,):
-            raise WireError("expected the check of the sum that was offered last, got another")
+            raise WireError(
+                "expected the check of the sum that was offered last, this one is of an earlier offer"
+            )
         data_sets = self._check_tags(opening, offer, challenge)
         self._ledger.use_all(data_sets, self._memory.agreement.session)
         # From here on this statistic is spent, also if nothing comes of it: no failure can be asked for again.
@@ -245,7 +249,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
                 f"expected tags of {len(offer.contributors)} contributors, got {len(opening.frames)}"
             )
         if messages.ciphertexts_digest(self._transcript, opening.ciphertexts) != offer.ciphertexts:
-            raise WireError("expected the ciphertexts that were offered, got others")
+            raise WireError("expected the ciphertexts that were offered, these have another digest")
         total = self._lattice.unpack(opening.ciphertexts, self._spec(offer).length)
         question, expected, data_sets = answered(opening.check), self._lattice.no_tags, []
         for who, frame in opening.frames:

@@ -67,9 +67,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def __init__(self, agreement: Agreement, roster: Roster, holders: Roster, *, least: int) -> None:
         known = (agreement.roster, agreement.holders) == (roster.digest, holders.digest)
         if not known or agreement.cohort[-1] >= len(roster.members):
-            raise LocalProtocolError(
-                "expected an agreement for this roster and these key holders, got another"
-            )
+            raise LocalProtocolError("the agreement is not for this roster and these key holders")
         super().__init__(agreement.transcript(), messages.FROM_PARTY)
         self.agreement = agreement
         self.roster = roster
@@ -314,7 +312,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             if values.dtype == np.uint64 and int(values.max()) >= self._lattice.plain_modulus:
                 raise WireError("expected a sum modulo the plain modulus, got larger words")
             if not np.isfinite(values).all():
-                raise WireError("expected finite numbers, got others")
+                raise WireError("expected finite numbers, some are infinite or not numbers")
         self._round.opened[sender] = bytes(message.payload)
 
     def _verify(self, sender: int, signature: bytes, label: Label, parts: tuple[bytes, ...]) -> None:

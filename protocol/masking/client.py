@@ -105,9 +105,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
 
     def _check_invitation(self, parameters: Parameters) -> None:
         if parameters.roster != self._roster.digest:
-            raise WireError("expected the roster that this client was given, got a proposal for another one")
+            raise WireError(
+                "expected the roster that this client was given, the server proposes another: compare roster files"
+            )
         if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
-            raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
+            raise WireError(
+                f"expected a cohort of roster members with {self.name} in it, the proposal omits it or includes non-members"
+            )
         self._policy.check(parameters, len(self._roster.members))
         self._policy.check_plan(self._plan, parameters.profile)
         if parameters.rounds != self._agreed:
@@ -159,7 +163,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                 raise WireError(f"the keys of {self._roster.name(sender)}: {error}") from None
             advertised[sender] = advertise
         if (self.place, self._memory.advertised) not in directory.frames:
-            raise WireError("expected this client's own keys back as it sent them, got others or none")
+            raise WireError(
+                "expected this client's own keys back as it sent them, the server altered or omitted them"
+            )
         if len(advertised) < self._memory.parameters.threshold:
             raise WireError(
                 f"expected keys of at least {self._memory.parameters.threshold}, got {len(advertised)}"
@@ -269,7 +275,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         unknown = participants - frozenset(self._memory.parameters.cohort)
         if unknown or self.place not in participants:
             raise WireError(
-                f"expected participants out of the cohort with {self.name} among them, got others"
+                f"expected participants out of the cohort with {self.name} among them, the request omits it or includes "
+                "non-members"
             )
         unshared = (participants & self._neighbours) - self._memory.dealers
         if unshared:
@@ -351,7 +358,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._check_round(message.round)
         survivors = frozenset(message.survivors)
         if not survivors <= self._memory.participants:
-            raise WireError("expected survivors out of this round's participants, got others too")
+            raise WireError(
+                "expected survivors out of this round's participants, the server names clients that were not asked"
+            )
         if self.place not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors, message.round)

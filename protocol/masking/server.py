@@ -70,7 +70,9 @@ class MaskingServer(SignedServer[FromClient]):
 
     def __init__(self, parameters: Parameters, roster: Roster) -> None:
         if parameters.roster != roster.digest or parameters.cohort[-1] >= len(roster.members):
-            raise LocalProtocolError("expected parameters for this roster, got others")
+            raise LocalProtocolError(
+                "expected parameters for this roster, these name another roster or non-members"
+            )
         super().__init__(parameters.transcript(), messages.FROM_CLIENT)
         self.parameters = parameters
         self.roster = roster
@@ -384,7 +386,7 @@ class MaskingServer(SignedServer[FromClient]):
                 dealt = self._neighbours[sender] & self._own_commitments.keys()
                 if not dealt.issuperset(message.complaints):
                     raise WireError(
-                        "expected complaints about neighbours that dealt shares to it, got others"
+                        "expected complaints about neighbours that dealt shares to it, it complains about another client"
                     )
                 self._complaints[sender] = message.complaints
             case Upload():
@@ -422,7 +424,7 @@ class MaskingServer(SignedServer[FromClient]):
                 != committed
             ):
                 raise CryptoError(
-                    f"expected the share that {self.roster.name(dealer)} dealt to it, got another"
+                    f"expected the share that {self.roster.name(dealer)} dealt to it, this one fails its commitment"
                 )
 
     # ---- refusals --------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Policy:
             raise PolicyError(f"expected backends out of {', '.join(Backend)}, got {unknown[0]!r}")
         for name in ("backends", "profiles", "suites"):
             if not getattr(self, name):
-                raise PolicyError(f"expected at least one of {name}, got none")
+                raise PolicyError(f"expected at least one entry in {name}, the list is empty")
 
     def colluders(self, roster: int) -> int:
         """How many members of a roster of this size may collude with the server."""

@@ -245,7 +245,7 @@ class Endpoint:
 
 def _check_goes_on(model: bytes, known: bytes) -> None:
     if not model.startswith(known):
-        raise LocalProtocolError("expected what the server told before and more, got something else")
+        raise LocalProtocolError("the server announces layers that contradict those it announced before")
 
 
 def _name(channel: Channel, session: bytes) -> str:

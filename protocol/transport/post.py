@@ -93,7 +93,7 @@ def found(parties: Parties, question: Letter, address: int, answer: bytes) -> in
         verify(everybody[told.party].verify_key, told.signature, Label.HERE_SIGNATURE, *signed)
     except CryptoError:
         raise WireError(
-            f"expected an address signed by {everybody[told.party].name} under this roster, got another signature"
+            f"expected an address signed by {everybody[told.party].name} under this roster, the signature does not verify"
         ) from None
     return told.party
 

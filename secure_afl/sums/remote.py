@@ -64,7 +64,7 @@ class Elsewhere:
         opened = decode(kept.memory, decoder)
         if msgspec.structs.replace(proposed, session=opened.session) != opened:
             raise StoreError(
-                f"{self.store.path}: expected the roster, policy and study of the session that is open, got others: "
+                f"{self.store.path}: expected the roster, policy and study of the session that is open, these files differ: "
                 "bring those back, or remove the file and give the session up"
             )
         return opened
@@ -185,7 +185,7 @@ def _salt(store: Store, model: bytes) -> bytes:
         salt, told = known[:KEY_BYTES], known[KEY_BYTES:]
         if not (model.startswith(told) or told.startswith(model)):
             raise StoreError(
-                f"{store.path}: expected the layers that clients were told before, got others from the same sums: go on "
+                f"{store.path}: expected the layers that clients were told before, the same sums gave different ones: go on "
                 "with the programs and on the machine that computed those, or remove the file and give the session up"
             )
         if len(model) > len(told) or not kept:
@@ -196,7 +196,9 @@ def _salt(store: Store, model: bytes) -> bytes:
 def _check(clients: Sequence[str], parties: Parties) -> None:
     names = [member.name for member in parties.clients.members]
     if list(clients) != names:
-        raise LocalProtocolError(f"expected a session of the {len(names)} clients of the roster, got others")
+        raise LocalProtocolError(
+            f"expected a session of the {len(names)} clients of the roster, in its order, got {len(clients)} other names"
+        )
 
 
 def _masked(

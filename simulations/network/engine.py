@@ -42,7 +42,7 @@ def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str,
     """
     for package in ("flwr", "ray"):
         if find_spec(package) is None:
-            raise DataError(f"expected {package}, got none: pip install 'secure-afl[simulation]'")
+            raise DataError(f"{package} is not installed: pip install 'secure-afl[simulation]'")
     with TemporaryDirectory(prefix="secure-afl-") as temporary:
         root = Path(temporary)
         engine = _on_engine(root, size, actors, watch)

@@ -199,7 +199,7 @@ def _installed(program: str) -> Path:
     path = Path(sys.executable).parent / program
     if not path.exists():
         raise DataError(
-            f"expected {program} beside {sys.executable}, got none: pip install 'secure-afl[flower]'"
+            f"{program} is not installed beside {sys.executable}: pip install 'secure-afl[flower]'"
         )
     return path
 

@@ -26,7 +26,7 @@ def read(file: Path) -> Figures:
         figures["machine"]["versions"], figures["command"], figures["began"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{file}: expected the figures of a report ({FORMAT!r}), got something else"
+            f"{file}: expected the figures of a report ({FORMAT!r}), this file has none"
         ) from None
     found: Figures = figures
     return found

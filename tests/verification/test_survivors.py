@@ -366,7 +366,7 @@ def test_a_public_key_file_is_one_line_of_three_parts(tmp_path: Path, line: str)
     path = tmp_path / "a.pub"
     path.write_text(line.replace("KIND", key_file.KIND).format(key=Identity.generate().verify_key.hex()))
     with pytest.raises(
-        FileError, match="expected one line 'secure-afl-ed25519 KEY NAME', got something else"
+        FileError, match="expected one line 'secure-afl-ed25519 KEY NAME', as secure-afl keys new writes it"
     ):
         key_file.read_public(path)
 

@@ -25,7 +25,9 @@ def to_letter(records: RecordDict) -> Letter:
     about = records.config_records.get(_ABOUT)
     channel, session = (about or {}).get("channel"), (about or {}).get("session")
     if channel not in [one.value for one in Channel] or not isinstance(session, bytes):
-        raise WireError("expected a channel and a session number, got something else")
+        raise WireError(
+            "expected a record with a channel and a session number: the message is not of secure-afl"
+        )
     return Letter(Channel(channel), session, _bytes(records))
 
 
@@ -56,6 +58,6 @@ def _payload(data: bytes) -> ArrayRecord:
 def _bytes(records: RecordDict) -> bytes:
     payload = records.array_records.get(_PAYLOAD)
     if payload is None or list(payload) != ["bytes"] or payload["bytes"].stype != _SERIALIZED:
-        raise WireError("expected one payload of bytes, got something else")
+        raise WireError("expected a record with one payload of bytes: the message is not of secure-afl")
     data: bytes = payload["bytes"].data
     return data

@@ -426,7 +426,7 @@ class FedACnnL(FederatedClassifier):
         self.check_layers(layers)
         head = self.network.trained[-1]
         if len(layers) != len(self.network.trained):
-            raise DataError("expected the weights of this network, got those of another")
+            raise DataError("expected the weights of this network, these have other shapes")
         features = parse_features(X)
         parsed, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
@@ -444,9 +444,9 @@ class FedACnnL(FederatedClassifier):
         trained = self.network.trained
         shapes = [(1 + known.inputs, known.outputs) for known in trained[: len(layers)]]
         if [weights.shape for weights in layers] != shapes:
-            raise DataError("expected the weights of this network, got those of another")
+            raise DataError("expected the weights of this network, these have other shapes")
         if Encoder(self.encoder) is Encoder.SEEDED and not all(map(np.array_equal, layers, self._seeded())):
-            raise DataError("expected the hidden layers that the public seed gives, got others")
+            raise DataError("the hidden layers are not those that the public seed gives")
         for known, weights in zip(trained, layers, strict=False):
             check_on_grid(weights, known.limit, exact=known is not trained[-1] or not self.privacy)
 
@@ -523,7 +523,7 @@ class FedACnnL(FederatedClassifier):
         self._check()
         parsed = self._parse(X, y, site)
         if not parsed.sites:
-            raise DataError("expected at least one row, got none")
+            raise DataError("expected at least one row, got 0")
         if max(map(len, parsed.sites.values())) > parse_integer("max_rows", self.max_rows):
             raise DataError(f"a site has more than the {self.max_rows} rows that were agreed on")
         return parsed, {

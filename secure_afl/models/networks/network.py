@@ -250,7 +250,9 @@ def check_on_grid(weights: npt.NDArray[np.float64], limit: float, *, exact: bool
     except SolveError as error:
         raise DataError(str(error)) from None
     if exact and (units != np.rint(units)).any():
-        raise DataError("expected a layer's weights on the grid on which its sums are exact, got others")
+        raise DataError(
+            "expected a layer's weights on the grid on which its sums are exact, some lie between grid points"
+        )
 
 
 def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:

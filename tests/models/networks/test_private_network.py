@@ -153,7 +153,7 @@ def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Priva
         layers[2],
     ]
     for dark in (np.array([[-1.0, 0.5]]), np.array([[0.5, 0.5]])):
-        with pytest.raises(DataError, match="expected the hidden layers that the public seed gives"):
+        with pytest.raises(DataError, match="the hidden layers are not those that the public seed gives"):
             FedACnnL(network, privacy=privacy).personal_head(dark, [0], "a", probes)
         steep = [*layers[:2], np.full_like(layers[2], 1e308)]
         with pytest.raises(DataError, match="not finite or too large"):

@@ -79,7 +79,7 @@ def _a_refusal_before_anything_is_agreed_on(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: expected the rosters that the terms of the session name, got others",
+    "hospital-0, line 2: the rosters in this log are not the ones that the terms of the session name",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
     HOSPITAL_0_IS_SILENT,
 )
@@ -89,7 +89,7 @@ def _another_roster_than_that_of_the_terms(told: Told) -> None:
 
 @case(
     bfv,
-    "key holder 1, line 2: expected the rosters that the terms of the session name, got others",
+    "key holder 1, line 2: the rosters in this log are not the ones that the terms of the session name",
     *(f"key holder 1, line {line}: {UNKNOWN}" for line in range(3, 13)),
     "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 says nothing of "
     "this session",
@@ -104,7 +104,7 @@ def _key_holders_beside_masks(told: Told) -> None:
     told.change("hospital-0", 2, holders=told.keepers)
 
 
-@case(mask, "hospital-0, line 3: expected a cohort of roster members, got others")
+@case(mask, "hospital-0, line 3: the cohort names a client that is not in the roster")
 def _a_cohort_that_is_not_in_the_roster(told: Told) -> None:
     terms = structs.replace(told.parameters(), cohort=(0, 1, 2, 4))
     told.insert("hospital-0", 3, Agreed(terms, told.roster, policy=EVERY_BACKEND))
@@ -129,7 +129,7 @@ def _a_client_that_agrees_to_two_things(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: expected a log signed with the key that the session's roster has for hospital-9, got another's",
+    "hospital-0, line 2: the log is not signed with the key that the session's roster has for hospital-9",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
     HOSPITAL_0_IS_SILENT,
 )
@@ -139,7 +139,7 @@ def _another_name_than_that_of_the_roster(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: expected a log signed with the key that the session's roster has for hospital-0, got another's",
+    "hospital-0, line 2: the log is not signed with the key that the session's roster has for hospital-0",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
 )
 def _another_key_than_that_of_the_roster(told: Told) -> None:
@@ -215,7 +215,7 @@ def _fewer_survivors_than_a_sum_was_planned_with(told: Told) -> None:
     planned(told, "hospital-0", survivors=4)
 
 
-@case(mask, "hospital-0, line 2: expected the policy of the party, got none")
+@case(mask, "hospital-0, line 2: the log does not say under which policy the party took part")
 def _no_policy(told: Told) -> None:
     told.change("hospital-0", 2, policy=None)
 

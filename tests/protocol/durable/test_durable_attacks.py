@@ -373,7 +373,7 @@ def test_a_key_holder_killed_while_it_opens_a_sum_opens_that_one_or_none(
     with pytest.raises(RemoteProtocolError, match="expected a new attempt at a round from 1 to 1"):
         offered(0, 7)
     other = decode(opening, Decoder(Opening))
-    with pytest.raises(RemoteProtocolError, match="that was broken off, got another"):
+    with pytest.raises(RemoteProtocolError, match="that was broken off, this message differs"):
         answer(encode(structs.replace(other, frames=other.frames[:4])))
     opened = answer(opening)
     assert answer(opening) == opened

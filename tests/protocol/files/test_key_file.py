@@ -122,7 +122,7 @@ def test_a_secret_key_under_anothers_name_is_refused(tmp_path: Path) -> None:
     _, theirs, _ = keys.write_key(tmp_path, "B")
     swapped = theirs.read_bytes().partition(b"\n")[0] + b"\n" + mine.read_bytes().partition(b"\n")[2]
     whole.write_new(tmp_path / "C.key", swapped, whole.SECRET)
-    with pytest.raises(FileError, match="expected the secret key of the line above it, got another"):
+    with pytest.raises(FileError, match="the secret key does not belong to the line above it"):
         keys.read_key(tmp_path / "C.key", nobody_asks)
 
 

@@ -82,8 +82,8 @@ def test_every_line_is_explained() -> None:
             "corrupted = 0.6\ndropout = 0.4",
             r"corrupted and dropout: expected less than 1 together, got 0\.6 and 0\.4",
         ),
-        ("dropout = 0.1\ndropout = 0.2", "expected TOML, got something else: Cannot overwrite"),
-        ("corrupted 0.1", "expected TOML, got something else: .*line 1"),
+        ("dropout = 0.1\ndropout = 0.2", "expected TOML, this does not parse: Cannot overwrite"),
+        ("corrupted 0.1", "expected TOML, this does not parse: .*line 1"),
     ],
 )
 def test_one_error_names_the_key_what_was_expected_and_what_came(
@@ -101,9 +101,9 @@ def test_one_error_names_the_key_what_was_expected_and_what_came(
     ("wrong", "what"),
     [
         ({"backends": frozenset({"bvf"})}, "expected backends out of mask, .* got 'bvf'"),
-        ({"backends": frozenset()}, "expected at least one of backends"),
-        ({"profiles": frozenset()}, "expected at least one of profiles"),
-        ({"suites": frozenset()}, "expected at least one of suites"),
+        ({"backends": frozenset()}, "expected at least one entry in backends"),
+        ({"profiles": frozenset()}, "expected at least one entry in profiles"),
+        ({"suites": frozenset()}, "expected at least one entry in suites"),
     ],
 )
 def test_a_policy_that_means_nothing_does_not_exist(wrong: dict[str, Any], what: str) -> None:

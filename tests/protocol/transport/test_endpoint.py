@@ -292,7 +292,7 @@ def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
         assert len(model(federation.folders[party])) == len(layers)
     assert not (federation.folders[0] / "personal.npz").exists()
     layers[0] = layers[0] * 2
-    with pytest.raises(DataError, match="expected the hidden layers that the public seed gives"):
+    with pytest.raises(DataError, match="the hidden layers are not those that the public seed gives"):
         post.ask(1, Letter(Channel.END, bytes(32), packed(layers)))
 
 

@@ -182,7 +182,7 @@ def test_a_node_that_claims_to_be_another_gets_none_of_its_messages(tmp_path: Pa
     post.find(federation.parties)
     assert post.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
     assert post.silences == [
-        "node 99: expected an address signed by site-1 under this roster, got another signature"
+        "node 99: expected an address signed by site-1 under this roster, the signature does not verify"
     ]
 
 
@@ -262,7 +262,7 @@ def test_a_node_that_comes_later_and_claims_to_be_another_gets_none_of_its_messa
     report = flower_app.serve(grid, federation.server, 60.0, 0.01)
     assert got == [Channel.WHEREABOUTS]
     assert report["silences"] == [
-        "node 99: expected an address signed by site-1 under this roster, got another signature"
+        "node 99: expected an address signed by site-1 under this roster, the signature does not verify"
     ]
 
 
@@ -566,7 +566,7 @@ def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
     assert list(carry(dict.fromkeys(range(5), b"ab"))) == [(4, b"ba")]
     assert post.silences == [
         "node 100: Flower's error 2",
-        "node 101: expected one payload of bytes, got something else",
+        "node 101: expected a record with one payload of bytes: the message is not of secure-afl",
         "node 102: refused; its own log says why",
         "node 103: no answer in time",
     ]
