@@ -39,13 +39,17 @@ _HOMES = {
     "SufficientStatistics": "analytic.statistics",
     "SumPlan": "protocol.session.parameters",
 }
+# Modules that were public before they moved into rooms.
+_MODULES = {"site": "node.site", "study": "node.study"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"secure_afl.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'secure_afl' has no attribute {name!r}")
     return getattr(import_module(f"secure_afl.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, *_MODULES]

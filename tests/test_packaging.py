@@ -184,6 +184,9 @@ def test_public_names_are_there() -> None:
     for name in secure_afl._HOMES:
         assert getattr(secure_afl, name).__name__ == name
         assert name in dir(secure_afl)
+    for name, home in secure_afl._MODULES.items():
+        assert getattr(secure_afl, name).__name__ == f"secure_afl.{home}"
+        assert name in dir(secure_afl)
     with pytest.raises(AttributeError, match="no attribute 'Sum'"):
         secure_afl.Sum  # noqa: B018
 

@@ -173,9 +173,7 @@ def _encryptor(name: str, public_key: bytes) -> Any:
 @contextmanager
 def _memory_file() -> Iterator[Path]:
     if not hasattr(os, "memfd_create"):
-        raise CryptoError(
-            "a secret key needs files in memory, which this system does not have: use Linux"
-        )
+        raise CryptoError("a secret key needs files in memory, which this system does not have: use Linux")
     handle = os.memfd_create("secret")
     try:
         yield Path(f"/proc/self/fd/{handle}")
