@@ -128,7 +128,7 @@ def _learn(
     ending = time.perf_counter() - started
     told.silent(post.silences)
     report = {
-        "model": "ridge" if study.ridge else "fedacnnl",
+        "model": study.model,
         "backend": terms.backend,
         "resumed": resumed,
         "survivors": [list(one.survivors) for one in sums],

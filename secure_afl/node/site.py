@@ -29,7 +29,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
-from secure_afl.node.study import Study, packed
+from secure_afl.node.study import Study
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
@@ -159,14 +159,12 @@ class Folder:
         layers = study.unpacked(model)
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
+        study.check_layers(layers)  # also without rows: who refuses would tell that it has some
         personal = None
-        if study.fedacnnl:
-            study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-            known = study.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
-            if known and (self.path / "data.toml").exists():
-                X, y, _ = self.data(study)
-                if len(X):  # a failure would tell the server that there are none
-                    personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+        if study.adapts(layers, told) and (self.path / "data.toml").exists():
+            X, y, _ = self.data(study)
+            if len(X):  # a failure would tell the server that there are none
+                personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         self.keep(MODEL, layers)
         if personal:
             self.keep(PERSONAL, personal)

@@ -50,6 +50,8 @@ if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.sums.aggregation import Aggregator, Outcome
     from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
 
+    Remote = RemoteMaskedAggregator | RemoteEncryptedAggregator
+
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.str_]
 
@@ -74,10 +76,12 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder: str = "seeded"
 
 
-class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """See the module. release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all studies have; see the module, and `RidgeStudy` and `NetworkStudy` for the two models.
 
-    Raises `DataError` or `LocalProtocolError` for what cannot be meant.
+    release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
+
+    Raises `DataError` or `LocalProtocolError` for contradictory settings.
     """
 
     backend: Backend
@@ -86,23 +90,13 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[str, ...]
     max_rows: int
     release: str = ""
-    ridge: Ridge | None = None
-    fedacnnl: Deep | None = None
     privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
-        if (self.ridge is None) == (self.fedacnnl is None):
-            raise DataError("expected one model, [ridge] or [fedacnnl], got both or none")
         columns = [*self.features, self.label]
         if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
             raise DataError("expected features and a label without repeats, and at least two classes")
         parse_backend(self.backend, SECURE)
-        if self.fedacnnl and prod(self.fedacnnl.input_shape) != len(self.features):
-            raise DataError(
-                f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
-            )
-        if self.fedacnnl and not self.fedacnnl.scale > 0:
-            raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
         if self.privacy and not self.backend.exact:
             raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
         _ = self.encryption
@@ -116,44 +110,44 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise DataError("expected release for encrypted sums only: masks have no key holders")
         return None
 
+    @property
+    def model(self) -> str:
+        """The table of the file that has the model's parameters."""
+        return next(name for name, kind in MODELS.items() if isinstance(self, kind))
+
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge | FedACnnL":
         """The model, not yet learned."""
-        return self._ridge(aggregator) if self.ridge else self._deep(aggregator)
+        raise NotImplementedError
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
-        if self.ridge:
-            return tuple(self._ridge().plan(self.features, clients))
-        return tuple(self._deep().plan(clients))
+        raise NotImplementedError
 
     def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
         """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
 
         learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
         """
-        if self.ridge:
-            return self._ridge().vector(X, y, who, number)
-        if len(learned) != number:
-            raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        return self._deep().vector(self._scaled(X), y, who, learned)
+        raise NotImplementedError
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
-        if self.ridge:
-            return ((1 + len(self.features), len(self.classes)),)
-        return tuple((1 + known.inputs, known.outputs) for known in self._deep().network.trained)
+        raise NotImplementedError
 
-    def learn(
-        self, aggregator: "RemoteMaskedAggregator | RemoteEncryptedAggregator", clients: Sequence[str]
-    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
         """The server's side: the model's weights, and what is known of each sum."""
-        if self.ridge:
-            ridge = self._ridge(aggregator).fit_elsewhere(clients, self.features)
-            return [ridge.weights_], ridge.rounds_
-        network = self._deep(aggregator).fit_elsewhere(
-            clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
-        )
-        return network.weights_, network.rounds_
+        raise NotImplementedError
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
+
+    def adapts(self, layers: Sequence[Floats], told: bytes) -> bool:
+        """Whether a site fits a head of its own to a model. told: what the server told of its layers in the session."""
+        return False
+
+    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+        """A site's own head of a network, from its own rows and everybody's layers."""
+        raise NotImplementedError
 
     def unpacked(self, data: bytes) -> list[Floats]:
         """The first layers of the study's model, or all, out of what `packed` gives. Raises `DataError` for anything else."""
@@ -180,18 +174,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise DataError(f"expected some of {len(layers) - 1} hidden layers, got a whole model")
         self.check_layers(layers)
 
-    def check_layers(self, layers: Sequence[Floats]) -> None:
-        """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
-        self._deep().check_layers(layers)
 
-    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
-        """A site's own head of a network, from its own rows and everybody's layers."""
-        return self._deep().personal_head(self._scaled(X), y, who, layers)
+class RidgeStudy(Study, frozen=True, kw_only=True):
+    """A study with `[ridge]`."""
 
-    def _ridge(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
+    ridge: Ridge
+
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
         from secure_afl.models.ridge import FederatedRidge
 
-        assert self.ridge is not None
         return FederatedRidge(
             self.ridge.row_norm,
             column_bounds=self.ridge.column_bounds,
@@ -203,12 +194,39 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             aggregator=aggregator,
         )
 
-    def _deep(self, aggregator: "Aggregator | None" = None) -> "FedACnnL":
+    def plan(self, clients: int) -> tuple[SumPlan, ...]:
+        return tuple(self.estimator().plan(self.features, clients))
+
+    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        return self.estimator().vector(X, y, who, number)
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        return ((1 + len(self.features), len(self.classes)),)
+
+    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
+        ridge = self.estimator(aggregator).fit_elsewhere(clients, self.features)
+        return [ridge.weights_], ridge.rounds_
+
+
+class NetworkStudy(Study, frozen=True, kw_only=True):
+    """A study with `[fedacnnl]`."""
+
+    fedacnnl: Deep
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if prod(self.fedacnnl.input_shape) != len(self.features):
+            raise DataError(
+                f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
+            )
+        if not self.fedacnnl.scale > 0:
+            raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
+
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FedACnnL":
         from secure_afl.models.networks import network
         from secure_afl.models.networks.fedacnnl import FedACnnL
 
         deep = self.fedacnnl
-        assert deep is not None
         layers = tuple(network.parse_layer(layer) for layer in deep.layers)
         return FedACnnL(
             network.Network(deep.input_shape, layers, len(self.classes)),
@@ -221,9 +239,34 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             aggregator=aggregator,
         )
 
-    def _scaled(self, X: Floats) -> Floats:
-        assert self.fedacnnl is not None
-        return X / self.fedacnnl.scale
+    def plan(self, clients: int) -> tuple[SumPlan, ...]:
+        return tuple(self.estimator().plan(clients))
+
+    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        if len(learned) != number:
+            raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
+        return self.estimator().vector(X / self.fedacnnl.scale, y, who, learned)
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
+
+    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
+        network = self.estimator(aggregator).fit_elsewhere(
+            clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
+        )
+        return network.weights_, network.rounds_
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        self.estimator().check_layers(layers)
+
+    def adapts(self, layers: Sequence[Floats], told: bytes) -> bool:
+        return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
+
+    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+        return self.estimator().personal_head(X / self.fedacnnl.scale, y, who, layers)
+
+
+MODELS: dict[str, type[RidgeStudy] | type[NetworkStudy]] = {"ridge": RidgeStudy, "fedacnnl": NetworkStudy}
 
 
 def packed(layers: Sequence[Floats]) -> bytes:
@@ -237,7 +280,12 @@ def parse(content: str) -> Study:
     try:
         if isinstance(backend := document.get("backend"), str):
             parse_backend(backend, SECURE)  # says which there are; msgspec would not
-        return msgspec.convert(document, Study)
+        tables = [name for name, part in document.items() if isinstance(part, dict)]
+        models = [kind for name, kind in MODELS.items() if name in tables]
+        if len(models) != 1:
+            found = ", ".join(f"[{name}]" for name in tables) or "none"
+            raise DataError(f"expected one model, the table [ridge] or [fedacnnl], got the tables {found}")
+        return msgspec.convert(document, models[0])
     except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
         raise FileError(str(error)) from None
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node.site import Folder, kept
-from secure_afl.node.study import Study
+from secure_afl.node.study import NetworkStudy, Study
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -148,6 +148,6 @@ def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> 
         else EncryptedAggregator(federation.backend, terms.policy, holders=federation.holders)
     )
     X, y, site = federation.rows(range(federation.clients) if numbers is None else numbers)
-    if study.fedacnnl:
+    if isinstance(study, NetworkStudy):
         return np.asarray(study.estimator(aggregator).fit(X / study.fedacnnl.scale, y, site).weights_[-1])
     return np.asarray(study.estimator(aggregator).fit(X, y, site).weights_)
