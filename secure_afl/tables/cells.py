@@ -1,7 +1,7 @@
 """A table as it was written: every cell is text until somebody says what it means."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from secure_afl.errors import DataError
-from secure_afl.tables.faults import Fault, enumerated
+from secure_afl.tables.faults import Fault, Remedy, enumerated
 
 Column = Any  # a pyarrow.ChunkedArray of strings, without nulls
 Mask = npt.NDArray[np.bool_]
@@ -43,9 +43,7 @@ class Cells:
         """A column as float64; NaN where a cell is no finite number. See `to_numbers`."""
         return to_numbers(self.column(name), self.decimal)
 
-    def faults(
-        self, name: str, wrong: Mask, expected: str, remedy: str | Callable[[list[str]], str] = ""
-    ) -> list[Fault]:
+    def faults(self, name: str, wrong: Mask, expected: str, remedy: Remedy = "") -> list[Fault]:
         """The fault of the cells at `wrong` (rows,), if any. remedy: or what makes it, of the offending texts."""
         rows = np.flatnonzero(wrong)
         if not rows.size:

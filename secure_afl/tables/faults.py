@@ -1,6 +1,7 @@
 """What does not fit in a table, grouped by column and by what was expected there."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from secure_afl.errors import DataError
@@ -8,6 +9,9 @@ from secure_afl.errors import DataError
 _SHOWN = 3  # rows, and cells, of one fault in a text
 _LINES = 20  # faults in a text
 _LETTERS = 60  # of a quoted cell
+DECLARE = "correct the cells, or say in a codebook what they mean (--codebook)"
+Remedy = str | Callable[[list[str]], str]
+"""What can be done, or what says so for the offending texts."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,15 @@ def refuse(source: str, faults: Sequence[Fault]) -> None:
     """Raises `TableError` if there are any."""
     if faults:
         raise TableError(source, faults)
+
+
+def unreadable(cells: list[str]) -> str:
+    """The remedy for texts that were expected to be numbers."""
+    if any("%" in cell for cell in cells):
+        return "write percentages as numbers without the sign"
+    if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells):
+        return "if the comma is a decimal comma, say so (decimal); if it separates thousands, remove it"
+    return DECLARE
 
 
 def numbered(rows: Sequence[int]) -> str:

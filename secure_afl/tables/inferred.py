@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, Floats, Ints, Mask, distinct, is_any, matching, to_levels
-from secure_afl.tables.faults import Fault, refuse
+from secure_afl.tables.faults import DECLARE, Fault, refuse, unreadable
 
 MISSING = (
     *("", "?", "-", "--", ".", "..", "na", "n/a", "n.a.", "#n/a", "nan", "null", "nil"),
@@ -24,7 +24,6 @@ _MOST_LEVELS = 64  # more different words than this in one column look like name
 _MOST_CLASSES = 20  # more different whole numbers than this look like something measured, where rows are few
 _ROWS_PER_CLASS = 10
 _LARGEST = 1e300  # no power of two above it overflows
-_DECLARE = "correct the cells, or declare in a codebook what they mean (--codebook)"
 
 
 def column(cells: Cells, name: str) -> tuple[float, float] | tuple[str, ...]:
@@ -98,7 +97,7 @@ def _mixed(cells: Cells, name: str, words: Mask) -> list[Fault]:
     if words.all() or not words.any():
         return []
     few, expected = (words, "a finite number") if words.sum() * 2 <= len(words) else (~words, "a word")
-    return cells.faults(name, few, f"{expected} as in the other rows", _remedy)
+    return cells.faults(name, few, f"{expected} as in the other rows", unreadable)
 
 
 def _like_numbers(cells: Cells, name: str) -> list[Fault]:
@@ -108,36 +107,36 @@ def _like_numbers(cells: Cells, name: str) -> list[Fault]:
     units = {re.sub(r"^[^\w]*[0-9][0-9.,' ]*", "", word) for word in distinct(text)}
     if len(units) == 1 and matching(text, "^[^\\pL]*[0-9]").all():
         wrong[:] = True
-    return cells.faults(name, wrong, "a number or a word", _remedy)
+    return cells.faults(name, wrong, "a number or a word", unreadable)
 
 
 def _odd_numbers(cells: Cells, name: str, numbers: Floats) -> list[Fault]:
     """Numbers that are too large, look like codes, or stand for a missing value."""
     large = cells.faults(name, np.abs(numbers) > _LARGEST, f"a number up to {_LARGEST:g}")
     zeros = matching(cells.column(name), "^[+-]?0[0-9]")
-    codes = cells.faults(name, zeros, "a number without zeros before it", f"it looks like a code: {_DECLARE}")
-    marks = np.zeros(len(numbers), dtype=np.bool_)
-    low, high = numbers.min(), numbers.max()
-    between = numbers[(low < numbers) & (numbers < high)]
-    if between.size:
-        if _marks_missing(-low) and (
-            (low < 0 <= between.min()) or between.min() - low > high - between.min()
-        ):
-            marks |= numbers == low
-        if _marks_missing(high) and high >= 10 and high - between.max() > between.max() - low:
-            marks |= numbers == high
-    remedy = f"it looks like a mark for a missing value: {_DECLARE}"
+    codes = cells.faults(name, zeros, "a number without zeros before it", f"it looks like a code: {DECLARE}")
+    marks = np.isin(numbers, likely_marks(numbers))
+    remedy = f"it looks like a mark for a missing value: {DECLARE}"
     return large or codes or cells.faults(name, marks, "a number near the others", remedy)
+
+
+def likely_marks(numbers: Floats) -> list[float]:
+    """The ends of a column of numbers that look like marks for a missing value: 99, -999, … far from the others."""
+    if not numbers.size:
+        return []
+    low, high = float(numbers.min()), float(numbers.max())
+    between = numbers[(low < numbers) & (numbers < high)]
+    if not between.size:
+        return []
+    least, most = float(between.min()), float(between.max())
+    marks = []
+    if _marks_missing(-low) and ((low < 0 <= least) or least - low > high - least):
+        marks.append(low)
+    if _marks_missing(high) and high >= 10 and high - most > most - low:
+        marks.append(high)
+    return marks
 
 
 def _marks_missing(value: float) -> bool:
     """Whether a number is often written for "not recorded": 9, 99, 999, …, or the largest of an integer type."""
     return value in (32767, 32768, 2**31 - 1, 2**31) or bool(re.fullmatch("9+", f"{value:g}"))
-
-
-def _remedy(texts: list[str]) -> str:
-    if any("%" in text for text in texts):
-        return "write percentages as numbers without the sign"
-    if any(re.fullmatch(r"[+-]?\d+,\d+", text) for text in texts):
-        return "if the comma is a decimal comma, say so (--decimal ,); if it separates thousands, remove it"
-    return _DECLARE

@@ -10,8 +10,10 @@ from rich.markup import escape
 
 from secure_afl.cli import terminal
 from secure_afl.cli.audit import audit
+from secure_afl.cli.codebook import codebook
 from secure_afl.cli.keys import keys
 from secure_afl.cli.policy import policy
+from secure_afl.cli.table_options import Decimal, Encoding, Separator, Sheet, form
 from secure_afl.cli.terminal import (
     JsonFile,
     console,
@@ -33,7 +35,6 @@ from secure_afl.simulations.cli.overhead import overhead
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import default_spec, partition
 from secure_afl.simulations.study.run import KEY_PHASES, MODELS, Run, Settings, middle, run
-from secure_afl.tables.form import Form
 
 app = typer.Typer(
     help="Learn one model from several parties' data; only masked sums leave a party.",
@@ -48,6 +49,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(experiment, name="experiment")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
+app.add_typer(codebook, name="codebook")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
 app.command("attack")(attack)
@@ -66,12 +68,19 @@ def run_command(
     ] = "heart",
     site_column: Annotated[str, typer.Option(help="Column of a file that names each row's site.")] = "site",
     label_column: Annotated[str, typer.Option(help="Column of a file that holds the labels.")] = "label",
-    separator: Annotated[
-        str, typer.Option(help="Of a text file; default the only one of , ; | and tab in its header.")
-    ] = "",
-    decimal: Annotated[str, typer.Option(help="The decimal sign in numbers of a text file, . or ,")] = ".",
-    encoding: Annotated[str, typer.Option(help="Of a text file, such as windows-1252.")] = "utf-8",
-    sheet: Annotated[str, typer.Option(help="Of an Excel file; default its only one.")] = "",
+    codebook_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--codebook",
+            help="What the columns of a table mean (secure-afl codebook); default a guess from its rows.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    separator: Separator = "",
+    decimal: Decimal = ".",
+    encoding: Encoding = "utf-8",
+    sheet: Sheet = "",
     clients: Annotated[
         int | None,
         typer.Option(help="How many clients to divide the rows among; default 10, or all sites.", min=1),
@@ -228,8 +237,14 @@ def run_command(
             )
         make_way(json_file)
         make_way(html, "--html")
-        form = Form(separator.replace("\\t", "\t"), decimal, encoding, sheet)
-        source = load(data, seed=seed, site_column=site_column, label_column=label_column, form=form)
+        source = load(
+            data,
+            seed=seed,
+            site_column=site_column,
+            label_column=label_column,
+            form=form(separator, decimal, encoding, sheet),
+            codebook=codebook_file,
+        )
         _print_columns(source)
         parts = partition(source, partition_spec or default_spec(source), clients, seed)
         settings = Settings(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from secure_afl.errors import DataError
 from secure_afl.protocol.session.roster import LONGEST_NAME
 from secure_afl.simulations.data import hub, image_files, synthetic
-from secure_afl.tables.faults import enumerated, refuse
+from secure_afl.tables.faults import enumerated
 from secure_afl.tables.form import ENDINGS, Form
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def load(
     site_column: str = "site",
     label_column: str = "label",
     form: Form | None = None,
+    codebook: Path | None = None,
 ) -> Dataset:
     """Load what `source` names; DataError says what does not fit.
 
@@ -122,9 +123,15 @@ def load(
     own = source in _BUILT_IN or kind == "synthetic" or (kind != "flwr" and path.is_dir())
     if own and (site_column, label_column) != ("site", "label"):
         raise DataError(f"{source} has its own site and label columns: leave out those options")
+    if codebook and not (path.is_file() and suffix in ENDINGS):
+        raise DataError(f"expected a table with a codebook ({', '.join(ENDINGS)}), got {source!r}")
     if source == "heart":
-        rows = _heart()
-    elif source in _BUILT_IN:
+        return _coded("heart", _FOLDER / "heart_disease_uci.csv", None, _FOLDER / "heart.toml", site_column)
+    if codebook:
+        if label_column != "label":
+            raise DataError("expected the label as outcome in the codebook, got --label-column besides")
+        return _coded(path.name, path, form, codebook, site_column)
+    if source in _BUILT_IN:
         rows = _mnist5k() if source == "mnist5k" else _digits()
     elif kind == "synthetic":
         rows = _synthetic(source, seed)
@@ -159,6 +166,36 @@ def load(
     )
 
 
+def _coded(name: str, path: Path, form: Form | None, codebook: Path, site: str) -> Dataset:
+    """A table as its codebook has it: the scale is public."""
+    from secure_afl.tables import codebook as codebooks
+    from secure_afl.tables import encoding, inferred, reading
+    from secure_afl.tables.terms import row_norm, terms
+
+    book, cells = codebooks.read(codebook), reading.read(path, form)
+    if not book.classes:
+        raise DataError(f"{codebook.name}: expected classes as outcome, got a number: run learns classes")
+    if site != "site" and book.site not in ("", site):
+        raise DataError(f"expected one site column, got {site!r} and {book.site!r} of the codebook")
+    where = book.site or (site if site in cells.columns or site != "site" else "")
+    design = encoding.encode(book, cells)
+    held = inferred.sites(cells, where, LONGEST_NAME)[design.rows - 1] if where else None
+    assert design.outcome is not None
+    note = f"scale: ranges and levels of {codebook.name}; nothing is read from the rows; {cells.form}"
+    return Dataset(
+        name,
+        design.X,
+        design.outcome.astype(np.int64),
+        held,
+        book.classes,
+        tuple(term.name for term in terms(book)),
+        row_norm(book),
+        note,
+        design.X.shape[1:],
+        about=tuple(About(*one) for one in encoding.described(book, design.counts)),
+    )
+
+
 def _picked(
     path: Path, table: "dict[str, Any] | Cells", label: str, site: str
 ) -> tuple[Ints, tuple[str, ...], NDArray[np.str_] | None]:
@@ -173,62 +210,6 @@ def _picked(
 
     y, classes = inferred.labels(table, label)
     return y, classes, inferred.sites(table, site, LONGEST_NAME) if has_site else None
-
-
-# The schema of UCI Heart Disease. Numbers: low, high, then the cells that mean "not recorded"; low..high becomes
-# -1..1, a missing cell 0 and a 1 in a flag column. The ranges are wider than a clinic meets and fixed here: read
-# from the rows, they would tell about the rows. Words: the vocabulary, one-hot; "" in it is "not recorded".
-_HEART: dict[str, tuple[Any, ...]] = {
-    "age": (18, 100),  # years
-    "sex": ("Female", "Male"),
-    "cp": ("typical angina", "atypical angina", "non-anginal", "asymptomatic"),
-    "trestbps": (60, 260, "", "0"),  # mm Hg at rest; nobody has 0
-    "chol": (50, 700, "", "0"),  # mg/dl; 0 stands for all of Switzerland
-    "fbs": ("FALSE", "TRUE", ""),  # fasting blood sugar above 120 mg/dl
-    "restecg": ("normal", "st-t abnormality", "lv hypertrophy", ""),
-    "thalch": (40, 240, ""),  # highest heart rate reached, per minute
-    "exang": ("FALSE", "TRUE", ""),
-    "oldpeak": (-5, 10, ""),  # ST depression by exercise, mm; below 0 it is elevation
-    "slope": ("upsloping", "flat", "downsloping", ""),
-    "ca": ("0", "1", "2", "3", ""),
-    "thal": ("normal", "fixed defect", "reversable defect", ""),
-}
-
-
-def _heart() -> _Rows:
-    from secure_afl.tables import reading
-    from secure_afl.tables.cells import is_any, to_levels
-
-    cells = reading.read(_FOLDER / "heart_disease_uci.csv")
-    columns: dict[str, Floats] = {}
-    faults, about = [], []
-    for name, kind in _HEART.items():
-        text = cells.column(name)
-        missing = is_any(text, [code for code in kind if isinstance(code, str)])
-        if isinstance(kind[0], str):
-            faults += cells.faults(name, ~missing, f"one of {', '.join(map(repr, kind))}")
-            columns |= _one_hot(name, to_levels(text, kind), kind)
-            about.append(About(name, "words", ", ".join(word or "(empty)" for word in kind)))
-            continue
-        low, high, *codes = kind
-        numbers = cells.numbers(name)
-        faults += cells.faults(name, ~(missing | ((low <= numbers) & (numbers <= high))), f"{low} to {high}")
-        scaled = (numbers - (low + high) / 2) / ((high - low) / 2)
-        columns[name] = np.where(missing, 0.0, scaled)
-        if codes:
-            columns[f"{name}="] = missing.astype(np.float64)
-        about.append(About(name, "numbers", f"{low} to {high}", float(missing.mean())))
-    refuse(cells.source, faults)
-    X = np.column_stack(list(columns.values()))
-    table = {
-        "site": cells.column("dataset").to_numpy(),  # id 304 looks Hungarian and stays, see the README
-        "label": np.where(is_any(cells.column("num"), ["0"]), "absent", "present"),
-    }
-    table = {name: values.astype(np.str_) for name, values in table.items()}
-    note = "scale: clinical ranges and vocabularies fixed in the schema; nothing is read from the rows"
-    # A number and its flag exclude each other, and so do the words of a column: each column of the schema
-    # adds at most 1 to the squared norm.
-    return _Rows(X, list(columns), X.shape[1:], table, note, square=len(_HEART), about=tuple(about))
 
 
 def _mnist5k() -> _Rows:
@@ -284,7 +265,7 @@ def _file(path: Path, form: Form | None, site: str, label: str) -> _Rows:
     if not columns:
         raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(cells.columns)}")
     X = np.column_stack(list(columns.values()))
-    note = f"{cells.form}; {_READ_FROM_FILE}"
+    note = f"{_READ_FROM_FILE}; {cells.form}"
     return _Rows(X, list(columns), X.shape[1:], cells, note, from_rows=True, about=tuple(about))
 
 

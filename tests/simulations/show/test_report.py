@@ -48,7 +48,7 @@ def test_a_stranger_is_told_all(tmp_path: Path) -> None:
         "Python 3.",
         "numpy",
         "collecting",
-        "fixed in the schema",
+        "nothing is read from the rows",
     ):
         assert words in text, words
     # Nothing is fetched, nothing runs; the picture is inside.

@@ -1,0 +1,136 @@
+"""A codebook proposed from one table, for its owner to finish. It is a start and no answer: it tells of the rows."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from secure_afl.tables.cells import Cells, distinct
+from secure_afl.tables.inferred import MISSING, likely_marks
+
+_MOST_LEVELS = 30
+_FEW_NUMBERS = 10  # different whole numbers that may as well be codes
+_FALSE = ("no", "n", "false", "f", "0", "nein", "non", "absent", "negative")
+_TRUE = ("yes", "y", "true", "t", "1", "ja", "oui", "present", "positive")
+_HEAD = """# Drafted from {source}. Finish it before anybody else sees it:
+# - Ranges and levels below come from these rows, ranges rounded outwards. They must come from what is known of each
+#   quantity, so that every party's rows fit and the codebook tells nothing about yours. Replace them.
+# - Say what "missing" means in each column, and whether such rows are flagged or left out (when_missing).
+# - Remove columns that nothing should be learned from.
+"""
+
+
+def draft(cells: Cells, *, outcome: str = "", site: str = "") -> str:
+    """A codebook in TOML with a comment wherever a decision is left. outcome, site: names of such columns.
+
+    Raises `DataError` if there is no such column.
+    """
+    lines = [_HEAD.format(source=cells.source)]
+    if site:
+        cells.column(site)
+        lines += [f"site = {_quoted(site)}", ""]
+    lines.append("[columns]")
+    lines += [line for name in cells.columns if name not in (outcome, site) for line in _column(cells, name)]
+    lines += ["", *_outcome(cells, outcome)]
+    return "\n".join(lines) + "\n"
+
+
+def _column(cells: Cells, name: str) -> Iterator[str]:
+    key = (
+        _quoted(name) if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() else name
+    )
+    numbers = cells.numbers(name)
+    text = distinct(cells.column(name))
+    marks = [cell for cell in text if cell.lower() in MISSING]
+    marks += [f"{value:g}" for value in likely_marks(numbers[~np.isnan(numbers)]) if f"{value:g}" in text]
+    words = [cell for cell in text if cell not in marks]
+    said = f", missing = {_list(marks)}" if marks else ""
+    known = numbers[~np.isnan(numbers) & ~np.isin(numbers, [float(mark) for mark in marks if _finite(mark)])]
+    if not words:
+        yield f"# {key}: left out, no cell has a value"
+    elif len(known) == cells.rows == np.ptp(known) + 1 and len(words) == cells.rows:
+        yield f"# {key}: left out, it numbers the rows"
+    elif len(words) == 2 and (pair := _yes_no(words)):
+        no, yes = pair
+        yield f'{key} = {{ kind = "yes/no", yes = {_list([yes])}, no = {_list([no])}{said} }}'
+    elif len(known) == cells.rows - sum(text[mark] for mark in marks):
+        low, high = rounded_range(float(known.min()), float(known.max()))
+        yield f'{key} = {{ kind = "number", range = [{low:g}, {high:g}], unit = ""{said} }}  # replace the range'
+        if len(words) <= _FEW_NUMBERS and (known == np.rint(known)).all():
+            levels = [f"{value:g}" for value in np.unique(known)]
+            yield f'# or, if these are codes: {key} = {{ kind = "category", levels = {_list(levels)}{said} }}'
+    elif len(known):
+        few = [cell for cell in words if not _finite(cell)]
+        yield (
+            f"# {key}: left out, it has numbers and other cells such as {_list(few[:3])}; list these as missing or "
+            "declare a category"
+        )
+    elif len(words) > _MOST_LEVELS:
+        yield f"# {key}: left out, {len(words)} different words look like names, dates or an identifier"
+    else:
+        yield f'{key} = {{ kind = "category", levels = {_list(words)}{said} }}  # the first is the reference'
+
+
+def _outcome(cells: Cells, name: str) -> Iterator[str]:
+    if not name:
+        yield "# What is to be predicted, and no column above:"
+        yield "# [outcome]"
+        yield '# kind = "classes"                 # or "number", with range = [low, high]'
+        yield '# column = "…"'
+        yield '# classes = ["no", "yes"]          # or { well = ["0"], ill = ["1", "2"] }'
+        return
+    numbers, text = cells.numbers(name), distinct(cells.column(name))
+    marks = [cell for cell in text if cell.lower() in MISSING]
+    words = [cell for cell in text if cell not in marks]
+    known = numbers[~np.isnan(numbers)]
+    measured = len(known) and (len(words) > _MOST_LEVELS or bool((known != np.rint(known)).any()))
+    yield "[outcome]"
+    yield f'kind = "{"number" if measured else "classes"}"'
+    yield f"column = {_quoted(name)}"
+    if measured:
+        low, high = rounded_range(float(known.min()), float(known.max()))
+        yield f"range = [{low:g}, {high:g}]  # replace"
+        yield 'unit = ""'
+    else:
+        yield f"classes = {_list(words)}"
+    if marks:
+        yield f"missing = {_list(marks)}  # these rows are left out"
+
+
+def rounded_range(low: float, high: float) -> tuple[float, float]:
+    """A range around two numbers that ends at 0, or at 1, 2 or 5 times a power of ten."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        return 0.0, 1.0
+    return -_up(-low) or 0.0, _up(high)
+
+
+def _up(value: float) -> float:
+    """The least of 0, 1, 2 and 5 times powers of ten that is no smaller."""
+    if value <= 0:
+        return 0.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((step * power for step in (1, 2, 5, 10) if step * power >= value), 20 * power)
+
+
+def _yes_no(words: Sequence[str]) -> tuple[str, str] | None:
+    """The words for no and yes, if that is what two words are."""
+    for no, yes in ((words[0], words[1]), (words[1], words[0])):
+        if no.lower() in _FALSE and _TRUE[_FALSE.index(no.lower())] == yes.lower():
+            return no, yes
+    return None
+
+
+def _finite(text: str) -> bool:
+    from secure_afl.tables.cells import is_number
+
+    return is_number(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _list(words: Sequence[str]) -> str:
+    return json.dumps(list(words), ensure_ascii=False)
