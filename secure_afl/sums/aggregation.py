@@ -5,11 +5,12 @@ aggregators hold every client in this process; across machines the same state ma
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.noise import Noise
 from secure_afl.errors import DropoutWarning, SolveError
 from secure_afl.protocol.audit.events import Agreed, Role
-from secure_afl.protocol.audit.log import Logs
+from secure_afl.protocol.audit.log import AuditLog, Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedServer
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
@@ -39,8 +40,10 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
+from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 
+C = TypeVar("C", Cohort, EncryptedCohort)
 _DECODING = ServerState.UNMASKING.value  # the phase that an opened sum is decoded in
 _REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
 
@@ -76,7 +79,9 @@ class Aggregator(Protocol):
     """
 
     backend: str
-    policy: Policy
+
+    @property
+    def policy(self) -> Policy: ...
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         """Begin a session; exchanges keys for all its sums."""
@@ -123,13 +128,6 @@ def enough(policy: Policy, clients: Sequence[str]) -> int:
     return least
 
 
-def contributing(roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
-    """Gives a member's contribution by its number. Raises `LocalProtocolError` if a member has none."""
-    if missing := sorted({member.name for member in roster.members} - contributions.keys()):
-        raise LocalProtocolError(f"expected a contribution of every client, got none of {', '.join(missing)}")
-    return lambda place, wanted: contributions[roster.name(place)]
-
-
 @contextmanager
 def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
     """Notes what was refused meanwhile on a `RoundAbortedError`."""
@@ -142,22 +140,30 @@ def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are made, whoever takes part. profile, suite: of masks; watch: is called with each phase's name."""
+
+    policy: Policy
+    profile: Profile = Profile.ACTIVE
+    suite: Suite = Suite.HYBRID
+    watch: Callable[[str], None] = lambda phase: None
+
+
 def proposed(
     roster: Roster,
     plan: Sequence[SumPlan],
-    policy: Policy,
-    profile: Profile,
-    suite: Suite,
+    settings: SessionSettings,
     agreed: Sequence[RoundSpec] | None = None,
 ) -> Parameters:
     """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
-    clients = len(roster.members)
+    clients, policy, profile = len(roster.members), settings.policy, settings.profile
     near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)
     parameters = Parameters.propose(
         roster,
         plan,
         profile=profile,
-        suite=suite,
+        suite=settings.suite,
         degree=near.degree,
         threshold=near.threshold,
         rounds=agreed,
@@ -166,39 +172,79 @@ def proposed(
     return parameters
 
 
-def masked_session(
-    members: Members,
-    clients: Sequence[str],
-    plan: Sequence[SumPlan],
-    policy: Policy,
-    profile: Profile,
-    suite: Suite,
-    network: Network | None,
-    watch: Callable[[str], None],
-    agreed: Sequence[RoundSpec] | None = None,
-    logs: Logs | None = None,
-) -> Cohort:
-    """A session of masked sums, its keys exchanged. agreed: see `MaskingClient`; logs: of all parties."""
-    enough(policy, clients)
-    roster = members.roster(clients)
-    parameters = proposed(roster, plan, policy, profile, suite, agreed)
-    parties = {
-        place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
-        for place, (identity, ledger) in enumerate(members[name] for name in clients)
-    }
-    server, recorded = MaskingServer(parameters, roster), None
-    if logs:
-        recorded = (
-            RecordedServer(server, logs.server, Agreed(parameters, roster)),
-            {
-                place: RecordedClient(
-                    one, logs.of(one.name, Role.CLIENT, members[one.name][0]), roster, plan, policy
-                )
-                for place, one in parties.items()
-            },
-        )
-    cohort = Cohort(server, parties, network, watch, recorded=recorded)
-    cohort.set_up()
+class MaskedSessions(Protocol):
+    """Makes sessions of masked sums: with parties of this process, or with parties elsewhere."""
+
+    def masked(
+        self,
+        settings: SessionSettings,
+        clients: Sequence[str],
+        plan: Sequence[SumPlan],
+        agreed: Sequence[RoundSpec] | None = None,
+    ) -> Cohort:
+        """The server with its clients. agreed: see `MaskingClient`."""
+
+    def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
+        """What clients give when they are asked. Raises `LocalProtocolError` if one has nothing."""
+
+
+class LocalSessions:
+    """Sessions of parties in this process. audit: a folder for an audit log of each."""
+
+    def __init__(self, network: Network | None, audit: Path | None) -> None:
+        self.members = Members()
+        self.logs = Logs(audit) if audit else None
+        self._network = network
+
+    def masked(
+        self,
+        settings: SessionSettings,
+        clients: Sequence[str],
+        plan: Sequence[SumPlan],
+        agreed: Sequence[RoundSpec] | None = None,
+    ) -> Cohort:
+        policy, roster, recorded = settings.policy, self.members.roster(clients), None
+        parameters = proposed(roster, plan, settings, agreed)
+        parties = {
+            place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
+            for place, (identity, ledger) in enumerate(self.members[name] for name in clients)
+        }
+        server = MaskingServer(parameters, roster)
+        if self.logs:
+            recorded = (
+                RecordedServer(server, self.logs.server, Agreed(parameters, roster)),
+                {
+                    place: RecordedClient(one, self._log(one.name), roster, plan, policy)
+                    for place, one in parties.items()
+                },
+            )
+        return Cohort(server, parties, self._network, settings.watch, recorded=recorded)
+
+    def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
+        if missing := sorted({member.name for member in roster.members} - contributions.keys()):
+            raise LocalProtocolError(
+                f"expected a contribution of every client, got none of {', '.join(missing)}"
+            )
+        return lambda place, wanted: contributions[roster.name(place)]
+
+    def renew(self, data_set: str) -> None:
+        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        self.members.renew(data_set)
+
+    def close(self) -> None:
+        """End the audit logs, if there are any."""
+        if self.logs:
+            self.logs.close()
+
+    def _log(self, client: str) -> AuditLog:
+        assert self.logs is not None
+        return self.logs.of(client, Role.CLIENT, self.members[client][0])
+
+
+def set_up(cohort: C) -> C:
+    """The session, its keys exchanged."""
+    with refusals_noted(cohort.refusals):
+        cohort.set_up()
     return cohort
 
 
@@ -243,7 +289,72 @@ def solved_sum(plan: SumPlan, one: Aggregate) -> Solution:
         raise
 
 
-class MaskedAggregator:
+class Sums(ABC, Generic[C]):
+    """An aggregator of the sessions that a factory makes."""
+
+    def __init__(self, settings: SessionSettings, sessions: MaskedSessions) -> None:
+        self.settings = settings
+        self._sessions = sessions
+        self._cohort: C | None = None
+        self._plan: Sequence[SumPlan] = ()
+        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        return self.settings.policy
+
+    @property
+    def cohort(self) -> C:
+        """The session that is open, with its `costs`, its `refusals` and the server's terms."""
+        if self._cohort is None:
+            raise LocalProtocolError("no session is open: call open(clients, plan) first")
+        return self._cohort
+
+    def _opened(self, number: int, contributions: Mapping[str, Contribution]) -> OpenedSum:
+        """The sum of plan entry `number` as its server has it."""
+        cohort, same = self.cohort, self._plan[number].same_survivors
+        contribute = self._sessions.contributing(cohort.server.roster, contributions)
+        with refusals_noted(cohort.refusals):
+            opened = self._run(number, contribute, self._related if same else None)
+        if same:
+            self._related = frozenset(opened.survivors)
+        return opened
+
+    @abstractmethod
+    def _run(self, number: int, contribute: Contribute, among: Collection[int] | None) -> OpenedSum:
+        """All phases of a sum. among: whom to ask; None is everybody."""
+
+
+class MaskedSums(Sums[Cohort]):
+    """Sums under pairwise masks."""
+
+    backend: str = Backend.MASK
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self.policy.check_backend(self.backend)
+        self.policy.check_plan(plan, self.settings.profile)
+        self._cohort, self._plan, self._related = None, plan, None
+        enough(self.policy, clients)
+        self._cohort = set_up(self._sessions.masked(self.settings, clients, plan))
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        opened, server = self._opened(number, contributions), self.cohort.server
+        spec = server.parameters.rounds[number]
+        return self.cohort.timed(lambda: decoded(self._plan[number], spec, server.roster, opened), _DECODING)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        one = self.sum(number, contributions)
+        return solved_sum(self._plan[number], one), one
+
+    def _run(self, number: int, contribute: Contribute, among: Collection[int] | None) -> OpenedSum:
+        return self.cohort.sum(number, contribute, among)
+
+
+class MaskedAggregator(MaskedSums):
     """Sums under pairwise masks: no party but the client sees its vector.
 
     Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
@@ -255,8 +366,6 @@ class MaskedAggregator:
     session, also one that failed; `renew` lets it serve another.
     """
 
-    backend: str = Backend.MASK
-
     def __init__(
         self,
         policy: Policy | None = None,
@@ -267,75 +376,16 @@ class MaskedAggregator:
         watch: Callable[[str], None] = lambda phase: None,
         audit: Path | None = None,
     ) -> None:
-        self.policy = policy or Policy()
-        self.profile = profile
-        self.suite = suite
-        self._network = network
-        self._watch = watch
-        self._logs = Logs(audit) if audit else None
-        self._members = Members()
-        self._cohort: Cohort | None = None
-        self._plan: Sequence[SumPlan] = ()
-        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
-
-    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-        self.policy.check_backend(self.backend)
-        self.policy.check_plan(plan, self.profile)
-        self._cohort, self._plan, self._related = None, plan, None
-        self._cohort = self._session(clients, plan)
-
-    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
-        """A session with its keys exchanged."""
-        return masked_session(
-            self._members,
-            clients,
-            plan,
-            self.policy,
-            self.profile,
-            self.suite,
-            self._network,
-            self._watch,
-            logs=self._logs,
-        )
-
-    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
-        """What clients of this process give when they are asked."""
-        return contributing(self.cohort.server.roster, contributions)
-
-    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        cohort, same = self.cohort, self._plan[number].same_survivors
-        roster = cohort.server.roster
-        contribute = self._contributing(contributions)
-        with refusals_noted(cohort.refusals):
-            result = cohort.sum(number, contribute, self._related if same else None)
-        if same:
-            self._related = frozenset(result.survivors)
-        spec = cohort.server.parameters.rounds[number]
-        return cohort.timed(lambda: decoded(self._plan[number], spec, roster, result), _DECODING)
-
-    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
-        one = self.sum(number, contributions)
-        return solved_sum(self._plan[number], one), one
-
-    def __deepcopy__(self, memo: object) -> "MaskedAggregator":
-        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
-        return self
+        self.parties = LocalSessions(network, audit)
+        super().__init__(SessionSettings(policy or Policy(), profile, suite, watch), self.parties)
 
     def renew(self, data_set: str) -> None:
-        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
-        self._members.renew(data_set)
+        """See `LocalSessions.renew`."""
+        self.parties.renew(data_set)
 
     def close(self) -> None:
         """End the audit logs, if there are any."""
-        if self._logs:
-            self._logs.close()
-
-    @property
-    def cohort(self) -> Cohort:
-        """The session that is open, with its `costs`, its `refusals` and the server's `parameters`."""
-        if self._cohort is None:
-            raise LocalProtocolError("no session is open: call open(clients, plan) first")
-        return self._cohort
+        self.parties.close()
 
 
 def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:

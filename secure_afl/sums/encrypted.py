@@ -4,10 +4,10 @@ Like the other aggregators, this one holds every party in this process; across m
 machines run apart. It needs TenSEAL.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.errors import SolveError
 from secure_afl.protocol.audit.events import Agreed, Role
-from secure_afl.protocol.audit.log import Logs
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, RecordedServer
 from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
@@ -28,28 +27,181 @@ from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.session.backend import ENCRYPTED, parse
 from secure_afl.protocol.session.errors import LocalProtocolError
-from secure_afl.protocol.session.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
+from secure_afl.protocol.session.parameters import Profile, RidgeSystem, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
-from secure_afl.protocol.transport.encrypted import EncryptedCohort, Recorded, layered_sum
+from secure_afl.protocol.transport.encrypted import EncryptedCohort, layered_sum
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.sums.aggregation import (
     Aggregate,
+    LocalSessions,
+    MaskedSessions,
     Members,
     Outcome,
-    contributing,
+    SessionSettings,
+    Sums,
     decoded,
     enough,
-    masked_session,
     refusals_noted,
+    set_up,
     solved,
     solved_sum,
 )
 
 
-class EncryptedAggregator:
+class EncryptedSessions(MaskedSessions, Protocol):
+    """Makes sessions of encrypted sums, and the masked ones under them."""
+
+    def rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        """Of clients and of key holders."""
+
+    def agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        """What a session is begun with."""
+
+    def encrypted(
+        self,
+        settings: SessionSettings,
+        server: HomomorphicServer,
+        plan: Sequence[SumPlan],
+        encryption: Encryption,
+        masks: Cohort | None,
+    ) -> EncryptedCohort:
+        """The server with its clients and key holders. masks: the masked session whose vectors are encrypted."""
+
+
+class LocalEncryptedSessions(LocalSessions):
+    """Sessions of parties in this process, with so many key holders."""
+
+    def __init__(self, holders: int, network: Network | None, audit: Path | None) -> None:
+        super().__init__(network, audit)
+        self._holders = Members()
+        self._holder_names = [f"key holder {number + 1}" for number in range(holders)]
+
+    def rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        return self.members.roster(clients), self._holders.roster(self._holder_names)
+
+    def agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        return propose()
+
+    def encrypted(
+        self,
+        settings: SessionSettings,
+        server: HomomorphicServer,
+        plan: Sequence[SumPlan],
+        encryption: Encryption,
+        masks: Cohort | None,
+    ) -> EncryptedCohort:
+        roster, holders, policy, recorded = server.roster, server.holders, settings.policy, None
+        first = len(roster.members)  # the number of the first key holder
+        solve = weights if encryption.release is Release.WEIGHTS else None
+        parties, keepers = {}, {}
+        for place, (identity, ledger) in enumerate(self.members[one.name] for one in roster.members):
+            terms = (identity, roster, holders, plan, policy, ledger, encryption)
+            parties[place] = HomomorphicClient(*terms, masks=masks.clients[place] if masks else None)
+        for place, (identity, ledger) in enumerate(
+            (self._holders[one.name] for one in holders.members), first
+        ):
+            terms = (identity, roster, holders, plan, policy, ledger, encryption)
+            keepers[place] = KeyHolder(*terms, solve=solve)
+        if self.logs:
+            known, logs = (roster, plan, policy, holders), self.logs
+            recorded = (
+                RecordedServer(server, logs.server, Agreed(server.agreement, roster, holders)),
+                {place: RecordedClient(one, self._log(one.name), *known) for place, one in parties.items()},
+                {
+                    place: RecordedParty(
+                        one, logs.of(one.name, Role.HOLDER, self._holders[one.name][0]), *known
+                    )
+                    for place, one in keepers.items()
+                },
+            )
+        return EncryptedCohort(server, parties, keepers, self._network, settings.watch, recorded=recorded)
+
+    def renew(self, data_set: str) -> None:
+        super().renew(data_set)
+        for client in self.members:
+            self._holders.renew(messages.known_as(client, messages.data_set_digest(client, data_set)))
+
+
+class EncryptedSums(Sums[EncryptedCohort]):
+    """Sums of ciphertexts. masks: the masked session under them, with "bfv+mask"."""
+
+    _sessions: EncryptedSessions
+
+    def __init__(
+        self, encryption: Encryption, settings: SessionSettings, sessions: EncryptedSessions
+    ) -> None:
+        super().__init__(settings, sessions)
+        self.backend: str = encryption.backend
+        self.encryption = encryption
+        self.masks: Cohort | None = None
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        encryption, policy, settings, sessions = self.encryption, self.policy, self.settings, self._sessions
+        policy.check_backend(self.backend)
+        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, whatever the profile of the masks
+        least, masked = enough(policy, clients), None
+        roster, holders = sessions.rosters(clients)
+        _, rounds = encryption.agreed(plan, len(clients), len(holders.members))
+        self._cohort = self.masks = self._related = None
+        self._plan = plan
+        if encryption.masked:
+            self.masks = set_up(sessions.masked(settings, clients, plan, rounds))
+            parameters = self.masks.server.parameters
+            masked = (parameters.session, parameters.transcript())
+            # What key holders open must also be enough to remove the masks.
+            least = max(least, parameters.threshold)
+        agreement = sessions.agreed(
+            lambda: Agreement.propose(encryption, roster, holders, plan, masked=masked)
+        )
+        server = HomomorphicServer(agreement, roster, holders, least=least)
+        self._cohort = sessions.encrypted(settings, server, plan, encryption, self.masks)
+        set_up(self._cohort)
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        if self.encryption.release is Release.WEIGHTS:
+            raise LocalProtocolError(
+                f"key holders release weights only, and {self._plan[number].statistic!r} is needed as a sum: "
+                'use release="sum" (--release sum)'
+            )
+        opened = self._opened(number, contributions)
+        if not self.encryption.backend.exact:
+            return Aggregate(*self._outcome(opened), opened.values)
+        return self.cohort.timed(lambda: self._decoded(opened), ServerState.OPENED.value)
+
+    def _decoded(self, opened: OpenedSum) -> Aggregate:
+        """A sum of residues or masked words as real numbers."""
+        server, number = self.cohort.server, opened.round
+        if not self.encryption.masked:
+            modulus = LATTICES[server.agreement.lattice].plain_modulus
+            opened = replace(opened, values=ring.centred(opened.values, modulus).view(np.uint64))
+        return decoded(self._plan[number], server.agreement.rounds[number], server.roster, opened)
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        plan = self._plan[number]
+        if self.encryption.release is Release.SUM:
+            one = self.sum(number, contributions)
+            return solved_sum(plan, one), one
+        opened = self._opened(number, contributions)
+        assert plan.system is not None
+        return _solution(plan.system, opened.values), Outcome(*self._outcome(opened))
+
+    def _outcome(self, opened: OpenedSum) -> tuple[tuple[str, ...], float, int]:
+        """Survivors, entry error and length of a sum."""
+        server, plan, who = self.cohort.server, self._plan[opened.round], opened.survivors
+        error = server.agreement.entry_error(opened.round, plan, len(server.roster.members), len(who))
+        return tuple(server.roster.name(place) for place in who), error, plan.length
+
+    def _run(self, number: int, contribute: Contribute, among: Collection[int] | None) -> OpenedSum:
+        if self.masks is None:
+            return self.cohort.sum(number, contribute, among)
+        with refusals_noted(self.masks.refusals):
+            return layered_sum(self.masks, self.cohort, number, contribute, among)
+
+
+class EncryptedAggregator(EncryptedSums):
     """Sums of ciphertexts: the server adds what it cannot read, key holders open each approved sum once.
 
     Parameters
@@ -81,221 +233,18 @@ class EncryptedAggregator:
     ) -> None:
         if holders < 1:
             raise LocalProtocolError(f"expected at least one key holder, got {holders}")
-        self.encryption = Encryption.of(parse(backend, ENCRYPTED), release)
-        self.backend: str = self.encryption.backend
-        self.policy = policy or Policy(backends=frozenset({self.backend}))
-        self.profile = profile
-        self.suite = suite
-        self._network = network
-        self._watch = watch
-        self._logs = Logs(audit) if audit else None
-        self._members = Members()
-        self._holders = Members()
-        self._holder_names = [f"key holder {number + 1}" for number in range(holders)]
-        self._cohort: EncryptedCohort | None = None
-        self._masks: Cohort | None = None
-        self._plan: Sequence[SumPlan] = ()
-        self._related: frozenset[int] | None = None
-
-    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-        encryption, policy = self.encryption, self.policy
-        policy.check_backend(self.backend)
-        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, whatever the profile of the masks
-        least = enough(policy, clients)
-        roster, holders = self._rosters(clients)
-        _, agreed = encryption.agreed(plan, len(clients), len(holders.members))
-        self._cohort = self._masks = self._related = None
-        self._plan = plan
-        if encryption.masked:
-            self._masks = self._masked(clients, plan, agreed)
-        parameters = self._masks.server.parameters if self._masks else None
-        masked = (parameters.session, parameters.transcript()) if parameters else None
-        agreement = self._agreed(lambda: Agreement.propose(encryption, roster, holders, plan, masked=masked))
-        if parameters:
-            # What key holders open must also be enough to remove the masks.
-            least = max(least, parameters.threshold)
-        self._cohort = self._session(HomomorphicServer(agreement, roster, holders, least=least), plan)
-        with refusals_noted(self._cohort.refusals):
-            self._cohort.set_up()
-
-    def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
-        """Of clients and of key holders."""
-        return self._members.roster(clients), self._holders.roster(self._holder_names)
-
-    def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
-        """The masked session whose vectors are encrypted, its keys exchanged."""
-        return masked_session(
-            self._members,
-            clients,
-            plan,
-            self.policy,
-            self.profile,
-            self.suite,
-            self._network,
-            self._watch,
-            agreed,
-            self._logs,
-        )
-
-    def _agreed(self, propose: Callable[[], Agreement]) -> Agreement:
-        """What a session is begun with."""
-        return propose()
-
-    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
-        """The server with its clients and key holders."""
-        roster, holders, encryption = server.roster, server.holders, self.encryption
-        parties = {
-            place: HomomorphicClient(
-                self._members[one.name][0],
-                roster,
-                holders,
-                plan,
-                self.policy,
-                self._members[one.name][1],
-                encryption,
-                masks=self._masks.clients[place] if self._masks else None,
-            )
-            for place, one in enumerate(roster.members)
-        }
-        keepers = {
-            len(roster.members) + number: KeyHolder(
-                self._holders[one.name][0],
-                roster,
-                holders,
-                plan,
-                self.policy,
-                self._holders[one.name][1],
-                encryption,
-                solve=weights if encryption.release is Release.WEIGHTS else None,
-            )
-            for number, one in enumerate(holders.members)
-        }
-        recorded = self._recorded(server, parties, keepers, plan)
-        return EncryptedCohort(server, parties, keepers, self._network, self._watch, recorded=recorded)
-
-    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
-        """What clients of this process give when they are asked."""
-        return contributing(self._roster, contributions)
-
-    def _recorded(
-        self,
-        server: HomomorphicServer,
-        clients: Mapping[int, HomomorphicClient],
-        keepers: Mapping[int, KeyHolder],
-        plan: Sequence[SumPlan],
-    ) -> Recorded | None:
-        """All parties behind their audit logs, if there are to be any."""
-        logs = self._logs
-        if logs is None:
-            return None
-        roster, holders = server.roster, server.holders
-        return (
-            RecordedServer(server, logs.server, Agreed(server.agreement, roster, holders)),
-            {
-                place: RecordedClient(
-                    one,
-                    logs.of(one.name, Role.CLIENT, self._members[one.name][0]),
-                    roster,
-                    plan,
-                    self.policy,
-                    holders,
-                )
-                for place, one in clients.items()
-            },
-            {
-                place: RecordedParty(
-                    one,
-                    logs.of(one.name, Role.HOLDER, self._holders[one.name][0]),
-                    roster,
-                    plan,
-                    self.policy,
-                    holders,
-                )
-                for place, one in keepers.items()
-            },
-        )
-
-    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        if self.encryption.release is Release.WEIGHTS:
-            raise LocalProtocolError(
-                f"key holders release weights only, and {self._plan[number].statistic!r} is needed as a sum: "
-                'use release="sum" (--release sum)'
-            )
-        values, survivors = self._opened(number, contributions)
-        if not self.encryption.backend.exact:
-            return Aggregate(*self._outcome(number, survivors), values)
-        return self.cohort.timed(lambda: self._decoded(number, values, survivors), ServerState.OPENED.value)
-
-    def _decoded(self, number: int, values: npt.NDArray[np.uint64], survivors: tuple[int, ...]) -> Aggregate:
-        """A sum of residues or masked words as real numbers."""
-        agreement = self.cohort.server.agreement
-        if not self.encryption.masked:
-            values = ring.centred(values, LATTICES[agreement.lattice].plain_modulus).view(np.uint64)
-        opened = OpenedSum(number, values, survivors, ())
-        return decoded(self._plan[number], agreement.rounds[number], self._roster, opened)
-
-    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
-        plan = self._plan[number]
-        if self.encryption.release is Release.SUM:
-            one = self.sum(number, contributions)
-            return solved_sum(plan, one), one
-        values, survivors = self._opened(number, contributions)
-        assert plan.system is not None
-        return _solution(plan.system, values), Outcome(*self._outcome(number, survivors))
-
-    def _outcome(self, number: int, survivors: Sequence[int]) -> tuple[tuple[str, ...], float, int]:
-        """Survivors, entry error and length of a sum."""
-        roster, plan = self._roster, self._plan[number]
-        error = self.cohort.server.agreement.entry_error(number, plan, len(roster.members), len(survivors))
-        return tuple(roster.name(place) for place in survivors), error, plan.length
-
-    def _opened(
-        self, number: int, contributions: Mapping[str, Contribution]
-    ) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
-        """What the key holders released, and whose sum it is."""
-        cohort, same = self.cohort, self._plan[number].same_survivors
-        contribute = self._contributing(contributions)
-        among = self._related if same else None
-        with refusals_noted(cohort.refusals):
-            if self._masks:
-                with refusals_noted(self._masks.refusals):
-                    opened = layered_sum(self._masks, cohort, number, contribute, among)
-            else:
-                opened = cohort.sum(number, contribute, among)
-        if same:
-            self._related = frozenset(opened.survivors)
-        return opened.values, opened.survivors
-
-    def __deepcopy__(self, memo: object) -> "EncryptedAggregator":
-        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
-        return self
+        encryption = Encryption.of(parse(backend, ENCRYPTED), release)
+        policy = policy or Policy(backends=frozenset({encryption.backend}))
+        self.parties = LocalEncryptedSessions(holders, network, audit)
+        super().__init__(encryption, SessionSettings(policy, profile, suite, watch), self.parties)
 
     def renew(self, data_set: str) -> None:
-        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
-        self._members.renew(data_set)
-        for client in self._members:
-            self._holders.renew(messages.known_as(client, messages.data_set_digest(client, data_set)))
+        """See `LocalSessions.renew`."""
+        self.parties.renew(data_set)
 
     def close(self) -> None:
         """End the audit logs, if there are any."""
-        if self._logs:
-            self._logs.close()
-
-    @property
-    def cohort(self) -> EncryptedCohort:
-        """The encrypted session that is open, with its `costs` and `refusals`."""
-        if self._cohort is None:
-            raise LocalProtocolError("no session is open: call open(clients, plan) first")
-        return self._cohort
-
-    @property
-    def masks(self) -> Cohort | None:
-        """The masked session under it, with "bfv+mask"."""
-        return self._masks
-
-    @property
-    def _roster(self) -> Roster:
-        return self.cohort.server.roster
+        self.parties.close()
 
 
 def weights(

@@ -31,8 +31,8 @@ from secure_afl.protocol.transport.driver import Carry, Contribute, Contribution
 from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.protocol.transport.post import Channel, Learned
-from secure_afl.sums.aggregation import MaskedAggregator, enough, proposed, refusals_noted
-from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.sums.aggregation import MaskedSums, SessionSettings, proposed
+from secure_afl.sums.encrypted import EncryptedSums
 
 T = TypeVar("T", Parameters, Agreement)
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
@@ -69,6 +69,59 @@ class Elsewhere:
             )
         return opened
 
+    def rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
+        """See `EncryptedSessions`. Raises `LocalProtocolError` if nobody holds a key, or the clients are others."""
+        if self.parties.key_holders is None:
+            raise LocalProtocolError(
+                "expected a roster with key holders for encrypted sums, got one without any"
+            )
+        return self._clients(clients), self.parties.key_holders
+
+    def masked(
+        self,
+        settings: SessionSettings,
+        clients: Sequence[str],
+        plan: Sequence[SumPlan],
+        agreed: Sequence[RoundSpec] | None = None,
+    ) -> Cohort:
+        """See `MaskedSessions`."""
+        roster = self._clients(clients)
+        parameters = self.terms(Channel.MASKED, PARAMETERS, lambda: proposed(roster, plan, settings, agreed))
+        server = MaskingServer(parameters, roster)
+        steps = self.steps(Channel.MASKED, server, Agreed(parameters, roster))
+        carry = self.carry(Channel.MASKED, parameters.session)
+        return Cohort(server, {}, None, settings.watch, recorded=(steps, {}), carry=carry)
+
+    def agreed(self, propose: Callable[[], Agreement]) -> Agreement:
+        """See `EncryptedSessions`."""
+        return self.terms(Channel.ENCRYPTED, AGREEMENT, propose)
+
+    def encrypted(
+        self,
+        settings: SessionSettings,
+        server: HomomorphicServer,
+        plan: Sequence[SumPlan],
+        encryption: Encryption,
+        masks: Cohort | None,
+    ) -> EncryptedCohort:
+        """See `EncryptedSessions`."""
+        agreed = Agreed(server.agreement, server.roster, server.holders)
+        steps = self.steps(Channel.ENCRYPTED, server, agreed)
+        carry = self.carry(Channel.ENCRYPTED, server.agreement.session)
+        return EncryptedCohort(server, {}, {}, None, settings.watch, recorded=(steps, {}, {}), carry=carry)
+
+    def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
+        """Contributions are made where the rows are: those given here are not looked at."""
+        return nothing_wanted
+
+    def _clients(self, names: Sequence[str]) -> Roster:
+        expected = [member.name for member in self.parties.clients.members]
+        if list(names) != expected:
+            raise LocalProtocolError(
+                f"expected a session of the {len(expected)} clients of the roster, got others"
+            )
+        return self.parties.clients
+
     def steps(self, channel: Channel, server: MaskingServer | HomomorphicServer, agreed: Agreed) -> SumServer:
         """The server behind its audit log and its journal, if it has these."""
         noted = RecordedServer(server, self.log, agreed) if self.log else None
@@ -96,63 +149,28 @@ class Elsewhere:
         cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
 
 
-class RemoteMaskedAggregator(MaskedAggregator):
+class RemoteMaskedAggregator(MaskedSums):
     """Masked sums over clients elsewhere. policy: what the server proposes must meet; clients have their own."""
 
     def __init__(self, elsewhere: Elsewhere, policy: Policy) -> None:
-        super().__init__(policy)
+        super().__init__(SessionSettings(policy, watch=elsewhere.watch), elsewhere)
         self._elsewhere = elsewhere
 
     def tell(self, model: bytes, to: Sequence[str]) -> None:
         """See `Elsewhere.tell`."""
         self._elsewhere.tell(self.cohort, self.cohort.server.parameters, model, to)
 
-    def _session(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> Cohort:
-        _check(clients, self._elsewhere.parties)
-        return _masked(self._elsewhere, self, plan, None)
 
-    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
-        return nothing_wanted
-
-
-class RemoteEncryptedAggregator(EncryptedAggregator):
+class RemoteEncryptedAggregator(EncryptedSums):
     """Encrypted sums over clients and key holders elsewhere. policy: see `RemoteMaskedAggregator`."""
 
     def __init__(self, elsewhere: Elsewhere, policy: Policy, encryption: Encryption) -> None:
-        holders = elsewhere.parties.key_holders
-        if holders is None:
-            raise LocalProtocolError(
-                "expected a roster with key holders for encrypted sums, got one without any"
-            )
-        super().__init__(
-            encryption.backend, policy, holders=len(holders.members), release=encryption.release.value
-        )
+        super().__init__(encryption, SessionSettings(policy, watch=elsewhere.watch), elsewhere)
         self._elsewhere = elsewhere
-        self._keepers = holders
 
     def tell(self, model: bytes, to: Sequence[str]) -> None:
         """See `Elsewhere.tell`."""
         self._elsewhere.tell(self.cohort, self.cohort.server.agreement, model, to)
-
-    def _rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
-        _check(clients, self._elsewhere.parties)
-        return self._elsewhere.parties.clients, self._keepers
-
-    def _masked(self, clients: Sequence[str], plan: Sequence[SumPlan], agreed: Sequence[RoundSpec]) -> Cohort:
-        return _masked(self._elsewhere, self, plan, agreed)
-
-    def _agreed(self, propose: Callable[[], Agreement]) -> Agreement:
-        return self._elsewhere.terms(Channel.ENCRYPTED, AGREEMENT, propose)
-
-    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
-        far = self._elsewhere
-        agreed = Agreed(server.agreement, server.roster, server.holders)
-        steps = far.steps(Channel.ENCRYPTED, server, agreed)
-        carry = far.carry(Channel.ENCRYPTED, server.agreement.session)
-        return EncryptedCohort(server, {}, {}, None, far.watch, recorded=(steps, {}, {}), carry=carry)
-
-    def _contributing(self, contributions: Mapping[str, Contribution]) -> Contribute:
-        return nothing_wanted
 
 
 def remote(
@@ -191,34 +209,3 @@ def _salt(store: Store, model: bytes) -> bytes:
         if len(model) > len(told) or not kept:
             store.keep(name, Kept(salt + model, b"", b""))
     return salt
-
-
-def _check(clients: Sequence[str], parties: Parties) -> None:
-    names = [member.name for member in parties.clients.members]
-    if list(clients) != names:
-        raise LocalProtocolError(
-            f"expected a session of the {len(names)} clients of the roster, in its order, got {len(clients)} other names"
-        )
-
-
-def _masked(
-    far: Elsewhere,
-    aggregator: MaskedAggregator | EncryptedAggregator,
-    plan: Sequence[SumPlan],
-    agreed: Sequence[RoundSpec] | None,
-) -> Cohort:
-    """A masked session with its keys exchanged."""
-    roster, policy = far.parties.clients, aggregator.policy
-    enough(policy, [member.name for member in roster.members])
-    parameters = far.terms(
-        Channel.MASKED,
-        PARAMETERS,
-        lambda: proposed(roster, plan, policy, aggregator.profile, aggregator.suite, agreed),
-    )
-    server = MaskingServer(parameters, roster)
-    steps = far.steps(Channel.MASKED, server, Agreed(parameters, roster))
-    carry = far.carry(Channel.MASKED, parameters.session)
-    cohort = Cohort(server, {}, None, far.watch, recorded=(steps, {}), carry=carry)
-    with refusals_noted(cohort.refusals):
-        cohort.set_up()
-    return cohort

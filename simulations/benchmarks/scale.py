@@ -34,7 +34,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.simulations.benchmarks.masking import machine
-from secure_afl.sums.aggregation import proposed
+from secure_afl.sums.aggregation import SessionSettings, proposed
 
 _BATCH = 50  # messages that go through the pipe together
 BOUND = 1.0  # of every value
@@ -176,7 +176,7 @@ def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], Non
     roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
     gc.collect()
     clock = time.process_time()
-    parameters = proposed(roster, size.plan, size.policy, Profile.SEMI_HONEST, size.suite)
+    parameters = proposed(roster, size.plan, SessionSettings(size.policy, Profile.SEMI_HONEST, size.suite))
     server = MaskingServer(parameters, roster)
     client_s, server_s, up, down = 0.0, time.process_time() - clock, 0, 0
     memory: dict[str, int] = {}

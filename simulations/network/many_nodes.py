@@ -41,7 +41,7 @@ from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.simulations.benchmarks.scale import BOUND, Scale
 from secure_afl.simulations.network.laid_out import settle
-from secure_afl.sums.aggregation import proposed
+from secure_afl.sums.aggregation import SessionSettings, proposed
 
 VARIABLE = "SECURE_AFL_SCALE"
 REPORT = "report.json"
@@ -99,7 +99,7 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any
     started = time.perf_counter()
     post.find(terms.parties)
     seconds = {"finding": time.perf_counter() - started}
-    parameters = proposed(roster, terms.plan, terms.policy, Profile.SEMI_HONEST, size.suite)
+    parameters = proposed(roster, terms.plan, SessionSettings(terms.policy, Profile.SEMI_HONEST, size.suite))
     server = MaskingServer(parameters, roster)
     cohort = Cohort(server, {}, None, watch, carry=post.carry(Channel.MASKED, parameters.session))
     cohort.set_up()

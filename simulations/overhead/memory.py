@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _server(pipe: Connection, cell: Cell) -> None:
     try:
         aggregator = remote(Elsewhere(parties, carry, watch), cell.policy, cell.encryption)
         if cell.suite and cell.profile:
-            aggregator.suite, aggregator.profile = cell.suite, cell.profile
+            aggregator.settings = replace(aggregator.settings, profile=cell.profile, suite=cell.suite)
         aggregator.open(cell.names(), [cell.plan])
         found = aggregator.sum(0, {})
         peak.end()

@@ -23,6 +23,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile, SumPlan
+from secure_afl.sums.aggregation import SessionSettings
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 PLAIN = Policy(backends=frozenset({"plain"}))
@@ -153,8 +154,10 @@ def test_the_default_is_masked_active_and_hybrid() -> None:
     assert isinstance(model.rounds_[0], Aggregate)
     assert model.rounds_[0].units is not None
     default = MaskedAggregator()
-    assert (default.backend, default.profile, default.suite) == ("mask", Profile.ACTIVE, Suite.HYBRID)
-    assert default.policy == Policy()
+    assert default.backend == "mask"
+    assert default.settings == SessionSettings(
+        Policy(), Profile.ACTIVE, Suite.HYBRID, watch=default.settings.watch
+    )
 
 
 def test_the_plain_backend_must_be_asked_for() -> None:

@@ -459,7 +459,7 @@ def test_key_holders_remember_what_clients_forget() -> None:
     aggregator = using("bfv")
     assert isinstance(aggregator, EncryptedAggregator)
     model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
-    aggregator._members.renew("data")
+    aggregator.parties.members.renew("data")
     with pytest.raises(RoundAbortedError, match="key holders are missing") as aborted:
         model.fit(X, y, site)
     assert any("key holder 1: the data set" in note for note in aborted.value.__notes__)

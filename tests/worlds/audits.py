@@ -76,8 +76,8 @@ def audited(
         for number in range(len(PLAN)):
             with suppress(RoundAbortedError):
                 aggregator.sum(number, {name: (vectors[name][number], "patients") for name in CLIENTS})
-    assert aggregator._logs is not None
-    opened = list(aggregator._logs._logs.values())
+    assert aggregator.parties.logs is not None
+    opened = list(aggregator.parties.logs._logs.values())
     aggregator.close()
     logs, identities = {}, {}
     for log in opened:

@@ -19,7 +19,7 @@ from secure_afl.simulations.attacks.population import Statistic
 from secure_afl.simulations.attacks.tap import Tap
 from secure_afl.simulations.attacks.weak.unmasking import pair_keys, revealed, unmasked
 from secure_afl.simulations.data.dataset import Floats
-from secure_afl.sums.aggregation import Members, proposed
+from secure_afl.sums.aggregation import Members, SessionSettings, proposed
 
 _VICTIM = 0
 
@@ -43,7 +43,7 @@ def read(
     names, members, tap = [f"client {place}" for place in range(len(vectors))], Members(), Tap()
     policy = Policy(profiles=frozenset({Profile.SEMI_HONEST}), suites=frozenset({Suite.X25519}))
     roster, plan = members.roster(names), [statistic.plan]
-    parameters = proposed(roster, plan, policy, Profile.SEMI_HONEST, Suite.X25519)
+    parameters = proposed(roster, plan, SessionSettings(policy, Profile.SEMI_HONEST, Suite.X25519))
     clients = {
         place: client(members[name][0], roster, plan, policy, members[name][1])
         for place, name in enumerate(names)

@@ -9,14 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.protocol.homomorphic import messages
+from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.transport.encrypted import EncryptedCohort
+from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.simulations.attacks.population import Statistic
 from secure_afl.simulations.attacks.tap import Tap
 from secure_afl.simulations.data.dataset import Floats
-from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.sums.aggregation import SessionSettings
+from secure_afl.sums.encrypted import EncryptedSums, LocalEncryptedSessions
 
 _VICTIM = 0
 
@@ -36,25 +41,34 @@ class _Cancels(HomomorphicClient):
         return self._upload(total, messages.data_set_digest(self.name, data_set))
 
 
-class _InLeague(EncryptedAggregator):
+class _InLeague(LocalEncryptedSessions):
     """Ours, whose last client is not."""
 
-    tap: Tap
+    def __init__(self, tap: Tap) -> None:
+        super().__init__(1, tap, None)
+        self._tap = tap
 
-    def _session(self, server: HomomorphicServer, plan: Sequence[SumPlan]) -> EncryptedCohort:
-        honest = super()._session(server, plan)
+    def encrypted(
+        self,
+        settings: SessionSettings,
+        server: HomomorphicServer,
+        plan: Sequence[SumPlan],
+        encryption: Encryption,
+        masks: Cohort | None,
+    ) -> EncryptedCohort:
+        honest = super().encrypted(settings, server, plan, encryption, masks)
         last = len(server.roster.members) - 1
-        identity, ledger = self._members[server.roster.name(last)]
-        bad = _Cancels(identity, server.roster, server.holders, plan, self.policy, ledger, self.encryption)
-        bad.tap = self.tap
-        return EncryptedCohort(server, {**honest.clients, last: bad}, honest.holders, self.tap)
+        identity, ledger = self.members[server.roster.name(last)]
+        bad = _Cancels(identity, server.roster, server.holders, plan, settings.policy, ledger, encryption)
+        bad.tap = self._tap
+        return EncryptedCohort(server, {**honest.clients, last: bad}, honest.holders, self._tap)
 
 
 def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     """What the server reads of the first client: the "sum" that the key holder opens."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
-    aggregator = _InLeague("bfv", network=tap)
-    aggregator.tap = tap
+    settings = SessionSettings(Policy(backends=frozenset({Backend.BFV})))
+    aggregator = EncryptedSums(Encryption.of(Backend.BFV, None), settings, _InLeague(tap))
     aggregator.open(names, [statistic.plan])
     given = {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)}
     return aggregator.sum(0, given).total

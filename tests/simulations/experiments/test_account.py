@@ -33,7 +33,7 @@ from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import Part, partition
 from secure_afl.simulations.experiments.analytic import Account, train
 from secure_afl.sums import aggregation
-from secure_afl.sums.aggregation import MaskedAggregator, PlainAggregator
+from secure_afl.sums.aggregation import LocalSessions, MaskedAggregator, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "a client's fixed layers": (Learner, "__init__", "client"),
     "a client's trained layers": (Learner, "install", "client"),
     "a client's statistics": (Learner, "vector", "client"),
-    "making the parties": (MaskedAggregator, "_session", "server"),
+    "making the parties": (LocalSessions, "masked", "server"),
     "agreeing on parameters": (aggregation, "proposed", "server"),
     "a client's answers": (MaskingClient, "receive", "client"),
     "a client's vector": (MaskingClient, "contribute", "client"),
