@@ -203,6 +203,12 @@ def _solved(
 
 def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
     """Features and labels, as the study has them. Raises `DataError`."""
+    if study.codebook:
+        from secure_afl.tables.encoding import encode
+
+        design = encode(study.codebook, cells)
+        assert design.outcome is not None
+        return design.X, np.array(study.classes)[design.outcome]
     from secure_afl.tables.cells import is_any
 
     for name in (*study.features, study.label):

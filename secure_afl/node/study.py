@@ -11,7 +11,15 @@ TOML. Each party derives from its own copy the sums that it agrees to, so a serv
     [ridge]                                 # parameters of `FederatedRidge`
     column_bounds = [120.0, 300.0]
 
-or, in the place of `[ridge]`, those of `FedACnnL`:
+or, with a codebook (`secure_afl.tables.codebook`) in place of features, label, classes and bounds:
+
+    backend = "mask"
+    codebook = "codebook.toml"              # beside the study; or its content as the table [codebook]
+    max_rows = 1000
+
+    [ridge]
+
+or, in the place of `[ridge]`, the parameters of `FedACnnL`:
 
     [fedacnnl]
     input_shape = [1, 8, 8]                 # of one row of the table, which is divided by `scale` first
@@ -43,6 +51,9 @@ from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.tables import codebook as codebooks
+from secure_afl.tables.codebook import Codebook
+from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.networks.fedacnnl import FedACnnL
@@ -79,20 +90,24 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all studies have; see the module, and `RidgeStudy` and `NetworkStudy` for the two models.
 
-    release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums.
+    release: what key holders give away, "sum" or "weights"; empty is weights for CKKS, else sums. codebook: says features,
+    label and classes, which are then its own.
 
     Raises `DataError` or `LocalProtocolError` for contradictory settings.
     """
 
     backend: Backend
-    features: tuple[str, ...]
-    label: str
-    classes: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    label: str = ""
+    classes: tuple[str, ...] = ()
     max_rows: int
     release: str = ""
     privacy: Privacy | None = None
+    codebook: Codebook | None = None
 
     def __post_init__(self) -> None:
+        if self.codebook:
+            self._follow(self.codebook)
         columns = [*self.features, self.label]
         if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
             raise DataError("expected features and a label without repeats, and at least two classes")
@@ -100,6 +115,22 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.privacy and not self.backend.exact:
             raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
         _ = self.encryption
+
+    def _follow(self, codebook: Codebook) -> None:
+        """Take what a codebook says."""
+        if self.features or self.label or self.classes:
+            raise DataError("expected a codebook, or features, label and classes, got both")
+        if not codebook.classes:
+            raise DataError("expected classes as the outcome of the codebook, got a number")
+        if codebook.weights:
+            raise DataError("expected a codebook without weights of rows, got one with them")
+        said = {
+            "features": tuple(term.name for term in terms(codebook)),
+            "label": codebook.outcome.column,
+            "classes": codebook.classes,
+        }
+        for name, value in said.items():
+            msgspec.structs.force_setattr(self, name, value)
 
     @property
     def encryption(self) -> Encryption | None:
@@ -180,11 +211,18 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     ridge: Ridge
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codebook and (self.ridge.row_norm, self.ridge.column_bounds) != (None, None):
+            raise DataError(
+                "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
+            )
+
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
         from secure_afl.models.ridge import FederatedRidge
 
         return FederatedRidge(
-            self.ridge.row_norm,
+            row_norm(self.codebook) if self.codebook else self.ridge.row_norm,
             column_bounds=self.ridge.column_bounds,
             ridge=self.ridge.ridge,
             rounds=self.ridge.rounds,
@@ -274,10 +312,12 @@ def packed(layers: Sequence[Floats]) -> bytes:
     return b"".join(layer.astype("<f8").tobytes() for layer in layers)
 
 
-def parse(content: str) -> Study:
-    """The study in the text of a file. Raises `FileError`."""
+def parse(content: str, folder: Path | None = None) -> Study:
+    """The study in the text of a file. folder: where a codebook of its own stands. Raises `FileError`."""
     document = whole.load_toml(content)
     try:
+        if "codebook" in document:
+            document["codebook"] = _codebook(document["codebook"], folder)
         if isinstance(backend := document.get("backend"), str):
             parse_backend(backend, SECURE)  # says which there are; msgspec would not
         tables = [name for name, part in document.items() if isinstance(part, dict)]
@@ -292,4 +332,13 @@ def parse(content: str) -> Study:
 
 def read(path: Path) -> Study:
     """The study in a file. Raises `FileError`."""
-    return whole.read_parsed(path, parse)
+    return whole.read_parsed(path, lambda content: parse(content, path.parent))
+
+
+def _codebook(said: object, folder: Path | None) -> Codebook:
+    """The codebook that a study names, or holds. Raises `FileError`, `DataError`."""
+    if isinstance(said, dict):
+        return codebooks.convert(said)
+    if not isinstance(said, str) or folder is None:
+        raise DataError("expected codebook as the name of a file beside the study, or as a table")
+    return codebooks.read(folder / said)

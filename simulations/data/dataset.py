@@ -37,6 +37,15 @@ class About(NamedTuple):
     missing: float = 0.0
 
 
+class Origin(NamedTuple):
+    """The table and codebook that a data set was made of. rows: of the table, from 1, in the order of the data set."""
+
+    table: Path
+    form: Form | None
+    codebook: Path
+    rows: Ints
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows ready for a least-squares fit; raises DataError if the fields contradict one another.
@@ -46,7 +55,7 @@ class Dataset:
     euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
     from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
-    about: the columns of the table that the features are made of; empty for images.
+    about: the columns of the table that the features are made of; empty for images. origin: None without a codebook.
     """
 
     name: str
@@ -60,6 +69,7 @@ class Dataset:
     shape: tuple[int, ...]
     from_rows: bool = False
     about: tuple[About, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
@@ -193,6 +203,7 @@ def _coded(name: str, path: Path, form: Form | None, codebook: Path, site: str) 
         note,
         design.X.shape[1:],
         about=tuple(About(*one) for one in encoding.described(book, design.counts)),
+        origin=Origin(path, form, codebook, design.rows),
     )
 
 

@@ -14,6 +14,9 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part
+from secure_afl.tables.form import Form
+
+_CODEBOOK = "codebook.toml"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ def lay_out(
     Raises `FileError` if one is there already or cannot be written, `DataError` for an encoder that is none.
     """
     names = [part.client for part in parts]
-    agreed = _study(data, backend, encoder)
-    study.parse(agreed).plan(len(names))  # raises for what cannot be meant, before anything is written
+    agreed = _study(data, backend, encoder, _CODEBOOK)
+    beside = data.origin.codebook if data.origin else root
+    # Raises for contradictory settings before anything is written.
+    study.parse(_study(data, backend, encoder, beside.name), beside.parent).plan(len(names))
     made = LaidOut(
         tuple(root / f"client-{number}" for number in range(len(names))),
         tuple(root / f"key-holder-{number}" for number in range(holders)),
@@ -58,18 +63,22 @@ def lay_out(
         "roster.toml": roster_file.text(roster),
         "policy.toml": policy.text(policy_for(backend, encoder)),
         "study.toml": agreed,
+        **({_CODEBOOK: whole.read_text(data.origin.codebook)} if data.origin else {}),
     }
     for folder in folders:
         for file, text in common.items():
             whole.write_new(folder / file, text.encode(), whole.PUBLIC)
+    header, rows = _table(data)
+    written = data.origin.form if data.origin and data.origin.form else Form()
     for folder, part in zip(made.clients, parts, strict=True):
-        mine = part.train
         with (folder / "rows.csv").open("x", newline="", encoding="utf-8") as table:
-            writer = csv.writer(table)
-            writer.writerow([*data.features, "label"])
-            for row, place in zip(data.X[mine].tolist(), data.y[mine].tolist(), strict=True):
-                writer.writerow([*map(repr, row), data.classes[place]])
+            writer = csv.writer(table, delimiter=";" if written.decimal == "," else ",")
+            writer.writerow(header)
+            writer.writerows(rows[at] for at in part.train.tolist())
         about = f'table = "rows.csv"\nname = {json.dumps(data.name)}\n'
+        about += (
+            f'separator = ";"\ndecimal = {json.dumps(written.decimal)}\n' if written.decimal != "." else ""
+        )
         whole.write_new(folder / "data.toml", about.encode(), whole.PUBLIC)
     return made
 
@@ -93,16 +102,34 @@ def policy_for(backend: str, encoder: str | None) -> Policy:
     return Policy(backends=frozenset({backend}), trusts_reports=encoder not in (None, "seeded"))
 
 
-def _study(data: Dataset, backend: str, encoder: str | None) -> str:
+def _table(data: Dataset) -> tuple[list[str], list[list[str]]]:
+    """A header, and the cells of all rows: as they came, where a codebook says what they mean, else numbers."""
+    if data.origin is None:
+        rows = [
+            [*map(repr, row), data.classes[place]]
+            for row, place in zip(data.X.tolist(), data.y.tolist(), strict=True)
+        ]
+        return [*data.features, "label"], rows
+    from secure_afl.tables import reading
+
+    cells = reading.read(data.origin.table, data.origin.form)
+    columns = [column.take(data.origin.rows - 1).to_pylist() for column in cells.columns.values()]
+    return list(cells.columns), [list(row) for row in zip(*columns, strict=True)]
+
+
+def _study(data: Dataset, backend: str, encoder: str | None, codebook: str) -> str:
     # Lists of words and numbers are written in JSON as in TOML.
-    common = (
-        f"backend = {json.dumps(backend)}\n"
-        f"features = {json.dumps(data.features, ensure_ascii=False)}\n"
+    columns = (
+        f"codebook = {json.dumps(codebook)}\n"
+        if data.origin
+        else f"features = {json.dumps(data.features, ensure_ascii=False)}\n"
         'label = "label"\n'
         f"classes = {json.dumps(data.classes, ensure_ascii=False)}\n"
     )
+    common = f"backend = {json.dumps(backend)}\n{columns}"
     if encoder is None:
-        return f"{common}max_rows = {2**16}\n\n[ridge]\nrow_norm = {data.row_norm!r}\n"
+        bound = "" if data.origin else f"row_norm = {data.row_norm!r}\n"
+        return f"{common}max_rows = {2**16}\n\n[ridge]\n{bound}"
     # What only makes folders is loaded by every process of a simulation, and needs no torch.
     from secure_afl.models.networks.network import layer_words
     from secure_afl.simulations.study.run import network_for

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,12 @@ def model(folder: Path, name: str = "model.npz") -> list[npt.NDArray[np.float64]
     return kept(folder, name)
 
 
+class Laid(Protocol):
+    """Anything with folders of parties, by number."""
+
+    folders: list[Path]
+
+
 @dataclass
 class Post:
     """Carries letters to parties that are made anew from their folders for every one.
@@ -109,7 +116,7 @@ class Post:
     lost: (number of the phase, party) whose letters never arrive.
     """
 
-    federation: Federation
+    federation: Laid
     lost: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
