@@ -6,7 +6,7 @@ trained network does not depend on how rows are spread over clients, chunks or d
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -45,12 +45,10 @@ from secure_afl.models.personal import Local
 from secure_afl.models.ridge import FederatedRidge
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
 from secure_afl.protocol.transport.driver import Contribution
-from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
+from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
 
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
-Ask = Callable[[Trained], tuple[npt.NDArray[np.float64], float]]
-"""For the packed sum of a layer's statistics."""
 Tell = Callable[[Sequence[Weights], Sequence[str]], None]
 """Of the hidden layers that came of sums so far, to the clients whose vectors were in these."""
 
@@ -132,6 +130,11 @@ class Learner:
         on_device = torch.tensor(weights, device=self._device)
         stop = min((later.at for later in self._network.trained if later.at > known.at), default=known.at + 1)
         self._forward(known.at, stop, known, on_device)
+
+    def install_all(self, layers: Sequence[Weights]) -> None:
+        """Take the first trained layers."""
+        for known, weights in zip(self._network.trained, layers, strict=False):
+            self.install(known, weights)
 
     def _forward(self, start: int, stop: int, known: Trained, weights: Tensor | None = None) -> None:
         """Through the layers from `start` to `stop`, of which at most `known` has weights."""
@@ -296,6 +299,66 @@ class Coordinator:
         return RidgeSystem(bounds.features, bounds.outputs, self.ridge)
 
 
+class Training:
+    """A network in the making: its hidden layers, one sum after another, then its head.
+
+    learners: of the clients in this process, by name; each stands before the next layer. layers: those that are there;
+    outcomes: of the sums so far, of which the first has the number `first`.
+    """
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        coordinator: Coordinator,
+        learners: Mapping[str, Learner],
+        data_set: str,
+        layers: Sequence[Weights] = (),
+        first: int = 0,
+    ) -> None:
+        self.layers = list(layers)
+        self.outcomes: list[Outcome] = []
+        self._aggregator = aggregator
+        self._coordinator = coordinator
+        self._learners = learners
+        self._data_set = data_set
+        self._first = first
+        for learner in learners.values():
+            learner.install_all(layers)
+
+    @property
+    def at_head(self) -> bool:
+        """Whether all hidden layers are there."""
+        return self._next is self._coordinator.network.trained[-1]
+
+    def contributions(self) -> dict[str, Contribution]:
+        """What the clients put into the next sum."""
+        return {name: (one.vector(self._next), self._data_set) for name, one in self._learners.items()}
+
+    def sum(self, contributions: Mapping[str, Contribution]) -> Aggregate:
+        """The next sum."""
+        one = self._aggregator.sum(self._first + len(self.outcomes), contributions)
+        self.outcomes.append(one)
+        return one
+
+    def next_layer(self) -> None:
+        """The next hidden layer, from its sum."""
+        known, one = self._next, self.sum(self.contributions())
+        self.layers.append(self._coordinator.layer(known, one.total, one.entry_error))
+        for learner in self._learners.values():
+            learner.install(known, self.layers[-1])
+
+    def head(self) -> None:
+        """Everybody's head, as the solution of the last sum."""
+        number = self._first + len(self.outcomes)
+        solution, outcome = self._aggregator.solve(number, self.contributions())
+        self.outcomes.append(outcome)
+        self.layers.append(self._coordinator.head(solution))
+
+    @property
+    def _next(self) -> Trained:
+        return self._coordinator.network.trained[len(self.layers)]
+
+
 class FedACnnL(FederatedClassifier):
     """A deep network for several sites, trained in closed form; no site's statistics are seen by anybody else.
 
@@ -360,38 +423,37 @@ class FedACnnL(FederatedClassifier):
             head = self._private_head(self._ask()).fit(self.head_inputs(parse_features(X)), y, site)
             return self._with_private_head(head)
         parsed, learners = self._begin(X, y, site)
-        coordinator = self._coordinator()
-        aggregator = self._ask()
-        aggregator.open(list(learners), coordinator.plan(self.max_rows, len(learners)))
-        outcomes: list[Outcome] = []
-        ask = self._asking(aggregator, learners, outcomes)
-        layers = self._hidden(coordinator, learners.values(), ask)
-        layers.append(self._head(aggregator, learners, coordinator, outcomes))
-        warn_of_dropouts(list(learners), outcomes)
-        return self._learnt(parsed.classes, parsed.X.shape[1], layers, outcomes, coordinator)
+        self._train(list(learners), learners, parsed.classes)
+        warn_of_dropouts(list(learners), self.rounds_)
+        return self
 
     def fit_elsewhere(self, clients: Sequence[str], tell: Tell) -> "FedACnnL":
         """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
         learns from what `vector` gives there. Warns and raises as `fit` does.
         """
-        coordinator, plan = self._coordinator(), self.plan(len(clients))
+        self._check()
         if self.privacy:
             head = self._private_head(self._ask()).fit_elsewhere(clients, self.network.trained[-1].inputs)
             return self._with_private_head(head)
-        aggregator = self._ask()
-        aggregator.open(clients, plan)
-        outcomes: list[Outcome] = []
-        layers = self._hidden(
-            coordinator,
-            [],
-            self._asking(aggregator, {}, outcomes),
-            lambda layers: tell(layers, outcomes[-1].survivors),
-        )
-        layers.append(self._head(aggregator, {}, coordinator, outcomes))
-        warn_of_dropouts(clients, outcomes)
-        return self._learnt(
-            np.asarray(self._classes()), prod(self.network.input_shape), layers, outcomes, coordinator
-        )
+        self._train(clients, {}, np.asarray(self._classes()), tell)
+        warn_of_dropouts(clients, self.rounds_)
+        return self
+
+    def _train(
+        self,
+        clients: Sequence[str],
+        learners: Mapping[str, Learner],
+        classes: npt.NDArray[Any],
+        tell: Tell = lambda layers, survivors: None,
+    ) -> None:
+        coordinator, aggregator = self._coordinator(), self._ask()
+        aggregator.open(clients, coordinator.plan(parse_integer("max_rows", self.max_rows), len(clients)))
+        training = Training(aggregator, coordinator, learners, self.data_set, self._given())
+        while not training.at_head:
+            training.next_layer()
+            tell(training.layers, training.outcomes[-1].survivors)
+        training.head()
+        self._learnt(classes, training.layers, training.outcomes, coordinator)
 
     def vector(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights] = ()
@@ -413,7 +475,7 @@ class FedACnnL(FederatedClassifier):
             raise DataError(f"expected the weights of {len(self.network.trained) - 1} hidden layers at most")
         _, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
-        self._install(learner, layers)
+        learner.install_all(layers)
         return learner.vector(self.network.trained[len(layers)])
 
     def personal_head(
@@ -430,7 +492,7 @@ class FedACnnL(FederatedClassifier):
         features = parse_features(X)
         parsed, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
-        self._install(learner, layers[:-1])
+        learner.install_all(layers[:-1])
         rows = learner.rows(head)
         if self.privacy:
             rows = self._private_head().rows(_centred(rows[:, 1:]))
@@ -465,9 +527,13 @@ class FedACnnL(FederatedClassifier):
             return self._with_private_head(self._private_head().fit_pooled(inputs, y))
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
-        layers = self._hidden(coordinator, [learner], lambda known: (learner.vector(known), 0.0))
+        layers = self._given()
+        learner.install_all(layers)
+        for known in self.network.trained[len(layers) : -1]:
+            layers.append(coordinator.layer(known, learner.vector(known)))
+            learner.install(known, layers[-1])
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
-        return self._learnt(parsed.classes, parsed.X.shape[1], layers, [], coordinator)
+        return self._learnt(parsed.classes, layers, [], coordinator)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes)."""
@@ -482,8 +548,7 @@ class FedACnnL(FederatedClassifier):
         self, features: npt.NDArray[np.float64], layers: Sequence[Weights]
     ) -> npt.NDArray[np.float64]:
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows to predict")
-        for known, weights in zip(self.network.trained, layers, strict=True):
-            learner.install(known, weights)
+        learner.install_all(layers)
         return learner.scores
 
     def _check(self) -> None:
@@ -531,64 +596,6 @@ class FedACnnL(FederatedClassifier):
             for name, mine in parsed.sites.items()
         }
 
-    def _hidden(
-        self,
-        coordinator: Coordinator,
-        learners: Iterable[Learner],
-        ask: Ask,
-        tell: Callable[[Sequence[Weights]], None] = lambda layers: None,
-    ) -> list[Weights]:
-        """All layers but the head, which the learners then stand before. tell: of those that came of sums, after each."""
-        if Encoder(self.encoder) is Encoder.SEEDED:
-            layers = self._seeded()
-            for learner in learners:
-                self._install(learner, layers)
-            return layers
-        layers = []
-        for known in self.network.trained[:-1]:
-            layers.append(coordinator.layer(known, *ask(known)))
-            for learner in learners:
-                learner.install(known, layers[-1])
-            tell(layers)
-        return layers
-
-    def _install(self, learner: Learner, layers: Sequence[Weights]) -> None:
-        """Hidden layers, the first ones."""
-        for known, weights in zip(self.network.trained, layers, strict=False):
-            learner.install(known, weights)
-
-    def _asking(
-        self,
-        aggregator: Aggregator,
-        learners: Mapping[str, Learner],
-        outcomes: list[Outcome],
-        first: int = 0,
-    ) -> Ask:
-        """Asks for the aggregator's sums from number `first` on, and notes them in `outcomes`."""
-
-        def ask(known: Trained) -> tuple[npt.NDArray[np.float64], float]:
-            one = aggregator.sum(first + len(outcomes), self._statistics(learners, known))
-            outcomes.append(one)
-            return one.total, one.entry_error
-
-        return ask
-
-    def _head(
-        self,
-        aggregator: Aggregator,
-        learners: Mapping[str, Learner],
-        coordinator: Coordinator,
-        outcomes: list[Outcome],
-    ) -> Weights:
-        """Everybody's head, as the solution of the last sum."""
-        contributions = self._statistics(learners, self.network.trained[-1])
-        solution, outcome = aggregator.solve(len(outcomes), contributions)
-        outcomes.append(outcome)
-        return coordinator.head(solution)
-
-    def _statistics(self, learners: Mapping[str, Learner], known: Trained) -> dict[str, Contribution]:
-        return {name: (learner.vector(known), self.data_set) for name, learner in learners.items()}
-
     def _private_head(self, aggregator: Aggregator | None = None) -> FederatedRidge:
         """Learns the head from the outputs of the seeded layers, which are public functions of a row."""
         return FederatedRidge(
@@ -607,6 +614,10 @@ class FedACnnL(FederatedClassifier):
         self.n_features_in_ = prod(self.network.input_shape)
         return self
 
+    def _given(self) -> list[Weights]:
+        """The hidden layers that take no sum."""
+        return self._seeded() if Encoder(self.encoder) is Encoder.SEEDED else []
+
     def _seeded(self) -> list[Weights]:
         """The weights of the hidden layers where the public seed alone gives them."""
         return [seeded(known, self._seed) for known in self.network.trained[:-1]]
@@ -620,7 +631,7 @@ class FedACnnL(FederatedClassifier):
         if features.shape == (0, prod(self.network.input_shape)):  # as good as one row: neither may show
             return np.zeros((0, self.network.trained[-1].inputs))
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), who)
-        self._install(learner, self._seeded())
+        learner.install_all(self._seeded())
         return _centred(learner.rows(self.network.trained[-1])[:, 1:])
 
     def _coordinator(self, groups: int = 1, survivors: int = 0) -> Coordinator:
@@ -644,7 +655,6 @@ class FedACnnL(FederatedClassifier):
     def _learnt(
         self,
         classes: npt.NDArray[Any],
-        features: int,
         layers: list[Weights],
         outcomes: Sequence[Outcome],
         coordinator: Coordinator,
@@ -653,5 +663,5 @@ class FedACnnL(FederatedClassifier):
         self.classes_ = classes
         self.weights_, self.rounds_, self.privacy_ = layers, list(outcomes), self.privacy
         self.certificate_ = coordinator.certificate
-        self.n_features_in_ = features
+        self.n_features_in_ = prod(self.network.input_shape)
         return self

@@ -18,7 +18,7 @@ from secure_afl.errors import DataError, GroupWarning
 from secure_afl.models.estimator import parse_features, parse_integer
 from secure_afl.models.networks import grouping
 from secure_afl.models.networks.encoders import Encoder, coded
-from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
+from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner, Training
 from secure_afl.models.networks.network import Network, Weights, on_weight_grid
 from secure_afl.models.personal import Adapted, Local
 from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
@@ -119,28 +119,32 @@ class PFedACnnL(FedACnnL):
             # From here on each client knows its group, and nobody else does.
             mine, runs, counts = self._grouped(aggregator, held, runs, least)
             outcomes.append(counts)
-        hidden: list[Outcome] = []
-        ask = self._asking(aggregator, learners, hidden, first=len(counted))
-        layers = self._hidden(coordinator, learners.values(), ask)
+        training = Training(
+            aggregator, coordinator, learners, self.data_set, self._given(), first=len(counted)
+        )
+        while not training.at_head:
+            training.next_layer()
         if groups > 1:
             slots = {
                 name: (_in_slot(vector, mine[name], groups), data_set)
-                for name, (vector, data_set) in self._statistics(learners, self.network.trained[-1]).items()
+                for name, (vector, data_set) in training.contributions().items()
             }
-            last = aggregator.sum(len(counted) + len(hidden), slots)
+            last = training.sum(slots)
             common, heads = coordinator.heads(last.total, last.entry_error)
-            outcomes += [*hidden, last]
+            training.layers.append(common)
         else:
-            common = self._head(aggregator, learners, coordinator, hidden)
-            heads, outcomes = [common], hidden
+            training.head()
+            heads = training.layers[-1:]
+        outcomes += training.outcomes
         warn_of_dropouts(names, outcomes)
+        hidden = training.layers[:-1]
         personal = {
             name: self._adapted(
-                parsed.X[rows], parsed.places[rows], learners[name], coordinator, layers, heads, mine[name]
+                parsed.X[rows], parsed.places[rows], learners[name], coordinator, hidden, heads, mine[name]
             )
             for name, rows in parsed.sites.items()
         }
-        self._learnt(parsed.classes, parsed.X.shape[1], [*layers, common], outcomes, coordinator)
+        self._learnt(parsed.classes, training.layers, outcomes, coordinator)
         self.heads_, self.personal_ = heads, personal
         self.groups_ = [tuple(parsed.classes[list(run)].tolist()) for run in runs]
         return self
