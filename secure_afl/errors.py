@@ -7,6 +7,15 @@ class DataError(SecureAflError, ValueError):
     """Rows, labels or columns that do not fit what was agreed; says what was expected and what came."""
 
 
+class SettingError(DataError):
+    """A setting that no run can have, or that contradicts another one. setting: its name; fault: what is wrong with it."""
+
+    def __init__(self, setting: str, fault: str) -> None:
+        self.setting = setting
+        self.fault = fault
+        super().__init__(f"{setting}: {fault}")
+
+
 class DropoutWarning(UserWarning):
     """A sum is right, but not over everybody: somebody dropped out or was left out."""
 

@@ -162,6 +162,55 @@ def test_a_server_is_a_light_process() -> None:
     assert not [module for module in loaded if layer(module) == "simulations"]
 
 
+# What a command may load of others' packages before it has something to do. An operator's commands answer at once.
+OPERATORS = {"click", "cryptography", "msgspec", "rich", "shellingham", "typer", "typing_extensions"}
+OPERATORS |= {"attr", "markdown_it", "mdurl", "pygments"}  # what rich loads to print help
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        (["--help"], set()),
+        (["run", "--help"], set()),
+        (["overhead", "--help"], set()),
+        (["experiment", "headline", "--help"], set()),
+        (["flower", "demo", "--help"], set()),
+        (["keys", "new", "A"], set()),
+        (["keys", "show", "A.pub"], set()),
+        (["policy", "new", "policy.toml"], {"numpy"}),
+        (["policy", "explain", "policy.toml", "--clients", "9"], {"numpy"}),
+        (["audit", "verify", "a.jsonl"], {"numpy"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_operators_command_loads_little(command: list[str], more: set[str], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    for before in (["keys", "new", "A"], ["policy", "new", "policy.toml"]):
+        if before[:2] != command[:2]:
+            runner = f"from secure_afl.simulations.cli.main import app; app({before})"
+            subprocess.run([sys.executable, "-c", runner], cwd=tmp_path, capture_output=True, check=True)
+    script = f"""
+import sys
+from importlib.metadata import packages_distributions
+from secure_afl.simulations.cli.main import app
+try:
+    app({command})
+except SystemExit:
+    pass
+known = packages_distributions()
+print("loaded:", *{{name.split(".")[0] for name in sys.modules}} & known.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.splitlines()[-1].split()[1:])
+    assert {name for name in loaded if name.isidentifier() and not name.startswith("_")} <= {
+        "secure_afl",
+        *OPERATORS,
+        *more,
+    }
+
+
 @pytest.mark.parametrize(
     "module", ["homomorphic.server", "homomorphic.client", "homomorphic.holder", "transport.encrypted"]
 )

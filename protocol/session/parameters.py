@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 
 import numpy as np
@@ -16,6 +15,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.noise import Noise
 from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.profile import Profile as Profile  # noqa: PLC0414  # part of `Parameters`
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import (
     DIGEST_BYTES,
@@ -29,17 +29,6 @@ from secure_afl.protocol.session.wire import (
 
 SESSION_BYTES = 32
 _NAME_LENGTH = 64
-
-
-class Profile(StrEnum):
-    """Which server the clients defend against.
-
-    SEMI_HONEST: it follows the protocol and keeps what it sees.
-    ACTIVE: it may also lie, so survivors agree on the survivor set among themselves before they unmask.
-    """
-
-    SEMI_HONEST = "semi-honest"
-    ACTIVE = "active"
 
 
 class RoundSpec(Message, frozen=True, tag="round"):

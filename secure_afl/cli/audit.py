@@ -1,16 +1,18 @@
 """`secure-afl audit`: whether audit logs hold, and what they tell."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from secure_afl.cli import pages, terminal
+from secure_afl.cli import terminal
 from secure_afl.cli.terminal import console, errors, make_way, refusals_shown, write_text
-from secure_afl.protocol.audit.check import Report, verify
-from secure_afl.protocol.audit.story import Story, stories
 from secure_afl.protocol.files import roster as roster_file
+
+if TYPE_CHECKING:
+    from secure_afl.protocol.audit.check import Report
+    from secure_afl.protocol.audit.story import Story
 
 audit = typer.Typer(help="Audit logs: check them and read them.", no_args_is_help=True)
 
@@ -50,6 +52,9 @@ def verify_command(
 
     Exit code 1 if anything does not hold; file and line are named.
     """
+    from secure_afl.protocol.audit.check import verify
+    from secure_afl.protocol.audit.story import stories
+
     with refusals_shown():
         make_way(html, "--html")
         parties = roster_file.read(roster) if roster else None
@@ -68,12 +73,14 @@ def verify_command(
         raise typer.Exit(1)
 
 
-def page(report: Report, told: tuple[Story, ...], keys: str) -> str:
+def page(report: "Report", told: "tuple[Story, ...]", keys: str) -> str:
     """One HTML file that needs nothing else. Names and texts out of logs are escaped."""
+    from secure_afl.cli import pages  # jinja2, only for who wants a page
+
     return pages.page(__package__, "audit.html", report=report, stories=told, keys=keys)
 
 
-def _print_story(story: Story) -> None:
+def _print_story(story: "Story") -> None:
     console.print(f"[bold]session {escape(story.name)}[/]", highlight=False)
     for word, text in story.facts:
         console.print(f"  [dim]{escape(word)}:[/] {escape(text)}", highlight=False)
@@ -96,7 +103,7 @@ def _print_story(story: Story) -> None:
     console.print(f"[dim]{escape(story.caution)}[/]\n", highlight=False)
 
 
-def _print_logs(report: Report, keys: str) -> None:
+def _print_logs(report: "Report", keys: str) -> None:
     table = terminal.table("the logs", ("party", "role", "key", "file", "entries"), 4)
     for log in report.logs:
         words = (log.begun.party, log.begun.role.value, f"{log.begun.key.hex()[:16]}…", Path(log.file).name)
@@ -105,7 +112,7 @@ def _print_logs(report: Report, keys: str) -> None:
     console.print(f"[dim]{keys}[/]", highlight=False)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: "Report") -> None:
     for note in report.notes[:_NOTES_SHOWN]:
         console.print(f"[yellow]note:[/] {escape(str(note))}", highlight=False, soft_wrap=True)
     if len(report.notes) > _NOTES_SHOWN:

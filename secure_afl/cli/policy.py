@@ -7,10 +7,8 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli.terminal import console, refusals_shown
-from secure_afl.protocol.files import explain, whole
-from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.files import roster as roster_file
-from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.files import whole
 
 policy = typer.Typer(help="What a client insists on, whatever the server proposes.", no_args_is_help=True)
 
@@ -20,6 +18,9 @@ def new_command(
     file: Annotated[Path, typer.Argument(help="The file to write; never over another.", dir_okay=False)],
 ) -> None:
     """Write the default policy, each line explained, for the client's operator to own."""
+    from secure_afl.protocol.files import policy as policy_file
+    from secure_afl.protocol.session.policy import Policy
+
     with refusals_shown():
         whole.write_new(file, policy_file.text(Policy()).encode(), whole.PUBLIC)
         console.print(f"policy: {escape(str(file))}", highlight=False, soft_wrap=True)
@@ -34,6 +35,9 @@ def explain_command(
     clients: Annotated[int | None, typer.Option(help="Or how many clients there are.", min=2)] = None,
 ) -> None:
     """Say in words what a policy allows, what follows from it and what it does not protect."""
+    from secure_afl.protocol.files import explain
+    from secure_afl.protocol.files import policy as policy_file
+
     with refusals_shown():
         if roster and clients:
             raise typer.BadParameter("expected --roster or --clients, got both", param_hint="--clients")

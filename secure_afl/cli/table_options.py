@@ -6,12 +6,16 @@ import typer
 
 from secure_afl.tables.form import Form
 
-Separator = Annotated[
-    str, typer.Option(help="Of a text file; default the only one of , ; | and tab in its header.")
-]
-Decimal = Annotated[str, typer.Option(help="The decimal sign in numbers of a text file, . or ,")]
-Encoding = Annotated[str, typer.Option(help="Of a text file, such as windows-1252.")]
-Sheet = Annotated[str, typer.Option(help="Of an Excel file; default its only one.")]
+FORM = {
+    "separator": typer.Option(help="Of a text file; default the only one of , ; | and tab in its header."),
+    "decimal": typer.Option(help="The decimal sign in numbers of a text file, . or ,"),
+    "encoding": typer.Option(help="Of a text file, such as windows-1252."),
+    "sheet": typer.Option(help="Of an Excel file; default its only one."),
+}
+Separator = Annotated[str, FORM["separator"]]
+Decimal = Annotated[str, FORM["decimal"]]
+Encoding = Annotated[str, FORM["encoding"]]
+Sheet = Annotated[str, FORM["sheet"]]
 
 
 def form(separator: str, decimal: str, encoding: str, sheet: str) -> Form:

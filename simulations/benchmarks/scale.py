@@ -34,6 +34,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.study.report import KEY_PHASES
 from secure_afl.sums.aggregation import SessionSettings, proposed
 
 _BATCH = 50  # messages that go through the pipe together
@@ -248,8 +249,6 @@ def _resident() -> int:
 
 def tables(figures: dict[str, Any]) -> list[Table]:
     """The figures for a terminal."""
-    from secure_afl.simulations.study.run import KEY_PHASES  # with torch, which simulated clients do without
-
     rows = figures["sizes"]
     first = table(
         f"one masked sum of {rows[0]['length']:,} values, {rows[0]['dropouts'] / rows[0]['clients']:.0%} dropouts, "

@@ -16,7 +16,6 @@ from secure_afl.cli.terminal import (
     write_json,
     write_text,
 )
-from secure_afl.simulations.data.dataset import load
 
 
 def attack(
@@ -46,6 +45,7 @@ def attack(
     # SciPy's programs and TenSEAL take a second to load: only who attacks waits.
     from secure_afl.simulations.attacks import report, table
     from secure_afl.simulations.attacks.population import Setting
+    from secure_afl.simulations.data.dataset import load
 
     with refusals_shown():
         names = table.chosen(only or [])

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from secure_afl.cli.terminal import (
     JsonFile,
@@ -19,16 +19,7 @@ from secure_afl.cli.terminal import (
     write_json,
 )
 from secure_afl.errors import DataError
-from secure_afl.simulations.experiments import (
-    encoders,
-    headline,
-    heterogeneity,
-    plots,
-    privacy,
-    security,
-)
 from secure_afl.simulations.experiments.links import Link
-from secure_afl.simulations.experiments.problems import PROBLEMS
 
 experiment = typer.Typer(
     help="Compare methods on real data: tables, and on request a JSON file and plots. These take minutes to hours.",
@@ -44,20 +35,18 @@ _LINK = Link()
 
 
 Measure = Callable[[Callable[[str], None]], dict[str, Any]]
-_SHOWN: dict[str, tuple[Callable[[dict[str, Any]], list[Table]], Callable[..., list[Path]] | None]] = {
-    "headline": (headline.tables, plots.headline),
-    "encoders": (encoders.tables, plots.encoders),
-    "heterogeneity": (heterogeneity.tables, plots.heterogeneity),
-    "security": (security.tables, None),
-    "privacy": (privacy.tables, plots.privacy),
-}
+NAMES = ("headline", "encoders", "heterogeneity", "security", "privacy")
+"""The experiments, as figures and modules call them."""
 
 
 @experiment.command("headline")
 def headline_command(
     problem: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(PROBLEMS)}; can be given several times. Default: all."),
+        typer.Option(
+            help="One of mnist-linear, mnist-mlp, mnist-cnn, synthetic-linear, synthetic-mlp; can be given several times. "
+            "Default: all."
+        ),
     ] = None,
     seeds: Seeds = 5,
     megabits: Megabits = _LINK.megabits,
@@ -69,6 +58,9 @@ def headline_command(
 
     On one core 2 to 6 minutes a seed and problem, 10 for Synthetic.
     """
+    from secure_afl.simulations.experiments import headline
+    from secure_afl.simulations.experiments.problems import PROBLEMS
+
     with refusals_shown():
         names = list(dict.fromkeys(problem or PROBLEMS))
         if unknown := [name for name in names if name not in PROBLEMS]:
@@ -81,6 +73,8 @@ def headline_command(
 @experiment.command("encoders")
 def encoders_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """What hidden layers are trained towards: all encoders on MNIST-5k. About 4 minutes a seed."""
+    from secure_afl.simulations.experiments import encoders
+
     with refusals_shown():
         _run(encoders.steps(seeds), lambda watch: encoders.measure(seeds, watch), json_file, plot)
 
@@ -88,6 +82,8 @@ def encoders_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFol
 @experiment.command("heterogeneity")
 def heterogeneity_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """Accuracy against how much clients' labels differ. About 4 minutes a seed."""
+    from secure_afl.simulations.experiments import heterogeneity
+
     with refusals_shown():
         _run(heterogeneity.steps(seeds), lambda watch: heterogeneity.measure(seeds, watch), json_file, plot)
 
@@ -97,6 +93,8 @@ def security_command(
     megabits: Megabits = _LINK.megabits, latency: Latency = 1e3 * _LINK.latency, json_file: JsonFile = None
 ) -> None:
     """What masks cost: the same networks under masks and in the clear. About 4 minutes."""
+    from secure_afl.simulations.experiments import security
+
     with refusals_shown():
         link = Link(megabits, latency / 1e3)
         _run(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
@@ -106,19 +104,24 @@ def security_command(
 def privacy_command(
     seeds: Seeds = 5,
     epsilon: Annotated[
-        list[float], typer.Option(help="1 is strong, 10 weak; can be given several times.")
-    ] = list(privacy.EPSILONS),  # noqa: B006  # typer wants a list, and copies it
+        list[float] | None,
+        typer.Option(
+            help="1 is strong, 10 weak; can be given several times.", show_default="0.5, 1, 2, 4, 8, 16"
+        ),
+    ] = None,
     delta: Annotated[
         float, typer.Option(help="The probability that it fails, well below 1 / number of rows.")
-    ] = privacy.DELTA,
+    ] = 1e-5,
     json_file: JsonFile = None,
     plot: PlotFolder = None,
 ) -> None:
     """Accuracy against epsilon, by whom the noise is trusted to. One to two minutes a seed."""
+    from secure_afl.simulations.experiments import privacy
+
     with refusals_shown():
         _run(
             privacy.steps(seeds),
-            lambda watch: privacy.measure(seeds, watch, epsilon, delta),
+            lambda watch: privacy.measure(seeds, watch, epsilon or privacy.EPSILONS, delta),
             json_file,
             plot,
         )
@@ -133,11 +136,11 @@ def show_command(
     with refusals_shown():
         try:
             figures = json.loads(file.read_text())
-            known = figures["experiment"] in _SHOWN
+            known = figures["experiment"] in NAMES
         except (OSError, ValueError, KeyError, TypeError):
             known = False
         if not known:
-            raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(_SHOWN)}")
+            raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(NAMES)}")
         _check_folder(plot)
         _show(figures, plot)
 
@@ -159,8 +162,11 @@ def _check_folder(plot: Path | None) -> None:
 
 
 def _show(figures: dict[str, Any], plot: Path | None) -> None:
-    tables, draw = _SHOWN[figures["experiment"]]
-    for table in tables(figures):
+    from secure_afl.simulations.experiments import plots
+
+    name = figures["experiment"]
+    for table in import_module(f"secure_afl.simulations.experiments.{name}").tables(figures):
         console.print(table)
+    draw = getattr(plots, name, None)
     for file in draw(figures, plot) if plot and draw else ():
         errors.print(f"[dim]plot: {escape(str(file))}[/]", highlight=False)

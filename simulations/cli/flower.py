@@ -1,13 +1,10 @@
 """The command line of Flower networks: `secure-afl flower`."""
 
 import json
-from collections.abc import Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
 
@@ -17,20 +14,11 @@ from secure_afl.cli.terminal import (
     make_way,
     progress,
     refusals_shown,
-    table,
     write_json,
 )
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
-from secure_afl.models.networks.fedacnnl import FedACnnL
-from secure_afl.models.ridge import FederatedRidge
-from secure_afl.node.site import Folder, kept
-from secure_afl.simulations.data.dataset import Dataset, load
-from secure_afl.simulations.data.partition import Part, default_spec, partition
-from secure_afl.simulations.network.laid_out import LaidOut, lay_out
-from secure_afl.simulations.network.loopback import Loopback
-from secure_afl.sums.aggregation import MaskedAggregator
-from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.protocol.session.backend import Backend
 
 flower = typer.Typer(
     help="Studies over Flower (extra 'flower'), see docs/deployment.md.", no_args_is_help=True
@@ -57,7 +45,9 @@ def demo_command(
             "(a sum a layer). Without it a ridge model.",
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="mask, bfv+mask, bfv or ckks.")] = "mask",
+    backend: Annotated[
+        Backend, typer.Option(help="How statistics leave, as for `run`; not plain.")
+    ] = Backend.MASK,
     key_holders: Annotated[int, typer.Option(help="For encrypted sums.", min=1)] = 1,
     kill: Annotated[
         int | None,
@@ -72,6 +62,12 @@ def demo_command(
     """A SuperLink and a SuperNode for each party on this machine, with TLS and node keys: one study, its model compared
     with that of one process, and the seconds of each phase.
     """
+    from secure_afl.simulations.data.dataset import load
+    from secure_afl.simulations.data.partition import default_spec, partition
+    from secure_afl.simulations.network.compared import compare, phase_table
+    from secure_afl.simulations.network.laid_out import lay_out
+    from secure_afl.simulations.network.loopback import Loopback
+
     with refusals_shown(), TemporaryDirectory() as temporary:
         root = (keep or Path(temporary) / "demo").absolute()
         rows = load(data)
@@ -85,7 +81,7 @@ def demo_command(
             rows,
             parts,
             backend=backend,
-            holders=key_holders if backend != "mask" else 0,
+            holders=key_holders if backend.encrypted else 0,
             encoder=encoder,
         )
         if kill is not None and kill >= len(parties.clients):
@@ -99,8 +95,8 @@ def demo_command(
 
             network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
         report = json.loads((parties.server / "report.json").read_text())
-        console.print(_table(report), highlight=False, markup=False, soft_wrap=True)
-        _compare(parties, report, rows, parts, key_holders)
+        console.print(phase_table(report), highlight=False, markup=False, soft_wrap=True)
+        compare(parties, report, rows, parts, key_holders)
 
 
 @flower.command("simulate")
@@ -140,6 +136,8 @@ def check_command(
     """Read a party's folder as its node does and, for a client, make what it would contribute; nothing leaves. What is
     wrong is said here in full: a node's log does not quote data.
     """
+    from secure_afl.node.site import Folder
+
     with refusals_shown():
         console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
 
@@ -152,64 +150,11 @@ def give_up_command(
     """End the sessions that were left open in a folder, where no server will: their secrets are erased, their data sets
     stay spent. A session that still runs goes on without this party.
     """
+    from secure_afl.node.site import Folder
+
     with refusals_shown():
         if not yes:
             typer.confirm(f"Erase the secrets of all open sessions in {folder}?", abort=True)
         names = Folder(folder).give_up()
         for name in names or ["nothing was open"]:
             console.print(escape(f"{name} is over here" if names else name), highlight=False, soft_wrap=True)
-
-
-def _table(report: Mapping[str, Any]) -> str:
-    """The report's phases for people: bytes are those of one client, the most of any."""
-    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
-    for one in report["phases"]:
-        lines.append(
-            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
-            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
-        )
-    return "\n".join([*lines, *report["silences"]])
-
-
-def _compare(
-    parties: LaidOut, report: Mapping[str, Any], rows: Dataset, parts: Sequence[Part], holders: int
-) -> None:
-    """The model of the network with that of one process, over the same survivors, and what both are worth."""
-    terms, study = Folder(parties.server).terms()
-    aggregator = (
-        MaskedAggregator(terms.policy)
-        if terms.encryption is None
-        else EncryptedAggregator(
-            terms.backend, terms.policy, holders=holders, release=terms.encryption.release.value
-        )
-    )
-    survivors = report["survivors"][-1]
-    tables = [
-        (*Folder(folder).data(study)[:2], part.client)
-        for folder, part in zip(parties.clients, parts, strict=True)
-        if part.client in survivors
-    ]
-    X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
-    site = np.concatenate([[name] * len(y) for _, y, name in tables])
-    here = study.estimator(aggregator).fit(X, y, site)
-    weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
-    there = kept(parties.server, "model.npz")
-    apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))
-    console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
-    same = f"{apart:.1e} apart" if apart else "the same, bit for bit"
-    console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
-    shown = table("right of its test rows", ("client", "rows to learn from", "everybody's model", "its own"))
-    for folder, part in zip(parties.clients, parts, strict=True):
-        own = "–"
-        if (folder / "personal.npz").exists():
-            mine = copy(here)
-            mine.weights_ = kept(folder, "personal.npz")
-            own = _right(mine, rows, part)
-        shown.add_row(escape(part.client), f"{len(part.train):,}", _right(here, rows, part), own)
-    console.print(shown)
-
-
-def _right(model: FederatedRidge | FedACnnL, rows: Dataset, part: Part) -> str:
-    """The share of a client's test rows that a model tells right."""
-    truth = np.array(rows.classes)[rows.y[part.test]]
-    return f"{model.score(rows.X[part.test], truth):.3f}"

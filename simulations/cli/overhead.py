@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
@@ -19,13 +19,14 @@ from secure_afl.cli.terminal import (
 )
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.protocol.session.parameters import Profile
-from secure_afl.simulations.overhead import agreement, figures, plots, shown
-from secure_afl.simulations.overhead.grid import Axes
-from secure_afl.simulations.overhead.peers import compare
+from secure_afl.protocol.session.profile import Profile
+from secure_afl.simulations.overhead import axes as defaults
+
+if TYPE_CHECKING:
+    from secure_afl.simulations.overhead.figures import Figures
+    from secure_afl.simulations.overhead.grid import Axes
 
 T = TypeVar("T")
-_AXES = Axes()
 _DIFFERENCES_SHOWN = 20
 
 
@@ -40,7 +41,7 @@ def overhead(
     backend: Annotated[
         list[Backend] | None,
         typer.Option(
-            help="How statistics leave; can be given several times.", show_default=_default(_AXES.backends)
+            help="How statistics leave; can be given several times.", show_default=_default(defaults.BACKENDS)
         ),
     ] = None,
     clients: Annotated[
@@ -48,7 +49,7 @@ def overhead(
         typer.Option(
             help="How many; the first value is kept while others vary. So with all that follow.",
             min=2,
-            show_default=f"{_default(_AXES.clients)}; semi-honest {_default(_AXES.sparse or ())}",
+            show_default=f"{_default(defaults.CLIENTS)}; semi-honest {_default(defaults.SPARSE_CLIENTS)}",
         ),
     ] = None,
     features: Annotated[
@@ -56,11 +57,11 @@ def overhead(
         typer.Option(
             help="d: columns of a row; a vector has d(d+1)/2 + d·classes + 1 values.",
             min=1,
-            show_default=_default(_AXES.features),
+            show_default=_default(defaults.FEATURES),
         ),
     ] = None,
     classes: Annotated[
-        list[int] | None, typer.Option(help="Of the labels.", min=0, show_default=_default(_AXES.classes))
+        list[int] | None, typer.Option(help="Of the labels.", min=0, show_default=_default(defaults.CLASSES))
     ] = None,
     dropout: Annotated[
         list[float] | None,
@@ -68,7 +69,7 @@ def overhead(
             help="Share of clients that fall silent after the keys.",
             min=0,
             max=1,
-            show_default=_default(_AXES.dropouts),
+            show_default=_default(defaults.DROPOUTS),
         ),
     ] = None,
     width: Annotated[
@@ -77,17 +78,17 @@ def overhead(
             help="Bytes of a word: the precision. BFV holds at most 7; CKKS has none.",
             min=4,
             max=8,
-            show_default=_default(_AXES.widths),
+            show_default=_default(defaults.WIDTHS),
         ),
     ] = None,
     suite: Annotated[
-        list[Suite] | None, typer.Option(help="Keys of masks.", show_default=_default(_AXES.suites))
+        list[Suite] | None, typer.Option(help="Keys of masks.", show_default=_default(defaults.SUITES))
     ] = None,
     profile: Annotated[
         list[Profile] | None,
         typer.Option(
             help="The server that masks defend against. Profiles after the first: clients vary, nothing else.",
-            show_default=_default(_AXES.profiles),
+            show_default=_default(defaults.PROFILES),
         ),
     ] = None,
     full: Annotated[
@@ -116,17 +117,21 @@ def overhead(
     Without options four backends, one axis at a time, in under 20 minutes on two cores. Every sum is compared with the
     plain one. Leave the machine alone meanwhile.
     """
+    from secure_afl.simulations.overhead import agreement, figures, plots, shown
+    from secure_afl.simulations.overhead.grid import Axes
+    from secure_afl.simulations.overhead.peers import compare
+
     with refusals_shown():
         axes = Axes(
-            tuple(backend or _AXES.backends),
-            tuple(clients or _AXES.clients),
-            tuple(features or _AXES.features),
-            tuple(classes or _AXES.classes),
-            tuple(dropout or _AXES.dropouts),
-            tuple(width or _AXES.widths),
-            tuple(suite or _AXES.suites),
-            tuple(profile or _AXES.profiles),
-            _AXES.sparse if clients is None else None,
+            tuple(backend or defaults.BACKENDS),
+            tuple(clients or defaults.CLIENTS),
+            tuple(features or defaults.FEATURES),
+            tuple(classes or defaults.CLASSES),
+            tuple(dropout or defaults.DROPOUTS),
+            tuple(width or defaults.WIDTHS),
+            tuple(suite or defaults.SUITES),
+            tuple(profile or defaults.PROFILES),
+            defaults.SPARSE_CLIENTS if clients is None else None,
         )
         command = _command(axes, full, repeats, with_peers, against)
         plan = figures.Plan(axes, full, repeats, command)
@@ -152,7 +157,7 @@ def overhead(
         _print(found)
 
 
-def _command(axes: Axes, full: bool, repeats: int, with_peers: bool, against: Path | None) -> str:
+def _command(axes: "Axes", full: bool, repeats: int, with_peers: bool, against: Path | None) -> str:
     """The command with every value that it ran with, but where it wrote: defaults may change."""
     words = ["secure-afl", "overhead"]
     given: dict[str, Sequence[object]] = {
@@ -175,7 +180,9 @@ def _command(axes: Axes, full: bool, repeats: int, with_peers: bool, against: Pa
     return shlex.join(words)
 
 
-def _print(found: figures.Figures) -> None:
+def _print(found: "Figures") -> None:
+    from secure_afl.simulations.overhead import shown
+
     for one in shown.tables(found):
         console.print(one)
     for note in found.get("peers", {}).get("absent", []):

@@ -9,7 +9,8 @@ from typing import Any
 
 from secure_afl.analytic.solve import Solution
 from secure_afl.errors import DropoutWarning
-from secure_afl.models.networks.encoders import Encoder, summed
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import Learner
 from secure_afl.models.networks.network import Network, Trained
 from secure_afl.models.networks.pfedacnnl import Personal, PFedACnnL
@@ -18,7 +19,8 @@ from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
-from secure_afl.simulations.study.run import Settings, aggregator_for, of_median_client
+from secure_afl.simulations.study.run import aggregator_for, of_median_client
+from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggregator
 from secure_afl.sums.aggregation import Outcome as SumOutcome
 from secure_afl.sums.encrypted import EncryptedAggregator

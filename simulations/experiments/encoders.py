@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 
 from secure_afl.cli.terminal import table
-from secure_afl.models.networks.encoders import Encoder
+from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Flatten, Network, ReLU, Widen
 from secure_afl.simulations.baselines import model as gradient

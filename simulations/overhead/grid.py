@@ -11,6 +11,7 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.simulations.overhead import axes
 from secure_afl.testing.faults import dropouts
 
 # The widest words whose precision the backend holds: no parameter set of BFV has more than 60 bits for a sum.
@@ -136,15 +137,15 @@ class Axes:
     sparse: the numbers of clients under the profiles after the first; None is `clients`.
     """
 
-    backends: Sequence[Backend] = SECURE
-    clients: Sequence[int] = (20, 10, 30, 40, 60)
-    features: Sequence[int] = (64, 16, 32, 128, 256)
-    classes: Sequence[int] = (10, 2, 50)
-    dropouts: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.3)
-    widths: Sequence[int] = (5, 4, 6, 7, 8)
-    suites: Sequence[Suite] = (Suite.HYBRID, Suite.X25519)
-    profiles: Sequence[Profile] = (Profile.ACTIVE, Profile.SEMI_HONEST)
-    sparse: Sequence[int] | None = (50, 70, 100, 140, 200)
+    backends: Sequence[Backend] = axes.BACKENDS
+    clients: Sequence[int] = axes.CLIENTS
+    features: Sequence[int] = axes.FEATURES
+    classes: Sequence[int] = axes.CLASSES
+    dropouts: Sequence[float] = axes.DROPOUTS
+    widths: Sequence[int] = axes.WIDTHS
+    suites: Sequence[Suite] = axes.SUITES
+    profiles: Sequence[Profile] = axes.PROFILES
+    sparse: Sequence[int] | None = axes.SPARSE_CLIENTS
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -5,7 +5,7 @@ from typing import Any
 
 from secure_afl.cli.pages import inline, page, svg
 from secure_afl.simulations.benchmarks.masking import machine
-from secure_afl.simulations.study.run import Run, middle
+from secure_afl.simulations.study.report import Run
 
 _MODELS = {
     "ridge": "a linear classifier (least squares with a ridge penalty), in closed form",
@@ -30,20 +30,7 @@ _SERVERS = {
 def run_page(result: Run, note: str, command: str) -> str:
     """One HTML file that needs nothing else. note: where the scale of the columns is from; command: how it was made."""
     figures = result.figures
-    accuracy = figures["accuracy"]
-    clients = []
-    for name in figures["clients"]:
-        clients.append(
-            {
-                "name": name,
-                "rows": figures["rows"][name],
-                "present": result.presence(name),
-                "alone": accuracy["alone"].get(name),
-                "together": accuracy["together_by_client"].get(name),
-                "personal": accuracy.get("personal_by_client", {}).get(name),
-                "alone_on_all": accuracy["alone_on_all"].get(name),
-            }
-        )
+    clients = [one._asdict() for one in result.clients()]
     return page(
         __package__,
         "run.html",
@@ -59,9 +46,9 @@ def run_page(result: Run, note: str, command: str) -> str:
             "settings": _settings(figures),
         },
         clients=clients,
-        personal="personal" in accuracy,
+        personal=result.personal,
         chart=inline("image/svg+xml", svg(_chart(figures, clients)).encode()),
-        phases=_phases(result),
+        phases=result.phases(),
         refusals=[*figures.get("warnings", ()), *map(str, result.refusals)],
         machine=machine(),
         command=command,
@@ -199,19 +186,6 @@ def _settings(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = "{parameter_set}, {key_holders} key holder(s), up to {values_per_round:,} values a sum"
         told.append(("encryption", text.format(**figures["encryption"])))
     return told
-
-
-def _phases(result: Run) -> list[dict[str, Any]]:
-    return [
-        {
-            "phase": phase,
-            "up": middle(cost.up),
-            "down": middle(cost.down),
-            "client": 1e3 * middle(cost.client_seconds),
-            "server": 1e3 * cost.server_seconds,
-        }
-        for phase, cost in result.phases.items()
-    ]
 
 
 _SHOWN = 30  # clients in the picture

@@ -3,20 +3,16 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.analytic.privacy import Privacy
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
-from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, GroupWarning
-from secure_afl.models.networks.encoders import Encoder, summed
+from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
@@ -29,103 +25,22 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
+from secure_afl.simulations.study.report import KEY_PHASES, Run
+from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
-KEY_PHASES = (
-    *("start", "advertising", "sharing", "confirming"),
-    *("key commitments", "key shares", "key announcements", "inviting"),
-)
-MODELS = ("ridge", "fedacnnl")
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run is made. dropout: the fraction of clients that fall silent before each upload; personalize:
-    every client adapts the network to its rows, from the heads of `groups` groups; key_holders, release: of an
-    encrypted backend, see `EncryptedAggregator`; audit: a folder for every party's audit log; epsilon, delta: of
-    differential privacy, None for none; clip: the norm to which it shortens rows, None for the data's public bound.
-    """
-
-    model: str = "ridge"
-    encoder: str = "seeded"
-    backend: Backend = Backend.MASK
-    profile: Profile = Profile.ACTIVE
-    suite: Suite = Suite.HYBRID
-    dropout: float = 0.0
-    rounds: int = 1
-    seed: int = 0
-    personalize: bool = False
-    groups: int = 1
-    trusts_reports: bool = False
-    device: str = "cpu"
-    key_holders: int = 1
-    release: str | None = None
-    audit: Path | None = None
-    epsilon: float | None = None
-    delta: float = 1e-5
-    clip: float | None = None
-
-    @property
-    def privacy(self) -> Privacy | None:
-        """Against as many dropouts and colluders as the policy reckons with."""
-        if self.epsilon is None:
-            return None
-        policy = self.policy()
-        return Privacy(self.epsilon, self.delta, dropout=policy.dropout, corrupted=policy.corrupted)
-
-    def policy(self) -> Policy:
-        """The clients' policy: nothing wider than these settings need."""
-        return Policy(
-            backends=frozenset({self.backend}),
-            profiles=frozenset({self.profile}),
-            suites=frozenset({self.suite}),
-            dropout=max(self.dropout, Policy.dropout),
-            trusts_reports=self.trusts_reports,
-        )
-
-    def phases(self, data: Dataset) -> int:
-        """How many phases `watch` is told of."""
-        sums = self.rounds
-        if self.model == "fedacnnl":
-            sums = len(summed(Encoder(self.encoder), network_for(data)))
-            sums += self.groups > 1  # the count of clients
-        masks = 3 + sums * (3 if self.profile is Profile.ACTIVE else 2)
-        # Four phases for the key; collecting, challenging, checking and opening for a sum.
-        return (masks if self.backend.masked else 0) + (4 + 4 * sums if self.backend.encrypted else 0)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase."""
-
-    figures: dict[str, Any]
-    costs: Mapping[str, PhaseCost]
-    refusals: Sequence[Exception]
-
-    @property
-    def survivors(self) -> list[list[str]]:
-        """Of each sum."""
-        survivors = self.figures["survivors"]
-        return [survivors] if self.figures["rounds"] == 1 else survivors
-
-    def presence(self, client: str) -> str:
-        """Whether a client is in the sum, or in how many of them."""
-        present = sum(client in survivors for survivors in self.survivors)
-        if self.figures["rounds"] == 1:
-            return "yes" if present else "no"
-        return f"{present} of {len(self.survivors)}"
-
-    @property
-    def phases(self) -> dict[str, PhaseCost]:
-        """Those with costs to show, in the order of the protocol."""
-        return {phase: cost for phase, cost in self.costs.items() if phase not in ("start", "opened")}
-
-
-def middle(values: Mapping[int, float]) -> float:
-    """The median over clients, of whom there may be none."""
-    return float(median(values.values())) if values else 0.0
+def phases(settings: Settings, data: Dataset) -> int:
+    """How many phases `watch` is told of."""
+    sums = settings.rounds
+    if settings.model == "fedacnnl":
+        sums = len(summed(settings.encoder, network_for(data)))
+        sums += settings.groups > 1  # the count of clients
+    masks = 3 + sums * (3 if settings.profile is Profile.ACTIVE else 2)
+    # Four phases for the key; collecting, challenging, checking and opening for a sum.
+    return (masks if settings.backend.masked else 0) + (4 + 4 * sums if settings.backend.encrypted else 0)
 
 
 def network_for(data: Dataset, *, private: bool = False) -> Network:
@@ -239,7 +154,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
         if settings.model == "fedacnnl":
             options: dict[str, Any] = {
-                "encoder": settings.encoder,
+                "encoder": settings.encoder.value,
                 "classes": classes,
                 "max_rows": max(2**12, largest),
                 "seed": settings.seed,

@@ -5,8 +5,6 @@ reconstruction. Targets are codes drawn from a public seed, so that every party 
 |target| ≤ 1 is known beforehand. Filters come from sums over clients only.
 """
 
-from enum import Enum
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,34 +12,12 @@ from secure_afl.analytic.solve import solve
 from secure_afl.analytic.statistics import Matrix, SufficientStatistics
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
+from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.network import Conv, Network, Trained, Weights, on_weight_grid, uniform
 
 _GAIN = 2.0  # of a seeded filter, in standard deviations of its weights
 _BLUR = 4  # passes of (1, 2, 1)/4: a standard deviation of 1.4 pixels
 _FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blown up
-
-
-class Encoder(Enum):
-    """Every encoder but the first needs one sum a layer.
-
-    SEEDED: none; filters are smooth random ones that every party draws from the public seed, so a hidden layer
-    needs no sum and nobody has to trust anybody's weights.
-    CLASSWISE: the sums of SPATIAL, but a channel is a random mixture of the classes' mean patches, half
-    whitened: S^(−½)C in place of S⁻¹C; channels beyond what labels tell apart are random mixtures of the rows.
-    SPATIAL: an own code for every label, position and channel, least squares towards it.
-    REPLICATED: one code for every label and channel, the same at every position, least squares.
-    NONE: random filters.
-    SPECTRAL: the leading eigenvectors of the aggregated covariance.
-    MIXED: half spatial, half random.
-    """
-
-    SEEDED = "seeded"
-    CLASSWISE = "classwise"
-    SPATIAL = "spatial"
-    REPLICATED = "replicated"
-    NONE = "none"
-    SPECTRAL = "spectral"
-    MIXED = "mixed"
 
 
 def summed(encoder: Encoder, network: Network) -> tuple[Trained, ...]:

@@ -28,7 +28,8 @@ from secure_afl.models.estimator import (
     parse_real,
     parse_rows,
 )
-from secure_afl.models.networks.encoders import Encoder, coded, codes, filters, seeded, summed
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.models.networks.encoders import coded, codes, filters, seeded, summed
 from secure_afl.models.networks.network import (
     GRID_BITS,
     Network,

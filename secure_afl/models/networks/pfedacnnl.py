@@ -17,7 +17,8 @@ from secure_afl.analytic.statistics import Matrix
 from secure_afl.errors import DataError, GroupWarning
 from secure_afl.models.estimator import parse_features, parse_integer
 from secure_afl.models.networks import grouping
-from secure_afl.models.networks.encoders import Encoder, coded
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.models.networks.encoders import coded
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner, Training
 from secure_afl.models.networks.network import Network, Weights, on_weight_grid
 from secure_afl.models.personal import Adapted, Local

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning
-from secure_afl.models.networks.encoders import Encoder
+from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU, Widen
 from secure_afl.protocol.session.policy import Policy

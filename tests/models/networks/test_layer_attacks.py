@@ -6,7 +6,8 @@ import torch
 
 from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.crypto.hpke import Suite
-from secure_afl.models.networks.encoders import Encoder, codes, seeded
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.models.networks.encoders import codes, seeded
 from secure_afl.models.networks.fedacnnl import SEED_BYTES, Coordinator, FedACnnL, Learner
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU, on_weight_grid
 from secure_afl.models.networks.pfedacnnl import PFedACnnL

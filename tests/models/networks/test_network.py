@@ -13,7 +13,8 @@ from worlds.rounding import half_a_unit
 
 from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.errors import DataError, SolveError
-from secure_afl.models.networks.encoders import Encoder, coded, codes, filters, moments, seeded
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.models.networks.encoders import coded, codes, filters, moments, seeded
 from secure_afl.models.networks.network import (
     AvgPool,
     Conv,

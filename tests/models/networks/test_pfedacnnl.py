@@ -14,7 +14,7 @@ from worlds.cohorts import Tap
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning, GroupWarning
 from secure_afl.models.networks import pfedacnnl
-from secure_afl.models.networks.encoders import Encoder
+from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL

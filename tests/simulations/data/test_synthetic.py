@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from secure_afl.errors import DataError
 from secure_afl.simulations.cli import main
-from secure_afl.simulations.data import synthetic
+from secure_afl.simulations.data import dataset, synthetic
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import default_spec, partition
 
@@ -65,7 +65,7 @@ def test_the_command_line_passes_its_seed(monkeypatch: pytest.MonkeyPatch) -> No
     def load(source: str, *, seed: int, **_: Any) -> None:
         raise DataError(f"{source}, seed {seed}")
 
-    monkeypatch.setattr(main, "load", load)
+    monkeypatch.setattr(dataset, "load", load)
     result = CliRunner().invoke(main.app, ["run", "--data", "synthetic:1,1", "--seed", "17"])
     assert result.exit_code == 1
     assert "synthetic:1,1, seed 17" in result.output

@@ -13,7 +13,8 @@ from secure_afl.simulations.cli import main
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
 from secure_afl.simulations.show.report import run_page
-from secure_afl.simulations.study.run import Settings, run
+from secure_afl.simulations.study.run import run
+from secure_afl.simulations.study.settings import Settings
 
 
 def text_of(page: str) -> str:

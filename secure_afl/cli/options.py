@@ -1,0 +1,65 @@
+"""A command's options from the fields of a frozen settings object, which says itself what does not fit."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from secure_afl.errors import SettingError
+
+
+def options(**given: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace parameters of a command, each of a dataclass, by an option for each of its fields that is named here.
+
+    given: by parameter, the `typer.Option` of each field. Type and default are the field's. A `SettingError` that the
+    dataclass raises becomes the error of the option at fault.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            if parameter.name not in given:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            parameters += _parameters(parameter.annotation, given[parameter.name])
+
+        @wraps(command)
+        def expanded(**values: Any) -> None:
+            made = {}
+            for name, known in given.items():
+                chosen = {field: values.pop(field) for field in known}
+                try:
+                    made[name] = signature.parameters[name].annotation(**chosen)
+                except SettingError as error:
+                    hint = flag(error.setting, known[error.setting])
+                    raise typer.BadParameter(error.fault, param_hint=hint) from None
+            command(**made, **values)
+
+        expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+        return expanded
+
+    return decorate
+
+
+def _parameters(settings: Any, known: Mapping[str, Any]) -> list[inspect.Parameter]:
+    types = get_type_hints(settings)
+    defaults = {one.name: one.default for one in fields(settings)}
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
+            annotation=Annotated[types[name], option],
+        )
+        for name, option in known.items()
+    ]
+
+
+def flag(setting: str, option: Any) -> str:
+    """What a person types for a setting."""
+    return next(iter(option.param_decls or ()), f"--{setting.replace('_', '-')}")

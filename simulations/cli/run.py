@@ -1,0 +1,154 @@
+"""The command line of a study in one process: `secure-afl run`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from secure_afl.cli.options import options
+from secure_afl.cli.table_options import FORM
+from secure_afl.cli.terminal import (
+    JsonFile,
+    console,
+    make_way,
+    progress,
+    refusals_shown,
+    write_json,
+    write_text,
+)
+from secure_afl.protocol.session.backend import Backend
+from secure_afl.simulations.cli.source import Source
+from secure_afl.simulations.study.settings import Settings
+
+_SOURCE = {
+    "data": typer.Option(
+        help="heart (four hospitals), mnist5k, digits, synthetic or synthetic:A,B (drawn with --seed), the path of a "
+        "table (.csv, .parquet, .xlsx) or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, "
+        "or flwr:NAME (images of the Hugging Face Hub or of a folder of parquet files)."
+    ),
+    "site_column": typer.Option(help="Column of a file that names each row's site."),
+    "label_column": typer.Option(help="Column of a file that holds the labels."),
+    "codebook": typer.Option(
+        help="What the columns of a table mean (secure-afl codebook); default a guess from its rows.",
+        exists=True,
+        dir_okay=False,
+    ),
+    **FORM,
+    "clients": typer.Option(
+        help="How many clients to divide the rows among; default 10, or all sites.", min=1
+    ),
+    "partition": typer.Option(
+        help="site, iid, dirichlet:A, labels:K or uneven:A; default site where the data name sites, else iid."
+    ),
+}
+_SETTINGS = {
+    "model": typer.Option(
+        help="ridge, one linear layer; or fedacnnl, a deep network trained layer by layer."
+    ),
+    "encoder": typer.Option(
+        help="What fedacnnl's hidden layers are trained towards. seeded: nothing, one sum trains the network; the others "
+        "take one sum a layer and need --trust-reports."
+    ),
+    "personalize": typer.Option(
+        "--personalize", help="With fedacnnl: every client adapts the network to its rows; nothing leaves it."
+    ),
+    "groups": typer.Option(
+        help="With --personalize: heads to learn, each from clients with like labels. More than 1 needs --trust-reports.",
+        min=1,
+    ),
+    "trusts_reports": typer.Option(
+        "--trust-reports",
+        help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
+    ),
+    "device": typer.Option(help="Where fedacnnl computes: cpu or cuda."),
+    "backend": typer.Option(
+        help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "
+        "approximate); bfv+mask, masks under BFV; or plain, which shows every statistic to the server, for comparison."
+    ),
+    "key_holders": typer.Option(
+        help="With bfv and bfv+mask: parties that share the key; all are needed.", min=1
+    ),
+    "release": typer.Option(
+        help="With bfv and ckks: what a key holder gives to the server, the sum or the trained weights only; default "
+        "weights for ckks, else sum."
+    ),
+    "profile": typer.Option(
+        help="The server that clients defend against; active may lie, semi-honest may not."
+    ),
+    "suite": typer.Option(help="Key encapsulation; hybrid is ML-KEM-768 with X25519."),
+    "dropout": typer.Option(
+        help="Fraction of clients, from 0 to below 1, that fall silent before they upload.", min=0, max=1
+    ),
+    "rounds": typer.Option(
+        help="Secure sums to split each client's rows into, under one key exchange.", min=1
+    ),
+    "epsilon": typer.Option(
+        help="Differential privacy for every row, by noise that the clients add; 1 is strong, 10 weak. Not for .csv, .npz "
+        "and synthetic data, whose scale is read from the rows."
+    ),
+    "delta": typer.Option(
+        help="With --epsilon: the probability that it fails, well below 1 / number of rows."
+    ),
+    "clip": typer.Option(
+        help="With --epsilon and ridge: longer rows are made so short; default the data's public bound. Less noise for "
+        "less; chosen without looking at the rows."
+    ),
+    "seed": typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0),
+    "audit": typer.Option(
+        help="Write an audit log of each party into this folder; see secure-afl audit verify.",
+        file_okay=False,
+    ),
+}
+_WARNINGS = {
+    Backend.PLAIN: "[bold red]plain:[/] every client's statistics are shown to the server",
+    **{
+        backend: f"[yellow]{backend}:[/] a client in league with the server, or the key holders with it, could read others' "
+        "uploads; bfv+mask bears either"
+        for backend in (Backend.BFV, Backend.CKKS)
+    },
+}
+
+
+@options(source=_SOURCE, settings=_SETTINGS)
+def run_command(
+    source: Source,
+    settings: Settings,
+    json_file: JsonFile = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page that tells the run to anybody.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Train one classifier together, and compare it with pooled data and with every client alone.
+
+    Without options: four hospitals, masked sums, an active server, hybrid keys.
+    """
+    with refusals_shown():
+        make_way(json_file)
+        make_way(html, "--html")
+        # What a model needs is loaded after the options have been read.
+        from secure_afl.simulations.show.printed import print_columns, print_run
+        from secure_afl.simulations.study.run import phases, run
+
+        rows = source.load(settings.seed)
+        print_columns(rows)
+        parts = source.divide(rows, settings.seed)
+        if settings.backend in _WARNINGS:
+            console.print(_WARNINGS[settings.backend], highlight=False)
+        with progress(phases(settings, rows)) as watch:
+            result = run(rows, parts, settings, watch)
+        write_json(json_file, result.figures)
+        if html:
+            from secure_afl.simulations.show.report import run_page  # jinja2 and matplotlib, which few need
+
+            write_text(html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
+        print_run(result, rows.note)
+        if settings.audit:
+            console.print(
+                f"[dim]audit logs: secure-afl audit verify {escape(str(settings.audit))}/*.jsonl[/]",
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,48 @@
+"""Which rows a command reads, and who holds them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secure_afl.cli.table_options import form
+
+if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first row
+    from secure_afl.simulations.data.dataset import Dataset
+    from secure_afl.simulations.data.partition import Part
+
+
+@dataclass(frozen=True)
+class Source:
+    """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet: see
+    `table_options.form`; clients, partition: see `partition`, None is a default for the data.
+    """
+
+    data: str = "heart"
+    site_column: str = "site"
+    label_column: str = "label"
+    codebook: Path | None = None
+    separator: str = ""
+    decimal: str = "."
+    encoding: str = "utf-8"
+    sheet: str = ""
+    clients: int | None = None
+    partition: str | None = None
+
+    def load(self, seed: int) -> "Dataset":
+        """The rows; the seed draws synthetic ones. Raises `DataError`."""
+        from secure_afl.simulations.data.dataset import load
+
+        return load(
+            self.data,
+            seed=seed,
+            site_column=self.site_column,
+            label_column=self.label_column,
+            form=form(self.separator, self.decimal, self.encoding, self.sheet),
+            codebook=self.codebook,
+        )
+
+    def divide(self, rows: "Dataset", seed: int) -> "list[Part]":
+        """Who holds which of them. Raises `DataError`."""
+        from secure_afl.simulations.data.partition import default_spec, partition
+
+        return partition(rows, self.partition or default_spec(rows), self.clients, seed)

@@ -1,0 +1,73 @@
+"""A study over Flower beside the same study in one process."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+
+from secure_afl.cli.terminal import console, table
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.ridge import FederatedRidge
+from secure_afl.node.site import Folder, kept
+from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.data.partition import Part
+from secure_afl.simulations.network.laid_out import LaidOut
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.sums.encrypted import EncryptedAggregator
+
+
+def phase_table(report: Mapping[str, Any]) -> str:
+    """The report's phases for people: bytes are those of one client, the most of any."""
+    lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
+    for one in report["phases"]:
+        lines.append(
+            f"{one['phase']:<28}{one['seconds']:>9.2f}{one.get('server_cpu_seconds', 0):>14.3f}"
+            f"{one.get('bytes_up', 0):>12}{one.get('bytes_down', 0):>12}"
+        )
+    return "\n".join([*lines, *report["silences"]])
+
+
+def compare(
+    parties: LaidOut, report: Mapping[str, Any], rows: Dataset, parts: Sequence[Part], holders: int
+) -> None:
+    """Print the model of the network beside that of one process, over the same survivors, and what both are worth."""
+    terms, study = Folder(parties.server).terms()
+    aggregator = (
+        MaskedAggregator(terms.policy)
+        if terms.encryption is None
+        else EncryptedAggregator(
+            terms.backend, terms.policy, holders=holders, release=terms.encryption.release.value
+        )
+    )
+    survivors = report["survivors"][-1]
+    tables = [
+        (*Folder(folder).data(study)[:2], part.client)
+        for folder, part in zip(parties.clients, parts, strict=True)
+        if part.client in survivors
+    ]
+    X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
+    site = np.concatenate([[name] * len(y) for _, y, name in tables])
+    here = study.estimator(aggregator).fit(X, y, site)
+    weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
+    there = kept(parties.server, "model.npz")
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))
+    console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
+    same = f"{apart:.1e} apart" if apart else "the same, bit for bit"
+    console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
+    shown = table("accuracy on its own test rows", ("client", "training rows", "everyone's model", "its own"))
+    for folder, part in zip(parties.clients, parts, strict=True):
+        own = "–"
+        if (folder / "personal.npz").exists():
+            mine = copy(here)
+            mine.weights_ = kept(folder, "personal.npz")
+            own = _accuracy(mine, rows, part)
+        shown.add_row(escape(part.client), f"{len(part.train):,}", _accuracy(here, rows, part), own)
+    console.print(shown)
+
+
+def _accuracy(model: FederatedRidge | FedACnnL, rows: Dataset, part: Part) -> str:
+    """Accuracy on a client's test rows."""
+    truth = np.array(rows.classes)[rows.y[part.test]]
+    return f"{model.score(rows.X[part.test], truth):.3f}"

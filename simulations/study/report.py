@@ -1,0 +1,178 @@
+"""What came of a run, in the rows that a terminal and a page show. Loads nothing heavy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from secure_afl.protocol.transport.driver import PhaseCost
+
+KEY_PHASES = (
+    *("start", "advertising", "sharing", "confirming"),
+    *("key commitments", "key shares", "key announcements", "inviting"),
+)
+
+
+class ClientRow(NamedTuple):
+    """One client. rows: to train on; present: whether it is in the sum, or in how many of them; the others are
+    accuracies on its own test rows, alone_on_all on everyone's: None without test rows or without such a model.
+    """
+
+    name: str
+    rows: int
+    present: str
+    alone: float | None
+    together: float | None
+    personal: float | None
+    alone_on_all: float | None
+
+
+class PhaseRow(NamedTuple):
+    """One phase: medians over clients of bytes and CPU milliseconds, and what the others spent. keys: of the set-up."""
+
+    phase: str
+    keys: bool
+    up: float
+    down: float
+    client_ms: float
+    server_ms: float
+    holder_bytes: int
+    holder_ms: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase."""
+
+    figures: dict[str, Any]
+    costs: Mapping[str, PhaseCost]
+    refusals: Sequence[Exception]
+
+    @property
+    def survivors(self) -> list[list[str]]:
+        """Of each sum."""
+        survivors = self.figures["survivors"]
+        return [survivors] if self.figures["rounds"] == 1 else survivors
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether key holders took part."""
+        return "encryption" in self.figures
+
+    @property
+    def personal(self) -> bool:
+        """Whether each client has a model of its own."""
+        return "personal" in self.figures["accuracy"]
+
+    def clients(self) -> list[ClientRow]:
+        """In the order of their names."""
+        accuracy = self.figures["accuracy"]
+        return [
+            ClientRow(
+                name,
+                self.figures["rows"][name],
+                self._presence(name),
+                accuracy["alone"].get(name),
+                accuracy["together_by_client"].get(name),
+                accuracy.get("personal_by_client", {}).get(name),
+                accuracy["alone_on_all"].get(name),
+            )
+            for name in self.figures["clients"]
+        ]
+
+    def phases(self) -> list[PhaseRow]:
+        """Those with costs to show, in the order of the protocol."""
+        return [
+            PhaseRow(
+                phase,
+                phase in KEY_PHASES,
+                middle(cost.up),
+                middle(cost.down),
+                1e3 * middle(cost.client_seconds),
+                1e3 * cost.server_seconds,
+                cost.holder_bytes,
+                1e3 * cost.holder_seconds,
+            )
+            for phase, cost in self.costs.items()
+            if phase not in ("start", "opened")
+        ]
+
+    def agreement(self) -> list[str]:
+        """What the parties agreed on, a sentence for each kind of session."""
+        said = []
+        if encryption := self.figures.get("encryption"):
+            said.append(
+                "{parameter_set}, {key_holders} key holder(s), releasing the {released}; up to {values_per_round:,} "
+                "values a sum, {fraction_bits} fraction bits".format(**encryption)
+            )
+        if chosen := self.figures.get("parameters"):
+            borne = chosen["dropouts_borne"]
+            said.append(
+                "{profile} server, {suite} keys, ".format(**self.figures)
+                + "{neighbours} neighbours, threshold {threshold}".format(**chosen)
+                + ("" if borne is None else f" (dropouts borne: {borne})")
+                + "; up to {values_per_round:,} values a sum, {word_bytes} bytes each, {fraction_bits} fraction bits".format(
+                    **chosen
+                )
+            )
+        return said
+
+    def summary(self) -> dict[str, str]:
+        """The results in a line each, by name."""
+        figures = self.figures
+        accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
+        proven = (
+            ", of noise"
+            if figures["privacy"]
+            else ", {certificate:.1e} proven (certificate)".format(**figures)
+        )
+        lines = {
+            "accuracy, all test rows": "together {together:.3f}, pooled in the clear {pooled_plain:.3f}".format(
+                **accuracy
+            ),
+            "secure and integer sum": self.identical(),
+            "distance to pooled weights": "{weight_difference:.1e} measured".format(**figures) + proven,
+            "a client uploads": "{upload_per_client:,} bytes (float64: {plain_float64_per_client:,}); keys "
+            "{key_exchange_per_client:,}".format(**sizes),
+            "CPU seconds": "client {client:.4f}, server {server:.4f}, in the clear {plain:.6f}".format(
+                **seconds
+            )
+            + (", key holders {key_holders:.4f}".format(**seconds) if self.encrypted else ""),
+        }
+        if private := figures["privacy"]:
+            lines["differential privacy"] = (
+                "ε = {epsilon:g}, δ = {delta:g} for every row, whoever sees the model; needs {fewest_survivors} clients "
+                "in the sum, {not_counted_on} of them not trusted to add noise; rows of norm up to {row_norm:g}".format(
+                    **private
+                )
+            )
+        if self.personal:
+            groups = ", ".join(map(str, figures["groups"]))
+            lines["personal models"] = (
+                f"{accuracy['personal']:.3f} on own test rows; clients by group: {groups}"
+            )
+        return lines
+
+    def identical(self) -> str:
+        """Whether the secure sum is that of the clients' integers, or why that was not compared."""
+        figures = self.figures
+        if figures["sums_bit_identical"] is not None:
+            return "equal, bit for bit" if figures["sums_bit_identical"] else "DIFFERENT"
+        if figures["backend"] == "plain":
+            return "not compared: nothing is masked"
+        if figures["privacy"]:
+            return "not compared: the sum has noise that only the clients know"
+        if figures["encryption"]["released"] == "weights":
+            return "not compared: the key holder released the weights only"
+        return "not compared: CKKS is approximate"
+
+    def _presence(self, client: str) -> str:
+        present = sum(client in survivors for survivors in self.survivors)
+        if self.figures["rounds"] == 1:
+            return "yes" if present else "no"
+        return f"{present} of {len(self.survivors)}"
+
+
+def middle(values: Mapping[int, float]) -> float:
+    """The median over clients; 0 without any."""
+    return float(median(values.values())) if values else 0.0

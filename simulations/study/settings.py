@@ -1,0 +1,116 @@
+"""The rules of a run. Loads nothing heavy: the command line reads the names and defaults of its options here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import SettingError
+from secure_afl.models.networks.encoder import Encoder
+from secure_afl.protocol.session.backend import ENCRYPTED, Backend
+from secure_afl.protocol.session.profile import Profile
+
+if TYPE_CHECKING:  # NumPy is loaded with the first settings, not with the names of options
+    from secure_afl.analytic.privacy import Privacy
+    from secure_afl.protocol.session.policy import Policy
+
+MODELS = ("ridge", "fedacnnl")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made. Raises `SettingError` for settings that contradict one another, and names one of them.
+
+    model, backend, release, rounds, encoder, epsilon, delta: as in a study file (`secure_afl.node.study`).
+    dropout: the fraction of clients that fall silent before each upload; personalize: every client adapts the network
+    to its rows, from the heads of `groups` groups; trusts_reports: see `Policy`; key_holders: of an encrypted backend;
+    audit: a folder for every party's audit log; epsilon, delta: of differential privacy, None for none; clip: the norm
+    to which it shortens rows, None for the data's public bound.
+    """
+
+    model: str = "ridge"
+    encoder: Encoder = Encoder.SEEDED
+    backend: Backend = Backend.MASK
+    profile: Profile = Profile.ACTIVE
+    suite: Suite = Suite.HYBRID
+    dropout: float = 0.0
+    rounds: int = 1
+    seed: int = 0
+    personalize: bool = False
+    groups: int = 1
+    trusts_reports: bool = False
+    device: str = "cpu"
+    key_holders: int = 1
+    release: str | None = None
+    audit: Path | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        from secure_afl.protocol.homomorphic.agreement import RELEASES
+
+        network, private = self.model == "fedacnnl", self.epsilon is not None
+        encrypted = f"needs the backend {' or '.join(ENCRYPTED)}, got {self.backend}"
+        for setting, wrong, fault in (
+            ("model", self.model not in MODELS, f"expected {' or '.join(MODELS)}, got {self.model!r}"),
+            (
+                "release",
+                self.release not in (None, *RELEASES),
+                f"expected {' or '.join(RELEASES)}, got {self.release!r}",
+            ),
+            ("release", self.release and not self.backend.encrypted, encrypted),
+            ("key_holders", self.key_holders > 1 and not self.backend.encrypted, encrypted),
+            (
+                "profile",
+                self.profile is not Profile.ACTIVE and not self.backend.masked and self.backend.encrypted,
+                f"{self.backend} always assumes an active server, one that may lie: leave it out",
+            ),
+            ("rounds", network and self.rounds > 1, "fedacnnl makes one sum a layer: leave it out"),
+            ("personalize", self.personalize and not network, "needs the model fedacnnl"),
+            ("groups", self.groups > 1 and not self.personalize, "needs personalize"),
+            (
+                "epsilon",
+                private and not self.backend.exact,
+                f"needs exact sums: the backend mask, bfv+mask or bfv, got {self.backend}",
+            ),
+            (
+                "epsilon",
+                private and network and (self.encoder is not Encoder.SEEDED or self.personalize),
+                "needs the encoder seeded, which takes one sum, and no personalize",
+            ),
+            (
+                "clip",
+                self.clip is not None and (not private or network),
+                "needs epsilon with the model ridge: what a network's head sees has norm 1",
+            ),
+            (
+                "audit",
+                self.audit is not None and self.backend is Backend.PLAIN,
+                "nothing is agreed on or signed with the backend plain",
+            ),
+        ):
+            if wrong:
+                raise SettingError(setting, fault)
+
+    @property
+    def privacy(self) -> "Privacy | None":
+        """Against as many dropouts and colluders as the policy reckons with."""
+        from secure_afl.analytic.privacy import Privacy
+
+        if self.epsilon is None:
+            return None
+        policy = self.policy()
+        return Privacy(self.epsilon, self.delta, dropout=policy.dropout, corrupted=policy.corrupted)
+
+    def policy(self) -> "Policy":
+        """The clients' policy: nothing wider than these settings need."""
+        from secure_afl.protocol.session.policy import Policy
+
+        return Policy(
+            backends=frozenset({self.backend}),
+            profiles=frozenset({self.profile}),
+            suites=frozenset({self.suite}),
+            dropout=max(self.dropout, Policy.dropout),
+            trusts_reports=self.trusts_reports,
+        )
