@@ -148,13 +148,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
         """Ask everybody who joined, or those `among` them, for round `number`. Rounds only go forward."""
         self._expect(ServerState.READY)
-        if not self._next_round <= number < len(self.agreement.rounds):
-            raise LocalProtocolError(
-                f"expected a round from {self._next_round} to {len(self.agreement.rounds) - 1}, got {number}"
-            )
-        participants = self._joined.difference(self.blame)
-        if among is not None:
-            participants = participants.intersection(among)
+        participants = self._participants(number, len(self.agreement.rounds), self._joined, among)
         self._next_round = number + 1
         outbox = self._begin(number, participants, participants)
         self.waiting_for = frozenset(outbox)
@@ -251,15 +245,8 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             return lattice.ciphertext_bytes(self.agreement.rounds[self._round.number].length) + 4096
         return longest.get(self.state, 0) + 512
 
-    def _check_place(self, sender: int, message: FromClient | FromHolder) -> None:
-        collecting = states.SERVER.get(self.state)
-        if collecting is None or type(message) is not collecting[0]:
-            expected = collecting[0].__name__ if collecting else "nothing"
-            raise WireError(f"in state {self.state.value} expected {expected}, got {type(message).__name__}")
-        if sender not in self.waiting_for:
-            raise WireError(
-                f"expected no further {type(message).__name__} from it: it answered before, or is not asked"
-            )
+    def _collecting(self) -> tuple[type[Any], ServerState] | None:
+        return states.SERVER.get(self.state)
 
     def _take(self, sender: int, message: FromClient | FromHolder, data: bytes) -> None:
         match message:
@@ -322,12 +309,6 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         return messages.key_parts(self._transcript, self._key)
 
     # ---- refusals --------------------------------------------------------------------------------
-
-    def _expect(self, state: ServerState) -> None:
-        if self.state is not state:
-            raise LocalProtocolError(
-                f"expected state {state.value}, the server is in state {self.state.value}"
-            )
 
     def _names(self, parties: Collection[int]) -> str:
         return ", ".join(self._member(party).name for party in sorted(parties))

@@ -5,6 +5,7 @@ Memory: one vector of the round's length, whatever the number of clients, and th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -192,13 +193,7 @@ class MaskingServer(SignedServer[FromClient]):
         Rounds only go forward.
         """
         self._expect(ServerState.READY)
-        if not self._next_round <= number < len(self.parameters.rounds):
-            raise LocalProtocolError(
-                f"expected a round from {self._next_round} to {len(self.parameters.rounds) - 1}, got {number}"
-            )
-        participants = self._confirmed.difference(self.blame)
-        if among is not None:
-            participants = participants.intersection(among)
+        participants = self._participants(number, len(self.parameters.rounds), self._confirmed, among)
         if len(participants) < self.parameters.threshold:
             raise self._abort(f"are left for round {number}", len(participants))
         self._next_round = number + 1
@@ -334,15 +329,11 @@ class MaskingServer(SignedServer[FromClient]):
             raise WireError("expected a member of this session's cohort, got an unknown one")
         return self.roster.members[sender]
 
+    def _collecting(self) -> tuple[type[Any], ServerState] | None:
+        return states.SERVER[self.parameters.profile].get(self.state)
+
     def _check_place(self, sender: int, message: FromClient) -> None:
-        collecting = states.SERVER[self.parameters.profile].get(self.state)
-        if collecting is None or type(message) is not collecting[0]:
-            expected = collecting[0].__name__ if collecting else "nothing"
-            raise WireError(f"in state {self.state.value} expected {expected}, got {type(message).__name__}")
-        if sender not in self.waiting_for:
-            raise WireError(
-                f"expected no further {type(message).__name__} from it: it answered, or dropped out, before"
-            )
+        super()._check_place(sender, message)
         if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
             raise WireError(f"expected round {self._round.number}, got round {message.round}")
 
@@ -428,12 +419,6 @@ class MaskingServer(SignedServer[FromClient]):
                 )
 
     # ---- refusals --------------------------------------------------------------------------------
-
-    def _expect(self, state: ServerState) -> None:
-        if self.state is not state:
-            raise LocalProtocolError(
-                f"expected state {state.value}, the server is in state {self.state.value}"
-            )
 
     def _abort(self, did: str, count: int) -> RoundAbortedError:
         return self._end(f"expected at least {self.parameters.threshold} clients, {count} {did}")

@@ -157,12 +157,40 @@ class SignedServer(ABC, Generic[M]):
         """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
 
     @abstractmethod
+    def _collecting(self) -> tuple[type[Any], Enum] | None:
+        """The kind of message that is collected in this state, and the state after it."""
+
     def _check_place(self, sender: int, message: M) -> None:
         """Raises `WireError` if this is not the time for it."""
+        collecting, kind = self._collecting(), type(message).__name__
+        if collecting is None or type(message) is not collecting[0]:
+            expected = collecting[0].__name__ if collecting else "nothing"
+            raise WireError(f"in state {self.state.value} expected {expected}, got {kind}")
+        if sender not in self.waiting_for:
+            raise WireError(
+                f"expected no further {kind} from it: it answered before, dropped out, or is not asked"
+            )
 
     @abstractmethod
     def _take(self, sender: int, message: M, data: bytes) -> None:
         """What the message does; nothing, if it raises `WireError` or `CryptoError`. data: its whole frame."""
+
+    def _expect(self, state: Enum) -> None:
+        if self.state is not state:
+            raise LocalProtocolError(
+                f"expected state {state.value}, the server is in state {self.state.value}"
+            )
+
+    def _participants(
+        self, number: int, rounds: int, standing: frozenset[int], among: Collection[int] | None
+    ) -> frozenset[int]:
+        """Whom to ask in a round. Raises `LocalProtocolError` for one that is over, or is none of so many `rounds`."""
+        if not self._next_round <= number < rounds:
+            raise LocalProtocolError(
+                f"expected a round from {self._next_round} to {rounds - 1}, got {number}"
+            )
+        standing = standing.difference(self.blame)
+        return standing if among is None else standing.intersection(among)
 
     def _sent(self, outbox: Outbox) -> Outbox:
         """Remember what each party was sent: its next frame must answer just that."""

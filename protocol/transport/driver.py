@@ -233,16 +233,12 @@ class Remote:
 
 
 class Exchange:
-    """The server of one session and its link to the parties. costs, refusals, places: see `Meter`."""
+    """The server of one session, whose `steps` are taken, and its link to the parties. The rest: see `Meter`."""
 
     def __init__(
-        self,
-        server: SumServer,
-        link: Link,
-        watch: Callable[[str], None],
-        places: Collection[int] = (),
+        self, steps: SumServer, link: Link, watch: Callable[[str], None], places: Collection[int] = ()
     ) -> None:
-        self._server = server
+        self.steps = steps
         self._link = link
         self._watch = watch
         self._meter = Meter(places)
@@ -251,10 +247,10 @@ class Exchange:
     def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:
         """One step of the server, all that it sends, all answers to it, then the deadline."""
         outbox = self.timed(step)
-        for phase, party, data in self._answers(self._link, self._server.state.value, outbox, contribute):
+        for phase, party, data in self._answers(self._link, self.steps.state.value, outbox, contribute):
             try:
                 with spending(self._meter.of(phase).add_server):
-                    self._server.receive(party, data)
+                    self.steps.receive(party, data)
             except (ProtocolError, CryptoError) as error:
                 self.refusals.append(error)
 
@@ -265,10 +261,10 @@ class Exchange:
 
     def timed(self, step: Callable[[], T], phase: str | None = None) -> T:
         """A step of the server. It counts for this phase; None: for the one that it ends, or, between rounds, begins."""
-        before: str = self._server.state.value
+        before: str = self.steps.state.value
 
         def add(spent: Spent) -> None:
-            ended = before if before != "ready" else self._server.state.value
+            ended = before if before != "ready" else self.steps.state.value
             self._meter.of(phase or ended).add_server(spent)
 
         with spending(add):
@@ -284,5 +280,7 @@ class Exchange:
 
 
 def nothing_wanted(client: int, wanted: SumWanted) -> Contribution:
-    """For phases in which no client is asked for a vector."""
-    raise AssertionError("no round is open before the keys are shared")
+    """For phases in which no client of this process is asked for a vector."""
+    raise AssertionError(
+        "no round is open before the keys are shared, and a client with masks contributes by itself"
+    )

@@ -7,13 +7,11 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ServerState
 from secure_afl.protocol.session.errors import RoundAbortedError
-from secure_afl.protocol.session.parameters import SumWanted
 from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.server import OpenedSum, SumServer
 from secure_afl.protocol.transport.driver import (
     Carry,
     Contribute,
-    Contribution,
     Exchange,
     Local,
     Network,
@@ -42,15 +40,12 @@ class EncryptedCohort(Exchange):
         recorded: Recorded | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: SumServer = recorded[0] if recorded else server
-        reached, keepers = recorded[1:] if recorded else (clients, holders)
+        steps, reached, keepers = recorded or (server, clients, holders)
         members = len(server.roster.members)
         places = range(members, members + len(server.holders.members))
         link = Remote(carry) if carry else Local(reached, keepers, network)
-        super().__init__(self.steps, link, watch, places)
-        self.server = server
-        self.clients = clients
-        self.holders = holders
+        super().__init__(steps, link, watch, places)
+        self.server, self.clients, self.holders = server, clients, holders
 
     def set_up(self) -> None:
         """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
@@ -82,13 +77,9 @@ def layered_sum(
     """
     masks.collect(number, contribute, among)
     try:
-        opened = encrypted.sum(number, _contributed_by_masks, masks.server.uploaded)
+        opened = encrypted.sum(number, nothing_wanted, masks.server.uploaded)
     except RoundAbortedError:
         masks.steps.give_up_round()
         raise
     masks.timed(lambda: masks.steps.take_total(opened.values, opened.survivors))
     return masks.open()
-
-
-def _contributed_by_masks(client: int, wanted: SumWanted) -> Contribution:
-    raise AssertionError("a client with masks contributes by itself")

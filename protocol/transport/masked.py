@@ -31,11 +31,9 @@ class Cohort(Exchange):
         recorded: tuple[SumServer, Mapping[int, Contributor]] | None = None,
         carry: Carry | None = None,
     ) -> None:
-        self.steps: SumServer = recorded[0] if recorded else server
-        reached = recorded[1] if recorded else clients
-        super().__init__(self.steps, Remote(carry) if carry else Local(reached, {}, network), watch)
-        self.server = server
-        self.clients = clients
+        steps, reached = recorded or (server, clients)
+        super().__init__(steps, Remote(carry) if carry else Local(reached, {}, network), watch)
+        self.server, self.clients = server, clients
 
     def set_up(self) -> None:
         """Keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""

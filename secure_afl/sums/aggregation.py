@@ -172,6 +172,10 @@ def proposed(
     return parameters
 
 
+Rounds = Sequence[RoundSpec] | None
+"""As agreed where sums travel encrypted besides; see `MaskingClient`."""
+
+
 class MaskedSessions(Protocol):
     """Makes sessions of masked sums: with parties of this process, or with parties elsewhere."""
 
@@ -180,9 +184,9 @@ class MaskedSessions(Protocol):
         settings: SessionSettings,
         clients: Sequence[str],
         plan: Sequence[SumPlan],
-        agreed: Sequence[RoundSpec] | None = None,
+        agreed: Rounds = None,
     ) -> Cohort:
-        """The server with its clients. agreed: see `MaskingClient`."""
+        """The server with its clients."""
 
     def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
         """What clients give when they are asked. Raises `LocalProtocolError` if one has nothing."""
@@ -201,7 +205,7 @@ class LocalSessions:
         settings: SessionSettings,
         clients: Sequence[str],
         plan: Sequence[SumPlan],
-        agreed: Sequence[RoundSpec] | None = None,
+        agreed: Rounds = None,
     ) -> Cohort:
         policy, roster, recorded = settings.policy, self.members.roster(clients), None
         parameters = proposed(roster, plan, settings, agreed)
@@ -228,13 +232,7 @@ class LocalSessions:
         return lambda place, wanted: contributions[roster.name(place)]
 
     def renew(self, data_set: str) -> None:
-        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
         self.members.renew(data_set)
-
-    def close(self) -> None:
-        """End the audit logs, if there are any."""
-        if self.logs:
-            self.logs.close()
 
     def _log(self, client: str) -> AuditLog:
         assert self.logs is not None
@@ -354,7 +352,22 @@ class MaskedSums(Sums[Cohort]):
         return self.cohort.sum(number, contribute, among)
 
 
-class MaskedAggregator(MaskedSums):
+class LocalSums:
+    """What an aggregator whose `parties` are in this process can do besides."""
+
+    parties: LocalSessions
+
+    def renew(self, data_set: str) -> None:
+        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        self.parties.renew(data_set)
+
+    def close(self) -> None:
+        """End the audit logs, if there are any."""
+        if self.parties.logs:
+            self.parties.logs.close()
+
+
+class MaskedAggregator(MaskedSums, LocalSums):
     """Sums under pairwise masks: no party but the client sees its vector.
 
     Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
@@ -378,14 +391,6 @@ class MaskedAggregator(MaskedSums):
     ) -> None:
         self.parties = LocalSessions(network, audit)
         super().__init__(SessionSettings(policy or Policy(), profile, suite, watch), self.parties)
-
-    def renew(self, data_set: str) -> None:
-        """See `LocalSessions.renew`."""
-        self.parties.renew(data_set)
-
-    def close(self) -> None:
-        """End the audit logs, if there are any."""
-        self.parties.close()
 
 
 def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:

@@ -37,6 +37,7 @@ from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.sums.aggregation import (
     Aggregate,
     LocalSessions,
+    LocalSums,
     MaskedSessions,
     Members,
     Outcome,
@@ -65,7 +66,6 @@ class EncryptedSessions(MaskedSessions, Protocol):
         settings: SessionSettings,
         server: HomomorphicServer,
         plan: Sequence[SumPlan],
-        encryption: Encryption,
         masks: Cohort | None,
     ) -> EncryptedCohort:
         """The server with its clients and key holders. masks: the masked session whose vectors are encrypted."""
@@ -74,8 +74,11 @@ class EncryptedSessions(MaskedSessions, Protocol):
 class LocalEncryptedSessions(LocalSessions):
     """Sessions of parties in this process, with so many key holders."""
 
-    def __init__(self, holders: int, network: Network | None, audit: Path | None) -> None:
+    def __init__(
+        self, encryption: Encryption, holders: int, network: Network | None, audit: Path | None = None
+    ) -> None:
         super().__init__(network, audit)
+        self._encryption = encryption
         self._holders = Members()
         self._holder_names = [f"key holder {number + 1}" for number in range(holders)]
 
@@ -90,10 +93,10 @@ class LocalEncryptedSessions(LocalSessions):
         settings: SessionSettings,
         server: HomomorphicServer,
         plan: Sequence[SumPlan],
-        encryption: Encryption,
         masks: Cohort | None,
     ) -> EncryptedCohort:
         roster, holders, policy, recorded = server.roster, server.holders, settings.policy, None
+        encryption = self._encryption
         first = len(roster.members)  # the number of the first key holder
         solve = weights if encryption.release is Release.WEIGHTS else None
         parties, keepers = {}, {}
@@ -157,7 +160,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
             lambda: Agreement.propose(encryption, roster, holders, plan, masked=masked)
         )
         server = HomomorphicServer(agreement, roster, holders, least=least)
-        self._cohort = sessions.encrypted(settings, server, plan, encryption, self.masks)
+        self._cohort = sessions.encrypted(settings, server, plan, self.masks)
         set_up(self._cohort)
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
@@ -201,7 +204,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
             return layered_sum(self.masks, self.cohort, number, contribute, among)
 
 
-class EncryptedAggregator(EncryptedSums):
+class EncryptedAggregator(EncryptedSums, LocalSums):
     """Sums of ciphertexts: the server adds what it cannot read, key holders open each approved sum once.
 
     Parameters
@@ -235,16 +238,8 @@ class EncryptedAggregator(EncryptedSums):
             raise LocalProtocolError(f"expected at least one key holder, got {holders}")
         encryption = Encryption.of(parse(backend, ENCRYPTED), release)
         policy = policy or Policy(backends=frozenset({encryption.backend}))
-        self.parties = LocalEncryptedSessions(holders, network, audit)
+        self.parties = LocalEncryptedSessions(encryption, holders, network, audit)
         super().__init__(encryption, SessionSettings(policy, profile, suite, watch), self.parties)
-
-    def renew(self, data_set: str) -> None:
-        """See `LocalSessions.renew`."""
-        self.parties.renew(data_set)
-
-    def close(self) -> None:
-        """End the audit logs, if there are any."""
-        self.parties.close()
 
 
 def weights(

@@ -22,7 +22,7 @@ from secure_afl.protocol.homomorphic.agreement import AGREEMENT, Agreement, Encr
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session.errors import LocalProtocolError
-from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, RoundSpec, SumPlan
+from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import SumServer
@@ -31,7 +31,7 @@ from secure_afl.protocol.transport.driver import Carry, Contribute, Contribution
 from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.protocol.transport.post import Channel, Learned
-from secure_afl.sums.aggregation import MaskedSums, SessionSettings, proposed
+from secure_afl.sums.aggregation import MaskedSums, Rounds, SessionSettings, proposed
 from secure_afl.sums.encrypted import EncryptedSums
 
 T = TypeVar("T", Parameters, Agreement)
@@ -82,7 +82,7 @@ class Elsewhere:
         settings: SessionSettings,
         clients: Sequence[str],
         plan: Sequence[SumPlan],
-        agreed: Sequence[RoundSpec] | None = None,
+        agreed: Rounds = None,
     ) -> Cohort:
         """See `MaskedSessions`."""
         roster = self._clients(clients)
@@ -101,7 +101,6 @@ class Elsewhere:
         settings: SessionSettings,
         server: HomomorphicServer,
         plan: Sequence[SumPlan],
-        encryption: Encryption,
         masks: Cohort | None,
     ) -> EncryptedCohort:
         """See `EncryptedSessions`."""

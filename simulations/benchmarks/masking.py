@@ -158,7 +158,7 @@ def _server_memory(n: int, m: int) -> float:
     tracemalloc.start()
     try:
         measured.held = tracemalloc.get_traced_memory()[0]
-        cohort.steps = cohort._server = measured
+        cohort.steps = measured
         aggregator.sum(0, contributions)
     finally:
         tracemalloc.stop()

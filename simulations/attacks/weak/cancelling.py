@@ -44,31 +44,33 @@ class _Cancels(HomomorphicClient):
 class _InLeague(LocalEncryptedSessions):
     """Ours, whose last client is not."""
 
-    def __init__(self, tap: Tap) -> None:
-        super().__init__(1, tap, None)
-        self._tap = tap
+    tap: Tap
 
     def encrypted(
         self,
         settings: SessionSettings,
         server: HomomorphicServer,
         plan: Sequence[SumPlan],
-        encryption: Encryption,
         masks: Cohort | None,
     ) -> EncryptedCohort:
-        honest = super().encrypted(settings, server, plan, encryption, masks)
+        honest = super().encrypted(settings, server, plan, masks)
         last = len(server.roster.members) - 1
         identity, ledger = self.members[server.roster.name(last)]
-        bad = _Cancels(identity, server.roster, server.holders, plan, settings.policy, ledger, encryption)
-        bad.tap = self._tap
-        return EncryptedCohort(server, {**honest.clients, last: bad}, honest.holders, self._tap)
+        bad = _Cancels(
+            identity, server.roster, server.holders, plan, settings.policy, ledger, self._encryption
+        )
+        bad.tap = self.tap
+        return EncryptedCohort(server, {**honest.clients, last: bad}, honest.holders, self.tap)
 
 
 def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     """What the server reads of the first client: the "sum" that the key holder opens."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
     settings = SessionSettings(Policy(backends=frozenset({Backend.BFV})))
-    aggregator = EncryptedSums(Encryption.of(Backend.BFV, None), settings, _InLeague(tap))
+    encryption = Encryption.of(Backend.BFV, None)
+    sessions = _InLeague(encryption, 1, tap)
+    sessions.tap = tap
+    aggregator = EncryptedSums(encryption, settings, sessions)
     aggregator.open(names, [statistic.plan])
     given = {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)}
     return aggregator.sum(0, given).total

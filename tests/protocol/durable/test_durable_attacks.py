@@ -154,7 +154,7 @@ def test_a_server_that_is_interrupted_counts_no_upload_twice(tmp_path: Path) -> 
     store = Store(path, owner)
     durable: Any = DurableServer(fresh(), store, "s")
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = Stands(durable)
+    cohort.server = cohort.steps = Stands(durable)
     session.set_up()
     sent = durable.open_round(0)
     uploads = {}
@@ -481,7 +481,7 @@ def test_a_journal_is_of_one_least(tmp_path: Path) -> None:
     store = Store(tmp_path / "a", Identity.generate())
     durable = DurableServer(session.server, store, "s")
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = Stands(durable)
+    cohort.server = cohort.steps = Stands(durable)
     session.set_up()
     with pytest.raises(StoreError, match=r"from step 11, advance, to .'RoundAbortedError"):
         DurableServer(HomomorphicServer(session.agreement, here.roster, here.keepers, least=5), store, "s")

@@ -497,7 +497,7 @@ def test_masked_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
     session = here.session(parameters, Dying(handle.restart))
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = handle
+    cohort.server = cohort.steps = handle
     session.set_up()
     for number in range(2):
         result: OpenedSum = session.sum(number)
@@ -515,7 +515,7 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
         lambda: HomomorphicServer(agreement, here.roster, here.keepers, least=least), tmp_path / "server"
     )
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = handle
+    cohort.server = cohort.steps = handle
     session.set_up()
     who, total = session.sum()
     assert session.is_right(0, who, total)
@@ -541,7 +541,7 @@ def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tm
         ),
     ]
     for handle, driven in zip(handles, (masks, cohort), strict=True):
-        vars(driven).update(server=handle, _server=handle, steps=handle)
+        vars(driven).update(server=handle, steps=handle)
     session.set_up()
     link: Any = cohort._link
     holders, link._holders = link._holders, {}
@@ -580,7 +580,7 @@ def test_a_sum_outlives_the_server_that_opened_it(tmp_path: Path) -> None:
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
     session = here.session(parameters)
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = handle
+    cohort.server = cohort.steps = handle
     assert (handle.durable.round, handle.durable.opened) == (-1, None)
     session.set_up()
     for number in range(2):
@@ -629,7 +629,7 @@ def test_a_round_asks_those_that_it_is_to_ask_after_a_restart_too(tmp_path: Path
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
     session = here.session(parameters)
     cohort: Any = session.cohort
-    cohort.server = cohort._server = cohort.steps = handle
+    cohort.server = cohort.steps = handle
     session.set_up()
     assert set(handle.open_round(0, among={3, 0, 1})) == {0, 1, 3}
     handle.restart()

@@ -694,7 +694,7 @@ def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fau
         refused(other, frame, "signed by this sender in answer to what it was sent, got another")
     assert same(before, snapshot(server))
     server.receive(sender, frame)
-    refused(sender, frame, "it answered before, or is not asked")
+    refused(sender, frame, "it answered before, dropped out, or is not asked")
     assert not server.blame
 
 
