@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from secure_afl.cli.table_options import Decimal, Encoding, Separator, Sheet, form
+from secure_afl.cli.table_options import Decimal, Encoding, Query, Separator, Sheet, Table, form
 from secure_afl.cli.terminal import console, refusals_shown, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
@@ -22,7 +22,6 @@ codebook = typer.Typer(
     help="What the columns of everybody's table mean: agreed on before anybody looks at a row.",
     no_args_is_help=True,
 )
-Table = Annotated[Path, typer.Argument(help="A table: .csv, .parquet, .xlsx, …", exists=True, dir_okay=False)]
 
 
 @codebook.command("draft")
@@ -35,6 +34,7 @@ def draft_command(
     decimal: Decimal = ".",
     encoding: Encoding = "utf-8",
     sheet: Sheet = "",
+    query: Query = "",
 ) -> None:
     """Propose a codebook from your own table, to be finished by hand.
 
@@ -44,7 +44,7 @@ def draft_command(
         from secure_afl.tables import draft, reading
 
         text = draft.draft(
-            reading.read(file, form(separator, decimal, encoding, sheet)), outcome=outcome, site=site
+            reading.read(file, form(separator, decimal, encoding, sheet, query)), outcome=outcome, site=site
         )
         if out is None:
             console.out(text, end="", highlight=False)
@@ -65,6 +65,7 @@ def check_command(
     decimal: Decimal = ".",
     encoding: Encoding = "utf-8",
     sheet: Sheet = "",
+    query: Query = "",
 ) -> None:
     """List all cells of a table that do not fit its codebook, and what becomes of its rows. Exit code 1 if any does not.
 
@@ -74,7 +75,7 @@ def check_command(
         from secure_afl.tables import encoding as rows
         from secure_afl.tables import reading
 
-        cells = reading.read(file, form(separator, decimal, encoding, sheet))
+        cells = reading.read(file, form(separator, decimal, encoding, sheet, query))
         read = codebooks.read(book)
         parsed, faults = rows.examine(read, cells)
         _print_faults(faults)

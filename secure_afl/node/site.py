@@ -39,7 +39,7 @@ from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
 from secure_afl.tables.faults import TableError, refuse
-from secure_afl.tables.form import Form
+from secure_afl.tables.form import POSTGRES, Form
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
@@ -48,7 +48,7 @@ MODEL, PERSONAL, REPORT = "model.npz", "personal.npz", "report.json"
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A site's data set. table: its file, in the folder or elsewhere; name: what the ledger knows it by; the others
+    """A site's data set. table: its file, in the folder or elsewhere, or the address of a database; name: what the ledger knows it by; the others
     say how the table is written, see `tables.reading.Form`.
     """
 
@@ -58,6 +58,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decimal: str = "."
     encoding: str = "utf-8"
     sheet: str = ""
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ class Folder:
             raise FileError(f"{at}: {error}") from None
         from secure_afl.tables import reading  # pyarrow, which a server does not need
 
-        table = self.path / data.table
+        database = data.table.startswith(POSTGRES)
+        table: Path | str = data.table if database else self.path / data.table
         try:
-            form = Form(data.separator, data.decimal, data.encoding, data.sheet)
-            X, y = _rows(reading.read(table, form, name=str(table)), study)
+            form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
+            X, y = _rows(reading.read(table, form, name="" if database else str(table)), study)
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:

@@ -1,12 +1,17 @@
 """How a table is written, where its file does not tell."""
 
+from pathlib import Path
+from urllib.parse import urlsplit
+
 import msgspec
 
 from secure_afl.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
 EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
-ENDINGS = (*TEXT, ".parquet", *EXCEL)
+SQLITE = (".sqlite", ".sqlite3", ".db")
+POSTGRES = ("postgresql://", "postgres://")
+ENDINGS = (*TEXT, ".parquet", *EXCEL, *SQLITE)
 """Of the files that are read as tables."""
 
 
@@ -14,13 +19,14 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a table is written. Raises `DataError`.
 
     separator: of a CSV file; empty finds it in the header. decimal: the sign in numbers, "." or ",". encoding: of a
-    CSV file. sheet: of an Excel file; empty is its only one.
+    CSV file. sheet: of an Excel file; empty is its only one. query: to a database, in SQL.
     """
 
     separator: str = ""
     decimal: str = "."
     encoding: str = "utf-8"
     sheet: str = ""
+    query: str = ""
 
     def __post_init__(self) -> None:
         if self.decimal not in (".", ","):
@@ -35,3 +41,16 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise DataError(
                 f"expected an encoding such as utf-8 or windows-1252, got {self.encoding!r}"
             ) from None
+
+
+def is_table(source: str) -> bool:
+    """Whether this is the address of a database, or the name of a file that is read as a table."""
+    return source.startswith(POSTGRES) or Path(source).suffix.lower() in ENDINGS
+
+
+def called(source: str) -> str:
+    """A table for errors and figures: the name of its file, or the address of its database without its user."""
+    if not source.startswith(POSTGRES):
+        return Path(source).name
+    parts = urlsplit(source)
+    return f"postgresql://{parts.hostname or ''}{parts.path}"

@@ -6,26 +6,40 @@ Data rows count from 1, without the header and without empty lines.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, Column, made
 from secure_afl.tables.faults import enumerated
-from secure_afl.tables.form import ENDINGS, EXCEL, TEXT, Form
+from secure_afl.tables.form import ENDINGS, EXCEL, POSTGRES, SQLITE, TEXT, Form, called
 
 
-def read(path: Path, form: Form | None = None, *, name: str = "") -> Cells:
-    """All cells of a table file: .csv, .tsv, .txt, .parquet, .xlsx, .xls, .xlsb, .ods.
+def read(source: Path | str, form: Form | None = None, *, name: str = "") -> Cells:
+    """All cells of a table: text with separators (.csv, .tsv, .txt), .parquet, Excel (.xlsx, .xls, .xlsb, .ods), or what
+    a database answers to a query (.sqlite, .sqlite3, .db, postgresql://…).
 
     name: what errors call it, by default the file's name. Raises `DataError`, and `TableError` for rows.
     """
-    name = name or path.name
+    address, form = str(source), form or Form()
+    name = name or called(address)
+    if address.startswith(POSTGRES):
+        from secure_afl.tables import databases
+
+        return databases.postgres(address, form, name)
+    path = Path(source)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{name}: expected a file with the ending {', '.join(ENDINGS)}")
+        raise DataError(
+            f"{name}: expected a file with the ending {', '.join(ENDINGS)}, or an address postgresql://…"
+        )
+    if form.query and path.suffix.lower() not in SQLITE:
+        raise DataError(f"{name}: expected a database for a query, got a file that is read as a whole")
     try:
-        return reader(path, form or Form(), name)
+        return reader(path, form, name)
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or type(error).__name__}") from None
 
@@ -94,6 +108,12 @@ def _excel(path: Path, form: Form, name: str) -> Cells:
     return from_lines(name, lines, f"Excel, sheet {sheet!r}")
 
 
+def _sqlite(path: Path, form: Form, name: str) -> Cells:
+    from secure_afl.tables import databases
+
+    return databases.sqlite(path, form, name)
+
+
 def from_lines(name: str, lines: Sequence[Sequence[Any]], form: str) -> Cells:
     """A table of values in lines of one length, the header first; empty lines do not count."""
     import pyarrow as pa
@@ -107,7 +127,10 @@ def from_lines(name: str, lines: Sequence[Sequence[Any]], form: str) -> Cells:
 
 
 def as_text(value: Any) -> str:
-    """A value of a sheet or of a database as text: whole numbers without a point, dates as ISO 8601 has them."""
+    """A value of a sheet or of a database as text: whole numbers without a point, dates as ISO 8601 has them.
+
+    Raises `TypeError` with the type of anything that is no single value.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -116,6 +139,8 @@ def as_text(value: Any) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
+    if not isinstance(value, str | int | Decimal | timedelta | UUID):
+        raise TypeError(type(value).__name__)
     return str(value).strip()
 
 
@@ -123,5 +148,6 @@ READERS: dict[str, Callable[[Path, Form, str], Cells]] = {
     **dict.fromkeys(TEXT, _delimited),
     ".parquet": _parquet,
     **dict.fromkeys(EXCEL, _excel),
+    **dict.fromkeys(SQLITE, _sqlite),
 }
 """By the ending of a file's name."""

@@ -26,7 +26,7 @@ from secure_afl.simulations.study.settings import Settings
 _SOURCE = {
     "data": typer.Option(
         help="heart (four hospitals), mnist5k, digits, synthetic or synthetic:A,B (drawn with --seed), the path of a "
-        "table (.csv, .parquet, .xlsx) or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, "
+        "table (.csv, .parquet, .xlsx, .sqlite) or .npz file or of a folder with the files of MNIST, Fashion-MNIST or CIFAR-10, "
         "or flwr:NAME (images of the Hugging Face Hub or of a folder of parquet files)."
     ),
     "site_column": typer.Option(help="Column of a file that names each row's site."),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first r
 
 @dataclass(frozen=True)
 class Source:
-    """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet: see
+    """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet, query: see
     `table_options.form`; clients, partition: see `partition`, None is a default for the data.
     """
 
@@ -25,6 +25,7 @@ class Source:
     decimal: str = "."
     encoding: str = "utf-8"
     sheet: str = ""
+    query: str = ""
     clients: int | None = None
     partition: str | None = None
 
@@ -37,7 +38,7 @@ class Source:
             seed=seed,
             site_column=self.site_column,
             label_column=self.label_column,
-            form=form(self.separator, self.decimal, self.encoding, self.sheet),
+            form=form(self.separator, self.decimal, self.encoding, self.sheet, self.query),
             codebook=self.codebook,
         )
 

@@ -16,7 +16,7 @@ from secure_afl.errors import DataError
 from secure_afl.protocol.session.roster import LONGEST_NAME
 from secure_afl.simulations.data import hub, image_files, synthetic
 from secure_afl.tables.faults import enumerated
-from secure_afl.tables.form import ENDINGS, Form
+from secure_afl.tables.form import ENDINGS, Form, called, is_table
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
@@ -40,7 +40,7 @@ class About(NamedTuple):
 class Origin(NamedTuple):
     """The table and codebook that a data set was made of. rows: of the table, from 1, in the order of the data set."""
 
-    table: Path
+    table: str
     form: Form | None
     codebook: Path
     rows: Ints
@@ -133,14 +133,16 @@ def load(
     own = source in _BUILT_IN or kind == "synthetic" or (kind != "flwr" and path.is_dir())
     if own and (site_column, label_column) != ("site", "label"):
         raise DataError(f"{source} has its own site and label columns: leave out those options")
-    if codebook and not (path.is_file() and suffix in ENDINGS):
+    tabular = is_table(source) and (path.is_file() or "://" in source)
+    if codebook and not tabular:
         raise DataError(f"expected a table with a codebook ({', '.join(ENDINGS)}), got {source!r}")
     if source == "heart":
-        return _coded("heart", _FOLDER / "heart_disease_uci.csv", None, _FOLDER / "heart.toml", site_column)
+        rows_of_heart = str(_FOLDER / "heart_disease_uci.csv")
+        return _coded("heart", rows_of_heart, None, _FOLDER / "heart.toml", site_column)
     if codebook:
         if label_column != "label":
             raise DataError("expected the label as outcome in the codebook, got --label-column besides")
-        return _coded(path.name, path, form, codebook, site_column)
+        return _coded(called(source), source, form, codebook, site_column)
     if source in _BUILT_IN:
         rows = _mnist5k() if source == "mnist5k" else _digits()
     elif kind == "synthetic":
@@ -153,16 +155,16 @@ def load(
         rows = _images(images, 255, {"label": labels}, "training and test rows pooled")
     elif path.is_file() and suffix == ".npz":
         rows = _npz(path)
-    elif path.is_file() and suffix in ENDINGS:
-        rows = _file(path, form, site_column, label_column)
+    elif tabular:
+        rows = _file(source, form, site_column, label_column)
     else:
-        known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME, a folder or an existing file"
+        known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME, postgresql://…, a folder or an existing file"
         raise DataError(f"no data {source!r}: give {known} (.npz, {', '.join(ENDINGS)})")
     y, classes, site = _picked(path, rows.table, label_column, site_column)
     # Rounded up, so that the bound still holds after somebody squares it.
     row_norm = math.nextafter(math.sqrt(rows.square or len(rows.features)), math.inf)
     return Dataset(
-        path.name,
+        called(source) if tabular else path.name,
         rows.X,
         y,
         site,
@@ -176,13 +178,13 @@ def load(
     )
 
 
-def _coded(name: str, path: Path, form: Form | None, codebook: Path, site: str) -> Dataset:
+def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) -> Dataset:
     """A table as its codebook has it: the scale is public."""
     from secure_afl.tables import codebook as codebooks
     from secure_afl.tables import encoding, inferred, reading
     from secure_afl.tables.terms import row_norm, terms
 
-    book, cells = codebooks.read(codebook), reading.read(path, form)
+    book, cells = codebooks.read(codebook), reading.read(table, form)
     if not book.classes:
         raise DataError(f"{codebook.name}: expected classes as outcome, got a number: run learns classes")
     if site != "site" and book.site not in ("", site):
@@ -203,7 +205,7 @@ def _coded(name: str, path: Path, form: Form | None, codebook: Path, site: str) 
         note,
         design.X.shape[1:],
         about=tuple(About(*one) for one in encoding.described(book, design.counts)),
-        origin=Origin(path, form, codebook, design.rows),
+        origin=Origin(table, form, codebook, design.rows),
     )
 
 
@@ -252,14 +254,14 @@ def _numbered(X: Floats) -> list[str]:
     return [f"x{i}" for i in range(X.shape[1])]
 
 
-def _file(path: Path, form: Form | None, site: str, label: str) -> _Rows:
+def _file(table: str, form: Form | None, site: str, label: str) -> _Rows:
     """A table that no codebook describes: its scale is read from its rows."""
     from secure_afl.tables import inferred, reading
     from secure_afl.tables.cells import to_levels
 
-    cells = reading.read(path, form)
+    cells = reading.read(table, form)
     if not cells.rows:
-        raise DataError(f"{path.name}: expected a header and then one line a row, got no rows")
+        raise DataError(f"{cells.source}: expected a header and then one line a row, got no rows")
     columns: dict[str, Floats] = {}
     about = []
     for name in cells.columns:
@@ -274,7 +276,7 @@ def _file(path: Path, form: Form | None, site: str, label: str) -> _Rows:
             columns[name] = numbers / _power(numbers)
             about.append(About(name, "numbers", "{:g} to {:g}".format(*kind)))
     if not columns:
-        raise DataError(f"{path.name}: no columns to learn from, there are {', '.join(cells.columns)}")
+        raise DataError(f"{cells.source}: no columns to learn from, there are {', '.join(cells.columns)}")
     X = np.column_stack(list(columns.values()))
     note = f"{_READ_FROM_FILE}; {cells.form}"
     return _Rows(X, list(columns), X.shape[1:], cells, note, from_rows=True, about=tuple(about))

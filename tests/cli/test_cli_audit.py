@@ -43,7 +43,7 @@ def test_logs_that_hold(logs: list[Path]) -> None:
     code, output = run("audit", "verify", *logs)
     assert code == 0
     for words in (
-        "Cleveland sent one vector of 859 numbers",
+        "Cleveland sent one vector of 559 numbers",
         "hidden by secret masks; the server learned only the sum over 3 clients (",
         "is in no sum, and stays hidden",
         "This holds as long as fewer than 2 of the 4 clients help the server",
@@ -68,7 +68,7 @@ def test_a_page(logs: list[Path], tmp_path: Path) -> None:
     assert code == 0
     assert f"page: {page}" in output
     text = page.read_text()
-    assert "Cleveland sent one vector of 859 numbers" in text
+    assert "Cleveland sent one vector of 559 numbers" in text
     assert "http" not in text.replace("http-equiv", "")  # nothing is fetched
     tags: list[str] = []
 

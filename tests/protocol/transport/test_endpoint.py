@@ -736,7 +736,7 @@ def test_cells_are_quoted_to_their_owner_and_never_in_a_text_that_is_logged(tmp_
 
 def test_the_studies_of_the_documents_are_read(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "deployment.md").read_text()
-    ridge, coded, network, _ = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ridge, coded, network, *_ = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert study_file.parse(ridge).plan(4)
     book = Path(dataset.__file__).parent / "files" / "heart.toml"
     assert study_file.parse(coded.replace("codebook.toml", str(book)), tmp_path).plan(4)

@@ -71,7 +71,7 @@ def test_heart_flags_what_is_missing() -> None:
     chol, flag = (data.X[:, data.features.index(name)] for name in ("chol", "chol missing"))
     assert flag.sum() == 30 + 172  # empty cells and zeros
     assert (chol[flag == 1] == 0).all()
-    words = [i for i, name in enumerate(data.features) if name.startswith("thal")]
+    words = [i for i, name in enumerate(data.features) if name.startswith("thal ")]
     assert (data.X[:, words].sum(axis=1) <= 1).all()
     assert data.X[:, data.features.index("thal missing")].sum() == 486
 
@@ -353,7 +353,7 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:
-    known = r"give heart, mnist5k, digits, synthetic\[:A,B\], flwr:NAME, a folder or an existing file \(\.npz, \.csv"
+    known = r"give heart, mnist5k, digits, synthetic\[:A,B\], flwr:NAME, postgresql://…, a folder or an existing file \(\.npz, \.csv"
     for source in (
         "iris",
         str(tmp_path / "absent.csv"),
