@@ -33,6 +33,53 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import Message, WireError
 
+Ready = tuple[npt.NDArray[np.uint64], bytes]
+"""Words to encrypt, and the digest of their data set's name."""
+
+
+class _OwnVectors:
+    """The program contributes the vectors; under BFV their words stay for further attempts at a round."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
+        """The number that the session must have, and the transcript of the masked session under it."""
+        return agreement.session, b""
+
+    def join(self, agreement: Agreement) -> None:
+        """Enter the session in the ledger, where that is not done yet."""
+        self._ledger.join(agreement.session)
+
+    def ready(self, memory: ClientMemory, number: int) -> Ready | None:
+        """What answers a request for round `number`; None: the program must be asked."""
+        return (
+            (np.frombuffer(memory.words, "<u8").astype(np.uint64), memory.data_set) if memory.words else None
+        )
+
+
+class _MaskedVectors:
+    """A masked session made the vectors. Raises `WireError` where the server asks before that is so."""
+
+    def __init__(self, masks: MaskingClient) -> None:
+        self._masks = masks
+
+    def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
+        try:
+            return self._masks.session
+        except LocalProtocolError as error:
+            raise WireError(str(error)) from None
+
+    def join(self, agreement: Agreement) -> None:
+        """The masked session is in the ledger."""
+
+    def ready(self, memory: ClientMemory, number: int) -> Ready:
+        try:
+            words, data_set = self._masks.masked(number)
+        except LocalProtocolError as error:
+            raise WireError(str(error)) from None
+        return words, messages.data_set_digest(self._masks.name, data_set)
+
 
 class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory]):
     """One client in one encrypted session.
@@ -70,7 +117,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._encryption = encryption
         self._policy = policy
         self._ledger = ledger
-        self._masks = masks
+        self._source = _OwnVectors(ledger) if masks is None else _MaskedVectors(masks)
         self._ciphertexts: Residues | None = None  # that may still have to be tagged
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
@@ -79,12 +126,8 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
         answer = super().receive(data)
-        if isinstance(answer, SumWanted) and self._masks is not None:
-            words, data_set = self._masks.masked(answer.round)
-            return self._encrypted(words, messages.data_set_digest(self.name, data_set))
-        if isinstance(answer, SumWanted) and self._memory.words:
-            words = np.frombuffer(self._memory.words, "<u8").astype(np.uint64)
-            return self._encrypted(words, self._memory.data_set)
+        if isinstance(answer, SumWanted) and (ready := self._source.ready(self._memory, answer.round)):
+            return self._encrypted(*ready)
         return answer
 
     def _legal(self) -> Mapping[type[Message], ClientState]:
@@ -115,11 +158,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"expected the {len(self._agreed)} sums that were agreed on under {self._lattice.name}, releasing "
                 f"the {self._encryption.release.value}, got others"
             )
-        try:
-            beneath = self._masks.session if self._masks is not None else (agreement.session, b"")
-        except LocalProtocolError as error:  # the server invites before the masks are there
-            raise WireError(str(error)) from None
-        if (agreement.session, agreement.masks) != beneath:
+        if (agreement.session, agreement.masks) != self._source.session(agreement):
             raise WireError("expected the masked session that this client is in, got another")
 
     def _join(self, invitation: Invitation) -> bytes:
@@ -137,8 +176,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 verify(holder.verify_key, signature, Label.KEY_SIGNATURE, *signed)
             except CryptoError:
                 raise WireError(f"expected a key signed by {holder.name}, got another") from None
-        if self._masks is None:
-            self._ledger.join(agreement.session)
+        self._source.join(agreement)
         self._begin(ClientMemory(agreement, self.state, self._answers, demands(self._plan), invitation.key))
         return self._frame(Joined())
 
@@ -155,11 +193,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"expected participants out of the cohort with {self.name} among them, got others"
             )
         self._check_group("participants", participants, request.round)
-        if self._masks is not None:
-            try:
-                self._masks.masked(request.round)
-            except LocalProtocolError as error:  # the server asks before this client has contributed
-                raise WireError(str(error)) from None
+        self._source.ready(self._memory, request.round)  # refuses to be asked before there is something
         if request.round != self._memory.round:
             self._memory.words = b""
         self._memory.attempt, self._memory.round = request.attempt, request.round
@@ -180,7 +214,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             raise LocalProtocolError(
                 f"{self.name}: the sum of round {wanted.round} is not wanted in state {self.state.value}"
             )
-        if self._masks is not None:
+        if self._encryption.masked:
             raise LocalProtocolError(f"{self.name}: only what its masked session masked is encrypted here")
         spec = wanted.spec
         if values.shape != (spec.length,):
