@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from secure_afl.models.networks.network import Network as Network
     from secure_afl.models.networks.pfedacnnl import PFedACnnL as PFedACnnL
     from secure_afl.models.ridge import FederatedRidge as FederatedRidge
+    from secure_afl.models.ridge import FederatedRidgeClassifier as FederatedRidgeClassifier
     from secure_afl.protocol.session.parameters import SumPlan as SumPlan
     from secure_afl.protocol.session.policy import Policy as Policy
     from secure_afl.sums.aggregation import Aggregate as Aggregate
@@ -30,6 +31,7 @@ _HOMES = {
     "EncryptedAggregator": "sums.encrypted",
     "FedACnnL": "models.networks.fedacnnl",
     "FederatedRidge": "models.ridge",
+    "FederatedRidgeClassifier": "models.ridge",
     "MaskedAggregator": "sums.aggregation",
     "Network": "models.networks.network",
     "PFedACnnL": "models.networks.pfedacnnl",

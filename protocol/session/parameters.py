@@ -83,21 +83,27 @@ class RidgeSystem:
     """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
     alone. features, outputs: the shape of the weights; rows: the most of one client, for sums with noise.
 
+    ridge: the penalty; None lets generalised cross-validation choose it, if standardised.
     standardised: whether the first column is ones, whose weights are free, and ridge and column are those of
-    `secure_afl.analytic.standardised.solve_standardised`; else ridge is that of `secure_afl.analytic.solve.solve`. target, names: see there.
+    `secure_afl.analytic.standardised.solve_standardised`; else ridge is that of `secure_afl.analytic.solve.solve`.
+    target, column, weighted, names: see there. squares: whether YᵀY is in the sum.
     """
 
     features: int
     outputs: int
-    ridge: float
+    ridge: float | None
     target: float = 1.0
     rows: int = 2**32
     standardised: bool = False
     column: float = 1.0
+    weighted: bool = False
+    squares: bool = False
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ridge <= 2.0**64:
+        if self.ridge is None and not self.standardised:
+            raise LocalProtocolError("expected a ridge for a system that is not standardised, got none")
+        if self.ridge is not None and not 0 <= self.ridge <= 2.0**64:
             raise LocalProtocolError(f"expected a ridge from 0 to 2^64, got {self.ridge!r}")
 
 

@@ -237,6 +237,8 @@ def client_noise(
 
     Raises DataError unless 0 ≤ colluders < survivors ≤ clients.
     """
+    if bounds.squares:
+        raise DataError("expected bounds of a sum without YᵀY: noise for it is not planned")
     if not 0 <= colluders < survivors <= clients:
         raise DataError(
             f"expected more survivors than colluders, so that somebody's noise counts, got {survivors} survivors of "
@@ -298,6 +300,8 @@ def regularise(
         raise DataError(f"expected a finite sum of shape ({packed_length(system)},), got {total.shape}")
     if not (0 <= ridge <= 2.0**64 and survivors >= 1):
         raise DataError(f"expected a ridge from 0 to 2^64 and a survivor, got {ridge!r} and {survivors!r}")
+    if system.squares:
+        raise DataError("expected a sum without YᵀY: noise for it is not planned")
     d, triangle = system.features, system.features * (system.features + 1) // 2
     G, cross = symmetric(total[:triangle], d), total[triangle:-1].reshape(d, system.outputs)
     count = max(1, min(round(float(total[-1])), survivors * system.rows))

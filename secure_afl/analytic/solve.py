@@ -75,13 +75,14 @@ class Solution:
     """weights: (d, c) float64, read-only; certificate: how far they can be from the pooled solution.
 
     statistics: what was solved, None where key holders released the weights alone; constant: the rows of weights that
-    are 0 as their columns cannot be told from constant ones.
+    are 0 as their columns cannot be told from constant ones; ridge: the penalty, given or chosen.
     """
 
     weights: Matrix
     certificate: Certificate
     statistics: SufficientStatistics | None = None
     constant: tuple[int, ...] = ()
+    ridge: float = 0.0
 
 
 @np.errstate(all="ignore")  # what overflows is caught as not finite; underflow is paid for
@@ -147,7 +148,7 @@ def solve(
         condition=condition,
     )
     W.flags.writeable = False
-    return Solution(W, certificate, statistics)
+    return Solution(W, certificate, statistics, ridge=ridge)
 
 
 def _smallest_eigenvalue(A: Matrix) -> tuple[float, float, Factor]:

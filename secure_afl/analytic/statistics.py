@@ -86,17 +86,20 @@ def _products(chunk: Matrix) -> tuple[Matrix, Matrix]:
 
 
 class Shape(Protocol):
-    """How many columns X and Y have."""
+    """How many columns X and Y have, and whether YᵀY is summed up besides."""
 
     @property
     def features(self) -> int: ...
     @property
     def outputs(self) -> int: ...
+    @property
+    def squares(self) -> bool: ...
 
 
 def packed_length(shape: Shape) -> int:
-    """Entries of a packed vector: d(d+1)/2 + d·c + 1."""
-    return shape.features * (shape.features + 1) // 2 + shape.features * shape.outputs + 1
+    """Entries of a packed vector: d(d+1)/2 + d·c + 1, and c(c+1)/2 with squares."""
+    d, c = shape.features, shape.outputs
+    return d * (d + 1) // 2 + d * c + (c * (c + 1) // 2 if shape.squares else 0) + 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class PublicBounds:
     rows: most rows N that one client may put into one sum.
     target: largest |Y_ij|.
     column: largest |X_ij|, where that is agreed to be less than row_norm.
+    squares: whether YᵀY is summed up besides.
 
     Raises DataError for bounds that no data could meet or whose magnitude is not finite.
     """
@@ -118,6 +122,7 @@ class PublicBounds:
     rows: int
     target: float = 1.0
     column: float = math.inf
+    squares: bool = False
 
     def __post_init__(self) -> None:
         for number in (self.features, self.outputs + 1, self.rows):
@@ -135,12 +140,14 @@ class PublicBounds:
     def magnitude(self) -> float:
         """No packed float64 entry of one client exceeds this in absolute value.
 
-        With b = min(row_norm, column), |G_jk| ≤ N·b² and |C_jk| ≤ N·b·target, count ≤ N. Adding up N products in float64
+        With b = min(row_norm, column), |G_jk| ≤ N·b², |C_jk| ≤ N·b·target, YᵀY ≤ N·target², count ≤ N. Adding up N products in float64
         can exceed that by 1 + γ_N, each of the two rows by the 1 + γ_{2d+16} that its norm may be off;
         16 more pay for the roundings of this very line.
         """
         value = min(self.row_norm, self.column)
         largest = value * max(value, self.target)
+        if self.squares:
+            largest = max(largest, self.target**2)
         return self.rows * max(largest, 1.0) * (1 + gamma(self.rows + 4 * self.features + 48))
 
 
@@ -148,25 +155,34 @@ class PublicBounds:
 class SufficientStatistics:
     """All that least squares needs to know about rows X (count, d) and Y (count, c).
 
-    gram: XᵀX, (d, d) float64, exactly symmetric; cross: XᵀY, (d, c) float64; both are read-only copies.
+    gram: XᵀX, (d, d) float64, exactly symmetric; cross: XᵀY, (d, c) float64; squares: YᵀY, (c, c) float64, exactly
+    symmetric, or None where it is not known; all are read-only copies.
     Raises DataError for other shapes, values that are not finite, or a count that is no row count.
     """
 
     gram: Matrix
     cross: Matrix
     count: int
+    squares: Matrix | None = None
 
     def __post_init__(self) -> None:
-        for name in ("gram", "cross"):
+        for name in ("gram", "cross", "squares"):
+            if getattr(self, name) is None:
+                continue
             matrix = np.array(getattr(self, name), dtype=np.float64)
             matrix.flags.writeable = False
             object.__setattr__(self, name, matrix)
-            if matrix.ndim != 2 or not len(matrix) or len(matrix) != len(self.gram):
-                raise DataError(f"gram must be (d, d) and cross (d, c), got {name} of shape {matrix.shape}")
+            rows = self.cross.shape[1] if name == "squares" else len(self.gram)
+            if matrix.ndim != 2 or not len(self.gram) or len(matrix) != rows:
+                raise DataError(
+                    f"gram must be (d, d), cross (d, c) and squares (c, c), got {name} of shape {matrix.shape}"
+                )
             if not np.isfinite(matrix).all():
                 raise DataError(f"{name} holds values that are not finite")
         if not np.array_equal(self.gram, self.gram.T):
             raise DataError(f"gram must be square and exactly symmetric, got shape {self.gram.shape}")
+        if self.squares is not None and not np.array_equal(self.squares, self.squares.T):
+            raise DataError(f"squares must be square and exactly symmetric, got shape {self.squares.shape}")
         if not isinstance(self.count, int) or self.count < 0:
             raise DataError("count must be a non-negative int")
 
@@ -216,12 +232,14 @@ class SufficientStatistics:
                 high, low = _plus(high, low + rest, exact)
             whole = high + low
         # BLAS may round the two triangles differently; only the upper one travels.
-        gram = np.triu(whole[:d, :d])
-        return cls(gram + np.triu(gram, 1).T, whole[:d, d:], len(x_rows))
+        whole = np.triu(whole) + np.triu(whole, 1).T
+        squares = whole[d:, d:] if bounds.squares else None
+        return cls(whole[:d, :d], whole[:d, d:], len(x_rows), squares)
 
     def pack(self) -> Matrix:
-        """Upper triangle of gram row by row ‖ cross row by row ‖ count, as one float64 vector."""
-        return np.concatenate([*upper(self.gram), self.cross.ravel(), [float(self.count)]])
+        """Upper triangle of gram row by row ‖ cross row by row ‖ that of squares ‖ count, as one float64 vector."""
+        squares = [] if self.squares is None else upper(self.squares)
+        return np.concatenate([*upper(self.gram), self.cross.ravel(), *squares, [float(self.count)]])
 
     @classmethod
     def unpack(
@@ -243,16 +261,23 @@ class SufficientStatistics:
             count = float(math.floor(count + entry_error))
         if not (0 <= count <= 2**53 and count.is_integer()):
             raise DataError(f"the count of rows in a packed vector must be a whole number, got {count!r}")
-        triangle = shape.features * (shape.features + 1) // 2
-        cross = packed[triangle:-1].reshape(shape.features, shape.outputs)
-        return cls(symmetric(packed[:triangle], shape.features), cross, int(count))
+        triangle, products = shape.features * (shape.features + 1) // 2, shape.features * shape.outputs
+        gram, cross, rest = np.split(packed[:-1], [triangle, triangle + products])
+        squares = symmetric(rest, shape.outputs) if shape.squares else None
+        return cls(
+            symmetric(gram, shape.features), cross.reshape(shape.features, shape.outputs), int(count), squares
+        )
 
     def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         """Statistics of the rows of both; DataError unless the shapes agree."""
         if self.cross.shape != other.cross.shape:
             raise DataError(f"cannot add (d, c) = {self.cross.shape} and {other.cross.shape}")
-        count = self.count + other.count
-        return SufficientStatistics(self.gram + other.gram, self.cross + other.cross, count)
+        if (self.squares is None) != (other.squares is None):
+            raise DataError("cannot add statistics with squares and without")
+        squares = None if self.squares is None or other.squares is None else self.squares + other.squares
+        return SufficientStatistics(
+            self.gram + other.gram, self.cross + other.cross, self.count + other.count, squares
+        )
 
 
 def _table(values: npt.ArrayLike, name: str, columns: int, who: str) -> npt.NDArray[Any]:

@@ -1,7 +1,7 @@
 """What the estimators share: how rows, labels and sites are read, and which aggregator is asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.errors import DataError
+from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.sums.aggregation import Aggregator, MaskedAggregator
 
 
@@ -36,9 +37,21 @@ def parse_rows(
 
     classes: None takes the labels in `y`. site: None is one site of all rows.
     """
-    features, labels = parse_features(X), np.asarray(y)
+    features = parse_features(X)
     rows = len(features)
-    sites = {"the pooled data": np.arange(rows)} if site is None else _rows_by_site(site, rows)
+    sites = {"the pooled data": np.arange(rows)} if site is None else rows_by_site(site, rows)
+    places, agreed = parse_labels(y, classes, sites, rows)
+    return Rows(features, places, agreed, sites)
+
+
+def parse_labels(
+    y: npt.ArrayLike, classes: Sequence[Any] | None, sites: Mapping[str, npt.NDArray[np.intp]], rows: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """The places of labels in the classes, and the classes; `DataError` names the site of a row and quotes none.
+
+    classes: None takes the labels in `y`.
+    """
+    labels = np.asarray(y)
     if labels.shape != (rows,):
         raise DataError(f"expected a label for each of {rows} rows, got shape {labels.shape}")
     try:
@@ -54,7 +67,8 @@ def parse_rows(
     if classes is None and labels.dtype.kind == "f" and not (agreed == np.floor(agreed)).all():
         raise DataError(
             f"expected y as labels of classes, got real numbers, {len(agreed)} different ones in {rows} rows: this is a "
-            "classifier, which would make a class of each; round or bin them, or give the classes if these are their names"
+            "classifier, which would make a class of each; use FederatedRidge for a number, or give the classes if these "
+            "are their names"
         )
     wrong = np.flatnonzero(~np.isin(labels, agreed))  # NaN is never known
     if len(wrong):
@@ -65,7 +79,7 @@ def parse_rows(
         )
     ordered = agreed if classes is None else np.asarray(classes)
     order = np.argsort(ordered)
-    return Rows(features, order[np.searchsorted(ordered, labels, sorter=order)], ordered, sites)
+    return order[np.searchsorted(ordered, labels, sorter=order)], ordered
 
 
 def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -119,7 +133,7 @@ def feature_names(X: Any) -> npt.NDArray[np.object_] | None:
     return getattr(probe, "feature_names_in_", None)
 
 
-def _rows_by_site(site: npt.ArrayLike, rows: int) -> dict[str, npt.NDArray[np.intp]]:
+def rows_by_site(site: npt.ArrayLike, rows: int) -> dict[str, npt.NDArray[np.intp]]:
     """The row numbers of each site by its name, names in order; `DataError` if a row has no proper site."""
     sites = np.asarray(site)
     if sites.shape != (rows,):
@@ -147,35 +161,25 @@ def parse_real(name: str, value: Any) -> float:
     return float(value)
 
 
-def parse_penalty(value: Any) -> float:
-    """A ridge from 0 to 2^64."""
+def parse_penalty(value: Any) -> float | None:
+    """A ridge from 0 to 2^64; None for "gcv", which chooses one."""
+    if isinstance(value, str) and value == "gcv":
+        return None
     ridge = parse_real("ridge", value)
     if not 0 <= ridge <= 2.0**64:
-        raise DataError(f"expected ridge from 0 to 2^64, got {value!r}")
+        raise DataError(f'expected ridge from 0 to 2^64, or "gcv", got {value!r}')
     return ridge
 
 
-class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """The root of the estimators: `classes_`, `decision_function` and an `aggregator` parameter."""
+class Federated(BaseEstimator, ABC):  # type: ignore[misc]
+    """The root of the estimators: an `aggregator`, a `data_set` and the ledgers that remember it."""
 
     aggregator: Aggregator | None
     privacy: Privacy | None
-
-    @abstractmethod
-    def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Scores (rows, classes). Raises `NotFittedError` before `fit`."""
-
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
-        return self._labels(self.decision_function(X))
+    data_set: str
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "weights_")
-
-    def _check_privacy(self) -> None:
-        """Raises `DataError` for what is no promise: something that only looks empty must not leave out the noise."""
-        if self.privacy is not None and not isinstance(self.privacy, Privacy):
-            raise DataError(f"expected privacy as Privacy(epsilon, delta) or None, got {self.privacy!r}")
 
     def _features(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """X (rows, features) for the model, finite. Raises `DataError` for other columns than those it was learned
@@ -191,26 +195,52 @@ class FederatedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
             raise DataError("expected finite features, got NaN or infinity")
         return features
 
+    def _check_privacy(self) -> None:
+        """Raises `DataError` for what is no promise: something that only looks empty must not leave out the noise."""
+        if self.privacy is not None and not isinstance(self.privacy, Privacy):
+            raise DataError(f"expected privacy as Privacy(epsilon, delta) or None, got {self.privacy!r}")
+
     def _check_learned(self) -> None:
         """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""
         check_is_fitted(self)
         if self.privacy != self.privacy_:
             raise DataError("expected the privacy that the model was learned with, got another: fit it again")
 
+    def _ask(self) -> Aggregator:
+        """The aggregator given; else one that masks, kept as long as this object: it holds the ledgers.
+
+        Raises `PolicyError` where a ledger is gone that knew of this data set: the object was stored and read again.
+        """
+        if self.aggregator is None and not hasattr(self, "_default_aggregator"):
+            if self.data_set in getattr(self, "_lost", ()):
+                raise PolicyError(
+                    f"expected the ledger that knows of the data set {self.data_set!r}, got a stored estimator without "
+                    "it: these rows served a session, and a second sum could expose what changed; give the aggregator "
+                    "of that session, or another data_set for other rows"
+                )
+            self._default_aggregator = MaskedAggregator()
+        self._spent = frozenset({self.data_set}) | getattr(self, "_spent", frozenset())
+        return self._default_aggregator if self.aggregator is None else self.aggregator
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A stored model predicts; identities and ledgers do not travel with it, but the names of the data sets do.
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_default_aggregator", None)
+        lost = state.pop("_spent", frozenset()) | state.pop("_lost", frozenset())
+        return state | {"aggregator": None} | ({"_lost": lost} if lost else {})
+
+
+class FederatedClassifier(ClassifierMixin, Federated):  # type: ignore[misc]
+    """A classifier: `classes_` and `decision_function`."""
+
+    @abstractmethod
+    def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Scores (rows, classes). Raises `NotFittedError` before `fit`."""
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The label of each row. Raises `NotFittedError` before `fit`, `DataError` for rows that do not fit."""
+        return self._labels(self.decision_function(X))
+
     def _labels(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         labels: npt.NDArray[Any] = self.classes_[np.argmax(scores, axis=1)]
         return labels
-
-    def _ask(self) -> Aggregator:
-        """The aggregator given; else one that masks, kept as long as this object: it holds the ledgers."""
-        if self.aggregator is not None:
-            return self.aggregator
-        if not hasattr(self, "_default_aggregator"):
-            self._default_aggregator = MaskedAggregator()
-        return self._default_aggregator
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A stored model predicts; identities and ledgers do not travel with it.
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_default_aggregator", None)
-        return state | {"aggregator": None}

@@ -8,7 +8,7 @@ TOML. Each party derives from its own copy the sums that it agrees to, so a serv
     classes = ["0", "1"]
     max_rows = 1000                         # of one site
 
-    [ridge]                                 # parameters of `FederatedRidge`
+    [ridge]                                 # parameters of `FederatedRidgeClassifier`
     column_bounds = [120.0, 300.0]
 
 or, with a codebook (`secure_afl.tables.codebook`) in place of features, label, classes and bounds:
@@ -57,7 +57,7 @@ from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.networks.fedacnnl import FedACnnL
-    from secure_afl.models.ridge import FederatedRidge
+    from secure_afl.models.ridge import FederatedRidgeClassifier
     from secure_afl.sums.aggregation import Aggregator, Outcome
     from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
 
@@ -68,7 +68,7 @@ Words = npt.NDArray[np.str_]
 
 
 class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`FederatedRidge`, without what the study says already."""
+    """`FederatedRidgeClassifier`, without what the study says already."""
 
     row_norm: float | None = None
     column_bounds: tuple[float | tuple[float, float], ...] | None = None
@@ -146,7 +146,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The table of the file that has the model's parameters."""
         return next(name for name, kind in MODELS.items() if isinstance(self, kind))
 
-    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge | FedACnnL":
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidgeClassifier | FedACnnL":
         """The model, not yet learned."""
         raise NotImplementedError
 
@@ -218,10 +218,10 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
                 "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
             )
 
-    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidge":
-        from secure_afl.models.ridge import FederatedRidge
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidgeClassifier":
+        from secure_afl.models.ridge import FederatedRidgeClassifier
 
-        return FederatedRidge(
+        return FederatedRidgeClassifier(
             row_norm(self.codebook) if self.codebook else self.ridge.row_norm,
             column_bounds=self.ridge.column_bounds,
             ridge=self.ridge.ridge,

@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -259,20 +259,25 @@ def solved(
     Raises `SolveError` if none is guaranteed.
     """
     if noise:
+        assert system.ridge is not None  # sums with noise are not standardised
         # Noise on the intercept's row and on the diagonal is as large as on the rest, so means and variances are too
         # uncertain to standardise by: noisy sums keep one penalty for all rows of the weights.
         fixed = regularise(total, system, noise, survivors=survivors, ridge=system.ridge)
         return solve(fixed.statistics, ridge=0.0, entry_error=entry_error, target=system.target)
     statistics = SufficientStatistics.unpack(total, system, entry_error=entry_error)
     if system.standardised:
+        if system.ridge is None and not system.squares:  # classes: each row has a single one
+            statistics = replace(statistics, squares=np.diag(statistics.cross[0]))
         return solve_standardised(
             statistics,
             ridge=system.ridge,
             entry_error=entry_error,
             target=system.target,
             column=system.column,
+            weighted=system.weighted,
             names=system.names,
         )
+    assert system.ridge is not None
     return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)
 
 

@@ -45,8 +45,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.analytic.solve import Solution, solve
-from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
+from secure_afl.analytic.solve import Solution
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import SIGNATURE_BYTES
 from secure_afl.protocol.masking import messages
@@ -54,7 +53,7 @@ from secure_afl.protocol.masking.messages import FROM_CLIENT, FROM_SERVER, Revea
 from secure_afl.protocol.session.parameters import PARAMETERS, Parameters, RidgeSystem, SumPlan
 from secure_afl.protocol.session.wire import WireError, decode, encode
 from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
-from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
+from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, solved
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 Factory = Callable[[Network], Aggregator]
@@ -407,8 +406,7 @@ class Bench:
     ) -> Outcome:
         system = entry.system
         assert system is not None
-        bounds = PublicBounds(system.features, system.outputs, row_norm=1.0, rows=1)
-        truth = solve(SufficientStatistics.unpack(exact, bounds), ridge=system.ridge)
+        truth = solved(system, exact, 0.0, len(outcome.survivors))
         off = float(np.linalg.norm(solution.weights - truth.weights))
         if not off <= solution.certificate.bound + truth.certificate.bound:
             _fail(f"{what} is off by {off:g} for the {len(outcome.survivors)} survivors that it names")

@@ -7,7 +7,7 @@ import numpy as np
 
 from secure_afl.analytic.statistics import PublicBounds, symmetric
 from secure_afl.errors import DataError
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.simulations.data.dataset import Dataset, Floats, Ints
 
@@ -104,14 +104,14 @@ class Statistic:
     a column of ones. bounds, plan: as all parties agree on them.
     """
 
-    model: FederatedRidge
+    model: FederatedRidgeClassifier
     bounds: PublicBounds
     plan: SumPlan
 
     @classmethod
     def of(cls, data: Dataset) -> "Statistic":
         classes = range(len(data.classes))
-        model = FederatedRidge(data.row_norm, classes=list(classes), max_rows=_MOST_ROWS)
+        model = FederatedRidgeClassifier(data.row_norm, classes=list(classes), max_rows=_MOST_ROWS)
         bounds = model.bounds(len(data.features), len(classes))
         return cls(model, bounds, model.plan(len(data.features), CLIENTS)[0])
 

@@ -16,7 +16,7 @@ from secure_afl.analytic.solve import Solution
 from secure_afl.cli.terminal import table
 from secure_afl.crypto.noise import Noise
 from secure_afl.models.networks.fedacnnl import FedACnnL
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.transport.driver import Contribution
@@ -87,7 +87,7 @@ def measure(
 
 
 def outputs(data: Dataset) -> Dataset:
-    """What the head of a private network sees of the rows, from which `FedACnnL` learns it as `FederatedRidge` does."""
+    """What the head of a private network sees of the rows, from which `FedACnnL` learns it as `FederatedRidgeClassifier` does."""
     network = FedACnnL(network_for(data, private=True), privacy=Privacy(1.0, DELTA))
     X, _ = shortened(network.head_inputs(data.X), 1.0)
     names = tuple(f"output {i}" for i in range(X.shape[1]))
@@ -109,8 +109,8 @@ def _accuracies(data: Dataset, seed: int, budgets: Sequence[Privacy]) -> Iterato
     rows, site = stacked({part.client: part.train for part in parts})
     test = np.concatenate([part.test for part in parts])
 
-    def ridge(privacy: Privacy, aggregator: Aggregator | None = None) -> FederatedRidge:
-        return FederatedRidge(
+    def ridge(privacy: Privacy, aggregator: Aggregator | None = None) -> FederatedRidgeClassifier:
+        return FederatedRidgeClassifier(
             1.0,
             ridge=_RIDGE,
             classes=range(len(data.classes)),
@@ -119,7 +119,7 @@ def _accuracies(data: Dataset, seed: int, budgets: Sequence[Privacy]) -> Iterato
             aggregator=aggregator,
         )
 
-    def record(model: FederatedRidge, trust: str | None, epsilon: float | None) -> dict[str, Any]:
+    def record(model: FederatedRidgeClassifier, trust: str | None, epsilon: float | None) -> dict[str, Any]:
         accuracy = model.score(data.X[test], data.y[test])
         return {"clients": len(parts), "trust": trust, "epsilon": epsilon, "accuracy": accuracy}
 

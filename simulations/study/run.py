@@ -16,7 +16,8 @@ from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
-from secure_afl.models.ridge import FederatedRidge, split_rounds
+from secure_afl.models.ridge import FederatedRidgeClassifier
+from secure_afl.models.sums import split_rounds
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
@@ -151,7 +152,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
     largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
 
-    def model(aggregator: Aggregator | None = None) -> FederatedRidge | FedACnnL:
+    def model(aggregator: Aggregator | None = None) -> FederatedRidgeClassifier | FedACnnL:
         if settings.model == "fedacnnl":
             options: dict[str, Any] = {
                 "encoder": settings.encoder.value,
@@ -165,7 +166,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
                 return PFedACnnL(network_for(data), groups=settings.groups, **options)
             private = settings.privacy is not None
             return FedACnnL(network_for(data, private=private), privacy=settings.privacy, **options)
-        return FederatedRidge(
+        return FederatedRidgeClassifier(
             data.row_norm if settings.clip is None else settings.clip,
             classes=classes,
             max_rows=max(2**16, largest),
@@ -266,12 +267,14 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     return Run(figures, costs, [refusal for session in sessions for refusal in session.refusals])
 
 
-def _private(model: FederatedRidge | FedACnnL, settings: Settings, clients: int) -> dict[str, Any] | None:
+def _private(
+    model: FederatedRidgeClassifier | FedACnnL, settings: Settings, clients: int
+) -> dict[str, Any] | None:
     """What is promised about a record, and the noise that does it; None for nothing."""
     privacy = settings.privacy
     if privacy is None:
         return None
-    if isinstance(model, FederatedRidge):
+    if isinstance(model, FederatedRidgeClassifier):
         (plan, *_), row_norm = model.plan(model.n_features_in_, clients), model.row_norm
     else:
         (plan, *_), row_norm = model.plan(clients), 1.0
@@ -328,12 +331,12 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _weights(model: FederatedRidge | FedACnnL) -> list[npt.NDArray[np.float64]]:
+def _weights(model: FederatedRidgeClassifier | FedACnnL) -> list[npt.NDArray[np.float64]]:
     return model.weights_ if isinstance(model, FedACnnL) else [model.weights_]
 
 
 def _scores(
-    data: Dataset, models: Mapping[str, FederatedRidge | FedACnnL], parts: Sequence[Part]
+    data: Dataset, models: Mapping[str, FederatedRidgeClassifier | FedACnnL], parts: Sequence[Part]
 ) -> dict[str, float]:
     return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
 

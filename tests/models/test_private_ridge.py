@@ -19,7 +19,7 @@ from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.crypto import ring
 from secure_afl.crypto.noise import Block
 from secure_afl.errors import DataError
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
@@ -40,12 +40,14 @@ def rows(count: int = 240, seed: int = 0) -> tuple[Floats, npt.NDArray[np.int64]
     return X, y, np.array([f"site-{i % SITES}" for i in range(count)])
 
 
-def estimator(aggregator: Any = None, privacy: Privacy | None = PRIVACY, **options: Any) -> FederatedRidge:
+def estimator(
+    aggregator: Any = None, privacy: Privacy | None = PRIVACY, **options: Any
+) -> FederatedRidgeClassifier:
     given: dict[str, Any] = {"row_norm": 1.0, "classes": (0, 1, 2), "max_rows": 64} | options
-    return FederatedRidge(privacy=privacy, aggregator=aggregator, **given)
+    return FederatedRidgeClassifier(privacy=privacy, aggregator=aggregator, **given)
 
 
-def noise_of(model: FederatedRidge, data: tuple[Any, Any, Any]) -> tuple[Floats, Floats]:
+def noise_of(model: FederatedRidgeClassifier, data: tuple[Any, Any, Any]) -> tuple[Floats, Floats]:
     """What was added to the sum of the survivors' units, and the deviation of each entry's noise, in units."""
     (one,) = model.rounds_
     (plan,) = model.plan(3, SITES)
@@ -197,7 +199,7 @@ def test_no_row_is_refused_for_its_values() -> None:
         model.weights_ = np.ones((4, 3))
         model.weights_[0] = 0.0
         model.privacy_ = model.privacy
-        assert np.allclose(model.decision_function([[1e300, 2.0, 3.0]]), sqrt(3))
+        assert np.allclose(model.class_scores([[1e300, 2.0, 3.0]]), sqrt(3))
     X[7, 0] = np.nan
     with pytest.raises(DataError, match="expected finite X"):
         estimator().vectors(X[:40], y[:40], "site")
@@ -236,7 +238,7 @@ def test_a_site_without_rows_takes_part_too() -> None:
 
 
 def test_classes_are_agreed_on_before_anybody_reads_data() -> None:
-    with pytest.raises(DataError, match="expected classes that were agreed on with privacy, got none"):
+    with pytest.raises(DataError, match="expected classes that were agreed on, got none"):
         estimator(classes=None).fit(*rows())
 
 
@@ -304,7 +306,7 @@ def test_the_model_is_that_of_the_noisy_sum() -> None:
     (one,), (plan,) = model.rounds_, model.plan(3, SITES)
     assert plan.noise is not None
     fixed = regularise(
-        one.total,  # type: ignore[attr-defined]
+        one.total,
         model.bounds(3, 3),
         plan.noise,
         survivors=SITES,
@@ -313,7 +315,7 @@ def test_the_model_is_that_of_the_noisy_sum() -> None:
     assert np.array_equal(
         model.weights_, solve(fixed.statistics, ridge=0.0, entry_error=one.entry_error).weights
     )
-    assert np.array_equal(model.statistics_.gram, fixed.statistics.gram)  # type: ignore[union-attr]
+    assert np.array_equal(model.statistics_.gram, fixed.statistics.gram)
     long = data[0] * 1e3  # predictions shorten rows too
     scores = model.decision_function(long)
     assert np.allclose(scores, model.decision_function(long * 10))

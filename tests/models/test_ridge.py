@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from secure_afl import Aggregate, FederatedRidge, MaskedAggregator, PlainAggregator, Policy
+from secure_afl import Aggregate, FederatedRidgeClassifier, MaskedAggregator, PlainAggregator, Policy
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
@@ -71,7 +71,7 @@ def test_masked_weights_are_within_the_certificate_of_the_pooled_ones(
     X, y, site = data(sites, rows, features, classes, 10**digits, seed)
     silent = frozenset({seed % sites} if lost and sites > 3 else ())
     network = FaultyNetwork([Fault("drop", "collecting", silent)])
-    model = FederatedRidge(
+    model = FederatedRidgeClassifier(
         1.0,
         ridge=ridge,
         classes=range(classes),
@@ -98,7 +98,7 @@ def test_condition_numbers_up_to_1e10_are_solved_with_a_certificate() -> None:
     for seed in range(12):
         X, y, site = data(4, 200, 5, 2, 10.0 ** (seed % 12 - 1), seed)
         ridge = 1e-10 * (1 + seed % 3)
-        model = FederatedRidge(1.0, ridge=ridge, classes=range(2), max_rows=200, aggregator=quick())
+        model = FederatedRidgeClassifier(1.0, ridge=ridge, classes=range(2), max_rows=200, aggregator=quick())
         try:
             model.fit(X, y, site)
         except SolveError:
@@ -121,7 +121,7 @@ def test_a_dropout_in_one_wave_leaves_out_that_wave_only() -> None:
             return super().carry(envelope) if self.sums == 2 else [envelope]
 
     network = SecondWave([Fault("drop", "collecting", frozenset({1}))])
-    model = FederatedRidge(1.0, classes=range(2), rounds=3, aggregator=quick(network=network))
+    model = FederatedRidgeClassifier(1.0, classes=range(2), rounds=3, aggregator=quick(network=network))
     with pytest.warns(DropoutWarning, match="round 2 of 3 is without site-1"):
         model.fit(X, y, site)
     assert [len(one.survivors) for one in model.rounds_] == [4, 3, 4]
@@ -137,7 +137,7 @@ def test_a_dropout_in_one_wave_leaves_out_that_wave_only() -> None:
 def test_scikit_learns_manners() -> None:
     X, y, site = data(4, 60, 3, 3, 10.0, 2)
     labels = np.array(["a", "b", "c"])[y]
-    model = FederatedRidge(1.0, ridge=1e-4, aggregator=quick())
+    model = FederatedRidgeClassifier(1.0, ridge=1e-4, aggregator=quick())
     assert clone(model).get_params()["ridge"] == 1e-4
     assert model.fit(X, labels, site) is model
     assert model.coef_.shape == (3, 3)
@@ -150,7 +150,7 @@ def test_scikit_learns_manners() -> None:
 
 def test_the_default_is_masked_active_and_hybrid() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
-    model = FederatedRidge(1.0).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0).fit(X, y, site)
     assert isinstance(model.rounds_[0], Aggregate)
     assert model.rounds_[0].units is not None
     default = MaskedAggregator()
@@ -164,8 +164,8 @@ def test_the_plain_backend_must_be_asked_for() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     with pytest.raises(PolicyError, match="'plain' is not allowed"):
         PlainAggregator()
-    plain = FederatedRidge(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
-    masked = FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+    plain = FederatedRidgeClassifier(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
+    masked = FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y, site)
     assert np.linalg.norm(plain.weights_ - masked.weights_) <= masked.certificate_.bound
     with pytest.raises(PolicyError, match="'mask' is not allowed"):
         MaskedAggregator(PLAIN).open(["a", "b", "c"], [SumPlan("s", 1, 1.0)])
@@ -188,7 +188,7 @@ def test_bad_rows_are_refused_before_anything_is_sent(change, what: str) -> None
     change(X, y, site)
     aggregator = quick()
     with pytest.raises(DataError, match=what):
-        FederatedRidge(1.0, classes=range(2), aggregator=aggregator).fit(X, y, site)
+        FederatedRidgeClassifier(1.0, classes=range(2), aggregator=aggregator).fit(X, y, site)
     with pytest.raises(LocalProtocolError, match="no session is open"):
         _ = aggregator.cohort
 
@@ -211,12 +211,12 @@ def test_bad_rows_are_refused_before_anything_is_sent(change, what: str) -> None
 def test_bad_arguments_are_refused(arguments: dict[str, object], error: type[Exception], what: str) -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 5)
     with pytest.raises(error, match=what):
-        FederatedRidge(**{"row_norm": 1.0, "aggregator": quick(), **arguments}).fit(X, y, site)  # type: ignore[arg-type]
+        FederatedRidgeClassifier(**{"row_norm": 1.0, "aggregator": quick(), **arguments}).fit(X, y, site)  # type: ignore[arg-type]
 
 
 def test_shapes_are_checked_in_fit_and_predict() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 6)
-    model = FederatedRidge(1.0, aggregator=quick())
+    model = FederatedRidgeClassifier(1.0, aggregator=quick())
     for bad in ((X[:5], y, site), (X, y[:5], site), (X, y, site[:5]), (X[0], y, site)):
         with pytest.raises(DataError, match=r"expected X|expected a (label|site) for each"):
             model.fit(*bad)
@@ -229,14 +229,14 @@ def test_shapes_are_checked_in_fit_and_predict() -> None:
 def test_too_few_clients_are_refused_with_the_reason() -> None:
     X, y, site = data(2, 60, 3, 2, 10.0, 7)
     with pytest.raises(PolicyError, match="at least 3 clients"):
-        FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+        FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y, site)
 
 
 def test_a_data_set_is_fitted_once_in_whatever_form_and_for_whomever() -> None:
     """Otherwise the difference of two sums would be one site's statistic, or one site's new record."""
     X, y, site = data(5, 80, 3, 2, 10.0, 8)
     aggregator = quick()
-    model = FederatedRidge(1.0, classes=range(2), aggregator=aggregator).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, classes=range(2), aggregator=aggregator).fit(X, y, site)
     rest = site != "site-2"
     for again in (
         (X, y, site),
@@ -259,7 +259,7 @@ def test_a_data_set_is_fitted_once_in_whatever_form_and_for_whomever() -> None:
 
 def test_the_default_aggregator_keeps_its_memory_over_fits() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 9)
-    model = FederatedRidge(1.0).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0).fit(X, y, site)
     with pytest.raises(RoundAbortedError):
         model.fit(X, y, site)
 
@@ -267,7 +267,7 @@ def test_the_default_aggregator_keeps_its_memory_over_fits() -> None:
 def test_another_aggregator_is_asked_at_once_and_never_a_kept_one() -> None:
     """A model fitted in the clear must mask as soon as it is told to."""
     X, y, site = data(4, 60, 3, 2, 10.0, 10)
-    model = FederatedRidge(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=PlainAggregator(PLAIN)).fit(X, y, site)
     for aggregator, masked in ((None, False), (quick(), True), ("default", True)):
         if aggregator is not None:
             model.set_params(aggregator=None if aggregator == "default" else aggregator).fit(X, y, site)
@@ -278,7 +278,7 @@ def test_another_aggregator_is_asked_at_once_and_never_a_kept_one() -> None:
 
 def test_a_refused_fit_leaves_the_model_as_it_was() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 11)
-    model = FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y, site)
     before = model.predict(X)
     with pytest.raises(RoundAbortedError):
         model.fit(X, np.array(["a", "b"])[y], site)
@@ -287,7 +287,7 @@ def test_a_refused_fit_leaves_the_model_as_it_was() -> None:
 
 def test_a_clone_shares_the_ledgers_of_its_aggregator() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 12)
-    model = FederatedRidge(1.0, aggregator=quick()).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y, site)
     with pytest.raises(RoundAbortedError):
         clone(model).fit(X[1:], y[1:], site[1:])
 
@@ -295,12 +295,12 @@ def test_a_clone_shares_the_ledgers_of_its_aggregator() -> None:
 def test_a_stored_model_predicts_and_holds_no_identity() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 13)
     for aggregator in (None, quick()):
-        model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
+        model = FederatedRidgeClassifier(1.0, aggregator=aggregator).fit(X, y, site)
         stored = pickle.dumps(model)
         assert b"Identity" not in stored
         assert (pickle.loads(stored).predict(X) == model.predict(X)).all()
     with pytest.raises(NotFittedError):
-        FederatedRidge(1.0).predict(X)
+        FederatedRidgeClassifier(1.0).predict(X)
 
 
 @pytest.mark.parametrize(
@@ -317,12 +317,12 @@ def test_rows_without_a_proper_site_are_refused(site: list[object]) -> None:
     X, y, _ = data(4, 60, 3, 2, 10.0, 14)
     column = np.array(site * 15, dtype=object) if None in site or "a" in site else np.array(site * 15)
     with pytest.raises(DataError, match="name of a site for each row"):
-        FederatedRidge(1.0, aggregator=quick()).fit(X, y, column)
+        FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y, column)
 
 
 def test_rows_that_are_no_table_of_numbers_are_refused() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 15)
-    model = FederatedRidge(1.0, aggregator=quick())
+    model = FederatedRidgeClassifier(1.0, aggregator=quick())
     for bad in (X.astype(str), X.astype(object), X[0], [[1.0], [1.0, 2.0]]):
         with pytest.raises(DataError, match="expected X"):
             model.fit_pooled(bad, y)
@@ -343,9 +343,11 @@ def test_column_bounds_are_worth_digits_on_badly_scaled_columns() -> None:
     X, y, site, bounds = badly_scaled()
     norm = float(np.linalg.norm(X, axis=1).max())
     with pytest.raises(CryptoError, match="need more than 8 bytes"):
-        FederatedRidge(norm, ridge=1e-9, classes=range(2), aggregator=quick()).fit(X, y, site)
-    together = FederatedRidge(column_bounds=bounds, ridge=1e-9, classes=range(2), aggregator=quick())
-    pooled = FederatedRidge(column_bounds=bounds, ridge=1e-9, classes=range(2)).fit_pooled(X, y)
+        FederatedRidgeClassifier(norm, ridge=1e-9, classes=range(2), aggregator=quick()).fit(X, y, site)
+    together = FederatedRidgeClassifier(
+        column_bounds=bounds, ridge=1e-9, classes=range(2), aggregator=quick()
+    )
+    pooled = FederatedRidgeClassifier(column_bounds=bounds, ridge=1e-9, classes=range(2)).fit_pooled(X, y)
     together.fit(X, y, site)
     np.testing.assert_allclose(together.coef_, pooled.coef_, rtol=1e-8)
     assert np.linalg.norm(together.weights_ - pooled.weights_) <= together.certificate_.bound < 1e-8
@@ -354,8 +356,8 @@ def test_column_bounds_are_worth_digits_on_badly_scaled_columns() -> None:
 def test_columns_are_divided_by_powers_of_two_and_weights_told_in_their_own_units() -> None:
     X, y, _, bounds = badly_scaled()
     powers = 2.0 ** np.ceil(np.log2(bounds))
-    model = FederatedRidge(column_bounds=bounds, classes=range(2)).fit_pooled(X, y)
-    same = FederatedRidge(np.sqrt(8) * 1.0001, classes=range(2)).fit_pooled(X / powers, y)
+    model = FederatedRidgeClassifier(column_bounds=bounds, classes=range(2)).fit_pooled(X, y)
+    same = FederatedRidgeClassifier(np.sqrt(8) * 1.0001, classes=range(2)).fit_pooled(X / powers, y)
     assert (model.weights_ == same.weights_).all()
     assert (model.coef_ == same.coef_ / powers).all()
     np.testing.assert_allclose(model.decision_function(X), same.decision_function(X / powers), rtol=1e-12)
@@ -377,15 +379,15 @@ def test_scores_are_rows_times_weights(options: dict[str, Any]) -> None:
         draws.uniform(-1, 1, (60, 3)) * (1.0, 0.3, 80.0 if "column_bounds" in options else 1.0),
         np.arange(60) % 2,
     )
-    model = FederatedRidge(classes=range(2), **options).fit_pooled(X, y)
-    assert np.allclose(model.rows(X) @ model.weights_, model.decision_function(X), rtol=0, atol=1e-12)
+    model = FederatedRidgeClassifier(classes=range(2), **options).fit_pooled(X, y)
+    assert np.allclose(model.rows(X) @ model.weights_, model.class_scores(X), rtol=0, atol=1e-12)
 
 
 def test_a_value_over_its_columns_bound_is_refused_without_being_quoted() -> None:
     X, y, site, bounds = badly_scaled()
     for value in (1.0001 * bounds[3], -np.inf, np.nan):
         X[7, 3] = value
-        model = FederatedRidge(column_bounds=bounds, classes=range(2), aggregator=quick())
+        model = FederatedRidgeClassifier(column_bounds=bounds, classes=range(2), aggregator=quick())
         with pytest.raises(
             DataError, match=r"2: expected finite X within its column's bound, .* row 1, column 3$"
         ):
@@ -404,7 +406,7 @@ def test_a_value_over_its_columns_bound_is_refused_without_being_quoted() -> Non
 def test_bounds_that_make_no_sense_are_refused(arguments: dict[str, object], text: str) -> None:
     X, y, site, _ = badly_scaled()
     with pytest.raises(DataError, match=text):
-        FederatedRidge(**arguments, classes=range(2)).fit(X, y, site)  # type: ignore[arg-type]
+        FederatedRidgeClassifier(**arguments, classes=range(2)).fit(X, y, site)  # type: ignore[arg-type]
 
 
 # ---- units and origins -----------------------------------------------------------------------------------
@@ -426,12 +428,12 @@ def test_the_model_is_scikit_learns_on_standardised_columns(
     if ranges:
         bounds = np.column_stack([origin - 3, origin + 3]) * 10.0**unit
         bounds = bounds + abs(bounds) * ((-1e-12, 1e-12),)
-    model = FederatedRidge(column_bounds=bounds, ridge=ridge, aggregator=quick()).fit(
+    model = FederatedRidgeClassifier(column_bounds=bounds, ridge=ridge, aggregator=quick()).fit(
         X, y, np.arange(200) % 4
     )
     reference = make_pipeline(StandardScaler(), Ridge(alpha=200 * ridge)).fit(Z, np.eye(2)[y])
     atol = 1e-11 + 1e-15 * 10.0**away if ranges else 1e-11 + 1e-14 * 100.0**away
-    np.testing.assert_allclose(model.decision_function(X), reference.predict(Z), rtol=0, atol=max(atol, 1e-9))
+    np.testing.assert_allclose(model.class_scores(X), reference.predict(Z), rtol=0, atol=max(atol, 1e-9))
     pooled = clone(model).fit_pooled(X, y)
     assert np.linalg.norm(model.weights_ - pooled.weights_) <= model.certificate_.bound
 
@@ -440,9 +442,11 @@ def test_a_spread_that_is_lost_in_the_digits_is_an_error_with_the_columns_name()
     draws = np.random.default_rng(0)
     frame = pd.DataFrame({"dose": draws.uniform(-1, 1, 60), "year": 2000.0 + draws.integers(-5, 6, 60)})
     y, site = (frame["dose"] > 0).astype(int), np.arange(60) % 3
-    FederatedRidge(column_bounds=[1.0, 2048.0], aggregator=quick()).fit(frame, y, site)
-    FederatedRidge(column_bounds=[(-1.0, 1.0), (1900.0, 2100.0)], aggregator=quick()).fit(frame, y, site)
-    wide = FederatedRidge(column_bounds=[1.0, 2.0**26], max_rows=2**26, aggregator=quick())
+    FederatedRidgeClassifier(column_bounds=[1.0, 2048.0], aggregator=quick()).fit(frame, y, site)
+    FederatedRidgeClassifier(column_bounds=[(-1.0, 1.0), (1900.0, 2100.0)], aggregator=quick()).fit(
+        frame, y, site
+    )
+    wide = FederatedRidgeClassifier(column_bounds=[1.0, 2.0**26], max_rows=2**26, aggregator=quick())
     with pytest.raises(
         SolveError, match=r"column 'year' cannot be told from a constant.*a range \[low, high\]"
     ):
@@ -452,7 +456,7 @@ def test_a_spread_that_is_lost_in_the_digits_is_an_error_with_the_columns_name()
 def test_a_constant_column_has_no_weight_and_is_said() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     X[:, 1] = 0.25
-    model = FederatedRidge(2.0, aggregator=quick())
+    model = FederatedRidgeClassifier(2.0, aggregator=quick())
     with pytest.warns(ColumnWarning, match="columns 2 "):
         model.fit(X, y, site)
     assert model.constant_.tolist() == [1]
@@ -466,18 +470,17 @@ def test_ranges_that_are_none_are_refused(bounds: Any) -> None:
     with pytest.raises(
         DataError, match=r"expected column_bounds as 2 numbers above 0 or ranges \(low, high\)"
     ):
-        FederatedRidge(column_bounds=bounds, classes=range(2)).plan(2, 3)
+        FederatedRidgeClassifier(column_bounds=bounds, classes=range(2)).plan(2, 3)
 
 
 def test_a_value_outside_its_range_is_refused() -> None:
     X, y, site = np.linspace(5, 6, 60)[:, None], np.arange(60) % 2, np.arange(60) % 3
     for bounds in ([(5.0, 5.999)], [(5.001, 6.0)]):
         with pytest.raises(DataError, match="within its column's bound"):
-            FederatedRidge(column_bounds=bounds, aggregator=quick()).fit(X, y, site)
-    assert FederatedRidge(column_bounds=[(5.0, 6.0)], aggregator=quick()).fit(X, y, site).coef_.shape == (
-        2,
-        1,
-    )
+            FederatedRidgeClassifier(column_bounds=bounds, aggregator=quick()).fit(X, y, site)
+    assert FederatedRidgeClassifier(column_bounds=[(5.0, 6.0)], aggregator=quick()).fit(
+        X, y, site
+    ).coef_.shape == (1, 1)
 
 
 # ---- parameters and the sum ------------------------------------------------------------------------------
@@ -499,15 +502,15 @@ def test_wrong_parameters_spend_no_data(wrong: dict[str, Any]) -> None:
     aggregator = quick()
     good: dict[str, Any] = {"row_norm": 1.0, "aggregator": aggregator}
     with pytest.raises(DataError):
-        FederatedRidge(**(good | wrong)).fit(X, y, site)
-    FederatedRidge(**good).fit(X, y, site)
+        FederatedRidgeClassifier(**(good | wrong)).fit(X, y, site)
+    FederatedRidgeClassifier(**good).fit(X, y, site)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_sum_whose_solve_failed_is_kept_and_solved_again(rounds: int) -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     X = np.c_[X, np.eye(3)[np.arange(60) % 3]]  # all levels of a category beside the intercept
-    model = FederatedRidge(2.0, ridge=0.0, rounds=rounds, aggregator=quick())
+    model = FederatedRidgeClassifier(2.0, ridge=0.0, rounds=rounds, aggregator=quick())
     with pytest.raises(SolveError, match="larger ridge"):
         model.fit(X, y, site)
     assert model.statistics_ is not None
@@ -533,23 +536,25 @@ def test_a_sum_whose_solve_failed_is_kept_and_solved_again(rounds: int) -> None:
 
 def test_without_a_sum_there_is_nothing_to_solve_again() -> None:
     X, y, _ = data(4, 60, 3, 2, 10.0, 3)
-    for model in (FederatedRidge(1.0), FederatedRidge(1.0).fit_pooled(X, y)):
-        with pytest.raises(DataError, match="expected the sum of an earlier fit"):
-            model.refit(ridge=1.0)
+    model = FederatedRidgeClassifier(1.0)
+    with pytest.raises(DataError, match="expected the sum of an earlier fit"):
+        model.refit(ridge=1.0)
+    again = FederatedRidgeClassifier(1.0, ridge=1.0).fit_pooled(X, y)
+    assert (model.fit_pooled(X, y).refit(ridge=1.0).weights_ == again.weights_).all()
 
 
 def test_real_numbers_are_no_classes() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     target = X @ (1.0, 2.0, 3.0)
     for fit in (
-        FederatedRidge(1.0, aggregator=quick()).fit,
-        lambda X, y, site: FederatedRidge(1.0).fit_pooled(X, y),
+        FederatedRidgeClassifier(1.0, aggregator=quick()).fit,
+        lambda X, y, site: FederatedRidgeClassifier(1.0).fit_pooled(X, y),
     ):
         with pytest.raises(
             DataError, match="expected y as labels of classes, got real numbers, 60 different ones"
         ):
             fit(X, target, site)
-    FederatedRidge(1.0, aggregator=quick()).fit(X, y.astype(float), site)
+    FederatedRidgeClassifier(1.0, aggregator=quick()).fit(X, y.astype(float), site)
 
 
 # ---- data frames -----------------------------------------------------------------------------------------
@@ -558,7 +563,7 @@ def test_real_numbers_are_no_classes() -> None:
 def test_columns_of_a_frame_are_known_by_name() -> None:
     X, y, site = data(4, 60, 3, 2, 10.0, 3)
     frame = pd.DataFrame(X, columns=["a", "b", "c"])
-    model = FederatedRidge(1.0, aggregator=quick()).fit(frame, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=quick()).fit(frame, y, site)
     assert model.feature_names_in_.tolist() == ["a", "b", "c"]
     assert model.n_features_in_ == 3
     assert model.score(frame, y) > 0.9
@@ -583,13 +588,13 @@ def test_boolean_and_nullable_columns_are_numbers() -> None:
         }
     )
     y, site = (old > 50).astype(int), np.arange(60) % 3
-    model = FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
-    same = FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick())
+    model = FederatedRidgeClassifier(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
+    same = FederatedRidgeClassifier(column_bounds=[128, 1, 8, 1], aggregator=quick())
     same.fit(np.column_stack([old, male, old % 5, male[::-1]]), y, site)
     assert (model.weights_ == same.weights_).all()
     frame.loc[7, "smokes"] = pd.NA
     with pytest.raises(DataError, match="expected finite X within its column's bound"):
-        FederatedRidge(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
+        FederatedRidgeClassifier(column_bounds=[128, 1, 8, 1], aggregator=quick()).fit(frame, y, site)
 
 
 @pytest.mark.parametrize(
@@ -603,4 +608,4 @@ def test_boolean_and_nullable_columns_are_numbers() -> None:
 )
 def test_what_is_no_table_of_numbers_is_refused_clearly(X: Any, text: str) -> None:
     with pytest.raises(DataError, match=text):
-        FederatedRidge(4.0, aggregator=quick()).fit(X, [0, 1, 0, 1], [0, 1, 2, 0])
+        FederatedRidgeClassifier(4.0, aggregator=quick()).fit(X, [0, 1, 0, 1], [0, 1, 2, 0])

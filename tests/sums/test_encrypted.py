@@ -21,7 +21,7 @@ from secure_afl.errors import DropoutWarning, SolveError
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
@@ -125,7 +125,9 @@ def test_weights_are_within_the_certificate_of_the_pooled_ones(
     phases = ("collecting",) if backend == "mask" else ("encrypting", "checking")
     wire = FaultyNetwork([Fault("drop", phases[seed % len(phases)], silent)])
     aggregator = using(backend, wire, release=release or None)
-    model = FederatedRidge(1.0, ridge=ridge, classes=range(classes), max_rows=rows, aggregator=aggregator)
+    model = FederatedRidgeClassifier(
+        1.0, ridge=ridge, classes=range(classes), max_rows=rows, aggregator=aggregator
+    )
     try:
         fitted(model, (X, y, site))
     except SolveError:
@@ -148,7 +150,7 @@ def test_at_condition_1e8_the_certificate_still_says_something(
 ) -> None:
     """Of the standardised columns; for CKKS, which has fewer digits, at 1e6."""
     X, y, site = system(4, 200, 5, 2, 30 * condition, 3)
-    model = FederatedRidge(
+    model = FederatedRidgeClassifier(
         1.0, ridge=0.0, classes=range(2), max_rows=200, aggregator=using(backend, release=release)
     ).fit(X, y, site)
     pooled = clone(model).fit_pooled(X, y)
@@ -163,9 +165,9 @@ def test_exact_encrypted_sums_are_the_same_whoever_opens_them_and_masks_have_mor
 ) -> None:
     rows = system(4, 24, 3, 2, 100.0, 1)
     masked, *encrypted = [
-        FederatedRidge(1.0, classes=range(2), max_rows=most, rounds=rounds, aggregator=using(backend)).fit(
-            *rows
-        )
+        FederatedRidgeClassifier(
+            1.0, classes=range(2), max_rows=most, rounds=rounds, aggregator=using(backend)
+        ).fit(*rows)
         for backend in ("mask", "bfv", "bfv+mask", "bfv by 3")
     ]
     for model in encrypted:
@@ -185,7 +187,9 @@ def test_exact_encrypted_sums_are_the_same_whoever_opens_them_and_masks_have_mor
 @pytest.mark.parametrize("backend", ["mask", "bfv", "bfv by 3"])
 def test_the_entry_error_says_how_far_a_sum_is_off(backend: str) -> None:
     rows = system(4, 80, 3, 2, 100.0, 1)
-    model = FederatedRidge(1.0, classes=range(2), max_rows=200, aggregator=using(backend)).fit(*rows)
+    model = FederatedRidgeClassifier(1.0, classes=range(2), max_rows=200, aggregator=using(backend)).fit(
+        *rows
+    )
     (one,) = model.rounds_
     assert model.statistics_ is not None
     pooled = clone(model).fit_pooled(*rows[:2])
@@ -198,7 +202,9 @@ def test_the_entry_error_says_how_far_a_sum_is_off(backend: str) -> None:
 def test_released_weights_are_those_of_the_sum_and_the_sum_stays_where_it_is(backend: str) -> None:
     rows = system(5, 60, 4, 3, 100.0, 2)
     models = {
-        release: FederatedRidge(1.0, max_rows=60, aggregator=using(backend, release=release)).fit(*rows)
+        release: FederatedRidgeClassifier(1.0, max_rows=60, aggregator=using(backend, release=release)).fit(
+            *rows
+        )
         for release in ("sum", "weights")
     }
     summed, solved = models["sum"], models["weights"]
@@ -221,7 +227,7 @@ def test_released_weights_are_those_of_the_sum_and_the_sum_stays_where_it_is(bac
 def test_waves_are_within_the_certificate(backend: str) -> None:
     X, y, site = system(5, 90, 3, 2, 1e3, 4)
     wire = FaultyNetwork([Fault("drop", "encrypting", frozenset({2}))])
-    model = FederatedRidge(
+    model = FederatedRidgeClassifier(
         1.0, classes=range(2), max_rows=90, rounds=3, aggregator=using(backend, wire, release="sum")
     )
     with pytest.warns(DropoutWarning, match="round 1 of 3 is without site-2; round 2 of 3 is without site-2"):
@@ -329,7 +335,7 @@ def test_who_asks_for_too_much_hears_it_before_anything_leaves() -> None:
     no_system = "is no system that key holders could solve: release the sum"
     cases: list[tuple[Callable[[Aggregator], Any], Any, str]] = [
         (
-            lambda a: FederatedRidge(8.0, rounds=2, aggregator=a),
+            lambda a: FederatedRidgeClassifier(8.0, rounds=2, aggregator=a),
             rows,
             f"'ridge statistics 1 of 2' {no_system}",
         ),
@@ -365,7 +371,7 @@ def test_a_sum_that_no_set_holds_is_one_error_before_anything_leaves(
     tap = Tap()
     row_norm = 2.0**300 if backend == "ckks" else 1.0
     with pytest.raises(CryptoError, match=what):
-        FederatedRidge(row_norm, max_rows=most, aggregator=using(backend, tap)).fit(X, y, site)
+        FederatedRidgeClassifier(row_norm, max_rows=most, aggregator=using(backend, tap)).fit(X, y, site)
     assert not tap.seen
     with pytest.raises(CryptoError):
         using(backend, tap, release="sum").open(
@@ -423,12 +429,13 @@ def test_encrypted_sessions_reckon_with_a_lying_server_whatever_the_masks_profil
 def test_the_semi_honest_profile_of_masks_goes_under_encryption_too() -> None:
     rows = system(5, 60, 3, 2, 10.0, 1)
     aggregator = using("bfv+mask", profile=Profile.SEMI_HONEST)
-    model = FederatedRidge(1.0, aggregator=aggregator).fit(*rows)
+    model = FederatedRidgeClassifier(1.0, aggregator=aggregator).fit(*rows)
     assert isinstance(aggregator, EncryptedAggregator)
     assert aggregator.masks is not None
     assert aggregator.masks.server.parameters.profile is Profile.SEMI_HONEST
     assert (
-        model.weights_.tobytes() == FederatedRidge(1.0, aggregator=using("bfv")).fit(*rows).weights_.tobytes()
+        model.weights_.tobytes()
+        == FederatedRidgeClassifier(1.0, aggregator=using("bfv")).fit(*rows).weights_.tobytes()
     )
 
 
@@ -440,7 +447,7 @@ def test_copies_share_the_ledgers_and_a_data_set_serves_once(backend: str) -> No
     X, y, site = system(4, 60, 3, 2, 10.0, 5)
     aggregator = using(backend)
     assert isinstance(aggregator, EncryptedAggregator)
-    model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=aggregator).fit(X, y, site)
     before = model.weights_
     assert copy.deepcopy(aggregator) is aggregator
     for copied in (model, clone(model)):
@@ -458,7 +465,7 @@ def test_key_holders_remember_what_clients_forget() -> None:
     X, y, site = system(4, 60, 3, 2, 10.0, 5)
     aggregator = using("bfv")
     assert isinstance(aggregator, EncryptedAggregator)
-    model = FederatedRidge(1.0, aggregator=aggregator).fit(X, y, site)
+    model = FederatedRidgeClassifier(1.0, aggregator=aggregator).fit(X, y, site)
     aggregator.parties.members.renew("data")
     with pytest.raises(RoundAbortedError, match="key holders are missing") as aborted:
         model.fit(X, y, site)
@@ -468,7 +475,7 @@ def test_key_holders_remember_what_clients_forget() -> None:
 @pytest.mark.parametrize("holders", [1, 3])
 def test_a_missing_key_holder_is_named_and_no_model_comes(holders: int) -> None:
     wire = FaultyNetwork([Fault("drop", "opening", frozenset({4 + holders - 1}))])
-    model = FederatedRidge(1.0, aggregator=using(f"bfv by {holders}", wire))
+    model = FederatedRidgeClassifier(1.0, aggregator=using(f"bfv by {holders}", wire))
     with pytest.raises(RoundAbortedError, match=f"none can be replaced: key holder {holders}"):
         model.fit(*system(4, 60, 3, 2, 10.0, 6))
     assert not hasattr(model, "weights_")

@@ -43,7 +43,7 @@ from secure_afl.models.networks.network import (
     to_grid,
 )
 from secure_afl.models.personal import Local
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
@@ -373,11 +373,11 @@ class FedACnnL(FederatedClassifier):
     ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
     classes : all labels there can be, agreed on; None is 0, 1, ….
     max_rows : public bound on the rows of one site.
-    data_set : what the owners call these rows, see `FederatedRidge`.
+    data_set : what the owners call these rows, see `FederatedRidgeClassifier`.
     seed : public; fixes label codes and random filters.
     device : of the clients' computations, "cpu" or "cuda".
     privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
-        `FederatedRidge`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
+        `FederatedRidgeClassifier`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
         shortened to norm 1, each row by itself, here and in predictions; the certificate is of the noisy sum.
     aggregator : an `Aggregator`; None masks the sums under the default policy.
 
@@ -597,9 +597,9 @@ class FedACnnL(FederatedClassifier):
             for name, mine in parsed.sites.items()
         }
 
-    def _private_head(self, aggregator: Aggregator | None = None) -> FederatedRidge:
+    def _private_head(self, aggregator: Aggregator | None = None) -> FederatedRidgeClassifier:
         """Learns the head from the outputs of the seeded layers, which are public functions of a row."""
-        return FederatedRidge(
+        return FederatedRidgeClassifier(
             1.0,
             ridge=self.ridge,
             classes=self._classes(),
@@ -609,7 +609,7 @@ class FedACnnL(FederatedClassifier):
             aggregator=aggregator,
         )
 
-    def _with_private_head(self, head: FederatedRidge) -> "FedACnnL":
+    def _with_private_head(self, head: FederatedRidgeClassifier) -> "FedACnnL":
         self.classes_, self.rounds_, self.certificate_ = head.classes_, head.rounds_, head.certificate_
         self.weights_, self.privacy_ = [*self._seeded(), head.weights_], self.privacy
         self.n_features_in_ = prod(self.network.input_shape)

@@ -17,7 +17,7 @@ from secure_afl.errors import DataError
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Flatten, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import MaskedAggregator, PlainAggregator
@@ -164,8 +164,10 @@ def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Priva
 def test_privacy_is_a_promise_or_none_and_that_of_the_fit(kind: str) -> None:
     """What only looks empty does not leave out the noise, and rows are not scored otherwise than they were learned from."""
     X, y, site = rows(60)
-    fitted: FederatedRidge | FedACnnL = (
-        FederatedRidge(1.0, classes=range(3), privacy=PRIVACY, max_rows=64) if kind == "ridge" else model()
+    fitted: FederatedRidgeClassifier | FedACnnL = (
+        FederatedRidgeClassifier(1.0, classes=range(3), privacy=PRIVACY, max_rows=64)
+        if kind == "ridge"
+        else model()
     )
     for wrong in ("yes", 0, False, (1.0, 1e-5)):
         with pytest.raises(DataError, match="expected privacy as Privacy"):

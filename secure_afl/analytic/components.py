@@ -1,0 +1,54 @@
+"""Principal components of pooled rows, from their moments."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from secure_afl.analytic.moments import Moments
+from secure_afl.analytic.statistics import Matrix
+from secure_afl.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """features: names of the d columns; mean (d,), scale (d,): what is taken away from a row, and divides it.
+
+    directions: (k, d), of norm 1, the entry of the largest magnitude positive; variances: (k,), of the rows along each,
+    over n − 1, falling; shares: (k,), of the variance of all columns.
+    """
+
+    features: tuple[str, ...]
+    mean: Matrix
+    scale: Matrix
+    directions: Matrix
+    variances: Matrix
+    shares: Matrix
+
+
+def principal_components(
+    moments: Moments, number: int | None = None, *, standardise: bool = False
+) -> Components:
+    """The first principal components, all that rows can have by default.
+
+    standardise: whether columns are divided by their standard deviations; constant ones are left as they are.
+    Raises DataError for fewer than 2 rows, or a number that is not from 1 to the least of rows and columns.
+    """
+    d, n = len(moments.mean), moments.rows
+    most = min(n, d)
+    if n < 2:
+        raise DataError(f"expected at least 2 rows for principal components, got {n}")
+    if number is not None and (type(number) is not int or not 1 <= number <= most):
+        raise DataError(f"expected from 1 to {most} components of {n} rows and {d} columns, got {number!r}")
+    # A row's weight counts relative to the mean weight.
+    covariance = moments.scatter / moments.weight * n / (n - 1)
+    scale = np.ones(d)
+    if standardise:
+        scale[moments.used] = np.sqrt(covariance.diagonal()[moments.used])
+        covariance = covariance / scale / scale[:, None]
+    values, vectors = np.linalg.eigh(covariance)
+    values, directions = np.maximum(values[::-1], 0.0), vectors.T[::-1]
+    largest = abs(directions).argmax(axis=1)
+    directions = directions * np.sign(directions[np.arange(d), largest])[:, None]
+    kept, total = number or most, float(values.sum())
+    shares = values / total if total > 0 else np.zeros(d)
+    return Components(moments.features, moments.mean, scale, directions[:kept], values[:kept], shares[:kept])
