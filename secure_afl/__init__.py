@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from secure_afl.analytic.solve import Certificate as Certificate
     from secure_afl.analytic.statistics import PublicBounds as PublicBounds
     from secure_afl.analytic.statistics import SufficientStatistics as SufficientStatistics
+    from secure_afl.models.discriminant import FederatedLDA as FederatedLDA
     from secure_afl.models.networks.fedacnnl import FedACnnL as FedACnnL
     from secure_afl.models.networks.network import Network as Network
     from secure_afl.models.networks.pfedacnnl import PFedACnnL as PFedACnnL
+    from secure_afl.models.pca import FederatedPCA as FederatedPCA
     from secure_afl.models.ridge import FederatedRidge as FederatedRidge
     from secure_afl.models.ridge import FederatedRidgeClassifier as FederatedRidgeClassifier
     from secure_afl.protocol.session.parameters import SumPlan as SumPlan
@@ -30,6 +32,8 @@ _HOMES = {
     "Certificate": "analytic.solve",
     "EncryptedAggregator": "sums.encrypted",
     "FedACnnL": "models.networks.fedacnnl",
+    "FederatedLDA": "models.discriminant",
+    "FederatedPCA": "models.pca",
     "FederatedRidge": "models.ridge",
     "FederatedRidgeClassifier": "models.ridge",
     "MaskedAggregator": "sums.aggregation",

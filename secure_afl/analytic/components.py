@@ -6,7 +6,7 @@ import numpy as np
 
 from secure_afl.analytic.moments import Moments
 from secure_afl.analytic.statistics import Matrix
-from secure_afl.errors import DataError
+from secure_afl.errors import DataError, SolveError
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,15 @@ def principal_components(
     """The first principal components, all that rows can have by default.
 
     standardise: whether columns are divided by their standard deviations; constant ones are left as they are.
-    Raises DataError for fewer than 2 rows, or a number that is not from 1 to the least of rows and columns.
+    Raises DataError for a number that is not from 1 to that of columns, SolveError for fewer rows, or fewer than 2.
     """
     d, n = len(moments.mean), moments.rows
-    most = min(n, d)
-    if n < 2:
-        raise DataError(f"expected at least 2 rows for principal components, got {n}")
-    if number is not None and (type(number) is not int or not 1 <= number <= most):
-        raise DataError(f"expected from 1 to {most} components of {n} rows and {d} columns, got {number!r}")
+    if number is not None and (type(number) is not int or not 1 <= number <= d):
+        raise DataError(f"expected from 1 to {d} components of {d} columns, got {number!r}")
+    if n < max(2, number or 1):
+        raise SolveError(
+            f"expected at least {max(2, number or 1)} rows for principal components, got n_samples = {n}"
+        )
     # A row's weight counts relative to the mean weight.
     covariance = moments.scatter / moments.weight * n / (n - 1)
     scale = np.ones(d)
@@ -49,6 +50,6 @@ def principal_components(
     values, directions = np.maximum(values[::-1], 0.0), vectors.T[::-1]
     largest = abs(directions).argmax(axis=1)
     directions = directions * np.sign(directions[np.arange(d), largest])[:, None]
-    kept, total = number or most, float(values.sum())
+    kept, total = number or min(n, d), float(values.sum())
     shares = values / total if total > 0 else np.zeros(d)
     return Components(moments.features, moments.mean, scale, directions[:kept], values[:kept], shares[:kept])

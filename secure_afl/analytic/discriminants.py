@@ -1,11 +1,11 @@
 """Linear discriminants of classes, from moments of pooled rows whose targets are one-hot classes.
 
-A class has rows with mean μ_c; all share the covariance Σ, estimated within the classes over n − classes. Then
+A class has rows with mean μ_c; all share the covariance Σ, estimated within the classes, over the number of rows. Then
 
     score of class c = μ_cᵀΣ⁻¹x − μ_cᵀΣ⁻¹μ_c/2 + log prior_c
 
-is the logarithm of its posterior probability but for a constant. It is scikit-learn's LinearDiscriminantAnalysis with its
-default solver. Equal priors are the remedy for a rare class that plain least squares never predicts.
+is the logarithm of its posterior probability but for a constant. It is scikit-learn's LinearDiscriminantAnalysis (since
+1.9 with any solver, before with "lsqr"). Equal priors are the remedy for a rare class that plain least squares never predicts.
 """
 
 from collections.abc import Sequence
@@ -41,24 +41,20 @@ def discriminants(
 ) -> Discriminants:
     """Linear discriminants.
 
-    priors: of the classes in their order, made to add up to 1; "equal"; None takes the shares of the rows.
+    priors: of the classes in their order, made to add up to 1 over those that have rows; "equal"; None takes the shares
+        of the rows.
     ridge: added to the diagonal of the within-class correlations; above 0 columns may depend on each other.
-    Raises DataError for priors that do not fit and for fewer rows than classes and one, SolveError for dependent columns.
+    Raises DataError for priors that do not fit, SolveError for dependent columns.
     """
     counts = moments.target_mean * moments.weight
     d, c = moments.cross.shape
     present = counts > 0.5 * moments.weight / moments.rows
     given = _priors(priors, moments, present)
-    if moments.rows <= int(present.sum()):
-        raise DataError(
-            f"expected more rows than the {int(present.sum())} classes that have any, got {moments.rows}"
-        )
     # Class means less the mean of all rows.
     away = np.zeros((c, d))
     away[present] = (moments.cross[:, present] / counts[present]).T
     within = moments.scatter - (away * np.where(present, counts, 0.0)[:, None]).T @ away
-    # As in scikit-learn: rows less classes. A row's weight counts relative to the mean weight.
-    covariance = within / moments.weight * moments.rows / (moments.rows - int(present.sum()))
+    covariance = within / moments.weight
     total = np.maximum(moments.scatter.diagonal() / moments.weight, np.finfo(np.float64).tiny)
     shares = covariance.diagonal() / total
     # What the digits of the sum leave open, for Σ and the class means.
@@ -82,22 +78,26 @@ def discriminants(
     return Discriminants(moments.features, moments.outputs, coef, intercept, means, given, covariance)
 
 
-def _priors(priors: Sequence[float] | str | None, moments: Moments, present: npt.NDArray[np.bool_]) -> Matrix:
-    c = len(moments.outputs)
-    if priors is None:
-        shares = np.where(present, np.maximum(moments.target_mean, 0.0), 0.0)
-        return np.asarray(shares / shares.sum())
-    if isinstance(priors, str):
-        if priors != "equal":
-            raise DataError(f'expected priors as {c} numbers above 0, "equal" or None, got {priors!r}')
-        return np.asarray(np.where(present, 1.0, 0.0) / present.sum())
+def check_priors(priors: Sequence[float] | str | None, classes: int) -> None:
+    """Raises DataError for priors that no rows could fit."""
+    if priors is None or (isinstance(priors, str) and priors == "equal"):
+        return
     try:
         given = np.asarray(priors, dtype=np.float64)
     except (TypeError, ValueError):
         given = np.zeros(0)
-    if given.shape != (c,) or not (np.isfinite(given) & (given > 0)).all():
-        raise DataError(f"expected priors as {c} numbers above 0, one for each class, got {priors!r}")
-    if not present.all():
-        empty = moments.outputs[int(np.flatnonzero(~present)[0])]
-        raise DataError(f"expected rows of each class that has a prior, got none of {empty!r}")
-    return np.asarray(given / given.sum())
+    if given.shape != (classes,) or not (np.isfinite(given) & (given > 0)).all():
+        raise DataError(
+            f'expected priors as {classes} numbers above 0, one for each class, or "equal", got {priors!r}'
+        )
+
+
+def _priors(priors: Sequence[float] | str | None, moments: Moments, present: npt.NDArray[np.bool_]) -> Matrix:
+    check_priors(priors, len(moments.outputs))
+    if priors is None:
+        shares = np.where(present, np.maximum(moments.target_mean, 0.0), 0.0)
+    elif isinstance(priors, str):
+        shares = np.where(present, 1.0, 0.0)
+    else:
+        shares = np.where(present, np.asarray(priors, dtype=np.float64), 0.0)
+    return np.asarray(shares / shares.sum())

@@ -217,8 +217,8 @@ class SufficientStatistics:
                 x = x_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
                 y = y_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
                 faults = (
-                    (~np.isfinite(x), "X must be finite, is not"),
-                    (~np.isfinite(y), "Y must be finite, is not"),
+                    (~np.isfinite(x), "X must be finite, without NaN, is not"),
+                    (~np.isfinite(y), "Y must be finite, without NaN, is not"),
                     (np.sqrt(np.einsum("ij,ij->i", x, x)) > accepted, f"X has norm over {bounds.row_norm:g}"),
                     (abs(x) > bounds.column, f"X has absolute value over {bounds.column:g}"),
                     (abs(y) > bounds.target, f"Y has absolute value over {bounds.target:g}"),

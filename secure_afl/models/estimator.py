@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.errors import DataError
@@ -52,6 +52,8 @@ def parse_labels(
     classes: None takes the labels in `y`.
     """
     labels = np.asarray(y)
+    if labels.shape == (rows, 1) and rows > 1:
+        labels = column_or_1d(labels, warn=True)
     if labels.shape != (rows,):
         raise DataError(f"expected a label for each of {rows} rows, got shape {labels.shape}")
     try:
@@ -64,10 +66,12 @@ def parse_labels(
         )
     if not len(agreed):
         raise DataError(f"expected at least one row and one class, got {rows} rows")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError("expected a label for each row, none missing, got NaN or infinity")
     if classes is None and labels.dtype.kind == "f" and not (agreed == np.floor(agreed)).all():
         raise DataError(
-            f"expected y as labels of classes, got real numbers, {len(agreed)} different ones in {rows} rows: this is a "
-            "classifier, which would make a class of each; use FederatedRidge for a number, or give the classes if these "
+            f"expected y as labels of classes, got real numbers, {len(agreed)} different ones in {rows} rows (Unknown "
+            "label type: continuous): this is a classifier, which would make a class of each; use FederatedRidge for a number, or give the classes if these "
             "are their names"
         )
     wrong = np.flatnonzero(~np.isin(labels, agreed))  # NaN is never known
@@ -98,9 +102,13 @@ def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         features = np.asarray(X)
     except ValueError:
         raise DataError("expected X as a table of numbers, got rows of different lengths") from None
+    if features.dtype.kind == "c":
+        raise DataError("expected X of real numbers, got complex ones: Complex data not supported")
     if features.dtype.kind not in "fiub" or features.ndim != 2:
+        hint = ". Reshape your data: X.reshape(-1, 1) is one feature, X.reshape(1, -1) one row"
         raise DataError(
             f"expected X (rows, features) of numbers, got shape {features.shape} of type {features.dtype}"
+            + (hint if features.ndim < 2 and features.dtype.kind in "fiub" else "")
         )
     return features.astype(np.float64)
 
@@ -177,9 +185,10 @@ class Federated(BaseEstimator, ABC):  # type: ignore[misc]
     aggregator: Aggregator | None
     privacy: Privacy | None
     data_set: str
+    _LEARNED = "weights_"
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "weights_")
+        return hasattr(self, self._LEARNED)
 
     def _features(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """X (rows, features) for the model, finite. Raises `DataError` for other columns than those it was learned

@@ -1,6 +1,7 @@
 """Ridge regression and a ridge classifier that several parties learn from sums of their statistics."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,28 +25,20 @@ class _Ridge(FederatedTable):
     ridge: float | str
 
     def _penalty(self) -> float | None:
-        return parse_penalty(self.ridge)
-
-    def refit(self, ridge: float | str | None = None) -> Any:
-        kept = getattr(self, "_kept", None)
-        if kept is None:
-            raise DataError(
-                "expected the sum of an earlier fit, got none: fit first, with an aggregator that releases sums"
-            )
-        given = self.ridge if ridge is None else ridge
-        penalty = parse_penalty(given)
+        penalty = parse_penalty(self.ridge)
         if penalty is None and self.privacy:
             raise DataError('expected a number as ridge under differential privacy, got "gcv"')
-        self._learn(kept, kept.solved(penalty))
-        self.ridge = given
-        return self
+        return penalty
+
+    def _solved(self, kept: Kept) -> Solution:
+        return kept.solved(self._penalty())
 
     def _take(self, kept: Kept, solution: Solution) -> tuple[Floats, Floats]:
         """The attributes that both have; the weights (targets, features) and intercepts (targets,) in own units."""
-        self._note(kept, solution)
+        self.statistics_ = solution.statistics
+        self._note(kept, [j - 1 for j in solution.constant])
         features, targets = len(solution.weights) - 1, kept.agreed.targets
         columns, over = self._scaling(features), targets.scaling
-        self.statistics_ = solution.statistics
         self.weights_ = solution.weights
         self.ridge_ = solution.ridge
         self.certificate_ = solution.certificate
@@ -184,10 +177,10 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
             raise DataError(
                 "expected target_bounds, a range (low, high) of y that was agreed on before anybody read data, got None"
             )
-        if np.ndim(given) == 0:
+        if isinstance(given, Real | str):
             return [given], False
         entries = list(given)
-        if len(entries) == 2 and all(np.ndim(one) == 0 for one in entries):
+        if len(entries) == 2 and all(isinstance(one, Real) for one in entries):
             return [tuple(entries)], False
         return entries, True
 
@@ -197,8 +190,8 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         # A row of Y has at most this norm; half of the bits of a rounding more.
         return Targets(names, columns.scaling, float(np.sqrt(width)) * (1 + 2.0**-40), False)
 
-    def _learn(self, kept: Kept, solution: Solution) -> None:
-        coef, intercept = self._take(kept, solution)
+    def _learn(self, kept: Kept, result: Solution) -> None:
+        coef, intercept = self._take(kept, result)
         single = kept.agreed.targets.names == ("y",)
         self.coef_ = coef[0] if single else coef
         self.intercept_ = float(intercept[0]) if single else intercept
@@ -323,8 +316,8 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         assert by_class is not None
         return np.asarray(Y @ by_class * (1.0 if weights is None else weights))
 
-    def _learn(self, kept: Kept, solution: Solution) -> None:
-        coef, intercept = self._take(kept, solution)
+    def _learn(self, kept: Kept, result: Solution) -> None:
+        coef, intercept = self._take(kept, result)
         assert kept.agreed.targets.labels is not None
         self.classes_ = kept.agreed.targets.labels
         binary = len(self.classes_) == 2

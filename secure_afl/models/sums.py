@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,8 @@ _INTERCEPT = 0.25
 # What a sum of all clients needs in bits at most, in fixed point: words of 8 bytes and every encryption with exact sums
 # hold it.
 _SUM_BITS = 58
+# What rounding may do to a count of rows, of which it must be told.
+_UNITS = 0.25
 _TINY = 2.0**-20
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -148,11 +150,22 @@ class FederatedTable(Federated):
 
     @abstractmethod
     def _penalty(self) -> float | None:
-        """The ridge of the system; raises `DataError`."""
+        """The ridge of the system. Raises `DataError` for it and for other parameters of the solve."""
 
     @abstractmethod
-    def _learn(self, kept: Kept, solution: Solution) -> None:
-        """Take a solution as the model."""
+    def _solved(self, kept: Kept) -> Any:
+        """What comes of a sum. Raises `SolveError`."""
+
+    @abstractmethod
+    def _learn(self, kept: Kept, result: Any) -> None:
+        """Take what came of a sum as the model."""
+
+    _SUPERVISED = True
+    _SOLVES = True  # whether key holders can do with a system's solution
+    _STATISTIC = "ridge statistics"
+    _REFIT: tuple[str, ...] = ("ridge",)
+    """Parameters that only the solve depends on."""
+    _MODEL: tuple[str, ...] = ("weights_", "coef_", "intercept_", "certificate_", "constant_", "ridge_")
 
     def _row_weights(self, targets: Targets, Y: Floats, sample_weight: npt.ArrayLike | None) -> Floats | None:
         """The weights of rows, None where there are none."""
@@ -187,6 +200,8 @@ class FederatedTable(Federated):
                 f"expected a weight for each of {rows} rows, got shape {weights.shape} of type {weights.dtype}"
             )
         weights = weights.astype(np.float64)
+        if rows and not weights.any():
+            raise DataError("expected some weights above 0, got zeros: rows of weight zero say nothing")
         largest = FederatedTable._largest_weight(self)
         assert largest is not None
         if wrong := np.flatnonzero(~((weights >= 0) & (weights <= largest))).tolist():
@@ -317,8 +332,6 @@ class FederatedTable(Federated):
             self.bounds(width, targets.width), squares=plain and not targets.one_hot and targets.width > 0
         )
         penalty = self._penalty()
-        if penalty is None and not plain:
-            raise DataError('expected a number as ridge under differential privacy, got "gcv"')
         parse_integer("rounds", self.rounds)
         system = RidgeSystem(
             bounds.features,
@@ -338,7 +351,13 @@ class FederatedTable(Federated):
         rounds, bounds = parse_integer("rounds", self.rounds), agreed.bounds
         survivors, noise = 0, None
         # As many digits as 8 bytes hold, and as every encryption with exact sums does: centring a Gram matrix needs them.
-        fraction_bits = max(32, _SUM_BITS - math.frexp(clients * bounds.magnitude)[1])
+        fraction_bits = _SUM_BITS - math.frexp(clients * bounds.magnitude)[1]
+        if clients * 2.0**-fraction_bits > _UNITS and not self.privacy:
+            raise DataError(
+                f"expected bounds that leave digits for fractions, got sums of {clients} clients up to "
+                f"{clients * bounds.magnitude:.2g}: agree on column_bounds in place of row_norm {self.row_norm}, or on "
+                f"fewer max_rows than {self.max_rows}"
+            )
         if self.privacy:
             fraction_bits = 32  # the rest is noise
             survivors = self.privacy.survivors(clients)
@@ -355,19 +374,17 @@ class FederatedTable(Federated):
             )
         return [
             SumPlan(
-                f"ridge statistics {r + 1} of {rounds}",
+                f"{self._STATISTIC} {r + 1} of {rounds}",
                 bounds.length,
                 bounds.magnitude,
                 fraction_bits,
                 survivors=survivors,
                 # Of several waves only the sum of their sums is a system.
-                system=agreed.system if rounds == 1 and self._solves else None,
+                system=agreed.system if rounds == 1 and self._SOLVES else None,
                 noise=noise,
             )
             for r in range(rounds)
         ]
-
-    _solves = True  # whether key holders can do with a system's solution
 
     def plan(self, features: int | Sequence[str], clients: int) -> list[SumPlan]:
         """The sums that both sides agree on, from the parameters alone. features: how many there are, or their names."""
@@ -378,10 +395,10 @@ class FederatedTable(Federated):
     def fit(
         self,
         X: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: Any,
         site: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
-    ) -> Any:
+    ) -> Self:
         """Learn from X (rows, features), y, the name of each row's site (rows,), and its weight (rows,).
 
         site: None deals rows to `deal` sites. sample_weight: with `max_weight`; None gives every row the weight 1.
@@ -393,6 +410,15 @@ class FederatedTable(Federated):
         can solve it with a larger penalty.
         """
         names, features = feature_names(X), parse_features(X)
+        if y is None and self._SUPERVISED:
+            raise DataError(
+                f"expected y: {type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        if not features.size:
+            raise DataError(
+                f"expected rows and features, got {len(features)} sample(s) and {features.shape[1]} feature(s) "
+                f"(shape={features.shape}) while a minimum of 1 is required."
+            )
         table, targets = self._table(features, y, self._sites(site, len(features)), sample_weight)
         agreed = self._agreed(features.shape[1] if names is None else tuple(names), targets)
         # Every site's rows are checked before the first message leaves.
@@ -403,7 +429,7 @@ class FederatedTable(Federated):
         ]
         return self._fit(list(vectors), agreed, contributions)
 
-    def fit_elsewhere(self, clients: Sequence[str], features: int | Sequence[str]) -> Any:
+    def fit_elsewhere(self, clients: Sequence[str], features: int | Sequence[str]) -> Self:
         """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
         learns from what `vectors` gives there. Warns and raises as `fit` does.
 
@@ -458,11 +484,11 @@ class FederatedTable(Federated):
 
     def _fit(
         self, clients: Sequence[str], agreed: Agreed, contributions: Sequence[Mapping[str, Contribution]]
-    ) -> Any:
+    ) -> Self:
         plan = self._plan(agreed, len(clients))
         aggregator = self._ask()
         try:
-            kept, solution = self._session(aggregator, clients, agreed, plan, contributions)
+            kept, result = self._session(aggregator, clients, agreed, plan, contributions)
         except SolveError as error:
             if isinstance(error.outcome, Kept):
                 self._forget()
@@ -475,7 +501,7 @@ class FederatedTable(Federated):
                 )
             raise
         self._keep(kept)
-        self._learn(kept, solution)
+        self._learn(kept, result)
         warn_of_dropouts(clients, self.rounds_)
         return self
 
@@ -486,8 +512,8 @@ class FederatedTable(Federated):
         agreed: Agreed,
         plan: Sequence[SumPlan],
         contributions: Sequence[Mapping[str, Contribution]],
-    ) -> tuple[Kept, Solution]:
-        """The sums and their solution. A `SolveError` has what is to be kept as its `outcome`."""
+    ) -> tuple[Kept, Any]:
+        """The sums and what comes of them. A `SolveError` has what is to be kept as its `outcome`."""
         aggregator.open(clients, plan)
         if plan[0].system:
             try:
@@ -499,12 +525,10 @@ class FederatedTable(Federated):
             return Kept(agreed, [outcome], plan[0].noise), solution
         kept = Kept(agreed, [aggregator.sum(r, contributions[r]) for r in range(len(plan))], plan[0].noise)
         try:
-            return kept, kept.solved(agreed.system.ridge)
+            return kept, self._solved(kept)
         except SolveError as error:
             error.outcome = kept
             raise
-
-    _MODEL = ("weights_", "coef_", "intercept_", "certificate_", "constant_", "ridge_")
 
     def _forget(self) -> None:
         """There is a sum without a solution, and no model."""
@@ -517,9 +541,7 @@ class FederatedTable(Federated):
         released = any(isinstance(one, Aggregate) for one in kept.outcomes)
         self.statistics_ = kept.statistics() if released else None
 
-    def fit_pooled(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
-    ) -> Any:
+    def fit_pooled(self, X: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
         """The same model from rows that lie in one place, without any aggregator: the reference, without noise."""
         names, features = feature_names(X), parse_features(X)
         everything = {"the pooled data": np.arange(len(features))}
@@ -528,38 +550,57 @@ class FederatedTable(Federated):
         bounds = replace(agreed.bounds, rows=max(1, len(features)))
         ((who, rows),) = everything.items()
         total = self._statistics(who, table, rows, bounds).pack()
-        solution = solved(agreed.system, total, 0.0, 1)
         kept = Kept(agreed, [Aggregate((who,), 0.0, len(total), total)], None)
+        result = self._solved(kept)
         self._keep(kept)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ColumnWarning)
-            self._learn(kept, solution)
+            self._learn(kept, result)
         self.rounds_ = []
         return self
 
-    def refit(self, ridge: float | str | None = None) -> Any:
-        """Solve the sum of the last `fit` again, with another penalty: no session, nobody is asked.
+    def refit(self, **parameters: Any) -> Self:
+        """Solve the sum of the last `fit` again with other parameters, such as ridge=0.1: no session, nobody is asked.
 
-        ridge: the new penalty, which becomes the parameter if it gives a solution; None takes the parameter.
-        Raises `DataError` if there is no sum (before `fit`, or where key holders released only weights), `SolveError` if
-        this one gives no guaranteed solution either.
+        parameters: those that only the solve depends on; they stay if they give a solution.
+        Raises `DataError` for others and if there is no sum (before `fit`, or where key holders released only weights),
+        `SolveError` if these give no guaranteed solution either.
         """
-        raise DataError(f"expected a model with a ridge, got {type(self).__name__}")
+        kept = getattr(self, "_kept", None)
+        if kept is None:
+            raise DataError(
+                "expected the sum of an earlier fit, got none: fit first, with an aggregator that releases sums"
+            )
+        if unknown := sorted(parameters.keys() - set(self._REFIT)):
+            raise DataError(
+                f"expected parameters of the solve ({', '.join(self._REFIT)}), got {unknown[0]!r}, on which the sum depends"
+            )
+        before = {name: getattr(self, name) for name in parameters}
+        self.set_params(**parameters)
+        try:
+            self._check_privacy()
+            self._penalty()
+            self._learn(kept, self._solved(kept))
+        except (DataError, SolveError):
+            self.set_params(**before)
+            raise
+        return self
 
-    def _note(self, kept: Kept, solution: Solution) -> None:
-        """What every model has."""
-        system, features = kept.agreed.system, len(solution.weights) - 1
+    def _note(self, kept: Kept, constant: Sequence[int]) -> None:
+        """What every model has. constant: numbers of features."""
+        system = kept.agreed.system
         self.privacy_ = self.privacy
-        self.constant_ = np.array([j - 1 for j in solution.constant], dtype=np.intp)
-        self.n_features_in_ = features
+        self.constant_ = np.array(constant, dtype=np.intp)
+        self.n_features_in_ = system.features - 1
         self.__dict__.pop("feature_names_in_", None)
         if system.names:
             self.feature_names_in_ = np.array(system.names, dtype=object)
+        statistics = self.statistics_
         said = [
             # A column of zeros is no surprise: a level that nobody has, the border of an image.
-            repr(system.names[j - 1]) if system.names else str(j)
-            for j in solution.constant
-            if solution.statistics and solution.statistics.gram[[0, j], j].any()
+            repr(system.names[j]) if system.names else str(j + 1)
+            for j in constant
+            if statistics and statistics.gram[[0, j + 1], j + 1].any()
         ]
         if said:
             warnings.warn(
@@ -578,15 +619,17 @@ class FederatedTable(Federated):
         Raises `DataError` if there is no exact sum: before `fit`, under differential privacy, or where key holders
         released only weights.
         """
-        kept = getattr(self, "_kept", None)
-        if kept is None or kept.noise or self.privacy:
+        return self._moments(getattr(self, "_kept", None))
+
+    def _moments(self, kept: Kept | None) -> Moments:
+        statistics = None if kept is None or self.privacy else kept.statistics()
+        if kept is None or statistics is None:
             raise DataError("expected an exact sum to analyse, got none: fit first, without privacy")
-        statistics, targets = kept.statistics(), kept.agreed.targets
+        system, targets = kept.agreed.system, kept.agreed.targets
         if targets.one_hot:
             statistics = replace(statistics, squares=np.diag(statistics.cross[0]))
         elif not targets.width:
             statistics = replace(statistics, squares=np.zeros((0, 0)))
-        system = kept.agreed.system
         return Moments.of(
             statistics,
             self._scaling(len(statistics.gram) - 1),

@@ -245,19 +245,20 @@ class EncryptedAggregator(EncryptedSums, LocalSums):
 def weights(
     plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
 ) -> npt.NDArray[np.float64]:
-    """What a key holder releases of a system: weights row by row, and the numbers of their certificate."""
+    """What a key holder releases of a system: weights row by row, the numbers of their certificate, and the ridge."""
     assert plan.system is not None  # `Encryption.agreed` refuses sums that are no system
     solution = solved(plan.system, total, entry_error, survivors, plan.noise)
-    return np.concatenate([solution.weights.ravel(), astuple(solution.certificate)])
+    return np.concatenate([solution.weights.ravel(), astuple(solution.certificate), [solution.ridge]])
 
 
 def _solution(system: RidgeSystem, released: npt.NDArray[np.float64]) -> Solution:
     size = system.features * system.outputs
     numbers = len(Certificate.__dataclass_fields__)
-    if len(released) != size + numbers or not np.isfinite(released).all():
+    if len(released) != size + numbers + 1 or not np.isfinite(released).all():
         raise SolveError(
-            f"expected {size} weights and {numbers} numbers of a certificate, got {len(released)}"
+            f"expected {size} weights, {numbers} numbers of a certificate and a ridge, got {len(released)}"
         )
     weights = released[:size].reshape(system.features, system.outputs).copy()
     weights.flags.writeable = False
-    return Solution(weights, Certificate(*released[size:].tolist()))
+    *certificate, ridge = released[size:].tolist()
+    return Solution(weights, Certificate(*certificate), ridge=ridge)

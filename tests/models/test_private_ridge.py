@@ -306,7 +306,7 @@ def test_the_model_is_that_of_the_noisy_sum() -> None:
     (one,), (plan,) = model.rounds_, model.plan(3, SITES)
     assert plan.noise is not None
     fixed = regularise(
-        one.total,
+        one.total,  # type: ignore[attr-defined]
         model.bounds(3, 3),
         plan.noise,
         survivors=SITES,
@@ -315,7 +315,7 @@ def test_the_model_is_that_of_the_noisy_sum() -> None:
     assert np.array_equal(
         model.weights_, solve(fixed.statistics, ridge=0.0, entry_error=one.entry_error).weights
     )
-    assert np.array_equal(model.statistics_.gram, fixed.statistics.gram)
+    assert np.array_equal(model.statistics_.gram, fixed.statistics.gram)  # type: ignore[union-attr]
     long = data[0] * 1e3  # predictions shorten rows too
     scores = model.decision_function(long)
     assert np.allclose(scores, model.decision_function(long * 10))

@@ -17,7 +17,7 @@ from worlds.rounding import half_a_unit
 from secure_afl.analytic.solve import solve
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DropoutWarning, SolveError
+from secure_afl.errors import DataError, DropoutWarning, SolveError
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
@@ -356,27 +356,33 @@ def test_who_asks_for_too_much_hears_it_before_anything_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "most", "what"),
+    ("backend", "bound", "what"),
     [
-        ("bfv", 2**30, "more than"),
-        ("bfv+mask", 2**30, "more than"),
-        ("bfv by 3", 2**30, "more than"),
-        ("ckks", 2**30, "ckks-precise does not hold a sum of 4 values up to"),
+        ("bfv", 2.0**30, "more than"),
+        ("bfv+mask", 2.0**30, "more than"),
+        ("bfv by 3", 2.0**30, "more than"),
+        ("ckks", 2.0**300, "ckks-precise does not hold a sum of 4 values up to"),
     ],
 )
 def test_a_sum_that_no_set_holds_is_one_error_before_anything_leaves(
-    backend: str, most: int, what: str
+    backend: str, bound: float, what: str
 ) -> None:
-    X, y, site = system(4, 60, 3, 2, 10.0, 1)
     tap = Tap()
-    row_norm = 2.0**300 if backend == "ckks" else 1.0
     with pytest.raises(CryptoError, match=what):
-        FederatedRidgeClassifier(row_norm, max_rows=most, aggregator=using(backend, tap)).fit(X, y, site)
-    assert not tap.seen
+        using(backend, tap).open(["a", "b", "c", "d"], [SumPlan("a sum", 13, bound)])
     with pytest.raises(CryptoError):
         using(backend, tap, release="sum").open(
             ["a", "b", "c"], [SumPlan("s", 1, 2.0**600, fraction_bits=500)]
         )
+    assert not tap.seen
+
+
+def test_bounds_that_leave_no_digits_are_refused_before_anything_leaves() -> None:
+    X, y, site = system(4, 60, 3, 2, 10.0, 1)
+    tap = Tap()
+    for options in ({"row_norm": 2.0**40}, {"row_norm": 1.0, "max_rows": 2**32, "max_weight": 2.0**60}):
+        with pytest.raises(DataError, match="expected bounds that leave digits for fractions"):
+            FederatedRidgeClassifier(**options, aggregator=using("mask", tap)).fit(X, y, site)  # type: ignore[arg-type]
     assert not tap.seen
 
 
