@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from secure_afl.cli.terminal import console, table
 from secure_afl.models.networks.fedacnnl import FedACnnL
-from secure_afl.models.ridge import FederatedRidge
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.node.site import Folder, kept
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part
@@ -67,7 +67,7 @@ def compare(
     console.print(shown)
 
 
-def _accuracy(model: FederatedRidge | FedACnnL, rows: Dataset, part: Part) -> str:
+def _accuracy(model: FederatedRidgeClassifier | FedACnnL, rows: Dataset, part: Part) -> str:
     """Accuracy on a client's test rows."""
     truth = np.array(rows.classes)[rows.y[part.test]]
     return f"{model.score(rows.X[part.test], truth):.3f}"
