@@ -80,11 +80,11 @@ class Spent(NamedTuple):
 @contextmanager
 def spending(add: Callable[[Spent], None]) -> Iterator[None]:
     """Tell `add` what the body took, also if it raises."""
-    started = Spent.now()
+    cpu, wall = cpu_seconds(), time.perf_counter()
     try:
         yield
     finally:
-        add(started.since())
+        add(Spent(cpu_seconds() - cpu, time.perf_counter() - wall))
 
 
 @dataclass
@@ -147,18 +147,6 @@ class Meter:
             sent[party] = sent.get(party, 0) + size
 
 
-class Link(Protocol):
-    """What carries the server's messages to the parties, and their answers back."""
-
-    def answers(
-        self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
-    ) -> Iterator[tuple[str, int, bytes]]:
-        """Send all; give each answer as it reaches the server, with the phase it is of and the party's number.
-
-        It ends with the phase's deadline.
-        """
-
-
 class Local:
     """All parties are in this process. network: lies between them and the server; None is perfect."""
 
@@ -172,6 +160,11 @@ class Local:
     def answers(
         self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
     ) -> Iterator[tuple[str, int, bytes]]:
+        """Send all; give each answer as it reaches the server, with the phase it is of and the party's number.
+
+        It ends with the phase's deadline.
+        """
+
         def sent(party: int, data: bytes, *, upward: bool) -> Iterator[Envelope]:
             meter.count(phase, party, len(data), upward=upward)
             return iter(self._network.carry(Envelope(phase, party, upward, data)))
@@ -224,12 +217,16 @@ class Remote:
     def answers(
         self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
     ) -> Iterator[tuple[str, int, bytes]]:
+        """See `Local.answers`."""
         with spending(meter.of(phase).add_server):
             for party, data in outbox.items():  # some outboxes encode a message only now
                 meter.count(phase, party, len(data), upward=False)
         for party, answer in self._carry(outbox):
             meter.count(phase, party, len(answer), upward=True)
             yield phase, party, answer
+
+
+Link = Local | Remote
 
 
 class Exchange:
