@@ -175,7 +175,8 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         given = self.target_bounds
         if given is None:
             raise DataError(
-                "expected target_bounds, a range (low, high) of y that was agreed on before anybody read data, got None"
+                "expected target_bounds, a range (low, high) of y that was agreed on before anybody read data, got None; for "
+                "labels use FederatedRidgeClassifier"
             )
         if isinstance(given, Real | str):
             return [given], False

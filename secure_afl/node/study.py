@@ -72,7 +72,7 @@ class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     row_norm: float | None = None
     column_bounds: tuple[float | tuple[float, float], ...] | None = None
-    ridge: float = 1e-3
+    ridge: float | str = 1e-3  # or "gcv"
     rounds: int = 1
 
 

@@ -33,6 +33,7 @@ from secure_afl import (
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, SolveError
+from secure_afl.node import study
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -451,3 +452,13 @@ def test_a_failed_solve_keeps_the_sum_of_every_model() -> None:
         model.predict(twin)
     assert model.statistics_ is not None
     assert model.refit(ridge=0.1).predict(twin).shape == (120,)
+
+
+@pytest.mark.parametrize(("ridge", "expected"), [('"gcv"', None), ("0.01", 0.01)])
+def test_a_study_can_leave_the_penalty_to_cross_validation(ridge: str, expected: float | None) -> None:
+    text = 'backend="mask"\nfeatures=["a"]\nlabel="b"\nclasses=["0","1"]\nmax_rows=10\n[ridge]\nrow_norm=1.0\nridge='
+    (plan,) = study.parse(text + ridge).plan(4)
+    assert plan.system is not None
+    assert plan.system.ridge == expected
+    with pytest.raises(DataError, match="ridge"):
+        study.parse(text + "-1.0").plan(4)
