@@ -4,15 +4,18 @@ A column is numbers or words in all of its rows. Words that stand for a missing 
 and numbers that look like codes are refused; a codebook can say what they mean.
 """
 
+import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from secure_afl.errors import DataError
-from secure_afl.tables.cells import Cells, Floats, Ints, Mask, distinct, is_any, matching, to_levels
-from secure_afl.tables.faults import DECLARE, Fault, refuse, unreadable
+from secure_afl.tables.cells import Cells, Floats, Mask, distinct, is_any, matching
+from secure_afl.tables.codebook import Category, Classes, Codebook, Kind, Levels, Number
+from secure_afl.tables.faults import DECLARE, Fault, enumerated, refuse, unreadable
 
 MISSING = (
     *("", "?", "-", "--", ".", "..", "na", "n/a", "n.a.", "#n/a", "nan", "null", "nil"),
@@ -26,43 +29,92 @@ _ROWS_PER_CLASS = 10
 _LARGEST = 1e300  # no power of two above it overflows
 
 
-def column(cells: Cells, name: str) -> tuple[float, float] | tuple[str, ...]:
-    """The range of a column of numbers, or the sorted levels of a column of words. Raises `TableError`, `DataError`."""
+def codebook(cells: Cells, label: str, leave: Sequence[str] = ()) -> tuple[Codebook, dict[str, str]]:
+    """A codebook out of the rows: ranges are powers of two around them, levels those that occur. And what each column
+    holds, for people; one that is not in the codebook has the same word in every row. leave: columns to leave out.
+
+    Raises `TableError` with all cells that are in doubt, `DataError`.
+    """
+    outcome, faults = _classes(cells, label)
+    kinds: dict[str, Kind] = {}
+    seen: dict[str, str] = {}
+    for name in cells.columns:
+        if name in (label, *leave):
+            continue
+        kind, found = _kind(cells, name)
+        faults += found
+        if isinstance(kind, str):
+            seen[name] = f"{kind!r} in every row"
+        elif isinstance(kind, Number):
+            numbers = cells.numbers(name)
+            seen[name] = f"{numbers.min():g} to {numbers.max():g}"
+        elif kind:
+            seen[name] = ", ".join(kind.levels)
+        if kind and not isinstance(kind, str):
+            kinds[name] = kind
+    refuse(cells.source, faults)
+    if not kinds:
+        there = enumerated(map(repr, cells.columns), 12)
+        raise DataError(
+            f"{cells.source}: expected columns to learn from besides the label, there are {there}"
+        )
+    assert outcome is not None
+    return Codebook(kinds, outcome), seen
+
+
+def _kind(cells: Cells, name: str) -> tuple[Number | Category | str | None, list[Fault]]:
+    """A column's kind, or the one word that it has; None with faults. Raises `DataError`."""
     numbers = cells.numbers(name)
     words = np.isnan(numbers)
-    refuse(cells.source, _missing(cells, name, words) or _mixed(cells, name, words))
     if not words.any():
-        refuse(cells.source, _odd_numbers(cells, name, numbers))
-        return float(numbers.min()), float(numbers.max())
-    refuse(cells.source, _like_numbers(cells, name))
+        reach = _power(float(np.abs(numbers).max()))
+        faults = _odd_numbers(cells, name, numbers)
+        return (None, faults) if faults else (Number((-reach, reach)), [])
+    if faults := _missing(cells, name, words) or _mixed(cells, name, words) or _like_numbers(cells, name):
+        return None, faults
     levels = tuple(distinct(cells.column(name)))
     if len(levels) > _MOST_LEVELS:
         raise DataError(
             f"{cells.source}, column {name!r}: {len(levels)} different words, it looks like an identifier: leave it "
-            "out, or declare it in a codebook"
+            "out, or declare it in a codebook (--codebook)"
         )
-    return levels
+    return (Category(levels) if len(levels) > 1 else levels[0]), []
 
 
-def labels(cells: Cells, name: str) -> tuple[Ints, tuple[str, ...]]:
-    """Each row's class, and the classes: words, or whole numbers in their order. Raises `TableError`, `DataError`."""
+def _classes(cells: Cells, name: str) -> tuple[Classes | None, list[Fault]]:
+    """The labels: words, or whole numbers in their order; None with faults. Raises `DataError`."""
     text = cells.column(name)
     numbers = cells.numbers(name)
     words = np.isnan(numbers)
-    refuse(cells.source, _missing(cells, name, words) or _mixed(cells, name, words))
-    if words.any():
-        refuse(cells.source, _like_numbers(cells, name))
-        classes = tuple(distinct(text))
-        return to_levels(text, classes), classes
-    whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)
+    if faults := _missing(cells, name, words) or _mixed(cells, name, words):
+        return None, faults
     measured = "a number to predict, and no class, is declared as outcome in a codebook (--codebook)"
-    refuse(cells.source, cells.faults(name, ~whole, "a word or a whole number as label", measured))
-    values, places = np.unique(numbers, return_inverse=True)
-    if len(values) > max(_MOST_CLASSES, cells.rows / _ROWS_PER_CLASS):
-        raise DataError(
-            f"{cells.source}, column {name!r}: {len(values)} different labels in {cells.rows} rows; {measured}"
-        )
-    return places.astype(np.int64), tuple(str(int(value)) for value in values)
+    if words.any():
+        classes: Levels = tuple(distinct(text))
+        faults = _like_numbers(cells, name)
+    else:
+        whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)
+        faults = cells.faults(name, ~whole, "a word or a whole number as label", measured)
+        values = np.unique(numbers)
+        if not faults and len(values) > max(_MOST_CLASSES, cells.rows / _ROWS_PER_CLASS):
+            raise DataError(
+                f"{cells.source}, column {name!r}: {len(values)} different labels in {cells.rows} rows; {measured}"
+            )
+        written: dict[float, list[str]] = {}
+        for cell in distinct(text):
+            written.setdefault(float(cell), []).append(cell)
+        classes = {f"{value:.0f}": tuple(written[value]) for value in values.tolist()}
+    if faults:
+        return None, faults
+    if len(classes) < 2:
+        raise DataError(f"{cells.source}: every row has the label {next(iter(classes))!r}: nothing to learn")
+    return Classes(name, classes), []
+
+
+def _power(value: float) -> float:
+    """The smallest power of two that is no smaller, or 1 for 0: dividing by it costs no digit."""
+    fraction, exponent = math.frexp(value)
+    return math.ldexp(1.0, exponent - (fraction == 0.5)) if value else 1.0
 
 
 def sites(cells: Cells, name: str, longest: int) -> npt.NDArray[np.str_]:

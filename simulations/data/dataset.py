@@ -3,9 +3,8 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from secure_afl.errors import DataError
 from secure_afl.protocol.session.roster import LONGEST_NAME
 from secure_afl.simulations.data import hub, image_files, synthetic
-from secure_afl.tables.faults import enumerated
 from secure_afl.tables.form import ENDINGS, Form, called, is_table
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
+    from secure_afl.tables.codebook import Codebook
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,7 +54,8 @@ class Dataset:
     euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
     from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
-    about: the columns of the table that the features are made of; empty for images. origin: None without a codebook.
+    about: the columns of the table that the features are made of; empty for images.
+    codebook: of a table, given or made from its rows. origin: None without a given one.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Dataset:
     shape: tuple[int, ...]
     from_rows: bool = False
     about: tuple[About, ...] = ()
+    codebook: "Codebook | None" = None
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -92,19 +93,17 @@ class Dataset:
 
 
 class _Rows(NamedTuple):
-    """What a source gives. X: float64 on its scale. table: the columns to pick label and site from.
+    """What a source of arrays gives. X: float64 on its scale. table: the columns to pick label and site from.
 
-    square: bound on the squared norm of a row; 0 where every value may add 1. from_rows, about: see `Dataset`.
+    from_rows: see `Dataset`.
     """
 
     X: Floats
     features: list[str]
     shape: tuple[int, ...]
-    table: "dict[str, Any] | Cells"
+    table: dict[str, Any]
     note: str
-    square: int = 0
     from_rows: bool = False
-    about: tuple[About, ...] = ()
 
 
 def load(
@@ -120,16 +119,16 @@ def load(
 
     `heart`, `mnist5k`, `digits`: built in, see files/README.md. `synthetic`, `synthetic:A,B`:
     Synthetic(A, B), by default (0.5, 0.5), drawn with `seed`, which nothing else here uses.
-    A table (.csv, .parquet, .xlsx, …, see `tables.reading`; form: how it is written): a header, then rows. Columns of
-    numbers stay numbers, columns of words become one-hot; whatever is in doubt is refused. .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels,
-    height, width) are images, the rest is flattened; `y` will do for `label`.
+    A table (.csv, .parquet, .xlsx, …, see `tables.reading`; form: how it is written), as its codebook has it; without one
+    `tables.inferred` makes one from the rows, and refuses whatever is in doubt.
+    .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels, height, width) are images, the rest is
+    flattened; `y` will do for `label`.
     A folder: the published files of MNIST, Fashion-MNIST or CIFAR-10, training and test rows together.
     `flwr:NAME`: images of the Hugging Face Hub or of a folder of parquet files, all splits together.
     Without a column of the default name `site` there are no sites.
     """
     kind, _, rest = source.partition(":")
     path = Path(rest if kind == "flwr" else source).absolute()  # "." has no name
-    suffix = path.suffix.lower()
     own = source in _BUILT_IN or kind == "synthetic" or (kind != "flwr" and path.is_dir())
     if own and (site_column, label_column) != ("site", "label"):
         raise DataError(f"{source} has its own site and label columns: leave out those options")
@@ -143,6 +142,8 @@ def load(
         if label_column != "label":
             raise DataError("expected the label as outcome in the codebook, got --label-column besides")
         return _coded(called(source), source, form, codebook, site_column)
+    if tabular:
+        return _file(source, form, site_column, label_column)
     if source in _BUILT_IN:
         rows = _mnist5k() if source == "mnist5k" else _digits()
     elif kind == "synthetic":
@@ -153,36 +154,32 @@ def load(
     elif path.is_dir():
         images, labels = image_files.read(path)
         rows = _images(images, 255, {"label": labels}, "training and test rows pooled")
-    elif path.is_file() and suffix == ".npz":
+    elif path.is_file() and path.suffix.lower() == ".npz":
         rows = _npz(path)
-    elif tabular:
-        rows = _file(source, form, site_column, label_column)
     else:
         known = f"{', '.join(_BUILT_IN)}, synthetic[:A,B], flwr:NAME, postgresql://…, a folder or an existing file"
         raise DataError(f"no data {source!r}: give {known} (.npz, {', '.join(ENDINGS)})")
-    y, classes, site = _picked(path, rows.table, label_column, site_column)
-    # Rounded up, so that the bound still holds after somebody squares it.
-    row_norm = math.nextafter(math.sqrt(rows.square or len(rows.features)), math.inf)
+    values, y = np.unique(_names(path, rows.table, label_column), return_inverse=True)
+    has_site = site_column in rows.table or site_column != "site"
     return Dataset(
-        called(source) if tabular else path.name,
+        path.name,
         rows.X,
-        y,
-        site,
-        classes,
+        y.astype(np.int64),
+        _names(path, rows.table, site_column, keep=True).astype(np.str_) if has_site else None,
+        tuple(map(str, values)),
         tuple(rows.features),
-        row_norm,
+        # Rounded up, so that the bound still holds after somebody squares it.
+        math.nextafter(math.sqrt(len(rows.features)), math.inf),
         rows.note,
         rows.shape,
         rows.from_rows,
-        rows.about,
     )
 
 
 def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) -> Dataset:
     """A table as its codebook has it: the scale is public."""
     from secure_afl.tables import codebook as codebooks
-    from secure_afl.tables import encoding, inferred, reading
-    from secure_afl.tables.terms import row_norm, terms
+    from secure_afl.tables import reading
 
     book, cells = codebooks.read(codebook), reading.read(table, form)
     if not book.classes:
@@ -190,39 +187,47 @@ def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) 
     if site != "site" and book.site not in ("", site):
         raise DataError(f"expected one site column, got {site!r} and {book.site!r} of the codebook")
     where = book.site or (site if site in cells.columns or site != "site" else "")
-    design = encoding.encode(book, cells)
-    held = inferred.sites(cells, where, LONGEST_NAME)[design.rows - 1] if where else None
-    assert design.outcome is not None
     note = f"scale: ranges and levels of {codebook.name}; nothing is read from the rows; {cells.form}"
-    return Dataset(
+    data, rows = _encoded(name, cells, book, where, note)
+    return replace(data, origin=Origin(table, form, codebook, rows))
+
+
+def _file(table: str, form: Form | None, site: str, label: str) -> Dataset:
+    """A table that no codebook describes: its scale is read from its rows."""
+    from secure_afl.tables import inferred, reading
+
+    cells = reading.read(table, form)
+    if not cells.rows:
+        raise DataError(f"{cells.source}: expected a header and then one line a row, got no rows")
+    where = site if site in cells.columns or site != "site" else ""
+    book, seen = inferred.codebook(cells, label, (site,))
+    data, _ = _encoded(cells.source, cells, book, where, f"{_READ_FROM_FILE}; {cells.form}")
+    kinds = {one.name: one.kind for one in data.about}
+    about = [About(column, kinds.get(column, "not used"), values) for column, values in seen.items()]
+    return replace(data, from_rows=True, about=tuple(about))
+
+
+def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) -> tuple[Dataset, Ints]:
+    """A data set, and its rows' numbers in the table."""
+    from secure_afl.tables import encoding, inferred
+    from secure_afl.tables.terms import row_norm, terms
+
+    design = encoding.encode(book, cells)
+    assert design.outcome is not None
+    data = Dataset(
         name,
         design.X,
         design.outcome.astype(np.int64),
-        held,
+        inferred.sites(cells, site, LONGEST_NAME)[design.rows - 1] if site else None,
         book.classes,
         tuple(term.name for term in terms(book)),
         row_norm(book),
         note,
         design.X.shape[1:],
         about=tuple(About(*one) for one in encoding.described(book, design.counts)),
-        origin=Origin(table, form, codebook, design.rows),
+        codebook=book,
     )
-
-
-def _picked(
-    path: Path, table: "dict[str, Any] | Cells", label: str, site: str
-) -> tuple[Ints, tuple[str, ...], NDArray[np.str_] | None]:
-    """Each row's class, the classes, and each row's site where there are sites."""
-    columns = table if isinstance(table, dict) else table.columns
-    has_site = site in columns or site != "site"
-    if isinstance(table, dict):
-        values, y = np.unique(_names(path, table, label), return_inverse=True)
-        held = _names(path, table, site, keep=True).astype(np.str_) if has_site else None
-        return y.astype(np.int64), tuple(map(str, values)), held
-    from secure_afl.tables import inferred
-
-    y, classes = inferred.labels(table, label)
-    return y, classes, inferred.sites(table, site, LONGEST_NAME) if has_site else None
+    return data, design.rows
 
 
 def _mnist5k() -> _Rows:
@@ -252,38 +257,6 @@ def _synthetic(source: str, seed: int) -> _Rows:
 
 def _numbered(X: Floats) -> list[str]:
     return [f"x{i}" for i in range(X.shape[1])]
-
-
-def _file(table: str, form: Form | None, site: str, label: str) -> _Rows:
-    """A table that no codebook describes: its scale is read from its rows."""
-    from secure_afl.tables import inferred, reading
-    from secure_afl.tables.cells import to_levels
-
-    cells = reading.read(table, form)
-    if not cells.rows:
-        raise DataError(f"{cells.source}: expected a header and then one line a row, got no rows")
-    columns: dict[str, Floats] = {}
-    about = []
-    for name in cells.columns:
-        if name in (site, label):
-            continue
-        kind = inferred.column(cells, name)
-        if isinstance(kind[0], str):
-            columns |= _one_hot(name, to_levels(cells.column(name), kind), kind)
-            about.append(About(name, "words", f"{len(kind)}: {enumerated(map(str, kind))}"))
-        else:
-            numbers = cells.numbers(name)
-            columns[name] = numbers / _power(numbers)
-            about.append(About(name, "numbers", "{:g} to {:g}".format(*kind)))
-    if not columns:
-        raise DataError(f"{cells.source}: no columns to learn from, there are {', '.join(cells.columns)}")
-    X = np.column_stack(list(columns.values()))
-    note = f"{_READ_FROM_FILE}; {cells.form}"
-    return _Rows(X, list(columns), X.shape[1:], cells, note, from_rows=True, about=tuple(about))
-
-
-def _one_hot(name: str, places: Ints, levels: Sequence[Any]) -> dict[str, Floats]:
-    return {f"{name}={level}": (places == at).astype(np.float64) for at, level in enumerate(levels)}
 
 
 def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -76,29 +77,28 @@ def test_an_address_is_shown_without_its_user_and_taken_without_a_password() -> 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a new PostgreSQL server that listens on a socket in a folder."""
+def server() -> Iterator[str]:
+    """The address of a new PostgreSQL server that listens on a socket in a folder, whose path must be short."""
     pytest.importorskip("psycopg")
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         pytest.skip("PostgreSQL is not installed")
-    folder = tmp_path_factory.mktemp("pg")
-    user = pwd.getpwnam("nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name)
-    for one in (folder, *folder.parents[:3]):  # the server refuses to run as root
-        if os.getuid() == 0 and one != Path("/tmp"):
-            one.chmod(0o755)
-    os.chown(folder, user.pw_uid, user.pw_gid)
+    root = os.getuid() == 0  # as which the server refuses to run
+    user = pwd.getpwnam("nobody") if root else pwd.getpwuid(os.getuid())
+    with TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        os.chown(folder, user.pw_uid, user.pw_gid)
 
-    def run(*command: str) -> None:
-        as_user = {} if os.getuid() else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=folder, **as_user)  # type: ignore[call-overload]
+        def run(*command: str) -> None:
+            other = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if root else {}
+            subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=folder, **other)  # type: ignore[call-overload]
 
-    data, log = str(folder / "data"), str(folder / "log")
-    run("initdb", "-D", data, "-U", "clinic", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-    run("pg_ctl", "-D", data, "-l", log, "-w", "-o", f"-c listen_addresses='' -k {folder}", "start")
-    try:
-        yield f"postgresql:///postgres?host={folder}&user=clinic"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        data, log = str(folder / "data"), str(folder / "log")
+        run("initdb", "-D", data, "-U", "clinic", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        run("pg_ctl", "-D", data, "-l", log, "-w", "-o", f"-c listen_addresses='' -k {folder}", "start")
+        try:
+            yield f"postgresql:///postgres?host={folder}&user=clinic"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
 @pytest.mark.slow

@@ -143,14 +143,19 @@ def test_pooled_ridge_on_heart_is_useful() -> None:
 def test_csv(tmp_path: Path) -> None:
     text = "\ufeffage, colour,flat,label,site\n5,red,0,yes,B\n\n-3,blue,0,no,A\n2.5,red,0,no,A\n"
     data = load(written(tmp_path / "a.csv", text))
-    assert data.features == ("age", "colour=blue", "colour=red", "flat")
-    expected = [[5 / 8, 0, 1, 0], [-3 / 8, 1, 0, 0], [2.5 / 8, 0, 1, 0]]
+    assert data.features == ("age", "colour = red", "flat")
+    expected = [[5 / 8, 1, 0], [-3 / 8, 0, 0], [2.5 / 8, 1, 0]]
     np.testing.assert_array_equal(data.X, expected)
     assert data.classes == ("no", "yes")
     assert data.y.tolist() == [1, 0, 0]
     assert data.site is not None
     assert data.site.tolist() == ["B", "A", "A"]
-    assert data.row_norm == pytest.approx(math.sqrt(4))
+    assert data.row_norm == pytest.approx(math.sqrt(3))
+    assert [one[:3] for one in data.about] == [
+        ("age", "number", "-3 to 5"),
+        ("colour", "category", "blue, red"),
+        ("flat", "number", "0 to 0"),
+    ]
     assert "agree" in data.note
 
 
@@ -196,7 +201,7 @@ def test_csv_other_columns_and_numeric_labels_in_numeric_order(tmp_path: Path) -
         ("x,label\n1,a\n2,b,c\n", "data row 2: 3 cells, expected 2 as in the header"),
         ("x,x,label\n1,1,a\n2,2,b\n", "the header has 'x' more than once"),
         (",label\n1,a\n2,b\n", "expected a name for every column"),
-        ("label\na\nb\n", "no columns to learn from, there are label"),
+        ("label\na\nb\n", "expected columns to learn from besides the label, there are 'label'"),
         ('x,label\n"1,a\n', "expected a quote at the end of a cell"),
         (
             "x,label\n" + "".join(f"{i},{i}\n" for i in range(30)),
@@ -222,11 +227,19 @@ def test_words_and_numbers_that_mean_themselves_are_not_refused(cells: str, tmp_
 
 
 def test_every_bad_cell_is_named_by_its_data_row(tmp_path: Path) -> None:
-    rows = ["a,1,0"] * 5 + ["a,?,1"] + ["a,1,0"] * 5 + ["a,n/a,1", "a,?,0"]
+    rows = ["a,1,0"] * 5 + ["b,?,1"] + ["b,1,0"] * 5 + ["a,n/a,1", "12%,?,-"]
     with pytest.raises(TableError) as caught:
         load(written(tmp_path / "a.csv", "\n".join(["c,x,label", *rows])))
-    assert caught.value.faults[0].cells == {"?": [6, 13], "n/a": [12]}
-    assert caught.value.faults[0].rows == [6, 12, 13]
+    found = {fault.column: fault.cells for fault in caught.value.faults}
+    assert found == {"label": {"-": [13]}, "c": {"12%": [13]}, "x": {"?": [6, 13], "n/a": [12]}}
+    assert caught.value.faults[2].rows == [6, 12, 13]
+    assert len(caught.value.__notes__) == 2
+
+
+def test_a_column_of_one_word_is_not_used_and_said_so(tmp_path: Path) -> None:
+    data = load(written(tmp_path / "a.csv", "country,x,label\nDE,1,a\nDE,2,b\nDE,4,b\n"))
+    assert data.features == ("x",)
+    assert data.about[0][:3] == ("country", "not used", "'DE' in every row")
 
 
 @given(
