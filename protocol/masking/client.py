@@ -238,6 +238,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             except (WireError, CryptoError):
                 complaints.append(dealer)
         self._memory.dealers = frozenset(dealer for dealer, _ in delivery.bundles) - frozenset(complaints)
+        self._memory.forget_channel()
         return self._frame(Confirm(tuple(complaints)))
 
     def _accept(self, dealer: int, bundle: Bundle) -> None:

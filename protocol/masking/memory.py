@@ -48,6 +48,7 @@ class Memory(msgspec.Struct, dict=True):
     """One client's session.
 
     answers, invitation: digests of the server's last and first message. demands: of the plan.
+    channel_seed: of the key that shares are sealed to; empty once all of them were opened.
     rounds: keys of those to come; current: of the one that was uploaded.
     directory: the digest of all advertised keys; advertisers, dealers: whose keys came, and whose shares.
     related: survivors of the sums that must have the same.
@@ -75,6 +76,11 @@ class Memory(msgspec.Struct, dict=True):
     def channel(self) -> KeyPair:
         """What neighbours seal shares to; given to nobody."""
         return KeyPair(self.parameters.suite, self.channel_seed, Label.CHANNEL_KEY)
+
+    def forget_channel(self) -> None:
+        """It would open the shares of every round in the recorded traffic, also of those that are over."""
+        self.channel_seed = b""
+        self.__dict__.pop("channel", None)
 
     @cached_property
     def transcript(self) -> bytes:

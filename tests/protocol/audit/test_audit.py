@@ -525,7 +525,6 @@ def test_a_round_that_was_given_up(tmp_path: Path) -> None:
 def secrets_of(aggregator: MaskedAggregator) -> Iterator[bytes]:
     for client in aggregator.cohort.clients.values():
         yield client._identity._key.private_bytes_raw()
-        yield client._memory.channel_seed
         for keys in client._memory.rounds.values():
             yield from (keys.mask_seed, keys.self_seed, keys.own_share, *keys.pair_secrets.values())
             yield from (share for pair in keys.shares.values() for share in pair)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from msgspec import msgpack
 from worlds.cohorts import World, world
 from worlds.encrypted import KeySession, KeyWorld
 
@@ -23,8 +24,10 @@ from secure_afl.protocol.durable.parties import DurableParty
 from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.memory import MEMORY, Memory
 from secure_afl.protocol.masking.messages import Confirm
 from secure_afl.protocol.masking.server import MaskingServer
+from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
     PolicyError,
@@ -288,6 +291,54 @@ def test_masked_sums_of_clients_that_die_after_every_message(profile: Profile, t
         assert session.opened(result).tolist() == session.integer_sum(range(4), number).tolist()
     assert not session.cohort.refusals
     assert clients[0].repeats == 3 + 2 * (3 if profile is Profile.ACTIVE else 2)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_file_has_no_key_that_is_of_no_more_use_also_if_the_server_never_ends_the_session(
+    profile: Profile, tmp_path: Path
+) -> None:
+    """Whoever takes the file and the identity opens what is in it, and nothing that was in it before."""
+    here = world(4)
+    session = here.session(here.propose(profile=profile, rounds=2))
+    clients: Any = session.clients
+    memories: list[Memory] = []
+    boxes: list[bytes] = []
+
+    class Watched(Anew):
+        def opened(self) -> tuple[Store, DurableParty]:
+            store, party = super().opened()
+            for (box,), kept in zip(store.run("SELECT box FROM kept"), [store.kept("session")], strict=False):
+                assert isinstance(box, bytes)
+                assert kept
+                boxes.append(box)
+                memories.append(MEMORY.decode(kept.memory))
+            return store, party
+
+    clients[0] = durable(here, 0, tmp_path)
+    clients[0].__class__ = Watched
+    session.set_up()
+    seeds = {one.channel_seed for one in memories} - {b""}
+    assert len(seeds) == 1
+    session.sum(0)
+    session.sum(1)
+    clients[0].opened()[0].close()
+    for one in memories:
+        if one.state is not ClientState.START:
+            for keys in one.rounds.values():
+                seeds |= {keys.mask_seed, keys.self_seed, keys.own_share, *keys.pair_secrets.values()} - {b""}
+                seeds |= {share for pair in keys.shares.values() for share in pair}
+    assert len(seeds) == 1 + 2 * (3 + 3 + 2 * 3)
+    assert [bool(one.channel_seed) for one in memories] == sorted(
+        [bool(one.channel_seed) for one in memories], reverse=True
+    )
+    assert (memories[-1].channel_seed, memories[-1].rounds, memories[-1].current) == (b"", {}, None)
+    memory = msgpack.encode(memories[-1])
+    assert not [seed for seed in seeds if seed in memory]
+    # What was written over is not in the file either, in no piece.
+    left = b"".join(path.read_bytes() for path in tmp_path.glob("client 0*"))
+    older = [box for box in boxes if box != boxes[-1]]
+    assert len(older) > 5
+    assert not [box for box in older for at in range(0, len(box) - 32, 256) if box[at : at + 32] in left]
 
 
 @pytest.mark.parametrize(("backend", "holders"), [("bfv", 1), ("bfv", 2), ("ckks", 1)])

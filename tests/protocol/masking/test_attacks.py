@@ -24,6 +24,7 @@ from secure_afl.crypto.shamir import SHARE_BYTES, combine
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.masking.messages import (
     Advertise,
     Bundle,
@@ -184,6 +185,54 @@ def test_overlap_and_repeat_in_unmask_lists() -> None:
         with pytest.raises(RemoteProtocolError, match="site-1 refused a message from the server"):
             client.receive(msgpack.encode(fields))
     assert attack.ask(1, range(5))  # nothing was lost
+
+
+class KeepsItsChannelKey(MaskingClient):
+    """Keeps the key that shares are sealed to until the session ends."""
+
+    def _confirm(self, delivery: messages.Delivery) -> bytes:
+        seed = self._memory.channel_seed
+        answer = super()._confirm(delivery)
+        self._memory.channel_seed = seed
+        return answer
+
+
+def test_memories_of_clients_open_no_upload_of_a_round_that_is_over() -> None:
+    """Whoever recorded the traffic and reads the memories of as many clients as the threshold, after the round: the
+    sealed shares of all rounds are in the traffic, and open under one key a client as long as it is kept.
+    """
+
+    def shares_read(attack: Attack) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """Of the victim's mask seed and self mask in round 0, by point."""
+        for reveal in (attack.session.server.advance, attack.session.server.advance):  # survivors, consents
+            attack.session.cohort.run(reveal, attack.session.contribute)
+        attack.session.server.unmask()
+        dealt = attack.said("sharing", VICTIM)
+        assert isinstance(dealt, Shares)
+        seeds: dict[int, bytes] = {}
+        selfs: dict[int, bytes] = {}
+        for bundle in dealt.bundles:
+            memory = MEMORY.decode(attack.session.clients[bundle.recipient].memory())
+            assert memory.current is None
+            if not memory.channel_seed:
+                continue
+            info = messages.shares_info(attack.transcript, VICTIM, bundle.recipient)
+            plain = memory.channel.open(bundle.sealed, info)
+            seeds[bundle.recipient + 1], selfs[bundle.recipient + 1] = (
+                plain[:SHARE_BYTES],
+                plain[SHARE_BYTES : 2 * SHARE_BYTES],
+            )
+        return seeds, selfs
+
+    parties = world(5)
+    attack = Attack(parties.session(parties.propose(rounds=2), client=KeepsItsChannelKey))
+    threshold = attack.session.parameters.threshold
+    seeds, selfs = (combine(shares, threshold) for shares in shares_read(attack))
+    assert attack.unmask(VICTIM, seeds, selfs).tolist() == attack.truth()
+
+    parties = world(5)
+    attack = Attack(parties.session(parties.propose(rounds=2)))
+    assert shares_read(attack) == ({}, {})
 
 
 class Forgetful(MaskingClient):

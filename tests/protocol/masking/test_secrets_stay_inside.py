@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from worlds.cohorts import Session, Tap, world
 
 from secure_afl.protocol.masking import messages
+from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import FROM_SERVER, Advertise, Bundle, Reveal, Upload
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError, RoundAbortedError
+from secure_afl.protocol.session.parameters import Parameters, Profile
 from secure_afl.protocol.session.wire import Message, decode
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
 
@@ -30,6 +32,38 @@ def secrets_of(session: Session) -> Iterator[bytes]:
 def shown(secret: bytes, text: str) -> bool:
     forms = (secret.hex(), repr(secret)[2:-1], str(list(secret))[1:-1], str(int.from_bytes(secret, "big")))
     return any(form and form in text for form in forms)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_no_secret_outlives_its_use_also_if_the_server_never_ends_the_session(profile: Profile) -> None:
+    """The channel key opens shares once; a round's keys and shares go with its reveal, the session's with the last."""
+    parties = world(4)
+    session = parties.session(parties.propose(rounds=2, profile=profile))
+    seeds: set[bytes] = set()
+    for client in session.clients.values():
+
+        def advertising(parameters: Parameters, client: MaskingClient = client) -> bytes:
+            answer = MaskingClient._advertise(client, parameters)
+            seeds.add(client._memory.channel_seed)
+            return answer
+
+        client._steps = {**client._steps, Parameters: advertising}
+    session.set_up()
+    channels = set(seeds)
+    assert len(channels) == 4
+    for number in (0, 1):
+        seeds |= set(secrets_of(session)) - {
+            one._identity._key.private_bytes_raw() for one in session.clients.values()
+        }
+        memories = b"".join(client.memory() for client in session.clients.values())
+        assert not [one for one in channels if one in memories]
+        session.sum(number)
+    assert len(seeds) > 4 * 2 * 2
+    for client in session.clients.values():
+        assert (client._memory.rounds, client._memory.current) == ({}, None)
+        memory = client.memory()
+        assert not [one for one in seeds if one and one in memory]
+        assert "channel" not in client._memory.__dict__
 
 
 @settings(max_examples=30)

@@ -31,6 +31,8 @@ from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.masking import messages, states
+from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.messages import Delivery
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec
 from secure_afl.protocol.session.wire import Message, encode
@@ -279,6 +281,14 @@ def interpolate(shares: Mapping[int, bytes]) -> bytes:
     return (total % prime).to_bytes(32, "big")
 
 
+class Opens(MaskingClient):
+    """Notes the key that shares are sealed to, which it forgets when it has opened them."""
+
+    def _confirm(self, delivery: Delivery) -> bytes:
+        self.opening = self._memory.channel
+        return super()._confirm(delivery)
+
+
 class Lossy(Tap):
     """Loses the upload of client 1."""
 
@@ -291,7 +301,7 @@ class Lossy(Tap):
 def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     tap, members = Lossy(), world(4)
     parameters = members.propose(suite=suite, length=7, fraction_bits=30)
-    session = members.session(parameters, tap).set_up()
+    session = members.session(parameters, tap, client=Opens).set_up()
     seeds = {place: client._memory.rounds[0] for place, client in session.clients.items()}
     result = session.sum()
     everyone, alive, zero = range(4), (0, 2, 3), u64(0)
@@ -334,7 +344,9 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         assert own_commitments == [seed_commitment, committed(dealer, dealer, 1, own.own_share)]
         for _, holder, sealed, secrets, [commitments], signature in bundles:
             places = (transcript, u64(dealer), u64(holder))
-            plain = session.clients[holder]._memory.channel.open(sealed, bind("SHARES_INFO", *places))
+            opening = session.clients[holder]
+            assert isinstance(opening, Opens)
+            plain = opening.opening.open(sealed, bind("SHARES_INFO", *places))
             held[holder] = plain
             secret = list[bytes]()
             if dealer < holder:
