@@ -24,6 +24,7 @@ from secure_afl.protocol.audit.events import (
     Received,
     Refused,
     Released,
+    Renewed,
     Resumed,
     Role,
     Sent,
@@ -32,6 +33,7 @@ from secure_afl.protocol.audit.events import (
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.errors import AuditError, PolicyError, ProtocolError
+from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -157,7 +159,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += _resumed(log)
+            notes += [*_resumed(log), *_renewed(log)]
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -200,6 +202,19 @@ def _resumed(log: Log) -> Iterator[Finding]:
                 line,
                 f"{log.begun.party} had stopped without closing its log; {entry.event.removed} bytes of an unfinished "
                 "line were removed",
+            )
+
+
+def _renewed(log: Log) -> Iterator[Finding]:
+    for line, entry in enumerate(log.chain.entries, 1):
+        if isinstance(entry.event, Renewed):
+            left = (
+                "although a vector of it had left" if entry.event.uploaded else "of which no vector had left"
+            )
+            yield Finding(
+                log.file,
+                line,
+                f"{log.begun.party} let a data set of session {session_name(entry.event.used)} serve another one, {left}",
             )
 
 

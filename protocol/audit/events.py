@@ -107,6 +107,15 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     members: tuple[Natural, ...] = ()
 
 
+class Renewed(Event, frozen=True, tag="renewed"):
+    """The owner let a data set serve another session. used: the number of the session that it was used in; uploaded:
+    whether a vector of it had left there.
+    """
+
+    used: bytes
+    uploaded: bool
+
+
 class InSession(Event, frozen=True):
     """session: its transcript."""
 
@@ -160,7 +169,9 @@ class Aborted(InSession, frozen=True, tag="aborted"):
     round: Natural | None = None
 
 
-AnyEvent = Begun | Resumed | Closed | Agreed | Received | Sent | Refused | Withheld | Released | Aborted
+AnyEvent = (
+    Begun | Resumed | Closed | Renewed | Agreed | Received | Sent | Refused | Withheld | Released | Aborted
+)
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

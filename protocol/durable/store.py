@@ -10,7 +10,7 @@ secrets and grows by every message, stays in the log between its steps.
 Memories and answers are locked under a key that follows from the party's identity; data sets' names and session
 numbers lie open. What a party forgets is not in the file any more; a disk may still have it. An old copy of the file
 is a party that has forgotten: it could mask a second vector under one key, or put a data set into a second session.
-Never bring one back; begin a new file, with data sets of other names. Who can write to the file can do just that: it
+Never bring one back; begin a new file, and give no rows of before to a session. Who can write to the file can do just that: it
 lies in a folder of its owner's, on a local disk.
 """
 
@@ -29,13 +29,15 @@ from secure_afl.crypto.errors import CryptoError, SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label, integer
 from secure_afl.crypto.sealed_box import lock, unlock
-from secure_afl.protocol.session.ledger import Ledger, replayed, used_before
+from secure_afl.protocol.session.ledger import Ledger, replayed
 from secure_afl.protocol.session.wire import VERSION
 
 _TABLES = """
 CREATE TABLE about (version TEXT NOT NULL, party BLOB NOT NULL);
 CREATE TABLE joined (session BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE used (data_set TEXT PRIMARY KEY, session BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE used (
+    data_set TEXT PRIMARY KEY, session BLOB NOT NULL, uploaded INTEGER NOT NULL DEFAULT 1
+) WITHOUT ROWID;
 CREATE TABLE kept (name TEXT PRIMARY KEY, box BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
     name TEXT NOT NULL, number INTEGER NOT NULL, step TEXT NOT NULL, box BLOB NOT NULL,
@@ -91,7 +93,7 @@ class Store:
         self._key = identity.secret(Label.STORE)
         self._process = os.getpid()
         self._inside = False  # a transaction
-        self.ledger: Ledger = StoredLedger(self)
+        self.ledger = StoredLedger(self)
         with self._told():
             _make(path)
             self._database = sqlite3.connect(path.absolute(), timeout=_WAIT, isolation_level=None)
@@ -105,6 +107,9 @@ class Store:
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self.run(statement)
                     self.run("INSERT INTO about VALUES (?, ?)", VERSION, identity.verify_key)
+                if "uploaded" not in [name for _, name, *_ in self.run("PRAGMA table_info(used)")]:
+                    # Of before it was noted: whatever was used may have left.
+                    self.run("ALTER TABLE used ADD COLUMN uploaded INTEGER NOT NULL DEFAULT 1")
                 found = self.run("SELECT version, lower(hex(party)) FROM about")
             if found != [(VERSION, identity.verify_key.hex())]:
                 got = [f"of {version} and of {str(party)[:16]}…" for version, party in found]
@@ -317,15 +322,32 @@ class StoredLedger(Ledger):
                 raise replayed(session)
             self._store.run("INSERT INTO joined VALUES (?)", session)
 
-    def use_all(self, data_sets: Collection[str], session: bytes) -> None:
+    def use_all(self, data_sets: Collection[str], session: bytes, *, leaves: bool = True) -> None:
         with self._store.transaction():
-            for data_set in data_sets:
-                for (earlier,) in self._store.run("SELECT session FROM used WHERE data_set = ?", data_set):
-                    assert isinstance(earlier, bytes)
-                    if earlier != session:
-                        raise used_before(data_set, earlier)
-            for data_set in data_sets:
-                self._store.run("INSERT OR REPLACE INTO used VALUES (?, ?)", data_set, session)
+            super().use_all(data_sets, session, leaves=leaves)
 
-    def renew(self, data_set: str) -> None:
+    def renew(self, data_set: str, *, may_expose: bool = False) -> tuple[bytes, bool] | None:
+        with self._store.transaction():
+            return super().renew(data_set, may_expose=may_expose)
+
+    def used(self, data_set: str) -> tuple[bytes, bool] | None:
+        for session, uploaded in self._store.run(
+            "SELECT session, uploaded FROM used WHERE data_set = ?", data_set
+        ):
+            assert isinstance(session, bytes)
+            return session, bool(uploaded)
+        return None
+
+    def data_sets(self) -> list[str]:
+        """Their names, of all that were used. Raises `StoreError`."""
+        return [str(name) for (name,) in self._store.run("SELECT data_set FROM used ORDER BY data_set")]
+
+    def _record(self, data_sets: Collection[str], session: bytes, uploaded: bool) -> None:
+        for data_set in data_sets:
+            self._store.run(
+                "INSERT INTO used VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET uploaded = max(uploaded, excluded.uploaded)",
+                *(data_set, session, int(uploaded)),
+            )
+
+    def _forget(self, data_set: str) -> None:
         self._store.run("DELETE FROM used WHERE data_set = ?", data_set)

@@ -61,8 +61,9 @@ class _OwnVectors:
 class _MaskedVectors:
     """A masked session made the vectors. Raises `WireError` where the server asks before that is so."""
 
-    def __init__(self, masks: MaskingClient) -> None:
+    def __init__(self, masks: MaskingClient, ledger: Ledger) -> None:
         self._masks = masks
+        self._ledger = ledger
 
     def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
         try:
@@ -78,6 +79,7 @@ class _MaskedVectors:
             words, data_set = self._masks.masked(number)
         except LocalProtocolError as error:
             raise WireError(str(error)) from None
+        self._ledger.use(data_set, memory.agreement.session)  # masked before, it leaves now
         return words, messages.data_set_digest(self._masks.name, data_set)
 
 
@@ -117,7 +119,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._encryption = encryption
         self._policy = policy
         self._ledger = ledger
-        self._source = _OwnVectors(ledger) if masks is None else _MaskedVectors(masks)
+        self._source = _OwnVectors(ledger) if masks is None else _MaskedVectors(masks, ledger)
         self._ciphertexts: Residues | None = None  # that may still have to be tagged
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024

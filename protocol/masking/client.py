@@ -313,7 +313,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         else:
             words = words.astype(ring.words_of(spec.width), copy=False)
         try:
-            self._ledger.use(data_set, self._memory.parameters.session)
+            self._ledger.use(data_set, self._memory.parameters.session, leaves=not spec.modulus)
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
         # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.

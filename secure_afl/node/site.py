@@ -30,11 +30,14 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
 from secure_afl.node.study import Study
+from secure_afl.protocol.audit.events import Renewed, Role
+from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
@@ -153,6 +156,36 @@ class Folder:
             for name in names:
                 store.forget(name)
         return names
+
+    def renew(self, data_set: str, *, may_expose: bool) -> str:
+        """The owner's decision that a data set of this party's ledger may serve another session, noted in its audit log
+        before it holds; gives what was decided, in a sentence. See `Ledger.renew`.
+
+        Raises `FileError` for a name that is not in the ledger and while a session is under way, `PolicyError` if a vector of it left, unless the owner
+        says that it may expose the data set, and `StoreError`, `AuditError` for what cannot be read or written.
+        """
+        at = self.path / "state.db"
+        if not at.exists():
+            raise FileError(f"{at}: expected the file of a party's ledger, found none")
+        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        with (
+            closing(Store(at, identity)) as store,
+            closing(AuditLog(self.path / "audit.jsonl", identity, member.name, Role.CLIENT)) as log,
+            store.transaction(),
+        ):
+            if names := store.open_sessions():
+                raise FileError(
+                    f"{at}: expected no session under way, got {', '.join(names)}: wait for its end, or give it up "
+                    "(secure-afl flower give-up)"
+                )
+            known = store.ledger.renew(data_set, may_expose=may_expose)
+            if known is None:
+                spent = ", ".join(map(repr, store.ledger.data_sets())) or "none"
+                raise FileError(f"{at}: expected a data set that was used, got {data_set!r}: it has {spent}")
+            session, uploaded = known
+            log.append(Renewed(session, uploaded))
+        left = "a vector of it had left" if uploaded else "no vector of it had left"
+        return f"{data_set!r} may serve another session than {session_name(session)}, where {left}"
 
     def _learned(self, model: bytes, told: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are

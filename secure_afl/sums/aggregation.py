@@ -111,10 +111,10 @@ class Members:
     def __iter__(self) -> Iterator[str]:
         return iter(self._parties)
 
-    def renew(self, data_set: str) -> None:
+    def renew(self, data_set: str, *, may_expose: bool = False) -> None:
         """Every owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
         for _, ledger in self._parties.values():
-            ledger.renew(data_set)
+            ledger.renew(data_set, may_expose=may_expose)
 
 
 def enough(policy: Policy, clients: Sequence[str]) -> int:
@@ -231,8 +231,8 @@ class LocalSessions:
             )
         return lambda place, wanted: contributions[roster.name(place)]
 
-    def renew(self, data_set: str) -> None:
-        self.members.renew(data_set)
+    def renew(self, data_set: str, *, may_expose: bool = False) -> None:
+        self.members.renew(data_set, may_expose=may_expose)
 
     def _log(self, client: str) -> AuditLog:
         assert self.logs is not None
@@ -362,9 +362,9 @@ class LocalSums:
 
     parties: LocalSessions
 
-    def renew(self, data_set: str) -> None:
+    def renew(self, data_set: str, *, may_expose: bool = False) -> None:
         """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
-        self.parties.renew(data_set)
+        self.parties.renew(data_set, may_expose=may_expose)
 
     def close(self) -> None:
         """End the audit logs, if there are any."""

@@ -122,10 +122,11 @@ class LocalEncryptedSessions(LocalSessions):
             )
         return EncryptedCohort(server, parties, keepers, self._network, settings.watch, recorded=recorded)
 
-    def renew(self, data_set: str) -> None:
-        super().renew(data_set)
+    def renew(self, data_set: str, *, may_expose: bool = False) -> None:
+        super().renew(data_set, may_expose=may_expose)
         for client in self.members:
-            self._holders.renew(messages.known_as(client, messages.data_set_digest(client, data_set)))
+            known = messages.known_as(client, messages.data_set_digest(client, data_set))
+            self._holders.renew(known, may_expose=may_expose)
 
 
 class EncryptedSums(Sums[EncryptedCohort]):

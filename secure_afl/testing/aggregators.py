@@ -8,8 +8,8 @@ To have your own secure sum checked, wrap it in a class with the four members of
 `backend` (a name), `policy` (`Policy()` will do; the fewest survivors of a sum are read from it), `open(clients,
 plan)` and `sum(number, contributions)`, or `solve` in its place. Names of clients are strings, a contribution is
 a float64 vector and the name of the data set behind it, the last entry of a vector is a whole number, the count of
-the client's rows. `sum` gives an `Aggregate`, and what cannot be done raises one of `refusals`. `renew(data_set)`
-is used where there is one.
+the client's rows. `sum` gives an `Aggregate`, and what cannot be done raises one of `refusals`. `renew(data_set,
+may_expose=True)` is used where there is one.
 
 The contract about messages is small. Every message between parties is given to the network that the factory got:
 
@@ -1110,7 +1110,7 @@ def a_data_set_serves_one_session(bench: Bench) -> str | None:
     renew = getattr(aggregator, "renew", None)
     if renew is None:
         return "it has no `renew`"
-    renew(given[bench.names[0]][1])
+    renew(given[bench.names[0]][1], may_expose=True)
     bench.must(bench.session(aggregator, plan, [given])[0], entry, given, "a session with renewed data sets")
     return None
 

@@ -19,8 +19,8 @@ To put clients, servers or ledgers of your own to the test, override `make_clien
 
 They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute`, `state`, `memory` and `resume`
 are used; of a server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `result`, `state` and
-`waiting_for`; of a ledger `renew`, and what your clients use. They refuse with `ProtocolError`s. What is found to be
-wrong raises `PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
+`waiting_for`; of a ledger `renew(data_set, may_expose=True)`, and what your clients use. They refuse with
+`ProtocolError`s. What is found to be wrong raises `PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
 
 Schedules, identities and vectors are drawn, so failures shrink and repeat. The clients' own keys stay random: no
 decision of the machine hangs on them.
@@ -400,7 +400,7 @@ class SecureSumMachine(RuleBasedStateMachine):
     def renew(self, which: int, everybody: bool) -> None:
         """An owner, or all of them, lets its data set serve another session."""
         for place in range(len(self.identities)) if everybody else [self._place(which)]:
-            self.ledgers[place].renew(self.data_set)
+            self.ledgers[place].renew(self.data_set, may_expose=True)
             self.renewed[place, self.data_set] += 1
 
     # ---- a server that lies ----------------------------------------------------------------------

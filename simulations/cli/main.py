@@ -8,6 +8,7 @@ import typer
 from secure_afl.cli.audit import audit
 from secure_afl.cli.codebook import codebook
 from secure_afl.cli.keys import keys
+from secure_afl.cli.ledger import ledger
 from secure_afl.cli.policy import policy
 from secure_afl.simulations.cli.attack import attack
 from secure_afl.simulations.cli.bench import bench
@@ -27,6 +28,7 @@ app.add_typer(experiment, name="experiment")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(codebook, name="codebook")
+app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
 app.command("attack")(attack)

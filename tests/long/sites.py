@@ -142,7 +142,7 @@ class UnrelatedSums(MaskingClient):
 class NoLedger(Ledger):
     """Lets a data set serve any session."""
 
-    def use(self, data_set: str, session: bytes) -> None:
+    def use(self, data_set: str, session: bytes, *, leaves: bool = True) -> None:
         pass
 
 

@@ -258,7 +258,7 @@ def test_a_data_set_is_fitted_once_in_whatever_form_and_for_whomever() -> None:
                 model.fit(*again)
             assert any("was used in session" in note for note in aborted.value.__notes__)
     model.set_params(rounds=1, data_set="new rows").fit(X, y, site)
-    aggregator.renew("data")
+    aggregator.renew("data", may_expose=True)
     model.set_params(data_set="data").fit(X, y, site)
 
 

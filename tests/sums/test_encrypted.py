@@ -462,7 +462,7 @@ def test_copies_share_the_ledgers_and_a_data_set_serves_once(backend: str) -> No
         assert any("was used in session" in note for note in aborted.value.__notes__)
     assert model.weights_ is before
     clone(model).set_params(data_set="new rows").fit(X, y, site)
-    aggregator.renew("data")
+    aggregator.renew("data", may_expose=True)
     again = clone(model).fit(X, y, site)
     assert np.linalg.norm(again.weights_ - before) <= 2 * again.certificate_.bound
 
@@ -472,7 +472,7 @@ def test_key_holders_remember_what_clients_forget() -> None:
     aggregator = using("bfv")
     assert isinstance(aggregator, EncryptedAggregator)
     model = FederatedRidgeClassifier(1.0, aggregator=aggregator).fit(X, y, site)
-    aggregator.parties.members.renew("data")
+    aggregator.parties.members.renew("data", may_expose=True)
     with pytest.raises(RoundAbortedError, match="key holders are missing") as aborted:
         model.fit(X, y, site)
     assert any("key holder 1: the data set" in note for note in aborted.value.__notes__)

@@ -230,7 +230,7 @@ class RefusesTheFirst(MaskingServer):
 class Forgets(Ledger):
     """Remembers no data set."""
 
-    def use(self, data_set: str, session: bytes) -> None:
+    def use(self, data_set: str, session: bytes, *, leaves: bool = True) -> None:
         pass
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node.site import Folder, kept
 from secure_afl.node.study import NetworkStudy, Study
+from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -23,6 +24,7 @@ from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.simulations.network.laid_out import settle
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.sums.remote import Elsewhere, remote
 
 _COMMON = """
 features = ["a", "b", "c"]
@@ -144,6 +146,13 @@ class Post:
                 yield party, self.ask(party, Letter(channel, session, data))
             except SecureAflError as error:
                 self.refusals.append(error)
+
+
+def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> npt.NDArray[np.float64]:
+    """The last layer of what the server learns."""
+    terms, study = Folder(federation.server).terms()
+    aggregator = remote(Elsewhere(federation.parties, post.carry, log=log), terms.policy, terms.encryption)
+    return study.learn(aggregator, federation.names)[0][-1]
 
 
 def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> npt.NDArray[np.float64]:

@@ -40,7 +40,7 @@ def _without_a_client(setting: Setting, statistic: Statistic, rng: np.random.Gen
         server = _Server(statistic)
         first = server.session(vectors)
         if forget:
-            server.aggregator.renew("rows")
+            server.aggregator.renew("rows", may_expose=True)
         server.tap.silent = frozenset({_VICTIM})
         return first.total, server.second(lambda: server.session(vectors))
 
@@ -123,7 +123,7 @@ def _with_one_record_more(setting: Setting, statistic: Statistic, rng: np.random
             server = _Server(statistic)
             first = server.session(statistic.vectors(_without_last(clients)))
             if forget:
-                server.aggregator.renew("rows")
+                server.aggregator.renew("rows", may_expose=True)
             vectors = statistic.vectors(clients)
             second = server.second(lambda server=server, vectors=vectors: server.session(vectors))  # type: ignore[misc]
             found = known.guess

@@ -189,28 +189,31 @@ class BothLedgers(RuleBasedStateMachine):
     folder: Path
     count = 0
 
-    def both(self, act: Callable[[Ledger], None]) -> None:
-        said = []
+    def both(self, act: Callable[[Ledger], object]) -> None:
+        said: list[object] = []
         for ledger in (self.plain, self.store.ledger):
             try:
-                act(ledger)
+                said.append(act(ledger))
             except PolicyError as error:
                 said.append(str(error))
-            else:
-                said.append("")
         assert said[0] == said[1]
 
     @rule(session=SESSIONS)
     def join(self, session: bytes) -> None:
         self.both(lambda ledger: ledger.join(session))
 
-    @rule(names=st.lists(SETS, max_size=3), session=SESSIONS)
-    def use(self, names: list[str], session: bytes) -> None:
-        self.both(lambda ledger: ledger.use_all(names, session))
+    @rule(names=st.lists(SETS, max_size=3), session=SESSIONS, leaves=st.booleans())
+    def use(self, names: list[str], session: bytes, leaves: bool) -> None:
+        self.both(lambda ledger: ledger.use_all(names, session, leaves=leaves))
+
+    @rule(name=SETS, may_expose=st.booleans())
+    def renew(self, name: str, may_expose: bool) -> None:
+        self.both(lambda ledger: ledger.renew(name, may_expose=may_expose))
 
     @rule(name=SETS)
-    def renew(self, name: str) -> None:
-        self.both(lambda ledger: ledger.renew(name))
+    def used(self, name: str) -> None:
+        assert self.plain.used(name) == self.store.ledger.used(name)
+        assert set(self.store.ledger.data_sets()) == self.plain._used.keys()
 
     @rule()
     def open_again(self) -> None:
@@ -226,6 +229,19 @@ def test_both_ledgers_are_the_same(tmp_path: Path) -> None:
     run_state_machine_as_test(
         BothLedgers, settings=settings(max_examples=15, stateful_step_count=15, deadline=None)
     )
+
+
+def test_a_file_of_before_uploads_were_noted_takes_them_for_uploaded(tmp_path: Path) -> None:
+    owner = Identity.generate()
+    store = Store(tmp_path / "a", owner)
+    store.ledger.use("rows", b"1" * 32, leaves=False)
+    store.run("ALTER TABLE used DROP COLUMN uploaded")
+    store.close()
+    store = Store(tmp_path / "a", owner)
+    assert store.ledger.used("rows") == (b"1" * 32, True)
+    with pytest.raises(PolicyError, match="may_expose"):
+        store.ledger.renew("rows")
+    store.close()
 
 
 def test_a_refused_list_of_data_sets_leaves_nothing(tmp_path: Path) -> None:

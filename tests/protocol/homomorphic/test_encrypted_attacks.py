@@ -535,7 +535,7 @@ def test_a_refused_sum_uses_up_nobodys_data() -> None:
     attack.collect()
     with pytest.raises(PolicyError, match="used in session"):
         attack.open(attack.total(range(4)), range(4))
-    assert keeper._used == {used: b"earlier"}
+    assert keeper._used == {used: (b"earlier", True)}
 
 
 def test_the_key_is_gone_with_the_last_sum() -> None:

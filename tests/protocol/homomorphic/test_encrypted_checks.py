@@ -580,7 +580,7 @@ def test_an_opening_of_data_that_served_another_session() -> None:
     refuses(
         stage.holder, stage.pending[KEEPER], "the data set 'site-0: .*' was used in session 0000", PolicyError
     )
-    ledger.renew(name)
+    ledger.renew(name, may_expose=True)
     assert stage.holder.receive(stage.pending[KEEPER])
 
 

@@ -15,7 +15,7 @@ from secure_afl.protocol.masking.states import ServerState as MaskingState
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport import driver
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: KeyWorld(n) for n in (3, 4, 5, 6)}
@@ -333,6 +333,24 @@ def test_the_costs_of_key_holders_are_apart_from_those_of_clients(
     assert costs["opening"].holder_bytes > holders * (upload + (800 if holders == 1 else upload // 2))
 
 
+def test_a_vector_that_is_masked_and_not_yet_encrypted_has_not_left() -> None:
+    """The ledger takes it for uploaded with the ciphertext, and before that leaves."""
+    world = KeyWorld(4, "bfv+mask")
+    uploaded: dict[str, set[bool]] = {}
+
+    class Watches(PerfectNetwork):
+        def carry(self, envelope: Envelope) -> list[Envelope]:
+            if envelope.upward and envelope.phase in ("collecting", "encrypting"):
+                known = world.ledgers[envelope.client].used(session.data_set)
+                assert known
+                uploaded.setdefault(envelope.phase, set()).add(known[1])
+            return [envelope]
+
+    session = world.session(Watches())
+    session.set_up().sum()
+    assert uploaded == {"collecting": {False}, "encrypting": {True}}
+
+
 @pytest.mark.parametrize("backend", ["bfv", "bfv+mask", "ckks"])
 def test_a_data_set_serves_one_session_unless_its_owner_renews_it(backend: str) -> None:
     world = KeyWorld(4, backend)
@@ -349,7 +367,7 @@ def test_a_data_set_serves_one_session_unless_its_owner_renews_it(backend: str) 
         assert isinstance(one, PolicyError)
         assert f"the data set {first.data_set!r} was used in session" in str(one)
     for ledger in world.ledgers[:4]:
-        ledger.renew(first.data_set)
+        ledger.renew(first.data_set, may_expose=True)
     third = world.session().set_up()
     third.data_set = first.data_set
     # The key holder remembers by itself: whoever sees sums of both sessions could subtract them.
@@ -361,9 +379,9 @@ def test_a_data_set_serves_one_session_unless_its_owner_renews_it(backend: str) 
     assert first.data_set not in str(refusal)
     known = world.ledgers[4]
     for ledger in world.ledgers[:4]:
-        ledger.renew(first.data_set)
+        ledger.renew(first.data_set, may_expose=True)
     for name in list(known._used):
-        known.renew(name)
+        known.renew(name, may_expose=True)
     fourth = world.session().set_up()
     fourth.data_set = first.data_set
     assert fourth.is_right(0, *fourth.sum())

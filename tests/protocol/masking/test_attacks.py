@@ -666,9 +666,60 @@ def test_differencing_by_one_client_refused() -> None:
         two_sums(
             world(6), range(6), range(6), forget=False
         )  # nor for the same survivors: data may have changed
-    for ledger in parties.ledgers:  # only the owners can decide otherwise
-        ledger.renew("2025")
+    for ledger in parties.ledgers:  # only the owners can decide otherwise, and say what they risk
+        with pytest.raises(PolicyError, match="a vector of the data set '2025' left in session"):
+            ledger.renew("2025")
+        ledger.renew("2025", may_expose=True)
     two_sums(parties, range(6), range(1, 6), forget=True)
+
+
+@pytest.mark.parametrize("careless", [True, False])
+def test_a_lied_failure_and_a_renewal_give_one_clients_vector(careless: bool) -> None:
+    """A server opens a sum, says that it failed, and leaves one client out of the second one. Owners whose ledger only
+    knows that the data set was used renew it, as nothing seems to have come of it.
+    """
+    parties = world(6)
+    opened = []
+    for survivors in (range(6), range(1, 6)):
+        silent = frozenset(range(6)) - frozenset(survivors)
+        session = parties.session(parties.propose(), FaultyNetwork([Fault("drop", "collecting", silent)]))
+        session.data_set = "2025"
+        session.set_up()
+        try:
+            opened.append(session.opened(session.sum()).tolist())
+        except RoundAbortedError:
+            break
+        for ledger in parties.ledgers:
+            if careless:
+                ledger._forget("2025")
+                continue
+            with pytest.raises(PolicyError, match="whatever it said of it, can leave this client out"):
+                ledger.renew("2025")
+    if careless:
+        difference = [a - b for a, b in zip(*opened, strict=True)]
+        assert difference == session.integer_sum([VICTIM]).tolist()
+    else:
+        assert len(opened) == 1
+
+
+def test_a_data_set_of_which_nothing_left_is_renewed_without_more() -> None:
+    """Masked, and not yet encrypted; a vector that was only masked is nobody's but the client's."""
+    for leaves in (False, True):
+        ledger = Ledger()
+        ledger.use("rows", b"1" * 32, leaves=leaves)
+        assert ledger.used("rows") == (b"1" * 32, leaves)
+        ledger.use("rows", b"1" * 32, leaves=False)  # what left has left
+        assert ledger.used("rows") == (b"1" * 32, leaves)
+        what = "a vector of it left" if leaves else r"no vector of it left: its owner can renew it"
+        with pytest.raises(PolicyError, match=what):
+            ledger.use("rows", b"2" * 32)
+        if leaves:
+            with pytest.raises(PolicyError, match="may_expose"):
+                ledger.renew("rows")
+            assert ledger.used("rows")
+        assert ledger.renew("rows", may_expose=leaves) == (b"1" * 32, leaves)
+        assert ledger.used("rows") is None
+        ledger.use("rows", b"2" * 32)
 
 
 def test_differencing_across_cohorts_refused() -> None:

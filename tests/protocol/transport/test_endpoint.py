@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from typer.testing import CliRunner
-from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, model
+from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, learned, model
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError, DropoutWarning
@@ -54,13 +54,6 @@ from secure_afl.protocol.transport.post import (
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.data import dataset
 from secure_afl.sums.remote import Elsewhere, forget, remote
-
-
-def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> npt.NDArray[np.float64]:
-    """The last layer of what the server learns."""
-    terms, study = Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry, log=log), terms.policy, terms.encryption)
-    return study.learn(aggregator, federation.names)[0][-1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""The command line of a client's ledger: `secure-afl ledger`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from secure_afl.cli.terminal import console, refusals_shown
+
+ledger = typer.Typer(
+    help="What a client remembers of its data sets, so that no two sums can be subtracted.",
+    no_args_is_help=True,
+)
+
+
+@ledger.callback()
+def _several() -> None:
+    """Keeps `renew` a word of its own while it is the only command."""
+
+
+@ledger.command("renew")
+def renew_command(
+    folder: Annotated[Path, typer.Argument(help="A client's folder.", exists=True, file_okay=False)],
+    data_set: Annotated[str, typer.Argument(help="The data set's name, as data.toml had it.")],
+    may_expose: Annotated[
+        bool,
+        typer.Option(
+            "--may-expose-this-data-set",
+            help="Renew it although a vector of it left. A server that opened that sum, whatever it said of it, can leave "
+            "this client out of the next one: the difference of the two is this client's statistic, exactly.",
+        ),
+    ] = False,
+) -> None:
+    """Let a data set serve another session. Its party's audit log notes that. Not while a session is under way."""
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        said = Folder(folder).renew(data_set, may_expose=may_expose)
+        console.print(escape(said), highlight=False, soft_wrap=True)
