@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.kdf import Label, derive
 
 _X25519_BYTES = 32
@@ -43,7 +44,7 @@ def _cipher(kem: hpke.KEM) -> tuple[hpke.Suite, hpke.KEM]:
 _CIPHERS = {Suite.HYBRID: _cipher(hpke.KEM.MLKEM768_X25519), Suite.X25519: _cipher(hpke.KEM.X25519)}
 
 
-class KeyPair:
+class KeyPair(Guarded):
     """A key pair that is a function of a 32-byte seed, so that whoever rebuilds the seed can open it."""
 
     def __init__(self, suite: Suite, seed: bytes, label: Label) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.kdf import Label, bind, derive
 
 VERIFY_KEY_BYTES = 32
@@ -23,7 +24,7 @@ _SMALL = frozenset({0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH})
 """The y of the eight points of order 1, 2, 4 and 8; each y has two of them, or one."""
 
 
-class Identity:
+class Identity(Guarded):
     """A party's long-term signing key. It signs, and locks what its owner keeps; it is never shared."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:

@@ -35,12 +35,12 @@ Security is that of ring-LWE with ternary secrets and errors of deviation 3.24, 
 
 import os
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.lattice import bfv, ntt
 from secure_afl.crypto.lattice.parameter_sets import Lattice, Residues, add_mod, pack_mod, unpack_mod
@@ -89,7 +89,7 @@ def smudging_bits(lattice: Lattice, holders: int, summands: int) -> int:
     return bits
 
 
-class KeyShare:
+class KeyShare(Guarded):
     """One holder's part of the secret, from the operating system's randomness; it leaves this object by `kept` only.
 
     kept: what another object's `kept` gave, for the same part again. a: from `common`. public: its part of the joint key, for `public_key`; (primes with the key prime, N)
@@ -117,9 +117,6 @@ class KeyShare:
 
     def __repr__(self) -> str:
         return f"KeyShare({self.lattice.name})"
-
-    def __reduce__(self) -> NoReturn:
-        raise CryptoError("a key share is not pickled")
 
     def kept(self) -> bytes:
         """The secret, for the key holder's own store and nothing else."""

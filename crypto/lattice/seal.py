@@ -21,6 +21,7 @@ from tenseal import sealapi
 
 from secure_afl.crypto import workers
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice, Residues
 
 # SEAL's header: magic, its own size and the version (five bytes), compression, reserved, size of all.
@@ -46,7 +47,7 @@ def _context(lattice: Lattice) -> Any:
     return context
 
 
-class SecretKey:
+class SecretKey(Guarded):
     """A key pair made by SEAL from the operating system's randomness; the secret leaves this object by `kept` only.
 
     public_key: the public one, for `encrypt` (`Lattice.public_key_bytes` bytes). kept: what another object's `kept`
@@ -75,9 +76,6 @@ class SecretKey:
 
     def __repr__(self) -> str:
         return f"SecretKey({self.lattice.name})"
-
-    def __reduce__(self) -> str:
-        raise CryptoError("a secret key is not pickled")
 
     def kept(self) -> bytes:
         """The secret and the public key, for the key holder's own store and nothing else. Raises `CryptoError` where there

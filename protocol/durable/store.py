@@ -26,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from secure_afl.crypto.errors import CryptoError, SecureAflError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label, integer
 from secure_afl.crypto.sealed_box import lock, unlock
@@ -64,8 +65,8 @@ class StoreError(SecureAflError):
     """
 
 
-@dataclass(frozen=True)
-class Kept:
+@dataclass(frozen=True, repr=False)
+class Kept(Guarded):
     """Where a session stands. memory: of the party; question: digest of the message that was answered last, if any;
     answer: what was said to it, if it was.
     """
@@ -74,14 +75,11 @@ class Kept:
     question: bytes
     answer: bytes
 
-    def __repr__(self) -> str:
-        return "Kept(…)"
-
 
 _KEPT = msgspec.msgpack.Decoder(Kept)
 
 
-class Store:
+class Store(Guarded):
     """The file of the party with this identity; made if there is none. For one thread, and not for a fork of its process.
 
     Raises `StoreError` if the file is another party's, of another version, or not to be read or written; if anybody but

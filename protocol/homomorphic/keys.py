@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.lattice import bfv, joint_key
 from secure_afl.crypto.lattice.parameter_sets import Lattice, Residues
 
 Words = npt.NDArray[np.uint64]
 
 
-class WholeKey:
+class WholeKey(Guarded):
     """Of a single key holder. share: the public key. kept: what `kept` gave, for the same key again."""
 
     def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
@@ -38,7 +39,7 @@ class WholeKey:
         return self._secret.decrypt(total, length)[0]
 
 
-class JointKey:
+class JointKey(Guarded):
     """Of one of several key holders. kept: what `kept` gave, for the same share again."""
 
     def __init__(self, lattice: Lattice, transcript: bytes, holders: int, kept: bytes | None = None) -> None:

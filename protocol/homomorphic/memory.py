@@ -6,13 +6,14 @@ has the key that opens every upload.
 
 import msgspec
 
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.protocol.homomorphic import states
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.homomorphic.messages import Challenge, Offer
 from secure_afl.protocol.session.parameters import Demands
 
 
-class ClientMemory(msgspec.Struct):
+class ClientMemory(Guarded, msgspec.Struct):
     """One client's session.
 
     answers: digest of the server's last message. demands: of the plan.
@@ -44,7 +45,7 @@ class ClientMemory(msgspec.Struct):
         return f"ClientMemory({self.state.value})"
 
 
-class HolderMemory(msgspec.Struct):
+class HolderMemory(Guarded, msgspec.Struct):
     """One key holder's session.
 
     answers: digest of the server's last message. demands: of the plan. secret: the key, as its kind writes it; empty

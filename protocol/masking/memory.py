@@ -8,13 +8,14 @@ from functools import cached_property
 
 import msgspec
 
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.hpke import KeyPair, Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.protocol.masking import states
 from secure_afl.protocol.session.parameters import Demands, Parameters
 
 
-class RoundKeys(msgspec.Struct, dict=True):
+class RoundKeys(Guarded, msgspec.Struct, dict=True):
     """The secrets of one round; forgotten when this client reveals for it, or a later round begins.
 
     own_share: of the self mask; pair_secrets: by neighbour; shares: by dealer, of its mask seed and its self mask.
@@ -32,11 +33,8 @@ class RoundKeys(msgspec.Struct, dict=True):
         """What a dropout's mask seed gives away; neighbours seal pair secrets to it."""
         return KeyPair(self.suite, self.mask_seed, Label.MASK_KEY)
 
-    def __repr__(self) -> str:
-        return "RoundKeys(…)"
 
-
-class Masked(msgspec.Struct):
+class Masked(Guarded, msgspec.Struct):
     """A masked vector that is to be encrypted: its round, its words as little-endian bytes, its data set's name."""
 
     round: int
@@ -44,7 +42,7 @@ class Masked(msgspec.Struct):
     data_set: str
 
 
-class Memory(msgspec.Struct, dict=True):
+class Memory(Guarded, msgspec.Struct, dict=True):
     """One client's session.
 
     answers, invitation: digests of the server's last and first message. demands: of the plan.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
@@ -60,7 +61,7 @@ class Memory(Protocol[S]):
 Kept = TypeVar("Kept", bound=Memory[Any])
 
 
-class SignedParty(ABC, Generic[S, Answer, Kept]):
+class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
     """A party that answers the server, and signs with each answer what it answers.
 
     The first message makes the session; all others must carry its transcript. A message that is refused raises

@@ -8,7 +8,7 @@ Lengths and ranges are checked when a struct is built, on either side of the wir
 
 from collections.abc import Sequence
 from operator import lt
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec.msgpack import Decoder
@@ -35,6 +35,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class ServerMessage(Message, frozen=True):

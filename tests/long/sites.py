@@ -15,7 +15,6 @@ Wire format, frames, commitments, Shamir's shares, key derivation and masks are 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations, islice, product
@@ -794,7 +793,7 @@ def _copied(value: Any) -> Any:
     if isinstance(value, set):
         return set(value)
     if isinstance(value, Memory | RoundKeys):
-        twin = copy(value)
+        twin = structs.replace(value)
         for name in type(value).__struct_fields__:
             setattr(twin, name, _copied(getattr(value, name)))
         return twin

@@ -1,7 +1,6 @@
 """Every check of an encrypted session, one wrong field at a time in an otherwise honest message."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace as changed
 from typing import Any
 
@@ -113,7 +112,7 @@ def snapshot(party: HomomorphicClient | KeyHolder | HomomorphicServer) -> dict[s
     if ledger := known.pop("_ledger", None):
         known["_ledger"] = (set(ledger._sessions), dict(ledger._used))
     if memory := known.pop("_memory", None):
-        known["_memory"] = deepcopy(memory)
+        known["_memory"] = msgpack.decode(msgpack.encode(memory), type=type(memory))
     return known
 
 
