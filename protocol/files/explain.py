@@ -191,7 +191,7 @@ def _threshold(policy: Policy, profile: Profile, clients: int) -> str:
     if near.degree == clients - 1:
         opened, spare = f"{near.threshold} of {clients} clients", clients - max(near.threshold, least)
     else:
-        opened = f"{near.threshold} of each client and its {near.degree} neighbours"
+        opened = f"{near.threshold} of each client and its {near.degree} neighbours (for one sum; several may need more)"
         spare = min(policy.dropouts(clients), clients - least)
     return f"{profile.value}: the threshold is {near.threshold}: {opened} must answer. {_dropouts(spare, clients)}"
 

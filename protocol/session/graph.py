@@ -27,10 +27,11 @@ class Neighbourhood:
     threshold: int
 
 
-def choose(n: int, profile: Profile, *, corrupted: int, dropout: float) -> Neighbourhood:
-    """The sparsest graph for n clients, `corrupted` of which collude with the server while a fraction drops out.
+def choose(n: int, profile: Profile, *, corrupted: int, dropout: float, rounds: int = 1) -> Neighbourhood:
+    """The sparsest graph for n clients, `corrupted` of which collude with the server while in each of so many rounds a
+    fraction drops out.
 
-    A private input leaks with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰. In the
+    A private input leaks in the whole session with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰. In the
     complete graph nothing is left to chance: it bears ⌊dropout·n⌋ dropouts, which may be none.
     Raises `LocalProtocolError` if no graph serves.
     """
@@ -41,7 +42,8 @@ def choose(n: int, profile: Profile, *, corrupted: int, dropout: float) -> Neigh
             for threshold in range(lowest, degree + 1):
                 if _loss(n, degree, threshold, gone) > CORRECTNESS_FAILURE:
                     break  # a higher threshold only loses more
-                if exposure(profile, n, degree, threshold, corrupted, gone) <= SECURITY_FAILURE:
+                risk = exposure(profile, n, degree, threshold, corrupted, gone, rounds=rounds)
+                if risk <= SECURITY_FAILURE:
                     return Neighbourhood(degree, threshold)
     threshold = least_threshold(profile, n, n - 1)
     left = n - floor(dropout * n)
@@ -50,7 +52,7 @@ def choose(n: int, profile: Profile, *, corrupted: int, dropout: float) -> Neigh
             f"{n} clients with {dropout:.0%} dropouts leave {left} survivors, fewer than the "
             f"threshold {threshold} of the {profile.value} profile"
         )
-    if exposure(profile, n, n - 1, threshold, corrupted, gone) > SECURITY_FAILURE:
+    if exposure(profile, n, n - 1, threshold, corrupted, gone, rounds=rounds) > SECURITY_FAILURE:
         raise LocalProtocolError(
             f"{corrupted} corrupted clients of {n} are more than the {profile.value} profile bears"
         )
@@ -66,12 +68,14 @@ def least_threshold(profile: Profile, n: int, degree: int) -> int:
     return floor(2 * n / 3) + 1 if profile is Profile.ACTIVE else (degree + 1) // 2 + 1
 
 
-def exposure(profile: Profile, n: int, degree: int, threshold: int, corrupted: int, gone: int) -> float:
-    """Bound on the probability that the graph fails to protect some honest client.
+def exposure(
+    profile: Profile, n: int, degree: int, threshold: int, corrupted: int, gone: int, *, rounds: int = 1
+) -> float:
+    """Bound on the probability that the graph fails to protect some honest client in a session of so many rounds.
 
-    Either `threshold` of its neighbours are corrupted, or the honest survivors' graph falls apart,
-    which takes degree/2 lost clients in a row somewhere on the circle; union bounds over hypergeometric
-    tails. In the complete graph the first is certain or impossible and the second cannot happen; an
+    Either `threshold` of its neighbours are corrupted, which the one graph of the session decides for all rounds, or the
+    honest survivors' graph falls apart, which takes degree/2 lost clients in a row somewhere on the circle, and can
+    happen in each round anew, as others drop out; union bounds over hypergeometric tails. In the complete graph the first is certain or impossible and the second cannot happen; an
     active server also wins if the corrupted suffice to bring two survivor sets over the threshold.
     """
     if degree == n - 1:
@@ -80,7 +84,7 @@ def exposure(profile: Profile, n: int, degree: int, threshold: int, corrupted: i
 
     opened = hypergeom.sf(threshold - 1, n - 1, min(corrupted, n - 1), degree)
     torn = hypergeom.pmf(degree // 2, n, min(n, corrupted + gone), degree // 2)
-    return min(1.0, n * float(opened + torn))
+    return min(1.0, n * float(opened + rounds * torn))
 
 
 def _loss(n: int, degree: int, threshold: int, gone: int) -> float:

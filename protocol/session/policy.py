@@ -103,12 +103,14 @@ class Policy:
         for met, expected, got in demands:
             if not met:
                 raise PolicyError(f"policy asks for {expected}, the server proposed {got}")
-        risk = graph.exposure(profile, n, parameters.degree, threshold, colluders, self.dropouts(n))
+        rounds = len(parameters.rounds)
+        gone = self.dropouts(n)
+        risk = graph.exposure(profile, n, parameters.degree, threshold, colluders, gone, rounds=rounds)
         if risk > graph.SECURITY_FAILURE:
             raise PolicyError(
                 f"policy asks for a failure probability of at most {graph.SECURITY_FAILURE:.1e} with {colluders} "
                 f"clients corrupted and {self.dropout:.0%} dropped out; {parameters.degree} neighbours and "
-                f"threshold {threshold} give {risk:.1e}"
+                f"threshold {threshold} give {risk:.1e} over {rounds} rounds"
             )
 
 

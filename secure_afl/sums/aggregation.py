@@ -157,8 +157,14 @@ def proposed(
     agreed: Sequence[RoundSpec] | None = None,
 ) -> Parameters:
     """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
-    clients, policy, profile = len(roster.members), settings.policy, settings.profile
-    near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)
+ len(roster.members)=    clients, policy, profile = len(roster.members), settings.policy, settings.profile= len(roster.members)
+    near = graph.choose(
+        clients,
+        profile,
+        corrupted=policy.colluders(clients),
+        dropout=policy.dropout,
+        rounds=len(plan),
+    )
     parameters = Parameters.propose(
         roster,
         plan,

@@ -189,7 +189,7 @@ def overflowing_plans(draw: st.DrawFn, members: int = 5) -> SumPlan:
 
 
 def _neighbourhoods(
-    roster: Roster, policy: Policy, profile: Profile, cohort: int
+    roster: Roster, policy: Policy, profile: Profile, cohort: int, rounds: int
 ) -> list[graph.Neighbourhood]:
     """What a policy accepts, the complete graph with the least threshold first."""
     n, colluders = cohort, policy.colluders(len(roster.members))
@@ -200,7 +200,7 @@ def _neighbourhoods(
         graph.Neighbourhood(degree, threshold)
         for degree in degrees
         for threshold in range(graph.least_threshold(profile, n, degree), degree + 2)
-        if graph.exposure(profile, n, degree, threshold, colluders, policy.dropouts(n))
+        if graph.exposure(profile, n, degree, threshold, colluders, policy.dropouts(n), rounds=rounds)
         <= graph.SECURITY_FAILURE
     ]
 
@@ -223,7 +223,8 @@ def parameters(
     choices = {
         profile: accepted
         for profile in Profile
-        if profile in policy.profiles and (accepted := _neighbourhoods(roster, policy, profile, len(invited)))
+        if profile in policy.profiles
+        and (accepted := _neighbourhoods(roster, policy, profile, len(invited), len(plan)))
     }
     if not choices:
         raise PolicyError(f"expected a policy that {len(invited)} clients can meet, got {policy}")

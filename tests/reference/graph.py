@@ -31,19 +31,19 @@ def chance(marked: int, drawn: int, population: int, hits: range) -> Fraction:
     return Fraction(ways, comb(population, drawn))
 
 
-def exposure(profile: str, n: int, degree: int, t: int, c: int, g: int) -> Fraction:
+def exposure(profile: str, n: int, degree: int, t: int, c: int, g: int, rounds: int = 1) -> Fraction:
     if degree == n - 1:
         return Fraction(c >= (2 * t - n if profile == "active" else t))
     opened = chance(c, degree, n - 1, range(t, degree + 1))
     torn = chance(c + g, degree // 2, n, range(degree // 2, degree // 2 + 1))
-    return min(Fraction(1), n * (opened + torn))
+    return min(Fraction(1), n * (opened + rounds * torn))
 
 
 def loss(n: int, degree: int, t: int, g: int) -> Fraction:
     return min(Fraction(1), n * chance(n - 1 - g, degree, n - 1, range(t)))
 
 
-def choose(n: int, profile: str, corrupted: int, dropout: float) -> tuple[int, int]:
+def choose(n: int, profile: str, corrupted: int, dropout: float, rounds: int = 1) -> tuple[int, int]:
     """Degree and threshold."""
     gone = ceil(dropout * n)
     secure, correct = Fraction(1, 2**40), Fraction(1, 2**20)
@@ -52,10 +52,10 @@ def choose(n: int, profile: str, corrupted: int, dropout: float) -> tuple[int, i
             for t in range(least_threshold(profile, n, degree), degree + 1):
                 if loss(n, degree, t, gone) > correct:
                     break  # and more so for a larger t
-                if exposure(profile, n, degree, t, corrupted, gone) <= secure:
+                if exposure(profile, n, degree, t, corrupted, gone, rounds) <= secure:
                     return degree, t
     t = least_threshold(profile, n, n - 1)
     need(n - floor(dropout * n) >= t, "enough survivors")
-    if exposure(profile, n, n - 1, t, corrupted, gone) > secure:
+    if exposure(profile, n, n - 1, t, corrupted, gone, rounds) > secure:
         raise Refused("expected fewer corrupted clients")
     return n - 1, t

@@ -306,8 +306,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     ),
     # §6
     "neighbours": neighbours,
-    "choose graph": lambda n, profile, corrupted, dropout: [
-        *graph.choose(n, profile, corrupted, floated(dropout))
+    "choose graph": lambda n, profile, corrupted, dropout, rounds: [
+        *graph.choose(n, profile, corrupted, floated(dropout), rounds)
     ],
     "least threshold": graph.least_threshold,
     # docs/encrypted-protocol.md

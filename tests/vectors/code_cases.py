@@ -261,19 +261,21 @@ def graph() -> Vectors:
         place=0,
     )
 
-    for n, profile, corrupted, dropout in (
-        (4, "active", 1, 0.2), (10, "active", 1, 0.2), (50, "active", 5, 0.2), (100, "active", 10, 0.3),
-        (3, "semi-honest", 1, 0.1), (10, "semi-honest", 1, 0.2), (60, "semi-honest", 2, 0.1),
-        (100, "semi-honest", 5, 0.1), (150, "semi-honest", 10, 0.05), (4, "active", 0, 0.0),
+    for n, profile, corrupted, dropout, rounds in (
+        (4, "active", 1, 0.2, 1), (10, "active", 1, 0.2, 3), (50, "active", 5, 0.2, 1), (100, "active", 10, 0.3, 9),
+        (3, "semi-honest", 1, 0.1, 1), (10, "semi-honest", 1, 0.2, 2), (60, "semi-honest", 2, 0.1, 1),
+        (100, "semi-honest", 5, 0.1, 1), (150, "semi-honest", 10, 0.05, 1), (4, "active", 0, 0.0, 1),
+        (150, "semi-honest", 10, 0.05, 2), (150, "semi-honest", 10, 0.05, 1000), (1000, "semi-honest", 50, 0.2, 20),
     ):  # fmt: skip
-        given = {"n": n, "profile": profile, "corrupted": corrupted, "dropout": h(dropout)}
-        v.good(f"chosen for {n} {profile} {corrupted} {dropout}", "choose graph", **given)
+        given = {"n": n, "profile": profile, "corrupted": corrupted, "dropout": h(dropout), "rounds": rounds}
+        v.good(f"chosen for {n} {profile} {corrupted} {dropout} {rounds}", "choose graph", **given)
     for name, why, n, profile, corrupted, dropout in (
         ("too many dropouts", "fewer than t are left", 10, "active", 1, 0.5),
         ("too many corrupted", "2t - n may collude", 10, "active", 4, 0.2),
         ("a corrupted majority", "t may collude", 5, "semi-honest", 3, 0.2),
     ):
-        v.bad(name, why, "choose graph", n=n, profile=profile, corrupted=corrupted, dropout=h(dropout))
+        given = {"n": n, "profile": profile, "corrupted": corrupted, "dropout": h(dropout), "rounds": 1}
+        v.bad(name, why, "choose graph", **given)
     for n in (2, 3, 4, 5, 6, 50, 99):
         v.good(f"least threshold of {n}, active", "least threshold", profile="active", n=n, degree=n - 1)
         v.good(f"least threshold of {n}", "least threshold", profile="semi-honest", n=n, degree=n - 1)

@@ -440,9 +440,15 @@ def neighbours(encoded: str, place: int) -> Any:
 
 
 @operation
-def choose_graph(n: int, profile: str, corrupted: int, dropout: str) -> Any:
-    """Degree and threshold that a server chooses (§6)."""
-    chosen = graph.choose(n, parameters.Profile(profile), corrupted=corrupted, dropout=float.fromhex(dropout))
+def choose_graph(n: int, profile: str, corrupted: int, dropout: str, rounds: int) -> Any:
+    """Degree and threshold that a server chooses for a session of so many rounds (§6)."""
+    chosen = graph.choose(
+        n,
+        parameters.Profile(profile),
+        corrupted=corrupted,
+        dropout=float.fromhex(dropout),
+        rounds=rounds,
+    )
     return [chosen.degree, chosen.threshold]
 
 

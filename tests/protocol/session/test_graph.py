@@ -8,9 +8,11 @@ from reference import graph as reference
 from reference.refused import Refused
 from worlds.cohorts import world
 
+from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session import graph
-from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.policy import Policy
 
 WORLDS = {n: world(n) for n in (5, 8, 13, 30)}
 
@@ -95,6 +97,41 @@ def test_tail_bounds_hold_against_draws() -> None:
     assert 0.01 < lost / trials <= graph._loss(n, degree, 3, bad)
 
 
+def test_every_round_of_a_session_tries_anew_to_tear_the_graph() -> None:
+    """The bound of one sum is exceeded by a session of twenty: in each, others drop out around the same circle."""
+    n, degree, gone, rounds, trials = 40, 4, 2, 20, 1000
+    source, torn = random.Random(2), 0
+    for _ in range(trials):
+        torn += any(
+            any({at, (at + 1) % n} <= lost for at in range(n))  # half a degree in a row
+            for lost in (set(source.sample(range(n), gone)) for _ in range(rounds))
+        )
+    once, session = (
+        graph.exposure(Profile.SEMI_HONEST, n, degree, 3, 0, gone, rounds=number) for number in (1, rounds)
+    )
+    assert 10 * once < torn / trials <= session
+
+
+def test_a_graph_for_one_sum_is_refused_for_a_session_of_many() -> None:
+    """By the client's policy, with the neighbours and threshold that a server chooses for one sum."""
+    policy = Policy(
+        profiles=frozenset({Profile.SEMI_HONEST}), suites=frozenset(Suite), corrupted=0.02, dropout=0.15
+    )
+    n = 150
+    chosen = {
+        rounds: graph.choose(
+            n, Profile.SEMI_HONEST, corrupted=policy.colluders(n), dropout=policy.dropout, rounds=rounds
+        )
+        for rounds in (1, 1000)
+    }
+    assert chosen[1].degree < chosen[1000].degree < n - 1
+    parties = world(n, policy)
+    for rounds, near in ((1, chosen[1]), (1000, chosen[1000])):
+        policy.check(parties.propose(profile=Profile.SEMI_HONEST, near=near, rounds=rounds), n)
+    with pytest.raises(PolicyError, match="over 1000 rounds"):
+        policy.check(parties.propose(profile=Profile.SEMI_HONEST, near=chosen[1], rounds=1000), n)
+
+
 @pytest.mark.parametrize(
     ("n", "dropout", "corrupted"), [(4, 0.5, 1), (10, 0.4, 1), (10, 0.0, 4), (4, 0.0, 2)]
 )
@@ -118,9 +155,10 @@ def test_risks_are_those_of_exact_fractions(profile: Profile) -> None:
             (0, n),
             (2, n),
         ):
-            exact = reference.exposure(profile.value, n, degree, threshold, corrupted, gone)
-            ours = graph.exposure(profile, n, degree, threshold, corrupted, gone)
-            assert ours == pytest.approx(float(exact), rel=1e-9, abs=0)
+            for rounds in (1, 2, 50):
+                exact = reference.exposure(profile.value, n, degree, threshold, corrupted, gone, rounds)
+                ours = graph.exposure(profile, n, degree, threshold, corrupted, gone, rounds=rounds)
+                assert ours == pytest.approx(float(exact), rel=1e-9, abs=0)
             exact = reference.loss(n, degree, threshold, gone)
             assert graph._loss(n, degree, threshold, gone) == pytest.approx(float(exact), rel=1e-9, abs=0)
 
