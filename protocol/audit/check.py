@@ -106,6 +106,11 @@ class Session:
         return self.terms.transcript()
 
     @property
+    def number(self) -> str:
+        """How people call it: as its parties' ledgers and nodes' logs do. Masks under encryption have the same."""
+        return session_name(self.terms.session)
+
+    @property
     def invited(self) -> tuple[int, ...]:
         """The numbers of all parties but the server."""
         members, keepers = len(self.roster.members), len(self.holders.members) if self.holders else 0
@@ -384,7 +389,7 @@ def _missing(session: Session) -> Iterator[Finding]:
         yield Finding(
             view.log.file,
             view.agreed.line,
-            f"session {session.transcript.hex()[:8]}: no sound log of {', '.join(missing)} says that it took part",
+            f"session {session.number}: no sound log of {', '.join(missing)} says that it took part",
         )
 
 

@@ -108,9 +108,13 @@ class RecordedClient(RecordedParty[Contributor]):
         try:
             data = self._party.contribute(wanted, values, data_set)
         except SecureAflError as error:
-            self._log.append(Withheld(self._session, wanted.round, type(error).__name__))
+            self.withhold(wanted, error)
             raise
         return self._leaving(data)
+
+    def withhold(self, wanted: SumWanted, error: Exception) -> None:
+        """Note that no vector is given. error: of what would have made it, or of `contribute`."""
+        self._log.append(Withheld(self._session, wanted.round, type(error).__name__))
 
 
 class RecordedServer(Layer[SumServer]):

@@ -65,9 +65,7 @@ def stories(report: Report) -> tuple[Story, ...]:
 def _story(session: Session, masks: Session | None) -> Story:
     views = [view for _, view in sorted(session.parties.items()) if view.log.begun.role is Role.CLIENT]
     accounts = tuple(_account(session, masks, view) for view in views)
-    return Story(
-        session.transcript.hex()[:8], tuple(_facts(session, masks)), accounts, _caution(session, masks)
-    )
+    return Story(session.number, tuple(_facts(session, masks)), accounts, _caution(session, masks))
 
 
 def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
+from msgspec.msgpack import Decoder
+
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import Received, Role, frame
@@ -14,20 +16,23 @@ from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refu
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
 from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.files.roster import Parties
-from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
+from secure_afl.protocol.homomorphic.messages import Invitation
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
-from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.ledger import Ledger, session_name
+from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.wire import decode
+from secure_afl.protocol.session.wire import WireError, decode
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter, here
 
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
+_TERMS: Decoder[Parameters | Agreement | Invitation] = Decoder(Parameters | Agreement | Invitation)
+"""The messages that begin a session at a party."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,12 @@ class Endpoint:
     def _converse(self, letter: Letter) -> bytes:
         party = self._party(letter)
         with self._log() as log:
+            try:
+                _check_number(letter)
+            except LocalProtocolError as error:
+                if log:
+                    log.append(refused(b"", letter.data, error))
+                raise
             if log is None:
                 return self._said(party, letter)
             terms = self._terms
@@ -153,7 +164,13 @@ class Endpoint:
         if isinstance(answer, bytes):
             return answer
         assert isinstance(party, DurableParty | RecordedClient)  # key holders are never asked for a vector
-        return party.contribute(answer, *self._contribute(answer, self._known(letter.session)))
+        try:
+            values, data_set = self._contribute(answer, self._known(letter.session))
+        except Exception as error:  # of a file, a row, a model: whatever it is, no vector leaves
+            if isinstance(party, RecordedClient):
+                party.withhold(answer, error)
+            raise
+        return party.contribute(answer, values, data_set)
 
     def _told(self, letter: Letter) -> bytes:
         """Keep what the server tells of the sums so far. It stays as it was told first, and can only become more."""
@@ -240,6 +257,19 @@ class Endpoint:
             agreed = terms.encryption.agreed(terms.plan, *sizes)[1]
         return MaskingClient(
             self._identity, terms.parties.clients, terms.plan, terms.policy, ledger, agreed=agreed
+        )
+
+
+def _check_number(letter: Letter) -> None:
+    """Raises `LocalProtocolError` for terms of another session than the letter's: every log calls it by this number."""
+    try:
+        terms = decode(letter.data, _TERMS)
+    except WireError:  # no terms, or none that the party takes
+        return
+    session = terms.agreement.session if isinstance(terms, Invitation) else terms.session
+    if session != letter.session:
+        raise LocalProtocolError(
+            f"expected the terms of session {session_name(letter.session)}…, got those of {session_name(session)}…"
         )
 
 

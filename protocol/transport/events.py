@@ -13,6 +13,7 @@ import msgspec
 
 from secure_afl.protocol.durable.store import StoreError
 from secure_afl.protocol.session.errors import ProtocolError
+from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.post import Letter
 
@@ -112,11 +113,6 @@ AnyEvent = (
 )
 
 
-def prefix(session: bytes) -> str:
-    """What is told of a session's number."""
-    return session.hex()[:8]
-
-
 def told(error: BaseException) -> tuple[str, str, str]:
     """What is told of an error: its class, where it was raised ("file.py:line"), and, of the protocol's own, its text.
 
@@ -130,11 +126,11 @@ def told(error: BaseException) -> tuple[str, str, str]:
 
 def answered(party: str, letter: Letter, answer: bytes, seconds: float) -> Answered:
     """A letter and what a node said to it."""
-    session = prefix(letter.session)
+    session = session_name(letter.session)
     return Answered(party, letter.channel.value, session, len(letter.data), len(answer), seconds)
 
 
 def refused(party: str, letter: Letter | None, error: BaseException, seconds: float) -> Refused:
     """A letter, if it was one, and why a node said nothing to it."""
-    about = (letter.channel.value, prefix(letter.session), len(letter.data)) if letter else ("", "", 0)
+    about = (letter.channel.value, session_name(letter.session), len(letter.data)) if letter else ("", "", 0)
     return Refused(party, *about, seconds, *told(error))

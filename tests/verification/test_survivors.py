@@ -30,10 +30,10 @@ from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.wire import WireError
-from secure_afl.protocol.transport.events import prefix
 
 # ---- crypto/fixed_point.py ---------------------------------------------------------------------------
 
@@ -416,4 +416,4 @@ def test_numbers_outside_of_a_roster_have_no_name() -> None:
 
 
 def test_a_session_is_told_by_its_first_digits() -> None:
-    assert prefix(bytes(range(32))) == "00010203"
+    assert session_name(bytes(range(32))) == "00010203"

@@ -873,5 +873,5 @@ def test_logs_that_are_not_given_are_a_note(backend: str, given: list[str], miss
     terms = told.masks or told.agreement
     assert terms
     assert [str(one) for one in report.notes if "reach" not in one.text] == [
-        f"{given[0]}, line 2: session {terms.transcript().hex()[:8]}: no sound log of {missing} says that it took part"
+        f"{given[0]}, line 2: session {terms.session.hex()[:8]}: no sound log of {missing} says that it took part"
     ]

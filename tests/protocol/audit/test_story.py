@@ -99,7 +99,7 @@ def test_the_words_of_a_story(name: str, told: Callable[[], Told], logs: Sequenc
     report = told().report(*logs)
     [story] = stories(report)
     assert shown(story) == (TEXTS / f"{name}.txt").read_text()
-    assert story.name in {one.transcript.hex()[:8] for one in report.sessions}
+    assert story.name in {one.terms.session.hex()[:8] for one in report.sessions}
 
 
 def test_sessions_are_told_apart() -> None:
@@ -109,7 +109,7 @@ def test_sessions_are_told_apart() -> None:
     first, second = stories(verify(logs))
     assert told.agreement
     assert other.masks
-    assert [first.name, second.name] == [one.transcript().hex()[:8] for one in (told.agreement, other.masks)]
+    assert [first.name, second.name] == [one.session.hex()[:8] for one in (told.agreement, other.masks)]
 
 
 @pytest.mark.parametrize(("clients", "sums"), [(12, 13), (13, 12)])

@@ -254,7 +254,9 @@ def test_one_session_under_two_names_is_joined_once(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     post = Post(federation)
     learned(federation, post)
-    with pytest.raises(PolicyError, match="a replay is refused"):
+    (session,) = post.sessions
+    called = f"expected the terms of session 00000000…, got those of {session.hex()[:8]}…"
+    with pytest.raises(LocalProtocolError, match=called):
         post.ask(0, Letter(Channel.MASKED, bytes(32), post.invitation))
 
 

@@ -16,10 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds.folders import Federation
 
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import Withheld
+from secure_afl.protocol.audit.story import stories
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys as key_file
 from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.transport import logs
 from secure_afl.protocol.transport.events import Answered, AnyEvent, Event, Refused, RunOver, Silent, told
 from secure_afl.protocol.transport.post import Channel
@@ -103,6 +108,48 @@ def test_events_go_to_stderr_once_however_often_that_is_asked(monkeypatch: pytes
         logs.listen()
         logs.tell(RunOver(0.5))
         assert output.getvalue().count("run over: 0.5") == 1
+
+
+# ---- one session, in all that a party writes ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ill", "kind"), [("bound", "DataError"), ("not a number", "FileError"), ("no table", "FileError")]
+)
+def test_a_refused_file_is_withheld_in_the_log_and_a_session_has_one_number_everywhere(
+    tmp_path: Path, ill: str, kind: str
+) -> None:
+    """In the nodes' lines, in the ledgers, in the audit logs and in what is told of these."""
+    pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: what its nodes tell is not tested here")
+    from worlds import grids
+
+    from secure_afl.node import flower_app
+
+    federation = Federation(tmp_path)
+    harm(federation, ill)
+    with pytest.MonkeyPatch.context() as patch, heard("json") as output, warnings.catch_warnings():
+        grids.identify(patch)
+        warnings.simplefilter("ignore")  # of the dropout
+        flower_app.serve(grids.LocalGrid(4, grids.answering(federation)), federation.server, 60.0, 0.01)
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
+    told_of = {line["session"] for line in lines if line.get("channel") == "masked"}
+
+    _, identity = key_file.read_key(federation.folders[1] / "identity.key", bytes)
+    store = Store(federation.folders[1] / "state.db", identity)
+    known = store.ledger.used("rows")
+    store.close()
+    assert known
+    files = {str(path): path.read_bytes() for path in tmp_path.glob("*/audit.jsonl")}
+    report = verify(files, federation.parties)
+    assert not report.findings
+    (story,) = stories(report)
+    assert {session_name(known[0]), story.name} == told_of == {story.name}
+    assert any(f"session {story.name}:" in str(one) for one in report.notes)  # no log of the server's
+
+    mine = read(files[str(federation.folders[0] / "audit.jsonl")])
+    withheld = [one.event for one in mine.entries if isinstance(one.event, Withheld)]
+    assert [(one.round, one.kind) for one in withheld] == [(0, kind)]
+    assert f"It was asked for a vector of round 0 and gave none ({kind})." in story.accounts[0].besides
 
 
 # ---- secrets -------------------------------------------------------------------------------------
