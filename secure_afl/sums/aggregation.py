@@ -157,7 +157,7 @@ def proposed(
     agreed: Sequence[RoundSpec] | None = None,
 ) -> Parameters:
     """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
- len(roster.members)=    clients, policy, profile = len(roster.members), settings.policy, settings.profile= len(roster.members)
+    clients, policy, profile = len(roster.members), settings.policy, settings.profile
     near = graph.choose(
         clients,
         profile,

@@ -206,7 +206,7 @@ def test_memories_of_clients_open_no_upload_of_a_round_that_is_over() -> None:
         """Of the victim's mask seed and self mask in round 0, by point."""
         for reveal in (attack.session.server.advance, attack.session.server.advance):  # survivors, consents
             attack.session.cohort.run(reveal, attack.session.contribute)
-        attack.session.server.unmask()
+        attack.session.server.result()
         dealt = attack.said("sharing", VICTIM)
         assert isinstance(dealt, Shares)
         seeds: dict[int, bytes] = {}

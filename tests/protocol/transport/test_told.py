@@ -128,7 +128,7 @@ def test_a_refused_file_is_withheld_in_the_log_and_a_session_has_one_number_ever
     federation = Federation(tmp_path)
     harm(federation, ill)
     with pytest.MonkeyPatch.context() as patch, heard("json") as output, warnings.catch_warnings():
-        grids.identify(patch)
+        grids.without_an_engine(patch)
         warnings.simplefilter("ignore")  # of the dropout
         flower_app.serve(grids.LocalGrid(4, grids.answering(federation)), federation.server, 60.0, 0.01)
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
