@@ -192,8 +192,8 @@ def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
     wrong = [
         ([first + 1e-30, second], "on the grid"),
         ([first, second + 1e300], "not finite or too large"),
-        ([first.T, second], "those of another"),
-        ([first, second.reshape(-1)], "those of another"),
+        ([first.T, second], "these have other shapes"),
+        ([first, second.reshape(-1)], "these have other shapes"),
     ]
     none, bad = np.zeros((1, 3)), np.full((1, 3), np.nan)
     for rows in (none, bad):
@@ -206,7 +206,7 @@ def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
             with pytest.raises(DataError, match="2 hidden layers at most"):
                 model.vector(rows, [0], "a", layers)
         for layers in ([], [first, second], [first, second, head, head]):
-            with pytest.raises(DataError, match="those of another"):
+            with pytest.raises(DataError, match="these have other shapes"):
                 model.personal_head(rows, [0], "a", layers)
     assert model.vector(none, [0], "a", [first, second]).any()
     assert not model.personal_head(none, [0], "a", [first, second, head])[1:].any()
