@@ -3,13 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test verify lint types docs bench clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+SECONDS := 300
+
+.PHONY: demo test test-long test-all check search verify lint types docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/secure-afl run
 
+# Minutes. The same examples at every run, and no end that depends on time.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not long"
+
+# Networks of real nodes, simulation engines, long runs of state machines.
+test-long: $(VENV)/.installed-all
+	$(PYTEST) -m long
+
+test-all: test test-long
+
+# While you work.
+check: lint types
+	$(PYTEST) -m "not slow and not long"
+
+# Properties with random examples, for SECONDS. SEED=N does a search again; a failure prints the line that repeats it.
+search: $(VENV)/.installed-dev
+	seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
+	HYPOTHESIS_PROFILE=search $(PYTEST) -m "not long" --hypothesis-seed=$$seed --search-seconds=$(SECONDS)
 
 # Takes hours: mutants are most of it.
 verify: $(VENV)/.installed-dev
@@ -49,6 +68,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# Also what is too large for a newcomer: Ray, and another library to compare with.
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,simulation]' || \
+		{ echo 'RAY OR DECLEARN CANNOT BE INSTALLED HERE: their tests will say that they are skipped'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; }
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

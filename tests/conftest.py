@@ -7,12 +7,23 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
+pytest_plugins = ["worlds.budget", "worlds.search"]
+
+# The same examples at every run: whether the tests pass depends on the code alone.
 settings.register_profile(
     "default",
     deadline=None,
+    derandomize=True,
+    database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
+settings.register_profile("search", settings.get_profile("default"), derandomize=False)
+settings.register_profile("thorough", settings.get_profile("search"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Hypothesis also draws constants of all modules that are loaded: which those are depends on the tests that ran before.
+providers._get_local_constants = Constants

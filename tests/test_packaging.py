@@ -211,6 +211,7 @@ print("loaded:", *{{name.split(".")[0] for name in sys.modules}} & known.keys())
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["homomorphic.server", "homomorphic.client", "homomorphic.holder", "transport.encrypted"]
 )

@@ -62,6 +62,7 @@ def problems(draw: st.DrawFn) -> Any:
     return X, Y, sites, ridge, max(0, fewest) + draw(st.integers(0, 40)), rng
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=600, deadline=None)
 def test_no_partition_order_or_scale_beats_the_bound(problem: Any) -> None:

@@ -19,7 +19,7 @@ SOURCES = {
     for package in ("crypto", "protocol")
     for path in sorted((ROOT / package).rglob("*.py"))
 }  # as they are imported, and what they are called here
-TESTS = ("crypto", "protocol", "transport", "verification", "sums/test_encrypted.py")
+TESTS = ("crypto", "protocol", "verification", "sums/test_encrypted.py")
 ELSEWHERE = ("verification/test_killed.py",)  # what they test runs in other processes
 FOR_MUTANTS = "verification/test_survivors.py"
 OPTIONS = (
@@ -28,7 +28,7 @@ OPTIONS = (
     "--tb=short",
     "--hypothesis-profile=mutants",
     "-pno:cacheprovider",
-    "-mnot slow",
+    "-mnot long",
     "-Wignore::pytest.PytestAssertRewriteWarning",  # of what was loaded before
 )
 

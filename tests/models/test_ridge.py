@@ -44,6 +44,7 @@ def data(sites: int, rows: int, features: int, classes: int, condition: float, s
     return X, y, np.array([f"site-{i}" for i in site])
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     st.integers(3, 5),

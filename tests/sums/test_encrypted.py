@@ -96,6 +96,7 @@ def bits(weights: Any) -> list[bytes]:
 # ---- ridge ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     st.sampled_from(["mask", "bfv", "bfv weights", "bfv+mask", "ckks sum", "ckks weights"]),
@@ -242,6 +243,7 @@ def test_waves_are_within_the_certificate(backend: str) -> None:
 # ---- networks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.sampled_from(["seeded", "mixed", "spatial"]), st.sampled_from([CONV, DENSE]), st.integers(0, 2**32))
 def test_networks_are_the_same_bit_for_bit(encoder: str, network: Network, seed: int) -> None:
@@ -295,6 +297,7 @@ def test_a_networks_released_weights_are_those_of_the_sum() -> None:
     assert not isinstance(solved.rounds_[0], Aggregate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2])
 def test_personal_models_are_the_same_bit_for_bit(groups: int) -> None:
     rows = two_kinds(groups)
@@ -307,6 +310,7 @@ def test_personal_models_are_the_same_bit_for_bit(groups: int) -> None:
     assert all(one == found[0] for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2])
 def test_personal_models_by_ckks_are_those_of_masks_within_the_certificate(groups: int) -> None:
     rows = two_kinds(groups)

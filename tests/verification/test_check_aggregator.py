@@ -49,7 +49,7 @@ def encrypted(backend: str, **options: Any) -> Factory:
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("factory", "options", "not_applicable"),
     [
@@ -78,6 +78,7 @@ def test_ours_have_every_property(
     assert len(report.rows) == len(PROPERTIES)
 
 
+@pytest.mark.slow
 def test_the_default_has_every_property_under_a_few_faults() -> None:
     report = check_aggregator(masked, tampered=4)
     assert report.passed == tuple(one.name for one in PROPERTIES)
@@ -112,13 +113,14 @@ FLAWS: Mapping[type[broken.Broken], set[str]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FLAWS, ids=lambda kind: kind.__name__)
 def test_each_flaw_is_found_and_nothing_else(kind: type[broken.Broken]) -> None:
     report = check_aggregator(kind, on_fail="collect", tampered=8)
     assert set(report.failed) == FLAWS[kind], str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLAWS, ids=lambda kind: kind.__name__)
 def test_each_flaw_raises_by_its_name(kind: type[broken.Broken]) -> None:
     for name in FLAWS[kind]:
@@ -132,6 +134,7 @@ def test_a_sum_that_is_wrong_everywhere_fails_first_as_such() -> None:
         check_aggregator(broken.ClipsToEight)
 
 
+@pytest.mark.slow
 def test_the_flaws_are_flaws_of_the_weakened_clients() -> None:
     """With nothing weakened, the class that they all are made of is sound."""
     everything = set().union(*FLAWS.values())
@@ -202,6 +205,7 @@ def test_every_property_says_what_it_claims() -> None:
 MADE_BEFORE = np.random.default_rng(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [

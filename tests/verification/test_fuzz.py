@@ -31,6 +31,7 @@ def targets() -> list[fuzz.Target]:
     return fuzz.all_targets()
 
 
+@pytest.mark.slow
 def test_the_corpus_brings_up_nothing(targets: list[fuzz.Target]) -> None:
     corpus, report = fuzz.read_corpus(), fuzz.Report()
     assert 50 < len(corpus) < 300
@@ -47,6 +48,7 @@ def test_the_corpus_brings_up_nothing(targets: list[fuzz.Target]) -> None:
     assert {"_take", "_share", "_accept", "_consent", "_check_tags", "_tag", "_join", "_announce"} <= reached
 
 
+@pytest.mark.slow
 def test_a_short_burst_brings_up_nothing(targets: list[fuzz.Target]) -> None:
     report = fuzz.fuzz(targets, inputs=6000, seed=7)
     assert not report.findings
@@ -134,6 +136,7 @@ class Forgives(MaskingServer):
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "kind", "text"),
     [

@@ -406,6 +406,7 @@ class Recorder:
         return single, len(self.uses) - single
 
 
+@pytest.mark.slow
 def test_no_mask_byte_is_used_twice() -> None:
     """Claim: over two sessions of the same clients and vectors, three rounds each (the layers of a network are rounds),
     longer than a chunk of keystream: every key masks one vector, or those of two clients in one round with opposite

@@ -28,6 +28,7 @@ def test_the_matrix_has_every_phase(run: Run) -> None:
     assert {case.deaths[0][0] for case in cases(run, "server")} >= {"start", "ready 0", "ready 1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(3))
 def test_nobody_who_is_killed_makes_a_sum_wrong_or_answers_twice(at: int) -> None:
     """Claim: with the kills of the matrix, a sample of them, no rule is broken and whoever comes back goes on."""
@@ -37,6 +38,7 @@ def test_nobody_who_is_killed_makes_a_sum_wrong_or_answers_twice(at: int) -> Non
         assert verdict.kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["SIGTERM", "SIGTERM, caught"])
 def test_whoever_is_stopped_in_order_loses_as_little(by: str) -> None:
     """Claim: SIGTERM at any point, whether the process ends at once or unwinds, is no worse than SIGKILL."""
@@ -48,7 +50,7 @@ def test_whoever_is_stopped_in_order_loses_as_little(by: str) -> None:
         assert verdict.kills
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("run", [ACTIVE, SEMI_HONEST], ids=" ".join)
 def test_a_masking_client_that_is_killed_anywhere(run: Run) -> None:
     for case in cases(run, "client"):
@@ -56,6 +58,7 @@ def test_a_masking_client_that_is_killed_anywhere(run: Run) -> None:
         assert (verdict.broken, verdict.faults) == ([], []), case.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "victim", "flaw", "death", "rule"),
     [

@@ -34,7 +34,7 @@ FAST = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-TestSums = SecureSumMachine.TestCase
+TestSums = pytest.mark.slow(SecureSumMachine.TestCase)
 TestSums.settings = FAST
 
 
@@ -44,12 +44,12 @@ class BothSuites(SecureSumMachine):
     max_length = 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_longer_runs() -> None:
     run_state_machine_as_test(BothSuites, settings=settings(FAST, max_examples=25, stateful_step_count=40))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_reach_what_they_are_about() -> None:
     """Of 100 examples, at least so many have a sum of this kind, or such an event: far fewer than most times, as secrets
     are fresh in every run and what happens depends on them."""
@@ -266,18 +266,19 @@ EITHER = (ACTIVE, SEMI_HONEST)
 Bug = type[MaskingClient] | type[MaskingServer] | type[Ledger]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "profiles", "found"),
     [
-        pytest.param(RevealsAgain, (SEMI_HONEST,), "revealed both kinds of share", marks=pytest.mark.slow),
-        pytest.param(RevealsAgain, (ACTIVE,), "revealed both kinds of share", marks=pytest.mark.slow),
-        pytest.param(RevealsUnasked, (ACTIVE,), "under the active profile", marks=pytest.mark.slow),
+        pytest.param(RevealsAgain, (SEMI_HONEST,), "revealed both kinds of share", marks=pytest.mark.long),
+        pytest.param(RevealsAgain, (ACTIVE,), "revealed both kinds of share", marks=pytest.mark.long),
+        pytest.param(RevealsUnasked, (ACTIVE,), "under the active profile", marks=pytest.mark.long),
         (RevealsForAnyGroup, EITHER, "at least [345] are asked for"),
         (KeepsItsKeys, EITHER, "uploaded 2 times"),
         (SendsItsVector, EITHER, "without a mask|a released sum is"),
-        pytest.param(ForgetsTheSumsBefore, EITHER, "over different survivors", marks=pytest.mark.slow),
+        pytest.param(ForgetsTheSumsBefore, EITHER, "over different survivors", marks=pytest.mark.long),
         (MovesOnARefusal, EITHER, "on a refusal"),
-        pytest.param(CountsTwice, EITHER, "a released sum is", marks=pytest.mark.slow),
+        pytest.param(CountsTwice, EITHER, "a released sum is", marks=pytest.mark.long),
         (LeavesMasksOfDropouts, EITHER, "a released sum is"),
         (NamesEverybody, EITHER, "names the survivors"),
         (RefusesTheFirst, EITHER, "no answer that it takes from site-0"),
@@ -290,6 +291,7 @@ def test_seeded_bugs_are_found(bug: Bug, profiles: tuple[Profile, ...], found: s
         run(weak(bug, profiles), 1000)
 
 
+@pytest.mark.slow
 def test_other_errors_than_ours_are_found() -> None:
     with pytest.raises(UnicodeDecodeError):
         run(weak(Crashes, EITHER), 200)

@@ -49,6 +49,7 @@ def test_identities_come_from_their_seed_alone(one: Any, data: bytes) -> None:
     assert strategies.seeded_identity(5).verify_key != strategies.seeded_identity(6).verify_key
 
 
+@pytest.mark.slow
 @SOME
 @given(st.integers(3, 9), st.data())
 def test_clients_take_what_their_policy_allows(n: int, data: st.DataObject) -> None:
@@ -162,6 +163,7 @@ def test_skewed_clients_follow_the_labels(problem: strategies.Problem) -> None:
             last = own.max()
 
 
+@pytest.mark.slow
 def test_extremes_of_statistics_are_drawn() -> None:
     seen: Counter[str] = Counter()
 
@@ -217,6 +219,7 @@ def test_dropouts_fall_silent_once_and_for_good(n: int, most: int, data: st.Data
                 assert any(fault.meets(Envelope(later, client, True, b"")) for fault in faults)
 
 
+@pytest.mark.slow
 @SOME
 @given(st.data())
 def test_a_dropout_schedule_leaves_out_just_its_clients(data: st.DataObject) -> None:
@@ -236,6 +239,7 @@ def test_a_dropout_schedule_leaves_out_just_its_clients(data: st.DataObject) -> 
     assert set(result.survivors) == set(range(4)) - gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handling", HANDLING)
 def test_all_faults_are_drawn(handling: str) -> None:
     def meant(faults: list[Fault]) -> bool:
@@ -281,6 +285,7 @@ def contents(value: Any) -> str:
     return repr(value)
 
 
+@pytest.mark.slow
 def test_failures_shrink() -> None:
     assert len(find(strategies.rosters(2, 6), lambda drawn: True)[1]) == 2
     assert len(find(strategies.plans(5), lambda plan: len(plan) > 1)) == 2

@@ -119,6 +119,7 @@ def test_sums_are_exact_up_to_the_last_unit_of_the_room(
     assert found == [sum(map(int, column)) for column in vectors.T]
 
 
+@pytest.mark.slow
 @given(st.integers(2, 6), st.data())
 def test_decoded_sums_are_bit_for_bit_those_of_masks_and_within_the_entry_error(
     n: int, data: st.DataObject
@@ -190,6 +191,7 @@ def largest_noise(lattice: Lattice, one: Residues, secret: npt.NDArray[np.int64]
     return max(min(x, q - x) for x in left) / t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("bfv-46", 130), ("bfv-60", 130), ("bfv-60-joint", 16)])
 def test_the_noise_of_sums_stays_under_its_bound_and_the_bound_is_no_fantasy(name: str, most: int) -> None:
     """Measured exactly, and as SEAL's budget, for random vectors of the full range, n = 1 to `most`."""
@@ -302,6 +304,7 @@ def test_another_key_of_equal_parameters_is_silent_in_seal_and_refused_here(
         bfv.checked(values, budget, lattice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flipped_bit_is_silent_in_seal_but_never_in_the_tags(
     name: str, key: dict[str, seal.SecretKey]

@@ -123,6 +123,7 @@ def test_values_over_the_bound_or_not_finite_are_not_encrypted(key: dict[str, se
 # ---- errors --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n", [1, 2, 16, 100])
 def test_the_noise_of_a_sum_stays_under_its_bound_and_the_bound_is_no_fantasy(

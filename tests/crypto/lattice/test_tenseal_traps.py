@@ -155,6 +155,7 @@ def test_ours_splits_long_vectors_without_a_word(lattice: Lattice, capfd: pytest
 # ---- processes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_long_vectors_encrypted_by_processes_decrypt_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 ciphertexts: 256 are the least for which processes start."""
     key = seal.SecretKey(B46)

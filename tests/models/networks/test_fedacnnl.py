@@ -49,6 +49,7 @@ def quick(silent: frozenset[int] = frozenset()) -> MaskedAggregator:
     return MaskedAggregator(policy, suite=Suite.X25519, network=network)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.sampled_from(sorted(NETWORKS)),

@@ -123,6 +123,7 @@ class CudaDivision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **kwargs or {})
 
 
+@pytest.mark.slow
 def test_a_device_that_divides_otherwise_rounds_alike() -> None:
     """Means halfway between two numbers of the grid: the last bit of a quotient decides."""
     side = 14

@@ -85,6 +85,7 @@ def bits(model: PFedACnnL) -> list[bytes]:
     return [weights.tobytes() for weights in (*model.weights_, *model.heads_, *own)]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     st.sampled_from([1, 2]),
@@ -104,6 +105,7 @@ def test_masks_change_no_bit_of_any_model(groups: int, adapt: str, network: Netw
         assert mine.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.integers(0, SITES - 1), st.integers(0, 2**32))
 def test_groups_are_the_pooled_ones_of_the_survivors(gone: int, seed: int) -> None:
@@ -151,6 +153,7 @@ def test_personal_networks_are_the_local_objective_on_own_rows() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["head", "all"])
 def test_no_byte_leaves_a_client_but_the_masked_sums(adapt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame on the wire is seen. Adapting sends none, and what went before has the same number, phases

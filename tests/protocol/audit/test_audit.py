@@ -179,6 +179,7 @@ def tampered(lines: list[bytes], at: int, how: str, data: st.DataObject) -> tupl
     return [*lines[:at], line[:place] + added + line[place:], *lines[at + 1 :]], {number}
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.data())
 def test_any_change_of_any_one_line_of_any_log_is_found_and_named(
@@ -238,6 +239,7 @@ def test_digests_and_signatures_are_those_of_the_documents(masked: Audited) -> N
     assert message_digest(b"a message") == kdf.digest("AUDIT_MESSAGE", b"a message")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_lines_missing_at_the_end_are_found(sessions: Sessions, backend: str) -> None:
     session = sessions[backend]

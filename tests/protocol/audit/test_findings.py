@@ -682,6 +682,7 @@ def _answers_for_no_round(told: Told) -> None:
         told.change("server", line, round=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "change", "expected"), CASES, ids=[one.__name__[1:] for _, one, _ in CASES]
 )

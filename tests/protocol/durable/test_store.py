@@ -357,6 +357,7 @@ def test_a_file_has_no_key_that_is_of_no_more_use_also_if_the_server_never_ends_
     assert not [box for box in older for at in range(0, len(box) - 32, 256) if box[at : at + 32] in left]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "holders"), [("bfv", 1), ("bfv", 2), ("ckks", 1)])
 def test_encrypted_sums_of_parties_that_die_after_every_message(
     backend: str, holders: int, tmp_path: Path
@@ -588,6 +589,7 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
     assert session.is_right(0, who, total)
 
 
+@pytest.mark.slow
 def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tmp_path: Path) -> None:
     """The decrypted total is in the journal of the masked session too, and so is a round that was given up."""
     here = KeyWorld(4, "bfv+mask")

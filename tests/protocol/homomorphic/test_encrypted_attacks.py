@@ -860,6 +860,7 @@ def test_a_committee_that_lacks_a_member_opens_nothing() -> None:
     assert opened([parts[0], joint_key.pack_partial(lattice, shifted)]) == by_five
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phase", ["key commitments", "key shares", "key announcements", "challenging", "opening"]
 )
@@ -1009,6 +1010,7 @@ def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[in
     return opened, world.units([VICTIM]), float(DEVIATION) * 2.0**code.fraction_bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True], ids=["", "restarted"])
 def test_attempts_at_a_round_do_not_average_its_noise_away(restarted: bool) -> None:
     """Under bfv alone a league reads the victim's upload, noise and all; in all attempts it is the same one."""
@@ -1322,6 +1324,7 @@ def test_a_client_or_key_holder_refuses_what_is_nearly_the_message(what: str, da
     assert party.receive(honest)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.sampled_from(["key commitments", "key shares", "key announcements", "inviting"]), st.data())
 def test_a_server_refuses_what_is_no_answer_while_a_key_is_made(phase: str, data: st.DataObject) -> None:

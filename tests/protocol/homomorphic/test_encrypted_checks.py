@@ -613,6 +613,7 @@ WRONG: list[tuple[str, int, Callable[[Any], Message | bytes], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "sender", "change", "what"), WRONG)
 def test_what_a_party_signs_and_may_not_send_is_blamed_on_it(
     phase: str, sender: int, change: Callable[[Any], Message], what: str
@@ -902,6 +903,7 @@ CLIENT_PHASES = ("inviting", "encrypting", "checking")
 HOLDER_PHASES = ("key commitments", "key shares", "key announcements", "challenging", "opening")
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.sampled_from(PHASES), st.sampled_from([1, 2]), st.data())
 def test_a_client_and_a_key_holder_refuse_what_is_not_the_next_step(
@@ -924,6 +926,7 @@ def test_a_client_and_a_key_holder_refuse_what_is_not_the_next_step(
     assert wrong == honest or kind in (EncryptedRequest, Offer, Agreement)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.sampled_from(PHASES), st.sampled_from([1, 2]), st.data())
 def test_a_server_refuses_what_is_not_the_answer(phase: str, holders: int, data: st.DataObject) -> None:

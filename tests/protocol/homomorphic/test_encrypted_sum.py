@@ -80,6 +80,7 @@ plans = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.sampled_from(sorted(WORLDS)), plans, st.data())
 def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
@@ -96,6 +97,7 @@ def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
     check_all(session, survivors(session, lost))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(LAYERED)), plans, st.data())
 def test_layered_sums_are_exact_or_not_released(n: int, plan: dict[str, int], data: st.DataObject) -> None:
@@ -111,6 +113,7 @@ def test_layered_sums_are_exact_or_not_released(n: int, plan: dict[str, int], da
     assert session.masks.server.state in (MaskingState.READY, MaskingState.ABORTED)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.sampled_from(["bfv", "bfv+mask", "ckks"]), st.data())
 def test_whatever_happens_on_the_way_an_opened_sum_is_right(backend: str, data: st.DataObject) -> None:
@@ -146,6 +149,7 @@ entries = st.sampled_from([BOUND, -BOUND, 0.0, 5e-324, -(2.0**-21), np.nextafter
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.sampled_from(["bfv", "bfv+mask", "ckks"]), st.integers(3, 5), st.integers(8, 49), st.data())
 def test_extreme_vectors_sum_up_right(backend: str, n: int, fraction_bits: int, data: st.DataObject) -> None:
@@ -173,6 +177,7 @@ def test_a_vector_may_fill_its_ciphertexts_to_the_last_slot(backend: str, length
     assert session.is_right(0, *session.sum())
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.integers(3, 5), plans, st.data())
 def test_a_committee_opens_the_same_sums(n: int, plan: dict[str, int], data: st.DataObject) -> None:
@@ -225,6 +230,7 @@ def test_a_client_that_misses_one_round_is_back_in_the_next() -> None:
         network.over = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["bfv", "bfv+mask", "ckks"])
 @pytest.mark.parametrize(
     ("faults", "what"),

@@ -56,6 +56,7 @@ def expected_survivors(session: Session, lost: dict[str, set[int]]) -> list[int]
     return sorted(survivors)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(WORLDS)), plans, st.data())
 def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
@@ -86,6 +87,7 @@ def test_sums_are_exact_or_not_released_whoever_is_lost_whenever(
         assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(2, 4), st.booleans(), plans, st.data())
 def test_sums_over_sparse_graphs_are_exact(

@@ -68,6 +68,7 @@ def at(phase: str) -> tuple[Session, Tap]:
     return session, tap
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.sampled_from(PHASES), st.data())
 def test_a_server_refuses_what_is_not_the_answer(phase: str, data: st.DataObject) -> None:
@@ -91,6 +92,7 @@ def test_a_server_refuses_what_is_not_the_answer(phase: str, data: st.DataObject
     assert before[1] - server.waiting_for == set(server.blame)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.sampled_from(PHASES), st.data())
 def test_a_client_refuses_what_is_not_the_next_step(phase: str, data: st.DataObject) -> None:

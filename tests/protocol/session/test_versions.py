@@ -58,6 +58,7 @@ def test_a_party_says_which_versions_met(kind: str) -> None:
     party.receive(data)  # nothing changed
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), st.lists, max_leaves=8

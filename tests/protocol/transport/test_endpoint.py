@@ -56,6 +56,7 @@ from secure_afl.simulations.data import dataset
 from secure_afl.sums.remote import Elsewhere, forget, remote
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "holders", "study"),
     [
@@ -175,6 +176,7 @@ def test_a_party_with_another_study_takes_part_in_nothing(tmp_path: Path) -> Non
     assert "expected the 1 sums that were agreed on" in refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", [RIDGE, DEEP], ids=["ridge", "network"])
 def test_a_private_study_is_learned_from_noisy_sums(tmp_path: Path, study: str) -> None:
     private = f"{study}\n[privacy]\nepsilon = 2.0\ndelta = 1e-6\n"
@@ -350,6 +352,7 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     assert not (federation.folders[0] / "model.npz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("alter", "fault"),
     [
@@ -376,6 +379,7 @@ def test_a_site_is_not_asked_for_rows_by_layers_that_only_some_rows_survive(
     assert fault in str(post.refusals[0])
 
 
+@pytest.mark.slow
 def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=LAYERED)
     identity, post = Identity.generate(), Telling(federation)
@@ -423,6 +427,7 @@ def _kept(folder: Path) -> list[str]:
         return store.open_sessions()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "backend", "party"),
     [(RIDGE, "mask", 0), (DEEP, "mask", 0), (LAYERED, "bfv+mask", 4)],

@@ -172,7 +172,7 @@ class Stopping(Post):
 PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("on_term", [pytest.param("at once", marks=pytest.mark.slow), "flower"])
 def test_a_node_that_is_stopped_anywhere_loses_nothing(tmp_path: Path, on_term: str) -> None:
     federation = Federation(tmp_path)
@@ -247,6 +247,7 @@ class Cramped(Post):
         raise AssertionError("a mebibyte is enough")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("disk", "refusal"), [(filled, "StoreError"), (limited, "StoreError"), (split, "AuditError")]
 )

@@ -222,6 +222,7 @@ class Returning:
         return node(self.federation, party, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["silence", "error"])
 @pytest.mark.parametrize(("last", "lost"), [(1, "question"), (2, "answer"), (4, "question"), (4, "answer")])
 def test_a_client_that_comes_back_at_another_node_misses_nothing(
@@ -325,6 +326,7 @@ def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
         return store.run("SELECT session FROM joined")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "holders", "study"),
     [("mask", 0, f"{RIDGE}rounds = 2\n"), ("bfv", 1, RIDGE), ("bfv+mask", 1, RIDGE), ("mask", 0, LAYERED)],
@@ -632,7 +634,7 @@ def test_the_simulation_engine_gives_the_same_bits(tmp_path: Path, backend: str,
     assert np.array_equal(model(federation.server)[0], in_process(federation))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_with_a_node_that_is_killed_gives_the_survivors_bits(tmp_path: Path) -> None:
     """A SuperLink and four SuperNodes with TLS and node authentication; one is killed while vectors are collected.
 
@@ -656,7 +658,7 @@ def test_a_network_with_a_node_that_is_killed_gives_the_survivors_bits(tmp_path:
     assert all(np.array_equal(one, in_process(federation, [0, 1, 2])) for one in weights)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_is_killed_goes_on_in_the_next_run(tmp_path: Path) -> None:
     """The nodes stay; what they answered before is not asked again."""
     from secure_afl.errors import DataError

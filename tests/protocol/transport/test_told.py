@@ -205,6 +205,7 @@ def kept(federation: Federation, number: int) -> Iterator[bytes]:
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ill", ILLS)
 def test_no_secret_and_no_value_is_told_by_a_federation_with_refusals(tmp_path: Path, ill: str) -> None:
     pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: what its nodes tell is not tested here")

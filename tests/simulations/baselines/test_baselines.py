@@ -267,6 +267,7 @@ def test_accuracy_is_of_each_clients_own_model() -> None:
     assert w.history.points[-1].accuracy == right / 40 <= 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "train"), METHODS.items())
 def test_costs_grow_and_the_seed_fixes_the_rest(
     method: str, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +301,7 @@ def test_clients_work_at_the_same_time() -> None:
     assert pooled.compute_seconds == pooled.client_seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(method: str) -> None:
     data = load("digits")

@@ -313,6 +313,7 @@ def test_no_row_is_drawn_twice_and_too_few_rows_are_refused(digits: Dataset) -> 
     assert [sorted(set(y.tolist())) for y in two.y] == [[0, 1], [1, 2]]
 
 
+@pytest.mark.slow
 def test_the_command_shows_and_writes_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_rows, "_SIZES", (20,))
     monkeypatch.setattr(few_rows, "_OTHERS", (designs.OURS,))

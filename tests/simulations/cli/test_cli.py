@@ -46,6 +46,7 @@ def test_differential_privacy(tmp_path: Path) -> None:
     assert gram / 2.5 < weaker < gram / 1.5
 
 
+@pytest.mark.slow
 def test_differential_privacy_of_a_network(tmp_path: Path) -> None:
     said = str(tmp_path / "run.json")
     assert run("run", "--data", "digits", "--model", "fedacnnl", "--epsilon", "16", "--json", said)[0] == 0
@@ -255,6 +256,7 @@ def test_help_teaches() -> None:
         assert len(output.splitlines()) > 5
 
 
+@pytest.mark.slow
 def test_the_upload_of_256_features_and_50_clients_is_a_packed_triangle(tmp_path: Path) -> None:
     """The bar: under 1.25 × (packed triangle × word width), keys apart; a Gram is never sent whole."""
     draws = np.random.default_rng(0)
@@ -267,7 +269,7 @@ def test_the_upload_of_256_features_and_50_clients_is_a_packed_triangle(tmp_path
     assert found["sums_bit_identical"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = ((4, 2000, 0.0), (10, 2000, 0.2))
     monkeypatch.setattr(masking, "CASES", cases)
@@ -306,6 +308,7 @@ def test_the_homomorphic_benchmark_measures_what_it_says(
     assert found["machine"]["versions"]["tenseal"]
 
 
+@pytest.mark.slow
 def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None:
     options = [
         "--model",
@@ -333,7 +336,7 @@ def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None
     assert "expected ridge or fedacnnl" in " ".join(output.split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> None:
     data = ["run", "--model", "fedacnnl", "--data", "digits", "--clients", "16", "--partition", "labels:5"]
     file = tmp_path / "figures.json"

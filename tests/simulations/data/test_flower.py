@@ -51,6 +51,7 @@ def pixels(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
+@pytest.mark.slow
 @needs_package
 def test_all_splits_of_grey_images_come_back(tmp_path: Path) -> None:
     x = pixels(5, 6, 4)

@@ -78,6 +78,7 @@ def test_a_link_is_bytes_over_bandwidth_and_two_latencies_a_round_trip(
     assert Link(megabits, latency).seconds(up, down, trips) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_account_measures_the_training_that_it_names() -> None:
     """Timing changes no model, masks change no model, and every cost is there."""
     data, parts = TINY.rows(0)
@@ -167,7 +168,7 @@ def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyP
     assert f"{masked['bytes_up'] / plain['bytes_up']:.2f}" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for row in list(encoders.ROWS)[1:-1]:
         monkeypatch.delitem(encoders.ROWS, row)
@@ -186,6 +187,7 @@ def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, t
     assert plots.encoders(figures, tmp_path)[0].exists()
 
 
+@pytest.mark.slow
 def test_noise_costs_accuracy_by_whom_it_is_trusted_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -239,6 +241,7 @@ def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPat
     assert plots.heterogeneity(figures, tmp_path)[0].exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_command_writes_figures_and_plots(tmp_path: Path) -> None:
     file, folder = tmp_path / "out.json", tmp_path / "plots"

@@ -76,6 +76,7 @@ def test_what_was_not_hidden_is_said(settings: Settings, told: str) -> None:
     assert ("Proven without seeing any row" in text) == (settings.epsilon is None)
 
 
+@pytest.mark.slow
 def test_personal_models_have_their_column() -> None:
     text = text_of(page_of(Settings(model="fedacnnl", personalize=True), "digits", 8))
     assert "personal, own test rows" in text
