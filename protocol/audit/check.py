@@ -19,6 +19,7 @@ from secure_afl.protocol.audit.events import (
     Begun,
     Closed,
     Entry,
+    Foreign,
     Frame,
     InSession,
     Received,
@@ -164,7 +165,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += [*_resumed(log), *_renewed(log)]
+            notes += [*_resumed(log), *_renewed(log), *_foreign(log)]
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -220,6 +221,17 @@ def _renewed(log: Log) -> Iterator[Finding]:
                 log.file,
                 line,
                 f"{log.begun.party} let a data set of session {session_name(entry.event.used)} serve another one, {left}",
+            )
+
+
+def _foreign(log: Log) -> Iterator[Finding]:
+    for line, entry in enumerate(log.chain.entries, 1):
+        if isinstance(entry.event, Foreign):
+            yield Finding(
+                log.file,
+                line,
+                f"{log.begun.party} refused a message of another protocol, {entry.event.kind!r}, of a run of the app "
+                f"{entry.event.app[:16]}…: somebody submitted that app, and no code of it ran here",
             )
 
 

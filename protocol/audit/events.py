@@ -116,6 +116,14 @@ class Renewed(Event, frozen=True, tag="renewed"):
     uploaded: bool
 
 
+class Foreign(Event, frozen=True, tag="foreign message"):
+    """The node refused a message that is not of this protocol. kind: its type, as its sender calls it; app: digest of the app
+    that was submitted with its run, which is not run here."""
+
+    kind: str
+    app: str
+
+
 class InSession(Event, frozen=True):
     """session: its transcript."""
 
@@ -170,7 +178,18 @@ class Aborted(InSession, frozen=True, tag="aborted"):
 
 
 AnyEvent = (
-    Begun | Resumed | Closed | Renewed | Agreed | Received | Sent | Refused | Withheld | Released | Aborted
+    Begun
+    | Resumed
+    | Closed
+    | Renewed
+    | Foreign
+    | Agreed
+    | Received
+    | Sent
+    | Refused
+    | Withheld
+    | Released
+    | Aborted
 )
 
 

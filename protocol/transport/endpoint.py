@@ -1,7 +1,6 @@
 """A party at its end of a transport: a letter in, the answer out, and nothing kept in memory in between."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -10,7 +9,7 @@ from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.audit.events import Received, Role, frame
+from secure_afl.protocol.audit.events import Foreign, Received, Role, frame
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
@@ -104,6 +103,7 @@ class Endpoint:
         self._learned = learned
         self._under_way = under_way
         self._audit = audit
+        self._opened: AuditLog | None = None
 
     def answer(self, letter: Letter, address: int) -> bytes:
         """What goes back. address: where the transport says that the letter was delivered.
@@ -125,9 +125,16 @@ class Endpoint:
             case other:
                 assert_never(other)
 
+    def note_foreign(self, kind: str, app: str) -> None:
+        """Have the audit log say that a message of another protocol was refused; see `Foreign`. Raises `AuditError`."""
+        if log := self._log():
+            log.append(Foreign(kind, app))
+
     def close(self) -> None:
-        """The store is closed; nothing is lost."""
+        """The store and the audit log are closed; nothing is lost. Raises `AuditError` if the log cannot be ended."""
         self._store.close()
+        if self._opened:
+            self._opened.close()
 
     def _ended(self, letter: Letter) -> None:
         """Forget the session: its secrets first, and what was told when the model has been taken or refused."""
@@ -144,20 +151,19 @@ class Endpoint:
 
     def _converse(self, letter: Letter) -> bytes:
         party = self._party(letter)
-        with self._log() as log:
-            try:
-                _check_number(letter)
-            except LocalProtocolError as error:
-                if log:
-                    log.append(refused(b"", letter.data, error))
-                raise
-            if log is None:
-                return self._said(party, letter)
-            terms = self._terms
-            recorded = (RecordedParty if self._holds_key else RecordedClient)(
-                party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
-            )
-            return self._said(recorded, letter)
+        log, terms = self._log(), self._terms
+        try:
+            _check_number(letter)
+        except LocalProtocolError as error:
+            if log:
+                log.append(refused(b"", letter.data, error))
+            raise
+        if log is None:
+            return self._said(party, letter)
+        recorded = (RecordedParty if self._holds_key else RecordedClient)(
+            party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
+        )
+        return self._said(recorded, letter)
 
     def _said(self, party: DurableParty | RecordedParty[Any], letter: Letter) -> bytes:
         answer = party.receive(letter.data)
@@ -175,16 +181,16 @@ class Endpoint:
     def _told(self, letter: Letter) -> bytes:
         """Keep what the server tells of the sums so far. It stays as it was told first, and can only become more."""
         learned = decode(letter.data, LEARNED)
-        with self._log() as log:
-            try:
-                with self._store.transaction():
-                    self._keep_told(letter.session, learned)
-                    if log:  # first: what is not in the log serves no sum
-                        log.note(Received(learned.transcript, frame(learned, letter.data)))
-            except SecureAflError as error:
-                if log:
-                    log.append(refused(learned.transcript, letter.data, error))
-                raise
+        log = self._log()
+        try:
+            with self._store.transaction():
+                self._keep_told(letter.session, learned)
+                if log:  # first: what is not in the log serves no sum
+                    log.note(Received(learned.transcript, frame(learned, letter.data)))
+        except SecureAflError as error:
+            if log:
+                log.append(refused(learned.transcript, letter.data, error))
+            raise
         return b""
 
     def _keep_told(self, session: bytes, learned: Learned) -> None:
@@ -206,15 +212,12 @@ class Endpoint:
         kept = self._store.kept(_name(Channel.LEARNED, session))
         return kept.memory if kept else b""
 
-    @contextmanager
-    def _log(self) -> Iterator[AuditLog | None]:
-        """The audit log, if there is to be one."""
-        if self._audit is None:
-            yield None
-            return
-        role = Role.HOLDER if self._holds_key else Role.CLIENT
-        with closing(AuditLog(self._audit, self._identity, self.name, role)) as log:
-            yield log
+    def _log(self) -> AuditLog | None:
+        """The audit log, if there is to be one; it stays open until `close`."""
+        if self._audit and self._opened is None:
+            role = Role.HOLDER if self._holds_key else Role.CLIENT
+            self._opened = AuditLog(self._audit, self._identity, self.name, role)
+        return self._opened
 
     def _party(self, letter: Letter) -> DurableParty:
         """The party that this letter is for, as it is now."""

@@ -49,6 +49,51 @@ class Refused(Event, frozen=True, tag="refused"):
     reason: str
 
 
+class Connected(Event, frozen=True, tag="connected"):
+    """A node is online. superlink: where; node: under which number."""
+
+    superlink: str
+    node: int
+
+
+class Unreachable(Event, frozen=True, tag="unreachable"):
+    """A node is not online, and goes on trying. reason: what to do."""
+
+    level = logging.ERROR
+    reason: str
+
+
+class RunSeen(Event, frozen=True, tag="run seen"):
+    """A node got the first message of a run. run: Flower's number; app: digest of what was submitted, which is not run here."""
+
+    run: int
+    app: str
+
+
+class Foreign(Event, frozen=True, tag="foreign message"):
+    """A node refused a message that is not ours. kind: its type, as its sender calls it; run, app: see `RunSeen`."""
+
+    level = logging.ERROR
+    kind: str
+    run: int
+    app: str
+    reason: str
+
+
+class ShippedCode(Event, frozen=True, tag="shipped code may run"):
+    """A party is at Flower's own SuperNode, which runs whatever is submitted; said when a server asks who is there."""
+
+    level = logging.WARNING
+    party: str
+
+
+class NotKept(Event, frozen=True, tag="not kept"):
+    """A node could not write down where it is: after a crash it may wait for a minute."""
+
+    level = logging.WARNING
+    reason: str
+
+
 class LeftOpen(Event, frozen=True, tag="left open"):
     """The server goes on with the session that an earlier run left open. clients: of the roster."""
 
@@ -109,7 +154,22 @@ class NotCounted(Event, frozen=True, tag="not counted"):
 
 
 AnyEvent = (
-    Answered | Refused | LeftOpen | Phase | PhaseCost | Silent | SumOpened | RunOver | RunFailed | NotCounted
+    Answered
+    | Refused
+    | Connected
+    | Unreachable
+    | RunSeen
+    | Foreign
+    | ShippedCode
+    | NotKept
+    | LeftOpen
+    | Phase
+    | PhaseCost
+    | Silent
+    | SumOpened
+    | RunOver
+    | RunFailed
+    | NotCounted
 )
 
 

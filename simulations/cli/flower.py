@@ -86,14 +86,14 @@ def demo_command(
         )
         if kill is not None and kill >= len(parties.clients):
             raise DataError(f"expected a client from 0 to {len(parties.clients) - 1} to kill, got {kill}")
-        with Loopback(root / "network", (*parties.clients, *parties.holders)) as network:
+        with Loopback(root / "network", (*parties.clients, *parties.holders), parties.server) as network:
 
             def watch(line: str) -> None:
                 console.print(escape(line.rstrip()), highlight=False, soft_wrap=True)
                 if kill is not None and ("phase: collecting" in line or "phase: encrypting" in line):
                     network.kill(kill)
 
-            network.run(parties.server, deadline=deadline, limit=30 * deadline, watch=watch)
+            network.run(deadline=deadline, limit=30 * deadline, watch=watch)
         report = json.loads((parties.server / "report.json").read_text())
         console.print(phase_table(report), highlight=False, markup=False, soft_wrap=True)
         compare(parties, report, rows, parts, key_holders)

@@ -9,6 +9,7 @@ from secure_afl.cli.audit import audit
 from secure_afl.cli.codebook import codebook
 from secure_afl.cli.keys import keys
 from secure_afl.cli.ledger import ledger
+from secure_afl.cli.node import node, serve
 from secure_afl.cli.policy import policy
 from secure_afl.simulations.cli.attack import attack
 from secure_afl.simulations.cli.bench import bench
@@ -31,6 +32,8 @@ app.add_typer(codebook, name="codebook")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
+app.command("node")(node)
+app.command("serve")(serve)
 app.command("attack")(attack)
 app.command("overhead")(overhead)
 app.command("run")(run_command)

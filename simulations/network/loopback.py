@@ -1,9 +1,10 @@
-"""A Flower network on this machine: a SuperLink and a SuperNode for each party, with TLS and node authentication.
+"""A Flower network on this machine: the server's SuperLink and a node for each party, with TLS and node authentication.
 
 The same programs as across machines, and so the same costs but for the network's. Needs the extra `flower`.
 """
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -26,7 +27,7 @@ from secure_afl.simulations.network import certificates
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "flower"
 _START, _STOP = 600.0, 5.0  # seconds; a program that ends is not waited for
-_NAME = "loopback"
+_NAME = "server"
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -38,15 +39,30 @@ QUIET = {
 
 
 class Loopback:
-    """The network of parties whose folders these are, while the `with` block runs; logs and keys go to `home`.
+    """The network of a server and parties whose folders these are, while the `with` block runs; logs and keys go to `home`.
 
+    stock: Flower's own SuperLink and SuperNodes, which run the code that is submitted, in place of ours; node: the
+    program of our nodes, which is given a party's folder.
+    public, operator: HOST:PORT where nodes come in, and where runs are submitted; the same with `stock`.
     Every process it started is ended with it, by its own number. Raises `DataError` if Flower is not installed or a
     program does not start.
     """
 
-    def __init__(self, home: Path, parties: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        parties: Sequence[Path],
+        server: Path,
+        *,
+        stock: bool = False,
+        node: Sequence[str] = ("secure-afl", "node"),
+    ) -> None:
         self.home = home
         self.parties = tuple(parties)
+        self.server = server
+        self.stock = stock
+        self._node = tuple(node)
+        self.public = self.operator = ""
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -64,7 +80,6 @@ class Loopback:
 
     def run(
         self,
-        server: Path,
         *,
         deadline: float = 60.0,
         limit: float = 300.0,
@@ -75,11 +90,27 @@ class Loopback:
         deadline: of a phase; limit: of the run, both in seconds; watch: called with each line. Raises `DataError` if
         the run did not end in time, or left no report.
         """
-        settings = f'folder="{server}" deadline={deadline} poll=0.2'
-        report = server / "report.json"
+        report = self.server / "report.json"
         report.unlink(missing_ok=True)
+        settings = f'folder="{self.server}" deadline={deadline} poll=0.2'
+        said = self.submit(APP, settings, limit=limit, watch=watch)
+        # Flower's own command ends with 0 whatever became of the run.
+        if not report.exists():
+            raise DataError(f"the run ended without a report:\n{said[-3000:]}")
+        return said
+
+    def submit(
+        self,
+        app: Path,
+        settings: str,
+        *,
+        limit: float = 300.0,
+        watch: Callable[[str], None] = lambda line: None,
+    ) -> str:
+        """Have a run of any app, as `flwr run` takes its settings, and wait until it is over; gives what it said."""
         said: list[str] = []
-        program = self._start("run", "flwr", "run", str(APP), _NAME, "--stream", "--run-config", settings)
+        (self.home / "run.log").unlink(missing_ok=True)
+        program = self._start("run", "flwr", "run", app, _NAME, "--stream", "--run-config", settings)
         ends, log = time.monotonic() + limit, (self.home / "run.log").open()
         with log:
             while time.monotonic() < ends:
@@ -90,14 +121,29 @@ class Loopback:
                 if over:
                     break
                 time.sleep(0.1)
-        # Flower's own command ends with 0 whatever became of the run.
-        if not report.exists():
-            raise DataError(f"the run ended without a report:\n{''.join(said)[-3000:]}")
         return "".join(said)
 
     def kill(self, party: int) -> None:
         """End a party's node at once, as a loss of power would."""
         self._signal(f"node-{party}", signal.SIGKILL)
+
+    def start(self, party: int) -> None:
+        """Start the node of a party, at first or after its end."""
+        folder, key = self.parties[party], self._made.nodes[party]
+        if not self.stock:
+            self._start(f"node-{party}", *self._node, folder)
+            return
+        self._start(
+            f"node-{party}",
+            "flower-supernode",
+            *("--superlink", self.public, "--host", "127.0.0.1", "--port", _free_ports(1)[0]),
+            *("--root-certificates", self._made.authority, "--auth-supernode-private-key", key),
+            *("--node-config", f'party="{folder}"'),
+        )
+
+    def await_end(self, party: int, limit: float) -> None:
+        """Until a party's node has ended. Raises `subprocess.TimeoutExpired` after so many seconds."""
+        self._programs[f"node-{party}"].wait(limit)
 
     def kill_server(self) -> None:
         """End the ServerApp at once; the SuperLink and the nodes stay."""
@@ -107,58 +153,65 @@ class Loopback:
                     program.kill()
 
     def _start_all(self) -> None:
+        _installed("flwr")
         self.home.mkdir(parents=True, exist_ok=True)
-        made = certificates.make(self.home, len(self.parties))
-        port, *own = _free_ports(1 + len(self.parties))
-        address = f"127.0.0.1:{port}"
+        self._made = certificates.make(self.home, len(self.parties))
+        public, private = _free_ports(2)
+        self.public = f"127.0.0.1:{public}"
+        self.operator = self.public if self.stock else f"127.0.0.1:{private}"
+        (self._start_stock if self.stock else self._start_ours)()
+        for party in range(len(self.parties)):
+            self.start(party)
+
+    def _start_ours(self) -> None:
+        made = self._made
+        (self.server / "server.toml").write_text(
+            f'public = "{self.public}"\nprivate = "{self.operator}"\n'
+            f'certificate = "{made.server}"\nkey = "{made.server_key}"\n'
+        )
+        (self.server / "nodes").mkdir(exist_ok=True)
+        for folder, key in zip(self.parties, made.nodes, strict=True):
+            shutil.copy(key.with_suffix(".pub"), self.server / "nodes")
+            (folder / "node.toml").write_text(
+                f'superlink = "{self.public}"\nauthority = "{made.authority}"\nkey = "{key}"\n'
+            )
+        link = self._start("superlink", "secure-afl", "serve", self.server)
+        self._await(link, f"http://{self.operator}")
+
+    def _start_stock(self) -> None:
+        made, (host, port) = self._made, self.public.split(":")
         flwr = self.home / "flwr"
         flwr.mkdir()
         (flwr / "config.toml").write_text(
-            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\n'
+            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{self.public}"\n'
             f'root-certificates = "{made.authority}"\n'
         )
-        tls = [
-            "--ssl-ca-certfile",
-            made.authority,
-            "--ssl-certfile",
-            made.server,
-            "--ssl-keyfile",
-            made.server_key,
-        ]
         link = self._start(
             "superlink",
             "flower-superlink",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            port,
-            *tls,
-            "--enable-supernode-auth",
+            *("--host", host, "--port", port, "--enable-supernode-auth"),
+            *("--ssl-ca-certfile", made.authority),
+            *("--ssl-certfile", made.server, "--ssl-keyfile", made.server_key),
         )
-        self._await(link, address, made.authority)
+        self._await(link, f"https://{self.public}")
         for key in made.nodes:
             self._finish("register", "flwr", "supernode", "register", key.with_suffix(".pub"), _NAME)
-        for number, (folder, key, at) in enumerate(zip(self.parties, made.nodes, own, strict=True)):
-            self._start(
-                f"node-{number}",
-                "flower-supernode",
-                *("--superlink", address, "--host", "127.0.0.1", "--port", at),
-                *("--root-certificates", made.authority, "--auth-supernode-private-key", key),
-                *("--node-config", f'party="{folder}"'),
-            )
 
-    def _await(self, link: subprocess.Popen[bytes], address: str, authority: Path) -> None:
-        ends, trusted = time.monotonic() + _START, ssl.create_default_context(cafile=authority)
+    def _await(self, link: subprocess.Popen[bytes], at: str) -> None:
+        ends, trusted = (
+            time.monotonic() + _START,
+            ssl.create_default_context(cafile=self._made.authority),
+        )
         while time.monotonic() < ends and link.poll() is None:
             try:
-                with urllib.request.urlopen(f"https://{address}/health", timeout=1, context=trusted):
+                with urllib.request.urlopen(f"{at}/health", timeout=1, context=trusted):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise DataError(f"the SuperLink does not answer: {self._log('superlink')}")
 
     def _start(self, name: str, program: str, *arguments: object) -> subprocess.Popen[bytes]:
-        with (self.home / f"{name}.log").open("wb") as log:
+        with (self.home / f"{name}.log").open("ab") as log:
             # A session of its own, so that what it starts ends with it.
             self._programs[name] = subprocess.Popen(
                 [_installed(program), *map(str, arguments)],
@@ -175,7 +228,8 @@ class Loopback:
 
     def _environment(self) -> Mapping[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, **QUIET, "FLWR_HOME": str(self.home / "flwr"), "PATH": path}
+        flwr = (self.home if self.stock else self.server) / "flwr"
+        return {**os.environ, **QUIET, "FLWR_HOME": str(flwr), "PATH": path}
 
     def _log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text()[-2000:]

@@ -1,23 +1,25 @@
 """Kills a node of a Flower network at every message that it gets, and looks at what the study came to.
 
     python tests/long/killed_nodes.py [--backend mask|bfv+mask] [--moment before|after] [--victim client|holder]
+                                      [--then gone|back]
 
-SuperLink and SuperNodes with TLS and node keys on this machine, started anew for every line: five clients, one of which
-dies (the whole process group, by SIGKILL), or a key holder. What the others learn must be the model of the survivors
-that the server reports, bit for bit as in one process; without the key holder nobody may learn anything.
-Needs the extra `flower`. A line takes a minute or two, most of it until the server's deadline.
+SuperLink and nodes with TLS and node keys on this machine, started anew for every line: five clients, one of which dies
+(by SIGKILL), or a key holder. What the others learn must be the model of the survivors that the server reports, bit for
+bit as in one process; without the key holder nobody may learn anything. Where the victim is back, started again at once,
+nobody is missing, and it learns the same.
+Needs the extra `flower`. A line takes a minute or so, most of it until Flower notices who is gone.
 """
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,55 +33,62 @@ from secure_afl.simulations.network import loopback
 CLIENTS, VICTIM, HOLDER = 5, 2, 5
 BACKENDS = ("mask", "bfv+mask")
 VICTIMS = {"client": VICTIM, "holder": HOLDER}
-_DEADLINE, _LIMIT = 40.0, 600.0  # seconds
+THEN = ("gone", "back")
+_DEADLINE, _LIMIT = 240.0, 1800.0  # seconds
+_NODE = (sys.executable, str(Path(__file__).with_name("mortal_node.py")))
 
 
 @dataclass(frozen=True)
 class Life:
-    """One study. last: the message at which the victim dies, 0 for none; asked: the messages that it got."""
+    """One study. last: the message at which the victim dies, 0 for none; then: whether it is started again; asked: the
+    messages that it got."""
 
     backend: str
     victim: str
     last: int
     moment: str
+    then: str
     asked: tuple[str, ...]
     said: str
     right: bool
     seconds: float
 
 
-def lived(backend: str, victim: str, last: int, moment: str) -> Life:
+def lived(backend: str, victim: str, last: int, moment: str, then: str) -> Life:
     """A study of a new federation on a new network."""
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        app = shutil.copytree(loopback.APP, root / "app")
-        shutil.copy(Path(__file__).with_name("mortal_node.py"), app / "secure_afl_app" / "client_app.py")
+        root, place = Path(temporary), VICTIMS[victim]
         federation = Federation(root / "parties", CLIENTS, holders=int(backend != "mask"), backend=backend)
         for party, folder in enumerate(federation.folders):
-            (folder / "dies").write_text(f"{last if party == VICTIMS[victim] else 0} {moment}")
+            (folder / "dies").write_text(f"{last if party == place else 0} {moment}")
         started = time.perf_counter()
-        with (
-            patch.object(loopback, "APP", app),
-            loopback.Loopback(root / "network", federation.folders) as network,
-        ):
+        with loopback.Loopback(
+            root / "network", federation.folders, federation.server, node=_NODE
+        ) as network:
+
+            def revive() -> None:
+                network.await_end(place, _LIMIT)
+                network.start(place)
+
+            if last and then == "back":
+                threading.Thread(target=revive, daemon=True).start()
             try:
-                network.run(federation.server, deadline=_DEADLINE, limit=_LIMIT)
+                network.run(deadline=_DEADLINE, limit=_LIMIT)
             except DataError as error:
                 stopped = str(error)
             else:
                 stopped = ""
         seconds = time.perf_counter() - started
         asked = (federation.folders[VICTIMS[victim]] / "asked").read_text().splitlines()
+        missing = bool(last) and then == "gone"
         said, right = (
-            _stopped(federation, stopped)
-            if stopped
-            else _learned(federation, VICTIMS[victim] if last else -1)
+            _stopped(federation, stopped) if stopped else _learned(federation, place if missing else -1)
         )
         if stopped:  # without a client there is a sum
-            right = right and victim == "holder" and last > 0
-        elif victim == "holder" and last:  # after its last answer nobody misses it
+            right = right and victim == "holder" and missing
+        elif victim == "holder" and missing:  # after its last answer nobody misses it
             right = right and last == len(asked) and moment == "after"
-        return Life(backend, victim, last, moment, tuple(asked), said, right, seconds)
+        return Life(backend, victim, last, moment, then, tuple(asked), said, right, seconds)
 
 
 def _stopped(federation: Federation, why: str) -> tuple[str, bool]:
@@ -101,13 +110,12 @@ def _learned(federation: Federation, gone: int) -> tuple[str, bool]:
     return f"sum of {len(places)}, {'right' if all(same) else 'WRONG'}", all(same) and enough
 
 
-def lives(backend: str, victim: str, moments: tuple[str, ...]) -> Iterator[Life]:
+def lives(backend: str, victim: str, moments: Sequence[str], thens: Sequence[str]) -> Iterator[Life]:
     """First nobody dies, which tells what messages there are."""
-    whole = lived(backend, victim, 0, "before")
+    whole = lived(backend, victim, 0, "before", "gone")
     yield whole
-    for last in range(1, 1 + len(whole.asked)):
-        for moment in moments:
-            yield lived(backend, victim, last, moment)
+    for last, moment, then in product(range(1, 1 + len(whole.asked)), moments, thens):
+        yield lived(backend, victim, last, moment, then)
 
 
 def main() -> int:
@@ -117,17 +125,21 @@ def main() -> int:
     parser.add_argument("--backend", choices=BACKENDS, help="only this one")
     parser.add_argument("--victim", choices=VICTIMS, help="only these")
     parser.add_argument("--moment", choices=("before", "after"), help="only this one: of its answer")
+    parser.add_argument("--then", choices=THEN, help="only this one: what becomes of it")
     arguments = parser.parse_args()
     moments = (arguments.moment,) if arguments.moment else ("before", "after")
+    thens = (arguments.then,) if arguments.then else THEN
     console, bad = Console(), 0
     for backend in (arguments.backend,) if arguments.backend else BACKENDS:
         for victim in (arguments.victim,) if arguments.victim else tuple(VICTIMS):
             if victim == "holder" and backend == "mask":
                 continue
-            for life in lives(backend, victim, moments):
-                what = f"{life.moment} {life.asked[life.last - 1]}" if life.last else "nobody dies"
+            for life in lives(backend, victim, moments, thens):
+                what = (
+                    f"{life.moment} {life.asked[life.last - 1]}, {life.then}" if life.last else "nobody dies"
+                )
                 console.print(
-                    f"{backend:<9} {victim:<7} {what:<40} {life.said} ({life.seconds:.0f} s)"
+                    f"{backend:<9} {victim:<7} {what:<46} {life.said} ({life.seconds:.0f} s)"
                     f"{'' if life.right else '  BAD'}",
                     highlight=False,
                     soft_wrap=True,

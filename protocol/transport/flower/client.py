@@ -1,39 +1,59 @@
 """The client's side: every message of the server goes to an `Endpoint`, and its answer back."""
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from secure_afl.protocol.transport.endpoint import Endpoint
-from secure_afl.protocol.transport.events import answered, refused
+from secure_afl.protocol.transport.events import ShippedCode, answered, refused
 from secure_afl.protocol.transport.flower.records import ACTION, answer_records, to_letter
 from secure_afl.protocol.transport.logs import listen, tell
+from secure_afl.protocol.transport.post import Channel
 
 
 def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
     """A ClientApp that answers for the party that `opened` finds by a node's own configuration.
 
-    `opened` is called for every message: Flower may give each to a new process. Whatever goes wrong, the server gets
-    the same empty refusal: Flower would send it the text of an exception, and that may tell of data.
+    `opened` is called for every message: Flower may give each to a new process.
     """
     app = ClientApp()
 
     @app.query(ACTION)  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def answer(message: Message, context: Context) -> Message:
-        started, party, letter = time.perf_counter(), "", None
-        try:
-            listen()
-            letter = to_letter(message.content)
-            with closing(opened(context)) as endpoint:
-                party = endpoint.name
-                given = endpoint.answer(letter, message.metadata.dst_node_id)
-        except Exception as error:  # noqa: BLE001
-            tell(refused(party, letter, error, time.perf_counter() - started))
-            return Message(answer_records(None), reply_to=message)
-        tell(answered(party, letter, given, time.perf_counter() - started))
-        return Message(answer_records(given), reply_to=message)
+        @contextmanager
+        def endpoint() -> Iterator[Endpoint]:
+            with closing(opened(context)) as party:
+                if (
+                    to_letter(message.content).channel is Channel.WHEREABOUTS
+                    and "partition-id" not in context.node_config
+                ):
+                    tell(ShippedCode(party.name))  # no simulation
+                yield party
+
+        return Message(answer_to(message.content, message.metadata.dst_node_id, endpoint), reply_to=message)
 
     return app
+
+
+def answer_to(
+    content: RecordDict, node: int, opened: Callable[[], AbstractContextManager[Endpoint]]
+) -> RecordDict:
+    """What the party that `opened` gives answers at the node of that number; a line in its log says what it was.
+
+    Whatever goes wrong, the server gets the same empty refusal: the text of an exception may tell of data.
+    """
+    started, party, letter = time.perf_counter(), "", None
+    try:
+        listen()
+        letter = to_letter(content)
+        with opened() as endpoint:
+            party = endpoint.name
+            given = endpoint.answer(letter, node)
+    except Exception as error:  # noqa: BLE001
+        tell(refused(party, letter, error, time.perf_counter() - started))
+        return answer_records(None)
+    tell(answered(party, letter, given, time.perf_counter() - started))
+    return answer_records(given)

@@ -1,6 +1,9 @@
-"""Letters and answers as Flower's records. The bytes lie in an array, which Flower moves in chunks, twice as fast as
-the same bytes in a configuration, and are copied nowhere here.
+"""Letters and answers as Flower's records. Long bytes lie in an array, which Flower moves in chunks, twice as fast as the
+same bytes in a configuration, and are copied nowhere here. Short ones lie in the configuration: an array is three more
+objects, each a request of its own at both ends.
 """
+
+from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -11,12 +14,14 @@ ACTION = "secure_afl"
 MESSAGE_TYPE = f"query.{ACTION}"
 _ABOUT, _PAYLOAD = "about", "payload"
 _SERIALIZED = "secure_afl.bytes"  # so that nobody's NumPy reads it
+SHORT = 2**17  # bytes
 
 
 def to_records(letter: Letter) -> RecordDict:
     """A letter, on its way to a party."""
-    about = ConfigRecord({"version": VERSION, "channel": letter.channel.value, "session": letter.session})
-    return RecordDict({_ABOUT: about, _PAYLOAD: _payload(letter.data)})
+    return _records(
+        {"version": VERSION, "channel": letter.channel.value, "session": letter.session}, letter.data
+    )
 
 
 def to_letter(records: RecordDict) -> Letter:
@@ -33,14 +38,25 @@ def to_letter(records: RecordDict) -> Letter:
 
 def answer_records(answer: bytes | None) -> RecordDict:
     """What a party answers; None: it refused. Why it did is nobody's business, but for the version that it speaks."""
-    about = {_ABOUT: ConfigRecord({"version": VERSION})}
-    return RecordDict(about if answer is None else {**about, _PAYLOAD: _payload(answer)})
+    return _records({"version": VERSION}, answer)
+
+
+def again_records() -> RecordDict:
+    """What a party answers that has lost the question: it was stopped between taking it and answering."""
+    return _records({"version": VERSION, "again": True}, None)
+
+
+def is_again(records: RecordDict) -> bool:
+    """Whether the party asks to be asked again; nobody vouches for it."""
+    about = records.config_records.get(_ABOUT)
+    return bool(about and about.get("again") is True)
 
 
 def to_answer(records: RecordDict) -> bytes | None:
     """The answer in what the server received; None for a refusal. Raises `WireError`."""
     _check_version(records)
-    return _bytes(records) if _PAYLOAD in records else None
+    about = records.config_records[_ABOUT]
+    return _bytes(records) if _PAYLOAD in about or _PAYLOAD in records else None
 
 
 def _check_version(records: RecordDict) -> None:
@@ -51,11 +67,19 @@ def _check_version(records: RecordDict) -> None:
         raise WireError(f"expected protocol version {VERSION!r}, got {str(spoken)[:32]!r}")
 
 
-def _payload(data: bytes) -> ArrayRecord:
-    return ArrayRecord({"bytes": Array("uint8", (len(data),), _SERIALIZED, data)})
+def _records(about: Mapping[str, str | bytes | bool], data: bytes | None) -> RecordDict:
+    if data is None:
+        return RecordDict({_ABOUT: ConfigRecord({**about})})
+    if len(data) <= SHORT:
+        return RecordDict({_ABOUT: ConfigRecord({**about, _PAYLOAD: data})})
+    payload = ArrayRecord({"bytes": Array("uint8", (len(data),), _SERIALIZED, data)})
+    return RecordDict({_ABOUT: ConfigRecord({**about}), _PAYLOAD: payload})
 
 
 def _bytes(records: RecordDict) -> bytes:
+    short = records.config_records[_ABOUT].get(_PAYLOAD)
+    if isinstance(short, bytes):
+        return short
     payload = records.array_records.get(_PAYLOAD)
     if payload is None or list(payload) != ["bytes"] or payload["bytes"].stype != _SERIALIZED:
         raise WireError("expected a record with one payload of bytes: the message is not of secure-afl")

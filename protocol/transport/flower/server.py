@@ -12,10 +12,16 @@ from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Carry
-from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_answer, to_records
+from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, is_again, to_answer, to_records
 from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
 
 _GRACE = 5.0  # seconds that a message outlives its phase: Flower's simulation fails if it is asked for one that is gone
+_RETURN = 15.0  # seconds that a node which went offline has to come back, if nobody else is waited for
+_TIMES = 5  # that a party is asked the same at most, if it loses the question again and again
+_SHORTEST = 0.05  # seconds between two looks
+_AWAKE = 1.0  # seconds between two looks for nodes that are new, or back
+_GONE = 5  # Flower's code for an error: the node is offline
+_ERRORS = {_GONE: "its node is offline", 1000: "refused; its own log says why"}
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,9 @@ class _Question:
 class FlowerPost:
     """Carries letters to the parties of one run.
 
-    deadline: seconds that a phase lasts at most; poll: seconds between two looks for answers. `nodes` says at which
-    node each party is, by its number; `silences` why a party said nothing. A node that comes during the run is asked
-    who it is, and a party is where it proved to be last.
+    deadline: seconds that a phase lasts at most; poll: seconds between two looks for answers at most; soon after an
+    answer it looks more often. `nodes` says at which node each party is, by its number; `silences` why a party said
+    nothing. A node that comes during the run is asked who it is, and a party is where it proved to be last.
     """
 
     grid: Grid
@@ -44,6 +50,8 @@ class FlowerPost:
     _parties: Parties | None = field(default=None, init=False)
     _greeted: set[int] = field(default_factory=set, init=False)
     _questions: dict[str, _Question] = field(default_factory=dict, init=False)  # by the message's number
+    _online: frozenset[int] = field(default=frozenset(), init=False)
+    _looked: float = field(default=-_AWAKE, init=False)
 
     def __post_init__(self) -> None:
         if not (self.deadline > 0 and self.poll > 0):
@@ -59,11 +67,14 @@ class FlowerPost:
         """
         self._parties = parties
         ends = time.monotonic() + self.deadline
+        rest = _Rest(self.poll, ends)
         while len(self.nodes) < len(parties.everybody) and time.monotonic() < ends:
+            before = len(self.nodes)
+            self._looked = -_AWAKE
             self._greet()
             self._pulled({})
             if len(self.nodes) < len(parties.everybody):
-                time.sleep(self.poll)
+                rest.take(len(self.nodes) > before)
 
     def carry(self, channel: Channel, session: bytes) -> Carry:
         """What carries the messages of one session."""
@@ -79,41 +90,68 @@ class FlowerPost:
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
         """Answers by party, as they come. An error, a refusal and silence are all the same: nothing.
 
-        A party that comes back at another node is asked there again: it answers the same question with the same bytes.
+        A party that comes back, at its node or another one, is asked there again: it answers the same question with the
+        same bytes.
         """
         ends = time.monotonic() + self.deadline
+        rest = _Rest(self.poll, ends)
         missing, told = set(outbox), dict[int, int]()  # the node that a party's letter went to last
         waiting: dict[str, tuple[int, int]] = {}  # party and node, by the message's number
+        times = dict[int, int]()  # that a node was asked
+        gone: dict[int, float] = {}  # when a party's node was seen to be offline
+        self._looked = -_AWAKE
         while missing and time.monotonic() < ends:
-            self._greet()
-            going = {self.nodes[party]: party for party in sorted(missing) if party in self.nodes}
-            going = {node: party for node, party in going.items() if told.get(party) != node}
+            online = self._greet()
+            here = {party: self.nodes[party] for party in sorted(missing) if party in self.nodes}
+            for party, node in here.items():
+                if node not in online:
+                    gone.setdefault(party, time.monotonic())
+            going = {
+                node: party
+                for party, node in here.items()
+                if node in online and told.get(party) != node and times.get(node, 0) < _TIMES
+            }
             letters = {node: Letter(channel, session, outbox[party]) for node, party in going.items()}
             waiting |= {number: (going[node], node) for number, node in self._push(letters, ends)}
-            told |= {party: node for node, party in going.items()}
-            if not waiting and not self._questions:
+            for node, party in going.items():
+                told[party] = node
+                times[node] = times.get(node, 0) + 1
+                gone.pop(party, None)
+            returning = [party for party in missing if time.monotonic() < gone.get(party, -_RETURN) + _RETURN]
+            if not (waiting or self._questions or returning):
                 return
-            for number, answer in self._pulled(waiting):
-                party, _ = waiting.pop(number)
-                if answer is not None and party in missing:
-                    missing.remove(party)
-                    yield party, answer
+            came = self._pulled(waiting)
+            for number, answer in came:
+                party, node = waiting.pop(number)
+                if answer is None or party not in missing:
+                    continue
+                if isinstance(answer, _Lost):
+                    if told.get(party) == node:
+                        del told[party]
+                    if answer.offline:
+                        gone.setdefault(party, time.monotonic())
+                    continue
+                missing.remove(party)
+                yield party, answer
             waiting = {number: asked for number, asked in waiting.items() if asked[0] in missing}
             if missing:
-                time.sleep(self.poll)  # also if some came: each look goes through all that is waited for
-        self.silences += [f"node {node}: no answer in time" for _, node in waiting.values()]
+                rest.take(bool(came))  # also if some came: each look goes through all that is waited for
+        self.silences += [f"{self._who(node)}: no answer in time" for _, node in waiting.values()]
 
-    def _greet(self) -> None:
-        """Ask nodes that are new who they are. Those that do not say it in time are not waited for."""
-        if self._parties is None:
-            return
+    def _greet(self) -> frozenset[int]:
+        """Ask nodes that are new who they are; those that do not say it in time are not waited for. Gives all that are online."""
         now = time.monotonic()
+        if now >= self._looked + _AWAKE:
+            self._looked, self._online = now, frozenset(self.grid.get_node_ids())
+        if self._parties is None:
+            return self._online
         self._questions = {number: one for number, one in self._questions.items() if now < one.ends}
-        fresh, ends = sorted(set(self.grid.get_node_ids()) - self._greeted), now + self.deadline
+        fresh, ends = sorted(self._online - self._greeted), now + self.deadline
         self._greeted.update(fresh)
         question = who_is_there()
         for number, node in self._push(dict.fromkeys(fresh, question), ends):
             self._questions[number] = _Question(node, question, ends)
+        return self._online
 
     def _push(self, letters: Mapping[int, Letter], ends: float) -> list[tuple[str, int]]:
         """Send letters to nodes; gives the number and the node of each message that is on its way."""
@@ -126,14 +164,18 @@ class FlowerPost:
         numbers = [(one.metadata.message_id, one.metadata.dst_node_id) for one in messages]
         return [(number, node) for number, node in numbers if number in sent]
 
-    def _pulled(self, waiting: Mapping[str, tuple[int, int]]) -> list[tuple[str, bytes | None]]:
+    def _pulled(self, waiting: Mapping[str, tuple[int, int]]) -> "list[tuple[str, bytes | _Lost | None]]":
         """What came in answer to these messages; answers of who is where are kept."""
-        came = []
+        came: list[tuple[str, bytes | _Lost | None]] = []
         for reply in self.grid.pull_messages([*waiting, *self._questions]):
             # Who sent it says nothing: errors come from the SuperLink.
             number = reply.metadata.reply_to_message_id
             if question := self._questions.pop(number, None):
-                self._meet(question, self._answer(question.node, reply))
+                answer = self._answer(question.node, reply)
+                if isinstance(answer, _Lost):
+                    self._greeted.discard(question.node)
+                else:
+                    self._meet(question, answer)
             elif number in waiting:
                 came.append((number, self._answer(waiting[number][1], reply)))
         return came
@@ -148,19 +190,53 @@ class FlowerPost:
         except WireError as error:
             self.silences.append(f"node {question.node}: {error}")
 
-    def _answer(self, node: int, reply: Message) -> bytes | None:
+    def _answer(self, node: int, reply: Message) -> "bytes | _Lost | None":
         """What a node answered; None, and why, if that is nothing."""
         if reply.has_error():
-            self.silences.append(f"node {node}: Flower's error {reply.error.code}")
-            return None
+            code = reply.error.code
+            self.silences.append(f"{self._who(node)}: {_ERRORS.get(code, f'error {code} of Flower')}")
+            if code != _GONE:
+                return None
+            self._online -= {node}  # until it is seen again
+            return _Lost(offline=True)
         try:
+            if is_again(reply.content):
+                return _Lost(offline=False)
             answer = to_answer(reply.content)
         except WireError as error:
-            self.silences.append(f"node {node}: {error}")
+            self.silences.append(f"{self._who(node)}: {error}")
             return None
         if answer is None:
-            self.silences.append(f"node {node}: refused; its own log says why")
+            self.silences.append(f"{self._who(node)}: refused; its own log says why")
         return answer
+
+    def _who(self, node: int) -> str:
+        """The party at a node, if it is known."""
+        for party, at in self.nodes.items():
+            if at == node and self._parties:
+                return self._parties.everybody[party].name
+        return f"node {node}"
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A question was lost with a process that was stopped; the party may be asked again. offline: its node is not back yet."""
+
+    offline: bool
+
+
+class _Rest:
+    """Pauses between two looks: short when something has just come, then longer, up to `longest` seconds; none beyond `ends`."""
+
+    def __init__(self, longest: float, ends: float) -> None:
+        self._longest = longest
+        self._ends = ends
+        self._next = _SHORTEST
+
+    def take(self, came: bool) -> None:
+        pause = _SHORTEST if came else self._next
+        time.sleep(max(0.0, min(pause, self._longest, self._ends - time.monotonic())))
+        self._next = 1.3 * pause
 
 
 def to_party(letter: Letter, node: int) -> Message:

@@ -1,0 +1,152 @@
+"""The two doors of a SuperLink: nodes come in at the public one and find Flower's fleet interface and nothing else; the
+operator's commands and the ServerApp use the private one, on loopback.
+
+Flower serves all three at one port, and asks nobody but nodes who they are: whoever reaches it may submit an app, register a
+node or take a ServerApp's task. The doors are plain ASGI and know only the paths of Flower's interfaces.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+FLEET = "/v1/fleet/"
+PULL = f"{FLEET}pull-messages"
+SENDING = "/v1/runtime/push-messages"
+"""By this the ServerApp sends messages to nodes."""
+WAIT_HEADER = "secure-afl-wait"
+"""A node asks the public door by it to hold a question for a message until there is one, at most so many seconds."""
+LONGEST_WAIT = 20.0  # seconds; proxies cut silent connections after 60
+LARGEST_BODY = 2**26  # bytes; Flower cuts what it sends into objects of 20 MiB
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Doors:
+    """Of one application; both are for the same event loop."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._sent = asyncio.Event()  # set, and replaced, whenever the ServerApp has sent something
+        self._closing = False
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._closing = True
+        self._sent.set()
+
+    async def public(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """For nodes."""
+        if scope["type"] != "http" or not scope["path"].startswith(FLEET):
+            await _refuse(scope, send, 404)
+            return
+        body = await _body(receive)
+        if body is None:
+            await _refuse(scope, send, 413)
+        elif scope["path"] == PULL and (wait := _wait(scope)):
+            await self._held(scope, body, receive, send, wait)
+        else:
+            await self._application(scope, _given(body, receive), send)
+
+    async def private(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """For the operator and the ServerApp: all that the application has. Pages in a browser on the same machine can reach
+        it too, so what they send, which has an origin, is refused.
+        """
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await _refuse(scope, send, 403)
+            return
+        await self._application(scope, receive, send)
+        if scope.get("path") == SENDING:
+            sent, self._sent = self._sent, asyncio.Event()
+            sent.set()
+
+    async def _held(self, scope: Scope, body: bytes, receive: Receive, send: Send, wait: float) -> None:
+        """Ask again whenever something was sent, until there is a message or the time is over."""
+        left = asyncio.ensure_future(_disconnected(receive))
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + wait
+        try:
+            while True:
+                sent, answer = self._sent, list[Event]()
+                await self._application(dict(scope), _given(body, receive), _kept(answer))
+                remaining = ends - loop.time()
+                if self._closing or remaining <= 0 or not _is_empty(answer):
+                    break
+                waiting = asyncio.ensure_future(sent.wait())
+                await asyncio.wait({left, waiting}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if left.done():  # a message that is pulled now would be lost
+                    return
+        finally:
+            left.cancel()
+            with suppress(asyncio.CancelledError):
+                await left
+        for event in answer:
+            await send(event)
+
+
+def _wait(scope: Scope) -> float:
+    """Seconds that a node asks its question to be held; 0 if it does not."""
+    for name, value in scope["headers"]:
+        if name == WAIT_HEADER.encode():
+            try:
+                return max(0.0, min(float(value), LONGEST_WAIT))
+            except ValueError:
+                return 0.0
+    return 0.0
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None if it is too large, or its sender has gone."""
+    body, more = bytearray(), True
+    while more:
+        event = await receive()
+        body += event.get("body", b"")
+        if event["type"] != "http.request" or len(body) > LARGEST_BODY:
+            return None
+        more = event.get("more_body", False)
+    return bytes(body)
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already, for the application; then whatever comes."""
+    given = False
+
+    async def again() -> Event:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _kept(answer: list[Event]) -> Send:
+    async def keep(event: Event) -> None:
+        answer.append(event)
+
+    return keep
+
+
+def _is_empty(answer: list[Event]) -> bool:
+    """Whether it says that there is no message: status 200, and no bytes."""
+    start, *rest = answer
+    return start.get("status") == 200 and not any(event.get("body") for event in rest)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse(scope: Scope, send: Send, status: int) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    elif scope["type"] == "http":
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})

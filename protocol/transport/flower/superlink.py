@@ -1,0 +1,228 @@
+"""Flower's SuperLink with two doors and a database; see `door`. Internal names of Flower: see `fleet.TRIED`."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.common.constant import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    ISOLATION_MODE_PROCESS,
+    ISOLATION_MODE_SUBPROCESS,
+    NOOP_ACCOUNT_NAME,
+    NOOP_FLWR_AID,
+    TRANSPORT_TYPE_GRPC_RERE,
+)
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
+from flwr.supercore.http_logging import get_uvicorn_log_config
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+from sqlalchemy.exc import SQLAlchemyError
+
+from secure_afl.protocol.files import whole
+from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.transport.flower.door import Doors
+
+_LOG = logging.getLogger(__name__)
+_CLOSING = 2  # seconds that connections have to end
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+}
+"""Nothing is reported, looked up or installed, and a submitted run starts within half a second."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a SuperLink needs. public, private: host and port; certificate, key: of TLS at the public door (PEM); database:
+    the file of its state, None for memory, where each request costs a third.
+    """
+
+    public: tuple[str, int]
+    private: tuple[str, int]
+    certificate: Path
+    key: Path
+    database: Path | None = None
+
+
+def node_keys(folder: Path) -> dict[bytes, str]:
+    """The public keys of nodes that may connect: the files `*.pub` of a folder, as `ssh-keygen` writes them, by what Flower
+    calls a key; the values are the files' names. Raises `FileError`.
+    """
+    found: dict[bytes, str] = {}
+    for path in sorted(folder.glob("*.pub")):
+        try:
+            key = load_ssh_public_key(whole.read(path))
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
+            raise FileError(
+                f"{path}: expected a node's public key (ecdsa, of a NIST curve), got something else; "
+                "`ssh-keygen -t ecdsa -b 384` makes one"
+            )
+        found[public_key_to_bytes(key)] = path.stem
+    return found
+
+
+class SuperLink:
+    """A SuperLink that has its addresses, and serves with `run`.
+
+    keys: who may connect, see `node_keys`; asked for anew every so many seconds, so a key that is added is let in and one
+    that is removed is shut out while it runs. executor: whether to run the ServerApps that are submitted.
+    Raises `FileError` for keys, a certificate or a database that cannot be read, or an address that is taken.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Callable[[], Mapping[bytes, str]],
+        *,
+        every: float = 2.0,
+        executor: bool = True,
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._every = every
+        admitted = keys()
+        try:
+            application = create_app(_config(link, executor), SuperLinkLifespan)
+        except SQLAlchemyError as error:
+            raise FileError(
+                f"{link.database}: expected a database of this version of Flower: {error}"
+            ) from None
+        self._state = application.state.linkstate_factory.state()
+        admit(self._state, admitted)
+        self._doors = Doors(application)
+        common: dict[str, Any] = {
+            "interface": "asgi3",
+            "ws": "none",
+            "log_config": get_uvicorn_log_config(logging.INFO),
+            "timeout_graceful_shutdown": _CLOSING,
+            "timeout_keep_alive": 75,  # longer than nodes rest between two questions
+        }
+        tls: dict[str, Any] = {"ssl_certfile": str(link.certificate), "ssl_keyfile": str(link.key)}
+        self._private = uvicorn.Server(uvicorn.Config(self._doors.private, lifespan="on", **common))
+        self._public = uvicorn.Server(uvicorn.Config(self._doors.public, lifespan="off", **common, **tls))
+        try:
+            self._public.config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise FileError(
+                f"{link.certificate}, {link.key}: expected a certificate and its key (PEM): {error}"
+            ) from None
+        with ExitStack() as opened:
+            self._sockets = [opened.enter_context(_bound(*at)) for at in (link.private, link.public)]
+            opened.pop_all()  # from here on they are uvicorn's to close
+
+    def run(self) -> None:
+        """Until SIGTERM, SIGINT or `stop`. Raises `FileError` if it does not start."""
+        asyncio.run(self._serve())
+
+    def stop(self) -> None:
+        """Also from another thread."""
+        self._public.should_exit = True
+
+    async def _serve(self) -> None:
+        inner, outer = self._sockets
+        looking = asyncio.create_task(self._look())
+        private = asyncio.create_task(self._private.serve(sockets=[inner]))
+        try:
+            while not (self._private.started or private.done()):
+                await asyncio.sleep(0.02)
+            if not self._private.started:
+                raise FileError("the SuperLink did not start; the lines above say why")
+            _LOG.info("nodes: https://%s:%s; operator: http://%s:%s", *self._link.public, *self._link.private)
+            await self._public.serve(sockets=[outer])
+        finally:
+            looking.cancel()
+            self._doors.close()
+            self._private.should_exit = True
+            await private
+
+    async def _look(self) -> None:
+        said = ""
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                await asyncio.to_thread(lambda: admit(self._state, self._keys()))
+            except FileError as error:  # the others stay as they are
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.error("%s", said)
+
+
+def admit(state: Any, keys: Mapping[bytes, str]) -> None:
+    """Have these nodes registered at Flower's link state, and no others."""
+    known = {
+        bytes(one.public_key): one.node_id
+        for one in state.get_node_info(owner_aids=[NOOP_FLWR_AID])
+        if one.status != NodeStatus.UNREGISTERED
+    }
+    for key, number in known.items():
+        if key not in keys:
+            state.delete_node(owner_aid=NOOP_FLWR_AID, node_id=number)
+            _LOG.warning("node %s is shut out: its key was removed", number)
+    for key, name in keys.items():
+        if key in known:
+            continue
+        try:
+            number = state.create_node(
+                NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name
+            )
+        except ValueError:
+            raise FileError(
+                f"{name}.pub: expected a key that was not removed before, as Flower takes none twice: have its owner "
+                "make a new one"
+            ) from None
+        _LOG.info("node %s may connect: %s", number, name)
+
+
+def _config(link: Link, executor: bool) -> SuperLinkLifespanConfig:
+    """Flower's own settings. Without certificates: the private door is for this machine alone, and TLS is the public one's."""
+    host, port = link.private
+    return SuperLinkLifespanConfig(
+        control_address="",  # of the gRPC interfaces, which are off
+        health_server_address=None,
+        host=host,
+        port=port,
+        insecure=True,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=str(link.database or FLWR_IN_MEMORY_DB_NAME),
+        isolation=ISOLATION_MODE_SUBPROCESS if executor else ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise FileError(
+            f"expected a free address {host}:{port} of this machine, got {error.strerror}"
+        ) from None

@@ -1,0 +1,381 @@
+"""A party's node: one process that answers the server's messages with the installed code, and runs nothing else.
+
+    node.toml       where the SuperLink is, and what this node shows there; see `Settings`
+    node.json       made by the node: its number, and the message it is at, for a restart at once after a crash
+
+`secure_afl.node.site` has the rest of the folder. The app that a submitter ships is never asked for; a message that is not
+ours is refused, and the log and the audit log say so.
+"""
+
+import fcntl
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node.site import Folder
+from secure_afl.protocol.files import roster, whole
+from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.events import (
+    Connected,
+    Foreign,
+    NotKept,
+    RunSeen,
+    Unreachable,
+    refused,
+)
+from secure_afl.protocol.transport.flower.client import answer_to
+from secure_afl.protocol.transport.flower.fleet import (
+    Delivery,
+    Fleet,
+    FleetError,
+    NotOursError,
+    RunOverError,
+)
+from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, again_records
+from secure_afl.protocol.transport.logs import listen, tell
+
+_HELD = 20.0  # seconds that a door of ours holds a question for a message
+_OPEN = 1.0  # seconds after the last message during which the party's files stay open
+_LONGEST_OPEN = 15.0  # seconds after which others may have them, also in the middle of a session
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds until a SuperLink that is away is looked for again
+_PERSISTENT = 120.0  # seconds during which a reply is sent again
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`node.toml`. superlink: HOST:PORT of its public door; authority: the file of certificates that vouch for it; key: that of
+    this node's secret key, as `ssh-keygen -t ecdsa -b 384` writes it; apps: digests of the apps whose runs are answered,
+    empty for all, as none is run here.
+    """
+
+    superlink: str
+    authority: str = "ca.crt"
+    key: str = "node"
+    apps: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        host, _, port = self.superlink.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise FileError(f"superlink: expected HOST:PORT, got {self.superlink!r}")
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """`node.json`. node: the number under which it is or was online, 0 after an orderly end; taken: the message that it took
+    and has not answered, without the content.
+    """
+
+    node: int = 0
+    taken: bytes = b""
+
+
+class Desk:
+    """The party of a folder, whose files stay open while messages come."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._endpoint: Endpoint | None = None
+        self._opened = self._used = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._endpoint is not None
+
+    @contextmanager
+    def opened(self) -> Iterator[Endpoint]:
+        """The party. Whatever goes wrong closes its files: they are read anew for the next message."""
+        if self._endpoint is None:
+            self._endpoint, self._opened = self._folder.endpoint(), time.monotonic()
+        try:
+            yield self._endpoint
+        except BaseException:
+            self.close()
+            raise
+        self._used = time.monotonic()
+
+    def rest(self) -> None:
+        """Close the files if it is time: others of the party's programs may be waiting for them."""
+        now = time.monotonic()
+        if now - self._used > _OPEN or now - self._opened > _LONGEST_OPEN:
+            self.close()
+
+    def close(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint:
+            try:
+                endpoint.close()
+            except (
+                SecureAflError
+            ) as error:  # of the audit log's last line; the next one says that it is missing
+                tell(NotKept(str(error)))
+
+
+class Node:
+    """The node of one folder. Raises `FileError` for settings, keys and a roster that cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._settings = settings(path)
+        self._members = len(roster.read(path / "roster.toml").everybody)
+        self._desk = Desk(Folder(path))
+        self._fleet = Fleet(
+            self._settings.superlink,
+            whole.read(path / self._settings.authority),
+            node_key(path / self._settings.key),
+        )
+        self._apps: dict[int, str] = {}  # by run
+        self._noted: set[tuple[int, str]] = set()  # run and type of messages that are not ours
+        self._said, self._pause = "", _FIRST_PAUSE  # of a SuperLink that is away
+        self._stopped = threading.Event()
+        self._waiting = False  # for a message: a signal may end the process at once
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; see `work`."""
+        with self._signals():
+            self.work()
+
+    def stop(self) -> None:
+        """End `work` after the message at hand, also from another thread."""
+        self._stopped.set()
+
+    def work(self) -> None:
+        """Serve until `stop`; the message at hand is answered first. A SuperLink that is away is waited for.
+
+        Raises `FileError` if another node runs in the folder, `LocalProtocolError` for a setting of logs that is none.
+        """
+        listen()
+        with _alone(self._path):
+            while not self._stopped.is_set():
+                try:
+                    self._serve()
+                except FleetError as error:
+                    if str(error) != self._said:
+                        self._said, self._pause = str(error), _FIRST_PAUSE
+                        tell(Unreachable(self._said))
+                    self._stopped.wait(self._pause)
+                    self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+                finally:
+                    self._desk.close()
+        self._fleet.close()
+
+    def _serve(self) -> None:
+        """As long as the connection lasts."""
+        memory = recalled(self._path)
+        if (
+            memory.node
+        ):  # the SuperLink may take the process that was killed for online, and would let nobody else in
+            self._fleet.deactivate(memory.node)
+        every = interval(self._members)
+        node = self._fleet.activate(every)
+        self._remember(Memory(node, memory.taken))
+        tell(Connected(self._settings.superlink, node))
+        over = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(every, over), daemon=True)
+        beating.start()
+        try:
+            if memory.taken:
+                self._ask_again(Delivery.of_bytes(memory.taken))
+            self._loop()
+        except _StoppedError:
+            pass
+        finally:
+            over.set()
+            if self._stopped.is_set():
+                self._desk.close()
+                with suppress(FleetError):
+                    self._fleet.deactivate(node)
+                    self._remember(Memory())
+
+    def _loop(self) -> None:
+        last = time.monotonic()
+        while not self._stopped.is_set():
+            asked = time.monotonic()
+            delivery = self._pulled()
+            self._said = ""
+            if delivery:
+                self._take(delivery)
+                last = time.monotonic()
+            self._desk.rest()
+            if not delivery:  # a SuperLink without a door of ours has answered at once
+                now = time.monotonic()
+                self._stopped.wait(max(0.0, pause(self._members, now - last) - (now - asked)))
+
+    def _pulled(self) -> Delivery | None:
+        try:
+            self._waiting = True
+            if self._stopped.is_set():
+                return None
+            return self._fleet.pull(_OPEN if self._desk.is_open else _HELD)
+        finally:
+            self._waiting = False
+
+    def _take(self, delivery: Delivery) -> None:
+        """Answer a message that is ours; refuse another."""
+        started = time.perf_counter()
+        self._remember(Memory(self._fleet.node, delivery.to_bytes()))
+        try:
+            content = None
+            try:
+                self._check(delivery)
+                content = answer_to(self._fleet.content(delivery), delivery.node, self._desk.opened)
+            except NotOursError as error:
+                self._refuse(delivery, error)
+            took = time.perf_counter() - started
+            ends = time.monotonic() + _PERSISTENT
+            while not self._replied(delivery, content, took, ends):
+                time.sleep(1.0)
+        except RunOverError:
+            pass  # nobody waits for it
+        self._remember(Memory(self._fleet.node))
+
+    def _check(self, delivery: Delivery) -> None:
+        """Raises `NotOursError` for a message of another kind, or of a run that is not answered."""
+        app = self._apps.get(delivery.run)
+        if app is None:
+            app = self._apps[delivery.run] = self._fleet.app(delivery.run)
+            tell(RunSeen(delivery.run, app))
+        if self._settings.apps and app not in self._settings.apps:
+            raise NotOursError("expected a run of an app that node.toml names, got another")
+        if delivery.kind != MESSAGE_TYPE:
+            raise NotOursError(f"expected a message of type {MESSAGE_TYPE}, got another")
+
+    def _refuse(self, delivery: Delivery, error: NotOursError) -> None:
+        kind, app = delivery.kind[:64], self._apps[delivery.run]
+        tell(Foreign(kind, delivery.run, app, str(error)))
+        if (delivery.run, kind) in self._noted:  # once: nobody can fill the audit log
+            return
+        self._noted.add((delivery.run, kind))
+        try:
+            with self._desk.opened() as endpoint:
+                endpoint.note_foreign(kind, app)
+        except (SecureAflError, OSError) as failure:
+            tell(refused("", None, failure, 0.0))
+
+    def _replied(self, delivery: Delivery, content: object, took: float, ends: float) -> bool:
+        try:
+            self._fleet.reply(delivery, content, took)
+        except RunOverError:
+            raise
+        except FleetError:
+            if time.monotonic() > ends or self._stopped.is_set():
+                raise
+            return False
+        return True
+
+    def _ask_again(self, delivery: Delivery) -> None:
+        """A message that was lost with an earlier process: the server is to send it once more."""
+        with suppress(RunOverError):
+            self._fleet.reply(delivery, again_records())
+        self._remember(Memory(self._fleet.node))
+
+    def _remember(self, memory: Memory) -> None:
+        try:
+            remember(self._path, memory)
+        except FileError as error:  # it costs a restart a minute, and no more
+            tell(NotKept(str(error)))
+
+    def _beat(self, every: float, over: threading.Event) -> None:
+        while not over.wait(every / 2):
+            with suppress(FleetError):  # who pulls hears of it
+                self._fleet.beat(every)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ended(number: int, frame: FrameType | None) -> None:
+            self._stopped.set()
+            if self._waiting:
+                raise _StoppedError
+
+        before = {number: signal.signal(number, ended) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _StoppedError(BaseException):
+    """Of a signal, where nothing is lost."""
+
+
+def settings(path: Path) -> Settings:
+    """Of a party's folder. Raises `FileError`."""
+
+    def parse(content: str) -> Settings:
+        try:
+            return msgspec.convert(whole.load_toml(content), Settings)
+        except msgspec.ValidationError as error:
+            raise FileError(str(error)) from None
+
+    return whole.read_parsed(path / "node.toml", parse)
+
+
+def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A node's secret key. Raises `FileError`."""
+    try:
+        key = load_ssh_private_key(whole.read(path, secret=True), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FileError(
+            f"{path}: expected a node's secret key without a passphrase (ecdsa), got something else; "
+            "`ssh-keygen -t ecdsa -b 384 -N ''` makes one"
+        )
+    return key
+
+
+def pause(members: int, idle: float) -> float:
+    """Seconds from one question for messages to the next, where the SuperLink answers at once: all nodes of a session
+    together ask 40 times a second soon after a message, and 2 times when there has been none for long.
+    """
+    return min(max(0.1, members / 40, idle / 20), max(2.0, members / 2))
+
+
+def interval(members: int) -> float:
+    """Seconds for which a beat is due: ten a second of all nodes together at most. Flower wants 10 to 1,800."""
+    return min(max(10.0, members / 10), 1800.0)
+
+
+def recalled(path: Path) -> Memory:
+    """What an earlier process of the node left; a file that is damaged, or of another version, says nothing."""
+    try:
+        return msgspec.json.decode((path / "node.json").read_bytes(), type=Memory)
+    except (OSError, msgspec.DecodeError):
+        return Memory()
+
+
+def remember(path: Path, memory: Memory) -> None:
+    """For the next process; not for one after a loss of power, which costs it a minute. Raises `FileError`."""
+    beside = path / f".node.json.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(memory))
+        beside.replace(path / "node.json")
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise FileError(f"{path / 'node.json'}: cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Raises `FileError` if another node runs in this folder."""
+    lock = os.open(path / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FileError(f"{path}: expected no other node in this folder, got one that runs") from None
+        yield
+    finally:
+        os.close(lock)

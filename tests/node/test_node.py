@@ -1,0 +1,255 @@
+"""Nodes of ours at a SuperLink of ours, in this process: what they answer, what they refuse, and what they outlive."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nodes are not tested here")
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+from worlds.folders import Federation, in_process, model
+from worlds.patience import HANG
+from worlds.superlinks import Here, superlink
+
+from secure_afl.node import flower_app
+from secure_afl.node import node as node_module
+from secure_afl.node.node import Memory, Node, interval, pause, recalled, remember, settings
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.events import Foreign
+from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.transport.flower.fleet import Delivery, Fleet, FleetError
+from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_records
+from secure_afl.protocol.transport.flower.server import FlowerPost
+from secure_afl.protocol.transport.post import Channel, Letter, who_is_there
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are stopped without a signal, and that is looked at between two questions."""
+    monkeypatch.setattr(node_module, "_HELD", 0.5)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+    with superlink(tmp_path_factory.mktemp("link"), nodes=4) as one:
+        for number in range(4):
+            one.register(number)
+        yield one
+
+
+@pytest.fixture
+def grid(here: Here, monkeypatch: pytest.MonkeyPatch) -> HttpGrid:
+    grid = here.grid()
+    monkeypatch.setattr(TaskIdentity, "_task_id", 1)
+    monkeypatch.setattr(TaskIdentity, "_node_id", 1)
+    monkeypatch.setattr(TaskIdentity, "_run_id", grid.run.run_id)
+    return grid
+
+
+@pytest.fixture
+def federation(here: Here, tmp_path: Path) -> Federation:
+    """Four parties with a node's files."""
+    federation = Federation(tmp_path)
+    (tmp_path / "ca.crt").write_bytes(here.authority)
+    for folder, key in zip(federation.folders, here.keys, strict=True):
+        (folder / "node").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        (folder / "node").chmod(0o600)
+        (folder / "node.toml").write_text(f'superlink = "{here.public}"\nauthority = "../ca.crt"\n')
+    return federation
+
+
+def until(done: Callable[[], bool]) -> None:
+    ends = time.monotonic() + HANG
+    while not done():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+@contextmanager
+def nodes(*folders: Path) -> Iterator[list[Node]]:
+    """At work while the block runs."""
+    made = [Node(folder) for folder in folders]
+    threads = [threading.Thread(target=one.work, daemon=True) for one in made]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        for one in made:
+            one.stop()
+        for thread in threads:
+            thread.join(HANG)
+            assert not thread.is_alive()
+
+
+def asked(grid: HttpGrid, kind: str, content: RecordDict, nodes: int = 1) -> list[Message]:
+    """What all nodes that are online say to a message."""
+    until(lambda: len(list(grid.get_node_ids())) == nodes)
+    numbers = grid.push_messages([Message(content, one, kind, ttl=HANG) for one in grid.get_node_ids()])
+    replies: list[Message] = []
+
+    def all_came() -> bool:
+        replies.extend(grid.pull_messages(numbers))
+        return len(replies) == nodes
+
+    until(all_came)
+    return replies
+
+
+def test_a_study_over_nodes_has_the_same_bits(grid: HttpGrid, federation: Federation) -> None:
+    with nodes(*federation.folders):
+        report = flower_app.serve(grid, federation.server, HANG, 0.2)
+    assert report["silences"] == []
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], in_process(federation))
+    assert all(recalled(folder) == Memory() for folder in federation.folders)
+
+
+def test_a_message_of_another_kind_is_refused_and_noted_once(
+    here: Here, grid: HttpGrid, federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The app that came with it, which would have answered, is not even asked for."""
+    folder = federation.folders[0]
+    with nodes(folder):
+        for _ in range(2):
+            (reply,) = asked(grid, "query.shell", RecordDict({"command": ConfigRecord({"is": "id"})}))
+            assert (reply.error.code, reply.error.reason) == (1000, "refused")
+    lines = capfd.readouterr().err.splitlines()
+    said = [line for line in lines if "foreign message: query.shell" in line]
+    assert len(said) == 2
+    assert here.app in said[0]
+    events = [entry.event for entry in read((folder / "audit.jsonl").read_bytes()).entries]
+    assert [event for event in events if isinstance(event, Foreign)] == [Foreign("query.shell", here.app)]
+
+
+def test_an_app_that_is_not_expected_is_refused(grid: HttpGrid, federation: Federation) -> None:
+    with (federation.folders[0] / "node.toml").open("a") as file:
+        file.write(f'apps = ["{"0" * 64}"]\n')
+    with nodes(federation.folders[0]):
+        (reply,) = asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+    assert reply.error.code == 1000
+
+
+def test_a_folder_that_is_repaired_answers_without_a_restart(grid: HttpGrid, federation: Federation) -> None:
+    folder = federation.folders[0]
+    whole = (folder / "policy.toml").read_text()
+    with nodes(folder):
+        (folder / "policy.toml").write_text("backends = 1\n")
+        (reply,) = asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+        assert "payload" not in reply.content.config_records["about"]
+        (folder / "policy.toml").write_text(whole)
+        (reply,) = asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+        assert "payload" in reply.content.config_records["about"]
+
+
+def test_files_are_let_go_when_nothing_comes(grid: HttpGrid, federation: Federation) -> None:
+    """Whoever else works with the folder, an operator's command, waits for them."""
+    with nodes(federation.folders[0]) as (node,):
+        asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+        until(lambda: not node._desk.is_open)
+
+
+def test_a_message_that_was_lost_with_a_process_is_asked_again(
+    grid: HttpGrid, federation: Federation
+) -> None:
+    """Killed between taking it and answering: the server hears of it as soon as the node is back, not at its deadline."""
+    folder = federation.folders[0]
+    killed = Node(folder)
+    killed._fleet.activate(60.0)
+    remember(folder, Memory(killed._fleet.node))
+    post = FlowerPost(grid, HANG, 0.1, {0: killed._fleet.node})
+    answers: list[tuple[int, bytes]] = []
+    session = Letter(Channel.END, bytes(32)).session
+    asking = threading.Thread(
+        target=lambda: answers.extend(post.carry(Channel.END, session)({0: b""})), daemon=True
+    )
+    asking.start()
+    delivery = killed._fleet.pull(10.0)
+    assert delivery is not None
+    remember(folder, Memory(killed._fleet.node, delivery.to_bytes()))  # and here it dies
+    killed._fleet.close()
+    with nodes(folder):
+        asking.join(HANG)
+    assert answers == [(0, b"")]
+
+
+def test_two_nodes_in_one_folder_are_one_too_many(federation: Federation) -> None:
+    with nodes(federation.folders[0]), pytest.raises(FileError, match="got one that runs"):
+        Node(federation.folders[0]).work()
+
+
+def test_a_superlink_that_is_away_is_waited_for(
+    grid: HttpGrid, federation: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    times = [0]
+    pull = Fleet.pull
+
+    def pulled(fleet: Fleet, wait: float) -> Delivery | None:
+        times[0] += 1
+        if times[0] < 4:
+            raise FleetError("nobody answers")
+        return pull(fleet, wait)
+
+    monkeypatch.setattr(Fleet, "pull", pulled)
+    monkeypatch.setattr(node_module, "_FIRST_PAUSE", 0.01)
+    with nodes(federation.folders[0]):
+        until(lambda: times[0] > 4)
+        (reply,) = asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+    assert reply.has_content()
+    assert capfd.readouterr().err.count("unreachable: nobody answers") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('superlink = "example"', "superlink: expected HOST:PORT, got 'example'"),
+        ('superlink = "example:0"', "superlink: expected HOST:PORT"),
+        ('superlink = "a:1"\nshell = true', "unknown field `shell`"),
+        ("", "missing required field `superlink`"),
+    ],
+)
+def test_settings_that_are_none_are_refused(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "node.toml").write_text(text)
+    with pytest.raises(FileError, match=r"node\.toml") as caught:
+        settings(tmp_path)
+    assert fault in str(caught.value)
+
+
+def test_keys_of_another_kind_are_refused(federation: Federation) -> None:
+    key = federation.folders[0] / "node"
+    key.write_text((federation.folders[0] / "identity.key").read_text())
+    with pytest.raises(FileError, match="expected a node's secret key without a passphrase"):
+        Node(federation.folders[0])
+    key.chmod(0o644)
+    with pytest.raises(FileError, match="mode 0600"):
+        Node(federation.folders[0])
+
+
+def test_a_damaged_memory_costs_a_minute_and_nothing_else(tmp_path: Path) -> None:
+    assert recalled(tmp_path) == Memory()
+    remember(tmp_path, Memory(7, b"x"))
+    assert recalled(tmp_path) == Memory(7, b"x")
+    (tmp_path / "node.json").write_text(json.dumps({"node": "seven"}))
+    assert recalled(tmp_path) == Memory()
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1e6))
+def test_all_nodes_together_ask_at_most_40_times_a_second(members: int, idle: float) -> None:
+    every = pause(members, idle)
+    assert 0.1 <= every <= max(2.0, members / 2)
+    assert members / every <= 40 + 1e-9
+    assert pause(members, idle + 1) >= every
+    assert 10 <= interval(members) <= 1800
