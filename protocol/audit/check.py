@@ -139,6 +139,19 @@ class Report:
     notes: tuple[Finding, ...]
     sessions: tuple[Session, ...]
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parties of sessions, the server among them, of which no sound log was given: what they did is not checked."""
+        names = {
+            session.name(place): None
+            for session in self.sessions
+            for place in session.invited
+            if place not in session.parties
+        }
+        if any(session.server is None for session in self.sessions):
+            names = {"the server": None, **names}
+        return tuple(names)
+
 
 def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report:
     """Check logs, given as files' contents by name, each by itself and all against each other.
@@ -173,6 +186,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         if parties is not None:
             findings += _known(one, parties)
         findings += [*_terms(one), *_told(one), *_messages(one), *_policies(one), *_silent(one, sound)]
+        findings += _cut(one, sound)
         notes += [*_lost(one), *_missing(one)]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
@@ -428,6 +442,73 @@ def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
             view.agreed.line,
             f"a session of which the server's log says nothing: {', '.join(servers)}",
         )
+
+
+_VOUCHES = {
+    "directory": "advertise",
+    "delivery": "shares",
+    "sum request": "confirm",
+    "survivors": "upload",
+    "consents": "consent",
+    "check": "encrypted upload",
+}
+"""What every member that a message of the server names must have sent before it."""
+
+
+def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
+    """Parties that others were told of, whose own logs lack what they then must have sent: these logs end early, or are
+    not the whole ones. And sums that different parties were told different survivors of. Needs no log of the server's.
+    """
+    given = {
+        place: log.file for log in logs for place in session.invited if session.key(place) == log.begun.key
+    }
+    sent = {
+        (place, one.event.frame.message, one.event.frame.round, one.event.frame.attempt)
+        for place, view in session.parties.items()
+        for one in view.of(Sent)
+    }
+    heard = session.server.of(Received) if session.server else []
+    # What the server took from a party, and the party's log lacks, is found by comparing these two.
+    sent |= {
+        (one.event.sender, one.event.frame.message, one.event.frame.round, one.event.frame.attempt)
+        for one in heard
+        if one.event.sender is not None
+    }
+    named: set[int] = set()
+    shown: dict[tuple[str, int | None, int | None], tuple[tuple[int, ...], View]] = {}
+    for view in session.parties.values():
+        for one in view.received(*_VOUCHES):
+            frame = one.event.frame
+            kind = _VOUCHES[frame.message]
+            of_round = frame.message not in ("directory", "delivery")
+            if of_round and (frame.round is None or frame.round >= len(session.terms.rounds)):
+                continue  # of what was not planned that is said
+            if frame.message in ("survivors", "check"):
+                members, first = shown.setdefault(
+                    (frame.message, frame.round, frame.attempt), (frame.members, view)
+                )
+                if members != frame.members:
+                    yield Finding(
+                        view.log.file,
+                        one.line,
+                        f"round {frame.round}: {view.log.begun.party} was told of a sum over "
+                        f"{_names(session, frame.members)}, {first.log.begun.party} of one over "
+                        f"{_names(session, members)} ({first.log.file})",
+                    )
+            number = frame.round if kind in ("upload", "consent", "encrypted upload") else None
+            for place in frame.members:
+                if place not in given or (place, kind, number, frame.attempt) in sent:
+                    continue
+                if place in named:  # once is enough
+                    continue
+                named.add(place)
+                at = f" of round {number}" if number is not None else ""
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"“{frame.message}” names {session.name(place)}, whose log {given[place]} has no “{kind}”{at}: that "
+                    "log ends early, or is not the whole one",
+                )
 
 
 def _policies(session: Session) -> Iterator[Finding]:

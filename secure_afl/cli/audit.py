@@ -119,5 +119,12 @@ def _print_report(report: "Report") -> None:
         console.print(f"[yellow]note:[/] and {len(report.notes) - _NOTES_SHOWN} more", highlight=False)
     for finding in report.findings:
         errors.print(f"[bold red]does not hold:[/] {escape(str(finding))}", highlight=False, soft_wrap=True)
-    if not report.findings:
+    if report.missing and not report.findings:
+        console.print(
+            "[yellow]what is there is signed and in its place, and the logs agree; not checked, as no sound log of them is "
+            f"there:[/] {escape(', '.join(report.missing))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif not report.findings:
         console.print("[green]every line is signed and in its place, and the logs agree[/]", highlight=False)

@@ -161,7 +161,11 @@ def _a_key_holder_that_says_nothing(told: Told) -> None:
     told.remove("key holder 1", *range(2, 13))
 
 
-@case(mask)
+@case(
+    mask,
+    "hospital-0, line 5: “directory” names hospital-1, whose log hospital-1 has no “advertise”: that log ends early, or "
+    "is not the whole one",
+)
 def _a_client_that_says_nothing_and_was_never_heard(told: Told) -> None:
     told.remove("hospital-1", *range(2, len(told.events["hospital-1"])))
     told.remove("server", 5, 10, 14)
@@ -783,6 +787,34 @@ def test_a_server_of_another_session() -> None:
 def test_parties_are_those_that_are_known() -> None:
     for told in (mask(), bfv(), layered()):
         assert not verify(told.logs(), told.parties).findings
+
+
+@pytest.mark.parametrize("without_the_servers", [False, True])
+@pytest.mark.parametrize("left", range(1, 19))
+def test_a_log_that_was_cut_and_closed_again_is_found(left: int, without_the_servers: bool) -> None:
+    """Over Flower every message ends in `log closed`, so a cut log is whole by itself: what others were told of the
+    party says that it is not, also if the server's log is not there.
+    """
+    told = mask()
+    told.events["hospital-0"] = [*told.events["hospital-0"][:left], Closed()]
+    parties = [name for name in told.events if not (without_the_servers and name == "server")]
+    report = told.report(*parties)
+    early = [one.text for one in report.findings if "hospital-0" in one.text]
+    only_the_server_knows = left >= 17  # of the last reveal: nobody else is told who gave it
+    assert bool(early) is not (without_the_servers and only_the_server_knows)
+    assert verify(
+        {"hospital-0": told.logs("hospital-0")["hospital-0"]}
+    ).missing  # alone it is not said to be all
+    assert bool(report.missing) is without_the_servers
+
+
+def test_sums_over_different_survivors_are_found_without_the_servers_log() -> None:
+    told = mask()
+    told.change("hospital-2", 10, members=(0, 1, 2))
+    report = told.report("hospital-0", "hospital-2", "hospital-3")
+    assert any(
+        "was told of a sum over hospital-0, hospital-1, hospital-2" in one.text for one in report.findings
+    )
 
 
 def test_a_server_that_is_a_party_of_its_own_sums() -> None:
