@@ -10,6 +10,7 @@ from secure_afl.errors import DataError
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.simulations.data.dataset import Dataset, Floats, Ints
+from secure_afl.tables.disclosure import LEAST_ROWS, control_rows
 
 CLIENTS = 4
 _MOST_ROWS = 1000
@@ -88,6 +89,16 @@ def draw(data: Dataset, sizes: list[int], rng: np.random.Generator, per_label: b
     return Clients(
         tuple(data.X[mine] for mine in held), tuple(data.y[mine] for mine in held), _known(data, order)
     )
+
+
+def controlled(data: Dataset, clients: Clients) -> Clients:
+    """The rows as clients code them under disclosure control, which tables have."""
+    layout = data.layout
+    if not layout:
+        return clients
+    coded = [control_rows(X, layout, y, LEAST_ROWS) for X, y in zip(clients.X, clients.y, strict=True)]
+    y = tuple(mine[found.kept] for mine, (_, found) in zip(clients.y, coded, strict=True))
+    return Clients(tuple(X for X, _ in coded), y, clients.known)
 
 
 def _known(data: Dataset, rows: Ints) -> Known:

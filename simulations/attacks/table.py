@@ -13,6 +13,7 @@ from secure_afl.simulations.attacks.reading import (
     few_rows,
     key_recovery,
     labels,
+    leverage,
     membership,
     one_row,
 )
@@ -46,6 +47,12 @@ ATTACKS = {
         "for gradients: Wainakh et al., PoPETs 2022",
         labels.STEPS,
         labels.measure,
+    ),
+    leverage.NAME: Attack(
+        "Do columns of 0 and 1 single rows out in the opened sum?",
+        "differencing of tables: Denning, Denning and Schwartz, ACM TODS 1979; short vectors: Lenstra et al., 1982",
+        leverage.STEPS,
+        leverage.measure,
     ),
     membership.NAME: Attack(
         "Is a person's row in the data?",

@@ -25,7 +25,7 @@ def attack(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="One of one-row, few-rows, labels, membership, differencing, collusion, ckks-key; can be given "
+            help="One of one-row, few-rows, labels, leverage, membership, differencing, collusion, ckks-key; can be given "
             "several times. Default: all."
         ),
     ] = None,

@@ -63,6 +63,12 @@ _SETTINGS = {
         "--trust-reports",
         help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
     ),
+    "least_rows": typer.Option(
+        help="Of a table: each client codes levels with fewer rows as other levels, and more of them until no row stands "
+        "out in its columns of 0 and 1 (docs/disclosure.md); default 5, and 1, which is off, with --epsilon and ckks.",
+        min=1,
+        show_default=False,
+    ),
     "device": typer.Option(help="Where fedacnnl computes: cpu or cuda."),
     "backend": typer.Option(
         help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "

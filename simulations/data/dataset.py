@@ -19,6 +19,7 @@ from secure_afl.tables.form import ENDINGS, Form, called, is_table
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
     from secure_afl.tables.codebook import Codebook
+    from secure_afl.tables.disclosure import Layout
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -90,6 +91,13 @@ class Dataset:
             raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
             raise DataError(f"{self.name}: a row is longer than the public bound {self.row_norm:.6g}")
+
+    @property
+    def layout(self) -> "Layout | None":
+        """Of a table, which features are 0 or 1; None for what is no table. Raises `DataError`, see `Layout.of`."""
+        from secure_afl.tables.disclosure import Layout
+
+        return Layout.of(self.codebook) if self.codebook else None
 
 
 class _Rows(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 
 from secure_afl.cli.pages import inline, page, svg
 from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.study.control import sentences
 from secure_afl.simulations.study.report import Run
 
 _MODELS = {
@@ -116,6 +117,7 @@ def _left(figures: Mapping[str, Any]) -> list[str]:
                 if figures["suite"] == "hybrid"
                 else "Keys are X25519 alone: who records the traffic today could open it with a quantum computer later."
             )
+    told += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences(figures)]
     if "personal" in figures["accuracy"]:
         told.append(
             "Each client fitted a model of its own on top, from its own rows; nothing of that left it."

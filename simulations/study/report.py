@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from secure_afl.protocol.transport.driver import PhaseCost
+from secure_afl.simulations.study.control import sentences
 
 KEY_PHASES = (
     *("start", "advertising", "sharing", "confirming"),
@@ -139,6 +140,8 @@ class Run:
             )
             + (", key holders {key_holders:.4f}".format(**seconds) if self.encrypted else ""),
         }
+        if told := sentences(figures):
+            lines["disclosure control"] = "; ".join(told)
         if private := figures["privacy"]:
             lines["differential privacy"] = (
                 "ε = {epsilon:g}, δ = {delta:g} for every row, whoever sees the model; needs {fewest_survivors} clients "

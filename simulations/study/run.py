@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
-from secure_afl.errors import DataError, DropoutWarning, GroupWarning
+from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning
 from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
@@ -26,6 +26,7 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
+from secure_afl.simulations.study.control import coded, smallest
 from secure_afl.simulations.study.report import KEY_PHASES, Run
 from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
@@ -133,7 +134,7 @@ class Witness:
 
 
 def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callable[[str], None]) -> Run:
-    """Train together under `settings`, alone at each client, and on the survivors' pooled rows.
+    """Train together under `settings`, alone at each client, and on the survivors' pooled rows as these coded them.
 
     Raises `DataError` if privacy is asked for on a scale that was read from the rows.
     """
@@ -145,9 +146,11 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         )
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
+    control = coded(data, parts, settings.rounds, settings.control)
+    contributed = control.data
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
     witness = Witness(aggregator)
-    rows, site = stacked({part.client: part.train for part in parts})
+    rows, site = stacked({part.client: part.train for part in control.parts})
     classes = range(len(data.classes))
     # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
     largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
@@ -178,8 +181,9 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
+        warnings.simplefilter("ignore", ColumnWarning)  # and so are constant columns
         try:
-            together = model(witness).fit(data.X[rows], data.y[rows], site)
+            together = model(witness).fit(contributed.X[rows], contributed.y[rows], site)
         finally:
             if not isinstance(aggregator, PlainAggregator):
                 aggregator.close()
@@ -191,7 +195,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     pooled_rows = np.concatenate(
         [wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors]
     )
-    pooled = model().fit_pooled(data.X[rows][pooled_rows], data.y[rows][pooled_rows])
+    pooled = model().fit_pooled(contributed.X[rows[pooled_rows]], contributed.y[rows[pooled_rows]])
     alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
 
     test, _ = stacked({part.client: part.test for part in parts})
@@ -230,6 +234,12 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         # Of a sum with noise it says nothing about the model without.
         "certificate": None if settings.privacy else certificate.bound,
         "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
+        "disclosure": {
+            "least_rows": settings.control if control.figures else None,
+            "by_client": control.figures,
+            **smallest(contributed, rows[pooled_rows], len(_weights(together)[-1]) - 1),
+            "constant": _constant(together, data),
+        },
         "privacy": _private(together, settings, len(parts)),
         "bytes": {
             "upload_per_client": _median_bytes(costs, keys=False, up=True, down=False),
@@ -333,6 +343,12 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
 
 def _weights(model: FederatedRidgeClassifier | FedACnnL) -> list[npt.NDArray[np.float64]]:
     return model.weights_ if isinstance(model, FedACnnL) else [model.weights_]
+
+
+def _constant(model: FederatedRidgeClassifier | FedACnnL, data: Dataset) -> list[str]:
+    """The columns that are the same in all rows of the sum, and so say nothing."""
+    ridge = isinstance(model, FederatedRidgeClassifier)
+    return [data.features[j] for j in model.constant_] if ridge else []
 
 
 def _scores(

@@ -25,7 +25,8 @@ class Settings:
     dropout: the fraction of clients that fall silent before each upload; personalize: every client adapts the network
     to its rows, from the heads of `groups` groups; trusts_reports: see `Policy`; key_holders: of an encrypted backend;
     audit: a folder for every party's audit log; epsilon, delta: of differential privacy, None for none; clip: the norm
-    to which it shortens rows, None for the data's public bound.
+    to which it shortens rows, None for the data's public bound; least_rows: of disclosure control for tables, None for
+    the usual number, or for none with epsilon and with ckks.
     """
 
     model: str = "ridge"
@@ -46,6 +47,7 @@ class Settings:
     epsilon: float | None = None
     delta: float = 1e-5
     clip: float | None = None
+    least_rows: int | None = None
 
     def __post_init__(self) -> None:
         from secure_afl.protocol.homomorphic.agreement import RELEASES
@@ -85,6 +87,11 @@ class Settings:
                 "needs epsilon with the model ridge: what a network's head sees has norm 1",
             ),
             (
+                "least_rows",
+                private and self.least_rows not in (None, 1),
+                "needs no epsilon: how a row is coded must not depend on other rows where noise protects it",
+            ),
+            (
                 "audit",
                 self.audit is not None and self.backend is Backend.PLAIN,
                 "nothing is agreed on or signed with the backend plain",
@@ -92,6 +99,15 @@ class Settings:
         ):
             if wrong:
                 raise SettingError(setting, fault)
+
+    @property
+    def control(self) -> int:
+        """The `least_rows` that holds; 1 is none."""
+        from secure_afl.tables.disclosure import LEAST_ROWS
+
+        # A level that all sites merge leaves a constant column, which an approximate sum cannot tell from others.
+        usual = LEAST_ROWS if self.epsilon is None and self.backend is not Backend.CKKS else 1
+        return usual if self.least_rows is None else self.least_rows
 
     @property
     def privacy(self) -> "Privacy | None":

@@ -7,7 +7,7 @@ import numpy as np
 from secure_afl.simulations.attacks import designs
 from secure_afl.simulations.attacks.designs import Design
 from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Watch, paired, picked
-from secure_afl.simulations.attacks.population import CLIENTS, Known, Setting, Statistic, draw
+from secure_afl.simulations.attacks.population import CLIENTS, Known, Setting, Statistic, controlled, draw
 from secure_afl.simulations.attacks.reading.reconstruct import one_row, standing_rows
 from secure_afl.simulations.attacks.tap import decoded
 from secure_afl.simulations.attacks.weak.weak_masks import code_of
@@ -41,7 +41,7 @@ def _standing(statistic: Statistic, setting: Setting, rng: np.random.Generator) 
     """Sums of many rows; in how many of them a feature that one row has alone gives this row away."""
     shown = exact = read = 0
     for _ in range(_SUMS):
-        clients = draw(setting.data, [_ROWS] * CLIENTS, rng)
+        clients = controlled(setting.data, draw(setting.data, [_ROWS] * CLIENTS, rng))
         gram, _, _ = statistic.parts(designs.opened_sum(statistic.vectors(clients), statistic))
         rows, true = standing_rows(gram, clients.known), np.concatenate(clients.X)
         right = sum(any(clients.known.exact(row, one) for one in true) for row in rows)

@@ -133,7 +133,9 @@ def test_few_rows_are_read_from_a_plain_upload_and_none_from_a_masked_one(digits
 
 
 def test_a_row_that_alone_has_a_feature_is_read_from_the_opened_sum() -> None:
-    """The sum of `secure-afl run`: a patient of 690 with a flag that nobody else has stands in it with all features."""
+    """The sum of `secure-afl run --least-rows 1`: a patient of 690 with a flag that nobody else has stands in it with all
+    features.
+    """
     data = load("heart")
     held = [part.train for part in partition(data, "site", None, seed=0)]
     statistic, known = Statistic.of(data), Known(-1.0, 1.0, None, data.X)
@@ -162,6 +164,16 @@ def test_what_the_opened_sum_tells_is_among_the_findings(
         assert found.ours
         assert found.succeeds
         assert found.note.endswith(designs.OPENED)
+
+
+def test_columns_of_0_and_1_single_patients_out_unless_levels_are_merged(digits: Dataset) -> None:
+    """Four hospitals, divided 5 times: what is read is a whole row, and from ours none is read."""
+    before, after = found_by("leverage", Setting(load("heart"), seed=0, repeats=5))
+    assert (before.succeeds, before.ours, before.value) == (True, False, 4 / 5)
+    assert before.note.startswith("4 of 4 rows read are exact")
+    assert (after.succeeds, after.ours, after.value) == (False, True, 0.0)
+    assert after.note.startswith("0 of 0 rows")
+    assert found_by("leverage", Setting(digits, seed=0, repeats=20)) == []  # no columns of 0 and 1
 
 
 def test_images_of_one_label_are_told_apart_although_a_rotation_has_their_statistic() -> None:

@@ -1,0 +1,319 @@
+"""Disclosure control: a site codes rare levels as other ones before anything leaves, so that no row can be read alone.
+
+A sum of Gram matrices hides whose a row is, not that it is there. If some combination v of columns is 1 in one row
+and 0 in all others, then G·v is that row, word for word, and the server needs only to guess v: one column of a rare
+level, the difference of two flags. How far columns can single a row out is its *leverage*,
+
+    h_i = max over v of (x_iᵀv)² / ‖Xv‖²,
+
+1 for a row that can be read, 1/k for the rows of a level that k rows have. Two facts make a rule that each site can
+keep alone (docs/disclosure.md proves them): more rows, of whomever, only lower leverages; and so do fewer columns.
+
+    At each site every level has no row or at least least_rows, and every row a leverage of at most
+    1/(⌊least_rows/2⌋ + 1) in the site's own columns of 0 and 1.
+
+Then no combination of these columns singles a row of the opened sum out more than a level with more than half of
+`least_rows` rows would, whoever else takes part, drops out or helps the server.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.errors import DataError
+from secure_afl.tables.codebook import Category, Codebook, YesNo
+from secure_afl.tables.terms import products, terms
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+LEAST_ROWS = 5
+"""The usual default of statistical offices for the smallest cell of a table."""
+_UNSEEN = 2.0**-46  # of the largest eigenvalue of a matrix of counts, times its size: below is rounding
+_SLACK = 2.0**-26  # of a leverage, likewise
+
+
+@dataclass(frozen=True)
+class Merge:
+    """`rows` rows that had `level` of a variable are coded as `into`. variable: its place in what was given."""
+
+    variable: int
+    level: int
+    into: int
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Controlled:
+    """What a site may contribute. kept: bool (rows given,), without the rows of rare classes; levels: of the kept
+    rows, int64 (rows kept,) for each variable; merges: what was changed, in order.
+    """
+
+    kept: npt.NDArray[np.bool_]
+    levels: tuple[Ints, ...]
+    merges: tuple[Merge, ...]
+
+
+def control(
+    levels: Sequence[Ints],
+    classes: Ints | None = None,
+    least_rows: int = LEAST_ROWS,
+    products: Sequence[tuple[int, int]] = (),
+) -> Controlled:
+    """The site's levels, merged until the rule holds.
+
+    levels: for each variable that becomes columns of 0 and 1 the level of each row, int64 (rows,): of a category, of
+    yes and no, or 1 where a number is missing and 0 elsewhere. classes: of an outcome of classes, int64 (rows,);
+    they are columns of the sum too, and are never merged: rows of a class with fewer than `least_rows` rows here are
+    left out. products: pairs of variables whose products are columns as well.
+    least_rows: 1 changes nothing.
+
+    Raises `DataError` if fewer than `least_rows` rows are left.
+    """
+    rows = len(classes) if classes is not None else len(levels[0])
+    kept = np.ones(rows, dtype=np.bool_)
+    if classes is not None:
+        found, counts = np.unique(classes, return_counts=True)
+        kept = np.isin(classes, found[counts >= least_rows])
+    if (left := int(kept.sum())) < least_rows:
+        raise DataError(
+            f"expected at least {least_rows} rows, and as many of each class that is there, got {rows} rows of which "
+            f"{left} are of such classes: contribute more rows, or agree on fewer (least_rows)"
+        )
+    coded = [one[kept].copy() for one in levels]
+    outcome = [] if classes is None else [classes[kept]]
+    design = _Design.of([*coded, *outcome], len(coded), products, most_leverage(least_rows))
+    merges = []
+    while merge := design.wanted(least_rows):
+        design = design.after(merge)
+        merges.append(merge)
+        own = coded[merge.variable]
+        own[own == merge.level] = merge.into
+    return Controlled(kept, tuple(coded), tuple(merges))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Columns of a design that say one thing of a row.
+
+    indicators: places of columns of 0 and 1, of which at most one is 1; a row without any has a level of its own.
+    numbers: places of columns that are 0 where the indicator is 1: the number that a flag says is missing.
+    """
+
+    name: str
+    indicators: tuple[int, ...]
+    numbers: tuple[int, ...] = ()
+
+    def levels(self, X: Floats) -> Ints:
+        """The level of each row of X (rows, columns): 1 + the place in `indicators` of the one that is 1, or 0."""
+        return np.asarray(X[:, self.indicators] @ np.arange(1, len(self.indicators) + 1), dtype=np.int64)
+
+    def code(self, X: Floats, levels: Ints) -> None:
+        """Write levels into X."""
+        X[:, self.indicators] = levels[:, None] == np.arange(1, len(self.indicators) + 1)
+        for place in self.numbers:
+            X[levels > 0, place] = 0.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a design are 0 and 1. products: place of a column, and places of the columns it is the product of."""
+
+    variables: tuple[Variable, ...]
+    products: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, codebook: Codebook) -> "Layout":
+        """The layout of `encoding.code`. Raises `DataError` for products of more than two columns."""
+        found = terms(codebook)
+        variables, places = [], {}
+        for place, term in enumerate(found):
+            if len(term.columns) == 1:
+                places[term.name] = place
+        for name, kind in codebook.columns.items():
+            own = [place for place, term in enumerate(found) if term.columns == (name,)]
+            flags = [place for place in own if found[place].raw is None]
+            others = [place for place in own if place not in flags]
+            if isinstance(kind, Category | YesNo):
+                variables.append(Variable(name, (*others, *flags)))
+            elif flags:
+                variables.append(Variable(f"{name} missing", tuple(flags), tuple(others)))
+        parts = [one for factors in products(codebook) for one in factors]
+        if any(len(one) > 2 for one in parts):
+            raise DataError(
+                "expected products of two columns, disclosure control knows no others (least_rows)"
+            )
+        first = len(found) - len(parts)
+        made = tuple((first + at, tuple(places[part.name] for part in one)) for at, one in enumerate(parts))
+        return cls(tuple(variables), made)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Variables whose products are columns of 0 and 1, by their places in `variables`."""
+        owner = {place: at for at, one in enumerate(self.variables) for place in one.indicators}
+        found = {tuple(owner.get(place, -1) for place in factors) for _, factors in self.products}
+        return sorted((first, other) for first, other in found if min(first, other) >= 0)
+
+
+def control_rows(
+    X: Floats, layout: Layout, classes: Ints | None, least_rows: int
+) -> tuple[Floats, Controlled]:
+    """`control` for a design X (rows, columns): the kept rows as they are coded, and what was changed.
+
+    Raises `DataError` for too few rows.
+    """
+    levels = [one.levels(X) for one in layout.variables] or [np.zeros(len(X), np.int64)]
+    found = control(levels, classes, least_rows, layout.pairs())
+    coded = X[found.kept]
+    for variable, own in zip(layout.variables, found.levels, strict=False):
+        variable.code(coded, own)
+    for place, factors in layout.products:
+        coded[:, place] = coded[:, factors].prod(axis=1)
+    return coded, found
+
+
+def counted(X: Floats, variable: Variable, names: Sequence[str]) -> dict[str, int]:
+    """How many rows of X have each level that is there; names: of the columns."""
+    labels = [f"none of {variable.name}", *(names[place] for place in variable.indicators)]
+    if len(labels) == 2:
+        labels[0] = f"not {labels[1]}"
+    found = np.bincount(variable.levels(X), minlength=len(labels))
+    return {label: int(count) for label, count in zip(labels, found, strict=True) if count}
+
+
+def most_leverage(least_rows: int) -> float:
+    """The largest leverage that a row may have in its site's columns of 0 and 1."""
+    return 1.0 / (least_rows // 2 + 1)
+
+
+def leverages(levels: Sequence[Ints], products: Sequence[tuple[int, int]] = ()) -> Floats:
+    """The leverage of each row in the columns of 0 and 1 that these variables become, and a column of ones: (rows,)."""
+    columns, places = _columns(levels, products)
+    return _leverages(_gram(places, len(columns)), places)
+
+
+Column = tuple[tuple[int, int], ...]
+"""What a column of 0 and 1 says: that a row has this level of each of these variables."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """Columns of 0 and 1, what is needed of the rows to judge merges, and what each merge would change.
+
+    columns: L of them, those of a variable side by side; counts: rows of each level of the variables that may be
+    merged. gram: float64 (L, L), of counts; high: distinct rows whose leverage is over `most`, float64 (m, L), and
+    weights (m,), how many rows each stands for. A merge lowers leverages, so no other row ever becomes one.
+    """
+
+    columns: tuple[Column, ...]
+    counts: tuple[dict[int, int], ...]
+    gram: Floats
+    high: Floats
+    weights: Floats
+    most: float
+
+    @classmethod
+    def of(
+        cls, levels: Sequence[Ints], mergeable: int, products: Sequence[tuple[int, int]], most: float
+    ) -> "_Design":
+        columns, places = _columns(levels, products)
+        gram = _gram(places, len(columns))
+        high, weights = np.unique(
+            places[:, _leverages(gram, places) > most + _SLACK], axis=1, return_counts=True
+        )
+        rows = np.zeros((high.shape[1], len(columns)))
+        np.put_along_axis(rows, high.T, 1.0, axis=1)
+        counts = tuple(
+            dict(zip(*map(np.ndarray.tolist, np.unique(one, return_counts=True)), strict=True))
+            for one in levels[:mergeable]
+        )
+        return cls(columns, counts, gram, rows, weights.astype(np.float64), most)
+
+    def of_high(self) -> Floats:
+        """The leverages of the rows in `high`."""
+        return np.asarray(np.einsum("ij,jk,ik->i", self.high, _inverse(self.gram), self.high, optimize=True))
+
+    def excess(self) -> float:
+        """By how much the leverages of all rows together are over what is allowed."""
+        over = self.of_high() - self.most
+        return float(self.weights @ over.clip(0.0))
+
+    def wanted(self, least_rows: int) -> Merge | None:
+        """The next merge: of a variable's rarest level into its commonest. Levels with fewer than `least_rows` rows come
+        first; then the one that lowers the excess most for each row it changes. None once the rule holds.
+        """
+        merges = []
+        for variable, counts in enumerate(self.counts):
+            rarest, *others = sorted(counts, key=lambda level: (counts[level], level))
+            if others:
+                merges.append(Merge(variable, rarest, others[-1], counts[rarest]))
+        if rare := [merge for merge in merges if merge.rows < least_rows]:
+            return rare[0]
+        if not len(self.high):
+            return None
+        # One level a variable leaves rows that differ in their class alone, and every class has enough of them.
+        return min(
+            merges,
+            key=lambda merge: ((self._summed(merge).excess() - self.excess()) / merge.rows, merge.rows),
+        )
+
+    def after(self, merge: Merge) -> "_Design":
+        """The design once levels are merged, without the rows that are no longer high."""
+        design = self._summed(merge)
+        counts = [dict(one) for one in design.counts]
+        own = counts[merge.variable]
+        own[merge.into] += own.pop(merge.level)
+        over = design.of_high() > design.most + _SLACK
+        return replace(design, counts=tuple(counts), high=design.high[over], weights=design.weights[over])
+
+    def _summed(self, merge: Merge) -> "_Design":
+        """With the columns of the two levels added up."""
+        old, new = (merge.variable, merge.level), (merge.variable, merge.into)
+        renamed = [tuple(new if part == old else part for part in column) for column in self.columns]
+        columns = tuple(dict.fromkeys(renamed))
+        place = {column: at for at, column in enumerate(columns)}
+        sums = np.zeros((len(self.columns), len(columns)))
+        sums[np.arange(len(renamed)), [place[column] for column in renamed]] = 1.0
+        return replace(self, columns=columns, gram=sums.T @ self.gram @ sums, high=self.high @ sums)
+
+
+def _columns(levels: Sequence[Ints], products: Sequence[tuple[int, int]]) -> tuple[tuple[Column, ...], Ints]:
+    """The columns, and for each variable and product (first axis) which of them is 1 in each row."""
+    columns: list[Column] = []
+    places = []
+    for variable, own in enumerate(levels):
+        found = np.unique(own)
+        places.append(len(columns) + np.searchsorted(found, own))
+        columns += [((variable, level),) for level in found.tolist()]
+    single = len(columns)
+    for first, other in products:
+        cells = places[first] * single + places[other]
+        found = np.unique(cells)
+        places.append(len(columns) + np.searchsorted(found, cells))
+        columns += [columns[cell // single] + columns[cell % single] for cell in found.tolist()]
+    return tuple(columns), np.array(places, dtype=np.int64)
+
+
+def _gram(places: Ints, columns: int) -> Floats:
+    """How many rows have a 1 in each two columns: float64 (columns, columns)."""
+    pairs = itertools.product(places, repeat=2)
+    counts = sum(np.bincount(one * columns + two, minlength=columns**2) for one, two in pairs)
+    return np.asarray(counts, dtype=np.float64).reshape(columns, columns)
+
+
+def _inverse(gram: Floats) -> Floats:
+    """The pseudo-inverse of a matrix of counts."""
+    values, vectors = np.linalg.eigh(gram)
+    seen = values > _UNSEEN * len(values) * values[-1]
+    return np.asarray((vectors[:, seen] / values[seen]) @ vectors[:, seen].T)
+
+
+def _leverages(gram: Floats, places: Ints) -> Floats:
+    """Of each row, in the columns of this Gram."""
+    inverse = _inverse(gram)
+    total = np.zeros(places.shape[1])
+    for one, two in itertools.product(places, repeat=2):
+        total += inverse[one, two]
+    return total

@@ -1,0 +1,188 @@
+"""What a site codes before anything leaves, and rows that no combination of columns of 0 and 1 can single out."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secure_afl.errors import DataError
+from secure_afl.simulations.attacks.reading.leverage import singled_out, units
+from secure_afl.tables.disclosure import (
+    Ints,
+    Layout,
+    Merge,
+    Variable,
+    control,
+    control_rows,
+    counted,
+    leverages,
+    most_leverage,
+)
+
+
+def site(draws: np.random.Generator, rows: int, variables: int) -> tuple[list[Ints], Ints]:
+    """Variables of two to five levels, rare ones among them, that depend on each other; and classes."""
+    kinds = draws.integers(0, 3, rows)
+    levels = []
+    for _ in range(variables):
+        shares = draws.dirichlet(np.full(int(draws.integers(2, 6)), 0.5), 3)
+        levels.append(np.array([draws.choice(len(shares[0]), p=shares[kind]) for kind in kinds]))
+    return levels, draws.integers(0, 2, rows)
+
+
+def design(levels: list[Ints], products: list[tuple[int, int]]) -> np.ndarray:
+    """Ones, a column for each level, and one for each cell of a product."""
+    one_hot = [own[:, None] == np.arange(7) for own in levels]
+    cells = [
+        (one_hot[a][:, :, None] & one_hot[b][:, None, :]).reshape(len(levels[0]), -1) for a, b in products
+    ]
+    return np.column_stack([np.ones(len(levels[0])), *one_hot, *cells]).astype(np.float64)
+
+
+def reference(X: np.ndarray) -> np.ndarray:
+    """Leverages as the diagonal of the hat matrix."""
+    return np.diag(X @ np.linalg.pinv(X))
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32),
+    st.integers(12, 80),
+    st.integers(1, 6),
+    st.integers(2, 6),
+    st.booleans(),
+)
+def test_the_rule_holds_at_a_site_and_in_every_pool_with_it(
+    seed: int, rows: int, variables: int, least_rows: int, with_product: bool
+) -> None:
+    draws = np.random.default_rng(seed)
+    products = [(0, variables - 1)] if with_product and variables > 1 else []
+    levels, classes = site(draws, rows, variables)
+    try:
+        found = control(levels, classes, least_rows, products)
+    except DataError:
+        assert sum(count for count in np.bincount(classes) if count >= least_rows) < least_rows
+        return
+    kept = classes[found.kept]
+    own = [*found.levels, kept]
+    most = most_leverage(least_rows)
+    for variable in own:
+        counts = np.bincount(variable)
+        assert counts[counts > 0].min() >= least_rows
+    X = design(own, products)
+    assert reference(X).max() <= most + 1e-6
+    np.testing.assert_allclose(leverages(own, products), reference(X), atol=1e-6)
+    # Whoever else is in the sum, whatever they do, and whatever coefficients are tried.
+    others = draws.integers(0, 2, (int(draws.integers(1, 30)), X.shape[1])).astype(np.float64)
+    assert reference(np.vstack([X, others]))[: len(X)].max() <= most + 1e-6
+    v = draws.integers(-3, 4, (X.shape[1], 200)).astype(np.float64)
+    parts = X @ v
+    assert (parts**2 <= most * (parts**2).sum(axis=0) + 1e-6).all()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.integers(12, 60), st.integers(1, 5))
+def test_only_merges_change_anything(seed: int, rows: int, variables: int) -> None:
+    levels, classes = site(np.random.default_rng(seed), rows, variables)
+    before = [own.copy() for own in levels]
+    found = control(levels, classes, 3)
+    assert all(np.array_equal(one, other) for one, other in zip(levels, before, strict=True))
+    again = [own[found.kept] for own in levels]
+    for merge in found.merges:
+        changed = again[merge.variable] == merge.level
+        assert changed.sum() == merge.rows
+        assert merge.rows <= (again[merge.variable] == merge.into).sum()
+        again[merge.variable][changed] = merge.into
+    assert all(np.array_equal(one, other) for one, other in zip(again, found.levels, strict=True))
+    nothing = control(levels, classes, 1)
+    assert (nothing.merges, bool(nothing.kept.all())) == ((), True)
+    assert control(found.levels, classes[found.kept], 3).merges == ()  # once is enough
+
+
+def test_counts_alone_do_not_suffice() -> None:
+    """Two flags with 5 and 6 rows that differ in one: their difference is that row. Counts of 5 would let it pass."""
+    rows = np.arange(60)
+    first, other = (rows < 5).astype(np.int64), (rows < 6).astype(np.int64)
+    numbers = np.random.default_rng(0).normal(size=60)
+    X = np.column_stack([np.ones(60), first, other, numbers])
+    classes = np.eye(2)[rows % 2]
+    (read,) = singled_out(X.T @ X, X.T @ classes, [0, 1, 2])
+    np.testing.assert_allclose(read, X[5, 1:])
+    assert min(first.sum(), other.sum()) >= 5
+
+    found = control([first, other], rows % 2, 5)
+    assert [merge.variable for merge in found.merges] == [0]
+    X[:, 1:3] = np.column_stack(found.levels)
+    assert singled_out(X.T @ X, X.T @ classes, [0, 1, 2]) == []
+
+
+def test_a_row_that_its_class_singles_out_is_seen() -> None:
+    """A flag that all rows of a class but one have: the class is a column of the sum as well."""
+    rows = np.arange(80)
+    sick = (rows < 12).astype(np.int64)
+    flag = (rows < 11).astype(np.int64)
+    X = np.column_stack([np.ones(80), flag, np.linspace(-1, 1, 80)])
+    (read,) = singled_out(X.T @ X, X.T @ np.eye(2)[sick], [0, 1])
+    np.testing.assert_allclose(read, X[11, 1:])
+    assert control([flag]).merges == ()
+    assert control([flag], sick).merges == (Merge(0, 1, 0, 11),)
+
+
+def test_rows_of_rare_classes_are_left_out() -> None:
+    classes = np.repeat([0, 1, 2], [30, 4, 20])
+    found = control([np.zeros(54, np.int64)], classes, 5)
+    assert np.array_equal(found.kept, classes != 1)
+    with pytest.raises(DataError, match=r"at least 5 rows, .* got 4 rows of which 0 .*\(least_rows\)"):
+        control([np.zeros(4, np.int64)], np.ones(4, np.int64), 5)
+    with pytest.raises(DataError, match="at least 5 rows"):
+        control([np.zeros(0, np.int64)])
+
+
+def test_levels_of_equal_size_are_merged_too() -> None:
+    """Every row has a cell of its own in four crossed flags."""
+    levels = [np.array(column) for column in zip(*itertools.product((0, 1), repeat=4), strict=True)]
+    found = control(levels, least_rows=8)
+    assert found.merges
+    assert leverages(list(found.levels)).max() <= 1 / 5 + 1e-9
+
+
+def test_columns_follow_their_levels() -> None:
+    """One-hot columns, a flag with the number that is missing, and a variable whose reference has no column."""
+    one_hot = np.eye(3)[np.repeat([0, 1, 2], [2, 10, 18])]
+    missing = (np.arange(30) >= 26).astype(np.float64)
+    number = np.where(missing == 1, 0.0, np.linspace(0.1, 1, 30))
+    other = (np.arange(30) % 3 == 0).astype(np.float64)
+    X = np.column_stack([number, one_hot, missing, other])
+    variables = [Variable("a", (1, 2, 3)), Variable("b", (4,), (0,)), Variable("c", (5,))]
+    before = X.copy()
+    coded, found = control_rows(X, Layout(tuple(variables)), None, 5)
+    assert np.array_equal(X, before)
+    assert [(merge.variable, merge.level, merge.into) for merge in found.merges] == [(0, 1, 3), (1, 1, 0)]
+    assert coded[:, 1].sum() == 0
+    assert coded[:2, 3].tolist() == [1, 1]
+    assert coded[:, 4].sum() == 0
+    assert np.array_equal(coded[:, [0, 2, 5]], X[:, [0, 2, 5]])  # what was missing stays 0
+    assert counted(coded, variables[0], ["n", "x", "y", "z", "m", "o"]) == {"y": 10, "z": 20}
+    assert counted(coded, variables[2], ["n", "x", "y", "z", "m", "o"]) == {"not o": 20, "o": 10}
+
+    few = np.column_stack([np.where(np.arange(30) < 26, 0.0, 0.5), (np.arange(30) < 26).astype(np.float64)])
+    coded, _ = control_rows(few, Layout((Variable("d", (1,), (0,)),)), None, 5)
+    assert np.array_equal(coded, np.column_stack([np.zeros(30), np.ones(30)]))  # recorded in too few rows
+
+
+@settings(max_examples=400)
+@given(st.integers(0, 2**32), st.integers(2, 6), st.integers(0, 6))
+def test_short_vectors_are_found_where_there_are_any(seed: int, columns: int, mixes: int) -> None:
+    """A design with a row of its own, hidden by whole-numbered column operations."""
+    draws = np.random.default_rng(seed)
+    X = draws.integers(0, 2, (40, columns))
+    X[0] = 0
+    X = np.column_stack([X, np.eye(40, dtype=np.int64)[0]])
+    for _ in range(mixes):
+        at, by = draws.permutation(columns + 1)[:2]
+        X[:, at] += int(draws.choice([-1, 1])) * X[:, by]
+    found = [X @ v for v in units(X.T @ X)]
+    assert any(np.array_equal(np.abs(one), np.eye(40, dtype=np.int64)[0]) for one in found)
+    assert all((one**2).sum() == 1 for one in found)
