@@ -148,9 +148,14 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
 
     def _check_agreement(self, agreement: Agreement) -> None:
         if (agreement.roster, agreement.holders) != (self._roster.digest, self._holders.digest):
-            raise WireError("expected the members and key holders that this client was given, got others")
+            raise WireError(
+                "expected the roster and key holders that this party was given, the server proposes others: compare files"
+            )
         if self.place not in agreement.cohort or agreement.cohort[-1] >= len(self._roster.members):
-            raise WireError(f"expected a cohort of roster members with {self.name} in it, got another one")
+            raise WireError(
+                f"expected a cohort of roster members with {self.name} in it, the invitation omits it or includes "
+                "non-members"
+            )
         self._policy.check_backend(self._encryption.backend)
         self._policy.check_plan(self._plan, Profile.ACTIVE)
         self._policy.check_group("clients", len(agreement.cohort), len(self._roster.members))
@@ -161,7 +166,9 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"the {self._encryption.release.value}, got others"
             )
         if (agreement.session, agreement.masks) != self._source.session(agreement):
-            raise WireError("expected the masked session that this client is in, got another")
+            raise WireError(
+                "expected the masked session that this client is in, the invitation names another"
+            )
 
     def _join(self, invitation: Invitation) -> bytes:
         agreement = invitation.agreement
@@ -177,7 +184,9 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             try:
                 verify(holder.verify_key, signature, Label.KEY_SIGNATURE, *signed)
             except CryptoError:
-                raise WireError(f"expected a key signed by {holder.name}, got another") from None
+                raise WireError(
+                    f"expected a key signed by {holder.name}, the signature does not verify"
+                ) from None
         self._source.join(agreement)
         self._begin(ClientMemory(agreement, self.state, self._answers, demands(self._plan), invitation.key))
         return self._frame(Joined())
@@ -192,7 +201,8 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         participants = frozenset(request.participants)
         if not participants <= frozenset(self._memory.agreement.cohort) or self.place not in participants:
             raise WireError(
-                f"expected participants out of the cohort with {self.name} among them, got others"
+                f"expected participants out of the cohort with {self.name} among them, the request omits it or includes "
+                "non-members"
             )
         self._check_group("participants", participants, request.round)
         self._source.ready(self._memory, request.round)  # refuses to be asked before there is something
@@ -252,12 +262,13 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             self._memory.attempt,
         ):
             raise WireError(
-                f"expected an offer of round {self._memory.round}, attempt {self._memory.attempt}, got another"
+                f"expected an offer of round {self._memory.round}, attempt {self._memory.attempt}, this one differs"
             )
         contributors = frozenset(offer.contributors)
         if not contributors <= self._memory.participants or self.place not in contributors:
             raise WireError(
-                f"expected contributors out of the participants with {self.name} among them, got others"
+                f"expected contributors out of the participants with {self.name} among them, the offer omits it or "
+                "includes other clients"
             )
         self._check_group("contributors", contributors, offer.round)
         if len(check.challenges) != len(self._holders.members):
@@ -270,7 +281,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 verify(holder.verify_key, challenge.signature, Label.CHALLENGE_SIGNATURE, *parts)
             except CryptoError:
                 raise WireError(
-                    f"expected a challenge signed by {holder.name} for this sum, got another"
+                    f"expected a challenge signed by {holder.name} for this sum, the signature does not verify"
                 ) from None
         if self._plan[offer.round].same_survivors:
             # Another attempt may have other contributors, and yet those of the rounds before it.

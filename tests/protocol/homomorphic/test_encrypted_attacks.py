@@ -628,9 +628,9 @@ def test_a_key_holder_that_is_replaced_or_does_not_sign() -> None:
             client.receive(encode(replace(invitation, signatures=signatures)))
     usurper = World()
     other = replace(invitation.agreement, holders=usurper.keepers.digest)
-    with pytest.raises(RemoteProtocolError, match="expected the members and key holders"):
+    with pytest.raises(RemoteProtocolError, match="expected the roster and key holders"):
         client.receive(encode(replace(invitation, agreement=other)))
-    with pytest.raises(RemoteProtocolError, match="expected the members and key holders"):
+    with pytest.raises(RemoteProtocolError, match="expected the roster and key holders"):
         world.holder().receive(encode(other))
     assert client.receive(encode(invitation))
 
@@ -680,7 +680,7 @@ def test_a_public_key_that_carries_more() -> None:
         (BFV, {"lattice": "bfv-60"}, "under bfv-46"),
         (BFV, {"cohort": (0, 1)}, "expected at least 3 clients"),
         (BFV, {"cohort": (0, 1, 2, 4)}, "cohort of roster members"),
-        (BFV, {"roster": bytes(32)}, "expected the members and key holders"),
+        (BFV, {"roster": bytes(32)}, "expected the roster and key holders"),
     ],
 )
 def test_downgraded_agreements(encryption: Encryption, change: dict[str, Any], what: str) -> None:

@@ -151,9 +151,11 @@ def test_an_invitation() -> None:
 
     different: list[dict[str, Any]] = [{"roster": OTHER}, {"holders": OTHER}]
     for fields in different:
-        refused("expected the members and key holders that this client was given, got others", **fields)
+        refused("expected the roster and key holders that this party was given", **fields)
     for cohort in ((0, 2, 3, 4), (0, 1, 2, 3, 6)):
-        refused("expected a cohort of roster members with site-1 in it, got another one", cohort=cohort)
+        refused(
+            "expected a cohort of roster members with site-1 in it, the invitation omits it", cohort=cohort
+        )
     refused("expected at least 3 clients, the server named 2", PolicyError, cohort=(0, 1))
     sums = "expected the 3 sums that were agreed on under bfv-60-joint, releasing the sum, got others"
     first, *rest = honest.agreement.rounds
@@ -176,9 +178,9 @@ def test_an_invitation() -> None:
             "expected a key signed by holder-1",
         )
     flipped = bytes([honest.key[0] ^ 1]) + honest.key[1:]
-    refuses(client, replace(honest, key=flipped), "expected a key signed by holder-0, got another")
+    refuses(client, replace(honest, key=flipped), "expected a key signed by holder-0, the signature")
     # Another session number is another transcript: the signatures are not for it.
-    refused("expected a key signed by holder-0, got another", session=OTHER)
+    refused("expected a key signed by holder-0, the signature", session=OTHER)
     refuses(client, EncryptedRequest(stage.transcript, 0, 1, (0, 1, 2)), "not a valid message")
     assert client.receive(stage.pending[HERE])
     refuses(client, stage.pending[HERE], "not a valid message")  # once in the session there is no second one
@@ -208,7 +210,7 @@ def test_an_invitation_to_a_masked_session() -> None:
     honest = decode(pending[HERE], messages.INVITATION)
     for fields in ({"session": OTHER}, {"masks": OTHER}):
         wrong = replace(honest, agreement=replace(honest.agreement, **fields))
-        refuses(client, wrong, "expected the masked session that this client is in, got another")
+        refuses(client, wrong, "expected the masked session that this client is in, the invitation")
     assert isinstance(tap, Tap)
     assert client.receive(pending[HERE])
     # Nor does it encrypt what it has not masked.
@@ -289,17 +291,17 @@ def test_a_check() -> None:
         "expected a message of session .*, got one of 0000000000000000…",
     )
     for fields in ({"transcript": OTHER}, {"round": 1}, {"attempt": 2}):
-        refused("expected an offer of round 0, attempt 1, got another", **fields)
+        refused("expected an offer of round 0, attempt 1, this one differs", **fields)
     refused("not a valid message .*Expected `int` >= 0", round=-1)
     for contributors in ((0, 2, 3), (0, 1, 2, 5)):
         refused(
-            "expected contributors out of the participants with site-1 among them, got others",
+            "expected contributors out of the participants with site-1 among them, the offer omits it",
             contributors=contributors,
         )
     refused("expected at least 3 contributors, the server named 2", PolicyError, contributors=(0, 1))
     # Of other contributors, or of another sum, than the key holders have signed.
-    refused("expected a challenge signed by holder-0 for this sum, got another", contributors=(0, 1, 2, 3))
-    refused("expected a challenge signed by holder-0 for this sum, got another", ciphertexts=OTHER)
+    refused("expected a challenge signed by holder-0 for this sum, the signature", contributors=(0, 1, 2, 3))
+    refused("expected a challenge signed by holder-0 for this sum, the signature", ciphertexts=OTHER)
     refuses(client, replace(honest, challenges=honest.challenges[:1]), "challenges of 2 key holders, got 1")
     first, second = honest.challenges
     for wrong in (first, replace(second, seed=OTHER), replace(second, signature=bytes(64))):
@@ -376,7 +378,7 @@ def test_an_agreement() -> None:
     holder, honest = stage.holder, stage.honest(KEEPER)
     for fields in ({"roster": OTHER}, {"holders": OTHER}):
         refuses(
-            holder, replace(honest, **fields), "expected the members and key holders that this one was given"
+            holder, replace(honest, **fields), "expected the roster and key holders that this party was given"
         )
     refuses(
         holder,
@@ -606,8 +608,8 @@ WRONG: list[tuple[str, int, Callable[[Any], Message | bytes], str]] = [
     ("challenging", KEEPER, lambda m: replace(m, signature=bytes(64)), "does not verify"),
     ("challenging", KEEPER, lambda m: replace(m, seed=OTHER), "does not verify"),
     ("checking", HERE, lambda m: replace(m, tags=m.tags[:1]), "expected tags for 2 key holders, got 1"),
-    ("checking", HERE, lambda m: replace(m, tags=(m.tags[0], m.tags[1][1:])), "tags below their primes"),
-    ("checking", HERE, lambda m: replace(m, tags=(m.tags[0], (2**63, *m.tags[1][1:]))), "tags below their primes"),
+    ("checking", HERE, lambda m: replace(m, tags=(m.tags[0], m.tags[1][1:])), "each from 0 to below its prime"),
+    ("checking", HERE, lambda m: replace(m, tags=(m.tags[0], (2**63, *m.tags[1][1:]))), "each from 0 to below its prime"),
     ("opening", KEEPER, lambda m: replace(m, round=1), "expected round 0, got round 1"),
     ("opening", KEEPER, lambda m: replace(m, payload=memoryview(bytes(m.payload)[1:])), "expected residues in"),
 ]  # fmt: skip
@@ -720,7 +722,7 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
     server, world = stage.server, stage.world
     other = KeyWorld(6)
     for rosters in ((other.roster, world.keepers), (world.roster, other.keepers)):
-        with pytest.raises(LocalProtocolError, match="an agreement for this roster and these key holders"):
+        with pytest.raises(LocalProtocolError, match="not for this roster and these key holders"):
             HomomorphicServer(server.agreement, *rosters, least=3)
     for wrong in (server.start, server.result, lambda: server.open_round(1)):
         with pytest.raises(LocalProtocolError, match=r"expected state .*, the server is in state encrypting"):
@@ -766,7 +768,7 @@ def test_an_agreement_is_valid_or_does_not_exist(fields: dict[str, object], what
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"modulus": 2**40 + 15}, "sum 0: expected masks as the session has them"),
+        ({"modulus": 2**40 + 15}, "sum 0: the masks of this sum are not those of the session"),
         ({"magnitude": 2**45}, "sum 0: a sum of 4 clients can overflow"),
         ({"magnitude": 2**45, "width": 4}, "sum 0: a sum of 4 values up to .* can overflow words of 4 bytes"),
         ({"width": 9}, "sum 0: "),
