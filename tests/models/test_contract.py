@@ -58,6 +58,13 @@ def instances(aggregator: Any) -> list[Any]:
     ]
 
 
+class InTheClear(PlainAggregator):
+    """With a name that is the same in every process: it is part of the tests' names."""
+
+    def __repr__(self) -> str:
+        return "InTheClear()"
+
+
 def named(estimators: list[Any], expected: Any) -> pytest.MarkDecorator:
     strict = (
         {"xfail_strict": True}
@@ -77,7 +84,7 @@ def test_masked_estimators_keep_scikit_learns_contract(estimator: Any, check: An
 
 
 @named(
-    instances(PlainAggregator(Policy(backends=frozenset({"plain"})))),
+    instances(InTheClear(Policy(backends=frozenset({"plain"})))),
     lambda estimator: {"check_dtype_object": _OBJECTS, "check_estimators_overwrite_params": _SESSION},
 )
 def test_without_a_ledger_all_else_is_kept(estimator: Any, check: Any) -> None:
