@@ -46,6 +46,24 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Make a public file in one step, over an earlier one. Raises `FileError`."""
+    beside = path.with_name(
+        f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
+    )  # another process may write one, too
+    try:
+        try:
+            with beside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def put_aside(path: Path) -> None:
     """What an earlier run left at `path` goes to NAME.previous.EXTENSION, over what is there, so that nobody takes it for a
     result of the run that begins, whatever becomes of that. No file, a pipe or a device is left alone. Raises `FileError`.

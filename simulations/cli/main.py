@@ -9,6 +9,7 @@ from secure_afl.cli.audit import audit
 from secure_afl.cli.codebook import codebook
 from secure_afl.cli.keys import keys
 from secure_afl.cli.ledger import ledger
+from secure_afl.cli.model import evaluate_command, predict_command, show_command
 from secure_afl.cli.node import node, serve
 from secure_afl.cli.policy import policy
 from secure_afl.simulations.cli.attack import attack
@@ -37,3 +38,6 @@ app.command("serve")(serve)
 app.command("attack")(attack)
 app.command("overhead")(overhead)
 app.command("run")(run_command)
+app.command("predict")(predict_command)
+app.command("evaluate")(evaluate_command)
+app.command("show")(show_command)

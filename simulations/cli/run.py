@@ -13,6 +13,7 @@ from secure_afl.cli.table_options import FORM
 from secure_afl.cli.terminal import (
     JsonFile,
     console,
+    errors,
     make_way,
     progress,
     refusals_shown,
@@ -127,6 +128,14 @@ def run_command(
         Path | None,
         typer.Option("--html", help="Write a page that tells the run to anybody.", dir_okay=False),
     ] = None,
+    model_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-out",
+            help="Write the common model to this file (.safetensors), for predict, evaluate and show.",
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Train one classifier together, and compare it with pooled data and with every client alone.
 
@@ -135,11 +144,17 @@ def run_command(
     with refusals_shown():
         make_way(json_file)
         make_way(html, "--html")
+        make_way(model_file, "--model-out")
         # What a model needs is loaded after the options have been read.
         from secure_afl.simulations.show.printed import print_columns, print_run
         from secure_afl.simulations.study.run import phases, run
 
         rows = source.load(settings.seed)
+        if model_file and (settings.model != "ridge" or settings.clip is not None or rows.codebook is None):
+            raise typer.BadParameter(
+                "needs a ridge model of a table, without --clip: only that has coefficients of columns",
+                param_hint="--model-out",
+            )
         print_columns(rows)
         parts = source.divide(rows, settings.seed)
         if settings.backend in _WARNINGS:
@@ -147,6 +162,13 @@ def run_command(
         with progress(phases(settings, rows)) as watch:
             result = run(rows, parts, settings, watch)
         write_json(json_file, result.figures)
+        if model_file:
+            from secure_afl.tables import model
+
+            assert rows.codebook is not None
+            how = {"data": rows.name, "backend": settings.backend.value, "session": result.session}
+            model.of_ridge(result.learned, rows.codebook, **how).save(model_file)
+            errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
         if html:
             from secure_afl.simulations.show.report import run_page  # jinja2 and matplotlib, which few need
 

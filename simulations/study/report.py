@@ -43,11 +43,15 @@ class PhaseRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase."""
+    """What came of a run. `figures` is what the JSON file holds; `costs` is by phase; `learned` is the common model;
+    `session` is its number in hexadecimal digits, empty where nothing was agreed on.
+    """
 
     figures: dict[str, Any]
     costs: Mapping[str, PhaseCost]
     refusals: Sequence[Exception]
+    learned: Any = None
+    session: str = ""
 
     @property
     def survivors(self) -> list[list[str]]:

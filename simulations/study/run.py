@@ -274,7 +274,13 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     if not sessions:
         sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
         figures["bytes"] |= sent
-    return Run(figures, costs, [refusal for session in sessions for refusal in session.refusals])
+    return Run(
+        figures,
+        costs,
+        [refusal for session in sessions for refusal in session.refusals],
+        together,
+        _number_of(sessions),
+    )
 
 
 def _private(
@@ -310,6 +316,16 @@ def _sessions(aggregator: MaskedAggregator | EncryptedAggregator | PlainAggregat
     if isinstance(aggregator, EncryptedAggregator):
         return [*([aggregator.masks] if aggregator.masks else []), aggregator.cohort]
     return []
+
+
+def _number_of(sessions: Sequence[Exchange]) -> str:
+    """The session's number in hexadecimal digits; one of masks and ciphertexts has the same number twice."""
+    if not sessions:
+        return ""
+    if isinstance(sessions[0], EncryptedCohort):
+        return sessions[0].server.agreement.session.hex()
+    assert isinstance(sessions[0], Cohort)
+    return sessions[0].server.parameters.session.hex()
 
 
 def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:

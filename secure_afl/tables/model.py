@@ -1,0 +1,240 @@
+"""What was learned, as a file that loads anywhere and runs no code (safetensors), with the codebook that raw tables need.
+
+Tensors, all float64: `coef` (outputs, features) and `intercept` (outputs,), of features as the codebook scales them;
+`table_coef`, `table_intercept`, the same in the table's units; and, where the sum gave them, `ls_coef` and `ls_se`
+(1 + features, outputs), the intercept first: least squares without a penalty, and its standard errors, in the table's units.
+Outputs are the classes, of which each has a least squares fit of its one-hot label, or the outcome's number.
+
+The covariance matrix of the coefficients is not in the file: its inverse is the pooled Gram matrix, which shows single
+rows (docs/threat-model.md), and a model is made to be passed on.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from secure_afl.errors import DataError, SolveError
+from secure_afl.tables import codebook as codebooks
+from secure_afl.tables.codebook import Codebook
+from secure_afl.tables.terms import Floats, Term, in_table_units, terms
+
+if TYPE_CHECKING:  # scikit-learn is loaded where it is used
+    from secure_afl.analytic.inference import Regression
+    from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
+    from secure_afl.tables.encoding import Design
+
+FORMAT = "secure-afl model 1"
+_TENSORS = ("coef", "intercept", "table_coef", "table_intercept")
+_ERRORS = ("ls_coef", "ls_se")
+
+
+class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a model is from. rows, freedom: pooled rows, and residual degrees of freedom of the standard errors, None
+    where nobody knows; certificate: proven bound on the distance from the weights of the pooled rows; ridge: penalty,
+    see `FederatedRidge`; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors:
+    why there are no standard errors.
+    """
+
+    data: str
+    backend: str
+    ridge: float
+    survivors: tuple[tuple[str, ...], ...]
+    session: str = ""
+    rows: int | None = None
+    freedom: int | None = None
+    certificate: float | None = None
+    privacy: str = ""
+    no_errors: str = ""
+    versions: dict[str, str] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """See the module. coef (outputs, features), intercept (outputs,); ls_coef, ls_se: None without standard errors.
+
+    Raises `DataError` for arrays that do not fit the codebook.
+    """
+
+    codebook: Codebook
+    coef: Floats
+    intercept: Floats
+    about: About
+    ls_coef: Floats | None = None
+    ls_se: Floats | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.outputs), len(self.terms))
+        if self.coef.shape != shape or self.intercept.shape != shape[:1]:
+            raise DataError(
+                f"expected coefficients of shape {shape}, as the codebook has it, got {self.coef.shape}"
+            )
+        if not (np.isfinite(self.coef).all() and np.isfinite(self.intercept).all()):
+            raise DataError("expected finite coefficients, got NaN or infinity")
+        for table in (self.ls_coef, self.ls_se):
+            if table is not None and table.shape != (1 + shape[1], shape[0]):
+                raise DataError(
+                    f"expected standard errors of shape {(1 + shape[1], shape[0])}, got {table.shape}"
+                )
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Its features."""
+        return terms(self.codebook)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The classes, or the outcome's column."""
+        return self.codebook.classes or (self.codebook.outcome.column,)
+
+    def scores(self, X: Floats) -> Floats:
+        """(rows, outputs), of X (rows, features) as the codebook encodes them."""
+        return np.asarray(X @ self.coef.T + self.intercept)
+
+    def predict(self, design: "Design") -> np.ndarray[Any, Any]:
+        """A class or a number for each row (rows,)."""
+        scores = self.scores(design.X)
+        return np.array(self.outputs)[scores.argmax(axis=1)] if self.codebook.classes else scores[:, 0]
+
+    def to_sklearn(self) -> Any:
+        """A fitted `Ridge` or `RidgeClassifier` of scikit-learn, for features as the codebook encodes them."""
+        from sklearn.linear_model import Ridge, RidgeClassifier
+
+        nothing = np.zeros((len(self.outputs), len(self.terms)))
+        if not self.codebook.classes:
+            fitted = Ridge().fit(nothing, np.zeros(len(nothing)))
+            fitted.coef_, fitted.intercept_ = self.coef[0], float(self.intercept[0])
+        else:
+            fitted = RidgeClassifier().fit(nothing, np.array(self.outputs))  # which prepares its labels
+            # Scikit-learn sorts classes, and fits -1 and 1 where we fit 0 and 1; of two classes it has the second one.
+            order = [self.outputs.index(label) for label in fitted.classes_.tolist()]
+            order = order[1:] if len(order) == 2 else order
+            fitted.coef_, fitted.intercept_ = 2 * self.coef[order], 2 * self.intercept[order] - 1
+        fitted.n_features_in_ = len(self.terms)
+        fitted.feature_names_in_ = np.array([term.name for term in self.terms], dtype=object)
+        return fitted
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step, over an earlier one. Raises `FileError`."""
+        from safetensors.numpy import save
+
+        from secure_afl.protocol.files import whole
+
+        table_coef, table_intercept = in_table_units(self.terms, self.coef, self.intercept)
+        tensors = {
+            "coef": self.coef,
+            "intercept": self.intercept,
+            "table_coef": table_coef,
+            "table_intercept": table_intercept,
+        }
+        if self.ls_coef is not None and self.ls_se is not None:
+            tensors |= {"ls_coef": self.ls_coef, "ls_se": self.ls_se}
+        metadata = {
+            "format": FORMAT,
+            "codebook": self.codebook.text,
+            "codebook_sha256": self.codebook.digest,
+            "features": msgspec.json.encode([term.name for term in self.terms]).decode(),
+            "outputs": msgspec.json.encode(self.outputs).decode(),
+            "about": msgspec.json.encode(self.about).decode(),
+        }
+        plain = {name: np.ascontiguousarray(tensor, dtype="<f8") for name, tensor in tensors.items()}
+        whole.replace(path, save(plain, metadata=metadata))
+
+
+def load(path: Path) -> Model:
+    """Read a model file. Raises `DataError` for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{path.name}: expected a model file, got something else: {str(error)[:100]}"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{path.name}: expected a model file of the format {FORMAT!r}, got another")
+    try:
+        codebook = codebooks.from_text(metadata["codebook"])
+        about = msgspec.json.decode(metadata["about"], type=About)
+        if codebook.digest != metadata["codebook_sha256"]:
+            raise DataError("expected the codebook of its digest, got another")
+        if any(tensor.dtype != np.float64 for tensor in tensors.values()):
+            raise DataError("expected tensors of float64, got others")
+        coef, intercept, *_ = (tensors[name] for name in _TENSORS)
+        return Model(codebook, coef, intercept, about, *(tensors.get(name) for name in _ERRORS))
+    except KeyError as error:
+        raise DataError(f"{path.name}: expected a model file with {error}, got one without") from None
+    except (DataError, msgspec.MsgspecError) as error:
+        raise DataError(f"{path.name}: {error}") from None
+
+
+def of_ridge(
+    fitted: "FederatedRidge | FederatedRidgeClassifier",
+    codebook: Codebook,
+    *,
+    data: str,
+    backend: str,
+    session: str = "",
+) -> Model:
+    """The model of an estimator that learned from rows as `codebook` encodes them, its classes in the codebook's order.
+
+    Raises `DataError` for one that scales columns of its own.
+    """
+    if fitted.column_bounds is not None:
+        raise DataError(
+            "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
+        )
+    of = terms(codebook)
+    weights = fitted.weights_
+    regression, why = _regression(fitted, tuple(term.name for term in of))
+    statistics = fitted.statistics_
+    about = About(
+        data,
+        backend,
+        float(fitted.ridge_),
+        tuple(tuple(one.survivors) for one in fitted.rounds_),
+        session,
+        None if statistics is None or fitted.privacy_ else int(statistics.count),
+        regression.freedom if regression else None,
+        None if fitted.privacy_ else float(fitted.certificate_.bound),
+        f"epsilon {fitted.privacy_.epsilon:g}, delta {fitted.privacy_.delta:g}" if fitted.privacy_ else "",
+        why,
+        {"secure-afl": version("secure-afl"), "numpy": np.__version__, "python": platform.python_version()},
+    )
+    if codebook.classes:
+        one = fitted.rows(np.zeros((1, len(of))))[0, 0]  # what stands in the intercept's column
+        coef = np.asarray(weights[1:].T, dtype=np.float64)
+        intercept = np.asarray(weights[0] * one, dtype=np.float64)
+    else:
+        coef, intercept = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+    errors = _table_errors(of, regression) if regression else (None, None)
+    return Model(codebook, coef, intercept, about, *errors)
+
+
+def _regression(
+    fitted: "FederatedRidge | FederatedRidgeClassifier", features: tuple[str, ...]
+) -> tuple["Regression | None", str]:
+    """Least squares out of the same sum, or why there is none."""
+    from secure_afl.analytic.inference import least_squares
+
+    try:
+        return least_squares(replace(fitted.moments_, features=features)), ""
+    except (DataError, SolveError) as error:
+        return None, str(error)
+
+
+def _table_errors(of: Sequence[Term], regression: "Regression") -> tuple[Floats, Floats]:
+    """Coefficients and standard errors (1 + features, outputs) in the table's units."""
+    half, middle = (np.array([getattr(term, one) for term in of]) for one in ("half", "middle"))
+    raw, intercept = in_table_units(of, regression.coef[1:].T, regression.coef[0])
+    towards = np.concatenate([[1.0], -middle / half])  # the raw intercept, out of the coefficients
+    variance = towards @ regression.covariance @ towards
+    errors = np.vstack([np.sqrt(variance * regression.sigma2), regression.se[1:] / half[:, None]])
+    return np.vstack([intercept, raw.T]), errors

@@ -1,0 +1,140 @@
+"""A model as a regression table, as papers print it: text, Markdown, HTML and CSV out of the same rows."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from secure_afl.tables.model import Model
+from secure_afl.tables.terms import in_table_units
+
+
+class Line(NamedTuple):
+    """One coefficient, in the table's units. Numbers but the coefficient are None without standard errors."""
+
+    output: str
+    term: str
+    unit: str
+    coefficient: float
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
+    t: float | None = None
+    p: float | None = None
+
+
+def lines(model: Model) -> list[Line]:
+    """The intercept and every feature; of two classes for the second one, as the first is its opposite. With standard errors
+    it is least squares without a penalty and its 95 % intervals, else the ridge model itself.
+    """
+    names, units = ["intercept"], [""]
+    for term in model.terms:
+        names.append(term.name)
+        units.append(term.unit)
+    outputs = [1] if len(model.codebook.classes) == 2 else range(len(model.outputs))
+    if model.ls_coef is None or model.ls_se is None or model.about.freedom is None:
+        coef, intercept = in_table_units(model.terms, model.coef, model.intercept)
+        ridge = np.vstack([intercept, coef.T])
+        return [
+            Line(model.outputs[at], name, unit, float(ridge[row, at]))
+            for at in outputs
+            for row, (name, unit) in enumerate(zip(names, units, strict=True))
+        ]
+    from scipy.special import stdtr, stdtrit
+
+    reach = float(stdtrit(model.about.freedom, 0.975))
+    found = []
+    for at in outputs:
+        for row, (name, unit) in enumerate(zip(names, units, strict=True)):
+            value, error = float(model.ls_coef[row, at]), float(model.ls_se[row, at])
+            t = value / error if error > 0 else float("nan")
+            p = float(2 * stdtr(model.about.freedom, -abs(t)))
+            known = (value - reach * error, value + reach * error, t, p)
+            found.append(Line(model.outputs[at], name, unit, value, error, *known))
+    return found
+
+
+def heading(model: Model) -> list[str]:
+    """Which columns `cells` gives."""
+    errors = ["95 % low", "95 % high", "SE", "t", "p"] if model.ls_se is not None else []
+    return [*(["outcome"] if _several(model) else []), "term", "unit", "coefficient", *errors]
+
+
+def cells(model: Model) -> list[list[str]]:
+    """The table as text, a list for each line."""
+    shown = []
+    for line in lines(model):
+        numbers = (line.coefficient, line.low, line.high, line.error)
+        texts = [_number(one) for one in numbers if one is not None]
+        if line.t is not None and line.p is not None:
+            texts += [_number(line.t, 3), "<0.001" if line.p < 0.001 else _number(line.p, 3)]
+        shown.append([*([line.output] if _several(model) else []), line.term, line.unit, *texts])
+    return shown
+
+
+def notes(model: Model) -> list[str]:
+    """What a reader must know besides."""
+    about, target = model.about, model.codebook.outcome
+    of = f"1 for {model.outputs[1]}, 0 for {model.outputs[0]}" if len(model.codebook.classes) == 2 else ""
+    unit = getattr(target, "unit", "")
+    said = [f"outcome: {target.column}" + (f" ({of or unit})" if of or unit else "")]
+    said.append(f"data: {about.data}" + (f", {about.rows} rows" if about.rows is not None else ""))
+    if model.ls_se is not None:
+        said.append(
+            f"least squares, {about.freedom} degrees of freedom; predictions use a ridge of {about.ridge:g}"
+        )
+    else:
+        said.append(f"ridge of {about.ridge:g}; no standard errors: {about.no_errors}")
+    parties = [", ".join(one) for one in about.survivors]
+    said.append(f"sums over: {'; '.join(parties)}, by {about.backend}" if parties else f"by {about.backend}")
+    if about.certificate is not None:
+        said.append(f"distance to the weights of the pooled rows: at most {about.certificate:.1e}, proven")
+    if about.privacy:
+        said.append(f"differential privacy: {about.privacy}")
+    if about.session:
+        said.append(f"session {about.session[:16]}")
+    said.append(f"codebook {model.codebook.digest[:16]}")
+    return said
+
+
+def markdown(model: Model) -> str:
+    """A table of Markdown, and notes."""
+    head = heading(model)
+    rule = ["---" if name in ("outcome", "term", "unit") else "---:" for name in head]
+    rows = [head, rule, *([cell.replace("|", "\\|") for cell in row] for row in cells(model))]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([table, "", *(f"- {note}" for note in notes(model))]) + "\n"
+
+
+def page(model: Model) -> str:
+    """An HTML page."""
+
+    def row(tag: str, texts: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
+
+    body = "\n".join(row("td", texts) for texts in cells(model))
+    said = "\n".join(f"<li>{html.escape(note)}</li>" for note in notes(model))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Coefficients</title></head><body>\n'
+        f"<table>\n{row('th', heading(model))}\n{body}\n</table>\n<ul>\n{said}\n</ul>\n</body></html>\n"
+    )
+
+
+def comma_separated(model: Model) -> str:
+    """All digits, a line for each coefficient."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Line._fields)
+    writer.writerows([["" if one is None else one for one in line] for line in lines(model)])
+    return text.getvalue()
+
+
+def _several(model: Model) -> bool:
+    return len(model.codebook.classes) > 2
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}g}"
