@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
-from tenseal import sealapi
 
 from secure_afl.crypto import workers
-from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.errors import CryptoError, optional
 from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.lattice.parameter_sets import LATTICES, Lattice, Residues
+
+with optional():
+    import zstandard
+    from tenseal import sealapi
 
 # SEAL's header: magic, its own size and the version (five bytes), compression, reserved, size of all.
 _HEADER = struct.Struct("<5sBHQ")

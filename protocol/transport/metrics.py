@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secure_afl.crypto.errors import optional
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport.events import (
     Answered,
@@ -57,12 +58,8 @@ def check() -> None:
         return
     if not name.endswith(".prom"):
         raise LocalProtocolError(f"expected {VARIABLE} to name a file that ends in .prom, got {name!r}")
-    try:
+    with optional():
         import prometheus_client  # noqa: F401
-    except ImportError:
-        raise LocalProtocolError(
-            f"{VARIABLE} needs the package prometheus-client, the extra `metrics`: pip install 'secure-afl[metrics]'"
-        ) from None
 
 
 def count(event: AnyEvent) -> None:

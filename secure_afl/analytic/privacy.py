@@ -25,6 +25,7 @@ from secure_afl.analytic.statistics import (
     packed_length,
     symmetric,
 )
+from secure_afl.crypto.errors import optional
 from secure_afl.crypto.noise import Block, Noise
 from secure_afl.errors import DataError
 
@@ -185,8 +186,9 @@ def spent(multipliers: Sequence[float], delta: float) -> float:
     By Rényi divergence, which for discrete Gaussian noise is no more than for continuous noise (Canonne et al. 2020,
     theorem 4), in any number of dimensions. Later sums may depend on earlier ones.
     """
-    from dp_accounting import ComposedDpEvent, GaussianDpEvent
-    from dp_accounting.rdp import RdpAccountant
+    with optional():
+        from dp_accounting import ComposedDpEvent, GaussianDpEvent
+        from dp_accounting.rdp import RdpAccountant
 
     if not all(0 < one < math.inf for one in multipliers) or not 0 < delta < 1:
         raise DataError(
@@ -199,9 +201,10 @@ def spent(multipliers: Sequence[float], delta: float) -> float:
 
 def multiplier(privacy: Privacy, sums: int) -> float:
     """The noise multiplier with which `sums` sums on the same records spend (ε, δ) together."""
-    from dp_accounting import GaussianDpEvent, SelfComposedDpEvent, calibrate_dp_mechanism
-    from dp_accounting.mechanism_calibration import LowerEndpointAndGuess
-    from dp_accounting.rdp import RdpAccountant
+    with optional():
+        from dp_accounting import GaussianDpEvent, SelfComposedDpEvent, calibrate_dp_mechanism
+        from dp_accounting.mechanism_calibration import LowerEndpointAndGuess
+        from dp_accounting.rdp import RdpAccountant
 
     if type(sums) is not int or sums < 1:
         raise DataError(f"expected at least 1 sum, got {sums!r}")

@@ -5,7 +5,10 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from secure_afl.crypto.errors import optional
+
+with optional():
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def page(

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.protocol.files import whole
 
 console = Console()
@@ -52,7 +52,8 @@ def table(title: str, headings: Sequence[str], names: int = 1) -> Table:
 def refusals_shown() -> Iterator[None]:
     """What we refuse is said on stderr, with exit code 1 and without a traceback."""
     try:
-        yield
+        with optional():
+            yield
     except SecureAflError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):

@@ -13,10 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
-
-from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node.progress import RunTold, run_told
 from secure_afl.node.site import MODEL, REPORT, Folder
 from secure_afl.node.study import packed
@@ -40,6 +37,10 @@ from secure_afl.sums.remote import (
     is_open,
     remote,
 )
+
+with optional():
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
 
 VARIABLE = "SECURE_AFL_PARTIES"
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.faults import Fault, Remedy, enumerated
+
+with optional():
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
 Column = Any  # a pyarrow.ChunkedArray of strings, without nulls
 Mask = npt.NDArray[np.bool_]

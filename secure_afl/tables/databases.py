@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, made
 from secure_afl.tables.form import Form
@@ -30,10 +31,8 @@ def sqlite(path: Path, form: Form, name: str) -> Cells:
 
 def postgres(address: str, form: Form, name: str) -> Cells:
     """See `reading.read`."""
-    try:
+    with optional():
         import psycopg
-    except ImportError:
-        raise DataError(f"{name}: PostgreSQL needs a package: pip install 'secure-afl[postgres]'") from None
     parts = urlsplit(address)
     if parts.password is not None or "password" in parse_qs(parts.query):
         raise DataError(

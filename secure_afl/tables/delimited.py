@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, made
 from secure_afl.tables.faults import Fault, enumerated, refuse
 from secure_afl.tables.form import Form
+
+with optional():
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
 
 Bytes = npt.NDArray[np.uint8]
 _SEPARATORS = ",;\t|"

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, Floats, Mask, distinct, is_any, matching
 from secure_afl.tables.codebook import Category, Classes, Codebook, Kind, Levels, Number
 from secure_afl.tables.faults import DECLARE, Fault, enumerated, refuse, unreadable
+
+with optional():
+    import pyarrow as pa
 
 MISSING = (
     *("", "?", "-", "--", ".", "..", "na", "n/a", "n.a.", "#n/a", "nan", "null", "nil"),

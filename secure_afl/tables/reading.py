@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, Column, made
 from secure_afl.tables.faults import enumerated
@@ -89,10 +90,8 @@ def _text(name: str, field: Any, column: Any) -> Column:
 
 
 def _excel(path: Path, form: Form, name: str) -> Cells:
-    try:
+    with optional():
         import python_calamine
-    except ImportError:
-        raise DataError(f"{name}: Excel files need a package: pip install 'secure-afl[excel]'") from None
     try:
         with python_calamine.CalamineWorkbook.from_path(path) as book:
             sheets = book.sheet_names

@@ -36,15 +36,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-try:
-    from hypothesis import strategies as st
-    from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-except ImportError as error:
-    raise ImportError(
-        "secure_afl.testing.machine needs Hypothesis, which the extra secure-afl[testing] installs"
-    ) from error
-
 from secure_afl.crypto import ring
+from secure_afl.crypto.errors import optional
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
 from secure_afl.protocol.masking import messages
@@ -73,6 +66,10 @@ from secure_afl.protocol.session.wire import Message, WireError, decode, encode
 from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
+
+with optional():
+    from hypothesis import strategies as st
+    from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 Share = tuple[int, int, int]
 """A round, who holds the share, and whose secret it is a share of."""

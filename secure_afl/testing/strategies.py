@@ -22,15 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-try:
-    from hypothesis import strategies as st
-    from hypothesis.extra import numpy as arrays_of
-except ImportError as error:
-    raise ImportError(
-        "secure_afl.testing.strategies needs Hypothesis, which the extra secure-afl[testing] installs"
-    ) from error
-
 from secure_afl.analytic.statistics import Matrix, PublicBounds, SufficientStatistics
+from secure_afl.crypto.errors import optional
 from secure_afl.crypto.fixed_point import FRACTION_BITS
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
@@ -43,6 +36,10 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import VERSION
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
+
+with optional():
+    from hypothesis import strategies as st
+    from hypothesis.extra import numpy as arrays_of
 
 KEY_PHASES = tuple(
     state.value for state in (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)

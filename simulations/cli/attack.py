@@ -42,12 +42,12 @@ def attack(
     ] = None,
 ) -> None:
     """Attack plain uploads, weak designs that others shipped, and ours; say what each attack reads. 2 to 3 minutes."""
-    # SciPy's programs and TenSEAL take a second to load: only who attacks waits.
-    from secure_afl.simulations.attacks import report, table
-    from secure_afl.simulations.attacks.population import Setting
-    from secure_afl.simulations.data.dataset import load
-
     with refusals_shown():
+        # SciPy's programs and TenSEAL take a second to load: only who attacks waits.
+        from secure_afl.simulations.attacks import report, table
+        from secure_afl.simulations.attacks.population import Setting
+        from secure_afl.simulations.data.dataset import load
+
         names = table.chosen(only or [])
         if out:
             out.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,9 @@ def bench_masking_command(
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
     """Client masking rate against raw AES-256-CTR, and the whole protocol's CPU at three sizes."""
-    from secure_afl.simulations.benchmarks import masking
-
     with refusals_shown():
+        from secure_afl.simulations.benchmarks import masking
+
         make_way(json_file)
         with progress(masking.steps(repeats)) as watch:
             figures = masking.measure(repeats, watch)
@@ -56,9 +56,9 @@ def bench_scale_command(
     ] = None,
 ) -> None:
     """One sum over up to thousands of clients with the sparse graph, every client simulated in full."""
-    from secure_afl.simulations.benchmarks import scale
-
     with refusals_shown():
+        from secure_afl.simulations.benchmarks import scale
+
         make_way(json_file)
         make_way(plot, "--plot")
         counts = clients or [100, 300, 1000, 3000, 10_000]
@@ -80,9 +80,9 @@ def bench_homomorphic_command(
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
     """Bytes and CPU of encrypted sums beside the form in which NVFlare uses TenSEAL, and whole sessions."""
-    from secure_afl.simulations.benchmarks import homomorphic  # loads TenSEAL
-
     with refusals_shown():
+        from secure_afl.simulations.benchmarks import homomorphic  # loads TenSEAL
+
         make_way(json_file)
         with progress(homomorphic.steps(repeats)) as watch:
             figures = homomorphic.measure(repeats, watch)

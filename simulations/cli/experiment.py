@@ -58,10 +58,10 @@ def headline_command(
 
     On one core 2 to 6 minutes a seed and problem, 10 for Synthetic.
     """
-    from secure_afl.simulations.experiments import headline
-    from secure_afl.simulations.experiments.problems import PROBLEMS
-
     with refusals_shown():
+        from secure_afl.simulations.experiments import headline
+        from secure_afl.simulations.experiments.problems import PROBLEMS
+
         names = list(dict.fromkeys(problem or PROBLEMS))
         if unknown := [name for name in names if name not in PROBLEMS]:
             raise DataError(f"expected problems out of {', '.join(PROBLEMS)}, got {unknown[0]!r}")
@@ -73,18 +73,18 @@ def headline_command(
 @experiment.command("encoders")
 def encoders_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """What hidden layers are trained towards: all encoders on MNIST-5k. About 4 minutes a seed."""
-    from secure_afl.simulations.experiments import encoders
-
     with refusals_shown():
+        from secure_afl.simulations.experiments import encoders
+
         _run(encoders.steps(seeds), lambda watch: encoders.measure(seeds, watch), json_file, plot)
 
 
 @experiment.command("heterogeneity")
 def heterogeneity_command(seeds: Seeds = 5, json_file: JsonFile = None, plot: PlotFolder = None) -> None:
     """Accuracy against how much clients' labels differ. About 4 minutes a seed."""
-    from secure_afl.simulations.experiments import heterogeneity
-
     with refusals_shown():
+        from secure_afl.simulations.experiments import heterogeneity
+
         _run(heterogeneity.steps(seeds), lambda watch: heterogeneity.measure(seeds, watch), json_file, plot)
 
 
@@ -93,9 +93,9 @@ def security_command(
     megabits: Megabits = _LINK.megabits, latency: Latency = 1e3 * _LINK.latency, json_file: JsonFile = None
 ) -> None:
     """What masks cost: the same networks under masks and in the clear. About 4 minutes."""
-    from secure_afl.simulations.experiments import security
-
     with refusals_shown():
+        from secure_afl.simulations.experiments import security
+
         link = Link(megabits, latency / 1e3)
         _run(security.steps(), lambda watch: security.measure(link, watch), json_file, None)
 
@@ -116,9 +116,9 @@ def privacy_command(
     plot: PlotFolder = None,
 ) -> None:
     """Accuracy against epsilon, by whom the noise is trusted to. One to two minutes a seed."""
-    from secure_afl.simulations.experiments import privacy
-
     with refusals_shown():
+        from secure_afl.simulations.experiments import privacy
+
         _run(
             privacy.steps(seeds),
             lambda watch: privacy.measure(seeds, watch, epsilon or privacy.EPSILONS, delta),

@@ -62,13 +62,13 @@ def demo_command(
     """A SuperLink and a SuperNode for each party on this machine, with TLS and node keys: one study, its model compared
     with that of one process, and the seconds of each phase.
     """
-    from secure_afl.simulations.data.dataset import load
-    from secure_afl.simulations.data.partition import default_spec, partition
-    from secure_afl.simulations.network.compared import compare, phase_table
-    from secure_afl.simulations.network.laid_out import lay_out
-    from secure_afl.simulations.network.loopback import Loopback
-
     with refusals_shown(), TemporaryDirectory() as temporary:
+        from secure_afl.simulations.data.dataset import load
+        from secure_afl.simulations.data.partition import default_spec, partition
+        from secure_afl.simulations.network.compared import compare, phase_table
+        from secure_afl.simulations.network.laid_out import lay_out
+        from secure_afl.simulations.network.loopback import Loopback
+
         root = (keep or Path(temporary) / "demo").absolute()
         rows = load(data)
         spec = divided or default_spec(rows)
@@ -114,11 +114,11 @@ def simulate_command(
 
     1,000 clients take minutes, 10,000 an hour: the engine's time grows as their square (docs/deployment.md).
     """
-    from secure_afl.simulations.benchmarks.scale import Scale
-    from secure_afl.simulations.network import engine
-
-    size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
     with refusals_shown():
+        from secure_afl.simulations.benchmarks.scale import Scale
+        from secure_afl.simulations.network import engine
+
+        size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
         make_way(json_file)
         with progress(engine.steps(size), lines=True) as watch:
             figures = engine.measure(size, actors, watch)
@@ -136,9 +136,9 @@ def check_command(
     """Read a party's folder as its node does and, for a client, make what it would contribute; nothing leaves. What is
     wrong is said here in full: a node's log does not quote data.
     """
-    from secure_afl.node.site import Folder
-
     with refusals_shown():
+        from secure_afl.node.site import Folder
+
         console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
 
 
@@ -150,9 +150,9 @@ def give_up_command(
     """End the sessions that were left open in a folder, where no server will: their secrets are erased, their data sets
     stay spent. A session that still runs goes on without this party.
     """
-    from secure_afl.node.site import Folder
-
     with refusals_shown():
+        from secure_afl.node.site import Folder
+
         if not yes:
             typer.confirm(f"Erase the secrets of all open sessions in {folder}?", abort=True)
         names = Folder(folder).give_up()

@@ -117,11 +117,11 @@ def overhead(
     Without options four backends, one axis at a time, in under 20 minutes on two cores. Every sum is compared with the
     plain one. Leave the machine alone meanwhile.
     """
-    from secure_afl.simulations.overhead import agreement, figures, plots, shown
-    from secure_afl.simulations.overhead.grid import Axes
-    from secure_afl.simulations.overhead.peers import compare
-
     with refusals_shown():
+        from secure_afl.simulations.overhead import agreement, figures, plots, shown
+        from secure_afl.simulations.overhead.grid import Axes
+        from secure_afl.simulations.overhead.peers import compare
+
         axes = Axes(
             tuple(backend or defaults.BACKENDS),
             tuple(clients or defaults.CLIENTS),

@@ -149,6 +149,9 @@ def run_command(
         from secure_afl.simulations.show.printed import print_columns, print_run
         from secure_afl.simulations.study.run import phases, run
 
+        if html:
+            from secure_afl.simulations.show.report import run_page
+
         rows = source.load(settings.seed)
         if model_file and (settings.model != "ridge" or settings.clip is not None or rows.codebook is None):
             raise typer.BadParameter(
@@ -170,8 +173,6 @@ def run_command(
             model.of_ridge(result.learned, rows.codebook, **how).save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
         if html:
-            from secure_afl.simulations.show.report import run_page  # jinja2 and matplotlib, which few need
-
             write_text(html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
         print_run(result, rows.note)
         if settings.audit:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 
 _MODES = {"L": 1, "RGB": 3}  # channels by the mode of the image, a byte each
@@ -15,15 +16,12 @@ def read(name: str) -> tuple[NDArray[np.uint8], dict[str, list[Any]]]:
 
     name: as in `ylecun/mnist`, or the path of a folder. Exactly one column must hold images, all grey or all
     RGB and of one size; columns of plain values and of class names are kept, the names as words.
-    Raises DataError where the package is missing, where it cannot load the data, and for other columns.
+    Raises DataError where the package cannot load the data, and for other columns.
     """
     if not name:
         raise DataError("expected flwr:NAME, a data set of the Hugging Face Hub or the path of a folder")
-    try:
-        from flwr_datasets import FederatedDataset  # in an extra, and slow to import
-    except ImportError:
-        missing = "flwr: needs the package flwr-datasets, the extra `datasets`"
-        raise DataError(f"{missing}: pip install 'secure-afl[datasets]'") from None
+    with optional():
+        from flwr_datasets import FederatedDataset  # slow to import
     try:
         # `load_split` would report every call to the makers of the package, this property does not.
         pooled = FederatedDataset(

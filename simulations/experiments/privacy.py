@@ -24,7 +24,7 @@ from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import default_spec, partition, stacked
 from secure_afl.simulations.experiments.headline import spread
-from secure_afl.simulations.study.run import network_for
+from secure_afl.simulations.study.networks import network_for
 from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, solved
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
 
 from secure_afl.cli.terminal import console, table
-from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.node.site import Folder, kept
 from secure_afl.simulations.data.dataset import Dataset
@@ -16,6 +15,9 @@ from secure_afl.simulations.data.partition import Part
 from secure_afl.simulations.network.laid_out import LaidOut
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
+
+if TYPE_CHECKING:
+    from secure_afl.models.networks.fedacnnl import FedACnnL
 
 
 def phase_table(report: Mapping[str, Any]) -> str:
@@ -67,7 +69,7 @@ def compare(
     console.print(shown)
 
 
-def _accuracy(model: FederatedRidgeClassifier | FedACnnL, rows: Dataset, part: Part) -> str:
+def _accuracy(model: "FederatedRidgeClassifier | FedACnnL", rows: Dataset, part: Part) -> str:
     """Accuracy on a client's test rows."""
     truth = np.array(rows.classes)[rows.y[part.test]]
     return f"{model.score(rows.X[part.test], truth):.3f}"

@@ -20,6 +20,7 @@ import msgspec
 from rich.table import Table
 
 from secure_afl.cli.terminal import table
+from secure_afl.crypto.errors import missing
 from secure_afl.errors import DataError
 from secure_afl.simulations.benchmarks import scale
 from secure_afl.simulations.benchmarks.masking import machine
@@ -38,11 +39,12 @@ def steps(size: Scale) -> int:
 def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
     """Figures of both. actors: processes of Ray that answer for clients.
 
-    Clients' folders lie where temporary files do. Raises `DataError` if Ray or Flower is missing, or the engine fails.
+    Clients' folders lie where temporary files do. Raises `MissingExtraError` without Ray and Flower, and `DataError` if the engine
+    fails.
     """
     for package in ("flwr", "ray"):
         if find_spec(package) is None:
-            raise DataError(f"{package} is not installed: pip install 'secure-afl[simulation]'")
+            raise missing(package, "simulation")
     with TemporaryDirectory(prefix="secure-afl-") as temporary:
         root = Path(temporary)
         engine = _on_engine(root, size, actors, watch)

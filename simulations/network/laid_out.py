@@ -132,7 +132,7 @@ def _study(data: Dataset, backend: str, encoder: str | None, codebook: str) -> s
         return f"{common}max_rows = {2**16}\n\n[ridge]\n{bound}"
     # What only makes folders is loaded by every process of a simulation, and needs no torch.
     from secure_afl.models.networks.network import layer_words
-    from secure_afl.simulations.study.run import network_for
+    from secure_afl.simulations.study.networks import network_for
 
     network = network_for(data)
     release = 'release = "sum"\n' if backend != "mask" and encoder != "seeded" else ""

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,6 @@ import numpy.typing as npt
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning
-from secure_afl.models.networks.encoders import summed
-from secure_afl.models.networks.fedacnnl import FedACnnL
-from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
-from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.models.sums import split_rounds
 from secure_afl.protocol.session.backend import Backend
@@ -33,33 +29,21 @@ from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator,
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
+if TYPE_CHECKING:
+    from secure_afl.models.networks.fedacnnl import FedACnnL
+    from secure_afl.models.networks.pfedacnnl import PFedACnnL
+
 
 def phases(settings: Settings, data: Dataset) -> int:
     """How many phases `watch` is told of."""
     sums = settings.rounds
     if settings.model == "fedacnnl":
-        sums = len(summed(settings.encoder, network_for(data)))
-        sums += settings.groups > 1  # the count of clients
+        from secure_afl.simulations.study import networks
+
+        sums = networks.sums(settings, data)
     masks = 3 + sums * (3 if settings.profile is Profile.ACTIVE else 2)
     # Four phases for the key; collecting, challenging, checking and opening for a sum.
     return (masks if settings.backend.masked else 0) + (4 + 4 * sums if settings.backend.encrypted else 0)
-
-
-def network_for(data: Dataset, *, private: bool = False) -> Network:
-    """One layer of filters and a head for images, a hidden dense layer for other rows and tiny images. private: fewer of
-    them, as noise grows with what the head sees.
-    """
-    side = min(data.shape[1:], default=0)
-    if side < 4:  # a filter of 3 and a pool of 2 would leave nothing
-        return Network((data.X.shape[1],), (Dense(32 if private else 128), ReLU()), len(data.classes))
-    # Chosen on a held-out part of the training rows of MNIST-5k, never on test rows.
-    filters = 16 if private else 64
-    first, pool = (
-        (Conv(filters, 7, padding=1, contrast=True), 4)
-        if side > 16
-        else (Conv(filters, 5, padding=2, contrast=True), 2)
-    )
-    return Network(data.shape, (first, ReLU(), AvgPool(pool)), len(data.classes))
 
 
 class _Thinned(PlainAggregator):
@@ -155,20 +139,13 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
     largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
 
-    def model(aggregator: Aggregator | None = None) -> FederatedRidgeClassifier | FedACnnL:
+    def model(aggregator: Aggregator | None = None) -> "FederatedRidgeClassifier | FedACnnL":
         if settings.model == "fedacnnl":
-            options: dict[str, Any] = {
-                "encoder": settings.encoder.value,
-                "classes": classes,
-                "max_rows": max(2**12, largest),
-                "seed": settings.seed,
-                "device": settings.device,
-                "aggregator": aggregator,
-            }
-            if settings.personalize:
-                return PFedACnnL(network_for(data), groups=settings.groups, **options)
-            private = settings.privacy is not None
-            return FedACnnL(network_for(data, private=private), privacy=settings.privacy, **options)
+            from secure_afl.simulations.study import networks  # torch
+
+            return networks.estimator(
+                settings, data, classes=classes, max_rows=max(2**12, largest), aggregator=aggregator
+            )
         return FederatedRidgeClassifier(
             data.row_norm if settings.clip is None else settings.clip,
             classes=classes,
@@ -254,7 +231,8 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "plain": witness.plain_seconds,
         },
     }
-    if isinstance(together, PFedACnnL):
+    if settings.personalize:
+        together = cast("PFedACnnL", together)
         own = {
             part.client: float(
                 (
@@ -284,7 +262,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
 
 
 def _private(
-    model: FederatedRidgeClassifier | FedACnnL, settings: Settings, clients: int
+    model: "FederatedRidgeClassifier | FedACnnL", settings: Settings, clients: int
 ) -> dict[str, Any] | None:
     """What is promised about a record, and the noise that does it; None for nothing."""
     privacy = settings.privacy
@@ -357,18 +335,18 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _weights(model: FederatedRidgeClassifier | FedACnnL) -> list[npt.NDArray[np.float64]]:
-    return model.weights_ if isinstance(model, FedACnnL) else [model.weights_]
+def _weights(model: "FederatedRidgeClassifier | FedACnnL") -> list[npt.NDArray[np.float64]]:
+    return [model.weights_] if isinstance(model, FederatedRidgeClassifier) else model.weights_
 
 
-def _constant(model: FederatedRidgeClassifier | FedACnnL, data: Dataset) -> list[str]:
+def _constant(model: "FederatedRidgeClassifier | FedACnnL", data: Dataset) -> list[str]:
     """The columns that are the same in all rows of the sum, and so say nothing."""
     ridge = isinstance(model, FederatedRidgeClassifier)
     return [data.features[j] for j in model.constant_] if ridge else []
 
 
 def _scores(
-    data: Dataset, models: Mapping[str, FederatedRidgeClassifier | FedACnnL], parts: Sequence[Part]
+    data: Dataset, models: "Mapping[str, FederatedRidgeClassifier | FedACnnL]", parts: Sequence[Part]
 ) -> dict[str, float]:
     return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
 

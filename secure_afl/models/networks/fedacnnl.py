@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.analytic.solve import Certificate, Solution, solve
 from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
+from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.models.estimator import (
     FederatedClassifier,
@@ -47,6 +46,10 @@ from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
+
+with optional():
+    import torch
+    from torch import Tensor
 
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20

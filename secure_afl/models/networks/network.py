@@ -15,13 +15,16 @@ from typing import get_args
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
+from secure_afl.crypto.errors import optional
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.errors import DataError, SolveError
+
+with optional():
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 GRID_BITS = 10
 _EXACT_BITS = 53  # float64 holds every integer below 2^53

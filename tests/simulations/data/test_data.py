@@ -14,7 +14,7 @@ from secure_afl.models.networks.network import Conv, Dense
 from secure_afl.simulations.data import dataset as data_module
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import partition
-from secure_afl.simulations.study.run import network_for
+from secure_afl.simulations.study.networks import network_for
 from secure_afl.tables.faults import TableError
 
 

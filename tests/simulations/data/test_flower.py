@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from secure_afl.crypto.errors import MissingExtraError
 from secure_afl.errors import DataError
 from secure_afl.simulations.data.dataset import load
 
@@ -155,6 +156,6 @@ def test_without_a_name() -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flwr_datasets", None)
     with pytest.raises(
-        DataError, match=r"needs the package flwr-datasets.*pip install 'secure-afl\[datasets\]'"
+        MissingExtraError, match=r"needs the package flwr_datasets.*pip install 'secure-afl\[datasets\]'"
     ):
         load("flwr:ylecun/mnist")

@@ -81,7 +81,10 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["flower", "simulate", "--clients", "20"])
     assert result.exit_code == 1
-    assert "flwr is not installed" in result.output
+    assert (
+        "needs the package flwr, which is not installed: pip install 'secure-afl[simulation]'"
+        in result.output
+    )
 
 
 @pytest.mark.slow

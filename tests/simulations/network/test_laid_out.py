@@ -16,7 +16,7 @@ from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import default_spec, partition
 from secure_afl.simulations.network.laid_out import lay_out
-from secure_afl.simulations.study.run import network_for
+from secure_afl.simulations.study.networks import network_for
 
 HEART = load("heart")
 PARTS = partition(HEART, "site", None, seed=0)
