@@ -165,6 +165,32 @@ def _check(size: Scale, survivors: tuple[int, ...], opened: npt.NDArray[np.int64
         raise AssertionError("the sum is not that of the clients that stayed")
 
 
+def start_ray(actors: int, tries: int = 20) -> None:
+    """Start Ray for that many actors, again if it does not live: on a busy machine its node gives up on its own helpers
+    after some 20 seconds, and whoever uses it then waits for ever. Raises what Ray raises.
+    """
+    import ray
+
+    paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])  # as Flower would
+    for left in reversed(range(tries)):
+        try:
+            ray.init(
+                num_cpus=actors,
+                include_dashboard=False,
+                log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": paths}},
+            )
+            answers = [ray.remote(lambda: None).remote()]
+            while any(node["Alive"] for node in ray.nodes()):
+                if ray.wait(answers, timeout=1.0)[0]:
+                    return
+        except Exception:  # a node that is late is of no narrower kind
+            if not left:
+                raise
+        ray.shutdown()
+    raise RuntimeError(f"expected Ray to start, and its node ended {tries} times; is this machine too busy?")
+
+
 def main() -> None:
     """All of it on Flower's simulation engine, in this process and in as many of Ray's as the first argument says;
     figures go to `report.json`. Not to be called in `__main__`, which Ray's processes do not have.
@@ -183,13 +209,8 @@ def main() -> None:
             figures["ray_memory"] = memory.others()
         figures["process_memory"] = memory.peaks
 
+    start_ray(actors)
     run_simulation(
-        app,
-        client_app,
-        num_supernodes=size.clients,
-        backend_config={
-            "client_resources": {"num_cpus": 1},
-            "init_args": {"num_cpus": actors, "log_to_driver": False},
-        },
+        app, client_app, num_supernodes=size.clients, backend_config={"client_resources": {"num_cpus": 1}}
     )
     (root / REPORT).write_bytes(msgspec.json.encode(figures))

@@ -653,6 +653,7 @@ from pathlib import Path
 from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
 from secure_afl.node.flower_app import client_app, serve
+from secure_afl.simulations.network.many_nodes import start_ray
 
 server, nodes = Path(sys.argv[1]), int(sys.argv[2])
 app = ServerApp()
@@ -661,8 +662,8 @@ app = ServerApp()
 def main(grid, context):
     serve(grid, server, float(sys.argv[3]), 0.1)
 
-resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
-run_simulation(app, client_app, num_supernodes=nodes, backend_config=resources)
+start_ray(2)
+run_simulation(app, client_app, num_supernodes=nodes, backend_config={"client_resources": {"num_cpus": 1}})
 """
 
 
