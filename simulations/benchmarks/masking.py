@@ -32,18 +32,6 @@ CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)
 MEMORY_CASES = (10, 50)
 _MASKS, _VALUES = 50, 10**6
 
-# Flower 1.41 SecAgg+ (its own primitives, no network): CPU seconds of a client and of the server for (n, m, dropout).
-# Measured once, on 2026-11-22 on a machine like CI's, with a program that is not part of this repository. They
-# stand beside ours as a guide; on another machine they would be others.
-FLOWER_ELSEWHERE = {
-    (10, 10**6, 0.0): (0.119, 0.337),
-    (10, 10**6, 0.2): (0.122, 0.474),
-    (50, 10**5, 0.0): (0.445, 14.2),
-    (50, 10**5, 0.2): (0.494, 19.4),
-    (50, 10**6, 0.0): (0.694, 12.1),
-    (50, 10**6, 0.2): (0.562, 23.3),
-}
-
 
 def steps(repeats: int) -> int:
     """How often `measure` calls `watch`."""
@@ -60,9 +48,7 @@ def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
             watch("{} clients, {:,} values, {:.0%} dropouts".format(*case))
             runs.append(_protocol(*case))
         row = {key: median(one[key] for one in runs) for key in runs[0]}
-        client, server = FLOWER_ELSEWHERE[case]
         row |= {"n": case[0], "m": case[1], "dropout": case[2]}
-        row |= {"flower_elsewhere_client_s": client, "flower_elsewhere_server_s": server}
         figures["protocol"].append(row)
     figures["server_memory"] = []
     for n in MEMORY_CASES:
@@ -201,21 +187,17 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     )
     second = table(
         "whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
-        "(in brackets: Flower 1.41 SecAgg+ in an earlier run on such a machine, and that over ours)",
+        "(secure-afl overhead --peers measures other libraries beside it)",
         ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"),
         names=0,
     )
     for row in figures["protocol"]:
-        beside = [
-            f"{row[f'{party}_s']:.3f} ({row[f'flower_elsewhere_{party}_s']:g}, "
-            f"{row[f'flower_elsewhere_{party}_s'] / row[f'{party}_s']:.1f}×)"
-            for party in ("client", "server")
-        ]
         second.add_row(
             str(row["n"]),
             f"{row['m']:,}",
             f"{row['dropout']:.0%}",
-            *beside,
+            f"{row['client_s']:.3f}",
+            f"{row['server_s']:.3f}",
             f"{row['upload_bytes_per_value']:.3f}",
             f"{row['key_bytes_per_client']:,.0f}",
         )
