@@ -88,6 +88,9 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
     aggregator : Aggregator, optional
         None masks the sums under the default policy. It holds the clients' ledgers: with None they live as long as this
         estimator, so give one aggregator to estimators that share data.
+    agreement : str, default=""
+        What else the parties agreed on, such as a digest of their codebook, in at most 36 letters. It is part of the sums'
+        names, so that a party that agreed on something else refuses them.
     target_bounds : float, (float, float) or a list of such
         Public bounds of y, agreed on before anybody reads data: a bound on its magnitude, or a range (low, high). For
         several targets a list with one or the other for each; a single one is for each of them. With `privacy` a target
@@ -131,6 +134,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         rounds: int = 1,
         deal: int | None = None,
         privacy: Privacy | None = None,
+        agreement: str = "",
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
@@ -143,6 +147,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         self.rounds = rounds
         self.deal = deal
         self.privacy = privacy
+        self.agreement = agreement
         self.aggregator = aggregator
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
@@ -224,7 +229,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
 
     Parameters
     ----------
-    row_norm, column_bounds, ridge, max_rows, max_weight, data_set, rounds, deal, privacy, aggregator
+    row_norm, column_bounds, ridge, max_rows, max_weight, data_set, rounds, deal, privacy, agreement, aggregator
         See `FederatedRidge`.
     classes : sequence, optional
         All labels there can be, agreed on; None takes those in `y`, which only a simulation can see, and not with
@@ -257,6 +262,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         rounds: int = 1,
         deal: int | None = None,
         privacy: Privacy | None = None,
+        agreement: str = "",
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
@@ -270,6 +276,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         self.rounds = rounds
         self.deal = deal
         self.privacy = privacy
+        self.agreement = agreement
         self.aggregator = aggregator
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:

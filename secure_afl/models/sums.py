@@ -141,6 +141,7 @@ class FederatedTable(Federated):
     rounds: int
     deal: int | None
     privacy: Privacy | None = None
+    agreement: str = ""
 
     # ---- what subclasses say ----
 
@@ -374,7 +375,7 @@ class FederatedTable(Federated):
             )
         return [
             SumPlan(
-                f"{self._STATISTIC} {r + 1} of {rounds}",
+                f"{self._STATISTIC} {r + 1} of {rounds}" + (f", {self.agreement}" if self.agreement else ""),
                 bounds.length,
                 bounds.magnitude,
                 fraction_bits,

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
-from secure_afl.node.study import Study
+from secure_afl.node.study import Labels, RidgeStudy, Study
 from secure_afl.protocol.audit.events import Renewed, Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
 
 MODEL, PERSONAL, REPORT = "model.npz", "personal.npz", "report.json"
+TABLE_MODEL = "model.safetensors"
+"""Of a study with a codebook: see `secure_afl.tables.model`."""
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +84,7 @@ class Folder:
         except (CryptoError, DataError, LocalProtocolError) as error:
             raise FileError(f"{at}: {error}") from None
 
-    def data(self, study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_], str]:
+    def data(self, study: Study) -> tuple[npt.NDArray[np.float64], Labels, str]:
         """The site's rows, their labels, and the data set's name.
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
@@ -201,12 +203,18 @@ class Folder:
             if len(X):  # a failure would tell the server that there are none
                 personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         self.keep(MODEL, layers)
+        if study.codebook and isinstance(study, RidgeStudy):
+            from secure_afl.tables import model as models
+
+            models.of_study(layers[0], study.codebook, study.estimator(), study.backend.value).save(
+                self.path / TABLE_MODEL
+            )
         if personal:
             self.keep(PERSONAL, personal)
 
     def put_aside(self) -> None:
         """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
-        for name in (MODEL, PERSONAL, REPORT):
+        for name in (MODEL, TABLE_MODEL, PERSONAL, REPORT):
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
@@ -236,13 +244,15 @@ def _solved(
     return weights(plan, total, entry_error, survivors)
 
 
-def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
+def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], Labels]:
     """Features and labels, as the study has them. Raises `DataError`."""
     if study.codebook:
         from secure_afl.tables.encoding import encode
 
         design = encode(study.codebook, cells)
         assert design.outcome is not None
+        if not study.classes:
+            return design.X, design.outcome.astype(np.float64)
         return design.X, np.array(study.classes)[design.outcome]
     from secure_afl.tables.cells import is_any
 

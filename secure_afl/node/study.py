@@ -34,10 +34,10 @@ With exact sums, differential privacy by noise that the clients add (docs/privac
     delta = 1e-6
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -52,19 +52,20 @@ from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.tables import codebook as codebooks
-from secure_afl.tables.codebook import Codebook
+from secure_afl.tables.codebook import Codebook, Target
 from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.networks.fedacnnl import FedACnnL
-    from secure_afl.models.ridge import FederatedRidgeClassifier
+    from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
     from secure_afl.sums.aggregation import Aggregator, Outcome
     from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
 
     Remote = RemoteMaskedAggregator | RemoteEncryptedAggregator
 
 Floats = npt.NDArray[np.float64]
-Words = npt.NDArray[np.str_]
+Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
+"""Classes by name, or numbers."""
 
 
 class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +110,12 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.codebook:
             self._follow(self.codebook)
         columns = [*self.features, self.label]
-        if not self.features or len(set(columns)) < len(columns) or len(set(self.classes)) < 2:
+        measured = self.codebook is not None and not self.codebook.classes
+        if (
+            not self.features
+            or len(set(columns)) < len(columns)
+            or (len(set(self.classes)) < 2 and not measured)
+        ):
             raise DataError("expected features and a label without repeats, and at least two classes")
         parse_backend(self.backend, SECURE)
         if self.privacy and not self.backend.exact:
@@ -120,8 +126,6 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Take what a codebook says."""
         if self.features or self.label or self.classes:
             raise DataError("expected a codebook, or features, label and classes, got both")
-        if not codebook.classes:
-            raise DataError("expected classes as the outcome of the codebook, got a number")
         if codebook.weights:
             raise DataError("expected a codebook without weights of rows, got one with them")
         said = {
@@ -146,7 +150,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The table of the file that has the model's parameters."""
         return next(name for name, kind in MODELS.items() if isinstance(self, kind))
 
-    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidgeClassifier | FedACnnL":
+    def estimator(
+        self, aggregator: "Aggregator | None" = None
+    ) -> "FederatedRidge | FederatedRidgeClassifier | FedACnnL":
         """The model, not yet learned."""
         raise NotImplementedError
 
@@ -154,7 +160,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
         raise NotImplementedError
 
-    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
         """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
 
         learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
@@ -165,8 +171,13 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
         raise NotImplementedError
 
-    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
-        """The server's side: the model's weights, and what is known of each sum."""
+    def learn(
+        self,
+        aggregator: "Remote",
+        clients: Sequence[str],
+        learned: Callable[[Any], None] = lambda fitted: None,
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+        """The server's side: the model's weights, and what is known of each sum. learned: takes the fitted estimator."""
         raise NotImplementedError
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
@@ -176,7 +187,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Whether a site fits a head of its own to a model. told: what the server told of its layers in the session."""
         return False
 
-    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+    def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
         """A site's own head of a network, from its own rows and everybody's layers."""
         raise NotImplementedError
 
@@ -218,31 +229,42 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
                 "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
             )
 
-    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedRidgeClassifier":
-        from secure_afl.models.ridge import FederatedRidgeClassifier
+    def estimator(
+        self, aggregator: "Aggregator | None" = None
+    ) -> "FederatedRidge | FederatedRidgeClassifier":
+        from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
 
-        return FederatedRidgeClassifier(
-            row_norm(self.codebook) if self.codebook else self.ridge.row_norm,
-            column_bounds=self.ridge.column_bounds,
-            ridge=self.ridge.ridge,
-            rounds=self.ridge.rounds,
-            privacy=self.privacy,
-            classes=self.classes,
-            max_rows=self.max_rows,
-            aggregator=aggregator,
-        )
+        common: dict[str, Any] = {
+            "row_norm": row_norm(self.codebook) if self.codebook else self.ridge.row_norm,
+            "column_bounds": self.ridge.column_bounds,
+            "ridge": self.ridge.ridge,
+            "rounds": self.ridge.rounds,
+            "privacy": self.privacy,
+            "max_rows": self.max_rows,
+            "agreement": f"codebook {self.codebook.digest[:24]}" if self.codebook else "",
+            "aggregator": aggregator,
+        }
+        if self.codebook and isinstance(self.codebook.outcome, Target):
+            return FederatedRidge(target_bounds=self.codebook.outcome.range, **common)
+        return FederatedRidgeClassifier(classes=self.classes, **common)
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(self.features, clients))
 
-    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
         return self.estimator().vector(X, y, who, number)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        return ((1 + len(self.features), len(self.classes)),)
+        return ((1 + len(self.features), len(self.classes) or 1),)
 
-    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(
+        self,
+        aggregator: "Remote",
+        clients: Sequence[str],
+        learned: Callable[[Any], None] = lambda fitted: None,
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
         ridge = self.estimator(aggregator).fit_elsewhere(clients, self.features)
+        learned(ridge)
         return [ridge.weights_], ridge.rounds_
 
 
@@ -253,6 +275,8 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.classes:
+            raise DataError("expected classes as the outcome of the codebook for a network, got a number")
         if prod(self.fedacnnl.input_shape) != len(self.features):
             raise DataError(
                 f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
@@ -280,7 +304,7 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(clients))
 
-    def vector(self, number: int, X: Floats, y: Words, who: str, learned: Sequence[Floats] = ()) -> Floats:
+    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
         return self.estimator().vector(X / self.fedacnnl.scale, y, who, learned)
@@ -288,10 +312,16 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
 
-    def learn(self, aggregator: "Remote", clients: Sequence[str]) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(
+        self,
+        aggregator: "Remote",
+        clients: Sequence[str],
+        learned: Callable[[Any], None] = lambda fitted: None,
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
         network = self.estimator(aggregator).fit_elsewhere(
             clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
         )
+        learned(network)
         return network.weights_, network.rounds_
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
@@ -300,7 +330,7 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def adapts(self, layers: Sequence[Floats], told: bytes) -> bool:
         return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
 
-    def personal_head(self, X: Floats, y: Words, who: str, layers: Sequence[Floats]) -> Floats:
+    def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
         return self.estimator().personal_head(X / self.fedacnnl.scale, y, who, layers)
 
 

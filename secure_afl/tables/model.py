@@ -21,7 +21,7 @@ import numpy as np
 
 from secure_afl.errors import DataError, SolveError
 from secure_afl.tables import codebook as codebooks
-from secure_afl.tables.codebook import Codebook
+from secure_afl.tables.codebook import Codebook, Target
 from secure_afl.tables.terms import Floats, Term, in_table_units, terms
 
 if TYPE_CHECKING:  # scikit-learn is loaded where it is used
@@ -37,13 +37,13 @@ _ERRORS = ("ls_coef", "ls_se")
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model is from. rows, freedom: pooled rows, and residual degrees of freedom of the standard errors, None
     where nobody knows; certificate: proven bound on the distance from the weights of the pooled rows; ridge: penalty,
-    see `FederatedRidge`; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors:
+    see `FederatedRidge`, None where a party was not told; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors:
     why there are no standard errors.
     """
 
     data: str
     backend: str
-    ridge: float
+    ridge: float | None
     survivors: tuple[tuple[str, ...], ...]
     session: str = ""
     rows: int | None = None
@@ -187,12 +187,7 @@ def of_ridge(
 
     Raises `DataError` for one that scales columns of its own.
     """
-    if fitted.column_bounds is not None:
-        raise DataError(
-            "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
-        )
     of = terms(codebook)
-    weights = fitted.weights_
     regression, why = _regression(fitted, tuple(term.name for term in of))
     statistics = fitted.statistics_
     about = About(
@@ -206,16 +201,54 @@ def of_ridge(
         None if fitted.privacy_ else float(fitted.certificate_.bound),
         f"epsilon {fitted.privacy_.epsilon:g}, delta {fitted.privacy_.delta:g}" if fitted.privacy_ else "",
         why,
-        {"secure-afl": version("secure-afl"), "numpy": np.__version__, "python": platform.python_version()},
+        _versions(),
     )
-    if codebook.classes:
-        one = fitted.rows(np.zeros((1, len(of))))[0, 0]  # what stands in the intercept's column
-        coef = np.asarray(weights[1:].T, dtype=np.float64)
-        intercept = np.asarray(weights[0] * one, dtype=np.float64)
-    else:
-        coef, intercept = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+    coef, intercept = _own(fitted.weights_, codebook, fitted)
     errors = _table_errors(of, regression) if regression else (None, None)
     return Model(codebook, coef, intercept, about, *errors)
+
+
+def of_study(
+    weights: Floats,
+    codebook: Codebook,
+    estimator: "FederatedRidge | FederatedRidgeClassifier",
+    backend: str,
+) -> Model:
+    """A party's model: what the server says came out of a study. Nobody vouches for it; it has no standard errors.
+
+    weights (1 + features, outputs): as `estimator`, which has not learned, would have them.
+    """
+    about = About(
+        "a study", backend, None, (), no_errors="the server sends the weights only", versions=_versions()
+    )
+    return Model(codebook, *_own(weights, codebook, estimator), about)
+
+
+def _own(
+    weights: Floats, codebook: Codebook, estimator: "FederatedRidge | FederatedRidgeClassifier"
+) -> tuple[Floats, Floats]:
+    """Coefficients (outputs, features) and intercepts (outputs,) of features, in the outcome's unit, out of weights as they
+    are summed. Raises `DataError` for an estimator that scales columns of its own.
+    """
+    if estimator.column_bounds is not None:
+        raise DataError(
+            "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
+        )
+    one = estimator.rows(np.zeros((1, len(weights) - 1)))[0, 0]  # what stands in the intercept's column
+    coef, intercept = (
+        np.asarray(weights[1:].T, dtype=np.float64),
+        np.asarray(weights[0] * one, dtype=np.float64),
+    )
+    if isinstance(codebook.outcome, Target):
+        from secure_afl.models.columns import Columns
+
+        over = Columns.parse([codebook.outcome.range], 1, "the outcome's range").scaling
+        return np.ldexp(coef, over.exponent[:, None]), np.ldexp(intercept, over.exponent) + over.centre
+    return coef, intercept
+
+
+def _versions() -> dict[str, str]:
+    return {"secure-afl": version("secure-afl"), "numpy": np.__version__, "python": platform.python_version()}
 
 
 def _regression(

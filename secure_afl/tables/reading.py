@@ -28,7 +28,7 @@ def read(source: Path | str, form: Form | None = None, *, name: str = "") -> Cel
     address, form = str(source), form or Form()
     name = name or called(address)
     if address.startswith(POSTGRES):
-        from secure_afl.tables import databases
+        from secure_afl.tables.formats import databases
 
         return databases.postgres(address, form, name)
     path = Path(source)
@@ -46,7 +46,7 @@ def read(source: Path | str, form: Form | None = None, *, name: str = "") -> Cel
 
 
 def _delimited(path: Path, form: Form, name: str) -> Cells:
-    from secure_afl.tables import delimited
+    from secure_afl.tables.formats import delimited
 
     return delimited.read(path, form, name)
 
@@ -108,7 +108,7 @@ def _excel(path: Path, form: Form, name: str) -> Cells:
 
 
 def _sqlite(path: Path, form: Form, name: str) -> Cells:
-    from secure_afl.tables import databases
+    from secure_afl.tables.formats import databases
 
     return databases.sqlite(path, form, name)
 

@@ -87,7 +87,8 @@ def notes(model: Model) -> list[str]:
             f"least squares, {about.freedom} degrees of freedom; predictions use a ridge of {about.ridge:g}"
         )
     else:
-        said.append(f"ridge of {about.ridge:g}; no standard errors: {about.no_errors}")
+        penalty = "ridge" if about.ridge is None else f"ridge of {about.ridge:g}"
+        said.append(f"{penalty}; no standard errors: {about.no_errors}")
     parties = [", ".join(one) for one in about.survivors]
     said.append(f"sums over: {'; '.join(parties)}, by {about.backend}" if parties else f"by {about.backend}")
     if about.certificate is not None:

@@ -6,37 +6,67 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 from worlds.coded import Coded
+from worlds.folders import Post
 
+from secure_afl.errors import DropoutWarning
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
-from secure_afl.simulations.data.dataset import load
+from secure_afl.sums.remote import Elsewhere, remote
+from secure_afl.tables import model as models
+from secure_afl.tables.encoding import encode
 
 BOOK = dataset._FOLDER / "heart.toml"
 STUDY = 'backend = "mask"\nmax_rows = 1000\n'
 
 
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Coded:
-    return Coded(tmp_path_factory.mktemp("hospitals") / "here", load("heart"))
+TABLE = dataset._FOLDER / "heart_disease_uci.csv"
+PRESSURE = BOOK.read_text().replace("trestbps =", "# trestbps =").partition("[outcome]")[0] + (
+    '[outcome]\nkind = "number"\ncolumn = "trestbps"\nrange = [60, 260]\nunit = "mm Hg"\nmissing = ["", "0"]\n'
+)
 
 
-def test_a_session_over_raw_tables_is_that_of_one_process(hospitals: Coded) -> None:
-    data, (_, study) = hospitals.data, Folder(hospitals.server).terms()
-    for part, folder in zip(hospitals.parts, hospitals.folders, strict=True):
-        assert (folder / "rows.csv").read_text().startswith("id,age,sex,dataset,cp,")
-        X, y, _ = Folder(folder).data(study)
-        assert np.array_equal(X, data.X[part.train])
-        assert y.tolist() == [data.classes[place] for place in data.y[part.train]]
-    assert data.site is not None
-    here = study.estimator().fit(data.X, np.array(data.classes)[data.y], data.site)
-    assert np.array_equal(hospitals.weights(), here.weights_)
+@pytest.mark.parametrize("codebook", [BOOK.read_text(), PRESSURE], ids=["classes", "number"])
+def test_a_session_over_raw_tables_is_that_of_one_process(codebook: str, tmp_path: Path) -> None:
+    hospitals = Coded(tmp_path / "here", TABLE, codebook)
+    design = encode(hospitals.book, hospitals.cells)
+    assert design.site is not None
+    study = Folder(hospitals.server).terms()[1]
+    for name, folder in zip(hospitals.names, hospitals.folders, strict=True):
+        X, _, _ = Folder(folder).data(study)
+        assert np.array_equal(X, design.X[design.site == name])
+    there, here = hospitals.deployed(), hospitals.here()
+    assert np.array_equal(there.weights_, here.weights_)
+    expected = here.predict(design.X).tolist()
+    whole = models.of_ridge(there, hospitals.book, data="heart", backend="mask")
+    for folder in hospitals.folders:
+        model = models.load(folder / "model.safetensors")
+        assert model.codebook == hospitals.book
+        assert model.ls_se is None
+        for one in (model, whole):
+            predicted = one.predict(design).tolist()
+            assert predicted == (expected if hospitals.book.classes else pytest.approx(expected, rel=1e-12))
+
+
+def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
+    """Of the same length and bounds, so that nothing else would tell: the sum would be wrong, silently."""
+    hospitals = Coded(tmp_path / "here", TABLE, BOOK.read_text())
+    other = BOOK.read_text().replace('["0", "1", "2", "3"]', '["0", "3", "2", "1"]')
+    (hospitals.folders[1] / "codebook.toml").write_text(other)
+    (terms, ours), (_, others) = (Folder(folder).terms() for folder in hospitals.folders[:2])
+    assert ours.plan(4)[0].length == others.plan(4)[0].length
+    assert ours.plan(4)[0].statistic != others.plan(4)[0].statistic
+    post, study = Post(hospitals), Folder(hospitals.server).terms()[1]
+    aggregator = remote(Elsewhere(terms.parties, post.carry), terms.policy, None)
+    with pytest.warns(DropoutWarning):
+        study.learn(aggregator, hospitals.names)
+    assert any("Hungary" in str(refusal) and "codebook" in str(refusal) for refusal in post.refusals)
 
 
 def test_a_study_refuses_cells_as_run_does(tmp_path: Path) -> None:
-    parties = Coded(tmp_path / "here", load("heart"))
+    parties = Coded(tmp_path / "here", TABLE, BOOK.read_text())
     table = parties.folders[0] / "rows.csv"
     lines = table.read_text().splitlines()
     lines[2] = lines[2].replace("Male", "male")

@@ -1,36 +1,78 @@
 """A table with a codebook, in one process and in the folders that its sites would have."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from secure_afl.node.site import Folder
-from secure_afl.simulations.data.dataset import Dataset
-from secure_afl.simulations.data.partition import Part
-from secure_afl.simulations.network.laid_out import lay_out
+from secure_afl.node.study import packed
+from secure_afl.protocol.files import policy, roster
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.simulations.network.laid_out import settle
 from secure_afl.sums.remote import Elsewhere, remote
+from secure_afl.tables import codebook as codebooks
+from secure_afl.tables.encoding import encode
+from secure_afl.tables.reading import read
 from worlds.folders import Post
 
 
 @dataclass
 class Coded:
-    """All rows of a data set in folders, one for each site."""
+    """All rows of a table in folders, one for each site of its codebook."""
 
     root: Path
-    data: Dataset
+    table: Path
+    codebook: str
+    ridge: float = 1e-3
 
     def __post_init__(self) -> None:
-        assert self.data.site is not None
-        self.names = sorted(set(self.data.site.tolist()))
-        nothing = np.array([], np.int64)
-        self.parts = [Part(name, np.flatnonzero(self.data.site == name), nothing) for name in self.names]
-        made = lay_out(self.root, self.data, self.parts, backend="mask")
-        self.folders, self.server = list(made.clients), made.server
+        self.book = codebooks.parse(self.codebook)
+        self.cells = read(self.table)
+        sites = np.array(self.cells.column(self.book.site).to_pylist())
+        self.names = sorted(set(sites.tolist()))
+        self.server = self.root / "server"
+        self.folders = [self.root / str(at) for at in range(len(self.names))]
+        members = [settle(folder, name) for folder, name in zip(self.folders, self.names, strict=True)]
+        self.server.mkdir()
+        files = {
+            "roster.toml": roster.text(roster.Parties(Roster(tuple(members)), None)),
+            "policy.toml": policy.text(Policy()),
+            "codebook.toml": self.codebook,
+            "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n[ridge]\nridge = {self.ridge}\n',
+        }
+        for folder in (*self.folders, self.server):
+            for name, text in files.items():
+                (folder / name).write_text(text)
+        rows = [*zip(*(column.to_pylist() for column in self.cells.columns.values()), strict=True)]
+        for folder, name in zip(self.folders, self.names, strict=True):
+            with (folder / "rows.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(self.cells.columns)
+                writer.writerows(rows[at] for at in np.flatnonzero(sites == name).tolist())
+            (folder / "data.toml").write_text('table = "rows.csv"\nname = "rows"\nseparator = ","\n')
 
-    def weights(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        """What the server learns in a session over the folders."""
+    def deployed(self) -> Any:
+        """The estimator that the server has learned in a session over the folders; each party has its model then."""
         terms, study = Folder(self.server).terms()
-        aggregator = remote(Elsewhere(terms.parties, Post(self).carry), terms.policy, None)
-        (weights,), _ = study.learn(aggregator, self.names)
-        return weights
+        post = Post(self)
+        found: list[Any] = []
+        aggregator = remote(Elsewhere(terms.parties, post.carry), terms.policy, None)
+        layers, _ = study.learn(aggregator, self.names, found.append)
+        (session,) = post.sessions
+        for party in range(len(self.folders)):
+            post.ask(party, Letter(Channel.END, session, packed(layers)))
+        return found[0]
+
+    def here(self) -> Any:
+        """The same in one process."""
+        design = encode(self.book, self.cells)
+        assert design.outcome is not None
+        assert design.site is not None
+        study = Folder(self.server).terms()[1]
+        y = np.array(study.classes)[design.outcome] if study.classes else design.outcome
+        return study.estimator().fit(design.X, y, design.site)
