@@ -40,18 +40,15 @@ Ready = tuple[npt.NDArray[np.uint64], bytes]
 class _OwnVectors:
     """The program contributes the vectors; under BFV their words stay for further attempts at a round."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
     def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
         """The number that the session must have, and the transcript of the masked session under it."""
         return agreement.session, b""
 
-    def join(self, agreement: Agreement) -> None:
+    def join(self, ledger: Ledger, agreement: Agreement) -> None:
         """Enter the session in the ledger, where that is not done yet."""
-        self._ledger.join(agreement.session)
+        ledger.join(agreement.session)
 
-    def ready(self, memory: ClientMemory, number: int) -> Ready | None:
+    def ready(self, ledger: Ledger, memory: ClientMemory, number: int) -> Ready | None:
         """What answers a request for round `number`; None: the program must be asked."""
         return (
             (np.frombuffer(memory.words, "<u8").astype(np.uint64), memory.data_set) if memory.words else None
@@ -61,9 +58,8 @@ class _OwnVectors:
 class _MaskedVectors:
     """A masked session made the vectors. Raises `WireError` where the server asks before that is so."""
 
-    def __init__(self, masks: MaskingClient, ledger: Ledger) -> None:
+    def __init__(self, masks: MaskingClient) -> None:
         self._masks = masks
-        self._ledger = ledger
 
     def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
         try:
@@ -71,15 +67,15 @@ class _MaskedVectors:
         except LocalProtocolError as error:
             raise WireError(str(error)) from None
 
-    def join(self, agreement: Agreement) -> None:
+    def join(self, ledger: Ledger, agreement: Agreement) -> None:
         """The masked session is in the ledger."""
 
-    def ready(self, memory: ClientMemory, number: int) -> Ready:
+    def ready(self, ledger: Ledger, memory: ClientMemory, number: int) -> Ready:
         try:
             words, data_set = self._masks.masked(number)
         except LocalProtocolError as error:
             raise WireError(str(error)) from None
-        self._ledger.use(data_set, memory.agreement.session)  # masked before, it leaves now
+        ledger.use(data_set, memory.agreement.session)  # masked before, it leaves now
         return words, messages.data_set_digest(self._masks.name, data_set)
 
 
@@ -119,7 +115,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._encryption = encryption
         self._policy = policy
         self._ledger = ledger
-        self._source = _OwnVectors(ledger) if masks is None else _MaskedVectors(masks, ledger)
+        self._source = _OwnVectors() if masks is None else _MaskedVectors(masks)
         self._ciphertexts: Residues | None = None  # that may still have to be tagged
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
@@ -128,7 +124,9 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take one message of the server; give the frame that answers it, or what it asks for."""
         answer = super().receive(data)
-        if isinstance(answer, SumWanted) and (ready := self._source.ready(self._memory, answer.round)):
+        if isinstance(answer, SumWanted) and (
+            ready := self._source.ready(self._ledger, self._memory, answer.round)
+        ):
             return self._encrypted(*ready)
         return answer
 
@@ -187,7 +185,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 raise WireError(
                     f"expected a key signed by {holder.name}, the signature does not verify"
                 ) from None
-        self._source.join(agreement)
+        self._source.join(self._ledger, agreement)
         self._begin(ClientMemory(agreement, self.state, self._answers, demands(self._plan), invitation.key))
         return self._frame(Joined())
 
@@ -205,7 +203,9 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 "non-members"
             )
         self._check_group("participants", participants, request.round)
-        self._source.ready(self._memory, request.round)  # refuses to be asked before there is something
+        self._source.ready(
+            self._ledger, self._memory, request.round
+        )  # refuses to be asked before there is something
         if request.round != self._memory.round:
             self._memory.words = b""
         self._memory.attempt, self._memory.round = request.attempt, request.round

@@ -189,7 +189,8 @@ def test_components_are_scikit_learns(size: tuple[int, int, int], standardise: b
 def test_discriminants_are_scikit_learns(size: tuple[int, int, int], classes: int, kind: str | None) -> None:
     X, _ = rows(*size)
     draws = np.random.default_rng(size[0])
-    y = np.append(np.arange(classes), draws.integers(0, classes, len(X) - classes))
+    # Two rows a class at least: scikit-learn warns of one.
+    y = np.append(np.repeat(np.arange(classes), 2), draws.integers(0, classes, len(X) - 2 * classes))
     X = X + draws.normal(size=(classes, X.shape[1]))[y] * X.std(axis=0)
     given_: Any = draws.uniform(0.1, 1, classes) if kind == "given" else kind
     reference = LinearDiscriminantAnalysis(solver="lsqr").fit(X, y)

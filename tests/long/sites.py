@@ -329,7 +329,7 @@ class Model:
             if weak == "threshold":
                 replaced += [
                     (graph, "least_threshold", lambda profile, n, degree: n // 2),
-                    (graph, "exposure", lambda *known: 0.0),
+                    (graph, "exposure", lambda *known, **more: 0.0),
                 ]
             if weak == "minimum":
                 replaced += [(Policy, "least_survivors", lambda self, roster: 1)]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from worlds.folders import Federation
 from worlds.patience import HANG
 
+from secure_afl.crypto.errors import MissingExtraError
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport import logs, metrics
 from secure_afl.protocol.transport.events import (
@@ -139,7 +140,7 @@ def test_what_counts_need_is_said_before_a_message_is_answered(monkeypatch: pyte
         logs.listen()
     monkeypatch.setenv(metrics.VARIABLE, "/srv/counts.prom")
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(LocalProtocolError, match="needs the package prometheus-client, the extra `metrics`"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'secure-afl\[metrics\]'"):
         logs.listen()
     monkeypatch.delenv(metrics.VARIABLE)
     logs.listen()  # nobody asked for counts
