@@ -9,6 +9,7 @@ sent is.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 from secure_afl.protocol.audit.chain import Chain, read
@@ -567,64 +568,78 @@ def _releases(session: Session) -> Iterator[Finding]:
     server = session.server
     if server is None:
         return
-    terms, masked = session.terms, isinstance(session.terms, Parameters)
-    upload, question, answer = (
-        ("upload", "survivors", "reveal") if masked else ("encrypted upload", "check", "tags")
-    )
     seen = Counter(one.event.round for one in server.of(Released))
     for released in server.of(Released):
-        number, survivors, line = released.event.round, released.event.survivors, released.line
-
-        def fault(text: str, line: int = line, number: int = number) -> Finding:
-            return Finding(server.log.file, line, f"round {number}: {text}")
-
-        if number >= len(terms.rounds):
-            yield fault("it was not planned")
-            continue
-        if seen[number] > 1:
-            yield fault(f"it was opened {seen[number]} times")
-        if not (isinstance(terms, Agreement) and terms.release is Release.WEIGHTS):
-            length = terms.rounds[number].length
-            if released.event.values != length:
-                yield fault(f"expected a sum of {length} values, got {released.event.values}")
-        uploads = [one.event for one in server.received(upload) if one.event.frame.round == number]
-        # An encrypted round may have been begun anew: only the last attempt counts.
-        last = max((one.frame.attempt or 0 for one in uploads), default=0)
-        uploaded = {one.sender for one in uploads if (one.frame.attempt or 0) == last}
-        # Where masked vectors travel encrypted, one may be masked and then not encrypted.
-        layered = isinstance(terms, Parameters) and terms.encrypted
-        if not uploaded.issuperset(survivors) or (uploaded != set(survivors) and not layered):
-            yield fault(
-                f"the sum is said to be over {_names(session, survivors)}, and uploads came from "
-                f"{_names(session, [one for one in uploaded if one is not None])}"
+        number = released.event.round
+        if number >= len(session.terms.rounds):
+            faults = iter(["it was not planned"])
+        else:
+            faults = chain(
+                _size_faults(session.terms, released.event, seen[number]),
+                _survivor_faults(session, server, released.event),
+                _answer_faults(session.terms, server, released),
             )
-        for view in session.parties.values():
-            shown = [
-                one
-                for one in view.received("survivors", "check", "offer")
-                if one.event.frame.round == number and (one.event.frame.attempt or 0) == last
-            ]
-            for one in shown:
-                if one.event.frame.members != survivors:
-                    yield fault(
-                        f"the sum is said to be over {_names(session, survivors)}; {view.log.begun.party} was shown "
-                        f"{_names(session, one.event.frame.members)} ({view.log.file}, line {one.line})"
-                    )
-        asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
-        answers = {one.event.sender for one in server.received(answer) if asked < one.line < line}
-        answers &= set(survivors)
-        needed = terms.threshold if isinstance(terms, Parameters) else len(survivors)
-        if len(answers) < needed:
-            yield fault(
-                f"expected the answers of at least {needed} clients before it is opened, got {len(answers)}"
-            )
+        for fault in faults:
+            yield Finding(server.log.file, released.line, f"round {number}: {fault}")
+    yield from _unsaid(session.terms, server)
+
+
+def _size_faults(terms: Terms, released: Released, times: int) -> Iterator[str]:
+    """A sum is opened once, and has the length that was agreed on. times: how often it was opened."""
+    if times > 1:
+        yield f"it was opened {times} times"
+    if isinstance(terms, Agreement) and terms.release is Release.WEIGHTS:
+        return
+    length = terms.rounds[released.round].length
+    if released.values != length:
+        yield f"expected a sum of {length} values, got {released.values}"
+
+
+def _survivor_faults(session: Session, server: View, released: Released) -> Iterator[str]:
+    """A sum is over those whose uploads the server had, and whom it showed to every party."""
+    terms, survivors = session.terms, released.survivors
+    upload = "upload" if isinstance(terms, Parameters) else "encrypted upload"
+    uploads = [one.event for one in server.received(upload) if one.event.frame.round == released.round]
+    # An encrypted round may have been begun anew: only the last attempt counts.
+    last = max((one.frame.attempt or 0 for one in uploads), default=0)
+    uploaded = {one.sender for one in uploads if (one.frame.attempt or 0) == last}
+    # Where masked vectors travel encrypted, one may be masked and then not encrypted.
+    layered = isinstance(terms, Parameters) and terms.encrypted
+    if not uploaded.issuperset(survivors) or (uploaded != set(survivors) and not layered):
+        yield (
+            f"the sum is said to be over {_names(session, survivors)}, and uploads came from "
+            f"{_names(session, [one for one in uploaded if one is not None])}"
+        )
+    for view in session.parties.values():
+        for one in view.received("survivors", "check", "offer"):
+            frame = one.event.frame
+            if (frame.round, frame.attempt or 0) == (released.round, last) and frame.members != survivors:
+                yield (
+                    f"the sum is said to be over {_names(session, survivors)}; {view.log.begun.party} was shown "
+                    f"{_names(session, frame.members)} ({view.log.file}, line {one.line})"
+                )
+
+
+def _answer_faults(terms: Terms, server: View, released: At[Released]) -> Iterator[str]:
+    """A sum is opened after enough of its clients have answered."""
+    masked, number = isinstance(terms, Parameters), released.event.round
+    question, answer = ("survivors", "reveal") if masked else ("check", "tags")
+    asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
+    answers = {one.event.sender for one in server.received(answer) if asked < one.line < released.line}
+    answers &= set(released.event.survivors)
+    needed = terms.threshold if isinstance(terms, Parameters) else len(released.event.survivors)
+    if len(answers) < needed:
+        yield f"expected the answers of at least {needed} clients before it is opened, got {len(answers)}"
+
+
+def _unsaid(terms: Terms, server: View) -> Iterator[Finding]:
+    """Of every round that was answered for, the server says what came of it."""
     done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
-    final = "reveal" if masked else "opened"
-    answered = {one.event.frame.round: one.line for one in server.received(final)}
-    for unsaid, at in answered.items():
-        if unsaid not in done:
+    final = "reveal" if isinstance(terms, Parameters) else "opened"
+    for number, line in {one.event.frame.round: one.line for one in server.received(final)}.items():
+        if number not in done:
             yield Finding(
-                server.log.file, at, f"round {unsaid} was answered for, and no line says what came of it"
+                server.log.file, line, f"round {number} was answered for, and no line says what came of it"
             )
 
 

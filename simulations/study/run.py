@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
-from secure_afl.simulations.study.control import coded, smallest
+from secure_afl.simulations.study.control import Coded, coded, smallest
 from secure_afl.simulations.study.report import KEY_PHASES, Run
 from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
@@ -131,61 +132,100 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
     control = coded(data, parts, settings.rounds, settings.control)
-    contributed = control.data
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
     witness = Witness(aggregator)
-    rows, site = stacked({part.client: part.train for part in control.parts})
-    classes = range(len(data.classes))
+    try:
+        models = _models(data, parts, control, settings, witness)
+    finally:
+        if not isinstance(aggregator, PlainAggregator):
+            aggregator.close()
+    sessions = _sessions(aggregator)
+    costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
+    figures = (
+        _described(data, parts, settings)
+        | _learned(data, parts, models, witness, settings)
+        | {
+            "disclosure": {
+                "least_rows": settings.control if control.figures else None,
+                "by_client": control.figures,
+                **smallest(control.data, models.pooled_rows, len(_weights(models.together)[-1]) - 1),
+                "constant": _constant(models.together, data),
+            },
+            "privacy": _private(models.together, settings, len(parts)),
+        }
+        | _spent(costs, sum(one.length for one in models.together.rounds_), witness.plain_seconds)
+    )
+    if settings.personalize:
+        _add_personal(figures, data, parts, models)
+    for session in sessions:
+        figures |= _agreed(session, aggregator.policy)
+    refusals = [refusal for session in sessions for refusal in session.refusals]
+    return Run(figures, costs, refusals, models.together, _number_of(sessions))
+
+
+@dataclass(frozen=True, eq=False)
+class _Models:
+    """together: through the aggregator; pooled: from the survivors' rows in one place, whose numbers are pooled_rows;
+    alone: each client's; sums: one for each wave of rows; warnings: what training together said.
+    """
+
+    together: "FederatedRidgeClassifier | FedACnnL"
+    pooled: "FederatedRidgeClassifier | FedACnnL"
+    alone: "Mapping[str, FederatedRidgeClassifier | FedACnnL]"
+    sums: Sequence[Outcome]
+    pooled_rows: npt.NDArray[np.intp]
+    warnings: Sequence[str]
+
+
+def _models(
+    data: Dataset, parts: Sequence[Part], control: Coded, settings: Settings, aggregator: Aggregator
+) -> _Models:
+    """Every model of a run. Raises what the estimators and the aggregator raise."""
     # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
     largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
 
     def model(aggregator: Aggregator | None = None) -> "FederatedRidgeClassifier | FedACnnL":
+        shared: dict[str, Any] = {"classes": range(len(data.classes)), "aggregator": aggregator}
         if settings.model == "fedacnnl":
             from secure_afl.simulations.study import networks  # torch
 
-            return networks.estimator(
-                settings, data, classes=classes, max_rows=max(2**12, largest), aggregator=aggregator
-            )
+            return networks.estimator(settings, data, max_rows=max(2**12, largest), **shared)
         return FederatedRidgeClassifier(
             data.row_norm if settings.clip is None else settings.clip,
-            classes=classes,
             max_rows=max(2**16, largest),
             rounds=settings.rounds,
             privacy=settings.privacy,
-            aggregator=aggregator,
+            **shared,
         )
 
+    contributed = control.data
+    rows, site = stacked({part.client: part.train for part in control.parts})
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         warnings.simplefilter("ignore", ColumnWarning)  # and so are constant columns
-        try:
-            together = model(witness).fit(contributed.X[rows], contributed.y[rows], site)
-        finally:
-            if not isinstance(aggregator, PlainAggregator):
-                aggregator.close()
+        together = model(aggregator).fit(contributed.X[rows], contributed.y[rows], site)
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
     waves = split_rounds(
         {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds
     )
     sums = together.rounds_[: len(waves)]
-    pooled_rows = np.concatenate(
-        [wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors]
+    pooled_rows = rows[
+        np.concatenate([wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors])
+    ]
+    return _Models(
+        together,
+        model().fit_pooled(contributed.X[pooled_rows], contributed.y[pooled_rows]),
+        {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts},
+        sums,
+        pooled_rows,
+        [str(one.message) for one in said],
     )
-    pooled = model().fit_pooled(contributed.X[rows[pooled_rows]], contributed.y[rows[pooled_rows]])
-    alone = {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts}
 
-    test, _ = stacked({part.client: part.test for part in parts})
-    tested = [part for part in parts if len(part.test)]
-    certificate = together.certificate_
-    sessions = _sessions(aggregator)
-    costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
-    length = sum(one.length for one in together.rounds_)
-    survivors = [list(one.survivors) for one in sums]
-    difference = np.concatenate(
-        [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]
-    )
-    figures = {
+
+def _described(data: Dataset, parts: Sequence[Part], settings: Settings) -> dict[str, Any]:
+    """What the run was of."""
+    return {
         "data": data.name,
         "model": settings.model,
         "backend": settings.backend,
@@ -197,6 +237,22 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         "classes": list(data.classes),
         "clients": [part.client for part in parts],
         "rows": {part.client: len(part.train) for part in parts},
+    }
+
+
+def _learned(
+    data: Dataset, parts: Sequence[Part], models: _Models, witness: "Witness", settings: Settings
+) -> dict[str, Any]:
+    """Who is in the sums, how good the models are, and how near to the pooled one."""
+    together, pooled, alone = models.together, models.pooled, models.alone
+    test, _ = stacked({part.client: part.test for part in parts})
+    tested = [part for part in parts if len(part.test)]
+    certificate = together.certificate_
+    survivors = [list(one.survivors) for one in models.sums]
+    difference = np.concatenate(
+        [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]
+    )
+    return {
         "survivors": survivors[0] if settings.rounds == 1 else survivors,
         "accuracy": {
             "together": together.score(data.X[test], data.y[test]),
@@ -211,15 +267,15 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         # Of a sum with noise it says nothing about the model without.
         "certificate": None if settings.privacy else certificate.bound,
         "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
-        "disclosure": {
-            "least_rows": settings.control if control.figures else None,
-            "by_client": control.figures,
-            **smallest(contributed, rows[pooled_rows], len(_weights(together)[-1]) - 1),
-            "constant": _constant(together, data),
-        },
-        "privacy": _private(together, settings, len(parts)),
+    }
+
+
+def _spent(costs: Mapping[str, PhaseCost], length: int, plain_seconds: float) -> dict[str, Any]:
+    """Bytes and CPU seconds. costs: by phase, empty for sums in the clear; length: values that a client contributed."""
+    sent = _median_bytes(costs, keys=False, up=True, down=False) if costs else 8 * length
+    return {
         "bytes": {
-            "upload_per_client": _median_bytes(costs, keys=False, up=True, down=False),
+            "upload_per_client": sent,
             "download_per_client": _median_bytes(costs, keys=False, up=False, down=True),
             "plain_float64_per_client": 8 * length,
             "key_exchange_per_client": _median_bytes(costs, keys=True, up=True, down=True),
@@ -228,37 +284,24 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             "client": of_median_client([cost.client_seconds for cost in costs.values()]),
             "server": sum(cost.server_seconds for cost in costs.values()),
             "key_holders": sum(cost.holder_seconds for cost in costs.values()),
-            "plain": witness.plain_seconds,
+            "plain": plain_seconds,
         },
     }
-    if settings.personalize:
-        together = cast("PFedACnnL", together)
-        own = {
-            part.client: float(
-                (
-                    together.predict(data.X[part.test], [part.client] * len(part.test)) == data.y[part.test]
-                ).mean()
-            )
-            for part in tested
-        }
-        figures["accuracy"]["personal_by_client"] = own
-        figures["accuracy"]["personal"] = float(
-            np.average(list(own.values()), weights=[len(part.test) for part in tested])
-        )
-        figures["warnings"] = [str(one.message) for one in said]
-        figures["groups"] = np.bincount([one.group for one in together.personal_.values()]).tolist()
-    for session in sessions:
-        figures |= _agreed(session, aggregator.policy)
-    if not sessions:
-        sent = {"upload_per_client": 8 * length, "download_per_client": 0, "key_exchange_per_client": 0}
-        figures["bytes"] |= sent
-    return Run(
-        figures,
-        costs,
-        [refusal for session in sessions for refusal in session.refusals],
-        together,
-        _number_of(sessions),
-    )
+
+
+def _add_personal(figures: dict[str, Any], data: Dataset, parts: Sequence[Part], models: _Models) -> None:
+    """The accuracy of each client's own model, and how many clients each group has."""
+    model = cast("PFedACnnL", models.together)
+    tested = [part for part in parts if len(part.test)]
+    own = {}
+    for part in tested:
+        predicted = model.predict(data.X[part.test], [part.client] * len(part.test))
+        own[part.client] = float((predicted == data.y[part.test]).mean())
+    weights = [len(part.test) for part in tested]
+    figures["accuracy"]["personal_by_client"] = own
+    figures["accuracy"]["personal"] = float(np.average(list(own.values()), weights=weights))
+    figures["warnings"] = list(models.warnings)
+    figures["groups"] = np.bincount([one.group for one in model.personal_.values()]).tolist()
 
 
 def _private(
