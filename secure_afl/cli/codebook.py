@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli.table_options import Decimal, Encoding, Query, Separator, Sheet, Table, form
-from secure_afl.cli.terminal import console, refusals_shown, table
+from secure_afl.cli.terminal import console, print_data, refusals_shown, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.faults import Fault
@@ -47,7 +47,7 @@ def draft_command(
             reading.read(file, form(separator, decimal, encoding, sheet, query)), outcome=outcome, site=site
         )
         if out is None:
-            console.out(text, end="", highlight=False)
+            print_data(text)
             return
         whole.write_new(out, text.encode(), whole.PUBLIC)
         console.print(

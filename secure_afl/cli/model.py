@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from secure_afl.cli.table_options import Decimal, Encoding, Query, Separator, Sheet, Table, form
-from secure_afl.cli.terminal import console, refusals_shown, table, write_text
+from secure_afl.cli.terminal import console, print_data, refusals_shown, table, write_text
 from secure_afl.errors import DataError
 
 if TYPE_CHECKING:
@@ -183,6 +183,6 @@ def show_command(
             Format.CSV: shown.comma_separated,
         }[format](learned)
         if out is None:
-            console.out(made, end="", highlight=False)
+            print_data(made)
         else:
             write_text(out, made, "table")

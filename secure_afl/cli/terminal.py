@@ -1,7 +1,10 @@
 """What all commands share: where text goes, progress, refusals, and files that are whole or not there."""
 
+import errno
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -9,19 +12,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.protocol.files import whole
 
 console = Console()
 errors = Console(stderr=True)
+STDOUT = Path("-")
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write every figure to this file.", dir_okay=False)
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write every figure to this file; - is stdout, and all else goes to stderr.",
+        dir_okay=False,
+    ),
 ]
+
+
+class OutputError(SecureAflError):
+    """What a command gives cannot be written where it should go."""
 
 
 @contextmanager
@@ -40,9 +55,34 @@ def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]
         yield watch
 
 
+class _Narrowing(Table):
+    """A table that becomes lines, one for each cell, where its words and numbers would be cut."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for column in self.columns:
+            words = [word for cell in (column.header, *column.cells) for word in _plain(cell).split()]
+            column.min_width = max(map(cell_len, words), default=0)
+        if sum((column.min_width or 0) + 3 for column in self.columns) < options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text.from_markup(f"[italic]{self.title}[/]") if isinstance(self.title, str) else self.title
+        headings = [str(column.header).strip() for column in self.columns]
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            first, *others = zip(headings, map(str, cells), strict=True)
+            yield Text.from_markup(f"{first[0]}: [bold]{first[1]}[/]" if first[0] else f"[bold]{first[1]}[/]")
+            for heading, cell in others:
+                if cell:
+                    yield Text.from_markup(f"  {heading}: {cell}")
+
+
+def _plain(cell: Any) -> str:
+    return Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
+
+
 def table(title: str, headings: Sequence[str], names: int = 1) -> Table:
     """An empty table, its first `names` columns to the left and the others, of numbers, to the right."""
-    empty = Table(title=title, title_justify="left")
+    empty = _Narrowing(title=title, title_justify="left")
     for place, heading in enumerate(headings):
         empty.add_column(heading, justify="left" if place < names else "right")
     return empty
@@ -50,15 +90,35 @@ def table(title: str, headings: Sequence[str], names: int = 1) -> Table:
 
 @contextmanager
 def refusals_shown() -> Iterator[None]:
-    """What we refuse is said on stderr, with exit code 1 and without a traceback."""
+    """What we refuse is said on stderr, with exit code 1 and without a traceback; also that stdout takes no more."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a console of cp1252 shows Łódź as \u0141\xf3d\u017a
     try:
         with optional():
             yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has enough; `click` ends quietly
+    except OSError as error:
+        _unwritable(error)
     except SecureAflError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    finally:
+        console.stderr = False
+
+
+def _unwritable(error: OSError) -> None:
+    """Raises `Exit` after it has said that stdout takes no more; any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
+        raise error
+    errors.print(f"[bold red]error:[/] cannot write to stdout: {error.strerror}", highlight=False)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python tries again at its end, and says so
+    raise typer.Exit(1) from None
 
 
 def make_way(file: Path | None, option: str = "--json") -> None:
@@ -66,7 +126,9 @@ def make_way(file: Path | None, option: str = "--json") -> None:
 
     Raises `BadParameter`, `FileError`.
     """
-    if file is None:
+    if file == STDOUT:
+        console.stderr = True
+    if file is None or file == STDOUT:
         return
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise typer.BadParameter(f"cannot write into the folder {file.parent}", param_hint=option)
@@ -75,8 +137,23 @@ def make_way(file: Path | None, option: str = "--json") -> None:
 
 def write_json(file: Path | None, figures: dict[str, Any]) -> None:
     """Figures, as `write_text` writes."""
-    if file:
-        write_text(file, json.dumps(figures, indent=2) + "\n", "figures")
+    text = json.dumps(figures, indent=2) + "\n"
+    if file == STDOUT:
+        print_data(text)
+    elif file:
+        write_text(file, text, "figures")
+
+
+def print_data(text: str) -> None:
+    """Text for programs, on stdout as it is. Raises `OutputError` for signs that the console's encoding does not have."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"expected an encoding of stdout that has {error.object[error.start]!r}, got {sys.stdout.encoding}: write to a "
+            "file, or set PYTHONIOENCODING=utf-8"
+        ) from None
+    sys.stdout.write(text)
 
 
 def write_text(file: Path, text: str, what: str) -> None:
@@ -84,11 +161,11 @@ def write_text(file: Path, text: str, what: str) -> None:
     place = file.resolve()
     try:
         if place.exists() and not place.is_file():
-            place.write_text(text)
+            place.write_text(text, encoding="utf-8")
         else:
             beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
             try:
-                beside.write_text(text)
+                beside.write_text(text, encoding="utf-8")
                 beside.replace(place)
             finally:
                 beside.unlink(missing_ok=True)

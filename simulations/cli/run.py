@@ -21,6 +21,7 @@ from secure_afl.cli.terminal import (
     write_text,
 )
 from secure_afl.protocol.session.backend import Backend
+from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.cli.source import Source
 from secure_afl.simulations.study.settings import Settings
 
@@ -119,6 +120,24 @@ _WARNINGS = {
 }
 
 
+_PAIR_SECONDS = (
+    1e-3  # of CPU that a client's keys for another one take, where every client has keys for every other
+)
+_LONG = 10.0  # seconds
+
+
+def announce(settings: Settings, clients: int) -> None:
+    """Say beforehand that a run will take long, and what is quicker."""
+    seconds = _PAIR_SECONDS * clients**2
+    if settings.backend.masked and settings.profile is Profile.ACTIVE and seconds > _LONG:
+        console.print(
+            f"[yellow]{clients} clients:[/] keys for every pair of them, about {seconds:.0f} s of CPU. --profile semi-honest "
+            "has a sparse graph, where each client shares keys with few others, and trusts the server to keep to the "
+            "protocol",
+            highlight=False,
+        )
+
+
 @options(source=_SOURCE, settings=_SETTINGS)
 def run_command(
     source: Source,
@@ -160,6 +179,7 @@ def run_command(
             )
         print_columns(rows)
         parts = source.divide(rows, settings.seed)
+        announce(settings, len(parts))
         if settings.backend in _WARNINGS:
             console.print(_WARNINGS[settings.backend], highlight=False)
         with progress(phases(settings, rows)) as watch:
