@@ -21,7 +21,7 @@ from secure_afl.cli.terminal import (
     write_text,
 )
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.profile import Profile
 from secure_afl.simulations.cli.source import Source
 from secure_afl.simulations.study.settings import Settings
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from secure_afl.cli import terminal
 from secure_afl.cli.terminal import table
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.profile import Profile
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.cli import run as run_cli
 from secure_afl.simulations.study.settings import Settings
