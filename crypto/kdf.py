@@ -45,6 +45,7 @@ class Label(Enum):
     CIPHERTEXTS = b"secure-afl/1 sum of ciphertexts"
     DATA_SET = b"secure-afl/1 data set"
     NOISE = b"secure-afl/1 noise"
+    STUDY = b"secure-afl/1 study"
     AUDIT_LINE = b"secure-afl/1 audit line"
     AUDIT_MESSAGE = b"secure-afl/1 audited message"
     # Ed25519

@@ -17,6 +17,7 @@ from secure_afl.protocol.audit.events import (
     Aborted,
     Agreed,
     AnyEvent,
+    Approved,
     Begun,
     Closed,
     Entry,
@@ -28,6 +29,7 @@ from secure_afl.protocol.audit.events import (
     Released,
     Renewed,
     Resumed,
+    Revoked,
     Role,
     Sent,
     Terms,
@@ -179,7 +181,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += [*_resumed(log), *_renewed(log), *_foreign(log)]
+            notes += [*_resumed(log), *_renewed(log), *_decided(log), *_foreign(log)]
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -236,6 +238,19 @@ def _renewed(log: Log) -> Iterator[Finding]:
                 log.file,
                 line,
                 f"{log.begun.party} let a data set of session {session_name(entry.event.used)} serve another one, {left}",
+            )
+
+
+def _decided(log: Log) -> Iterator[Finding]:
+    """What the party's operator decided on studies."""
+    for line, entry in enumerate(log.chain.entries, 1):
+        event = entry.event
+        if isinstance(event, Approved | Revoked):
+            did = "approved" if isinstance(event, Approved) else "revoked"
+            yield Finding(
+                log.file,
+                line,
+                f"{event.by} {did} study {event.study.hex()[:16]}… at {log.begun.party}: {event.reason}",
             )
 
 

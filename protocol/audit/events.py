@@ -116,6 +116,25 @@ class Renewed(Event, frozen=True, tag="renewed"):
     uploaded: bool
 
 
+class Approved(Event, frozen=True, tag="study approved"):
+    """The operator let the node take part in a study with these rosters, clients' first. study: its digest; by, reason: in the
+    operator's words.
+    """
+
+    study: bytes
+    rosters: tuple[bytes, ...]
+    by: str
+    reason: str
+
+
+class Revoked(Event, frozen=True, tag="study revoked"):
+    """The operator took an approval back: the node answers nothing more of that study, but that its session is over."""
+
+    study: bytes
+    by: str
+    reason: str
+
+
 class Foreign(Event, frozen=True, tag="foreign message"):
     """The node refused a message that is not of this protocol. kind: its type, as its sender calls it; app: digest of the app
     that was submitted with its run, which is not run here."""
@@ -182,6 +201,8 @@ AnyEvent = (
     | Resumed
     | Closed
     | Renewed
+    | Approved
+    | Revoked
     | Foreign
     | Agreed
     | Received

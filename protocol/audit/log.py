@@ -6,17 +6,20 @@ An entry is on the disk before what it tells of leaves the party: if it cannot b
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     AnyEvent,
+    Approved,
     Begun,
     Closed,
     Resumed,
+    Revoked,
     Role,
     encoded,
     line_digest,
@@ -37,12 +40,19 @@ def wall_clock() -> datetime:
 class AuditLog:
     """A log that is open for writing, by one process at a time.
 
-    Opening continues an existing log of the same identity. The rest of a line that a crash cut is removed, and the
+    wait: seconds that another process has to close it. Opening continues an existing log of the same identity. The rest of a line that a crash cut is removed, and the
     next entry says so. A log that is damaged in any other way is not continued. Raises `AuditError`.
     """
 
     def __init__(
-        self, path: Path, identity: Identity, party: str, role: Role, clock: Clock = wall_clock
+        self,
+        path: Path,
+        identity: Identity,
+        party: str,
+        role: Role,
+        clock: Clock = wall_clock,
+        *,
+        wait: float = 0.0,
     ) -> None:
         self.path = path
         self._identity = identity
@@ -50,21 +60,33 @@ class AuditLog:
         self._broken = False
         self._number, self._previous = 0, b""
         self._noted: set[bytes] = set()  # events
+        self._approved: dict[bytes, Approved] = {}  # by study
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise AuditError(f"cannot open the audit log {path}: {error.strerror}") from None
         try:
+            self._lock(wait)
             self._continue(party, role)
         except BaseException:
             os.close(self._file)
             raise
 
+    def _lock(self, wait: float) -> None:
+        ends = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() >= ends:
+                    raise AuditError(
+                        f"expected an audit log that no other process writes, got {self.path}: a node or another "
+                        "command is at work with it"
+                    ) from None
+            time.sleep(0.05)
+
     def _continue(self, party: str, role: Role) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AuditError(f"expected an audit log that no other process writes, got {self.path}") from None
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         begun = Begun(VERSION, party, role, self._identity.verify_key)
@@ -79,12 +101,17 @@ class AuditLog:
                 raise AuditError(f"expected an audit log of {party} with its present key, got {self.path}")
             self._number, self._previous = len(chain.entries), chain.last
             self._noted = {encoded(entry.event) for entry in chain.entries}
+            self._approved = approvals(chain)
         os.ftruncate(self._file, len(whole))
         if not whole:
             self.append(begun)
             self._sync_folder()
         if data:
             self.append(Resumed(len(data) - len(whole)))
+
+    def approved(self, study: bytes) -> Approved | None:
+        """The approval of a study that holds, if there is one."""
+        return self._approved.get(study)
 
     def note(self, event: AnyEvent) -> None:
         """Append an event, unless the log has it: a message that is sent again is the same message."""
@@ -109,6 +136,7 @@ class AuditLog:
             raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
         self._broken = False
         self._number, self._previous = self._number + 1, line_digest(line)
+        _decide(self._approved, event)
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""
@@ -127,6 +155,21 @@ class AuditLog:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def approvals(chain: Chain) -> dict[bytes, Approved]:
+    """The approvals of studies that hold at the end of a log, by study."""
+    found: dict[bytes, Approved] = {}
+    for entry in chain.entries:
+        _decide(found, entry.event)
+    return found
+
+
+def _decide(found: dict[bytes, Approved], event: AnyEvent) -> None:
+    if isinstance(event, Approved):
+        found[event.study] = event
+    elif isinstance(event, Revoked):
+        found.pop(event.study, None)
 
 
 class Logs:

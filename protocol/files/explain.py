@@ -19,13 +19,14 @@ class Section:
     lines: tuple[str, ...]
 
 
-_FORMS = {
+FORMS = {
     Backend.MASK: "mask: under random masks that cancel in the sum only. The server sees the sum and no client's part of it.",
     Backend.BFV_MASK: "bfv+mask: under masks as above, and encrypted besides. Server and key holders together see the sum.",
     Backend.BFV: "bfv: encrypted, not masked. The key holders open the sum, exactly.",
     Backend.CKKS: "ckks: encrypted, not masked. The key holder opens the sum, or the trained weights, approximately.",
     Backend.PLAIN: "plain: in the clear. The server sees this client's own statistics.",
 }
+"""What each way of leaving means."""
 
 _UNMASKED = (
     "{}: one client that helps the server is enough to read another client's upload, whatever 'corrupted' says; so "
@@ -110,7 +111,7 @@ def explain(
 def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
     lines = [
         "Statistics for sums that were planned beforehand, of each data set in one session; never a record.",
-        *(_FORMS[backend] for backend in Backend if backend in policy.backends),
+        *(FORMS[backend] for backend in Backend if backend in policy.backends),
     ]
     if key_holders is not None and policy.backends.intersection(ENCRYPTED):
         if key_holders:

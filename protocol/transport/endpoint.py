@@ -21,7 +21,7 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
 from secure_afl.protocol.homomorphic.messages import Invitation
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger, session_name
 from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
@@ -32,6 +32,8 @@ from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 _TERMS: Decoder[Parameters | Agreement | Invitation] = Decoder(Parameters | Agreement | Invitation)
 """The messages that begin a session at a party."""
+
+_WAIT = 10.0  # seconds that an operator's command has to end what it does to the audit log
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Endpoint:
     check_told: raises for what cannot have come of sums before another one, whatever the rows are.
     learned: takes what the server says came out, and what it told in the session before; nobody vouches for it.
     under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
-    audit: the file of its audit log.
+    audit: the file of its audit log. study: the digest of what is learned, if that must be approved in the audit log before
+    anything but its name leaves the party.
     Raises `LocalProtocolError` if the roster does not have this identity.
     """
 
@@ -87,7 +90,10 @@ class Endpoint:
         learned: Callable[[bytes, bytes], None] = lambda model, told: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
+        study: bytes = b"",
     ) -> None:
+        if study and audit is None:
+            raise LocalProtocolError("expected an audit log, in which studies are approved, got none")
         keys = [member.verify_key for member in terms.parties.everybody]
         if identity.verify_key not in keys:
             terms.parties.clients.place(identity.verify_key)  # says so
@@ -103,6 +109,7 @@ class Endpoint:
         self._learned = learned
         self._under_way = under_way
         self._audit = audit
+        self._study = study
         self._opened: AuditLog | None = None
 
     def answer(self, letter: Letter, address: int) -> bytes:
@@ -153,8 +160,9 @@ class Endpoint:
         party = self._party(letter)
         log, terms = self._log(), self._terms
         try:
+            self._check_approved()
             _check_number(letter)
-        except LocalProtocolError as error:
+        except (LocalProtocolError, PolicyError) as error:
             if log:
                 log.append(refused(b"", letter.data, error))
             raise
@@ -164,6 +172,21 @@ class Endpoint:
             party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
         )
         return self._said(recorded, letter)
+
+    def _check_approved(self) -> None:
+        """Raises `PolicyError` unless the party's operator approved the study with these rosters."""
+        if not self._study:
+            return
+        log = self._log()
+        assert log is not None
+        approved = log.approved(self._study)
+        rosters = tuple(one.digest for one in self._terms.parties.rosters().values())
+        if approved is None or approved.rosters != rosters:
+            raise PolicyError(
+                f"study {self._study.hex()[:16]}… is not approved at {self.name}"
+                f"{' with this roster' if approved else ''}: read `secure-afl study show`, then decide with "
+                "`secure-afl study approve`"
+            )
 
     def _said(self, party: DurableParty | RecordedParty[Any], letter: Letter) -> bytes:
         answer = party.receive(letter.data)
@@ -184,6 +207,7 @@ class Endpoint:
         log = self._log()
         try:
             with self._store.transaction():
+                self._check_approved()
                 self._keep_told(letter.session, learned)
                 if log:  # first: what is not in the log serves no sum
                     log.note(Received(learned.transcript, frame(learned, letter.data)))
@@ -216,7 +240,7 @@ class Endpoint:
         """The audit log, if there is to be one; it stays open until `close`."""
         if self._audit and self._opened is None:
             role = Role.HOLDER if self._holds_key else Role.CLIENT
-            self._opened = AuditLog(self._audit, self._identity, self.name, role)
+            self._opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT)
         return self._opened
 
     def _party(self, letter: Letter) -> DurableParty:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from secure_afl.cli.terminal import refusals_shown
+from secure_afl.cli.terminal import console, refusals_shown
 from secure_afl.errors import DataError
 
 
@@ -34,6 +35,29 @@ def serve(
         from secure_afl.node import server
 
         server.serve(folder.absolute())
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+) -> None:
+    """Look for everything that would keep a party, or the server, from a session: keys, roster, policy, study, data, ledger,
+    approval, server, certificate, clock. Ends in "ready", or in each fault with its remedy and exit code 1; what is wrong
+    with the table is said in full, here and nowhere else. Nothing is written and nothing leaves.
+    """
+    with refusals_shown():
+        _check_flower()
+        from secure_afl.node.preflight import looked_at
+
+        faults = 0
+        for one in looked_at(folder.absolute()):
+            mark = "[bold red]fault[/]" if one.fault else "[green]ok[/]   "
+            console.print(f"{mark} {escape(f'{one.what}: {one.said}')}", highlight=False, soft_wrap=True)
+            for note in one.notes:
+                console.print(f"        {escape(note)}", highlight=False, soft_wrap=True)
+            faults += one.fault
+        console.print("ready" if not faults else f"not ready: {faults} to put right", highlight=False)
+        if faults:
+            raise typer.Exit(1)
 
 
 def _check_flower() -> None:

@@ -50,7 +50,9 @@ def endpoint_of(context: Context) -> Endpoint:
     if "party" in context.node_config:
         return Folder(Path(str(context.node_config["party"]))).endpoint()
     if VARIABLE in os.environ:
-        return Folder(Path(os.environ[VARIABLE]) / str(context.node_config["partition-id"])).endpoint()
+        return Folder(Path(os.environ[VARIABLE]) / str(context.node_config["partition-id"])).endpoint(
+            unapproved=True
+        )
     raise FileError(
         f"expected 'party' in the node's configuration, or {VARIABLE}, to name a folder, got neither"
     )

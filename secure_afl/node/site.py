@@ -30,8 +30,9 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
 from secure_afl.node.study import Labels, RidgeStudy, Study
-from secure_afl.protocol.audit.events import Renewed, Role
-from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.events import Approved, Renewed, Revoked, Role
+from secure_afl.protocol.audit.log import AuditLog, approvals
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
@@ -47,9 +48,10 @@ from secure_afl.tables.form import POSTGRES, Form
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
 
-MODEL, PERSONAL, REPORT = "model.npz", "personal.npz", "report.json"
+MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
 TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
+_PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,11 +91,7 @@ class Folder:
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
-        at = self.path / "data.toml"
-        try:
-            data = msgspec.convert(whole.load_toml(whole.read_text(at)), Data)
-        except (msgspec.ValidationError, FileError) as error:
-            raise FileError(f"{at}: {error}") from None
+        data = self._data()
         from secure_afl.tables import reading  # pyarrow, which a server does not need
 
         database = data.table.startswith(POSTGRES)
@@ -110,8 +108,22 @@ class Folder:
             raise FileError(str(error)) from None
         return X, y, data.name
 
-    def endpoint(self) -> Endpoint:
-        """The party of this folder. Raises `FileError`, and `StoreError` for its `state.db`."""
+    def data_set(self) -> str:
+        """What the ledger knows the site's rows by. Raises `FileError`."""
+        return self._data().name
+
+    def _data(self) -> Data:
+        at = self.path / "data.toml"
+        try:
+            return msgspec.convert(whole.load_toml(whole.read_text(at)), Data)
+        except (msgspec.ValidationError, FileError) as error:
+            raise FileError(f"{at}: {error}") from None
+
+    def endpoint(self, *, unapproved: bool = False) -> Endpoint:
+        """The party of this folder. unapproved: for simulations, whose studies nobody has to approve.
+
+        Raises `FileError`, and `StoreError` for its `state.db`.
+        """
         _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
         terms, study = self.terms()
 
@@ -129,20 +141,54 @@ class Folder:
             check_told=study.check_told,
             learned=lambda model, told: self._learned(model, told, study, endpoint.name),
             under_way=self.put_aside,
-            audit=self.path / "audit.jsonl",
+            audit=self.path / AUDIT,
+            study=b"" if unapproved else study.digest,
         )
         return endpoint
 
-    def checked(self) -> str:
-        """What this party would do in a session, in one sentence. Raises whatever would keep it from that."""
-        with closing(self.endpoint()) as endpoint:
-            terms, study = self.terms()
-            if endpoint.party >= len(terms.parties.clients.members):
-                return f"{endpoint.name} is a key holder, of {len(terms.plan)} sums"
-            X, y, name = self.data(study)
-            study.vector(0, X, y, endpoint.name)
-            sizes = [one.length for one in terms.plan]
-            return f"{endpoint.name} would contribute {len(X)} rows of {name!r} to sums of {sizes} values"
+    def approve(self, by: str, reason: str) -> None:
+        """The operator's decision that this party takes part in the study of its folder, with the roster that is there, signed
+        into its audit log. by, reason: in the operator's words. Raises `FileError` for empty ones, `AuditError`.
+        """
+        parties = roster.read(self.path / "roster.toml")
+        rosters = tuple(one.digest for one in parties.rosters().values())
+        study = study_file.read(self.path / "study.toml")
+        self._decide(parties, Approved(study.digest, rosters, *_words(by, reason)))
+
+    def revoke(self, by: str, reason: str) -> None:
+        """Take an approval back, also in the middle of a session. Raises `FileError` if there is none, `AuditError`."""
+        study = study_file.read(self.path / "study.toml")
+        parties = roster.read(self.path / "roster.toml")
+        self._decide(parties, Revoked(study.digest, *_words(by, reason)))
+
+    def _decide(self, parties: roster.Parties, event: Approved | Revoked) -> None:
+        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        everybody = [one.verify_key for one in parties.everybody]
+        if identity.verify_key not in everybody:
+            raise FileError(
+                f"{self.path / 'roster.toml'}: {member.name} with its present key is not in this roster"
+            )
+        clients = len(parties.clients.members)
+        role = Role.CLIENT if everybody.index(identity.verify_key) < clients else Role.HOLDER
+        with closing(AuditLog(self.path / AUDIT, identity, member.name, role, wait=_PATIENCE)) as log:
+            if isinstance(event, Revoked) and log.approved(event.study) is None:
+                raise FileError(
+                    f"{self.path}: this study is not approved here, so there is nothing to revoke"
+                )
+            log.append(event)
+
+    def approval(self) -> Approved | None:
+        """The approval that holds of the folder's study, by its audit log, which is left as it is. Raises `FileError` for a log
+        that is damaged or another party's.
+        """
+        at = self.path / AUDIT
+        if not at.exists():
+            return None
+        chain = read(at.read_bytes())
+        key = keys.read_key(self.path / "identity.key", keys.service_passphrase)[1].verify_key
+        if chain.faults or chain.begun is None or chain.begun.key != key:
+            raise FileError(f"{at}: expected this party's audit log, got one that is damaged or another's")
+        return approvals(chain).get(study_file.read(self.path / "study.toml").digest)
 
     def give_up(self) -> list[str]:
         """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
@@ -172,7 +218,7 @@ class Folder:
         member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
         with (
             closing(Store(at, identity)) as store,
-            closing(AuditLog(self.path / "audit.jsonl", identity, member.name, Role.CLIENT)) as log,
+            closing(AuditLog(self.path / AUDIT, identity, member.name, Role.CLIENT)) as log,
             store.transaction(),
         ):
             if names := store.open_sessions():
@@ -228,6 +274,12 @@ class Folder:
             beside.replace(self.path / name)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _words(by: str, reason: str) -> tuple[str, str]:
+    if not by.strip() or not reason.strip():
+        raise FileError("expected the name of who decides, and a reason, got nothing")
+    return by.strip(), reason.strip()
 
 
 def kept(folder: Path, name: str) -> list[npt.NDArray[np.float64]]:

@@ -44,6 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.analytic.privacy import Privacy
+from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import DataError
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption
@@ -105,6 +106,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     release: str = ""
     privacy: Privacy | None = None
     codebook: Codebook | None = None
+    purpose: str = ""
 
     def __post_init__(self) -> None:
         if self.codebook:
@@ -135,6 +137,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         }
         for name, value in said.items():
             msgspec.structs.force_setattr(self, name, value)
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that the file says, and of the codebook; the same at every party that has the same study."""
+        return digest(Label.STUDY, self.model.encode(), msgspec.json.encode(self, order="sorted"))
 
     @property
     def encryption(self) -> Encryption | None:

@@ -129,19 +129,6 @@ def simulate_command(
         write_json(json_file, figures)
 
 
-@flower.command("check")
-def check_command(
-    folder: Annotated[Path, typer.Argument(help="A party's.", exists=True, file_okay=False)],
-) -> None:
-    """Read a party's folder as its node does and, for a client, make what it would contribute; nothing leaves. What is
-    wrong is said here in full: a node's log does not quote data.
-    """
-    with refusals_shown():
-        from secure_afl.node.site import Folder
-
-        console.print(escape(Folder(folder).checked()), highlight=False, soft_wrap=True)
-
-
 @flower.command("give-up")
 def give_up_command(
     folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secure_afl.node import study
+from secure_afl.node.site import Folder
 from secure_afl.protocol.files import keys, policy, whole
 from secure_afl.protocol.files import roster as roster_file
 from secure_afl.protocol.session.errors import FileError
@@ -80,6 +81,8 @@ def lay_out(
             f'separator = ";"\ndecimal = {json.dumps(written.decimal)}\n' if written.decimal != "." else ""
         )
         whole.write_new(folder / "data.toml", about.encode(), whole.PUBLIC)
+    for folder in (*made.clients, *made.holders):
+        Folder(folder).approve("secure-afl", "all parties are on this machine")
     return made
 
 

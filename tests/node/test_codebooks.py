@@ -55,6 +55,7 @@ def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
     hospitals = Coded(tmp_path / "here", TABLE, BOOK.read_text())
     other = BOOK.read_text().replace('["0", "1", "2", "3"]', '["0", "3", "2", "1"]')
     (hospitals.folders[1] / "codebook.toml").write_text(other)
+    Folder(hospitals.folders[1]).approve("an operator", "mistaken")
     (terms, ours), (_, others) = (Folder(folder).terms() for folder in hospitals.folders[:2])
     assert ours.plan(4)[0].length == others.plan(4)[0].length
     assert ours.plan(4)[0].statistic != others.plan(4)[0].statistic
@@ -73,7 +74,7 @@ def test_a_study_refuses_cells_as_run_does(tmp_path: Path) -> None:
     lines[5] = lines[5].replace("normal", "abnormal")
     table.write_text("\n".join(lines) + "\n")
     arguments = [
-        ["flower", "check", str(parties.folders[0])],
+        ["check", str(parties.folders[0])],
         ["run", "--data", str(table), "--codebook", str(BOOK)],
     ]
     for one in arguments:
@@ -82,7 +83,7 @@ def test_a_study_refuses_cells_as_run_does(tmp_path: Path) -> None:
         assert "column 'sex', data row 2: 'male', expected one of 'Female', 'Male'" in done.output
         assert "'abnormal', expected one of 'normal'" in done.output
     with pytest.raises(FileError) as refused:
-        Folder(parties.folders[0]).checked()
+        Folder(parties.folders[0]).data(Folder(parties.folders[0]).terms()[1])
     assert "data row 2" in str(refused.value)
     assert "'male'" not in str(refused.value)
 

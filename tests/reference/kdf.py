@@ -30,6 +30,7 @@ LABELS = {
     "DATA_SET": b"secure-afl/1 data set",
     "NOISE": b"secure-afl/1 noise",
     "STORE": b"secure-afl/1 store of a party",
+    "STUDY": b"secure-afl/1 study",
     "AUDIT_LINE": b"secure-afl/1 audit line",
     "AUDIT_MESSAGE": b"secure-afl/1 audited message",
     "FRAME_SIGNATURE": b"secure-afl/1 signed frame",

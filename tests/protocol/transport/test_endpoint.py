@@ -31,6 +31,7 @@ from secure_afl.models.networks.network import (
     parse_layer,
 )
 from secure_afl.node import study as study_file
+from secure_afl.node.preflight import looked_at
 from secure_afl.node.site import Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.audit.chain import read
@@ -147,7 +148,7 @@ def test_parties_whom_the_network_asks_twice_are_no_liars(tmp_path: Path) -> Non
     log.close()
     report = _audited(federation, tmp_path)
     assert not report.findings
-    assert not [note for note in report.notes if "stopped" not in note.text]
+    assert not [note for note in report.notes if not re.search("stopped|approved", note.text)]
 
 
 def test_a_data_set_serves_one_session_whatever_process_holds_it(tmp_path: Path) -> None:
@@ -164,6 +165,7 @@ def refused_by_one(federation: Federation, agreed: str, other: str) -> str:
     """Why one client, whose study has `other` for what was `agreed`, refuses to take part in what all others learn."""
     at = federation.folders[1] / "study.toml"
     at.write_text(at.read_text().replace(agreed, other))
+    Folder(federation.folders[1]).approve("an operator", "mistaken")
     post = Post(federation)
     with pytest.warns(DropoutWarning, match="without site-1"):
         learned(federation, post)
@@ -282,7 +284,8 @@ def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
     post, (_, study) = Post(federation), Folder(federation.server).terms()
     table = federation.folders[0] / "rows.csv"
     table.write_text(table.read_text().splitlines()[0] + "\n")
-    assert "would contribute 0 rows" in Folder(federation.folders[0]).checked()
+    (data,) = [one for one in looked_at(federation.folders[0]) if one.what == "data"]
+    assert data.said == "0 rows of 'rows' fit the study"
     X, y, _ = federation.rows([1])
     layers = list(study.estimator().fit_pooled(X / 1000, y).weights_)
     for party in (0, 1):
@@ -777,25 +780,3 @@ def test_a_layer_comes_back_from_its_words(layer: Layer) -> None:
 
 def _read(folder: Folder) -> None:
     folder.data(folder.terms()[1])
-
-
-# ---- before a session ----------------------------------------------------------------------------
-
-
-def test_a_party_hears_of_its_own_folder_what_no_log_says(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, holders=1, backend="bfv")
-
-    def said(folder: Path) -> tuple[int, str]:
-        done = CliRunner().invoke(app, ["flower", "check", str(folder)], env={"COLUMNS": "200"})
-        return done.exit_code, done.output
-
-    assert said(federation.folders[1]) == (
-        0,
-        "site-1 would contribute 13 rows of 'rows' to sums of [19] values\n",
-    )
-    assert said(federation.folders[4]) == (0, "holder-0 is a key holder, of 1 sums\n")
-    table = federation.folders[1] / "rows.csv"
-    table.write_text(table.read_text() + "13,987654.3217,0,0,no\n")
-    code, text = said(federation.folders[1])
-    assert code == 1
-    assert "within its column's bound" in text

@@ -297,8 +297,8 @@ class Astray:
 
 
 def test_clocks_that_run_backwards_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    federation = Federation(tmp_path)
     monkeypatch.setattr(log, "datetime", Astray)
+    federation = Federation(tmp_path)
     assert np.array_equal(learned(federation, Post(federation)), in_process(federation))
     assert faults(federation) == []
     for data in logs(federation).values():

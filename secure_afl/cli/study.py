@@ -1,0 +1,72 @@
+"""The command line of studies at a party: `secure-afl study`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from secure_afl.cli.terminal import console, refusals_shown
+
+study = typer.Typer(
+    help="Read what a study does, and decide whether this party takes part.", no_args_is_help=True
+)
+Party = Annotated[Path, typer.Argument(help="The party's folder.", exists=True, file_okay=False)]
+By = Annotated[str, typer.Option(help="Who decides.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log; no word about a patient.")]
+
+
+@study.command("show")
+def show_command(folder: Party) -> None:
+    """Say in words what the study of a folder learns, what leaves this party, and who gets what; and whether it is approved
+    here. All parties see the same digest: compare it.
+    """
+    from secure_afl.node.explained import sections
+    from secure_afl.node.site import Folder
+    from secure_afl.protocol.session.roster import grouped
+
+    with refusals_shown():
+        here = Folder(folder)
+        terms, read = here.terms()
+        _say(f"[bold]study[/] {grouped(read.digest)}")
+        for name, one in terms.parties.rosters().items():
+            _say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
+        for section in sections(terms, read):
+            _say(f"[bold]{escape(section.title)}[/]")
+            for line in section.lines:
+                _say(f"  - {escape(line)}")
+        if (folder / "identity.key").exists():
+            found = here.approval()
+            _say(
+                escape(f"approved here by {found.by}: {found.reason}")
+                if found
+                else "not approved here: `secure-afl study approve`"
+            )
+
+
+@study.command("approve")
+def approve_command(folder: Party, by: By, reason: Reason) -> None:
+    """Let this party's node take part in the study of its folder, with its present roster. The party's audit log has it, signed.
+    A study or roster that changes must be approved again.
+    """
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        Folder(folder).approve(by, reason)
+        _say("approved")
+
+
+@study.command("revoke")
+def revoke_command(folder: Party, by: By, reason: Reason) -> None:
+    """Take the approval back: from now on the node refuses all messages of the study, also in the middle of a session. What has
+    left stays where it is.
+    """
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        Folder(folder).revoke(by, reason)
+        _say("revoked")
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

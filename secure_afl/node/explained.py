@@ -1,0 +1,82 @@
+"""A study in words, for the operator who decides whether the party takes part."""
+
+from secure_afl.node.study import RidgeStudy, Study
+from secure_afl.protocol.files.explain import FORMS, Section
+from secure_afl.protocol.homomorphic.agreement import Release
+from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.transport.endpoint import Terms
+
+
+def sections(terms: Terms, study: Study) -> tuple[Section, ...]:
+    """What the study learns, what leaves this party, who gets what, and what its policy asks for."""
+    return (
+        Section("Purpose", (study.purpose or "The study does not say.",)),
+        Section("What is learned", _learned(study)),
+        Section("What leaves this party", _leaves(terms, study)),
+        Section("Who takes part", _parties(terms)),
+        Section("Who gets the model", _recipients(terms, study)),
+        Section("Noise", _noise(study)),
+    )
+
+
+def _learned(study: Study) -> tuple[str, ...]:
+    model = "A linear model (ridge)" if isinstance(study, RidgeStudy) else "A network (FedACnnL)"
+    if study.codebook:
+        columns = f"{len(study.codebook.columns)} columns of the table, by the codebook: "
+        columns += ", ".join(study.codebook.columns)
+    else:
+        columns = f"{len(study.features)} columns of the table: {', '.join(study.features)}"
+    return (
+        f"{model} that tells {study.label!r} apart: {', '.join(study.classes)}.",
+        f"{columns}.",
+        f"At most {study.max_rows:,} rows of a site; a row beyond the agreed bounds is an error, and nothing leaves.",
+    )
+
+
+def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
+    clients = len(terms.parties.clients.members)
+    lines = [_sum(plan, clients) for plan in terms.plan]
+    lines += [f"Never a row. {FORMS[study.backend]}"]
+    if any(plan.trusts_server for plan in terms.plan):
+        lines.append(
+            "Between sums the server announces layers that nobody can check. One that lies can make a later sum tell of "
+            "single rows."
+        )
+    return tuple(lines)
+
+
+def _sum(plan: SumPlan, clients: int) -> str:
+    payload = plan.spec(clients).payload_bytes
+    return (
+        f"One vector for the sum {plan.statistic!r}: {plan.length:,} numbers, none above {plan.bound:.4g} in magnitude, "
+        f"{payload:,} bytes under masks."
+    )
+
+
+def _parties(terms: Terms) -> tuple[str, ...]:
+    members, holders = terms.parties.clients.members, terms.parties.key_holders
+    least = max([terms.policy.least_survivors(len(members)), *(plan.survivors for plan in terms.plan)])
+    lines = [
+        f"{len(members)} clients: {', '.join(member.name for member in members)}.",
+        f"This party's policy gives nothing to a sum over fewer than {least} of them.",
+    ]
+    if holders:
+        lines.append(f"Key holders: {', '.join(member.name for member in holders.members)}.")
+    return tuple(lines)
+
+
+def _recipients(terms: Terms, study: Study) -> tuple[str, ...]:
+    opened = "The server, which opens the sums"
+    if study.encryption:
+        weights = study.encryption.release is Release.WEIGHTS
+        opened = f"The key holders, who open the sums and give the server {'the weights only' if weights else 'these'}"
+    return (f"{opened}.", "All clients of the roster, also those that did not contribute.")
+
+
+def _noise(study: Study) -> tuple[str, ...]:
+    if study.privacy is None:
+        return (
+            "None. The sums are exact: where few rows share a value, a sum can tell of them (docs/threat-model.md).",
+        )
+    said = f"epsilon {study.privacy.epsilon:g} and delta {study.privacy.delta:g}"
+    return (f"Differential privacy of every record, {said}, by noise that each client adds.",)

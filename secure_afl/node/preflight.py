@@ -1,0 +1,258 @@
+"""What would keep a party, or the server, from a session: found beforehand, each fault with its remedy.
+
+Nothing is written and nothing of the rows leaves. The node need not run; if it does, it is not disturbed.
+"""
+
+import datetime
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.hpke import Suite
+from secure_afl.node.site import Folder
+from secure_afl.node.study import Study
+from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.files import keys, roster, whole
+from secure_afl.protocol.session.errors import FileError, PolicyError
+from secure_afl.protocol.session.ledger import session_name
+from secure_afl.protocol.session.parameters import Profile, RoundSpec
+from secure_afl.protocol.session.roster import grouped
+from secure_afl.protocol.transport.endpoint import Terms
+from secure_afl.sums.aggregation import SessionSettings, proposed
+
+_SOON = datetime.timedelta(days=14)  # before a certificate's end
+_CLOCKS = 300.0  # seconds that Flower lets two clocks differ
+_TIMEOUT = 10.0  # seconds for the server to answer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. said: what was found; fault: whether it keeps the party from a session; notes: lines for the
+    operator alone, which may quote a cell.
+    """
+
+    what: str
+    said: str
+    fault: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def looked_at(path: Path) -> Iterator[Finding]:
+    """Everything, in an order in which a fault explains those after it."""
+    folder = Folder(path)
+    key = _tried("identity", lambda: _identity(path))
+    yield key
+    agreed = _tried("roster, policy and study", lambda: _digests(*folder.terms()))
+    yield agreed
+    if key.fault or agreed.fault:
+        return
+    terms, study = folder.terms()
+    if keys.is_server(path / "identity.key"):
+        yield _tried("plan", lambda: _plan(terms))
+        yield _tried("sessions", lambda: _sessions(path))
+        yield _tried("SuperLink", lambda: _server(path))
+        return
+    place = _tried("roster", lambda: _place(path, terms))
+    yield place
+    yield _tried("plan", lambda: _plan(terms))
+    if not place.fault and _is_client(path, terms):
+        yield _tried("data", lambda: _data(folder, study))
+        yield _tried("ledger", lambda: _ledger(folder))
+    yield _tried("sessions", lambda: _sessions(path))
+    yield _tried("approval", lambda: _approval(folder, terms))
+    yield _tried("server", lambda: _reached(path))
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, look())
+    except (SecureAflError, OSError) as error:
+        return Finding(what, str(error), True, tuple(getattr(error, "__notes__", ())))
+
+
+def _identity(path: Path) -> str:
+    key = path / "identity.key"
+    member, _ = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))
+    return f"{member.name}, fingerprint {grouped(member.verify_key)}"
+
+
+def _digests(terms: Terms, study: Study) -> str:
+    rosters = ", ".join(f"{name} {one.digest.hex()[:16]}…" for name, one in terms.parties.rosters().items())
+    return f"study {study.digest.hex()[:16]}…; {rosters}: the same at every party"
+
+
+def _member(path: Path, terms: Terms) -> int:
+    member, identity = keys.read_key(path / "identity.key", keys.service_passphrase)
+    everybody = [one.verify_key for one in terms.parties.everybody]
+    if identity.verify_key not in everybody:
+        raise FileError(
+            f"{path / 'roster.toml'}: expected {member.name} with its present key in the roster, got none: compare "
+            "fingerprints with whoever made it"
+        )
+    return everybody.index(identity.verify_key)
+
+
+def _is_client(path: Path, terms: Terms) -> bool:
+    return _member(path, terms) < len(terms.parties.clients.members)
+
+
+def _place(path: Path, terms: Terms) -> str:
+    place, clients = _member(path, terms), len(terms.parties.clients.members)
+    name = terms.parties.everybody[place].name
+    return f"{name} is client {place + 1} of {clients}" if place < clients else f"{name} is a key holder"
+
+
+def _plan(terms: Terms) -> str:
+    """Whether this policy bears the study. Raises `PolicyError`."""
+    policy, clients = terms.policy, terms.parties.clients
+    policy.check_backend(terms.backend)
+    profile = Profile.ACTIVE if Profile.ACTIVE in policy.profiles else Profile.SEMI_HONEST
+    policy.check_plan(terms.plan, profile)
+    if terms.backend.masked:
+        suite = next(one for one in Suite if one in policy.suites)
+        proposed(clients, terms.plan, SessionSettings(policy, profile, suite), _agreed(terms))
+    least = policy.least_survivors(len(clients.members))
+    if len(clients.members) < least:
+        raise PolicyError(
+            f"the policy asks for at least {least} clients in a sum, and the roster has {len(clients.members)}"
+        )
+    return f"the policy allows {terms.backend.value} and {len(terms.plan)} sums over at least {least} clients"
+
+
+def _agreed(terms: Terms) -> Sequence[RoundSpec] | None:
+    if terms.encryption is None or terms.parties.key_holders is None:
+        return None
+    sizes = (len(terms.parties.clients.members), len(terms.parties.key_holders.members))
+    return terms.encryption.agreed(terms.plan, *sizes)[1]
+
+
+def _data(folder: Folder, study: Study) -> str:
+    X, y, name = folder.data(study)
+    try:
+        study.vector(0, X, y, "this client")
+    except ValueError as error:
+        raise FileError(str(error)) from None
+    return f"{len(X):,} rows of {name!r} fit the study"
+
+
+def _ledger(folder: Folder) -> str:
+    """Raises `FileError` for a data set that is spent."""
+    name = folder.data_set()
+    used = None
+    if (folder.path / "state.db").exists():
+        with closing(_store(folder.path)) as store:
+            used = store.ledger.used(name)
+            if used and store.open_sessions():
+                return f"{name!r} is in use by session {session_name(used[0])}, which is under way"
+    if used:
+        raise FileError(
+            f"{name!r} was used in session {session_name(used[0])}: other rows have another name in data.toml; "
+            "`secure-afl ledger renew` says what using the same rows again may expose"
+        )
+    return f"{name!r} is not used yet"
+
+
+def _sessions(path: Path) -> str:
+    if not (path / "state.db").exists():
+        return "none was begun"
+    with closing(_store(path)) as store:
+        names = store.open_sessions()
+    return f"under way: {', '.join(names)}" if names else "none is under way"
+
+
+def _store(path: Path) -> Store:
+    key = path / "identity.key"
+    return Store(
+        path / "state.db", keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
+    )
+
+
+def _approval(folder: Folder, terms: Terms) -> str:
+    found = folder.approval()
+    rosters = tuple(one.digest for one in terms.parties.rosters().values())
+    if found is None or found.rosters != rosters:
+        raise PolicyError(
+            f"the study is not approved here{' with this roster' if found else ''}: read `secure-afl study show`, then "
+            "decide with `secure-afl study approve`"
+        )
+    return f"approved by {found.by}: {found.reason}"
+
+
+def _reached(path: Path) -> str:
+    """The way to the server's public door, its certificate and its clock. Raises `FileError`."""
+    from secure_afl.node.node import node_key, settings
+
+    found = settings(path)
+    node_key(path / found.key)
+    host, _, port = found.superlink.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    whole.read(path / found.authority)
+    trusted = ssl.create_default_context(cafile=str(path / found.authority))
+    try:
+        with (
+            socket.create_connection((host, int(port)), _TIMEOUT) as plain,
+            trusted.wrap_socket(plain, server_hostname=host) as secured,
+        ):
+            shown = secured.getpeercert(binary_form=True)
+            secured.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            head = secured.recv(4096).decode("latin-1")
+    except ssl.SSLCertVerificationError as error:
+        raise FileError(
+            f"{found.superlink} shows a certificate that {path / found.authority} does not vouch for, or not for this "
+            f"name or day ({error.verify_message}): compare the file, and this machine's clock, with the server's"
+        ) from None
+    except OSError as error:
+        raise FileError(
+            f"nobody answers at {found.superlink} ({error}): is the SuperLink running, and the way to it open?"
+        ) from None
+    assert shown is not None  # or it would not be trusted
+    ends = x509.load_der_x509_certificate(shown).not_valid_after_utc
+    return f"{found.superlink} answers, with a certificate until {ends:%Y-%m-%d}{_late(ends)}{_clock(head)}"
+
+
+def _late(ends: datetime.datetime) -> str:
+    left = ends - datetime.datetime.now(datetime.UTC)
+    return f", in {left.days} days: have it renewed" if left < _SOON else ""
+
+
+def _clock(head: str) -> str:
+    for line in head.splitlines():
+        name, _, value = line.partition(":")
+        if name.lower() == "date":
+            apart = time.time() - parsedate_to_datetime(value.strip()).timestamp()
+            if abs(apart) > _CLOCKS:
+                raise FileError(
+                    f"this machine's clock is {apart:.0f} s {'ahead of' if apart > 0 else 'behind'} the server's: Flower "
+                    f"bears {_CLOCKS:.0f} s; set the clock"
+                )
+            return f"; clocks differ by {abs(apart):.0f} s"
+    return ""
+
+
+def _server(path: Path) -> str:
+    from secure_afl.node.server import settings
+    from secure_afl.protocol.transport.flower.superlink import node_keys
+
+    found = settings(path)
+    certificate = x509.load_pem_x509_certificate(whole.read(path / found.certificate))
+    ends = certificate.not_valid_after_utc
+    if ends < datetime.datetime.now(datetime.UTC):
+        raise FileError(f"{path / found.certificate}: expired on {ends:%Y-%m-%d}: have it renewed")
+    whole.read(path / found.key)
+    nodes, parties = node_keys(path / "nodes"), roster.read(path / "roster.toml").everybody
+    if len(nodes) < len(parties):
+        raise FileError(
+            f"{path / 'nodes'}: expected the public node keys of {len(parties)} parties, got {len(nodes)}"
+        )
+    return (
+        f"nodes at {found.public}, operator at {found.private}, {len(nodes)} nodes may connect, certificate until "
+        f"{ends:%Y-%m-%d}{_late(ends)}"
+    )

@@ -1,0 +1,155 @@
+"""A party takes part in a study that its operator approved, and in no other."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from worlds.folders import RIDGE, Federation, Post
+
+from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node.site import AUDIT, Folder
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import Approved, Refused, Revoked, Role
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.files import keys, roster
+from secure_afl.protocol.session.errors import AuditError, FileError, PolicyError
+from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.transport.post import Channel, Letter, who_is_there
+from secure_afl.simulations.cli.main import app
+
+SESSION = bytes(32)
+
+
+def asked(federation: Federation, party: int = 0) -> bytes:
+    """What a party says to a message of a session; it can be of none, as nobody gets so far who has not approved it."""
+    return Post(federation).ask(party, Letter(Channel.MASKED, SESSION, b"x"))
+
+
+def is_heard(federation: Federation) -> bool:
+    """Whether a message is looked into: this one is nonsense, and refused for that."""
+    with pytest.raises(SecureAflError) as caught:
+        asked(federation)
+    return not isinstance(caught.value, PolicyError)
+
+
+def unapproved(root: Path) -> Federation:
+    federation = Federation(root)
+    for folder in federation.folders:
+        (folder / AUDIT).unlink()
+    return federation
+
+
+def test_without_an_approval_a_party_says_who_it_is_and_nothing_else(tmp_path: Path) -> None:
+    federation = unapproved(tmp_path)
+    assert Post(federation).ask(0, who_is_there())
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="is not approved at site-0"):
+            asked(federation)
+    assert Post(federation).ask(0, Letter(Channel.END, SESSION)) == b""
+    events = [entry.event for entry in read((federation.folders[0] / AUDIT).read_bytes()).entries]
+    assert [one.kind for one in events if isinstance(one, Refused)] == ["PolicyError"] * 2
+
+
+def test_an_approval_lets_it_take_part_and_a_revocation_does_not(tmp_path: Path) -> None:
+    federation = unapproved(tmp_path)
+    folder = Folder(federation.folders[0])
+    folder.approve("Dr Noor", "ethics vote 12/26")
+    assert is_heard(federation)
+    folder.revoke("Dr Noor", "withdrawn")
+    with pytest.raises(PolicyError, match="is not approved"):
+        asked(federation)
+    assert folder.approval() is None
+    folder.approve("Dr Noor", "again")
+    assert folder.approval() is not None
+
+
+@pytest.mark.parametrize("changed", ["study", "roster"])
+def test_what_changes_after_it_was_approved_must_be_approved_again(tmp_path: Path, changed: str) -> None:
+    federation = Federation(tmp_path / "one")
+    folder = federation.folders[0]
+    if changed == "study":
+        other = RIDGE.replace("max_rows = 100", "max_rows = 101")
+        (folder / "study.toml").write_text(f'backend = "mask"\n{other}')
+    else:
+        members = federation.parties.clients.members
+        (folder / "roster.toml").write_text(roster.text(roster.Parties(Roster(members[:3]), None)))
+    with pytest.raises(PolicyError, match="is not approved at site-0"):
+        asked(federation)
+    Folder(folder).approve("an operator", "read again")
+    assert is_heard(federation)
+
+
+def test_nobody_approves_for_a_party_but_with_its_key(tmp_path: Path) -> None:
+    """An approval is a signed line of the log: one that is copied from another party, or altered, is none."""
+    federation = unapproved(tmp_path)
+    Folder(federation.folders[1]).approve("an operator", "here")
+    other = (federation.folders[1] / AUDIT).read_bytes()
+    (federation.folders[0] / AUDIT).write_bytes(other)
+    with pytest.raises(AuditError, match="expected an audit log of site-0 with its present key"):
+        asked(federation)
+    with pytest.raises(FileError, match="damaged or another's"):
+        Folder(federation.folders[0]).approval()
+    (federation.folders[1] / AUDIT).write_bytes(other.replace(b'"here"', b'"hier"'))
+    with pytest.raises(AuditError, match="is damaged"):
+        asked(federation, 1)
+
+
+def test_the_same_study_has_one_digest_and_another_has_another(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    digests = {Folder(folder).terms()[1].digest for folder in (*federation.folders, federation.server)}
+    assert len(digests) == 1
+    study = federation.folders[0] / "study.toml"
+    study.write_text("# a comment\n" + study.read_text())
+    assert Folder(federation.folders[0]).terms()[1].digest in digests
+    study.write_text('purpose = "another"\n' + study.read_text())
+    assert Folder(federation.folders[0]).terms()[1].digest not in digests
+
+
+def test_a_decision_waits_for_a_node_that_is_at_work(tmp_path: Path) -> None:
+    federation = unapproved(tmp_path)
+    folder = federation.folders[0]
+    member, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
+    log = AuditLog(folder / AUDIT, identity, member.name, Role.CLIENT)
+    threading.Timer(0.3, log.close).start()
+    Folder(folder).approve("an operator", "a reason")
+    assert Folder(folder).approval() is not None
+
+
+def test_the_commands_say_what_they_do(tmp_path: Path) -> None:
+    federation = unapproved(tmp_path)
+    folder = str(federation.folders[0])
+
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["study", *arguments], env={"COLUMNS": "200"})
+        return f"{done.exit_code} {done.output}"
+
+    shown = told("show", folder)
+    for words in (
+        "Purpose",
+        "tells 'sick' apart: no, yes",
+        "3 columns of the table: a, b, c",
+        "bytes under masks",
+        "4 clients: site-0, site-1, site-2, site-3",
+        "fewer than 3 of them",
+        "All clients of the roster",
+        "None. The sums are exact",
+        "not approved here",
+    ):
+        assert words in shown
+    assert told("revoke", folder, "--by", "N", "--reason", "R")[0] == "1"
+    assert told("approve", folder, "--by", " ", "--reason", "R").startswith("1 error: expected the name")
+    assert told("approve", folder, "--by", "Dr Noor", "--reason", "vote 12").startswith("0 approved")
+    assert "approved here by Dr Noor: vote 12" in told("show", folder)
+    assert told("revoke", folder, "--by", "Dr Noor", "--reason", "R").startswith("0 revoked")
+    report = verify({"log": (federation.folders[0] / AUDIT).read_bytes()})
+    assert not report.findings
+    notes = " ".join(one.text for one in report.notes)
+    assert "Dr Noor approved study" in notes
+    assert "Dr Noor revoked study" in notes
+    entries = read((federation.folders[0] / AUDIT).read_bytes()).entries
+    assert [type(one.event) for one in entries if isinstance(one.event, Approved | Revoked)] == [
+        Approved,
+        Revoked,
+    ]
