@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import threading
 from pathlib import Path
 
 import openpyxl
@@ -228,3 +230,15 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
         read(written(tmp_path / "a.parquet", "x,y\n1,2\n"))
     with pytest.raises(DataError, match="expected an Excel file"):
         read(written(tmp_path / "a.xlsx", "x,y\n1,2\n"))
+
+
+def test_a_table_comes_out_of_a_pipe_as_out_of_a_file(tmp_path: Path) -> None:
+    """Programs that unpack or decrypt a table give it through a named pipe."""
+    file, pipe = tmp_path / "rows.csv", tmp_path / "pipe.csv"
+    file.write_text("age,ward\n36,A\n41,B\n")
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()), daemon=True)
+    writer.start()
+    through, straight = read(pipe), read(file)
+    writer.join()
+    assert texts(through) == texts(straight) == {"age": ["36", "41"], "ward": ["A", "B"]}

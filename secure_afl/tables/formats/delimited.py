@@ -87,11 +87,15 @@ def read(path: Path, form: Form, name: str) -> Cells:
 
 def _text(path: Path, encoding: str, name: str) -> Bytes:
     """The file in UTF-8, without a byte order mark. Raises `DataError` for anything else."""
-    if not path.is_file() or not path.stat().st_size:
-        what = "an empty file" if path.is_file() else "no file of that name"
-        raise DataError(f"{name}: expected a header and then one line a row, got {what}")
-    with pa.memory_map(str(path)) as file:
-        data = np.frombuffer(file.read_buffer(), np.uint8)
+    if not path.exists() or path.is_dir():
+        raise DataError(f"{name}: expected a header and then one line a row, got no file of that name")
+    if path.is_file() and path.stat().st_size:
+        with pa.memory_map(str(path)) as file:
+            data = np.frombuffer(file.read_buffer(), np.uint8)
+    else:  # a pipe cannot be mapped
+        data = np.array(bytearray(path.read_bytes()), np.uint8)
+    if not len(data):
+        raise DataError(f"{name}: expected a header and then one line a row, got an empty file")
     start = data[:4].tobytes()
     if codecs.lookup(encoding) != codecs.lookup("utf-8"):
         try:
