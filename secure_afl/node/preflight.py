@@ -135,9 +135,9 @@ def _agreed(terms: Terms) -> Sequence[RoundSpec] | None:
 
 
 def _data(folder: Folder, study: Study) -> str:
-    X, y, name = folder.data(study)
+    X, y, weights, name = folder.data(study)
     try:
-        study.vector(0, X, y, "this client")
+        study.vector(0, X, y, "this client", weights=weights)
     except ValueError as error:
         raise FileError(str(error)) from None
     return f"{len(X):,} rows of {name!r} fit the study"

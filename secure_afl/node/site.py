@@ -29,7 +29,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
-from secure_afl.node.study import Labels, RidgeStudy, Study
+from secure_afl.node.study import Floats, Labels, RidgeStudy, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, approvals
@@ -86,8 +86,8 @@ class Folder:
         except (CryptoError, DataError, LocalProtocolError) as error:
             raise FileError(f"{at}: {error}") from None
 
-    def data(self, study: Study) -> tuple[npt.NDArray[np.float64], Labels, str]:
-        """The site's rows, their labels, and the data set's name.
+    def data(self, study: Study) -> tuple[Floats, Labels, Floats | None, str]:
+        """The site's rows, their labels, their weights (None without), and the data set's name.
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
@@ -98,7 +98,7 @@ class Folder:
         table: Path | str = data.table if database else self.path / data.table
         try:
             form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            X, y = _rows(reading.read(table, form, name="" if database else str(table)), study)
+            X, y, weights = _rows(reading.read(table, form, name="" if database else str(table)), study)
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -106,7 +106,7 @@ class Folder:
             raise refused from None
         except DataError as error:
             raise FileError(str(error)) from None
-        return X, y, data.name
+        return X, y, weights, data.name
 
     def data_set(self) -> str:
         """What the ledger knows the site's rows by. Raises `FileError`."""
@@ -128,8 +128,9 @@ class Folder:
         terms, study = self.terms()
 
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
-            X, y, name = self.data(study)
-            return study.vector(wanted.round, X, y, endpoint.name, study.unpacked(learned)), name
+            X, y, weights, name = self.data(study)
+            layers = study.unpacked(learned)
+            return study.vector(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
         endpoint = Endpoint(
@@ -245,7 +246,7 @@ class Folder:
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
         personal = None
         if study.adapts(layers, told) and (self.path / "data.toml").exists():
-            X, y, _ = self.data(study)
+            X, y, _, _ = self.data(study)
             if len(X):  # a failure would tell the server that there are none
                 personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         self.keep(MODEL, layers)
@@ -296,16 +297,16 @@ def _solved(
     return weights(plan, total, entry_error, survivors)
 
 
-def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], Labels]:
-    """Features and labels, as the study has them. Raises `DataError`."""
+def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None]:
+    """Features, labels and weights, as the study has them. Raises `DataError`."""
     if study.codebook:
         from secure_afl.tables.encoding import encode
 
         design = encode(study.codebook, cells)
         assert design.outcome is not None
         if not study.classes:
-            return design.X, design.outcome.astype(np.float64)
-        return design.X, np.array(study.classes)[design.outcome]
+            return design.X, design.outcome.astype(np.float64), design.weights
+        return design.X, np.array(study.classes)[design.outcome], design.weights
     from secure_afl.tables.cells import is_any
 
     for name in (*study.features, study.label):
@@ -318,4 +319,4 @@ def _rows(cells: "Cells", study: Study) -> tuple[npt.NDArray[np.float64], Labels
     known = is_any(cells.column(study.label), study.classes)
     faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
     refuse(cells.source, faults)
-    return X, np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)
+    return X, np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_), None

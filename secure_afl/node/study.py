@@ -128,8 +128,6 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Take what a codebook says."""
         if self.features or self.label or self.classes:
             raise DataError("expected a codebook, or features, label and classes, got both")
-        if codebook.weights:
-            raise DataError("expected a codebook without weights of rows, got one with them")
         said = {
             "features": tuple(term.name for term in terms(codebook)),
             "label": codebook.outcome.column,
@@ -137,6 +135,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         }
         for name, value in said.items():
             msgspec.structs.force_setattr(self, name, value)
+
+    @property
+    def max_weight(self) -> float | None:
+        """The largest weight of a row; None where rows have no weights."""
+        return self.codebook.weights.largest if self.codebook and self.codebook.weights else None
 
     @property
     def digest(self) -> bytes:
@@ -167,10 +170,19 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
         raise NotImplementedError
 
-    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
+    def vector(
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats] = (),
+        weights: Floats | None = None,
+    ) -> Floats:
         """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
 
-        learned: the layers that came of the sums before, where they are needed. Raises `DataError`.
+        learned: the layers that came of the sums before, where they are needed. weights: of rows (rows,), where the
+        codebook has them. Raises `DataError`.
         """
         raise NotImplementedError
 
@@ -235,6 +247,8 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             raise DataError(
                 "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
             )
+        if self.privacy and self.max_weight:
+            raise DataError("expected rows without weights with [privacy], got weights in the codebook")
 
     def estimator(
         self, aggregator: "Aggregator | None" = None
@@ -248,6 +262,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             "rounds": self.ridge.rounds,
             "privacy": self.privacy,
             "max_rows": self.max_rows,
+            "max_weight": self.max_weight,
             "agreement": f"codebook {self.codebook.digest[:24]}" if self.codebook else "",
             "aggregator": aggregator,
         }
@@ -258,8 +273,16 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(self.features, clients))
 
-    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
-        return self.estimator().vector(X, y, who, number)
+    def vector(
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats] = (),
+        weights: Floats | None = None,
+    ) -> Floats:
+        return self.estimator().vector(X, y, who, number, weights)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return ((1 + len(self.features), len(self.classes) or 1),)
@@ -284,6 +307,8 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.classes:
             raise DataError("expected classes as the outcome of the codebook for a network, got a number")
+        if self.max_weight:
+            raise DataError("expected rows without weights for a network, got weights in the codebook")
         if prod(self.fedacnnl.input_shape) != len(self.features):
             raise DataError(
                 f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
@@ -311,7 +336,15 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(clients))
 
-    def vector(self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats] = ()) -> Floats:
+    def vector(
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats] = (),
+        weights: Floats | None = None,
+    ) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
         return self.estimator().vector(X / self.fedacnnl.scale, y, who, learned)

@@ -57,6 +57,7 @@ class Dataset:
     from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
     about: the columns of the table that the features are made of; empty for images.
     codebook: of a table, given or made from its rows. origin: None without a given one.
+    weights: float64 (rows,), how much each row counts in training, None where all count once.
     """
 
     name: str
@@ -72,12 +73,15 @@ class Dataset:
     about: tuple[About, ...] = ()
     codebook: "Codebook | None" = None
     origin: Origin | None = None
+    weights: Floats | None = None
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
-        shapes = [column.shape for column in (y, self.site) if column is not None]
+        shapes = [column.shape for column in (y, self.site, self.weights) if column is not None]
         if not rows or any(shape != (rows,) for shape in shapes):
-            raise DataError(f"{self.name}: each row needs one label (and site): {rows} rows, shapes {shapes}")
+            raise DataError(
+                f"{self.name}: each row needs one label (and site, and weight): {rows} rows, shapes {shapes}"
+            )
         if X.dtype != np.float64 or X.shape != (rows, len(self.features)):
             raise DataError(f"{self.name}: X must be float64, with a name for each column")
         if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or not X.shape[1]:
@@ -91,6 +95,11 @@ class Dataset:
             raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
             raise DataError(f"{self.name}: a row is longer than the public bound {self.row_norm:.6g}")
+
+    @property
+    def max_weight(self) -> float | None:
+        """The largest weight that the codebook allows; None without weights."""
+        return self.codebook.weights.largest if self.codebook and self.codebook.weights else None
 
     @property
     def layout(self) -> "Layout | None":
@@ -234,6 +243,7 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
         design.X.shape[1:],
         about=tuple(About(*one) for one in encoding.described(book, design.counts)),
         codebook=book,
+        weights=design.weights,
     )
     return data, design.rows
 

@@ -45,13 +45,15 @@ def compare(
     )
     survivors = report["survivors"][-1]
     tables = [
-        (*Folder(folder).data(study)[:2], part.client)
+        (*Folder(folder).data(study)[:3], part.client)
         for folder, part in zip(parties.clients, parts, strict=True)
         if part.client in survivors
     ]
-    X, y = np.vstack([X for X, _, _ in tables]), np.concatenate([y for _, y, _ in tables])
-    site = np.concatenate([[name] * len(y) for _, y, name in tables])
-    here = study.estimator(aggregator).fit(X, y, site)
+    X, y = np.vstack([X for X, *_ in tables]), np.concatenate([y for _, y, *_ in tables])
+    site = np.concatenate([[name] * len(y) for _, y, _, name in tables])
+    weights_of_rows = [weights for _, _, weights, _ in tables if weights is not None]
+    given = {"sample_weight": np.concatenate(weights_of_rows)} if weights_of_rows else {}
+    here = study.estimator(aggregator).fit(X, y, site, **given)
     weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
     there = kept(parties.server, "model.npz")
     apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))

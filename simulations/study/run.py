@@ -189,14 +189,22 @@ def _models(
         if settings.model == "fedacnnl":
             from secure_afl.simulations.study import networks  # torch
 
+            if data.weights is not None:
+                raise DataError(
+                    f"{data.name}: expected rows without weights for fedacnnl, got weights in the codebook"
+                )
             return networks.estimator(settings, data, max_rows=max(2**12, largest), **shared)
         return FederatedRidgeClassifier(
-            data.row_norm if settings.clip is None else settings.clip,
+            max_weight=data.max_weight,
+            row_norm=data.row_norm if settings.clip is None else settings.clip,
             max_rows=max(2**16, largest),
             rounds=settings.rounds,
             privacy=settings.privacy,
             **shared,
         )
+
+    def weighted(rows: npt.NDArray[np.intp]) -> dict[str, Any]:
+        return {} if data.weights is None else {"sample_weight": data.weights[rows]}
 
     contributed = control.data
     rows, site = stacked({part.client: part.train for part in control.parts})
@@ -204,7 +212,7 @@ def _models(
         warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         warnings.simplefilter("ignore", ColumnWarning)  # and so are constant columns
-        together = model(aggregator).fit(contributed.X[rows], contributed.y[rows], site)
+        together = model(aggregator).fit(contributed.X[rows], contributed.y[rows], site, **weighted(rows))
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
     waves = split_rounds(
         {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds
@@ -215,8 +223,11 @@ def _models(
     ]
     return _Models(
         together,
-        model().fit_pooled(contributed.X[pooled_rows], contributed.y[pooled_rows]),
-        {part.client: model().fit_pooled(data.X[part.train], data.y[part.train]) for part in parts},
+        model().fit_pooled(contributed.X[pooled_rows], contributed.y[pooled_rows], **weighted(pooled_rows)),
+        {
+            part.client: model().fit_pooled(data.X[part.train], data.y[part.train], **weighted(part.train))
+            for part in parts
+        },
         sums,
         pooled_rows,
         [str(one.message) for one in said],

@@ -4,16 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 from worlds.coded import Coded
 from worlds.folders import Post
 
-from secure_afl.errors import DropoutWarning
+from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
+from secure_afl.simulations.data.partition import partition
+from secure_afl.simulations.study.run import run
+from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.remote import Elsewhere, remote
 from secure_afl.tables import model as models
 from secure_afl.tables.encoding import encode
@@ -28,14 +34,22 @@ PRESSURE = BOOK.read_text().replace("trestbps =", "# trestbps =").partition("[ou
 )
 
 
-@pytest.mark.parametrize("codebook", [BOOK.read_text(), PRESSURE], ids=["classes", "number"])
+def weighted(book: str) -> str:
+    """The same, where a row counts as often as its patient has years."""
+    weights = 'weights = { column = "age", largest = 100 }\n\n[columns]'
+    return book.replace("\nage =", "\n# age =").replace("[columns]", weights, 1)
+
+
+@pytest.mark.parametrize(
+    "codebook", [BOOK.read_text(), PRESSURE, weighted(PRESSURE)], ids=["classes", "number", "weights"]
+)
 def test_a_session_over_raw_tables_is_that_of_one_process(codebook: str, tmp_path: Path) -> None:
     hospitals = Coded(tmp_path / "here", TABLE, codebook)
     design = encode(hospitals.book, hospitals.cells)
     assert design.site is not None
     study = Folder(hospitals.server).terms()[1]
     for name, folder in zip(hospitals.names, hospitals.folders, strict=True):
-        X, _, _ = Folder(folder).data(study)
+        X, *_ = Folder(folder).data(study)
         assert np.array_equal(X, design.X[design.site == name])
     there, here = hospitals.deployed(), hospitals.here()
     assert np.array_equal(there.weights_, here.weights_)
@@ -48,6 +62,25 @@ def test_a_session_over_raw_tables_is_that_of_one_process(codebook: str, tmp_pat
         for one in (model, whole):
             predicted = one.predict(design).tolist()
             assert predicted == (expected if hospitals.book.classes else pytest.approx(expected, rel=1e-12))
+
+
+def test_rows_count_by_their_weights_in_a_run(tmp_path: Path) -> None:
+    """Against scikit-learn with the same weights on the pooled rows."""
+    (tmp_path / "codebook.toml").write_text(weighted(BOOK.read_text()))
+    rows = dataset.load(str(TABLE), codebook=tmp_path / "codebook.toml")
+    parts = partition(rows, "site", None, 0)
+    settings = Settings(backend=Backend.PLAIN, least_rows=1)
+    learned = run(rows, parts, settings, lambda phase: None).learned
+    train = np.concatenate([part.train for part in parts])
+    assert rows.weights is not None
+    X, y, weights = rows.X[train], rows.y[train], rows.weights[train]
+    scaler = StandardScaler().fit(X, sample_weight=weights)
+    reference = Ridge(1e-3 * weights.sum()).fit(scaler.transform(X), y, weights)
+    np.testing.assert_allclose(
+        learned.class_scores(rows.X)[:, 1], reference.predict(scaler.transform(rows.X)), rtol=0, atol=1e-8
+    )
+    with pytest.raises(DataError, match="expected rows without weights for fedacnnl"):
+        run(rows, parts, Settings(model="fedacnnl", backend=Backend.PLAIN), lambda phase: None)
 
 
 def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
@@ -112,6 +145,14 @@ def test_a_codebook_stands_in_the_study_or_beside_it(tmp_path: Path) -> None:
         ),
         ('codebook = "c.toml"\n[ridge]\nrow_norm = 3.0\n', "expected bounds of the codebook, got row_norm"),
         ("[ridge]\n", "expected features and a label"),
+        (
+            'codebook = "weighted.toml"\n[ridge]\n[privacy]\nepsilon = 1.0\ndelta = 1e-6\n',
+            "expected rows without weights with .privacy.",
+        ),
+        (
+            'codebook = "weighted.toml"\n[fedacnnl]\ninput_shape = [29]\nlayers = [["Dense", 6], ["ReLU"]]\n',
+            "expected rows without weights for a network",
+        ),
         ('codebook = "broken.toml"\n[ridge]\n', r"broken\.toml: columns\.age: expected a range"),
         (
             'codebook = "c.toml"\n[fedacnnl]\ninput_shape = [31]\nlayers = [["Dense", 6], ["ReLU"]]\n',
@@ -121,6 +162,7 @@ def test_a_codebook_stands_in_the_study_or_beside_it(tmp_path: Path) -> None:
 )
 def test_contradictions_are_refused(study: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(BOOK.read_text())
+    (tmp_path / "weighted.toml").write_text(weighted(BOOK.read_text()))
     (tmp_path / "broken.toml").write_text(BOOK.read_text().replace("18, 100", "100, 18"))
     (tmp_path / "study.toml").write_text(STUDY + study)
     with pytest.raises(FileError, match=message):

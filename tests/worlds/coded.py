@@ -77,4 +77,5 @@ class Coded:
         assert design.site is not None
         study = Folder(self.server).terms()[1]
         y = np.array(study.classes)[design.outcome] if study.classes else design.outcome
-        return study.estimator().fit(design.X, y, design.site)
+        weights = {} if design.weights is None else {"sample_weight": design.weights}
+        return study.estimator().fit(design.X, y, design.site, **weights)

@@ -272,7 +272,7 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
     (session,) = post.sessions
     for party, folder in enumerate(federation.folders):
         post.ask(party, Letter(Channel.END, session, packed(layers)))
-        X, y, _ = Folder(folder).data(study)
+        X, y, *_ = Folder(folder).data(study)
         own = model(folder, "personal.npz")
         assert [one.shape for one in own] == [one.shape for one in layers]
         assert np.array_equal(own[-1], study.personal_head(X, y, "site", layers))
@@ -327,7 +327,7 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     assert len(post.told) == 2 * 4
     assert decode(first.data, LEARNED).model == packed(layers[:1])
     assert decode(second.data, LEARNED).model == packed(layers[:2])
-    X, y, _ = Folder(federation.folders[0]).data(study)
+    X, y, *_ = Folder(federation.folders[0]).data(study)
     for number, known in ((0, 1), (1, 0), (1, 2), (2, 1)):
         with pytest.raises(
             DataError, match=f"expected the layers of {number} sums before this one, got {known}"
@@ -346,7 +346,7 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
         post.ask(0, Letter(Channel.END, session, packed(other)))
     for party, folder in enumerate(federation.folders[1:], 1):
         assert post.ask(party, Letter(Channel.END, session, packed(layers))) == b""
-        X, y, _ = Folder(folder).data(study)
+        X, y, *_ = Folder(folder).data(study)
         assert np.array_equal(model(folder, "personal.npz")[-1], study.personal_head(X, y, "site", layers))
     for folder in federation.folders:  # of which the first one refused another model than it was told of
         _, identity = read_key(folder / "identity.key", bytes)

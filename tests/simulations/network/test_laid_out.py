@@ -28,7 +28,7 @@ def test_every_row_comes_back_at_its_site_to_the_bit(tmp_path: Path) -> None:
     assert terms.parties.key_holders is None
     assert [member.name for member in terms.parties.clients.members] == [part.client for part in PARTS]
     for part, folder in zip(PARTS, made.clients, strict=True):
-        X, y, name = Folder(folder).data(study)
+        X, y, _, name = Folder(folder).data(study)
         assert np.array_equal(X, HEART.X[part.train])
         assert y.tolist() == [HEART.classes[place] for place in HEART.y[part.train]]
         assert name == "heart"
@@ -64,7 +64,7 @@ def test_a_network_is_laid_out_as_the_one_that_run_trains(tmp_path: Path, data: 
     assert isinstance(estimator, FedACnnL)
     assert estimator.network == network_for(rows)
     assert terms.policy.trusts_reports
-    X, y, _ = Folder(made.clients[2]).data(study)
+    X, y, *_ = Folder(made.clients[2]).data(study)
     assert len(study.vector(0, X, y, "site")) == terms.plan[0].length
 
 
