@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from scipy.special import softmax
@@ -185,6 +185,7 @@ def test_components_are_scikit_learns(size: tuple[int, int, int], standardise: b
     st.integers(2, 4),
     st.sampled_from([None, "equal", "given"]),
 )
+@example((84132, 20, 1), 4, None)  # a class of one row, of which scikit-learn warns
 @settings(max_examples=50, deadline=None)
 def test_discriminants_are_scikit_learns(size: tuple[int, int, int], classes: int, kind: str | None) -> None:
     X, _ = rows(*size)

@@ -77,12 +77,13 @@ def named(estimators: list[Any], expected: Any) -> pytest.MarkDecorator:
     return marked
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @named(instances(None), masked)
 def test_masked_estimators_keep_scikit_learns_contract(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.slow
 @named(
     instances(InTheClear(Policy(backends=frozenset({"plain"})))),
     lambda estimator: {"check_dtype_object": _OBJECTS, "check_estimators_overwrite_params": _SESSION},

@@ -668,7 +668,7 @@ run_simulation(app, client_app, num_supernodes=nodes, backend_config={"client_re
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("backend", "holders"), [("mask", 0), ("bfv+mask", 1)])
 def test_the_simulation_engine_gives_the_same_bits(tmp_path: Path, backend: str, holders: int) -> None:
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: Flower's simulation engine is not tested here")

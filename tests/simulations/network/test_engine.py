@@ -87,7 +87,7 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_on_the_engine(tmp_path: Path) -> None:
     pytest.importorskip(
         "ray", reason="RAY IS NOT INSTALLED: many clients on Flower's engine are not tested here"

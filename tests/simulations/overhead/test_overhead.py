@@ -380,7 +380,13 @@ def _total(cell: Mapping[str, Any], party: str, quantity: str) -> float:
     return float(row["median"])
 
 
-@pytest.mark.parametrize("peer", compare.PEERS, ids=lambda peer: peer.package)
+@pytest.mark.parametrize(
+    "peer",
+    [
+        pytest.param(peer, id=peer.package, marks=pytest.mark.long if peer.package == "declearn" else ())
+        for peer in compare.PEERS
+    ],
+)
 def test_a_peer_makes_the_sum(peer: compare.Peer) -> None:
     """It checks it itself; without `peers` most are skipped."""
     if peer.installed is None:

@@ -70,6 +70,7 @@ def test_training_time(measured: tuple[float, float], tmp_path: Path) -> None:
     assert file.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 @each_measured
 def test_costs_of_a_grid(measured: tuple[float, float]) -> None:
     """A party whose costs are all 0 has an empty panel."""
