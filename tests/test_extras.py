@@ -24,6 +24,7 @@ def named(requirements: Iterable[str]) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_each_package_that_is_imported_is_a_dependency_or_in_the_extra_that_errors_name() -> None:
     base, extras = named(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
     distributions = packages_distributions()
@@ -101,7 +102,7 @@ def test_a_run_of_a_ridge_model_needs_no_extra() -> None:
     assert "equal, bit for bit" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [

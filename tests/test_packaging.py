@@ -88,6 +88,7 @@ def room(module: str, folder: str) -> str | None:
     return parts[0] if layer(module) == folder and parts[0] in ROOMS[folder] else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ROOMS)
 def test_imports_point_one_way_inside_a_folder(folder: str) -> None:
     rooms, upward = ROOMS[folder], set()
@@ -167,6 +168,7 @@ OPERATORS = {"click", "cryptography", "msgspec", "rich", "shellingham", "typer",
 OPERATORS |= {"attr", "markdown_it", "mdurl", "pygments"}  # what rich loads to print help
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "more"),
     [

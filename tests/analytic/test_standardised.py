@@ -79,6 +79,7 @@ def problems(draw: st.DrawFn) -> Any:
     return X, Y, site, draw(st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 100.0])), draw(st.integers(30, 52))
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=300, deadline=None)
 def test_the_certificate_holds_whatever_the_origins(problem: Any) -> None:

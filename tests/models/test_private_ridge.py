@@ -205,6 +205,7 @@ def test_no_row_is_refused_for_its_values() -> None:
         estimator().vectors(X[:40], y[:40], "site")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 40, 2319])
 def test_nor_for_its_rounding(columns: int) -> None:
     """Rows about as long as the bound: whichever way norms round, such a row is taken."""

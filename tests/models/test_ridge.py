@@ -420,6 +420,7 @@ def test_bounds_that_make_no_sense_are_refused(arguments: dict[str, object], tex
 # ---- units and origins -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [False, True])
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(-9, 9), st.floats(0, 6), st.sampled_from([1e-6, 1e-3, 1.0]))

@@ -109,6 +109,7 @@ def asked(grid: HttpGrid, kind: str, content: RecordDict, nodes: int = 1) -> lis
     return replies
 
 
+@pytest.mark.slow
 def test_a_study_over_nodes_has_the_same_bits(grid: HttpGrid, federation: Federation) -> None:
     with nodes(*federation.folders):
         report = flower_app.serve(grid, federation.server, HANG, 0.2)

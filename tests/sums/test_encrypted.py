@@ -160,6 +160,7 @@ def test_at_condition_1e8_the_certificate_still_says_something(
     assert away <= bound < 1e-3 * np.linalg.norm(pooled.weights_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "rounds"), [(10, 1), (2**16, 1), (2**16, 3)])
 def test_exact_encrypted_sums_are_the_same_whoever_opens_them_and_masks_have_more_digits(
     most: int, rounds: int

@@ -36,6 +36,7 @@ def test_no_rule_is_broken(bounds: Bounds, states: int) -> None:
     assert outcome.refused > outcome.nodes
 
 
+@pytest.mark.slow
 def test_every_order_shows_no_more_than_turns() -> None:
     """Claim: whatever the server has in a state that any order of messages reaches, it has in one that turns reach,
     but for clients' names; so turns, and the moves that they leave out, lose nothing.

@@ -108,6 +108,7 @@ def test_butterflies_are_right_and_within_their_bounds_at_the_worst_words(y: int
     assert [one % P60 for one in minus] == [w * (x - other) % P60 for x, other in columns]
 
 
+@pytest.mark.slow
 @given(st.data(), rings())
 def test_the_product_is_the_schoolbooks(data: st.DataObject, ring: tuple[int, int]) -> None:
     degree, prime = ring

@@ -1179,6 +1179,7 @@ def test_over_long_messages_are_refused_unread_and_no_honest_one_is(world: World
     assert not cohort.refusals
 
 
+@pytest.mark.slow
 def test_a_long_agreement_is_read_in_linear_time() -> None:
     """Two megabytes must not keep anybody busy for minutes: 0.6 s of CPU, 320 s when each name was compared with all."""
     world = World()

@@ -80,6 +80,7 @@ def test_key_holders_elsewhere_solve_and_give_weights_only(tmp_path: Path) -> No
     np.testing.assert_allclose(learned(federation, Post(federation)), in_process(federation), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", range(6))
 def test_who_is_silent_in_a_phase_is_a_dropout_and_no_more(tmp_path: Path, phase: int) -> None:
     federation = Federation(tmp_path)

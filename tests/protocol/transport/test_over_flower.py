@@ -140,6 +140,7 @@ def test_a_client_without_its_files_says_no_more_than_that_it_refuses(tmp_path: 
     assert node(federation, 0, question).content == records.answer_records(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["error", "silence", "garbage", "another's"])
 def test_whatever_a_node_does_it_is_a_dropout_and_no_more(tmp_path: Path, kind: str) -> None:
     federation = Federation(tmp_path)

@@ -85,6 +85,7 @@ def stolen(loot: list[dict[str, object]], federation: Federation) -> list[str]:
 # ---- somebody who may submit a run ---------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_stock_nodes_run_whatever_is_submitted(stock: World) -> None:
     stock.network.submit(HOSTILE, stock.settings("insider"), limit=HANG)
     loot = stock.loot("insider")
@@ -173,6 +174,7 @@ def test_a_stranger_starts_a_run_and_takes_its_task_at_a_stock_superlink(stock: 
         grid.close()
 
 
+@pytest.mark.long
 def test_a_stranger_cannot_start_a_run_or_take_a_task_at_ours(ours: World) -> None:
     with pytest.raises(httpx.HTTPStatusError, match="404"):
         taken_task(ours.network.public, ours.authority.read_bytes())

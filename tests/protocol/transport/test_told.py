@@ -113,6 +113,7 @@ def test_events_go_to_stderr_once_however_often_that_is_asked(monkeypatch: pytes
 # ---- one session, in all that a party writes ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ill", "kind"), [("bound", "DataError"), ("not a number", "FileError"), ("no table", "FileError")]
 )

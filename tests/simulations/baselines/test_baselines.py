@@ -96,6 +96,7 @@ for side, inputs in ((28, 64 * 36), (8, 64)):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCH)
 def test_models_are_those_of_torch(name: str) -> None:
     model, module = TORCH[name]

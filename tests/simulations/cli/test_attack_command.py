@@ -148,6 +148,7 @@ def test_a_row_that_alone_has_a_feature_is_read_from_the_opened_sum() -> None:
     assert {tuple(row) for row in rows} == expected
 
 
+@pytest.mark.slow
 def test_what_the_opened_sum_tells_is_among_the_findings(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_membership_is_told_by_sums_and_not_by_masked_uploads_or_noisy_sums(sett
 # ---- sums ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_differencing(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(differencing, "_SESSIONS", 3)
     findings = found_by(differencing.NAME, setting)

@@ -133,6 +133,7 @@ def test_plain_must_be_named_and_says_so(tmp_path: Path) -> None:
     assert found["bytes"]["upload_per_client"] == found["bytes"]["plain_float64_per_client"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "released", "holders", "identical"),
     [

@@ -120,6 +120,7 @@ def test_a_clock_that_stands_still_counts_nothing(
     assert seconds(account(problem)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_delay_anywhere_on_the_critical_path_is_counted_once(
     problem: tuple[Dataset, list[Part]], clock: list[float], monkeypatch: pytest.MonkeyPatch, step: str

@@ -21,6 +21,7 @@ MEASURED = [(0.0, 0.0), (-1.0, -1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, 1e-9)]
 each_measured = pytest.mark.parametrize("measured", MEASURED)
 
 
+@pytest.mark.slow
 @each_measured
 @pytest.mark.parametrize("side", ["x", "y"])
 def test_an_axis_is_logarithmic_if_anything_on_it_is_positive(
@@ -35,6 +36,7 @@ def test_an_axis_is_logarithmic_if_anything_on_it_is_positive(
     assert scale == ("log" if max(measured) > 0 else "linear")
 
 
+@pytest.mark.slow
 @each_measured
 def test_memory_and_time_of_many_clients(measured: tuple[float, float], tmp_path: Path) -> None:
     rows = [
@@ -53,6 +55,7 @@ def test_memory_and_time_of_many_clients(measured: tuple[float, float], tmp_path
     assert (tmp_path / "scale.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 @each_measured
 def test_training_time(measured: tuple[float, float], tmp_path: Path) -> None:
     records = [

@@ -58,6 +58,7 @@ def test_a_stranger_is_told_all(tmp_path: Path) -> None:
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
