@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from rich.console import Console
 from worlds.folders import Federation, in_process, model
+from worlds.mortal_node import NODE
 
 from secure_afl.errors import DataError
 from secure_afl.simulations.network import loopback
@@ -35,7 +36,6 @@ BACKENDS = ("mask", "bfv+mask")
 VICTIMS = {"client": VICTIM, "holder": HOLDER}
 THEN = ("gone", "back")
 _DEADLINE, _LIMIT = 240.0, 1800.0  # seconds
-_NODE = (sys.executable, str(Path(__file__).with_name("mortal_node.py")))
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ def lived(backend: str, victim: str, last: int, moment: str, then: str) -> Life:
         for party, folder in enumerate(federation.folders):
             (folder / "dies").write_text(f"{last if party == place else 0} {moment}")
         started = time.perf_counter()
-        with loopback.Loopback(
-            root / "network", federation.folders, federation.server, node=_NODE
-        ) as network:
+        with loopback.Loopback(root / "network", federation.folders, federation.server, node=NODE) as network:
 
             def revive() -> None:
                 network.await_end(place, _LIMIT)
