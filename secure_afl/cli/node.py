@@ -60,6 +60,19 @@ def check(
             raise typer.Exit(1)
 
 
+def status(
+    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+) -> None:
+    """Where a party, or the server, stands: its study, node, sessions under way, data sets that were used, models, and the
+    last of what its audit log tells.
+    """
+    with refusals_shown():
+        from secure_afl.node.status import lines
+
+        for line in lines(folder.absolute()):
+            console.print(escape(line), highlight=False, soft_wrap=True)
+
+
 def _check_flower() -> None:
     if find_spec("flwr") is None:
         raise DataError("expected flwr, got none: pip install 'secure-afl[flower]'")

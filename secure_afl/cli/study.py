@@ -1,4 +1,4 @@
-"""The command line of studies at a party: `secure-afl study`."""
+"""The command line of studies: `secure-afl study`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,8 @@ from rich.markup import escape
 from secure_afl.cli.terminal import console, refusals_shown
 
 study = typer.Typer(
-    help="Read what a study does, and decide whether this party takes part.", no_args_is_help=True
+    help="Read what a study does, decide whether this party takes part; at the server, run it.",
+    no_args_is_help=True,
 )
 Party = Annotated[Path, typer.Argument(help="The party's folder.", exists=True, file_okay=False)]
 By = Annotated[str, typer.Option(help="Who decides.")]
@@ -66,6 +67,25 @@ def revoke_command(folder: Party, by: By, reason: Reason) -> None:
     with refusals_shown():
         Folder(folder).revoke(by, reason)
         _say("revoked")
+
+
+@study.command("run")
+def run_command(
+    folder: Annotated[Path, typer.Argument(help="The server's folder.", exists=True, file_okay=False)],
+    deadline: Annotated[float, typer.Option(help="Seconds that a phase lasts at most.", min=1)] = 300.0,
+) -> None:
+    """Learn the study of the server's folder, where `secure-afl serve` runs. Ends with who is in the sum and where the model is,
+    or with the reason and exit code 1; what an earlier run left is put aside then, too.
+    """
+    from secure_afl.node.run import run
+
+    with refusals_shown():
+        report = run(folder.absolute(), deadline, lambda line: _say(escape(line.rstrip())))
+        for number, survivors in enumerate(report["survivors"], 1):
+            _say(escape(f"sum {number} is over {', '.join(survivors)}"))
+        for line in report["silences"]:
+            _say(escape(line))
+        _say(escape(f"model and report: {folder}"))
 
 
 def _say(text: str) -> None:

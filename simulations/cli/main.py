@@ -10,7 +10,7 @@ from secure_afl.cli.codebook import codebook
 from secure_afl.cli.keys import keys
 from secure_afl.cli.ledger import ledger
 from secure_afl.cli.model import evaluate_command, predict_command, show_command
-from secure_afl.cli.node import check, node, serve
+from secure_afl.cli.node import check, node, serve, status
 from secure_afl.cli.policy import policy
 from secure_afl.cli.study import study
 from secure_afl.simulations.cli.attack import attack
@@ -37,6 +37,7 @@ app.add_typer(flower, name="flower")
 app.command("node")(node)
 app.command("serve")(serve)
 app.command("check")(check)
+app.command("status")(status)
 app.add_typer(study, name="study")
 app.command("attack")(attack)
 app.command("overhead")(overhead)

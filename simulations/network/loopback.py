@@ -92,8 +92,12 @@ class Loopback:
         """
         report = self.server / "report.json"
         report.unlink(missing_ok=True)
-        settings = f'folder="{self.server}" deadline={deadline} poll=0.2'
-        said = self.submit(APP, settings, limit=limit, watch=watch)
+        if self.stock:
+            settings = f'folder="{self.server}" deadline={deadline} poll=0.2'
+            said = self.submit(APP, settings, limit=limit, watch=watch)
+        else:
+            learning = ("secure-afl", "study", "run", self.server, "--deadline", deadline)
+            said = self._watched(learning, limit, watch)
         # Flower's own command ends with 0 whatever became of the run.
         if not report.exists():
             raise DataError(f"the run ended without a report:\n{said[-3000:]}")
@@ -108,20 +112,8 @@ class Loopback:
         watch: Callable[[str], None] = lambda line: None,
     ) -> str:
         """Have a run of any app, as `flwr run` takes its settings, and wait until it is over; gives what it said."""
-        said: list[str] = []
-        (self.home / "run.log").unlink(missing_ok=True)
-        program = self._start("run", "flwr", "run", app, _NAME, "--stream", "--run-config", settings)
-        ends, log = time.monotonic() + limit, (self.home / "run.log").open()
-        with log:
-            while time.monotonic() < ends:
-                over = program.poll() is not None
-                while line := log.readline():
-                    said.append(line)
-                    watch(line)
-                if over:
-                    break
-                time.sleep(0.1)
-        return "".join(said)
+        command = ("flwr", "run", app, _NAME, "--stream", "--run-config", settings)
+        return self._watched(command, limit, watch)
 
     def kill(self, party: int) -> None:
         """End a party's node at once, as a loss of power would."""
@@ -209,6 +201,23 @@ class Loopback:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise DataError(f"the SuperLink does not answer: {self._log('superlink')}")
+
+    def _watched(self, command: Sequence[object], limit: float, watch: Callable[[str], None]) -> str:
+        """What a program said, until it was over or the time was."""
+        said: list[str] = []
+        (self.home / "run.log").unlink(missing_ok=True)
+        program = self._start("run", str(command[0]), *command[1:])
+        ends, log = time.monotonic() + limit, (self.home / "run.log").open()
+        with log:
+            while time.monotonic() < ends:
+                over = program.poll() is not None
+                while line := log.readline():
+                    said.append(line)
+                    watch(line)
+                if over:
+                    break
+                time.sleep(0.1)
+        return "".join(said)
 
     def _start(self, name: str, program: str, *arguments: object) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:

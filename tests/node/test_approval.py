@@ -1,6 +1,7 @@
 """A party takes part in a study that its operator approved, and in no other."""
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import Approved, Refused, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import AuditError, FileError, PolicyError
 from secure_afl.protocol.session.roster import Roster
@@ -153,3 +155,22 @@ def test_the_commands_say_what_they_do(tmp_path: Path) -> None:
         Approved,
         Revoked,
     ]
+
+
+def test_status_tells_what_was_decided_and_used_and_writes_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    folder = federation.folders[0]
+    _, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
+    with closing(Store(folder / "state.db", identity)) as store:
+        store.ledger.use("rows", b"s" * 32)
+    before = (folder / AUDIT).read_bytes()
+    done = CliRunner().invoke(app, ["status", str(folder)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    for words in (
+        "site-0, fingerprint",
+        "node: not running",
+        "data set 'rows': used in",
+        "an operator approved study",
+    ):
+        assert words in done.output
+    assert (folder / AUDIT).read_bytes() == before
