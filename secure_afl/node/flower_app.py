@@ -9,22 +9,23 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node.progress import RunTold, run_told
-from secure_afl.node.site import MODEL, REPORT, TABLE_MODEL, Folder
+from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
 from secure_afl.node.study import RidgeStudy, Study, packed
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
-from secure_afl.protocol.files import keys, roster
+from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.events import LeftOpen
+from secure_afl.protocol.transport.events import told as told_of
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.logs import listen, tell
@@ -70,17 +71,29 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any]:
-    """Learn the study of the server's folder; the model and a report are written there, those of before put aside.
+    """Learn the study of the server's folder; the model and a report are written there, those of before put aside. If no
+    model comes of it, `failure.json` says why, and which parties gave no answer.
 
     deadline, poll: see `FlowerPost`. Raises `FileError`, and what the model and the aggregator raise.
     """
     folder = Folder(path)
     folder.put_aside()
     listen()
-    with run_told() as told, _own(folder) as (log, store):
-        report = _learn(folder, FlowerPost(grid, deadline, poll), log, store, told)
-        (path / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    post = FlowerPost(grid, deadline, poll)
+    try:
+        with run_told() as told, _own(folder) as (log, store):
+            report = _learn(folder, post, log, store, told)
+            _write(path / REPORT, report)
+    except Exception as error:
+        refusal, at, reason = told_of(error)
+        with suppress(FileError):  # the error itself says more than that its note could not be written
+            _write(path / FAILURE, {"reason": reason or f"{refusal} at {at}", "silences": post.silences})
+        raise
     return report
+
+
+def _write(path: Path, about: dict[str, Any]) -> None:
+    whole.replace(path, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _learn(

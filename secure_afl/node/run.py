@@ -13,11 +13,11 @@ from typing import Any
 from secure_afl.errors import DataError
 from secure_afl.node.server import CONNECTION, flower_home
 from secure_afl.node.site import REPORT, Folder
+from secure_afl.node.status import failure
 from secure_afl.protocol.transport.flower.superlink import QUIET
 
 _HERE = Path(__file__).resolve()
 _NUMBER = re.compile(r"Successfully started run (\d+)")
-_REASON = re.compile(r"run failed: .*?reason=(.*)")
 
 
 def app_folder() -> Path:
@@ -26,10 +26,10 @@ def app_folder() -> Path:
 
 
 def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, Any]:
-    """Learn the study of the server's folder; gives the report. watch: is called with every line that the run says.
+    """Learn the study of the server's folder; gives the report. watch: is called with every line that the run prints.
 
     deadline: seconds that a phase lasts at most. What an earlier run left is put aside first. Raises `DataError` with the
-    reason if no model came of it, `FileError` for settings and terms that cannot be read.
+    reason, and the parties that gave no answer, if no model came of it; `FileError` for files that cannot be read.
     """
     folder = Folder(path)
     folder.terms()
@@ -42,8 +42,7 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     settings = f"folder={json.dumps(str(path))} deadline={deadline} poll=0.2"
-    flwr = str(Path(sys.executable).parent / "flwr")
-    reason, number = "is `secure-afl serve` running? The lines above say why", ""
+    flwr, number = str(Path(sys.executable).parent / "flwr"), ""
     with subprocess.Popen(
         [flwr, "run", str(app_folder()), CONNECTION, "--stream", "--run-config", settings],
         env=environment,
@@ -56,14 +55,14 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
         for line in program.stdout:
             watch(line)
             if found := _NUMBER.search(line):
-                number, reason = found[1], "the lines above say why"
-            if found := _REASON.search(line):
-                reason = found[1] or reason
-    # Flower's own command ends with 0 whatever became of the run, and may end before it.
-    while not (path / REPORT).exists() and number and _lasts(flwr, number, environment):
-        time.sleep(2.0)
+                number = found[1]
+    if not number:
+        raise DataError("no run was begun: the lines above say why; is `secure-afl serve` running?")
+    # `flwr run` ends with 0 whatever became of the run, and may end before it.
+    while not (path / REPORT).exists() and _lasts(flwr, number, environment):
+        time.sleep(1.0)
     if not (path / REPORT).exists():
-        raise DataError(f"no model was learned: {reason}")
+        raise DataError(f"no model was learned: {failure(path)}")
     report: dict[str, Any] = json.loads((path / REPORT).read_text())
     return report
 

@@ -8,7 +8,7 @@
     state.db        made by the node: its ledger and its sessions
     audit.jsonl     made by the node: its audit log
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
-    report.json     made by the server: what a run cost
+    report.json     made by the server: what a run cost, or failure.json: why no model came of it
     *.previous.*    of an earlier session, put aside when the next one began
 
 Nothing here comes from the server but the model.
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
+FAILURE = "failure.json"
 TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
@@ -261,7 +262,7 @@ class Folder:
 
     def put_aside(self) -> None:
         """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
-        for name in (MODEL, TABLE_MODEL, PERSONAL, REPORT):
+        for name in (MODEL, TABLE_MODEL, PERSONAL, REPORT, FAILURE):
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
