@@ -17,6 +17,7 @@ from secure_afl.node.status import failure
 from secure_afl.protocol.transport.flower.superlink import QUIET
 
 _HERE = Path(__file__).resolve()
+_EVERY = 1.0  # seconds from one question whether a run is over to the next
 _NUMBER = re.compile(r"Successfully started run (\d+)")
 
 
@@ -60,7 +61,7 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
         raise DataError("no run was begun: the lines above say why; is `secure-afl serve` running?")
     # `flwr run` ends with 0 whatever became of the run, and may end before it.
     while not (path / REPORT).exists() and _lasts(flwr, number, environment):
-        time.sleep(1.0)
+        time.sleep(_EVERY)
     if not (path / REPORT).exists():
         raise DataError(f"no model was learned: {failure(path)}")
     report: dict[str, Any] = json.loads((path / REPORT).read_text())

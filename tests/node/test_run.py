@@ -73,7 +73,7 @@ def test_a_run_that_left_nothing_is_no_success(server: Path, run: str, words: st
 
 def test_a_log_that_ends_before_the_run_is_not_its_end(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run goes on for two questions, and writes its report then."""
-    monkeypatch.setattr(runs.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(runs, "_EVERY", 0.0)
     last = "test -e asked && echo '{}' > report.json; touch asked; echo '\"status\": \"running\"'"
     program(server, BEGUN, last)
     assert runs.run(server, 9.0, lambda line: None) == {}
