@@ -1,8 +1,10 @@
 """Ridge regression and a ridge classifier that several parties learn from sums of their statistics."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,13 @@ from secure_afl.analytic.privacy import Privacy
 from secure_afl.analytic.solve import Solution
 from secure_afl.errors import DataError
 from secure_afl.models.columns import Columns
-from secure_afl.models.estimator import FederatedClassifier, parse_labels, parse_penalty, parse_real
+from secure_afl.models.estimator import (
+    FederatedClassifier,
+    parse_labels,
+    parse_penalty,
+    parse_real,
+)
+from secure_afl.models.personal import adapted
 from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets
 from secure_afl.sums.aggregation import Aggregator
 
@@ -33,18 +41,59 @@ class _Ridge(FederatedTable):
     def _solved(self, kept: Kept) -> Solution:
         return kept.solved(self._penalty())
 
-    def _take(self, kept: Kept, solution: Solution) -> tuple[Floats, Floats]:
-        """The attributes that both have; the weights (targets, features) and intercepts (targets,) in own units."""
-        self.statistics_ = solution.statistics
-        self._note(kept, [j - 1 for j in solution.constant])
-        features, targets = len(solution.weights) - 1, kept.agreed.targets
-        columns, over = self._scaling(features), targets.scaling
-        self.weights_ = solution.weights
-        self.ridge_ = solution.ridge
-        self.certificate_ = solution.certificate
-        coef = np.ldexp(solution.weights[1:].T, over.exponent[:, None] - columns.exponent)
-        intercept = np.ldexp(solution.weights[0] * self._one(features), over.exponent) + over.centre
+    def _learn(self, kept: Kept, result: Solution) -> None:
+        self.statistics_ = result.statistics
+        self._note(kept, [j - 1 for j in result.constant])
+        self.weights_ = result.weights
+        self.ridge_ = result.ridge
+        self.certificate_ = result.certificate
+        self._coefficients(kept.agreed.targets)
+
+    @abstractmethod
+    def _coefficients(self, targets: Targets) -> None:
+        """Set the attributes that follow from `weights_`."""
+
+    def _in_own_units(self, over: Scaling) -> tuple[Floats, Floats]:
+        """`weights_` (targets, features) and intercepts (targets,) in own units. over: of the targets."""
+        features = len(self.weights_) - 1
+        columns = self._scaling(features)
+        coef = np.ldexp(self.weights_[1:].T, over.exponent[:, None] - columns.exponent)
+        intercept = np.ldexp(self.weights_[0] * self._one(features), over.exponent) + over.centre
         return coef, intercept - coef @ columns.centre
+
+    def personalize(self, X: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
+        """The model of one client: fitted to its rows X (rows, features) and y, but drawn to the common model.
+
+        It has `personal_` (weights, strength of the pull, leave-one-out error) beside `weights_`, `coef_` and
+        `intercept_`, and nothing of the sum. See `secure_afl.models.personal.adapted`. The client computes it by itself:
+        no aggregator is asked and no message is sent.
+        Raises `DataError` for rows that `fit` would refuse, and where there is no exact sum to standardise columns by.
+        """
+        moments, agreed = self.moments_, self._kept.agreed.targets
+        features = self._features(X)
+        own = copy(self)
+        own.aggregator = None
+        for name in ("_kept", "rounds_", "statistics_", "certificate_", "ridge_"):
+            own.__dict__.pop(name, None)
+        if agreed.labels is not None:  # a client may not have rows of every class
+            own.set_params(classes=agreed.labels.tolist())
+        here = {"this client": np.arange(len(features))}
+        table, targets = own._table(features, y, here, sample_weight)
+        if targets.width != agreed.width:
+            raise DataError(f"expected y of {agreed.width} columns, as in fit, got {targets.width}")
+        columns = self._scaling(features.shape[1])
+        deviations = np.sqrt(moments.scatter.diagonal() / moments.weight)
+        own.personal_ = adapted(
+            table.X,
+            table.Y,
+            self.weights_,
+            columns.scaled(moments.mean[None])[0],
+            np.ldexp(deviations, -columns.exponent),
+            table.roots,
+        )
+        own.weights_ = own.personal_.weights
+        own._coefficients(agreed)
+        return own
 
 
 class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
@@ -196,12 +245,12 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         # A row of Y has at most this norm; half of the bits of a rounding more.
         return Targets(names, columns.scaling, float(np.sqrt(width)) * (1 + 2.0**-40), False)
 
-    def _learn(self, kept: Kept, result: Solution) -> None:
-        coef, intercept = self._take(kept, result)
-        single = kept.agreed.targets.names == ("y",)
+    def _coefficients(self, targets: Targets) -> None:
+        coef, intercept = self._in_own_units(targets.scaling)
+        single = targets.names == ("y",)
         self.coef_ = coef[0] if single else coef
         self.intercept_ = float(intercept[0]) if single else intercept
-        self._over = kept.agreed.targets.scaling
+        self._over = targets.scaling
 
     def predict(self, X: npt.ArrayLike) -> Floats:
         """y of each row, (rows,) or (rows, targets). Raises `NotFittedError` before `fit`, `DataError` for other rows."""
@@ -324,10 +373,10 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         assert by_class is not None
         return np.asarray(Y @ by_class * (1.0 if weights is None else weights))
 
-    def _learn(self, kept: Kept, result: Solution) -> None:
-        coef, intercept = self._take(kept, result)
-        assert kept.agreed.targets.labels is not None
-        self.classes_ = kept.agreed.targets.labels
+    def _coefficients(self, targets: Targets) -> None:
+        coef, intercept = self._in_own_units(targets.scaling)
+        assert targets.labels is not None
+        self.classes_ = targets.labels
         binary = len(self.classes_) == 2
         self.coef_ = coef[1:] - coef[:1] if binary else coef
         self.intercept_ = intercept[1:] - intercept[:1] if binary else intercept

@@ -35,7 +35,7 @@ _LINK = Link()
 
 
 Measure = Callable[[Callable[[str], None]], dict[str, Any]]
-NAMES = ("headline", "encoders", "heterogeneity", "security", "privacy")
+NAMES = ("headline", "encoders", "heterogeneity", "security", "privacy", "personal")
 """The experiments, as figures and modules call them."""
 
 
@@ -125,6 +125,18 @@ def privacy_command(
             json_file,
             plot,
         )
+
+
+@experiment.command("personal")
+def personal_command(
+    seeds: Annotated[int, typer.Option(help="Repeats, each with its own test rows.", min=1)] = 20,
+    json_file: JsonFile = None,
+) -> None:
+    """What joining is worth to four hospitals: models alone, together and personal. About a second a seed."""
+    with refusals_shown():
+        from secure_afl.simulations.experiments import personal
+
+        _run(personal.steps(seeds), lambda watch: personal.measure(seeds, watch), json_file, None)
 
 
 @experiment.command("show")

@@ -154,9 +154,8 @@ class Run:
                 )
             )
         if self.personal:
-            groups = ", ".join(map(str, figures["groups"]))
-            lines["personal models"] = (
-                f"{accuracy['personal']:.3f} on own test rows; clients by group: {groups}"
+            lines["personal models"] = f"{accuracy['personal']:.3f} on own test rows" + (
+                f"; clients by group: {', '.join(map(str, figures['groups']))}" if "groups" in figures else ""
             )
         return lines
 

@@ -157,6 +157,8 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     )
     if settings.personalize:
         _add_personal(figures, data, parts, models)
+    elif models.personal:
+        _add_personal_ridge(figures, data, parts, models.personal)
     for session in sessions:
         figures |= _agreed(session, aggregator.policy)
     refusals = [refusal for session in sessions for refusal in session.refusals]
@@ -166,12 +168,14 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
 @dataclass(frozen=True, eq=False)
 class _Models:
     """together: through the aggregator; pooled: from the survivors' rows in one place, whose numbers are pooled_rows;
-    alone: each client's; sums: one for each wave of rows; warnings: what training together said.
+    alone: each client's; personal: each client's version of the common model, empty but for tables with an exact sum;
+    sums: one for each wave of rows; warnings: what training together said.
     """
 
     together: "FederatedRidgeClassifier | FedACnnL"
     pooled: "FederatedRidgeClassifier | FedACnnL"
     alone: "Mapping[str, FederatedRidgeClassifier | FedACnnL]"
+    personal: Mapping[str, FederatedRidgeClassifier]
     sums: Sequence[Outcome]
     pooled_rows: npt.NDArray[np.intp]
     warnings: Sequence[str]
@@ -228,10 +232,31 @@ def _models(
             part.client: model().fit_pooled(data.X[part.train], data.y[part.train], **weighted(part.train))
             for part in parts
         },
+        _personal(data, parts, together, weighted),
         sums,
         pooled_rows,
         [str(one.message) for one in said],
     )
+
+
+def _personal(
+    data: Dataset,
+    parts: Sequence[Part],
+    together: "FederatedRidgeClassifier | FedACnnL",
+    weighted: Callable[[npt.NDArray[np.intp]], dict[str, Any]],
+) -> dict[str, FederatedRidgeClassifier]:
+    """Of a table's clients; empty where no exact sum was opened. Nothing leaves a client for it."""
+    if (
+        not isinstance(together, FederatedRidgeClassifier)
+        or not data.codebook
+        or together.privacy
+        or together.statistics_ is None
+    ):
+        return {}
+    return {
+        part.client: together.personalize(data.X[part.train], data.y[part.train], **weighted(part.train))
+        for part in parts
+    }
 
 
 def _described(data: Dataset, parts: Sequence[Part], settings: Settings) -> dict[str, Any]:
@@ -248,6 +273,7 @@ def _described(data: Dataset, parts: Sequence[Part], settings: Settings) -> dict
         "classes": list(data.classes),
         "clients": [part.client for part in parts],
         "rows": {part.client: len(part.train) for part in parts},
+        "test_rows": {part.client: len(part.test) for part in parts},
     }
 
 
@@ -313,6 +339,24 @@ def _add_personal(figures: dict[str, Any], data: Dataset, parts: Sequence[Part],
     figures["accuracy"]["personal"] = float(np.average(list(own.values()), weights=weights))
     figures["warnings"] = list(models.warnings)
     figures["groups"] = np.bincount([one.group for one in model.personal_.values()]).tolist()
+
+
+def _add_personal_ridge(
+    figures: dict[str, Any],
+    data: Dataset,
+    parts: Sequence[Part],
+    personal: Mapping[str, FederatedRidgeClassifier],
+) -> None:
+    """The accuracy of each client's own version of the common model, and how strongly it is drawn to that."""
+    test, _ = stacked({part.client: part.test for part in parts})
+    tested = [part for part in parts if len(part.test)]
+    own = _scores(data, personal, tested)
+    figures["accuracy"] |= {
+        "personal_by_client": own,
+        "personal": float(np.average(list(own.values()), weights=[len(part.test) for part in tested])),
+        "personal_on_all": {name: one.score(data.X[test], data.y[test]) for name, one in personal.items()},
+    }
+    figures["personal_pull"] = {name: one.personal_.mu for name, one in personal.items()}
 
 
 def _private(
@@ -399,9 +443,7 @@ def _constant(model: "FederatedRidgeClassifier | FedACnnL", data: Dataset) -> li
     return [data.features[j] for j in model.constant_] if ridge else []
 
 
-def _scores(
-    data: Dataset, models: "Mapping[str, FederatedRidgeClassifier | FedACnnL]", parts: Sequence[Part]
-) -> dict[str, float]:
+def _scores(data: Dataset, models: "Mapping[str, Any]", parts: Sequence[Part]) -> dict[str, float]:
     return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
 
 

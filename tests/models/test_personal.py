@@ -4,11 +4,13 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 
+from secure_afl import FederatedRidge, FederatedRidgeClassifier, MaskedAggregator
 from secure_afl.errors import DataError
-from secure_afl.models.personal import MU_GRID, Local
+from secure_afl.models.personal import MU_GRID, TABLE_GRID, Local
 
 CASES = (st.integers(1, 12), st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32))
 PULLS = st.sampled_from([mu for mu in MU_GRID if 1e-4 <= mu < inf])
@@ -96,3 +98,107 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=what):
         Local(rows, targets, anchor)
+
+
+def hospitals(draws: np.random.Generator, rows: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three sites whose labels depend on their three columns differently; years, a flag and a number."""
+    site = np.repeat(["a", "b", "c"], rows)
+    X = np.column_stack(
+        [draws.integers(1950, 2010, 3 * rows), draws.integers(0, 2, 3 * rows), draws.normal(0, 4, 3 * rows)]
+    ).astype(np.float64)
+    slope = np.repeat([0.05, 0.0, -0.05], rows)
+    score = slope * (X[:, 0] - 1980) + 2 * X[:, 1] + 0.3 * X[:, 2] + draws.normal(0, 1, 3 * rows)
+    return X, (score > 1).astype(np.int64), site
+
+
+BOUNDS = [(1900.0, 2050.0), (0.0, 1.0), (-40.0, 40.0)]
+SCALE = 2.0  # of a target within (-1, 2) as it is summed: the power of two over half its range
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@given(st.integers(0, 2**32))
+@settings(max_examples=3)
+def test_a_personal_model_is_scikit_learns_ridge_towards_the_common_one(weighted: bool, seed: int) -> None:
+    """Weights, leave-one-out error and choice are those of refits without each row, in any origin and unit."""
+    draws = np.random.default_rng(seed)
+    X, y, site = hospitals(draws, 15)
+    weights = draws.uniform(0.5, 2.0, len(y)) if weighted else None
+    common = FederatedRidge(
+        column_bounds=BOUNDS, target_bounds=(-1.0, 2.0), max_weight=2.0 if weighted else None
+    ).fit_pooled(X, y, weights)
+    here = site == "a"
+    rows, targets, of = X[here], y[here].astype(float), None if weights is None else weights[here]
+    own = common.personalize(rows, targets, of)
+
+    mean = np.average(X, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+    Z = np.column_stack([np.ones(len(rows)), (rows - mean) / deviation])
+    residual = targets - common.predict(rows)
+
+    def change(kept: np.ndarray, mu: float) -> np.ndarray:
+        fit = Ridge(alpha=mu * len(rows), fit_intercept=False, solver="cholesky")
+        return np.asarray(fit.fit(Z[kept], residual[kept], None if of is None else of[kept]).coef_)
+
+    everyone = np.arange(len(rows))
+    errors = {
+        mu: np.mean(
+            [
+                (1.0 if of is None else of[i]) * (residual[i] - Z[i] @ change(everyone != i, mu)) ** 2
+                for i in everyone
+            ]
+        )
+        for mu in TABLE_GRID
+    }
+    assert errors[own.personal_.mu] <= min(errors.values()) * (1 + 1e-6)
+    np.testing.assert_allclose(own.personal_.error, errors[own.personal_.mu] / SCALE**2, rtol=1e-6)
+    np.testing.assert_allclose(
+        own.predict(rows), common.predict(rows) + Z @ change(everyone, own.personal_.mu), atol=1e-7
+    )
+
+
+class Silent:
+    """An aggregator that must not be asked again."""
+
+    def __init__(self, inner: MaskedAggregator) -> None:
+        self.inner: MaskedAggregator | None = inner
+
+    def __getattr__(self, name: str) -> object:
+        assert self.inner is not None, f"{name}: a personal model asked the aggregator"
+        return getattr(self.inner, name)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=5)
+def test_nothing_leaves_a_client_for_its_personal_model(seed: int) -> None:
+    X, y, site = hospitals(np.random.default_rng(seed))
+    y[site == "b"] = 1  # a client may have rows of one class only
+    aggregator = Silent(MaskedAggregator())
+    common = FederatedRidgeClassifier(column_bounds=BOUNDS, aggregator=aggregator)  # type: ignore[arg-type]
+    common.fit(X, y, site)
+    sent = dict(aggregator.inner.cohort.costs)  # type: ignore[union-attr]
+    weights, cohort = common.weights_.copy(), aggregator.inner.cohort  # type: ignore[union-attr]
+    aggregator.inner = None
+    for name in ("a", "b", "c"):
+        own = common.personalize(X[site == name], y[site == name])
+        assert own.classes_.tolist() == common.classes_.tolist() == [0, 1]
+        assert own.score(X[site == name], y[site == name]) > 0.6
+        # It holds nothing of the sum, and can ask nobody.
+        assert own.aggregator is None
+        assert not {"_kept", "rounds_", "statistics_", "certificate_"} & vars(own).keys()
+        with pytest.raises(DataError, match="expected an exact sum"):
+            _ = own.moments_
+    assert dict(cohort.costs) == sent
+    assert np.array_equal(common.weights_, weights)
+    assert common.rounds_
+
+
+def test_a_personal_model_needs_a_sum_and_rows_that_fit() -> None:
+    X, y, _ = hospitals(np.random.default_rng(0))
+    common = FederatedRidgeClassifier(column_bounds=BOUNDS)
+    with pytest.raises(DataError, match="expected an exact sum"):
+        common.personalize(X, y)
+    common.fit_pooled(X, y)
+    with pytest.raises(DataError, match="this client: expected finite X within its column's bound"):
+        common.personalize(X + 1000, y)
+    with pytest.raises(DataError, match="this client"):
+        common.personalize(X, y + 1)

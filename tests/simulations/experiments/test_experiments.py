@@ -26,6 +26,7 @@ from secure_afl.simulations.experiments import (
     encoders,
     headline,
     heterogeneity,
+    personal,
     plots,
     privacy,
     security,
@@ -239,6 +240,29 @@ def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPat
     assert "A = 0.1" in text
     assert "pfedacnnl" in text
     assert plots.heterogeneity(figures, tmp_path)[0].exists()
+
+
+@pytest.mark.long
+def test_a_personal_model_is_at_least_as_good_as_alone_and_together() -> None:
+    """On own held-out rows, on average over twenty divisions of the four hospitals."""
+    found = personal.measure(20, ignore)["records"]
+    own = {
+        model: np.mean([one["own"] for one in found if (one["partition"], one["model"]) == ("site", model)])
+        for model in personal.MODELS
+    }
+    assert own["personal"] >= max(own["alone"], own["together"])
+
+
+def test_what_personal_models_are_worth_is_a_mean_of_paired_differences() -> None:
+    figures = personal.measure(2, ignore)
+    own = {
+        model: [one["own"] for one in figures["records"] if one["model"] == model][:2]
+        for model in personal.MODELS
+    }
+    gain = 100 * np.mean(np.subtract(own["personal"], own["together"]))
+    text = shown(*personal.tables(figures))
+    assert f"{gain:+.2f} ±" in text
+    assert "dealt to four clients at random" in text
 
 
 @pytest.mark.slow
