@@ -1,1 +1,1 @@
-"""Integers, bytes and keys: what the protocols are made of. Knows nothing of rounds, messages or models."""
+"""Cryptographic primitives: integers, bytes and keys. Nothing here knows about rounds, messages or models."""

@@ -1,9 +1,9 @@
 """Exact draws of the discrete Gaussian N_Z(0, σ²): P[y] ∝ exp(−y²/2σ²) over all integers y.
 
 Canonne, Kamath, Steinke, The Discrete Gaussian for Differential Privacy (NeurIPS 2020), algorithms 1 to 3: a discrete
-Laplace proposal, accepted with probability exp(−γ) for a rational γ. No float and no approximation enters: given
-uniform random bits, the distribution is N_Z(0, σ²) itself. Bits come from os.urandom. How long a batch takes depends
-on what was drawn.
+Laplace proposal, accepted with probability exp(−γ) for a rational γ. No step uses floats or approximates: given uniform
+random bits, the distribution is exactly N_Z(0, σ²). Bits come from os.urandom. The running time is not constant: it
+depends on the drawn values.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.prg import uniform
 
 LARGEST_VARIANCE = 2**110
-_WORD_BITS = 64  # of a random word that is compared with the leading bits of a probability
+_WORD_BITS = 64  # in the random word that is compared with the leading bits of a probability
 _BATCH = 2**16
 Words = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
@@ -27,20 +27,20 @@ Units = npt.NDArray[np.int64]
 
 
 def draw(count: int, variance: Fraction) -> Units:
-    """`count` independent draws of N_Z(0, variance), int64.
+    """Draw `count` independent values of N_Z(0, variance), int64.
 
-    variance: σ² > 0, at most 2^110, so that no draw leaves int64: a proposal does with a probability of exp(−127) at
-    most, whatever the data, and is then an error.
-    Raises `CryptoError` for another variance or a count that is no number of draws.
+    variance: σ² > 0, at most 2^110. At that limit a proposal exceeds int64 with probability exp(−127) at most,
+    whatever the data, and then raises an error.
+    Raises `CryptoError` for a variance outside this range or a count that is not an integer of at least 0.
     """
     if type(count) is not int or count < 0:
-        raise CryptoError(f"expected a number of draws, got {count!r}")
+        raise CryptoError(f"expected a number of draws of at least 0, got {count!r}")
     if type(variance) is not Fraction or not 0 < variance <= LARGEST_VARIANCE:
         raise CryptoError(f"expected a variance above 0 and at most 2^110 as a Fraction, got {variance!r}")
     draws = np.empty(count, np.int64)
     filled = 0
     while filled < count:
-        # A proposal becomes a draw with a probability of about 0.48, where σ is not small.
+        # Unless σ is small, a proposal is accepted with a probability of about 0.48.
         some = _proposals(min(_BATCH, 2 * (count - filled) + 64), isqrt(int(variance)) + 1)
         some = some[_accepted(some, variance)][: count - filled]
         draws[filled : filled + len(some)] = some
@@ -66,7 +66,7 @@ def _proposals(tries: int, scale: int) -> Units:
 
 
 def _accepted(proposals: Units, variance: Fraction) -> Flags:
-    """For each proposal whether it is a draw: with probability exp(−(|y| − σ²/t)²/2σ²), t the proposals' scale."""
+    """Accept each proposal with probability exp(−(|y| − σ²/t)²/2σ²), where t is the proposals' scale."""
     a, b = variance.numerator, variance.denominator
     scale = isqrt(int(variance)) + 1
     step, denominator = scale * b, 2 * a * b * scale**2
@@ -74,8 +74,8 @@ def _accepted(proposals: Units, variance: Fraction) -> Flags:
 
 
 def _exp_minus(numerators: Words, denominator: int) -> Flags:
-    """For each number p ≤ q true with probability exp(−p/q): the parity of how many of Bernoulli(p/q),
-    Bernoulli(p/2q), Bernoulli(p/3q), … are true before the first that is not."""
+    """For each number p ≤ q, true with probability exp(−p/q): the parity of how many of Bernoulli(p/q),
+    Bernoulli(p/2q), Bernoulli(p/3q), … are true before the first false one."""
     even = np.ones(len(numerators), np.bool_)
     alive, k = np.arange(len(numerators)), 1
     while len(alive := alive[uniform(urandom, len(alive), denominator * k) < numerators[alive]]):
@@ -85,9 +85,9 @@ def _exp_minus(numerators: Words, denominator: int) -> Flags:
 
 
 def _exp_minus_wide(numerators: Sequence[int], denominator: int) -> Flags:
-    """The same for p/q of any size: exp(−1) for each whole one, and the rest by its leading bits."""
+    """The same for p/q of any size: one exp(−1) for each whole unit; leading bits decide the fraction."""
     shifted = [(p << _WORD_BITS) // denominator for p in numerators]
-    wholes = np.array([min(p >> _WORD_BITS, 2**62) for p in shifted], np.int64)  # nobody lives that long
+    wholes = np.array([min(p >> _WORD_BITS, 2**62) for p in shifted], np.int64)  # no run is longer
     true = np.ones(len(shifted), np.bool_)
     alive = np.flatnonzero(wholes)
     while len(alive):
@@ -103,7 +103,7 @@ def _exp_minus_wide(numerators: Sequence[int], denominator: int) -> Flags:
         limits = parts[alive] // np.uint64(k)
         hit = words < limits
         for tie in np.flatnonzero(words == limits):
-            # A uniform number and the probability agree in all bits of the word: the exact rest decides.
+            # The uniform number and the probability agree in all bits of the word: the exact remainder decides.
             rest = (numerators[alive[tie]] << _WORD_BITS) % (denominator << _WORD_BITS)
             hit[tie] = secrets.randbelow(denominator * k) < rest - int(limits[tie]) * denominator * k
         alive = alive[hit]

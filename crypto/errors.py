@@ -1,11 +1,11 @@
-"""The root of every exception that this framework raises on purpose, and the error where an optional package is missing."""
+"""The base class of all exceptions that this framework raises, and the error for a missing optional package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class SecureAflError(Exception):
-    """Something was refused; the text says what was expected and what came, and never quotes a secret."""
+    """Base class. The text says what was expected and what came, and never quotes a secret."""
 
 
 class CryptoError(SecureAflError, ValueError):
@@ -33,16 +33,16 @@ EXTRAS = {
     "hypothesis": "testing",
     "declearn": "peers",
 }
-"""By the name under which a package is imported."""
+"""The extra that installs a package, by the name under which the package is imported."""
 
 
 class MissingExtraError(SecureAflError, ModuleNotFoundError):
-    """A package is not installed that this use needs."""
+    """An optional package is needed here and is not installed."""
 
 
 @contextmanager
 def optional() -> Iterator[None]:
-    """Import optional packages in here. Raises `MissingExtraError`, which says how to install one that is missing."""
+    """Context for imports of optional packages. Raises `MissingExtraError`, which says how to install a missing one."""
     try:
         yield
     except MissingExtraError:
@@ -54,7 +54,7 @@ def optional() -> Iterator[None]:
 
 
 def missing(package: str, extra: str = "") -> MissingExtraError:
-    """The error for a package that is not installed; extra: which brings it here, else that of `EXTRAS`."""
+    """The error for a package that is not installed; extra: the extra that installs it, by default from `EXTRAS`."""
     brings = extra or EXTRAS[package]
     return MissingExtraError(
         f"this needs the package {package}, which is not installed: pip install 'secure-afl[{brings}]'",

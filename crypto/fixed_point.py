@@ -1,8 +1,8 @@
-"""Fixed-point code for real vectors, with a proof that a sum cannot overflow.
+"""Fixed-point encoding of real vectors, with a proof that a sum cannot overflow.
 
-A value x becomes the integer rint(x·2^f). `FixedPoint` exists only if n·magnitude < 2^(8w−1), where
-`magnitude` bounds the integer of every client: that inequality is the no-overflow certificate, and
-`encode` refuses any vector that breaks its premise. Nothing is ever clipped or wrapped.
+A value x becomes the integer rint(x·2^f). `magnitude` bounds the integers of every client. A `FixedPoint` exists only
+if n·magnitude < 2^(8w−1), so no sum can overflow, and `encode` refuses a vector that exceeds `magnitude`. No value is
+ever clipped or wrapped.
 """
 
 from dataclasses import astuple, dataclass
@@ -16,17 +16,17 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 
 FRACTION_BITS = range(-512, 513)
-_CHUNK = 16 * 1024  # values that are encoded together
+_CHUNK = 16 * 1024  # values encoded at a time
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How `summands` clients write real values so that the sum is exact mod 2^(8·width).
+    """How `summands` clients encode real values so that their sum is exact mod 2^(8·width).
 
     fraction_bits: f; one unit is 2^−f.
-    magnitude: the largest |integer| that one client may upload.
+    magnitude: the largest |integer| that a client may upload.
     summands: n, the most clients that a sum can have.
-    width: w, bytes a value on the wire.
+    width: w, bytes per value on the wire.
     """
 
     fraction_bits: int
@@ -35,7 +35,9 @@ class FixedPoint:
     width: int
 
     def __post_init__(self) -> None:
-        if any(type(field) is not int for field in astuple(self)):  # NumPy's would wrap in the proof below
+        if any(
+            type(field) is not int for field in astuple(self)
+        ):  # NumPy integers would wrap in the proof below
             raise CryptoError(f"expected integers, got {self}")
         if self.fraction_bits not in FRACTION_BITS:
             raise CryptoError(f"expected -512..512 fraction bits, got {self.fraction_bits}")
@@ -54,14 +56,16 @@ class FixedPoint:
 
     @classmethod
     def fit(cls, bound: float, summands: int, fraction_bits: int, *, room: int | None = None) -> "FixedPoint":
-        """The narrowest code with at least `fraction_bits` for values in [−bound, bound].
+        """The narrowest encoding with at least `fraction_bits` for values in [−bound, bound].
 
-        Bits left over in the chosen width go to the fraction: they cost nothing.
-        room: the largest sum's magnitude in units, where it is less than what a width holds.
-        Raises `CryptoError` if 8-byte words, or the room, do not hold the sum.
+        Bits left over in the chosen width become fraction bits, which cost nothing.
+        room: the largest magnitude of a sum in units, if it is smaller than the width allows.
+        Raises `CryptoError` if the sum fits neither 8-byte words nor the room.
         """
         if not (np.isfinite(bound) and bound > 0 and summands >= 1):
-            raise CryptoError(f"expected a finite positive bound and a summand, got {bound} and {summands}")
+            raise CryptoError(
+                f"expected a finite positive bound and at least 1 summand, got {bound} and {summands}"
+            )
         bound = float(bound)
         for width in ring.WIDTHS:
             most = 2 ** (8 * width - 1) - 1
@@ -86,11 +90,11 @@ class FixedPoint:
         units = np.empty(len(values), np.int64)
         endless = outside = 0
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for start in range(0, len(values), _CHUNK):  # what lies between stays in the core's cache
+            for start in range(0, len(values), _CHUNK):  # intermediate results stay in the core's cache
                 part = values[start : start + _CHUNK]
                 scaled = np.ldexp(part, self.fraction_bits)
                 np.rint(scaled, out=scaled)
-                # Compare as floats first (the cast is defined under 2^63 only), then exactly.
+                # Compare as floats first (the cast is defined only below 2^63), then exactly.
                 wild = ~(np.abs(scaled) < 2.0**63)
                 if wild.any():
                     endless += int((~np.isfinite(part)).sum())
@@ -111,7 +115,7 @@ class FixedPoint:
     def decode_sum(self, total: npt.NDArray[np.uint64], summands: int) -> npt.NDArray[np.float64]:
         """The real sum of `summands` encoded vectors, given their sum mod 2^(8w).
 
-        Raises `CryptoError` if an entry is larger than honest clients can make it.
+        Raises `CryptoError` if an entry exceeds what honest clients can contribute.
         """
         if not 1 <= summands <= self.summands:
             raise CryptoError(f"expected 1 to {self.summands} summands, got {summands}")
@@ -120,19 +124,19 @@ class FixedPoint:
         if len(units) and not -limit <= int(units.min()) <= int(units.max()) <= limit:
             raise CryptoError(
                 f"the sum of {summands} clients has an entry over {limit} units, which clients that keep "
-                "to the agreed bound cannot reach: a client or a message is corrupt"
+                "to the agreed bound cannot reach: a client is faulty or a message was altered"
             )
         return np.ldexp(units.astype(np.float64), -self.fraction_bits)
 
     def entry_error(self, summands: int) -> float:
-        """Bound on how far encoding moves each entry of the exact sum of float64 values, rounded up: n half units.
+        """Bound on the encoding error of each entry of the exact sum of float64 values: n half units, rounded up.
 
-        `decode_sum` rounds the result to float64 besides, which moves it by at most 2^-53 of itself.
+        `decode_sum` also rounds the result to float64: a relative error of at most 2^-53.
         """
         exact = Fraction(summands, 2) / Fraction(2) ** self.fraction_bits
         return float(np.nextafter(float(exact), np.inf))
 
 
 def units_of(bound: float, fraction_bits: int) -> int:
-    """The fewest units that reach a positive bound."""
+    """The smallest number of units that is at least a positive bound."""
     return ceil(Fraction(bound) * Fraction(2) ** fraction_bits)

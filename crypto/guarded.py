@@ -1,4 +1,4 @@
-"""Objects with secrets in them: not pickled, not copied, and nothing of them in what is printed."""
+"""Objects that hold secrets: they cannot be pickled or copied, and printing them shows no secret."""
 
 from typing import Any, NoReturn
 
@@ -6,7 +6,7 @@ from secure_afl.crypto.errors import CryptoError
 
 
 class Guarded:
-    """The root of what holds secrets. Only a party's own store takes them, by `memory` or `kept`, and locks them.
+    """Base class of objects that hold secrets. Only a party's own store takes the secrets, through `memory` or `kept`.
 
     A copy would be a second party with the same keys: it could mask another vector under one of them.
     """
@@ -17,10 +17,10 @@ class Guarded:
         return f"{type(self).__name__}(…)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []  # of a msgspec struct, rich would print every field, in tracebacks too
+        return []  # rich would print every field of a msgspec struct, in tracebacks too
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise CryptoError(f"{type(self).__name__} holds secrets: it is not pickled and not copied")
+        raise CryptoError(f"{type(self).__name__} holds secrets: it cannot be pickled or copied")
 
     def __copy__(self) -> NoReturn:
         self.__reduce_ex__(2)

@@ -1,7 +1,7 @@
-"""Public-key encryption to one party: HPKE (RFC 9180), base mode, in two suites.
+"""Public-key encryption to a party: HPKE (RFC 9180), base mode, in two suites.
 
-`HYBRID` (ML-KEM-768 with X25519) keeps a recorded message closed to a later quantum computer;
-`X25519` is smaller. Base mode does not say who sealed a message: the protocol signs what it sends.
+`HYBRID` (ML-KEM-768 with X25519) protects recorded messages from a future quantum computer; `X25519` is smaller. Base
+mode does not authenticate the sender: the protocol signs what it sends.
 """
 
 from enum import StrEnum
@@ -33,7 +33,7 @@ class Suite(StrEnum):
 
     @property
     def overhead_bytes(self) -> int:
-        """How much longer a sealed message is than its plaintext."""
+        """Bytes that sealing adds to a plaintext."""
         return _CIPHERS[self][1].enc_length() + _TAG_BYTES
 
 
@@ -45,7 +45,7 @@ _CIPHERS = {Suite.HYBRID: _cipher(hpke.KEM.MLKEM768_X25519), Suite.X25519: _ciph
 
 
 class KeyPair(Guarded):
-    """A key pair that is a function of a 32-byte seed, so that whoever rebuilds the seed can open it."""
+    """A key pair derived from a 32-byte seed, so that whoever recovers the seed can open its messages."""
 
     def __init__(self, suite: Suite, seed: bytes, label: Label) -> None:
         self.suite = suite
@@ -59,7 +59,7 @@ class KeyPair(Guarded):
             self._key = hpke.MLKEM768X25519PrivateKey(mlkem, x25519)
 
     def open(self, sealed: bytes, info: bytes) -> bytes:
-        """The plaintext of a message sealed to this key under the same `info`; else `CryptoError`."""
+        """The plaintext of a message sealed to this key under the same `info`. Raises `CryptoError` otherwise."""
         try:
             return _CIPHERS[self.suite][0].decrypt(sealed, self._key, info=info)
         except (InvalidTag, ValueError) as error:
@@ -70,9 +70,9 @@ class KeyPair(Guarded):
 
 
 def seal(suite: Suite, public_key: bytes, plaintext: bytes, info: bytes) -> bytes:
-    """Encrypt to `public_key`; `info` must be the same when it is opened.
+    """Encrypt to `public_key`; the receiver must give the same `info`.
 
-    Raises `CryptoError` if the key has the wrong length or is no valid key of the suite.
+    Raises `CryptoError` if the key has the wrong length or is not a valid key of the suite.
     """
     if len(public_key) != suite.public_key_bytes:
         raise CryptoError(

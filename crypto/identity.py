@@ -1,8 +1,8 @@
-"""Who a party is: an Ed25519 key pair (RFC 8032), pinned by the others in their roster.
+"""A party's identity: an Ed25519 key pair (RFC 8032), which the other parties pin in their rosters.
 
-Libraries take any 32 bytes as a public key. Under a key of small order anybody can sign: 64 bytes of zeros verify for
-every second to eighth message. So `public_key`, through which every key of another party goes, takes canonical encodings
-of points on the curve whose order is not small.
+Libraries accept any 32 bytes as a public key. Under a key of small order anyone can sign: 64 zero bytes verify for
+one message in two to eight. So every key of another party passes through `public_key`, which accepts only canonical
+encodings of points on the curve that are not of small order.
 """
 
 from functools import lru_cache
@@ -21,11 +21,11 @@ _PRIME = 2**255 - 19
 _D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 _EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL = frozenset({0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH})
-"""The y of the eight points of order 1, 2, 4 and 8; each y has two of them, or one."""
+"""The y coordinates of the eight points of order 1, 2, 4 and 8; one or two points share each y."""
 
 
 class Identity(Guarded):
-    """A party's long-term signing key. It signs, and locks what its owner keeps; it is never shared."""
+    """A party's long-term signing key. It signs, and locks its owner's store; it is never shared."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -37,11 +37,11 @@ class Identity(Guarded):
         return cls(Ed25519PrivateKey.generate())
 
     def sign(self, label: Label, *parts: bytes) -> bytes:
-        """A 64-byte signature of the label and the parts, length-prefixed."""
+        """A 64-byte signature over the label and the length-prefixed parts."""
         return self._key.sign(bind(label, *parts))
 
     def secret(self, label: Label) -> bytes:
-        """32 bytes that nobody makes who does not have this identity's key; the same whenever they are asked for."""
+        """32 bytes derived from this identity's key: the same at every call, and unknown to anyone without the key."""
         return derive(self._key.private_bytes_raw(), label)
 
     def pkcs8(self) -> bytes:
@@ -54,22 +54,26 @@ class Identity(Guarded):
 
 @lru_cache(maxsize=2**14)
 def public_key(verify_key: bytes) -> Ed25519PublicKey:
-    """The key in 32 bytes. Raises `CryptoError` if nobody, or everybody, could sign under it."""
+    """Parse a 32-byte key. Raises `CryptoError` unless it is a canonical point on the curve, not of small order."""
     if len(verify_key) != VERIFY_KEY_BYTES:
         raise CryptoError(f"expected an identity key of {VERIFY_KEY_BYTES} bytes, got {len(verify_key)}")
     y = int.from_bytes(verify_key, "little") & (2**255 - 1)
     if y >= _PRIME:
-        raise CryptoError("expected an identity key in its canonical encoding, this one is not: it is forged")
+        raise CryptoError(
+            "expected an identity key in its canonical encoding, got another encoding: it is forged"
+        )
     if y in _SMALL:
-        raise CryptoError("expected an identity key of large order, got one under which anybody can sign")
-    # x² = (y² − 1) / (d·y² + 1) must be a square, as (y² − 1)·(d·y² + 1) then is.
+        raise CryptoError(
+            "expected an identity key of large order, got one of small order, under which anyone can sign"
+        )
+    # x² = (y² − 1) / (d·y² + 1) is a square exactly if (y² − 1)·(d·y² + 1) is one.
     if pow((y * y - 1) * (_D * y * y + 1), (_PRIME - 1) // 2, _PRIME) != 1:
-        raise CryptoError("expected an identity key that is a point of the curve, got other bytes")
+        raise CryptoError("expected an identity key that is a point on the curve, got bytes that are not one")
     return Ed25519PublicKey.from_public_bytes(verify_key)
 
 
 def verify(verify_key: bytes, signature: bytes, label: Label, *parts: bytes) -> None:
-    """Raises `CryptoError` unless `signature` is `verify_key`'s for the label and the parts."""
+    """Check a signature. Raises `CryptoError` unless `verify_key`'s owner signed the label and the parts."""
     key = public_key(verify_key)
     try:
         key.verify(signature, bind(label, *parts))

@@ -1,7 +1,7 @@
-"""Every derivation and every hash of the framework, with the one table of their labels.
+"""All key derivations and hashes of the framework, and the one table of their labels.
 
-HKDF is RFC 5869 with SHA-256. Contexts are length-prefixed, so two different lists of parts never
-give the same input (`digest(L, b"ab", b"c") != digest(L, b"a", b"bc")`).
+HKDF is RFC 5869 with SHA-256. Parts are length-prefixed, so two different lists of parts never give the same input
+(`digest(L, b"ab", b"c") != digest(L, b"a", b"bc")`).
 """
 
 import hashlib
@@ -16,7 +16,7 @@ KEY_BYTES = 32
 
 
 class Label(Enum):
-    """What a derived key, a hash or a signature is for. A frame's hash and the signature over it share one."""
+    """The purpose of a derived key, a hash or a signature. A frame's hash and the signature over it share a label."""
 
     # HKDF: secret -> key
     CHANNEL_KEY = b"secure-afl/1 channel key pair"
@@ -59,7 +59,7 @@ class Label(Enum):
 
 
 def bind(label: Label, *parts: bytes | memoryview) -> bytes:
-    """The label and the parts as one byte string, each behind its length (8 bytes, big endian)."""
+    """The label and the parts as one byte string, each preceded by its length (8 bytes, big endian)."""
     joined = [label.value]
     for part in parts:
         joined += [len(part).to_bytes(8, "big"), bytes(part)]
@@ -67,7 +67,7 @@ def bind(label: Label, *parts: bytes | memoryview) -> bytes:
 
 
 def derive(secret: bytes, label: Label, *context: bytes, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 of a 32-byte secret; `context` goes into `info` behind the label."""
+    """HKDF-SHA256 of a 32-byte secret; `info` is the label followed by `context`."""
     if len(secret) != KEY_BYTES:
         raise CryptoError(f"{label.name}: expected a secret of {KEY_BYTES} bytes, got {len(secret)}")
     return HKDF(hashes.SHA256(), length, salt=None, info=bind(label, *context)).derive(secret)

@@ -1,7 +1,7 @@
 """An identity as PEM (RFC 7468): PKCS #8, in the clear or under a passphrase.
 
-`cryptography` reads both. It writes a passphrase with 2,048 rounds of PBKDF2 and lets nobody ask for more, which
-guesses out a weak one in hours; so the encrypted form is written here: PBES2 with scrypt (RFC 7914, §7) and
+`cryptography` reads both forms. But it encrypts with a fixed 2,048 rounds of PBKDF2, so a weak passphrase can be
+guessed in hours. This module therefore writes the encrypted form itself: PBES2 with scrypt (RFC 7914, §7) and
 AES-256-CBC. `openssl pkey` reads it too.
 """
 
@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.identity import Identity
 
-PASSPHRASE_BYTES = 12  # the fewest for a new key
+PASSPHRASE_BYTES = 12  # minimum for a new key
 _PLAIN, _ENCRYPTED = "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"
-# 16 MiB and a quarter of a second for one guess: what OWASP advises, within OpenSSL's limit of 32 MiB.
+# A guess takes 16 MiB and a quarter of a second: OWASP's advice, within OpenSSL's limit of 32 MiB.
 _COST, _BLOCK, _PARALLEL = 2**14, 8, 5
 _SALT_BYTES, _KEY_BYTES, _IV_BYTES = 16, 32, 16
 _SEQUENCE, _INTEGER, _OCTETS, _OBJECT = 0x30, 0x02, 0x04, 0x06
@@ -33,7 +33,7 @@ _AES256_CBC = bytes.fromhex("60864801650304012a")
 
 
 def to_pem(identity: Identity, passphrase: bytes | None = None) -> bytes:
-    """The secret key as PEM, encrypted if there is a passphrase.
+    """Write the secret key as PEM, encrypted if a passphrase is given.
 
     Raises `CryptoError` for a passphrase of fewer than `PASSPHRASE_BYTES`.
     """
@@ -54,32 +54,34 @@ def to_pem(identity: Identity, passphrase: bytes | None = None) -> bytes:
 
 
 def is_encrypted(pem: bytes) -> bool:
-    """Whether a passphrase is needed to read it."""
+    """Whether reading the PEM needs a passphrase."""
     return pem.startswith(_line("BEGIN", _ENCRYPTED).encode())
 
 
 def from_pem(pem: bytes, passphrase: bytes | None = None) -> Identity:
-    """The identity in a PEM. Raises `CryptoError` if there is none, or the passphrase does not open it."""
+    """Read an identity from PEM. Raises `CryptoError` if it holds no key or the passphrase does not open it."""
     if not is_encrypted(pem) and not pem.startswith(_line("BEGIN", _PLAIN).encode()):
-        raise CryptoError("expected a secret key as PEM (PKCS #8), the file does not begin with its header")
+        raise CryptoError(
+            "expected a secret key as PEM (PKCS #8), but the file does not begin with the PEM header"
+        )
     if is_encrypted(pem) != (passphrase is not None):
         expected = "a passphrase" if is_encrypted(pem) else "no passphrase for a key in the clear"
         raise CryptoError(f"expected {expected}, got {'none' if passphrase is None else 'one'}")
     try:
         key = load_pem_private_key(pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
-        # No cause: nothing that a library says about a secret goes into our texts.
+        # No cause: a library's message about a secret must not reach our texts.
         wrong = "the passphrase is wrong or the key damaged" if is_encrypted(pem) else "the key is damaged"
         raise CryptoError(f"the secret key does not open: {wrong}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise CryptoError(
-            "expected an Ed25519 key, the PEM has a key of another algorithm: make one with secure-afl keys new"
+            "expected an Ed25519 key, but the PEM holds a key of another algorithm: make one with secure-afl keys new"
         )
     return Identity(key)
 
 
 def _der(tag: int, *parts: bytes) -> bytes:
-    """One DER element; none here is longer than 255 bytes."""
+    """A DER element of at most 255 bytes."""
     body = b"".join(parts)
     return bytes([tag, len(body)] if len(body) < 128 else [tag, 0x81, len(body)]) + body
 

@@ -1,7 +1,7 @@
 """The discrete Gaussian noise that one client adds to its fixed-point vector before it is masked or encrypted.
 
-Every party computes the same `Noise` from the agreement. Its `reserve` belongs into the bound of the fixed-point code:
-the proof that no sum overflows then covers the noise.
+Every party computes the same `Noise` from the agreed settings. The bound of the fixed-point encoding must include its
+`reserve`, so that the proof that no sum overflows covers the noise.
 """
 
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.kdf import Label, digest
 
-LEAST_DEVIATION = 8  # units: then the noise of several clients adds up to a discrete Gaussian, but for 2^-800
+LEAST_DEVIATION = 8  # units: the sum of several clients' noise is a discrete Gaussian up to 2^-800
 
 
 @dataclass(frozen=True)
 class Block:
-    """The next `length` entries of a vector; deviation: σ of the noise on each, in real units, 0 for none."""
+    """The next `length` entries of a vector; deviation: σ of the noise on each in real units, 0 for no noise."""
 
     length: int
     deviation: Fraction
@@ -37,7 +37,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise for a whole vector, block after block; reach: no draw may exceed this many deviations."""
+    """Noise for a whole vector, block by block; reach: the most deviations that a draw may have."""
 
     blocks: tuple[Block, ...]
     reach: int
@@ -57,22 +57,22 @@ class Noise:
         return self.reach * max((block.deviation for block in self.blocks), default=Fraction(0))
 
     def padded(self, bound: float) -> float:
-        """The bound of values up to `bound` and their noise, for which a fixed-point code must be made."""
+        """The bound of values up to `bound` plus noise, for which the fixed-point encoding must be made."""
         return float(np.nextafter(float(Fraction(bound) + self.reserve), np.inf))
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that no other noise has: with them in the transcript, all clients of a session add the same."""
+        """32 bytes that identify these settings. The transcript holds them, so all clients add the same noise."""
         numbers = [self.reach]
         for block in self.blocks:
             numbers += [block.length, block.deviation.numerator, block.deviation.denominator]
         return digest(Label.NOISE, *(str(number).encode() for number in numbers))
 
     def draw(self, code: FixedPoint) -> npt.NDArray[np.int64]:
-        """Fresh noise in units of the code, from the operating system's random bits.
+        """Draw fresh noise in units of the encoding, from the operating system's random bits.
 
-        Raises `CryptoError` if a deviation is below 8 units, and if a draw is beyond reach: whoever fixes the reach
-        accounts for the probability of that. Such a draw is neither clipped nor replaced.
+        Raises `CryptoError` if a deviation is below 8 units or a draw exceeds the reach. Such a draw is neither clipped
+        nor replaced; whoever chooses the reach accounts for its probability.
         """
         parts = []
         for block in self.blocks:
@@ -87,15 +87,15 @@ class Noise:
                 )
             part = discrete_gaussian.draw(block.length, deviation**2)
             if len(part) and max(int(part.max()), -int(part.min())) > self.reach * deviation:
-                raise CryptoError("a draw of noise exceeds what is reserved for it")
+                raise CryptoError("a noise draw exceeds the reserve: start the session again")
             parts.append(part)
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def add(self, values: npt.NDArray[np.float64], bound: float, code: FixedPoint) -> npt.NDArray[np.uint64]:
-        """What a client uploads for `values`, none of which exceeds `bound`: their code words plus noise, mod 2⁶⁴.
+        """Encode `values`, none of which exceeds `bound`, and add noise, mod 2⁶⁴: what a client uploads.
 
-        code: made for `bound` + `reserve`. Raises `CryptoError` for values over the bound or not finite, a code
-        without room, another length, and as `draw` does; nothing can be learned from the text.
+        code: made for `bound` + `reserve`. Raises `CryptoError` for values that exceed the bound or are not finite, an
+        encoding without room for the noise, a wrong length, and like `draw`. The text reveals no value.
         """
         if len(values) != self.length:
             raise CryptoError(f"expected {self.length} values, got {len(values)}")
@@ -103,6 +103,6 @@ class Noise:
         most = ceil(Fraction(bound) * one)
         if most + floor(self.reserve * one) > code.magnitude:
             raise CryptoError(
-                f"expected a code with room for values up to {bound:g} and their noise, got {code}"
+                f"expected an encoding with room for values up to {bound:g} and their noise, got {code}"
             )
         return replace(code, magnitude=most).encode(values) + self.draw(code).view(np.uint64)

@@ -1,7 +1,7 @@
 """Mask expansion: AES-256-CTR keystream, added into the caller's vector in place.
 
-The keystream starts at counter 0 and is read as little-endian words of the vector's size, so a key must never expand
-two vectors: keys come from `kdf.derive` with the session, the round and the pair in their context.
+The keystream starts at counter 0 and is read as little-endian words of the vector's word size. So a key must never
+expand two vectors: `kdf.derive` makes a key for each session, round and pair.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.kdf import KEY_BYTES
 from secure_afl.crypto.ring import Words
 
-# The keystream chunk and the part of the vector it is added to stay in the core's L2 cache.
+# The keystream chunk and its part of the vector stay in the core's L2 cache.
 CHUNK_BYTES = 128 * 1024
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
-DRAWN = 8192  # values below a modulus that are drawn together: the protocol says how many
+DRAWN = 8192  # values below a modulus drawn at a time: the protocol fixes this number
 
 
 def add_keystreams(
@@ -31,12 +31,12 @@ def add_keystreams(
 ) -> None:
     """`vector += Σ PRG(plus) − Σ PRG(minus)` in place, with 128 KiB of scratch memory.
 
-    modulus: 0 for sums of uint64 mod 2⁶⁴, of uint32 mod 2³²; else below 2⁶³, the vector's entries, of uint64, are below
-    it, and the masks are uniform below it by rejection: a word of the keystream that is too large is replaced by the
-    next one.
+    modulus: 0 for sums mod 2⁶⁴ (uint64) or 2³² (uint32). Otherwise it is below 2⁶³, the vector is uint64 with entries
+    below it, and the masks are uniform below it by rejection: the next word replaces a keystream word that is too
+    large.
 
-    Raises `CryptoError` if the vector is not contiguous and of these types, a key is not 32 bytes, or a key
-    comes twice (its mask would cancel or repeat).
+    Raises `CryptoError` if the vector is not contiguous or has another type, a key is not 32 bytes, or a key
+    occurs twice (its mask would cancel or repeat).
     """
     kinds = (np.uint64,) if modulus else (np.uint64, np.uint32)
     if vector.dtype not in kinds or vector.ndim != 1 or not vector.flags.c_contiguous:
@@ -48,7 +48,7 @@ def add_keystreams(
     if any(len(key) != KEY_BYTES for key in keys):
         raise CryptoError(f"every mask key must be {KEY_BYTES} bytes")
     if len(set(keys)) != len(keys):
-        raise CryptoError("a mask key was given twice; a key expands one mask only")
+        raise CryptoError("a mask key was given twice: expected a different key for each mask")
     if modulus:
         _add_below(vector.view(np.uint64), plus, minus, modulus)
         return
@@ -74,7 +74,7 @@ def _add_below(
 ) -> None:
     if not 1 < modulus < 2**63 or (len(vector) and int(vector.max()) >= modulus):
         raise CryptoError(
-            f"expected a modulus below 2^63 and entries below it, got the modulus {modulus} and larger entries"
+            f"expected a modulus below 2^63 and entries below it, got the modulus {modulus} or a larger entry"
         )
     whole = np.uint64(modulus)
     streams = [(keystream(key), adds) for keys, adds in ((plus, True), (minus, False)) for key in keys]
@@ -87,7 +87,7 @@ def _add_below(
 
 
 def uniform(stream: Callable[[int], bytes], count: int, modulus: int) -> npt.NDArray[np.uint64]:
-    """`count` words uniform below `modulus` (at most 2⁶⁴), from as much of the stream as that takes."""
+    """Draw `count` words uniform below `modulus` (at most 2⁶⁴), from as much of the stream as needed."""
     ones = np.uint64(2 ** (modulus - 1).bit_length() - 1)
     words = np.frombuffer(stream(8 * count), "<u8") & ones
     while len(over := np.flatnonzero(words > np.uint64(modulus - 1))):

@@ -1,7 +1,7 @@
-"""Vectors over Z mod 2^(8w) on the wire: the low w bytes of each uint64 word, little endian.
+"""Vectors on the wire: over Z mod 2^(8w), the low w bytes of each word, little endian; and words of Z_t for BFV.
 
-Sums are kept mod 2³² for w = 4, else mod 2⁶⁴; 2^(8w) divides both, so dropping the high bytes commutes with adding.
-And words of Z_t, for sums that travel under BFV.
+Sums are held mod 2³² for w = 4, otherwise mod 2⁶⁴. 2^(8w) divides both, so dropping the high bytes commutes with
+addition.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint64 | np.uint32]
 
 
 def words_of(width: int) -> type[np.uint64 | np.uint32]:
-    """What sums of `width` bytes are kept in, and masked with: half of it for words of 4 bytes costs half."""
+    """The word type of sums of `width` bytes and of their masks: for 4 bytes, half the memory and time."""
     return np.uint32 if width == 4 else np.uint64
 
 
@@ -32,7 +32,7 @@ def pack(words: Words, width: int) -> memoryview:
 
 
 def add_packed(total: Words, payload: bytes | memoryview, width: int) -> None:
-    """`total += unpack(payload)` in place; high bytes count as zero. Checks the exact length."""
+    """`total += unpack(payload)` in place; high bytes are zero. Raises `CryptoError` unless the length is exact."""
     expected = len(total) * width
     if len(payload) != expected:
         raise CryptoError(f"expected {expected} bytes ({len(total)} values of {width}), got {len(payload)}")
@@ -41,8 +41,8 @@ def add_packed(total: Words, payload: bytes | memoryview, width: int) -> None:
         return
     if not len(total):
         return
-    # A strided view reads 8 bytes a value, so it must stop one value short of the end of the buffer
-    # for narrow words; the last value is read by itself.
+    # A strided view reads 8 bytes per value. For narrow words it must stop one value before the end of the buffer;
+    # the last value is read separately.
     words = np.ndarray(len(total) - 1, _LITTLE, payload, strides=(width,))
     mask = np.uint64(2 ** (8 * width) - 1)
     scratch = np.empty(min(_CHUNK, len(words)), np.uint64)

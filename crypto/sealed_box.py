@@ -1,4 +1,4 @@
-"""What a party writes down for itself, closed to everybody else: AES-256-GCM under a key of its own."""
+"""Authenticated encryption of a party's own records: AES-256-GCM under a key that only this party has."""
 
 import os
 
@@ -12,14 +12,16 @@ _NONCE_BYTES = 12  # random: a key is good for 2^32 boxes
 
 
 def lock(key: bytes, content: bytes, label: Label, *context: bytes) -> bytes:
-    """The content, closed; it opens only under the same label and context."""
+    """Encrypt the content; it opens only under the same label and context."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, content, bind(label, *context))
 
 
 def unlock(key: bytes, box: bytes, label: Label, *context: bytes) -> bytes:
-    """What `lock` closed. Raises `CryptoError` if it was changed, or for another key, label or context."""
+    """Decrypt what `lock` encrypted. Raises `CryptoError` if it was altered, or the key, label or context differs."""
     try:
         return AESGCM(key).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], bind(label, *context))
     except (InvalidTag, ValueError) as error:
-        raise CryptoError("what was kept does not open: it was changed, or kept by somebody else") from error
+        raise CryptoError(
+            "a stored record does not open: it was altered, or another party stored it"
+        ) from error

@@ -16,7 +16,7 @@ SHARE_BYTES = 33
 
 
 def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
-    """One 33-byte share per point (distinct integers ≥ 1); any `threshold` of them give the secret."""
+    """Split a secret into one 33-byte share per point (distinct integers ≥ 1); any `threshold` shares recover it."""
     places = list(points)
     if len(secret) != KEY_BYTES:
         raise CryptoError(f"expected a secret of {KEY_BYTES} bytes, got {len(secret)}")
@@ -38,10 +38,10 @@ def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, byt
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret behind at least `threshold` shares (the lowest points are used).
+    """Recover the secret from at least `threshold` shares (those of the lowest points).
 
-    Raises `CryptoError` if there are too few, one is not a field element, or the result is no
-    32-byte secret. A wrong share of the right form gives a wrong secret: check it by a commitment.
+    Raises `CryptoError` if there are too few shares, one is not a field element, or the result is not a
+    32-byte secret. A wrong share of the right form gives a wrong secret: check the secret against a commitment.
     """
     if len(shares) < threshold:
         raise CryptoError(f"expected at least {threshold} shares, got {len(shares)}")
@@ -49,7 +49,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     values = [parse_share(shares[point]) for point in points]
     secret = sum(w * v for w, v in zip(_weights_at_zero(points), values, strict=True)) % PRIME
     if secret >= 2**256:
-        raise CryptoError("the shares do not belong together: they give no 32-byte secret")
+        raise CryptoError("the shares do not belong together: they do not give a 32-byte secret")
     return secret.to_bytes(KEY_BYTES, "big")
 
 
@@ -63,10 +63,10 @@ def parse_share(share: bytes) -> int:
     return value
 
 
-# A server opens the secrets of a whole cohort with the shares of the same survivors.
+# Cached: a server recovers a whole cohort's secrets with shares of the same survivors.
 @lru_cache(maxsize=256)
 def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's weights for the value at 0."""
+    """Lagrange weights for the value at 0."""
     weights = []
     for i in points:
         numerator = denominator = 1

@@ -1,4 +1,4 @@
-"""Work that is spread over processes, and the CPU time of it."""
+"""Spread work over processes and count their CPU time."""
 
 import os
 import time
@@ -8,22 +8,22 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_away = 0.0  # CPU seconds that other processes spent for this one
+_away = 0.0  # CPU seconds of worker processes
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def spread(function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-    """`function` of every task, in processes, as many as there are cores. Results in the order of the tasks.
+    """Apply `function` to every task in as many processes as there are cores. Results keep the order of the tasks.
 
-    The processes are fresh interpreters, not forks: a forked child would inherit SEAL's state and hang.
+    Each process is a fresh interpreter, not a fork: a forked child would inherit SEAL's state and hang.
     """
-    import joblib  # only who has so much to do pays for it
+    import joblib  # imported only if needed
 
     global _away
     done = joblib.Parallel(n_jobs=cores())(joblib.delayed(_timed)(function, task) for task in tasks)
@@ -38,5 +38,5 @@ def _timed(function: Callable[[T], R], task: T) -> tuple[R, float]:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process so far, and of the processes that worked for it."""
+    """CPU seconds so far of this process and its workers."""
     return time.process_time() + _away

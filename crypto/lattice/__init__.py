@@ -1,1 +1,1 @@
-"""Ring-LWE: residues, number-theoretic transform, BFV, CKKS, joint keys; `seal` alone loads TenSEAL."""
+"""Ring-LWE: residues, number-theoretic transform, BFV, CKKS, joint keys. Only `seal` loads TenSEAL."""

@@ -1,34 +1,35 @@
-"""A BFV key pair whose secret nobody holds: it is the sum of what n holders keep to themselves.
+"""A BFV key pair whose secret no party holds: it is the sum of n key holders' secret shares.
 
-Over one public polynomial a, which a hash gives (`common`), holder i draws a ternary sᵢ and a small eᵢ and
-shows bᵢ = −(a·sᵢ + eᵢ). Then (Σbᵢ, a) is an ordinary public key of the secret Σsᵢ; clients encrypt with it by
-`seal.encrypt`, a server adds. To open a sum (c₀, c₁), each holder gives c₁·sᵢ + fᵢ with fresh, large, uniform
-fᵢ, and c₀ + Σ(c₁·sᵢ + fᵢ) is the scaled message with its noise and Σfᵢ: `seal.decode` gives the exact sum.
+All use one public polynomial a, derived from a hash (`common`). Holder i draws a ternary sᵢ and a small eᵢ and
+publishes bᵢ = −(a·sᵢ + eᵢ). Then (Σbᵢ, a) is an ordinary public key of the secret Σsᵢ. Clients encrypt under it with
+`seal.encrypt`, and a server adds. To open a sum (c₀, c₁), each holder sends c₁·sᵢ + fᵢ with a fresh, large, uniform
+fᵢ. Then c₀ + Σ(c₁·sᵢ + fᵢ) is the scaled message with its noise and Σfᵢ, and `seal.decode` gives the exact sum.
 From Asharov, Jain, López-Alt, Tromer, Vaikuntanathan and Wichs, "Multiparty computation with low
 communication, computation and interaction via threshold FHE", Eurocrypt 2012 (eprint 2011/613); Mukherjee and
 Wichs (eprint 2015/345) smudge the same way; Mouchet, Troncoso-Pastoriza, Bossuat and Hubaux (eprint 2020/304)
-do it for BFV. It is n of n: one holder that is gone closes every ciphertext for good.
+do it for BFV. All n holders are needed: if one is lost, no ciphertext can be opened any more.
 
-**Smudging.** All holders but one know everything in their sum but the last one's partial decryption, which is
-Δ·m + e − c₀ − Σ(others' c₁·sⱼ) + f: but for the noise e of the sum it follows from the opened message, and e
-is where the secret would leak. A uniform f in [−2^B, 2^B) shifted by e is within |e| / 2^(B+1) of f in
-statistical distance (the smudging lemma of Asharov et al.), a coefficient. `smudging_bits` takes the largest
-B that leaves room, and refuses if 2²⁰ coefficients could come over 2⁻⁴⁰ together. With "bfv-60-joint", 3
-holders and 1,000 summands they stay below 2⁻⁶⁹. Distances add: k times as many coefficients, k times the
-distance.
+**Smudging.** If all holders but one collude, the only value they do not know is the last holder's partial decryption,
+Δ·m + e − c₀ − Σ(others' c₁·sⱼ) + f. The opened message determines it except for the noise e of the sum, and e could
+leak the secret. A uniform f in [−2^B, 2^B) shifted by e is within |e| / 2^(B+1) of f in statistical distance, per
+coefficient (the smudging lemma of Asharov et al.). `smudging_bits` takes the largest B that leaves room, and refuses
+if the total distance of 2²⁰ coefficients could exceed 2⁻⁴⁰. With "bfv-60-joint", 3 holders and 1,000 summands it stays
+below 2⁻⁶⁹. Distances add: k times as many coefficients, k times the distance.
 
-**A check, and its limit.** What is not the right partial decryption of this very ciphertext (another's, an
-older one, one too few) leaves noise that is uniform modulo q. A coefficient passes for small with a
-probability of 2^-LEAST_BUDGET, all N of a ciphertext with 2^(−2N): `bfv.checked` refuses on the budget that
-`seal.decode` returns. It does *not* catch a holder that adds Δ·m': the ciphertext opens to m + m', exactly.
-BFV is malleable and a partial decryption carries no proof. Holders are trusted with the sum's correctness,
-not with its secrecy.
+**A check, and its limit.** A missing partial decryption, or one of a different ciphertext, leaves noise that is uniform
+modulo q. One coefficient then looks small with probability 2^-LEAST_BUDGET, all N of a ciphertext with 2^(−2N), so
+`bfv.checked` refuses on the budget that `seal.decode` returns. The check does *not* catch a holder that adds Δ·m': the
+ciphertext then opens to exactly m + m'. BFV is malleable and a partial decryption carries no proof. Holders are trusted
+with the sum's correctness, not with its secrecy.
 
-**What the caller must add.** A holder that picks its bᵢ after it saw the others' can cancel them and own the
-key alone: everybody commits to bᵢ before anybody shows it. The bound on e holds for clients and holders that
-draw as they should. A client that adds a large polynomial to c₁ gets a message that depends on the secret;
-only proofs of well-formed ciphertexts would stop that, here as with one key holder. A holder opens a
-ciphertext once, and only one that it knows to be the agreed sum.
+**What the caller must do.**
+
+- Collect commitments to all bᵢ before any bᵢ is published: a holder that picks its bᵢ after seeing the others can
+  cancel theirs and own the key alone.
+- Open each ciphertext once, and only if it is known to be the agreed sum.
+- Know that the bound on e assumes clients and holders that draw as specified. A client that adds a large polynomial to
+  c₁ gets a message that depends on the secret. Only proofs of well-formed ciphertexts would prevent this, as with one
+  key holder.
 
 Security is that of ring-LWE with ternary secrets and errors of deviation 3.24, both as in SEAL.
 """
@@ -48,17 +49,17 @@ from secure_afl.crypto.prg import keystream, uniform
 
 SMUDGED_COEFFICIENTS = 2**20
 DISTANCE_BITS = 40
-"""So many coefficients of partial decryptions are within 2^-DISTANCE_BITS of what the sum alone tells."""
+"""Coefficients of partial decryptions that together stay within 2^-DISTANCE_BITS of what the sum alone reveals."""
 
 _ERROR_BITS = 21
-_WORD = 62  # bits of the lower word of a smudging term: what `ntt.multiply` takes
+_WORD = 62  # bits of the lower word of a smudging term: the limit of `ntt.multiply`
 
 
 def common(lattice: Lattice, transcript: bytes) -> Residues:
-    """The public polynomial that nobody chose: uint64 (primes with the key prime, N), in transformed form.
+    """Derive the public polynomial from a hash: uint64 (primes with the key prime, N), in transformed form.
 
-    transcript: 32 bytes that the holders agree on. For each prime, words of an AES keystream below it.
-    Raises `CryptoError` for a transcript of another length.
+    transcript: 32 bytes that the holders agree on. Its AES keystream gives, for each prime, words below that prime.
+    Raises `CryptoError` unless the transcript has 32 bytes.
     """
     rows = []
     for prime in _key_primes(lattice):
@@ -70,13 +71,13 @@ def common(lattice: Lattice, transcript: bytes) -> Residues:
 def smudging_bits(lattice: Lattice, holders: int, summands: int) -> int:
     """B: each holder adds uniform integers in [−2^B, 2^B) to its partial decryptions of a sum.
 
-    The largest with noise + holders·2^B ≤ q/(2t) / 2^LEAST_BUDGET: the sum decrypts exactly, and SEAL still
-    counts a budget of LEAST_BUDGET bits. Raises `CryptoError` if that is too little to hide the noise: unless
-    SMUDGED_COEFFICIENTS · noise / 2^B ≤ 2^-DISTANCE_BITS, which is twice the distance of the smudging lemma.
-    That some noise is over its bound (`bfv.noise`) has a probability of 2⁻⁴⁰, which comes on top.
+    B is the largest number with noise + holders·2^B ≤ q/(2t) / 2^LEAST_BUDGET: then the sum decrypts exactly and SEAL
+    still counts a budget of LEAST_BUDGET bits. Raises `CryptoError` unless this hides the noise:
+    SMUDGED_COEFFICIENTS · noise / 2^B ≤ 2^-DISTANCE_BITS, twice the distance of the smudging lemma. In addition, the
+    noise exceeds its bound (`bfv.noise`) with a probability of 2⁻⁴⁰.
     """
     if holders < 2 or summands < 1:
-        raise CryptoError(f"expected two holders or more and a summand, got {holders} and {summands}")
+        raise CryptoError(f"expected at least 2 holders and 1 summand, got {holders} and {summands}")
     if not lattice.plain_modulus:
         raise CryptoError(f"{lattice.name} is for approximate sums; a joint key opens exact ones")
     noise = bfv.noise(lattice, summands, holders)
@@ -90,10 +91,11 @@ def smudging_bits(lattice: Lattice, holders: int, summands: int) -> int:
 
 
 class KeyShare(Guarded):
-    """One holder's part of the secret, from the operating system's randomness; it leaves this object by `kept` only.
+    """A holder's share of the secret, from the operating system's randomness; only `kept` reveals it.
 
-    kept: what another object's `kept` gave, for the same part again. a: from `common`. public: its part of the joint key, for `public_key`; (primes with the key prime, N)
-    residues in transformed form, packed. Raises `CryptoError` if `a` does not fit the set.
+    a: from `common`. kept: the bytes of an earlier object's `kept`, to restore the same share. public: the share of the
+    joint key, for `public_key`: packed residues (primes with the key prime, N) in transformed form.
+    Raises `CryptoError` if `a` does not fit the set.
     """
 
     def __init__(self, lattice: Lattice, a: Residues, kept: bytes | None = None) -> None:
@@ -119,14 +121,15 @@ class KeyShare(Guarded):
         return f"KeyShare({self.lattice.name})"
 
     def kept(self) -> bytes:
-        """The secret, for the key holder's own store and nothing else."""
+        """The secret, only for the key holder's own store."""
         return self._small.tobytes()
 
     def partial(self, total: Residues, holders: int, summands: int) -> Residues:
         """This holder's smudged partial decryption of a sum: uint64 (ciphertexts, primes, N).
 
-        total: (ciphertexts, 2, primes, N), of so many summands. Give it once for a sum: the mean of many
-        tells more. Raises `CryptoError` if `total` is no such array, and like `smudging_bits`.
+        total: (ciphertexts, 2, primes, N), the sum of `summands` ciphertexts each. Call this once per sum: the mean
+        of several answers reveals more. Raises `CryptoError` if `total` has another shape or range, and like
+        `smudging_bits`.
         """
         lattice = self.lattice
         bits = smudging_bits(lattice, holders, summands)
@@ -144,10 +147,10 @@ class KeyShare(Guarded):
 
 
 def public_key(lattice: Lattice, a: Residues, shares: Sequence[bytes]) -> bytes:
-    """The joint key of all holders' `public`, for `seal.encrypt` and as `Lattice.pack_key` packs it.
+    """The joint public key of all holders' `public`, packed as by `Lattice.pack_key`, for `seal.encrypt`.
 
-    Whether the shares were chosen independently is for the caller to see to. Raises `CryptoError` for fewer
-    than two, for one that comes twice, and unless every share's size and range are exact.
+    The caller must ensure that the shares were chosen independently. Raises `CryptoError` for fewer than two shares,
+    for a repeated share, and for a share of the wrong size or range.
     """
     primes = _key_primes(lattice)
     _check(a, (len(primes), lattice.degree), primes)
@@ -162,11 +165,10 @@ def public_key(lattice: Lattice, a: Residues, shares: Sequence[bytes]) -> bytes:
 
 
 def opened(lattice: Lattice, total: Residues, partials: Sequence[Residues]) -> Residues:
-    """The sum without the secret, for `seal.decode`: c₀ + Σ partials, and a second polynomial of zeros.
+    """Combine partial decryptions for `seal.decode`: c₀ + Σ partials, and a second polynomial of zeros.
 
-    total: (ciphertexts, 2, primes, N); partials: one a holder, (ciphertexts, primes, N). Their order does not
-    matter. Believe the decoded values only after `bfv.checked`. Raises `CryptoError` for other shapes or
-    ranges.
+    total: (ciphertexts, 2, primes, N); partials: one per holder, (ciphertexts, primes, N), in any order. Trust the
+    decoded values only after `bfv.checked`. Raises `CryptoError` for wrong shapes or ranges.
     """
     _check_total(lattice, total)
     result = np.zeros_like(total)
@@ -178,7 +180,7 @@ def opened(lattice: Lattice, total: Residues, partials: Sequence[Residues]) -> R
 
 
 def pack_partial(lattice: Lattice, partial: Residues) -> bytes:
-    """A partial decryption as bytes, half as many as the sum takes."""
+    """A partial decryption as bytes: half the size of the sum."""
     return pack_mod(partial, lattice.primes)
 
 
@@ -191,7 +193,7 @@ def unpack_partial(lattice: Lattice, data: bytes | memoryview, length: int) -> R
 
 
 def _error(count: int) -> npt.NDArray[np.int64]:
-    """Centred binomial: the ones among 21 random bits less those among 21 others; variance 10.5."""
+    """Centred binomial: the number of ones in 21 random bits minus that in 21 other bits; variance 10.5."""
     words = np.frombuffer(os.urandom(8 * count), "<u8")
     ones = np.uint64(2**_ERROR_BITS - 1)
     error: npt.NDArray[np.int64] = np.bitwise_count(words & ones).astype(np.int64)
@@ -224,4 +226,4 @@ def _check(residues: Residues, shape: tuple[int, ...], primes: tuple[int, ...]) 
     if residues.dtype != np.uint64 or residues.shape != shape:
         raise CryptoError(f"expected uint64 of shape {shape}, got {residues.dtype} of {residues.shape}")
     if any(residues.size and int(residues[..., at, :].max()) >= prime for at, prime in enumerate(primes)):
-        raise CryptoError("expected residues below their prime, got larger ones")
+        raise CryptoError("expected residues below their prime, got a larger residue")

@@ -1,9 +1,9 @@
 """Products of polynomials modulo X^N + 1 and a prime below 2⁶⁰, in NumPy.
 
-The negacyclic number-theoretic transform of SEAL: ψ is the smallest primitive 2N-th root of one, and place i
-of a transformed polynomial is its value at ψ^(2·r(i) + 1), r reversing the log₂ N bits of i. So transformed
-polynomials may go from here to SEAL and back. Harvey, "Faster arithmetic for number-theoretic transforms",
-2014: butterflies with factors prepared as Shoup does, and numbers left unreduced in between.
+The negacyclic number-theoretic transform in SEAL's convention: ψ is the smallest primitive 2N-th root of one, and entry
+i of a transformed polynomial is its value at ψ^(2·r(i) + 1), where r reverses the log₂ N bits of i. So transformed
+polynomials can be exchanged with SEAL. The butterflies follow Harvey, "Faster arithmetic for number-theoretic
+transforms", 2014: factors prepared as by Shoup, and reductions delayed.
 
 All arrays are uint64. No branch and no address depends on their entries.
 """
@@ -34,8 +34,8 @@ class Factors(NamedTuple):
 
 
 def factors(numbers: Words, prime: int) -> Factors:
-    """Prepares numbers below the prime, of any shape, for `multiply`."""
-    # Python's integers: this is done once for a key or a table.
+    """Prepare numbers below the prime, of any shape, for `multiply`."""
+    # Python integers are fast enough: this runs once per key or table.
     quotients = np.array([(one << 62) // prime for one in numbers.ravel().tolist()], np.uint64)
     quotients = quotients.reshape(numbers.shape)
     return Factors(numbers, quotients >> _HALF, quotients & _LOW)
@@ -53,7 +53,7 @@ def forward(polynomials: Words, prime: int) -> Words:
 
 
 def inverse(values: Words, prime: int) -> Words:
-    """Undoes `forward`: coefficients from values below the prime, shape (…, N)."""
+    """The inverse of `forward`: coefficients from values below the prime, shape (…, N)."""
     tables = _tables(values.shape[-1], prime)
     return _by_rows(values, lambda rows: _inverse(rows, tables, prime))
 
@@ -70,9 +70,9 @@ def root(degree: int, prime: int) -> int:
         if pow(found, degree, prime) == prime - 1:
             break
     else:
-        raise CryptoError(f"{prime} is no prime")
+        raise CryptoError(f"expected a prime, got {prime}")
     square, smallest = found * found % prime, found
-    for _ in range(degree):  # the others are its odd powers
+    for _ in range(degree):  # the other roots are its odd powers
         found = found * square % prime
         smallest = min(smallest, found)
     return smallest
@@ -123,9 +123,9 @@ def _by_rows(polynomials: Words, transform: Callable[[Words], Words]) -> Words:
     return result.reshape(polynomials.shape)
 
 
-# Stage s has 2^s groups. Pairs are N/2 apart in the first stage and neighbours in the last. NumPy is slow
-# over short runs, so between the halves of the stages each row is cut into blocks, which the later stages do
-# not mix, and transposed: the runs then go across the blocks.
+# Stage s has 2^s groups. Pairs are N/2 apart in the first stage and adjacent in the last. NumPy is slow on short runs.
+# So halfway through the stages each row is cut into blocks, which the later stages do not mix, and transposed: the
+# runs then go across the blocks.
 
 
 def _forward(rows: Words, tables: _Tables, prime: int) -> Words:
@@ -167,7 +167,7 @@ def _spread(pairs: Words, by: Factors, prime: int) -> None:
     p, four = np.uint64(prime), np.uint64(4 * prime)
     x, y = pairs[:, :, 0], pairs[:, :, 1]
     product = _product(y, by, p)
-    # Now below 4 primes: where x was already, the difference wraps round and is the larger one.
+    # Reduce x below 4 primes: where x is already below, the difference wraps around and is the larger number.
     x = np.minimum(x, x - four)
     np.add(x, product, out=pairs[:, :, 0])
     x += four
@@ -185,12 +185,12 @@ def _gather(pairs: Words, by: Factors, prime: int) -> None:
 
 
 def _product(words: Words, by: Factors, prime: np.uint64) -> Words:
-    """`words · by` modulo the prime but for up to three primes too much, for words below 2⁶³.
+    """`words · by` modulo the prime, plus up to three times the prime, for words below 2⁶³.
 
-    With w' = ⌊2⁶²w/p⌋ the quotient ⌊xw/p⌋ is nearly xw'/2⁶²: less by under 2, as x < 2⁶³ and w' is less by
-    under 1. Of the four products of 31-bit halves (the upper one of x has 32 bits) the lowest is dropped,
-    which takes under 1, and the middle two are shifted, which takes under 1. Their sum is below 2⁶³ + 2⁶²,
-    and x·w − q·p is below 4p < 2⁶⁴, so it is right modulo 2⁶⁴.
+    With w' = ⌊2⁶²w/p⌋, xw'/2⁶² is less than 2 below the quotient xw/p, since x < 2⁶³ and w' is less than 1 below
+    2⁶²w/p. Of the four products of 31-bit halves (the upper half of x has 32 bits), dropping the lowest loses less
+    than 1, and shifting the middle two loses less than 1. Their sum is below 2⁶³ + 2⁶². So x·w − q·p is below
+    4p < 2⁶⁴ and is correct modulo 2⁶⁴.
     """
     upper, lower = words >> _HALF, words & _LOW
     quotient = upper * by.low
@@ -206,7 +206,7 @@ def _product(words: Words, by: Factors, prime: np.uint64) -> Words:
 
 
 def _reduced(words: Words, prime: int) -> Words:
-    """Words below 4 primes, below the prime."""
+    """Reduce words below four times the prime to words below the prime."""
     for times in (2, 1):
         np.minimum(words, words - np.uint64(times * prime), out=words)
     return words

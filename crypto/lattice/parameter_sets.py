@@ -1,12 +1,11 @@
-"""Parameter sets of the homomorphic schemes, and vectors of ciphertexts as plain residues.
+"""Parameter sets of the homomorphic schemes, and ciphertexts as plain arrays of residues.
 
-A ciphertext of BFV or CKKS is two polynomials of N coefficients modulo q, kept as their residues modulo
-each prime of q. We let ciphertexts travel as just these residues, in as many bytes as the set says: nothing
-in a message tells the receiver how much to allocate, what follows is arithmetic on arrays, and a server
-that adds needs no homomorphic library. `seal` translates from and to TenSEAL.
+A BFV or CKKS ciphertext is two polynomials of N coefficients modulo q, stored as residues modulo each prime of q. Only
+these residues travel, and the parameter set fixes their number of bytes: no message tells the receiver how much to
+allocate, and a server that adds arrays needs no homomorphic library. `seal` converts to and from TenSEAL.
 
-The last prime of a set is only in keys; it never travels with a ciphertext. Security: N = 4096 with 109 bits of
-modulus in all, or 8192 with 218, is 128 bits with ternary secrets (HomomorphicEncryption.org standard, 2018).
+The last prime of a set occurs only in keys and never travels with a ciphertext. Security: N = 4096 with a modulus of
+109 bits in all, or 8192 with 218, gives 128 bits with ternary secrets (HomomorphicEncryption.org standard, 2018).
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ _TAG_POINTS = 2
 class Lattice:
     """A named parameter set.
 
-    degree: N. primes: of the modulus of ciphertexts, each 1 mod 2N. key_prime: the further one in keys.
+    degree: N. primes: of the ciphertext modulus, each 1 mod 2N. key_prime: the extra prime in keys.
     plain_modulus: BFV's t, a prime that is 1 mod 2N; 0 for CKKS. scale_bits: CKKS values are multiplied by
     2^scale_bits; 0 for BFV.
     """
@@ -50,12 +49,12 @@ class Lattice:
 
     @cached_property
     def modulus(self) -> int:
-        """q, of ciphertexts."""
+        """q, the modulus of ciphertexts."""
         return prod(self.primes)
 
     @property
     def room(self) -> int:
-        """The largest magnitude, in units of a code, of an entry of a sum. CKKS leaves 2⁻⁸ of it to noise."""
+        """The largest magnitude of an entry of a sum, in units of the encoding. CKKS leaves 2⁻⁸ of it to noise."""
         if self.plain_modulus:
             return self.plain_modulus // 2
         return self.modulus // 2 * 255 // 256 >> self.scale_bits
@@ -69,7 +68,7 @@ class Lattice:
         return np.zeros((self.count(length), 2, len(self.primes), self.degree), np.uint64)
 
     def ciphertext_bytes(self, length: int) -> int:
-        """What a vector of this length takes on the wire."""
+        """Bytes on the wire of a vector of this length."""
         return self.count(length) * 2 * self.degree * sum(map(_width, self.primes))
 
     @property
@@ -103,9 +102,9 @@ class Lattice:
     def tags(self, residues: Residues, seed: bytes) -> tuple[int, ...]:
         """Linear tags: for each prime two inner products with coefficients of 32 bits drawn from `seed`.
 
-        Tags of a sum are the sums of the tags, prime by prime (`add_tags`). A wrong sum, fixed before the seed
-        was drawn, passes with probability of at most 2⁻⁶⁴: it is wrong modulo a prime, and there each of two
-        independent products hits the right value for at most one in 2³² of each coefficient's choices.
+        The tags of a sum are the sums of the tags, prime by prime (`add_tags`). A wrong sum that is fixed before the
+        seed is drawn passes with probability 2⁻⁶⁴ at most: it is wrong modulo at least one prime, and there each of
+        two independent products is right for at most one in 2³² choices of a coefficient.
         """
         if len(seed) != KEY_BYTES:
             raise CryptoError(f"expected a seed of {KEY_BYTES} bytes, got {len(seed)}")
@@ -118,7 +117,7 @@ class Lattice:
                 total = 0
                 for row in flat:
                     draws = np.frombuffer(stream(4 * self.degree), "<u4").astype(np.uint64)
-                    # 20 bits times 32 bits, 8192 of them added: under 2⁶⁵ only if N ≤ 4096, so in two halves.
+                    # 20 bits times 32 bits, 8192 products added: fits only for N ≤ 4096, so add in two halves.
                     for shift in range(0, prime.bit_length(), 20):
                         limbs = (row >> np.uint64(shift)) & np.uint64(2**20 - 1)
                         products = limbs * draws
@@ -177,7 +176,7 @@ def unpack_mod(
         part = np.zeros(words, np.uint64)
         ring.add_packed(part, view[start : start + words * _width(prime)], _width(prime))
         if words and int(part.max()) >= prime:
-            raise CryptoError("expected residues below their prime, got larger ones")
+            raise CryptoError("expected residues below their prime, got a larger residue")
         residues[..., at, :] = part.reshape(*shape, degree)
         start += words * _width(prime)
     return residues

@@ -1,8 +1,8 @@
-"""SEAL, as TenSEAL's wheels bring it: keys, encryption, decryption, and the way from and to plain residues.
+"""SEAL through TenSEAL: keys, encryption, decryption, and conversion to and from plain residues.
 
-Nothing here reads what another party sent but residues, which `lattice` has checked; objects in SEAL's own
-format are read only if this process wrote them. Encryption takes most of a client's time and holds the
-interpreter's lock, so long vectors are encrypted by processes.
+From other parties this module reads only residues, which `Lattice` has checked. It reads objects in SEAL's own format
+only if this process wrote them. Encryption takes most of a client's time and holds the interpreter's lock, so long
+vectors are encrypted in several processes.
 """
 
 import os
@@ -29,7 +29,7 @@ with optional():
 # SEAL's header: magic, its own size and the version (five bytes), compression, reserved, size of all.
 _HEADER = struct.Struct("<5sBHQ")
 _UNCOMPRESSED, _ZSTD = 0, 2
-_PROCESSES_FROM = 256  # ciphertexts; starting processes costs as much as encrypting so many
+_PROCESSES_FROM = 256  # ciphertexts; starting processes costs as much as encrypting this many
 _PER_TASK = 64
 Plain = npt.NDArray[Any]
 """int64 for BFV, float64 for CKKS."""
@@ -50,10 +50,10 @@ def _context(lattice: Lattice) -> Any:
 
 
 class SecretKey(Guarded):
-    """A key pair made by SEAL from the operating system's randomness; the secret leaves this object by `kept` only.
+    """A key pair made by SEAL from the operating system's randomness; only `kept` reveals the secret.
 
-    public_key: the public one, for `encrypt` (`Lattice.public_key_bytes` bytes). kept: what another object's `kept`
-    gave, for the same pair again.
+    public_key: for `encrypt` (`Lattice.public_key_bytes` bytes). kept: the bytes of an earlier object's `kept`, to
+    restore the same pair.
     """
 
     def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
@@ -80,23 +80,24 @@ class SecretKey(Guarded):
         return f"SecretKey({self.lattice.name})"
 
     def kept(self) -> bytes:
-        """The secret and the public key, for the key holder's own store and nothing else. Raises `CryptoError` where there
-        are no files in memory (Linux has them): no secret is written to a disk in clear.
+        """The secret and the public key, only for the key holder's own store. Raises `CryptoError` on systems without
+        in-memory files (Linux has them): the secret is never written to a disk unencrypted.
         """
         with _memory_file() as path:
             self._secret.save(str(path))
             return path.read_bytes() + self.public_key
 
     def decrypt(self, residues: Residues, length: int) -> tuple[Plain, int]:
-        """The `length` values (int64 for BFV, float64 times 2^scale_bits removed for CKKS), and the noise budget in
-        bits that the worst ciphertext had left (BFV; 0 for CKKS, which has none).
+        """Decrypt `length` values, and the remaining noise budget in bits of the worst ciphertext.
+
+        The values are int64 for BFV; for CKKS float64, divided by 2^scale_bits. CKKS has no noise budget: 0.
         """
         return _decrypt(self.lattice, self._decryptor, residues, length)
 
 
 def decode(lattice: Lattice, opened: Residues, length: int) -> tuple[Plain, int]:
-    """Like `SecretKey.decrypt`, for ciphertexts from which the key is out: the second polynomial is zero."""
-    generator = sealapi.KeyGenerator(_context(lattice))  # any key opens them
+    """Like `SecretKey.decrypt`, for ciphertexts whose second polynomial is zero, which need no key."""
+    generator = sealapi.KeyGenerator(_context(lattice))  # any key decrypts them
     decryptor = sealapi.Decryptor(_context(lattice), generator.secret_key())
     return _decrypt(lattice, decryptor, opened, length)
 
@@ -122,9 +123,9 @@ def _decrypt(lattice: Lattice, decryptor: Any, residues: Residues, length: int) 
 
 
 def encrypt(lattice: Lattice, public_key: bytes, values: Plain) -> Residues:
-    """Ciphertexts of a vector: int64 below t/2 in magnitude for BFV, float64 for CKKS.
+    """Encrypt a vector: int64 below t/2 in magnitude for BFV, float64 for CKKS.
 
-    Raises `CryptoError` if `public_key` is none of this set.
+    Raises `CryptoError` if `public_key` does not fit the parameter set.
     """
     lattice.unpack_key(public_key)  # before any process starts
     chunks = [values[at : at + lattice.slots] for at in range(0, len(values), lattice.slots)]
@@ -173,7 +174,7 @@ def _encryptor(name: str, public_key: bytes) -> Any:
 @contextmanager
 def _memory_file() -> Iterator[Path]:
     if not hasattr(os, "memfd_create"):
-        raise CryptoError("a secret key needs files in memory, which this system does not have: use Linux")
+        raise CryptoError("a secret key needs in-memory files, which this system does not have: use Linux")
     handle = os.memfd_create("secret")
     try:
         yield Path(f"/proc/self/fd/{handle}")
@@ -183,7 +184,7 @@ def _memory_file() -> Iterator[Path]:
 
 @cache
 def _head(lattice: Lattice) -> bytes:
-    """What stands before the residues in a ciphertext of this set."""
+    """The bytes before the residues in a ciphertext of this set."""
     context = _context(lattice)
     public, plain, ciphertext = sealapi.PublicKey(), sealapi.Plaintext(), sealapi.Ciphertext()
     sealapi.KeyGenerator(context).create_public_key(public)
@@ -197,7 +198,7 @@ def _head(lattice: Lattice) -> bytes:
 
 
 def _saved(thing: Any, folder: str | None = None) -> bytes:
-    """What SEAL writes, without its header and compression."""
+    """SEAL's serialisation without its header and compression."""
     if folder is None:
         with tempfile.TemporaryDirectory() as fresh:
             return _saved(thing, fresh)
@@ -209,7 +210,9 @@ def _saved(thing: Any, folder: str | None = None) -> bytes:
     if compression == _ZSTD:
         return zstandard.ZstdDecompressor().decompressobj().decompress(body)
     if compression != _UNCOMPRESSED:
-        raise CryptoError(f"TenSEAL compresses in a way that is not known here ({compression})")
+        raise CryptoError(
+            f"this TenSEAL build uses an unknown compression ({compression}): install the pinned version"
+        )
     return body
 
 
@@ -223,7 +226,7 @@ def _framed(body: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _start() -> bytes:
-    """What every file of this SEAL begins with."""
+    """The first bytes of every file that this SEAL version writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain"
         sealapi.Plaintext().save(str(path))

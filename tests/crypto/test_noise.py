@@ -64,7 +64,9 @@ def test_a_draw_beyond_reach_is_an_error_and_never_clipped(monkeypatch: pytest.M
         if passes:
             assert noise.draw(CODE)[0] == value
         else:
-            with pytest.raises(CryptoError, match=r"^a draw of noise exceeds what is reserved for it$"):
+            with pytest.raises(
+                CryptoError, match=r"^a noise draw exceeds the reserve: start the session again$"
+            ):
                 noise.draw(CODE)
 
 

@@ -126,7 +126,7 @@ def test_solutions_of_any_size_are_taken() -> None:
 def test_a_bound_that_no_scale_holds_is_refused_as_what_it_is() -> None:
     for bound in (1e300, 1e-300):
         with pytest.raises(
-            CryptoError, match=f"does not hold a sum of 4 values up to {bound:g}".replace("+", ".")
+            CryptoError, match=f"cannot hold a sum of 4 values up to {bound:g}".replace("+", ".")
         ):
             ckks.fit(ckks.Demand(5, bound), 4, LATTICES["ckks-precise"])
 
@@ -259,7 +259,7 @@ def test_no_secret_goes_to_a_disk_where_there_are_no_files_in_memory(
     kept = pair.kept()
     monkeypatch.delattr(os, "memfd_create")
     for use in (pair.kept, lambda: seal.SecretKey(BFV46, kept)):
-        with pytest.raises(CryptoError, match="files in memory"):
+        with pytest.raises(CryptoError, match="in-memory files"):
             use()
 
 
@@ -275,7 +275,7 @@ def test_a_seal_with_another_compression_is_read_or_refused(compression: int) ->
             Path(path).write_bytes(head + data)
 
     if compression == 1:
-        with pytest.raises(CryptoError, match=r"not known here \(1\)"):
+        with pytest.raises(CryptoError, match=r"unknown compression \(1\)"):
             seal._saved(Thing())
     else:
         assert seal._saved(Thing()) == body
