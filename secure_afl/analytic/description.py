@@ -71,7 +71,7 @@ def describe(
         raise DataError(f"expected least_rows as an integer of at least 1, got {least_rows!r}")
     n = moments.rows
     sizes = [round(share * n) for share in moments.target_mean.tolist()] if classes else []
-    hidden = _hidden(sizes, [n] * len(sizes), least_rows)
+    hidden = suppressed(sizes, [n] * len(sizes), least_rows)
     lines = []
     for j, name in enumerate(moments.features):
         mean, scatter = float(moments.mean[j]), float(moments.scatter[j, j])
@@ -83,7 +83,7 @@ def describe(
             ones = [round(value) for value in sums]
             total = round(n * mean)
             alone = 0 < total < least_rows or 0 < n - total < least_rows
-            small = _hidden(ones, sizes, least_rows)
+            small = suppressed(ones, sizes, least_rows)
             lines.append(
                 Line(
                     name,
@@ -113,7 +113,7 @@ def describe(
     )
 
 
-def _hidden(counts: list[int], sizes: list[int], least: int) -> list[bool]:
+def suppressed(counts: list[int], sizes: list[int], least: int) -> list[bool]:
     """Which of the cells of a line are suppressed; never exactly one, as it would follow from the line's sum."""
     hidden = [
         0 < count < least or 0 < size - count < least for count, size in zip(counts, sizes, strict=True)

@@ -24,8 +24,8 @@ from secure_afl.errors import DataError, SolveError
 class Regression:
     """A table of coefficients for each target. (1 + d, c) arrays have the intercept first; (c,) arrays one number a target.
 
-    features: "intercept" and the names of columns; outputs: names of targets. A constant feature has coefficient 0, and
-    NaN for its standard error, t and p.
+    features: "intercept" and the names of columns; outputs: names of targets. A feature that is constant or was left out
+    has coefficient 0, and NaN for its standard error, t and p. left_out: numbers of the latter among the features.
     coef, se, t, p: (1 + d, c): coefficients, standard errors, t statistics, two-sided p-values.
     covariance: (1 + d, 1 + d), of the coefficients for σ² = 1.
     rows, parameters: n, and p + 1; freedom: n − p − 1, the degrees of freedom of the residuals.
@@ -51,6 +51,7 @@ class Regression:
     log_likelihood: Matrix
     aic: Matrix
     bic: Matrix
+    left_out: tuple[int, ...] = ()
 
     @property
     def freedom(self) -> int:
@@ -68,12 +69,15 @@ class Regression:
         return self.coef - reach, self.coef + reach
 
 
-def least_squares(moments: Moments) -> Regression:
+def least_squares(moments: Moments, *, leave_out: bool = False) -> Regression:
     """Ordinary, or weighted, least squares with an intercept.
 
+    leave_out: leave out every feature that follows from those before it, as R's lm does, in place of an error.
     Raises SolveError if features depend on each other or there are not more rows than coefficients.
     """
     used, d, c = moments.used, len(moments.mean), len(moments.outputs)
+    if leave_out:
+        used = [used[at] for at in _independent(moments.correlation, moments.doubt)]
     n, p = moments.rows, len(used)
     if n <= p + 1:
         raise SolveError(
@@ -81,7 +85,7 @@ def least_squares(moments: Moments) -> Regression:
             "fewer columns"
         )
     deviations = np.sqrt(moments.scatter.diagonal()[used])
-    inverse = _inverse(moments) / deviations / deviations[:, None]
+    inverse = _inverse(moments, used) / deviations / deviations[:, None]
     cross = moments.cross[used]
     slopes = inverse @ cross
     # Once refined: the inverse may have lost some digits.
@@ -128,12 +132,28 @@ def least_squares(moments: Moments) -> Regression:
         log_likelihood=likelihood,
         aic=-2 * likelihood + 2 * (p + 1),
         bic=-2 * likelihood + math.log(n) * (p + 1),
+        left_out=tuple(sorted(set(moments.used) - set(used))),
     )
 
 
-def _inverse(moments: Moments) -> Matrix:
+def _independent(R: Matrix, doubt: float) -> list[int]:
+    """Columns of a correlation matrix, in their order, without those that cannot be told from combinations of columns
+    before them. doubt: bound on the spectral norm of the error of R.
+    """
+    kept: list[int] = []
+    tolerated = doubt + 64 * len(R) * UNIT_ROUNDOFF * len(R)  # no eigenvalue of R is larger than its trace
+    for j in range(len(R)):
+        b = np.linalg.solve(R[np.ix_(kept, kept)], R[kept, j])
+        # With v = (-b, 1), what is left of the column is vᵀRv, and an error of R moves it by up to doubt · vᵀv.
+        if 1.0 - float(R[kept, j] @ b) > tolerated * (1.0 + float(b @ b)):
+            kept.append(j)
+    return kept
+
+
+def _inverse(moments: Moments, used: list[int]) -> Matrix:
     """Of the correlation matrix. Raises SolveError where columns depend on each other, as far as digits tell."""
-    R, names = moments.correlation, [moments.features[j] for j in moments.used]
+    inside = [moments.used.index(j) for j in used]
+    R, names = moments.correlation[np.ix_(inside, inside)], [moments.features[j] for j in used]
     if not len(R):
         return np.zeros((0, 0))
     values, vectors = np.linalg.eigh(R)

@@ -2,7 +2,8 @@
 
 Tensors, all float64: `coef` (outputs, features) and `intercept` (outputs,), of features as the codebook scales them;
 `table_coef`, `table_intercept`, the same in the table's units; and, where the sum gave them, `ls_coef` and `ls_se`
-(1 + features, outputs), the intercept first: least squares without a penalty, and its standard errors, in the table's units.
+(1 + features, outputs), the intercept first: least squares without a penalty, and its standard errors, in the table's units;
+0 and NaN for a column that is constant or follows from those before it.
 Outputs are the classes, of which each has a least squares fit of its one-hot label, or the outcome's number.
 
 The covariance matrix of the coefficients is not in the file: its inverse is the pooled Gram matrix, which shows single
@@ -258,7 +259,7 @@ def _regression(
     from secure_afl.analytic.inference import least_squares
 
     try:
-        return least_squares(replace(fitted.moments_, features=features)), ""
+        return least_squares(replace(fitted.moments_, features=features), leave_out=True), ""
     except (DataError, SolveError) as error:
         return None, str(error)
 

@@ -67,10 +67,11 @@ def cells(model: Model) -> list[list[str]]:
     """The table as text, a list for each line."""
     shown = []
     for line in lines(model):
-        numbers = (line.coefficient, line.low, line.high, line.error)
-        texts = [_number(one) for one in numbers if one is not None]
+        known = line.coefficient if line.p is None or line.p == line.p else float("nan")
+        numbers = (known, line.low, line.high, line.error)
+        texts = [number(one) for one in numbers if one is not None]
         if line.t is not None and line.p is not None:
-            texts += [_number(line.t, 3), "<0.001" if line.p < 0.001 else _number(line.p, 3)]
+            texts += [number(line.t, 3), "<0.001" if line.p < 0.001 else number(line.p, 3)]
         shown.append([*([line.output] if _several(model) else []), line.term, line.unit, *texts])
     return shown
 
@@ -86,6 +87,8 @@ def notes(model: Model) -> list[str]:
         said.append(
             f"least squares, {about.freedom} degrees of freedom; predictions use a ridge of {about.ridge:g}"
         )
+        if not np.isfinite(model.ls_se).all():
+            said.append("a dash: the column is constant, or follows from those above it")
     else:
         penalty = "ridge" if about.ridge is None else f"ridge of {about.ridge:g}"
         said.append(f"{penalty}; no standard errors: {about.no_errors}")
@@ -137,5 +140,6 @@ def _several(model: Model) -> bool:
     return len(model.codebook.classes) > 2
 
 
-def _number(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}g}"
+def number(value: float, digits: int = 4) -> str:
+    """As text; a dash for NaN, the error of a column without a weight."""
+    return "–" if value != value else f"{value:.{digits}g}"

@@ -125,6 +125,27 @@ def test_a_constant_column_has_no_standard_error() -> None:
     assert found.aic[0] == pytest.approx(reference.aic, rel=1e-10)
 
 
+@given(sizes, st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_columns_that_follow_from_earlier_ones_are_left_out(size: tuple[int, int, int], more: int) -> None:
+    """As R's lm does: the rest is the regression without them, and nothing that tells something new goes."""
+    X, Y = rows(*size)
+    draws = np.random.default_rng(size[0])
+    spread, places = (X - X.mean(axis=0)) / X.std(axis=0), X.shape[1] + np.arange(more)
+    repeated = np.column_stack([X, spread @ draws.normal(size=(X.shape[1], more)) + draws.normal(size=more)])
+    found = least_squares(moments_of(repeated / repeated.std(axis=0), Y), leave_out=True)
+    alone = least_squares(moments_of(X / repeated.std(axis=0)[: X.shape[1]], Y), leave_out=True)
+    assert found.left_out == tuple(places.tolist())
+    assert alone.left_out == ()
+    kept = range(1 + X.shape[1])
+    np.testing.assert_allclose(found.coef[kept], alone.coef, rtol=1e-7)
+    np.testing.assert_allclose(found.se[kept], alone.se, rtol=1e-7)
+    np.testing.assert_allclose(found.r2, alone.r2, rtol=1e-8)
+    assert found.freedom == alone.freedom
+    assert np.isnan(found.se[1 + places]).all()
+    assert (found.coef[1 + places] == 0).all()
+
+
 def test_what_least_squares_cannot_say_is_refused() -> None:
     X, Y = rows(0, 50, 3)
     X[:, 2] = X[:, 0] / 3 - 2 * X[:, 1] + 1

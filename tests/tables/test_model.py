@@ -180,16 +180,22 @@ def test_what_is_no_model_is_refused(table: Path, tmp_path: Path) -> None:
         models.load(path)
 
 
-def test_columns_that_depend_on_each_other_have_no_errors_and_it_says_which(table: Path) -> None:
+def test_a_column_that_follows_from_an_earlier_one_has_a_dash(table: Path) -> None:
     text = CLASSES.replace("[outcome]", 'age2 = { kind = "number", range = [0, 200] }\n[outcome]')
     twice = table.with_name("twice.csv")
     frame = pd.read_csv(table)
     frame["age2"] = frame.age * 2
     frame.to_csv(twice, index=False)
     model, _ = learned(twice, text)
-    assert model.ls_se is None
-    assert "'age', 'age2'" in model.about.no_errors
-    assert [line.error for line in shown.lines(model)] == [None] * 8
+    without, _ = learned(table, CLASSES)
+    *rows, last = shown.cells(model)
+    assert rows == shown.cells(without)
+    assert last[0] == "age2"
+    assert last[2:] == ["–"] * 6
+    assert "a dash: the column is constant, or follows from those above it" in shown.notes(model)
+    path = table.with_name("twice.safetensors")
+    model.save(path)
+    assert shown.cells(models.load(path)) == [*rows, last]
 
 
 def said(*arguments: object) -> tuple[int, str]:
