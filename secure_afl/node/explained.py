@@ -42,7 +42,22 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             "Between sums the server announces layers that nobody can check. One that lies can make a later sum tell of "
             "single rows."
         )
+    lines.append(_control(study))
     return tuple(lines)
+
+
+def _control(study: Study) -> str:
+    """What disclosure control does at this party, or why there is none."""
+    if study.least_rows > 1:
+        return (
+            f"Levels and classes that fewer than {study.least_rows} of this party's rows have do not go out as they are, "
+            "nor does what singles a row out in columns of 0 and 1 (docs/disclosure.md)."
+        )
+    if study.codebook and study.codebook.least_rows > 1:
+        return (
+            "No disclosure control: it does not go together with noise, nor with ckks (docs/disclosure.md)."
+        )
+    return "No disclosure control: a row with a value of its own can be read from a sum (docs/disclosure.md)."
 
 
 def _sum(plan: SumPlan, clients: int) -> str:

@@ -18,7 +18,7 @@ from cryptography import x509
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.node.site import Folder
-from secure_afl.node.study import Study
+from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import FileError, PolicyError
@@ -140,7 +140,18 @@ def _data(folder: Folder, study: Study) -> str:
         study.vector(0, X, y, "this client", weights=weights)
     except ValueError as error:
         raise FileError(str(error)) from None
-    return f"{len(X):,} rows of {name!r} fit the study"
+    return f"{len(X):,} rows of {name!r} fit the study{_controlled(study, X, y)}"
+
+
+def _controlled(study: Study, X: Floats, y: Labels) -> str:
+    """What disclosure control does to the rows, for their owner."""
+    if study.least_rows == 1:
+        return ""
+    found = study.controlled(X, y)
+    return (
+        f"; least_rows {study.least_rows}: {found.merges} rare levels go out as other levels ({found.values:,} values), "
+        f"{len(X) - len(found.kept)} rows of rare classes stay here"
+    )
 
 
 def _ledger(folder: Folder) -> str:

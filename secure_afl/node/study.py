@@ -27,6 +27,8 @@ or, in the place of `[ridge]`, the parameters of `FedACnnL`:
     scale = 16.0
     encoder = "seeded"                      # one sum; the others of `secure_afl.models.networks.encoders` take one a layer
 
+A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with ckks and not with noise.
+
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
 
     [privacy]
@@ -54,6 +56,7 @@ from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import Codebook, Target
+from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds
 from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
@@ -147,6 +150,28 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return digest(Label.STUDY, self.model.encode(), msgspec.json.encode(self, order="sorted"))
 
     @property
+    def least_rows(self) -> int:
+        """Of disclosure control; 1 is none."""
+        return holds(self.codebook, self.backend, private=self.privacy is not None)
+
+    @property
+    def agreement(self) -> str:
+        """What every sum's name says of the codebook."""
+        return f"codebook {self.codebook.digest[:24]}" if self.codebook else ""
+
+    @property
+    def waves(self) -> int:
+        """Over how many sums a site's rows are dealt."""
+        return 1
+
+    def controlled(self, X: Floats, y: Labels) -> Waves:
+        """What a site contributes of its rows, and how it codes them. Raises `DataError` for too few rows."""
+        if not self.codebook or self.least_rows == 1:
+            return Waves(X, np.arange(len(X)), ())
+        classes = (y[:, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
+        return control_waves(X, Layout.of(self.codebook), classes, self.least_rows, self.waves)
+
+    @property
     def encryption(self) -> Encryption | None:
         """How sums are encrypted; None for masks alone."""
         if self.backend.encrypted:
@@ -179,7 +204,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
     ) -> Floats:
-        """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels.
+        """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels; under
+        disclosure control, where that holds.
 
         learned: the layers that came of the sums before, where they are needed. weights: of rows (rows,), where the
         codebook has them. Raises `DataError`.
@@ -263,7 +289,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             "privacy": self.privacy,
             "max_rows": self.max_rows,
             "max_weight": self.max_weight,
-            "agreement": f"codebook {self.codebook.digest[:24]}" if self.codebook else "",
+            "agreement": self.agreement,
             "aggregator": aggregator,
         }
         if self.codebook and isinstance(self.codebook.outcome, Target):
@@ -272,6 +298,10 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(self.features, clients))
+
+    @property
+    def waves(self) -> int:
+        return self.ridge.rounds
 
     def vector(
         self,
@@ -282,7 +312,10 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
     ) -> Floats:
-        return self.estimator().vector(X, y, who, number, weights)
+        found = self.controlled(X, y)
+        kept = found.kept
+        own = None if weights is None else weights[kept]
+        return self.estimator().vector(found.X[kept], y[kept], who, number, own)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return ((1 + len(self.features), len(self.classes) or 1),)
@@ -330,6 +363,7 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
             privacy=self.privacy,
             classes=self.classes,
             max_rows=self.max_rows,
+            agreement=self.agreement,
             aggregator=aggregator,
         )
 
@@ -347,7 +381,9 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     ) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        return self.estimator().vector(X / self.fedacnnl.scale, y, who, learned)
+        found = self.controlled(X, y)
+        rows = found.X[found.kept] / self.fedacnnl.scale
+        return self.estimator().vector(rows, y[found.kept], who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)

@@ -4,6 +4,7 @@ TOML, as `[codebook]` of a study or as a file of its own:
 
     filter = "age >= 18"                    # rows to learn from; see `secure_afl.tables.filter`
     products = [["age", "sex"]]             # columns that act together
+    least_rows = 5                          # of disclosure control; see docs/disclosure.md
 
     [columns]
     age = { kind = "number", range = [18, 100], unit = "years" }
@@ -36,6 +37,8 @@ from secure_afl.protocol.session.errors import FileError
 from secure_afl.tables import filter as row_filter
 
 _NARROW = 1e-6
+LEAST_ROWS = 5
+"""The usual default of statistical offices for the smallest cell of a table."""
 WhenMissing = Literal["flag", "leave out"]
 Levels = tuple[str, ...] | dict[str, tuple[str, ...]]
 """Words as they stand in cells, or for each word the cells that mean it."""
@@ -118,7 +121,10 @@ class YesNo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Ordinal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ordinal"):
-    """Words in an order, coded as equal steps. missing, when_missing: see `Number`."""
+    """At least three words in an order, coded as equal steps. missing, when_missing: see `Number`.
+
+    Two words are a category, of which disclosure control knows that one word can single a row out. Raises `DataError`.
+    """
 
     levels: Levels
     missing: tuple[str, ...] = ()
@@ -126,6 +132,10 @@ class Ordinal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
     def __post_init__(self) -> None:
         _check_levels(self.levels, self.missing)
+        if len(self.levels) == 2:
+            raise DataError(
+                f"expected at least three levels of an ordinal, got {list(self.levels)}: declare it a category"
+            )
 
 
 Kind = Number | Category | YesNo | Ordinal
@@ -166,7 +176,11 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """See the module. site: in a simulation, the column that names each row's site. Raises `DataError`."""
+    """See the module. site: in a simulation, the column that names each row's site. least_rows: each site codes levels
+    that fewer of its rows have as other levels before anything leaves (`secure_afl.tables.disclosure`); 1 is off.
+
+    Raises `DataError`.
+    """
 
     columns: dict[str, Kind]
     outcome: Classes | Target
@@ -174,8 +188,11 @@ class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filter: str = ""
     weights: Weights | None = None
     products: tuple[tuple[str, ...], ...] = ()
+    least_rows: int = LEAST_ROWS
 
     def __post_init__(self) -> None:
+        if self.least_rows < 1:
+            raise DataError(f"expected least_rows of 1 (off) or more, got {self.least_rows}")
         if not self.columns:
             raise DataError("expected at least one column to learn from, got none")
         other = [one for one in (self.site, self.weights and self.weights.column) if one]

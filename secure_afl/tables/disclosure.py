@@ -24,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.errors import DataError
-from secure_afl.tables.codebook import Category, Codebook, YesNo
+from secure_afl.protocol.session.backend import Backend
+from secure_afl.tables.codebook import LEAST_ROWS, Category, Codebook, YesNo
 from secure_afl.tables.terms import products, terms
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-LEAST_ROWS = 5
-"""The usual default of statistical offices for the smallest cell of a table."""
 _UNSEEN = 2.0**-46  # of the largest eigenvalue of a matrix of counts, times its size: below is rounding
 _SLACK = 2.0**-26  # of a leverage, likewise
 
@@ -61,14 +60,14 @@ def control(
     levels: Sequence[Ints],
     classes: Ints | None = None,
     least_rows: int = LEAST_ROWS,
-    products: Sequence[tuple[int, int]] = (),
+    products: Sequence[tuple[int, ...]] = (),
 ) -> Controlled:
     """The site's levels, merged until the rule holds.
 
     levels: for each variable that becomes columns of 0 and 1 the level of each row, int64 (rows,): of a category, of
     yes and no, or 1 where a number is missing and 0 elsewhere. classes: of an outcome of classes, int64 (rows,);
     they are columns of the sum too, and are never merged: rows of a class with fewer than `least_rows` rows here are
-    left out. products: pairs of variables whose products are columns as well.
+    left out. products: variables whose products are columns as well, by their places in `levels`.
     least_rows: 1 changes nothing.
 
     Raises `DataError` if fewer than `least_rows` rows are left.
@@ -127,7 +126,7 @@ class Layout:
 
     @classmethod
     def of(cls, codebook: Codebook) -> "Layout":
-        """The layout of `encoding.code`. Raises `DataError` for products of more than two columns."""
+        """The layout of `encoding.code`."""
         found = terms(codebook)
         variables, places = [], {}
         for place, term in enumerate(found):
@@ -142,19 +141,15 @@ class Layout:
             elif flags:
                 variables.append(Variable(f"{name} missing", tuple(flags), tuple(others)))
         parts = [one for factors in products(codebook) for one in factors]
-        if any(len(one) > 2 for one in parts):
-            raise DataError(
-                "expected products of two columns, disclosure control knows no others (least_rows)"
-            )
         first = len(found) - len(parts)
         made = tuple((first + at, tuple(places[part.name] for part in one)) for at, one in enumerate(parts))
         return cls(tuple(variables), made)
 
-    def pairs(self) -> list[tuple[int, int]]:
+    def crossed(self) -> list[tuple[int, ...]]:
         """Variables whose products are columns of 0 and 1, by their places in `variables`."""
         owner = {place: at for at, one in enumerate(self.variables) for place in one.indicators}
         found = {tuple(owner.get(place, -1) for place in factors) for _, factors in self.products}
-        return sorted((first, other) for first, other in found if min(first, other) >= 0)
+        return sorted(one for one in found if min(one) >= 0)
 
 
 def control_rows(
@@ -165,13 +160,60 @@ def control_rows(
     Raises `DataError` for too few rows.
     """
     levels = [one.levels(X) for one in layout.variables] or [np.zeros(len(X), np.int64)]
-    found = control(levels, classes, least_rows, layout.pairs())
+    found = control(levels, classes, least_rows, layout.crossed())
     coded = X[found.kept]
     for variable, own in zip(layout.variables, found.levels, strict=False):
         variable.code(coded, own)
     for place, factors in layout.products:
-        coded[:, place] = coded[:, factors].prod(axis=1)
+        coded[:, place] = np.prod([coded[:, factor] for factor in factors], axis=0)
     return coded, found
+
+
+@dataclass(frozen=True, eq=False)
+class Waves:
+    """A site's rows under disclosure control. X: as they are coded, all rows given; kept: the numbers of those that it
+    contributes, int64, in their order; found: what was changed, one for each wave.
+    """
+
+    X: Floats
+    kept: Ints
+    found: tuple[Controlled, ...]
+
+    @property
+    def merges(self) -> int:
+        """How many levels were coded as others."""
+        return sum(len(one.merges) for one in self.found)
+
+    @property
+    def values(self) -> int:
+        """How many values were changed for that."""
+        return sum(merge.rows for one in self.found for merge in one.merges)
+
+
+def holds(codebook: Codebook | None, backend: str, *, private: bool) -> int:
+    """The `least_rows` that holds for rows of a codebook, 1 for none. private: with noise, under which a row's coding must
+    not depend on other rows.
+
+    None with ckks, either: a level that all sites merge leaves a constant column, which an approximate sum cannot tell from
+    others.
+    """
+    return 1 if codebook is None or private or backend == Backend.CKKS else codebook.least_rows
+
+
+def control_waves(X: Floats, layout: Layout, classes: Ints | None, least_rows: int, waves: int = 1) -> Waves:
+    """`control_rows` for each of equal waves of a site's rows in their order, as `split_rounds` makes them of what is
+    kept: each wave is a sum of its own. Raises `DataError` for a wave of too few rows.
+    """
+    coded, kept, found = X.copy(), np.arange(len(X)), list[Controlled]()
+    while not found or not all(one.kept.all() for one in found):
+        if found:  # rows that are left out move others to another wave
+            kept = kept[np.concatenate([one.kept for one in found])]
+        found = []
+        for wave in np.array_split(kept, waves):
+            own, one = control_rows(X[wave], layout, None if classes is None else classes[wave], least_rows)
+            coded[wave[one.kept]] = own
+            found.append(one)
+    return Waves(coded, kept, tuple(found))
 
 
 def counted(X: Floats, variable: Variable, names: Sequence[str]) -> dict[str, int]:
@@ -188,7 +230,7 @@ def most_leverage(least_rows: int) -> float:
     return 1.0 / (least_rows // 2 + 1)
 
 
-def leverages(levels: Sequence[Ints], products: Sequence[tuple[int, int]] = ()) -> Floats:
+def leverages(levels: Sequence[Ints], products: Sequence[tuple[int, ...]] = ()) -> Floats:
     """The leverage of each row in the columns of 0 and 1 that these variables become, and a column of ones: (rows,)."""
     columns, places = _columns(levels, products)
     return _leverages(_gram(places, len(columns)), places)
@@ -216,7 +258,7 @@ class _Design:
 
     @classmethod
     def of(
-        cls, levels: Sequence[Ints], mergeable: int, products: Sequence[tuple[int, int]], most: float
+        cls, levels: Sequence[Ints], mergeable: int, products: Sequence[tuple[int, ...]], most: float
     ) -> "_Design":
         columns, places = _columns(levels, products)
         gram = _gram(places, len(columns))
@@ -279,7 +321,7 @@ class _Design:
         return replace(self, columns=columns, gram=sums.T @ self.gram @ sums, high=self.high @ sums)
 
 
-def _columns(levels: Sequence[Ints], products: Sequence[tuple[int, int]]) -> tuple[tuple[Column, ...], Ints]:
+def _columns(levels: Sequence[Ints], products: Sequence[tuple[int, ...]]) -> tuple[tuple[Column, ...], Ints]:
     """The columns, and for each variable and product (first axis) which of them is 1 in each row."""
     columns: list[Column] = []
     places = []
@@ -287,12 +329,10 @@ def _columns(levels: Sequence[Ints], products: Sequence[tuple[int, int]]) -> tup
         found = np.unique(own)
         places.append(len(columns) + np.searchsorted(found, own))
         columns += [((variable, level),) for level in found.tolist()]
-    single = len(columns)
-    for first, other in products:
-        cells = places[first] * single + places[other]
-        found = np.unique(cells)
-        places.append(len(columns) + np.searchsorted(found, cells))
-        columns += [columns[cell // single] + columns[cell % single] for cell in found.tolist()]
+    for factors in products:
+        cells, rows = np.unique([places[one] for one in factors], axis=1, return_inverse=True)
+        places.append(len(columns) + rows)
+        columns += [tuple(part for at in cell for part in columns[at]) for cell in cells.T.tolist()]
     return tuple(columns), np.array(places, dtype=np.int64)
 
 

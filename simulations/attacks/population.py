@@ -10,7 +10,8 @@ from secure_afl.errors import DataError
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.simulations.data.dataset import Dataset, Floats, Ints
-from secure_afl.tables.disclosure import LEAST_ROWS, control_rows
+from secure_afl.tables.codebook import LEAST_ROWS
+from secure_afl.tables.disclosure import control_rows
 
 CLIENTS = 4
 _MOST_ROWS = 1000

@@ -9,7 +9,8 @@ import numpy as np
 from secure_afl.errors import DataError
 from secure_afl.simulations.data.dataset import Dataset, Ints
 from secure_afl.simulations.data.partition import Part
-from secure_afl.tables.disclosure import LEAST_ROWS, Controlled, control_rows, counted
+from secure_afl.tables.codebook import LEAST_ROWS
+from secure_afl.tables.disclosure import control_waves, counted
 from secure_afl.tables.faults import enumerated
 
 
@@ -34,24 +35,16 @@ def coded(data: Dataset, parts: Sequence[Part], waves: int, least_rows: int) -> 
         return Coded(data, list(parts), None)
     X, kept_parts, figures = data.X.copy(), [], {}
     for part in parts:
-        rows, found = part.train, list[Controlled]()
-        while not found or not all(one.kept.all() for one in found):
-            if found:  # rows that are left out move others to another wave
-                rows = rows[np.concatenate([one.kept for one in found])]
-            found = []
-            for wave in np.array_split(rows, waves):
-                try:
-                    X_wave, one = control_rows(data.X[wave], layout, data.y[wave], least_rows)
-                except DataError as error:
-                    raise DataError(f"{part.client}: {error}") from None
-                X[wave[one.kept]] = X_wave
-                found.append(one)
-        merges = [merge for one in found for merge in one.merges]
-        kept_parts.append(replace(part, train=rows))
+        try:
+            found = control_waves(data.X[part.train], layout, data.y[part.train], least_rows, waves)
+        except DataError as error:
+            raise DataError(f"{part.client}: {error}") from None
+        X[part.train] = found.X
+        kept_parts.append(replace(part, train=part.train[found.kept]))
         figures[part.client] = {
-            "levels_merged": len(merges),
-            "values_changed": sum(merge.rows for merge in merges),
-            "rows_left_out": len(part.train) - len(rows),
+            "levels_merged": found.merges,
+            "values_changed": found.values,
+            "rows_left_out": len(part.train) - len(found.kept),
         }
     return Coded(replace(data, X=X), kept_parts, figures)
 

@@ -131,7 +131,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         )
     # Clients are numbered in the order of their names, here as in the estimators.
     parts = sorted(parts, key=lambda part: part.client)
-    control = coded(data, parts, settings.rounds, settings.control)
+    control = coded(data, parts, settings.rounds, settings.control(data.codebook))
     aggregator = aggregator_for(settings, [part.client for part in parts], watch)
     witness = Witness(aggregator)
     try:
@@ -146,7 +146,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         | _learned(data, parts, models, witness, settings)
         | {
             "disclosure": {
-                "least_rows": settings.control if control.figures else None,
+                "least_rows": settings.control(data.codebook) if control.figures else None,
                 "by_client": control.figures,
                 **smallest(control.data, models.pooled_rows, len(_weights(models.together)[-1]) - 1),
                 "constant": _constant(models.together, data),

@@ -13,6 +13,7 @@ from secure_afl.protocol.session.profile import Profile
 if TYPE_CHECKING:  # NumPy is loaded with the first settings, not with the names of options
     from secure_afl.analytic.privacy import Privacy
     from secure_afl.protocol.session.policy import Policy
+    from secure_afl.tables.codebook import Codebook
 
 MODELS = ("ridge", "fedacnnl")
 
@@ -26,7 +27,7 @@ class Settings:
     to its rows, from the heads of `groups` groups; trusts_reports: see `Policy`; key_holders: of an encrypted backend;
     audit: a folder for every party's audit log; epsilon, delta: of differential privacy, None for none; clip: the norm
     to which it shortens rows, None for the data's public bound; least_rows: of disclosure control for tables, None for
-    the usual number, or for none with epsilon and with ckks.
+    what the codebook says, or for none with epsilon and with ckks.
     """
 
     model: str = "ridge"
@@ -100,13 +101,11 @@ class Settings:
             if wrong:
                 raise SettingError(setting, fault)
 
-    @property
-    def control(self) -> int:
-        """The `least_rows` that holds; 1 is none."""
-        from secure_afl.tables.disclosure import LEAST_ROWS
+    def control(self, codebook: "Codebook | None") -> int:
+        """The `least_rows` that holds for rows of a codebook; 1 is none."""
+        from secure_afl.tables.disclosure import holds
 
-        # A level that all sites merge leaves a constant column, which an approximate sum cannot tell from others.
-        usual = LEAST_ROWS if self.epsilon is None and self.backend is not Backend.CKKS else 1
+        usual = holds(codebook, self.backend, private=self.epsilon is not None)
         return usual if self.least_rows is None else self.least_rows
 
     @property

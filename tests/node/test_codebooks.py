@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 from worlds.coded import Coded
 from worlds.folders import Post
 
+from secure_afl.crypto.errors import SecureAflError
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
+from secure_afl.simulations.attacks.reading.leverage import singled_out
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
 from secure_afl.simulations.data.partition import partition
@@ -167,3 +169,65 @@ def test_contradictions_are_refused(study: str, message: str, tmp_path: Path) ->
     (tmp_path / "study.toml").write_text(STUDY + study)
     with pytest.raises(FileError, match=message):
         study_file.read(tmp_path / "study.toml")
+
+
+FLAGS = """
+site = "site"
+products = [["a", "b", "c"]]
+[columns]
+age = { kind = "number", range = [0, 100] }
+a = { kind = "yes/no", yes = ["1"], no = ["0"] }
+b = { kind = "yes/no", yes = ["1"], no = ["0"] }
+c = { kind = "yes/no", yes = ["1"], no = ["0"] }
+[outcome]
+kind = "classes"
+column = "sick"
+classes = ["no", "yes"]
+"""
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Path:
+    """A table where each two of three flags go together in many rows, all three in one."""
+    cells = [(1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
+    lines = [f"s{at % 3},{20 + at % 60},{a},{b},{c}" for at, (a, b, c) in enumerate(cells * 12)]
+    lines[40] = "s1,60,1,1,1"
+    table = tmp_path / "flags.csv"
+    body = [f"{line},{('no', 'yes')[at % 2]}" for at, line in enumerate(lines)]
+    table.write_text("\n".join(["site,age,a,b,c,sick", *body]) + "\n")
+    return table
+
+
+def test_no_row_is_singled_out_in_a_sum_over_deployed_sites(flags: Path, tmp_path: Path) -> None:
+    """With `least_rows = 1`, as sites were before, a patient stands in the sum word for word."""
+    for least_rows, read in ((1, [60.0]), (5, [])):
+        hospitals = Coded(tmp_path / str(least_rows), flags, f"least_rows = {least_rows}\n{FLAGS}")
+        there, here = hospitals.deployed(), hospitals.here()
+        assert np.array_equal(there.weights_, here.weights_)
+        statistics = there.statistics_
+        assert np.array_equal(statistics.gram, here.statistics_.gram)
+        columns = [0, *range(2, 6)]  # of ones, of three flags and their product
+        rows = singled_out(statistics.gram, statistics.cross, columns)
+        assert [50 + 50 * row[0] for row in rows] == pytest.approx(read)
+
+
+def test_sites_that_agreed_on_other_least_rows_refuse_the_sum(flags: Path, tmp_path: Path) -> None:
+    """A site cannot be talked into a sum over rows that others code as they are."""
+    hospitals = Coded(tmp_path / "here", flags, FLAGS)
+    (hospitals.server / "codebook.toml").write_text(f"least_rows = 1\n{FLAGS}")
+    terms, study = Folder(hospitals.server).terms()
+    post = Post(hospitals)
+    with pytest.raises(SecureAflError):
+        study.learn(remote(Elsewhere(terms.parties, post.carry), terms.policy, None), hospitals.names)
+    assert len(post.refusals) == 3
+
+
+def test_networks_are_bound_to_the_codebook_too() -> None:
+    network = '[fedacnnl]\ninput_shape = [5]\nlayers = [["Dense", 4], ["ReLU"]]\nencoder = "mixed"\n'
+    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
+    studies = [
+        study_file.parse(f"{STUDY}{network}[codebook]\nleast_rows = {least}\n{inside}") for least in (5, 6)
+    ]
+    ours, theirs = ([one.statistic for one in study.plan(4)] for study in studies)
+    assert len(ours) == 2
+    assert not set(ours) & set(theirs)

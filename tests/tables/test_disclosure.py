@@ -32,12 +32,15 @@ def site(draws: np.random.Generator, rows: int, variables: int) -> tuple[list[In
     return levels, draws.integers(0, 2, rows)
 
 
-def design(levels: list[Ints], products: list[tuple[int, int]]) -> np.ndarray:
+def design(levels: list[Ints], products: list[tuple[int, ...]]) -> np.ndarray:
     """Ones, a column for each level, and one for each cell of a product."""
     one_hot = [own[:, None] == np.arange(7) for own in levels]
-    cells = [
-        (one_hot[a][:, :, None] & one_hot[b][:, None, :]).reshape(len(levels[0]), -1) for a, b in products
-    ]
+    cells = []
+    for factors in products:
+        cell = np.ones((len(levels[0]), 1), np.bool_)
+        for one in factors:
+            cell = (cell[:, :, None] & one_hot[one][:, None, :]).reshape(len(cell), -1)
+        cells.append(cell)
     return np.column_stack([np.ones(len(levels[0])), *one_hot, *cells]).astype(np.float64)
 
 
@@ -52,13 +55,13 @@ def reference(X: np.ndarray) -> np.ndarray:
     st.integers(12, 80),
     st.integers(1, 6),
     st.integers(2, 6),
-    st.booleans(),
+    st.sampled_from([0, 2, 3]),
 )
 def test_the_rule_holds_at_a_site_and_in_every_pool_with_it(
-    seed: int, rows: int, variables: int, least_rows: int, with_product: bool
+    seed: int, rows: int, variables: int, least_rows: int, factors: int
 ) -> None:
     draws = np.random.default_rng(seed)
-    products = [(0, variables - 1)] if with_product and variables > 1 else []
+    products = [tuple(range(variables))[:factors]] if 1 < factors <= variables else []
     levels, classes = site(draws, rows, variables)
     try:
         found = control(levels, classes, least_rows, products)

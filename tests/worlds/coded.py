@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from secure_afl.node.site import Folder
-from secure_afl.node.study import packed
+from secure_afl.node.study import Study, packed
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -72,10 +72,23 @@ class Coded:
 
     def here(self) -> Any:
         """The same in one process."""
+        study = Folder(self.server).terms()[1]
+        X, y, site, weights = self.contributed(study)
+        given = {} if weights is None else {"sample_weight": weights}
+        return study.estimator().fit(X, y, site, **given)
+
+    def contributed(self, study: Study) -> tuple[Any, Any, Any, Any]:
+        """Rows, outcomes, sites and weights as disclosure control leaves them, each site's by itself."""
         design = encode(self.book, self.cells)
         assert design.outcome is not None
         assert design.site is not None
-        study = Folder(self.server).terms()[1]
-        y = np.array(study.classes)[design.outcome] if study.classes else design.outcome
-        weights = {} if design.weights is None else {"sample_weight": design.weights}
-        return study.estimator().fit(design.X, y, design.site, **weights)
+        y: Any = np.array(study.classes)[design.outcome] if study.classes else design.outcome
+        X, kept = design.X.copy(), []
+        for name in self.names:
+            rows = np.flatnonzero(design.site == name)
+            found = study.controlled(design.X[rows], y[rows])
+            X[rows] = found.X
+            kept.append(rows[found.kept])
+        rows = np.concatenate(kept)
+        weights = None if design.weights is None else design.weights[rows]
+        return X[rows], y[rows], design.site[rows], weights

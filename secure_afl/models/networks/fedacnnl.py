@@ -7,6 +7,7 @@ trained network does not depend on how rows are spread over clients, chunks or d
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -379,6 +380,7 @@ class FedACnnL(FederatedClassifier):
     data_set : what the owners call these rows, see `FederatedRidgeClassifier`.
     seed : public; fixes label codes and random filters.
     device : of the clients' computations, "cpu" or "cuda".
+    agreement : what else the parties agreed on, see `FederatedRidgeClassifier`.
     privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
         `FederatedRidgeClassifier`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
         shortened to norm 1, each row by itself, here and in predictions; the certificate is of the noisy sum.
@@ -403,6 +405,7 @@ class FedACnnL(FederatedClassifier):
         seed: int = 0,
         device: str = "cpu",
         privacy: Privacy | None = None,
+        agreement: str = "",
         aggregator: Aggregator | None = None,
     ) -> None:
         self.network = network
@@ -414,6 +417,7 @@ class FedACnnL(FederatedClassifier):
         self.seed = seed
         self.device = device
         self.privacy = privacy
+        self.agreement = agreement
         self.aggregator = aggregator
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FedACnnL":
@@ -451,7 +455,7 @@ class FedACnnL(FederatedClassifier):
         tell: Tell = lambda layers, survivors: None,
     ) -> None:
         coordinator, aggregator = self._coordinator(), self._ask()
-        aggregator.open(clients, coordinator.plan(parse_integer("max_rows", self.max_rows), len(clients)))
+        aggregator.open(clients, self.plan(len(clients)))
         training = Training(aggregator, coordinator, learners, self.data_set, self._given())
         while not training.at_head:
             training.next_layer()
@@ -521,7 +525,9 @@ class FedACnnL(FederatedClassifier):
         self._check()
         if self.privacy:
             return self._private_head().plan(self.network.trained[-1].inputs, clients)
-        return self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
+        plan = self._coordinator().plan(parse_integer("max_rows", self.max_rows), clients)
+        agreed = f", {self.agreement}" if self.agreement else ""
+        return [replace(one, statistic=f"{one.statistic}{agreed}") for one in plan]
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
         """The same network from rows that lie in one place, without any aggregator: the reference, without noise."""
@@ -609,6 +615,7 @@ class FedACnnL(FederatedClassifier):
             max_rows=self.max_rows,
             data_set=self.data_set,
             privacy=self.privacy,
+            agreement=self.agreement,
             aggregator=aggregator,
         )
 

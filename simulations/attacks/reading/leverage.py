@@ -17,7 +17,7 @@ from secure_afl.simulations.attacks.population import CLIENTS, Setting, Statisti
 from secure_afl.simulations.data.dataset import Floats, Ints
 from secure_afl.simulations.data.partition import default_spec, partition
 from secure_afl.simulations.study.control import coded
-from secure_afl.tables.disclosure import LEAST_ROWS
+from secure_afl.tables.codebook import LEAST_ROWS
 
 NAME = "leverage"
 _LEVELS = "levels as they are"

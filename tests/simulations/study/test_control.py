@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -93,4 +94,10 @@ def test_what_cannot_be_controlled_is_refused(heart: Dataset) -> None:
         coded(heart, few, 1, 5)
     with pytest.raises(SettingError, match="needs no epsilon"):
         Settings(epsilon=1.0, least_rows=5)
-    assert Settings(epsilon=1.0).control == 1  # a row's coding must not depend on others
+    # A row's coding must not depend on others under noise; a constant column is lost in what CKKS rounds.
+    for off in (Settings(epsilon=1.0), Settings(backend=Backend.CKKS)):
+        assert off.control(heart.codebook) == 1
+    assert heart.codebook
+    assert Settings().control(msgspec.structs.replace(heart.codebook, least_rows=7)) == 7
+    assert Settings(least_rows=3).control(heart.codebook) == 3
+    assert Settings().control(None) == 1
