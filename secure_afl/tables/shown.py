@@ -4,6 +4,7 @@ import csv
 import html
 import io
 from collections.abc import Sequence
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def cells(model: Model) -> list[list[str]]:
     """The table as text, a list for each line."""
     shown = []
     for line in lines(model):
-        known = line.coefficient if line.p is None or line.p == line.p else float("nan")
+        known = float("nan") if line.p is not None and isnan(line.p) else line.coefficient
         numbers = (known, line.low, line.high, line.error)
         texts = [number(one) for one in numbers if one is not None]
         if line.t is not None and line.p is not None:
@@ -142,4 +143,4 @@ def _several(model: Model) -> bool:
 
 def number(value: float, digits: int = 4) -> str:
     """As text; a dash for NaN, the error of a column without a weight."""
-    return "–" if value != value else f"{value:.{digits}g}"
+    return "–" if isnan(value) else f"{value:.{digits}g}"
