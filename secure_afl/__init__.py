@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from secure_afl.analytic.statistics import PublicBounds as PublicBounds
     from secure_afl.analytic.statistics import SufficientStatistics as SufficientStatistics
     from secure_afl.models.discriminant import FederatedLDA as FederatedLDA
+    from secure_afl.models.glm import FederatedLogisticRegression as FederatedLogisticRegression
+    from secure_afl.models.glm import FederatedPoissonRegression as FederatedPoissonRegression
     from secure_afl.models.networks.fedacnnl import FedACnnL as FedACnnL
     from secure_afl.models.networks.network import Network as Network
     from secure_afl.models.networks.pfedacnnl import PFedACnnL as PFedACnnL
@@ -33,7 +35,9 @@ _HOMES = {
     "EncryptedAggregator": "sums.encrypted",
     "FedACnnL": "models.networks.fedacnnl",
     "FederatedLDA": "models.discriminant",
+    "FederatedLogisticRegression": "models.glm",
     "FederatedPCA": "models.pca",
+    "FederatedPoissonRegression": "models.glm",
     "FederatedRidge": "models.ridge",
     "FederatedRidgeClassifier": "models.ridge",
     "MaskedAggregator": "sums.aggregation",

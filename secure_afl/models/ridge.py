@@ -204,7 +204,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         if y is None:
             columns = Columns.parse(many, len(many), "target_bounds")
             return self._agreed_targets(columns, several), np.zeros((0, len(many)))
-        values = _numbers(y, rows)
+        values = numbers(y, rows)
         single = values.ndim == 1
         if several and single:
             raise DataError(f"expected y of {len(many)} columns, as target_bounds say, got a single one")
@@ -400,7 +400,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         return discriminants(self.moments_, priors, ridge=ridge)
 
 
-def _numbers(y: Any, rows: int) -> Floats:
+def numbers(y: Any, rows: int) -> Floats:
     """Targets as float64 (rows,) or (rows, targets). Raises DataError."""
     try:
         values = np.asarray(y)

@@ -40,7 +40,7 @@ from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, solved, 
 _INTERCEPT = 0.25
 # What a sum of all clients needs in bits at most, in fixed point: words of 8 bytes and every encryption with exact sums
 # hold it.
-_SUM_BITS = 58
+SUM_BITS = 58
 # What rounding may do to a count of rows, of which it must be told.
 _UNITS = 0.25
 _TINY = 2.0**-20
@@ -352,7 +352,7 @@ class FederatedTable(Federated):
         rounds, bounds = parse_integer("rounds", self.rounds), agreed.bounds
         survivors, noise = 0, None
         # As many digits as 8 bytes hold, and as every encryption with exact sums does: centring a Gram matrix needs them.
-        fraction_bits = _SUM_BITS - math.frexp(clients * bounds.magnitude)[1]
+        fraction_bits = SUM_BITS - math.frexp(clients * bounds.magnitude)[1]
         if clients * 2.0**-fraction_bits > _UNITS and not self.privacy:
             raise DataError(
                 f"expected bounds that leave digits for fractions, got sums of {clients} clients up to "
@@ -410,6 +410,19 @@ class FederatedTable(Federated):
         `SolveError` if the sum gives no guaranteed solution: there is no model then, but the sum is kept, and `refit`
         can solve it with a larger penalty.
         """
+        table, agreed = self._parsed(X, y, site, sample_weight)
+        # Every site's rows are checked before the first message leaves.
+        vectors = {name: self._vectors(name, table, agreed.bounds) for name in table.sites}
+        contributions = [
+            {name: (own[r], self.data_set) for name, own in vectors.items()}
+            for r in range(parse_integer("rounds", self.rounds))
+        ]
+        return self._fit(list(vectors), agreed, contributions)
+
+    def _parsed(
+        self, X: npt.ArrayLike, y: Any, site: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None
+    ) -> tuple[Table, Agreed]:
+        """The arguments of `fit`. Raises `DataError`."""
         names, features = feature_names(X), parse_features(X)
         if y is None and self._SUPERVISED:
             raise DataError(
@@ -421,14 +434,7 @@ class FederatedTable(Federated):
                 f"(shape={features.shape}) while a minimum of 1 is required."
             )
         table, targets = self._table(features, y, self._sites(site, len(features)), sample_weight)
-        agreed = self._agreed(features.shape[1] if names is None else tuple(names), targets)
-        # Every site's rows are checked before the first message leaves.
-        vectors = {name: self._vectors(name, table, agreed.bounds) for name in table.sites}
-        contributions = [
-            {name: (own[r], self.data_set) for name, own in vectors.items()}
-            for r in range(parse_integer("rounds", self.rounds))
-        ]
-        return self._fit(list(vectors), agreed, contributions)
+        return table, self._agreed(features.shape[1] if names is None else tuple(names), targets)
 
     def fit_elsewhere(self, clients: Sequence[str], features: int | Sequence[str]) -> Self:
         """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it

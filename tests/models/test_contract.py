@@ -8,7 +8,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from secure_afl import (
     FederatedLDA,
+    FederatedLogisticRegression,
     FederatedPCA,
+    FederatedPoissonRegression,
     FederatedRidge,
     FederatedRidgeClassifier,
     PlainAggregator,
@@ -55,6 +57,10 @@ def instances(aggregator: Any) -> list[Any]:
         FederatedRidgeClassifier(ridge=0.1, aggregator=aggregator, **common),
         FederatedLDA(ridge=0.1, aggregator=aggregator, **common),
         FederatedPCA(n_components=1, aggregator=aggregator, **common),
+        FederatedLogisticRegression(ridge=0.1, least_rows=1, aggregator=aggregator, **common),
+        FederatedPoissonRegression(
+            largest_count=1000.0, ridge=0.1, least_rows=1, aggregator=aggregator, **common
+        ),
     ]
 
 
