@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from secure_afl.cli.evaluation import print_classified, print_measured
 from secure_afl.cli.table_options import Decimal, Encoding, Query, Separator, Sheet, Table, form
 from secure_afl.cli.terminal import console, print_data, refusals_shown, table, write_text
 from secure_afl.errors import DataError
@@ -97,62 +98,24 @@ def evaluate_command(
         )
         if not len(design.rows):
             raise DataError("expected rows to evaluate on, the codebook leaves out all of them")
-        (_print_classes if learned.codebook.classes else _print_numbers)(learned, design)
+        from secure_afl.analytic.evaluation import classified, measured
+
+        assert design.outcome is not None
+        if learned.codebook.classes:
+            print_classified(classified(design.outcome, learned.scores(design.X), learned.outputs))
+        else:
+            unit = getattr(learned.codebook.outcome, "unit", "")
+            print_measured(measured(design.outcome, learned.predict(design)), unit)
 
 
-def _print_classes(model: "Model", design: "Design") -> None:
-    import numpy as np
-    from sklearn.metrics import roc_auc_score
+def print_coefficients(model: "Model") -> None:
+    """A model as a regression table."""
+    from secure_afl.tables import shown
 
-    truth, scores = design.outcome, model.scores(design.X)
-    assert truth is not None
-    guess = scores.argmax(axis=1)
-    shown = table("by class", ("class", "rows", "recall", "precision"))
-    recalls = []
-    for at, name in enumerate(model.outputs):
-        mine, said = truth == at, guess == at
-        hits = int((mine & said).sum())
-        recall = hits / int(mine.sum()) if mine.any() else None
-        recalls += [] if recall is None else [recall]
-        precision = hits / int(said.sum()) if said.any() else None
-        shown.add_row(escape(name), str(int(mine.sum())), _share(recall), _share(precision))
-    console.print(shown)
-    figures = {
-        "rows": str(len(truth)),
-        "accuracy": _share(float((guess == truth).mean())),
-        "guessing the largest class": _share(float(np.bincount(truth).max() / len(truth))),
-        "balanced accuracy": _share(sum(recalls) / len(recalls)),
-    }
-    if len(model.outputs) == 2 and len(recalls) == 2:
-        figures["AUC"] = _share(float(roc_auc_score(truth, scores[:, 1] - scores[:, 0])))
-    _print_figures(figures)
-
-
-def _print_numbers(model: "Model", design: "Design") -> None:
-    import numpy as np
-
-    assert design.outcome is not None
-    truth = design.outcome.astype(np.float64)
-    off = model.predict(design) - truth
-    around = truth - truth.mean()
-    figures = {
-        "rows": str(len(truth)),
-        "RMSE": f"{np.sqrt((off**2).mean()):.4g}",
-        "MAE": f"{abs(off).mean():.4g}",
-        "RMSE of guessing the mean": f"{np.sqrt((around**2).mean()):.4g}",
-    }
-    if (around != 0).any():
-        figures["R²"] = f"{1 - (off**2).sum() / (around**2).sum():.3f}"
-    _print_figures(figures)
-
-
-def _print_figures(figures: dict[str, str]) -> None:
-    for name, text in figures.items():
-        console.print(f"{name:<27}{text}", highlight=False)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    lines = table("coefficients", shown.heading(model), names=2)
+    for row in shown.cells(model):
+        lines.add_row(*map(escape, row))
+    console.print(lines)
 
 
 def show_command(
@@ -169,10 +132,7 @@ def show_command(
 
         learned = load(model)
         if format is Format.TEXT and out is None:
-            table_ = table("coefficients", shown.heading(learned), names=2)
-            for row in shown.cells(learned):
-                table_.add_row(*map(escape, row))
-            console.print(table_)
+            print_coefficients(learned)
             for note in shown.notes(learned):
                 console.print(escape(note), highlight=False, soft_wrap=True)
             return

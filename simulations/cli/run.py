@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from secure_afl.cli.model import print_coefficients
 from secure_afl.cli.options import options
 from secure_afl.cli.table_options import FORM
 from secure_afl.cli.terminal import (
@@ -32,7 +33,9 @@ _SOURCE = {
         "or flwr:NAME (images of the Hugging Face Hub or of a folder of parquet files)."
     ),
     "site_column": typer.Option(help="Column of a file that names each row's site."),
-    "label_column": typer.Option(help="Column of a file that holds the labels."),
+    "label_column": typer.Option(
+        help="Column of a file that holds the labels; a number to predict is declared in a codebook."
+    ),
     "codebook": typer.Option(
         help="What the columns of a table mean (secure-afl codebook); default a guess from its rows.",
         exists=True,
@@ -156,7 +159,7 @@ def run_command(
         ),
     ] = None,
 ) -> None:
-    """Train one classifier together, and compare it with pooled data and with every client alone.
+    """Train one model together, and compare it with pooled data and with every client alone.
 
     Without options: four hospitals, masked sums, an active server, hybrid keys.
     """
@@ -185,15 +188,19 @@ def run_command(
         with progress(phases(settings, rows)) as watch:
             result = run(rows, parts, settings, watch)
         write_json(json_file, result.figures)
-        if model_file:
+        if model_file or result.numeric:
             from secure_afl.tables import model
 
             assert rows.codebook is not None
             how = {"data": rows.name, "backend": settings.backend.value, "session": result.session}
-            model.of_ridge(result.learned, rows.codebook, **how).save(model_file)
+            learned = model.of_ridge(result.learned, rows.codebook, **how)
+        if model_file:
+            learned.save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
         if html:
             write_text(html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
+        if result.numeric:
+            print_coefficients(learned)
         print_run(result, rows.note)
         if settings.audit:
             console.print(

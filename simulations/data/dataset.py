@@ -18,7 +18,7 @@ from secure_afl.tables.form import ENDINGS, Form, called, is_table
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
-    from secure_afl.tables.codebook import Codebook
+    from secure_afl.tables.codebook import Codebook, Target
     from secure_afl.tables.disclosure import Layout
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,8 @@ class Origin(NamedTuple):
 class Dataset:
     """Rows ready for a least-squares fit; raises DataError if the fields contradict one another.
 
-    X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1.
+    X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1; of a number to predict, which has no
+    classes, float64 (rows,) within `target.range`.
     site: str (rows,), who holds the row, or None. classes, features: names. row_norm: public bound on the
     euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
@@ -62,7 +63,7 @@ class Dataset:
 
     name: str
     X: Floats
-    y: Ints
+    y: NDArray[Any]
     site: NDArray[np.str_] | None
     classes: tuple[str, ...]
     features: tuple[str, ...]
@@ -82,19 +83,27 @@ class Dataset:
             raise DataError(
                 f"{self.name}: each row needs one label (and site, and weight): {rows} rows, shapes {shapes}"
             )
-        if X.dtype != np.float64 or X.shape != (rows, len(self.features)):
-            raise DataError(f"{self.name}: X must be float64, with a name for each column")
-        if y.dtype != np.int64 or y.min() < 0 or y.max() >= classes or not X.shape[1]:
-            raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}, X have a column")
+        if X.dtype != np.float64 or X.shape != (rows, len(self.features)) or not X.shape[1]:
+            raise DataError(f"{self.name}: X must be float64, with a name for each column, X have a column")
+        if self.target and y.dtype != np.float64:
+            raise DataError(f"{self.name}: a number to predict must be float64")
+        if not self.target and (y.dtype != np.int64 or y.min() < 0 or y.max() >= classes):
+            raise DataError(f"{self.name}: y must be int64 in 0..{classes - 1}")
         if len(self.shape) not in (1, 3) or min(self.shape) < 1 or math.prod(self.shape) != X.shape[1]:
             kinds = "(features,) or (channels, height, width)"
             raise DataError(
                 f"{self.name}: {X.shape[1]} columns cannot be rows of shape {self.shape}; {kinds}"
             )
         if y.min() == y.max():
-            raise DataError(f"{self.name}: every row has the label {self.classes[y[0]]!r}: nothing to learn")
+            same = f"outcome {y[0]:g}" if self.target else f"label {self.classes[y[0]]!r}"
+            raise DataError(f"{self.name}: every row has the {same}: nothing to learn")
         if not (np.einsum("ij,ij->i", X, X) <= self.row_norm**2).all():  # NaN fails this too
             raise DataError(f"{self.name}: a row is longer than the public bound {self.row_norm:.6g}")
+
+    @property
+    def target(self) -> "Target | None":
+        """The number to predict, as the codebook has it; None where there are classes."""
+        return self.codebook.outcome if self.codebook and not self.classes else None  # type: ignore[return-value]
 
     @property
     def max_weight(self) -> float | None:
@@ -199,8 +208,6 @@ def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) 
     from secure_afl.tables import reading
 
     book, cells = codebooks.read(codebook), reading.read(table, form)
-    if not book.classes:
-        raise DataError(f"{codebook.name}: expected classes as outcome, got a number: run learns classes")
     if site != "site" and book.site not in ("", site):
         raise DataError(f"expected one site column, got {site!r} and {book.site!r} of the codebook")
     where = book.site or (site if site in cells.columns or site != "site" else "")
@@ -234,7 +241,7 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
     data = Dataset(
         name,
         design.X,
-        design.outcome.astype(np.int64),
+        design.outcome,
         inferred.sites(cells, site, LONGEST_NAME)[design.rows - 1] if site else None,
         book.classes,
         tuple(term.name for term in terms(book)),

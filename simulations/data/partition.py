@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,22 +68,26 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
         if not 1 <= clients <= len(data.y):
             raise DataError(f"{clients} clients cannot share {len(data.y)} rows: ask for 1 to {len(data.y)}")
         names = np.array([f"client-{j:0{max(3, len(str(clients - 1)))}}" for j in range(clients)])
+        if data.target and kind in ("dirichlet", "labels"):
+            raise DataError(f"{data.name} has a number to predict, and no labels: use site, iid or uneven:A")
         label = data.y  # counts: how many rows of each label each client gets, int64 (clients, classes)
         if kind == "dirichlet":
             counts = _dirichlet(data, clients, number, rng)
         elif kind == "labels":
             counts = _labels(data, clients, int(number), rng)
         else:  # labels do not matter; iid is uneven:0
-            label = np.zeros_like(data.y)
+            label = np.zeros(len(data.y), np.int64)
             counts = _sizes(len(label), np.arange(1, clients + 1, dtype=np.float64) ** -number)[:, None]
-        owner = np.empty_like(label)
+        owner = np.empty(len(label), np.int64)
         for i, count in enumerate(counts.T):
             owner[label == i] = rng.permutation(np.repeat(np.arange(clients), count))
     return [Part(str(who), *split(data.y, np.flatnonzero(owner == j), rng)) for j, who in enumerate(names)]
 
 
-def split(y: Ints, rows: Ints, rng: np.random.Generator, test_fraction: float = 0.25) -> tuple[Ints, Ints]:
-    """Divide `rows` of `y` into train and test, both sorted; from two rows on, neither is empty."""
+def split(
+    y: NDArray[Any], rows: Ints, rng: np.random.Generator, test_fraction: float = 0.25
+) -> tuple[Ints, Ints]:
+    """Divide `rows` of `y` (labels or numbers) into train and test, both sorted; from two rows on, neither is empty."""
     n = len(rows)
     count = min(max(round(n * test_fraction), 1), n - 1) if n > 1 else 0
     rows = rng.permutation(rows)

@@ -2,6 +2,7 @@
 
 from rich.markup import escape
 
+from secure_afl.cli.evaluation import print_classified, print_measured
 from secure_afl.cli.terminal import console, table
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.study.report import Run
@@ -26,6 +27,7 @@ def print_columns(source: Dataset) -> None:
 def print_run(result: Run, note: str) -> None:
     """note: where the scale of the columns is from."""
     _print_clients(result)
+    _print_held_out(result)
     if result.costs:
         _print_phases(result)
     for text in result.agreement():
@@ -42,7 +44,7 @@ def print_run(result: Run, note: str) -> None:
 def _print_clients(result: Run) -> None:
     own = ("alone, own", "together, own", *(["personal, own"] if result.personal else []), "alone, all")
     shown = table(
-        f"{escape(result.figures['data'])}: training rows, and accuracy on each client's own test rows and on all",
+        f"{escape(result.figures['data'])}: training rows, and {escape(result.measure)} on each client's own test rows and on all",
         ("client", "rows", "in the sum", *own),
     )
     clients = result.clients()
@@ -52,11 +54,21 @@ def _print_clients(result: Run) -> None:
             escape(one.name),
             str(one.rows),
             one.present,
-            *("–" if score is None else f"{score:.3f}" for score in scores),
+            *map(result.shown, scores),
         )
     if len(clients) > _MOST_CLIENTS:
         shown.add_row(f"… and {len(clients) - _MOST_CLIENTS} more", *[""] * (2 + len(own)))
     console.print(shown)
+
+
+def _print_held_out(result: Run) -> None:
+    """How good everyone's model is on all test rows."""
+    from secure_afl.analytic.evaluation import Classified, Measured
+
+    if isinstance(result.held_out, Classified):
+        print_classified(result.held_out)
+    if isinstance(result.held_out, Measured):
+        print_measured(result.held_out, result.figures["unit"])
 
 
 def _print_phases(result: Run) -> None:

@@ -9,7 +9,7 @@ from secure_afl.simulations.study.control import sentences
 from secure_afl.simulations.study.report import Run
 
 _MODELS = {
-    "ridge": "a linear classifier (least squares with a ridge penalty), in closed form",
+    "ridge": "a linear model (least squares with a ridge penalty), in closed form",
     "fedacnnl": "a network (FedACnnL, arXiv 2502.06915), layer by layer in closed form, without gradients",
 }
 _FORMS = {
@@ -35,8 +35,10 @@ def run_page(result: Run, note: str, command: str) -> str:
     return page(
         __package__,
         "run.html",
-        {"share": _share, "seconds": _seconds},
+        {"share": result.shown, "seconds": _seconds},
         figures=figures,
+        scores=result.scores,
+        measure=result.measure,
         told={
             "what": _what(result),
             "verdict": _verdict(figures),
@@ -48,7 +50,7 @@ def run_page(result: Run, note: str, command: str) -> str:
         },
         clients=clients,
         personal=result.personal,
-        chart=inline("image/svg+xml", svg(_chart(figures, clients)).encode()),
+        chart=inline("image/svg+xml", svg(_chart(result, clients)).encode()),
         phases=result.phases(),
         refusals=[*figures.get("warnings", ()), *map(str, result.refusals)],
         machine=machine(),
@@ -63,12 +65,16 @@ def _what(result: Run) -> str:
     rows = sum(figures["rows"].values())
     text = (
         f"{count} clients with {rows:,} rows of {figures['data']} ({figures['features']} columns, "
-        f"{len(figures['classes'])} classes) learned {_MODELS[figures['model']]}. All of them ran in one process, each with "
+        f"{_outcome(figures)}) learned {_MODELS[figures['model']]}. All of them ran in one process, each with "
         "keys, a policy and a ledger of its own."
     )
     if missing:
         text += f" {len(missing)} fell silent before they had uploaded; the model is that of the others."
     return text
+
+
+def _outcome(figures: Mapping[str, Any]) -> str:
+    return f"{len(figures['classes'])} classes" if figures["classes"] else "a number to predict"
 
 
 def _verdict(figures: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,7 +124,7 @@ def _left(figures: Mapping[str, Any]) -> list[str]:
                 else "Keys are X25519 alone: who records the traffic today could open it with a quantum computer later."
             )
     told += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences(figures)]
-    if "personal" in figures["accuracy"]:
+    if "personal" in figures.get("accuracy", ()):
         told.append(
             "Each client fitted a model of its own on top, from its own rows; nothing of that left it."
         )
@@ -199,34 +205,31 @@ _BARS = (
 )
 
 
-def _chart(figures: Mapping[str, Any], clients: Sequence[Mapping[str, Any]]) -> Any:
-    """Each client's accuracy, and that of the common model on everybody's test rows as a line."""
+def _chart(result: Run, clients: Sequence[Mapping[str, Any]]) -> Any:
+    """Each client's score, and that of the common model on everybody's test rows as a line."""
     from matplotlib.figure import Figure  # slow to import: only who asks for a page waits
 
     shown = [one for one in clients if one["alone"] is not None][:_SHOWN]
-    bars = [bar for bar in _BARS if bar[0] != "personal" or "personal" in figures["accuracy"]]
+    bars = [bar for bar in _BARS if bar[0] != "personal" or result.personal]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panel = figure.subplots()
     width = 0.8 / len(bars)
     for number, (kind, label, colour) in enumerate(bars):
         at = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(shown))]
         panel.bar(at, [one[kind] for one in shown], width, label=label, color=colour)
-    together = figures["accuracy"]["together"]
-    panel.axhline(together, color="black", linestyle="--", label="together, everybody's test rows")
+    panel.axhline(
+        result.scores["together"], color="black", linestyle="--", label="together, everybody's test rows"
+    )
     panel.set_xticks(
         range(len(shown)),
         [one["name"] for one in shown],
         rotation=0 if len(shown) < 8 else 60,
         fontsize="small",
     )
-    panel.set_ylim(0, 1)
-    panel.set_ylabel("accuracy")
+    panel.set_ylim(0, None if result.numeric else 1)
+    panel.set_ylabel(result.measure)
     figure.legend(fontsize="small", loc="outside upper center", ncols=5, frameon=False)
     return figure
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _seconds(value: float) -> str:

@@ -36,7 +36,8 @@ def coded(data: Dataset, parts: Sequence[Part], waves: int, least_rows: int) -> 
     X, kept_parts, figures = data.X.copy(), [], {}
     for part in parts:
         try:
-            found = control_waves(data.X[part.train], layout, data.y[part.train], least_rows, waves)
+            labels = None if data.target else data.y[part.train]
+            found = control_waves(data.X[part.train], layout, labels, least_rows, waves)
         except DataError as error:
             raise DataError(f"{part.client}: {error}") from None
         X[part.train] = found.X
@@ -55,8 +56,13 @@ def smallest(data: Dataset, rows: Ints, columns: int) -> dict[str, Any]:
     layout = data.layout
     for variable in layout.variables if layout else ():
         named |= counted(data.X[rows], variable, data.features)
-    labels = np.bincount(data.y[rows], minlength=len(data.classes))
-    named |= {f"class {name}": int(count) for name, count in zip(data.classes, labels, strict=True) if count}
+    if data.target:
+        named["all rows"] = len(rows)
+    else:
+        labels = np.bincount(data.y[rows], minlength=len(data.classes))
+        named |= {
+            f"class {name}": int(count) for name, count in zip(data.classes, labels, strict=True) if count
+        }
     cell = min(named, key=lambda name: named[name])
     return {
         "smallest_cell": cell,

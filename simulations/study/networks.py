@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from secure_afl.errors import DataError
 from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
@@ -14,6 +15,9 @@ def network_for(data: Dataset, *, private: bool = False) -> Network:
     """One layer of filters and a head for images, a hidden dense layer for other rows and tiny images. private: fewer of
     them, as noise grows with what the head sees.
     """
+    if data.target or data.weights is not None:
+        got = "weights in the codebook" if data.weights is not None else "a number to predict"
+        raise DataError(f"{data.name}: expected classes and rows without weights for fedacnnl, got {got}")
     side = min(data.shape[1:], default=0)
     if side < 4:  # a filter of 3 and a pool of 2 would leave nothing
         return Network((data.X.shape[1],), (Dense(32 if private else 128), ReLU()), len(data.classes))

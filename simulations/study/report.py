@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secure_afl.protocol.transport.driver import PhaseCost
 from secure_afl.simulations.study.control import sentences
+
+if TYPE_CHECKING:  # NumPy
+    from secure_afl.analytic.evaluation import Classified, Measured
 
 KEY_PHASES = (
     *("start", "advertising", "sharing", "confirming"),
@@ -16,7 +19,7 @@ KEY_PHASES = (
 
 class ClientRow(NamedTuple):
     """One client. rows: to train on; present: whether it is in the sum, or in how many of them; the others are
-    accuracies on its own test rows, alone_on_all on everyone's: None without test rows or without such a model.
+    accuracies (of a number root mean squared errors) on its own test rows, alone_on_all on everyone's: None without test rows or without such a model.
     """
 
     name: str
@@ -44,7 +47,8 @@ class PhaseRow(NamedTuple):
 @dataclass(frozen=True)
 class Run:
     """What came of a run. `figures` is what the JSON file holds; `costs` is by phase; `learned` is the common model;
-    `session` is its number in hexadecimal digits, empty where nothing was agreed on.
+    `session` is its number in hexadecimal digits, empty where nothing was agreed on; `held_out` says how good the model
+    is on all clients' test rows.
     """
 
     figures: dict[str, Any]
@@ -52,6 +56,7 @@ class Run:
     refusals: Sequence[Exception]
     learned: Any = None
     session: str = ""
+    held_out: "Classified | Measured | None" = None
 
     @property
     def survivors(self) -> list[list[str]]:
@@ -65,13 +70,34 @@ class Run:
         return "encryption" in self.figures
 
     @property
+    def numeric(self) -> bool:
+        """Whether a number was learned, and no classes."""
+        return "rmse" in self.figures
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Accuracies, or of a number root mean squared errors."""
+        scores: dict[str, Any] = self.figures["rmse" if self.numeric else "accuracy"]
+        return scores
+
+    @property
+    def measure(self) -> str:
+        """What the scores are."""
+        unit = self.figures["unit"]
+        return f"root mean squared error{unit and f' ({unit})'}" if self.numeric else "accuracy"
+
+    def shown(self, score: float | None) -> str:
+        """A score as text; a dash for none."""
+        return "–" if score is None else f"{score:.4g}" if self.numeric else f"{score:.3f}"
+
+    @property
     def personal(self) -> bool:
         """Whether each client has a model of its own."""
-        return "personal" in self.figures["accuracy"]
+        return "personal" in self.scores
 
     def clients(self) -> list[ClientRow]:
         """In the order of their names."""
-        accuracy = self.figures["accuracy"]
+        accuracy = self.scores
         return [
             ClientRow(
                 name,
@@ -125,15 +151,16 @@ class Run:
     def summary(self) -> dict[str, str]:
         """The results in a line each, by name."""
         figures = self.figures
-        accuracy, sizes, seconds = figures["accuracy"], figures["bytes"], figures["seconds"]
+        scores, sizes, seconds = self.scores, figures["bytes"], figures["seconds"]
         proven = (
             ", of noise"
             if figures["privacy"]
             else ", {certificate:.1e} proven (certificate)".format(**figures)
         )
         lines = {
-            "accuracy, all test rows": "together {together:.3f}, pooled in the clear {pooled_plain:.3f}".format(
-                **accuracy
+            f"{'RMSE' if self.numeric else 'accuracy'}, all test rows": (
+                f"together {self.shown(scores['together'])}, pooled in the clear {self.shown(scores['pooled_plain'])}"
+                + (f" {figures['unit']}" if self.numeric else "")
             ),
             "secure and integer sum": self.identical(),
             "distance to pooled weights": "{weight_difference:.1e} measured".format(**figures) + proven,
@@ -154,7 +181,7 @@ class Run:
                 )
             )
         if self.personal:
-            lines["personal models"] = f"{accuracy['personal']:.3f} on own test rows" + (
+            lines["personal models"] = f"{scores['personal']:.3f} on own test rows" + (
                 f"; clients by group: {', '.join(map(str, figures['groups']))}" if "groups" in figures else ""
             )
         return lines

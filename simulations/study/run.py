@@ -3,18 +3,19 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.analytic.evaluation import Classified, Measured, classified, measured
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning
-from secure_afl.models.ridge import FederatedRidgeClassifier
-from secure_afl.models.sums import split_rounds
+from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
+from secure_afl.models.sums import FederatedTable, split_rounds
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
@@ -33,6 +34,8 @@ from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 if TYPE_CHECKING:
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.networks.pfedacnnl import PFedACnnL
+
+    Learned = FederatedRidge | FederatedRidgeClassifier | FedACnnL
 
 
 def phases(settings: Settings, data: Dataset) -> int:
@@ -141,10 +144,13 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
             aggregator.close()
     sessions = _sessions(aggregator)
     costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
+    test, _ = stacked({part.client: part.test for part in parts})
+    tested = held_out(data, models.together, test)
     figures = (
         _described(data, parts, settings)
         | _learned(data, parts, models, witness, settings)
         | {
+            "held_out": asdict(tested),
             "disclosure": {
                 "least_rows": settings.control(data.codebook) if control.figures else None,
                 "by_client": control.figures,
@@ -162,7 +168,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     for session in sessions:
         figures |= _agreed(session, aggregator.policy)
     refusals = [refusal for session in sessions for refusal in session.refusals]
-    return Run(figures, costs, refusals, models.together, _number_of(sessions))
+    return Run(figures, costs, refusals, models.together, _number_of(sessions), tested)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +178,9 @@ class _Models:
     sums: one for each wave of rows; warnings: what training together said.
     """
 
-    together: "FederatedRidgeClassifier | FedACnnL"
-    pooled: "FederatedRidgeClassifier | FedACnnL"
-    alone: "Mapping[str, FederatedRidgeClassifier | FedACnnL]"
+    together: "Learned"
+    pooled: "Learned"
+    alone: "Mapping[str, Learned]"
     personal: Mapping[str, FederatedRidgeClassifier]
     sums: Sequence[Outcome]
     pooled_rows: npt.NDArray[np.intp]
@@ -188,24 +194,23 @@ def _models(
     # A simulation may fit the bound on rows to them; with a promise about rows it is fixed.
     largest = 0 if settings.privacy else 2 ** max(len(part.train) for part in parts).bit_length()
 
-    def model(aggregator: Aggregator | None = None) -> "FederatedRidgeClassifier | FedACnnL":
-        shared: dict[str, Any] = {"classes": range(len(data.classes)), "aggregator": aggregator}
+    def model(aggregator: Aggregator | None = None) -> "Learned":
+        shared: dict[str, Any] = {"aggregator": aggregator}
+        shared |= {} if data.target else {"classes": range(len(data.classes))}
         if settings.model == "fedacnnl":
             from secure_afl.simulations.study import networks  # torch
 
-            if data.weights is not None:
-                raise DataError(
-                    f"{data.name}: expected rows without weights for fedacnnl, got weights in the codebook"
-                )
             return networks.estimator(settings, data, max_rows=max(2**12, largest), **shared)
-        return FederatedRidgeClassifier(
-            max_weight=data.max_weight,
-            row_norm=data.row_norm if settings.clip is None else settings.clip,
-            max_rows=max(2**16, largest),
-            rounds=settings.rounds,
-            privacy=settings.privacy,
-            **shared,
-        )
+        shared |= {
+            "row_norm": data.row_norm if settings.clip is None else settings.clip,
+            "max_rows": max(2**16, largest),
+            "max_weight": data.max_weight,
+            "rounds": settings.rounds,
+            "privacy": settings.privacy,
+        }
+        if data.target:
+            return FederatedRidge(target_bounds=data.target.range, **shared)
+        return FederatedRidgeClassifier(**shared)
 
     def weighted(rows: npt.NDArray[np.intp]) -> dict[str, Any]:
         return {} if data.weights is None else {"sample_weight": data.weights[rows]}
@@ -242,7 +247,7 @@ def _models(
 def _personal(
     data: Dataset,
     parts: Sequence[Part],
-    together: "FederatedRidgeClassifier | FedACnnL",
+    together: "Learned",
     weighted: Callable[[npt.NDArray[np.intp]], dict[str, Any]],
 ) -> dict[str, FederatedRidgeClassifier]:
     """Of a table's clients; empty where no exact sum was opened. Nothing leaves a client for it."""
@@ -271,6 +276,7 @@ def _described(data: Dataset, parts: Sequence[Part], settings: Settings) -> dict
         "rounds": settings.rounds,
         "features": data.X.shape[1],
         "classes": list(data.classes),
+        "unit": data.target.unit if data.target else "",
         "clients": [part.client for part in parts],
         "rows": {part.client: len(part.train) for part in parts},
         "test_rows": {part.client: len(part.test) for part in parts},
@@ -291,12 +297,12 @@ def _learned(
     )
     return {
         "survivors": survivors[0] if settings.rounds == 1 else survivors,
-        "accuracy": {
-            "together": together.score(data.X[test], data.y[test]),
+        "rmse" if data.target else "accuracy": {
+            "together": _quality(data, together, test),
             "together_by_client": _scores(data, {part.client: together for part in parts}, tested),
             "alone": _scores(data, alone, tested),
-            "alone_on_all": {name: one.score(data.X[test], data.y[test]) for name, one in alone.items()},
-            "pooled_plain": pooled.score(data.X[test], data.y[test]),
+            "alone_on_all": {name: _quality(data, one, test) for name, one in alone.items()},
+            "pooled_plain": _quality(data, pooled, test),
         },
         "sums_bit_identical": witness.identical,
         "max_weight_difference": float(abs(difference).max()),
@@ -359,14 +365,12 @@ def _add_personal_ridge(
     figures["personal_pull"] = {name: one.personal_.mu for name, one in personal.items()}
 
 
-def _private(
-    model: "FederatedRidgeClassifier | FedACnnL", settings: Settings, clients: int
-) -> dict[str, Any] | None:
+def _private(model: "Learned", settings: Settings, clients: int) -> dict[str, Any] | None:
     """What is promised about a record, and the noise that does it; None for nothing."""
     privacy = settings.privacy
     if privacy is None:
         return None
-    if isinstance(model, FederatedRidgeClassifier):
+    if isinstance(model, FederatedTable):
         (plan, *_), row_norm = model.plan(model.n_features_in_, clients), model.row_norm
     else:
         (plan, *_), row_norm = model.plan(clients), 1.0
@@ -433,18 +437,35 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _weights(model: "FederatedRidgeClassifier | FedACnnL") -> list[npt.NDArray[np.float64]]:
-    return [model.weights_] if isinstance(model, FederatedRidgeClassifier) else model.weights_
+def _weights(model: "Learned") -> list[npt.NDArray[np.float64]]:
+    return [model.weights_] if isinstance(model, FederatedTable) else model.weights_
 
 
-def _constant(model: "FederatedRidgeClassifier | FedACnnL", data: Dataset) -> list[str]:
+def _constant(model: "Learned", data: Dataset) -> list[str]:
     """The columns that are the same in all rows of the sum, and so say nothing."""
-    ridge = isinstance(model, FederatedRidgeClassifier)
-    return [data.features[j] for j in model.constant_] if ridge else []
+    return [data.features[j] for j in model.constant_] if isinstance(model, FederatedTable) else []
 
 
-def _scores(data: Dataset, models: "Mapping[str, Any]", parts: Sequence[Part]) -> dict[str, float]:
-    return {part.client: models[part.client].score(data.X[part.test], data.y[part.test]) for part in parts}
+def _scores(data: Dataset, models: "Mapping[str, Learned]", parts: Sequence[Part]) -> dict[str, float]:
+    return {part.client: _quality(data, models[part.client], part.test) for part in parts}
+
+
+def _quality(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> float:
+    """The accuracy on these rows; of a number its root mean squared error."""
+    if isinstance(model, FederatedRidge):
+        return measured(data.y[rows], model.predict(data.X[rows])).rmse
+    return float(model.score(data.X[rows], data.y[rows]))
+
+
+def held_out(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> Classified | Measured:
+    """How good a model is on these rows."""
+    X, truth = data.X[rows], data.y[rows]
+    if isinstance(model, FederatedRidge):
+        return measured(truth, model.predict(X))
+    scores = (
+        model.class_scores(X) if isinstance(model, FederatedRidgeClassifier) else model.decision_function(X)
+    )
+    return classified(truth, scores, data.classes)
 
 
 def of_median_client(by_phase: Sequence[Mapping[int, float]]) -> float:

@@ -81,7 +81,7 @@ def test_rows_count_by_their_weights_in_a_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         learned.class_scores(rows.X)[:, 1], reference.predict(scaler.transform(rows.X)), rtol=0, atol=1e-8
     )
-    with pytest.raises(DataError, match="expected rows without weights for fedacnnl"):
+    with pytest.raises(DataError, match="rows without weights for fedacnnl"):
         run(rows, parts, Settings(model="fedacnnl", backend=Backend.PLAIN), lambda phase: None)
 
 
