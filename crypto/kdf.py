@@ -16,7 +16,9 @@ KEY_BYTES = 32
 
 
 class Label(Enum):
-    """The purpose of a derived key, a hash or a signature. A frame's hash and the signature over it share a label."""
+    """The purpose of a derived key, a hash or a signature. The hash of a frame, a kit or an edition, and the signature over it,
+    share a label.
+    """
 
     # HKDF: secret -> key
     CHANNEL_KEY = b"secure-afl/1 channel key pair"
@@ -56,6 +58,9 @@ class Label(Enum):
     CHALLENGE_SIGNATURE = b"secure-afl/1 signed challenge"
     HERE_SIGNATURE = b"secure-afl/1 signed whereabouts"
     AUDIT_SIGNATURE = b"secure-afl/1 signed audit entry"
+    KIT_SIGNATURE = b"secure-afl/1 signed kit"
+    ANSWER_SIGNATURE = b"secure-afl/1 signed answer to a kit"
+    EDITION_SIGNATURE = b"secure-afl/1 signed edition of a roster"
 
 
 def bind(label: Label, *parts: bytes | memoryview) -> bytes:

@@ -4,9 +4,11 @@ import os
 import secrets
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
+from shutil import rmtree
 from typing import Any, TypeVar
 
 from secure_afl.protocol.session.errors import FileError
@@ -75,6 +77,29 @@ def put_aside(path: Path) -> None:
         path.replace(path.with_name(f"{path.stem}.previous{path.suffix}"))
     except OSError as error:
         raise FileError(f"{path}: cannot be put aside: {error.strerror}") from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """A folder for its owner alone, made now, or there before and empty; without what the block put there if that fails.
+
+    Raises `FileError` for one that has something in it, or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if found := next(path.iterdir(), None):
+            raise FileError(
+                f"{path}: expected a new folder or an empty one, got one with {found.name!r}: give another"
+            )
+        path.chmod(0o700)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be made: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        for one in path.iterdir():
+            rmtree(one) if one.is_dir() else one.unlink()
+        raise
 
 
 def read(path: Path, *, secret: bool = False) -> bytes:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from secure_afl.protocol.durable.store import StoreError
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.wire import WireError
@@ -47,6 +48,16 @@ class Refused(Event, frozen=True, tag="refused"):
     refusal: str
     at: str
     reason: str
+
+
+class Bound(Event, frozen=True, tag="bound to"):
+    """What a node is started for, or a run of the server is about: the first 16 hex digits of the study's digest and of the
+    rosters', the same in every party's log.
+    """
+
+    study: str
+    clients: str
+    key_holders: str = ""
 
 
 class Connected(Event, frozen=True, tag="connected"):
@@ -156,6 +167,7 @@ class NotCounted(Event, frozen=True, tag="not counted"):
 AnyEvent = (
     Answered
     | Refused
+    | Bound
     | Connected
     | Unreachable
     | RunSeen
@@ -182,6 +194,12 @@ def told(error: BaseException) -> tuple[str, str, str]:
     at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = str(error) if isinstance(error, ProtocolError | StoreError | WireError) else ""
     return type(error).__name__, at, text
+
+
+def bound(study: bytes, parties: Parties) -> Bound:
+    """Digests as they are told."""
+    rosters = {role: one.digest.hex()[:16] for role, one in parties.rosters().items()}
+    return Bound(study.hex()[:16], rosters["clients"], rosters.get("key_holders", ""))
 
 
 def answered(party: str, letter: Letter, answer: bytes, seconds: float) -> Answered:

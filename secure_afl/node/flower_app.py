@@ -24,7 +24,7 @@ from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
-from secure_afl.protocol.transport.events import LeftOpen
+from secure_afl.protocol.transport.events import LeftOpen, bound
 from secure_afl.protocol.transport.events import told as told_of
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
@@ -105,6 +105,7 @@ def _learn(
     leaves it open, for the next run.
     """
     terms, study = folder.terms()
+    tell(bound(study.digest, terms.parties))
     resumed = store is not None and is_open(store)
     if resumed:
         tell(LeftOpen(len(terms.parties.clients.members)))

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node import study
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import roster, whole
 from secure_afl.protocol.session.errors import FileError
@@ -34,6 +35,7 @@ from secure_afl.protocol.transport.events import (
     NotKept,
     RunSeen,
     Unreachable,
+    bound,
     refused,
 )
 from secure_afl.protocol.transport.flower.client import answer_to
@@ -122,12 +124,14 @@ class Desk:
 
 
 class Node:
-    """The node of one folder. Raises `FileError` for settings, keys and a roster that cannot be read."""
+    """The node of one folder. Raises `FileError` for settings, keys, a roster and a study that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._settings = settings(path)
-        self._members = len(roster.read(path / "roster.toml").everybody)
+        parties = roster.read(path / "roster.toml")
+        self._bound = bound(study.read(path / "study.toml").digest, parties)
+        self._members = len(parties.everybody)
         self._desk = Desk(Folder(path))
         self._fleet = Fleet(
             self._settings.superlink,
@@ -155,6 +159,7 @@ class Node:
         Raises `FileError` if another node runs in the folder, `LocalProtocolError` for a setting of logs that is none.
         """
         listen()
+        tell(self._bound)
         with _alone(self._path):
             while not self._stopped.is_set():
                 try:

@@ -7,6 +7,7 @@ import typer
 
 from secure_afl.cli.audit import audit
 from secure_afl.cli.codebook import codebook
+from secure_afl.cli.federation import accept, join, members, provision
 from secure_afl.cli.keys import keys
 from secure_afl.cli.ledger import ledger
 from secure_afl.cli.model import evaluate_command, predict_command, show_command
@@ -34,6 +35,10 @@ app.add_typer(codebook, name="codebook")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
+app.command("provision")(provision)
+app.add_typer(members, name="members")
+app.command("join")(join)
+app.command("accept")(accept)
 app.command("node")(node)
 app.command("serve")(serve)
 app.command("check")(check)

@@ -87,7 +87,7 @@ def test_an_earlier_report_is_not_taken_for_this_one(server: Path) -> None:
 
 
 def test_the_server_writes_down_why_no_model_came_and_who_was_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     without_an_engine(monkeypatch)
     federation = Federation(tmp_path)
@@ -101,5 +101,10 @@ def test_the_server_writes_down_why_no_model_came_and_who_was_silent(
     said = status.failure(federation.server)
     assert str(error.value) in said
     assert all(name in said for name in ("site-2", "site-3"))
+    terms, study = federation.terms()
+    assert (
+        f"bound to: {study.digest.hex()[:16]} clients={terms.parties.clients.digest.hex()[:16]}"
+        in caplog.text
+    )
     flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     assert not (federation.server / FAILURE).exists()

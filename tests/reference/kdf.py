@@ -40,6 +40,9 @@ LABELS = {
     "CHALLENGE_SIGNATURE": b"secure-afl/1 signed challenge",
     "AUDIT_SIGNATURE": b"secure-afl/1 signed audit entry",
     "HERE_SIGNATURE": b"secure-afl/1 signed whereabouts",
+    "KIT_SIGNATURE": b"secure-afl/1 signed kit",
+    "ANSWER_SIGNATURE": b"secure-afl/1 signed answer to a kit",
+    "EDITION_SIGNATURE": b"secure-afl/1 signed edition of a roster",
 }
 
 

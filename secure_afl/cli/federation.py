@@ -1,0 +1,137 @@
+"""How a federation comes together, typed: `secure-afl provision`, `members`, `join`, `accept`."""
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from secure_afl.cli import passphrase
+from secure_afl.cli.terminal import console, refusals_shown
+from secure_afl.protocol.session.roster import grouped
+
+if TYPE_CHECKING:
+    from secure_afl.federation.papers import Edition
+
+members = typer.Typer(help="At the coordinator: who is in the roster.", no_args_is_help=True)
+Coordinator = Annotated[
+    Path, typer.Argument(help="The coordinator's folder, made by `provision`.", exists=True, file_okay=False)
+]
+
+
+def provision(
+    project: Annotated[
+        Path,
+        typer.Argument(help="The project's file, see docs/coordinating.md.", exists=True, dir_okay=False),
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The coordinator's new folder; the server's folder is made inside.", file_okay=False
+        ),
+    ],
+) -> None:
+    """Found a federation: make a kit for each party, to send, and the server's folder. The parties answer with
+    `secure-afl join`; `secure-afl members admit` takes their answers in.
+    """
+    from secure_afl.federation import coordinator, papers
+    from secure_afl.node import study as study_file
+
+    with refusals_shown():
+        kits = coordinator.provision(project, folder)
+        _say("study", grouped(study_file.read(folder / "study.toml").digest))
+        _say("coordinator", papers.fingerprint("coordinator", papers.read_kit(kits[0]).coordinator))
+        for kit in kits:
+            _say("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
+        _say("server", f"{folder / 'server'}: move it to the server's machine, or leave it")
+        _say("next", f"secure-afl members admit {folder} ANSWER.json …, with the parties' answers")
+
+
+@members.command("admit")
+def admit_command(
+    folder: Coordinator,
+    answers: Annotated[
+        list[Path], typer.Argument(help="What parties answered.", exists=True, dir_okay=False)
+    ],
+) -> None:
+    """Take parties' answers in, and say whose fingerprint each has, to compare by telephone. With the last answer the roster is
+    signed: send it to every party.
+    """
+    from secure_afl.federation import coordinator
+
+    with refusals_shown():
+        taken = coordinator.take_in(folder, answers)
+        for name, fingerprint in taken.answered.items():
+            _say("answer", name)
+            _say("", fingerprint)
+        if taken.missing:
+            _say("missing", ", ".join(taken.missing))
+        if taken.edition:
+            _say("roster", f"{taken.file}: send it to every party")
+            _show_roster(taken.edition)
+
+
+def join(
+    kit: Annotated[Path, typer.Argument(help="What the coordinator sent.", exists=True, dir_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="This party's new folder.", file_okay=False)],
+    table: Annotated[
+        str, typer.Option(help="A client's rows: a file, from the folder or absolute.")
+    ] = "rows.csv",
+    data_set: Annotated[
+        str,
+        typer.Option(
+            help="What the ledger calls these rows, which serve one session; default: table and today."
+        ),
+    ] = "",
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--passphrase",
+            help=f"Encrypt the identity. Asks at the terminal, or reads the file that {passphrase.VARIABLE} names.",
+        ),
+    ] = False,
+) -> None:
+    """Answer a coordinator's kit: make this party's folder and keys, and one public file to send back. Prints the fingerprints
+    to compare by telephone. Nothing is sent.
+    """
+    from secure_afl.federation import party
+
+    with refusals_shown():
+        word = passphrase.ask(new=True) if encrypt else None
+        name = data_set or f"{table}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+        joined = party.join(kit, folder, table, name, word)
+        _say("party", joined.name)
+        _say("fingerprint", joined.fingerprint)
+        _say("coordinator", f"{joined.coordinator}: compare both with the coordinator by telephone")
+        _say("study", grouped(joined.study))
+        _say("answer", f"{joined.answer}: send it to the coordinator; it is public")
+        _say("next", f"secure-afl accept {folder} 1.json, with the roster that comes back")
+
+
+def accept(
+    folder: Annotated[Path, typer.Argument(help="This party's.", exists=True, file_okay=False)],
+    roster: Annotated[
+        Path, typer.Argument(help="The roster that the coordinator signed.", exists=True, dir_okay=False)
+    ],
+) -> None:
+    """Accept a roster: it must be the coordinator's, for this study, newer than the last one, and name this party with its
+    present key. The study must be approved again with it.
+    """
+    from secure_afl.federation import party
+
+    with refusals_shown():
+        _show_roster(party.accept(folder, roster))
+        _say("next", f"secure-afl study show {folder}, then secure-afl study approve {folder}")
+
+
+def _show_roster(edition: "Edition") -> None:
+    _say("number", f"{edition.number}, {edition.why}")
+    _say("study", grouped(edition.study))
+    for role, roster in edition.parties.rosters().items():
+        _say(role, ", ".join(member.name for member in roster.members))
+        _say("fingerprint", f"{roster.fingerprint}: all parties compare it by telephone")
+
+
+def _say(what: str, text: str) -> None:
+    console.print(f"{what:<12}{escape(text)}", highlight=False, soft_wrap=True)

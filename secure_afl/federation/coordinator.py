@@ -1,0 +1,235 @@
+"""The coordinator's folder: it invites parties, takes their answers in, and signs the roster.
+
+project.toml    see `secure_afl.federation.project`; study.toml and a codebook beside it
+coordinator.key signs kits and rosters; keep it off the server
+authority.key   signs the server's certificate, whose authority is ca.crt
+kits/           one file a party, to send
+answers/        what the parties answered
+rosters/        1.json, 2.json, …: the signed editions, to send to every party
+server/         the server's folder; it may move to another machine
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import Identity
+from secure_afl.errors import DataError
+from secure_afl.federation import papers, units
+from secure_afl.federation.certificates import Authority
+from secure_afl.federation.papers import Answer, Edition, Kit, Part
+from secure_afl.federation.project import Project, slug
+from secure_afl.federation.project import read as read_project
+from secure_afl.federation.readme import readme
+from secure_afl.node import study as study_file
+from secure_afl.node.study import Study
+from secure_afl.protocol.files import keys, whole
+from secure_afl.protocol.files import policy as policy_file
+from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.policy import Policy
+
+PROJECT, SIGNED = "project.toml", "roster.json"
+_AUTHORITY_DAYS, _SERVER_DAYS = 3650, 825
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of answers. answered: this time, by name, with fingerprints; missing: who has not answered yet; edition, file: the
+    roster, None until all have answered.
+    """
+
+    answered: dict[str, str]
+    missing: tuple[str, ...]
+    edition: Edition | None = None
+    file: Path | None = None
+
+
+def provision(file: Path, out: Path) -> tuple[Path, ...]:
+    """Make the coordinator's folder of a project, with a kit for each party and the server's folder; gives the kits.
+
+    Raises `FileError` for a project or study that cannot be meant, and if the folder is there already.
+    """
+    project = read_project(file)
+    study = _study(file.parent / project.study, project)
+    with whole.new_folder(out):
+        whole.write_new(out / PROJECT, whole.read(file), whole.PUBLIC)
+        codebook = _copied(file.parent, out, project.study)
+        keys.write_key(out, "coordinator", server=True)  # no roster takes it
+        authority = Authority.make(f"authority of {project.name}"[:64], _AUTHORITY_DAYS)
+        whole.write_new(out / "authority.key", authority.key_pem, whole.SECRET)
+        whole.write_new(out / "ca.crt", authority.pem, whole.PUBLIC)
+        _make_server(out, project, study, authority)
+        for name in ("kits", "answers", "rosters"):
+            (out / name).mkdir()
+        return tuple(_make_kit(out, project, name, codebook) for name in project.everybody)
+
+
+def take_in(folder: Path, answers: Sequence[Path]) -> Taken:
+    """Take parties' answers in; with the last of them, sign the roster and put it into the server's folder.
+
+    Raises `FileError` for an answer that is none, is to another kit, or differs from one that was taken in before.
+    """
+    project = read_project(folder / PROJECT)
+    read = [papers.read(path, Answer) for path in answers]
+    for path, answer in zip(answers, read, strict=True):
+        _check(folder, project, path, answer)
+    for answer in read:
+        _keep(folder, answer)
+    missing = tuple(name for name in project.everybody if not _answer_file(folder, name).exists())
+    fingerprints = {one.name: papers.fingerprint(one.name, one.verify_key) for one in read}
+    if missing:
+        return Taken(fingerprints, missing)
+    edition = _sign(folder, project, "the first roster")
+    return Taken(fingerprints, (), edition, edition_file(folder, edition.number))
+
+
+def _study(path: Path, project: Project) -> Study:
+    """Raises `FileError` unless it is one for so many parties."""
+    study = study_file.read(path)
+    try:
+        study.plan(len(project.parties))
+    except (CryptoError, DataError, LocalProtocolError) as error:
+        raise FileError(f"{path}: {error}") from None
+    if (study.encryption is not None) != bool(project.key_holders):
+        wanted = "key_holders" if study.encryption else "no key_holders"
+        raise FileError(f"{path}: expected {wanted} in the project for the backend {study.backend.value}")
+    return study
+
+
+def _copied(source: Path, out: Path, study: str) -> tuple[str, str] | None:
+    """The study and its codebook, which is given as its file's name and text."""
+    whole.write_new(out / "study.toml", whole.read(source / study), whole.PUBLIC)
+    named = whole.load_toml(whole.read_text(source / study)).get("codebook")
+    if not isinstance(named, str):
+        return None
+    if "/" in named or named.startswith("."):
+        raise FileError(f"{source / study}: expected a codebook beside the study, got {named!r}")
+    text = whole.read_text(source / named)
+    whole.write_new(out / named, text.encode(), whole.PUBLIC)
+    return named, text
+
+
+def _make_server(out: Path, project: Project, study: Study, authority: Authority) -> None:
+    server = out / "server"
+    server.mkdir(mode=0o700)
+    (server / "nodes").mkdir()
+    _, secret, _ = keys.write_key(server, "server", server=True)
+    secret.rename(server / "identity.key")
+    certificate, key = authority.server(project.host, _SERVER_DAYS)
+    whole.write_new(server / "server.crt", certificate, whole.PUBLIC)
+    whole.write_new(server / "server.key", key, whole.SECRET)
+    local = project.host in ("127.0.0.1", "localhost")
+    settings = (
+        f'public = "{"127.0.0.1" if local else "0.0.0.0"}:{project.port}"\nprivate = "{project.private}"\n'
+    )
+    policy = Policy(
+        backends=frozenset({study.backend}),
+        trusts_reports=any(plan.trusts_server for plan in study.plan(len(project.parties))),
+    )
+    texts = {
+        "server.toml": settings,
+        "policy.toml": policy_file.text(policy),
+        units.NAME: units.unit("serve", server, f"server of {project.name}"),
+    }
+    for name, text in texts.items():
+        whole.write_new(server / name, text.encode(), whole.PUBLIC)
+    _copied(out, server, "study.toml")
+    whole.write_new(server / PROJECT, whole.read(out / PROJECT), whole.PUBLIC)
+
+
+def _make_kit(out: Path, project: Project, name: str, codebook: tuple[str, str] | None) -> Path:
+    coordinator = _coordinator(out)
+    part = Part.CLIENT if name in project.parties else Part.HOLDER
+    kit = Kit(
+        name,
+        part,
+        whole.read_text(out / PROJECT),
+        whole.read_text(out / "study.toml"),
+        codebook,
+        project.server,
+        whole.read_text(out / "ca.crt"),
+        coordinator.verify_key,
+    )
+    made = papers.signed(kit, coordinator)
+    path = out / "kits" / f"{slug(name)}.zip"
+    whole.write_new(path, papers.packed(made, readme(made)), whole.PUBLIC)
+    return path
+
+
+def _coordinator(folder: Path) -> Identity:
+    return keys.read_key(folder / "coordinator.key", keys.service_passphrase, server=True)[1]
+
+
+def _check(folder: Path, project: Project, path: Path, answer: Answer) -> None:
+    """Raises `FileError` unless this coordinator asked for the answer."""
+    if answer.name not in project.everybody:
+        raise FileError(f"{path}: expected the answer of a party of {folder / PROJECT}, got {answer.name!r}")
+    kit = papers.read_kit(folder / "kits" / f"{slug(answer.name)}.zip")
+    if answer.kit != papers.paper_digest(kit):
+        raise FileError(
+            f"{path}: {answer.name} answered another kit than that in {folder / 'kits'}: send it again"
+        )
+    kept = _answer_file(folder, answer.name)
+    if kept.exists() and whole.read(kept) != papers.encoded(answer):
+        raise FileError(
+            f"{path}: {answer.name} answered before, with other keys ({kept}): ask by telephone which answer is theirs; "
+            "if it is this one, remove the other"
+        )
+    try:
+        key = load_ssh_public_key(answer.node_key.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise FileError(f"{path}: expected a node's public key (ecdsa), got something else")
+
+
+def _keep(folder: Path, answer: Answer) -> None:
+    whole.replace(_answer_file(folder, answer.name), papers.encoded(answer))
+    whole.replace(folder / "server" / "nodes" / f"{slug(answer.name)}.pub", f"{answer.node_key}\n".encode())
+
+
+def _answer_file(folder: Path, name: str) -> Path:
+    return folder / "answers" / f"{slug(name)}.json"
+
+
+def _sign(folder: Path, project: Project, why: str) -> Edition:
+    """The next edition, by the answers that are there; the last one if nothing changed."""
+    answers = {name: papers.read(_answer_file(folder, name), Answer) for name in project.everybody}
+    clients, holders = (
+        tuple((name, answers[name].verify_key) for name in sorted(names))
+        for names in (project.parties, project.key_holders)
+    )
+    study = study_file.read(folder / "study.toml").digest
+    coordinator = _coordinator(folder)
+    last = latest(folder)
+    edition = Edition(last.number + 1 if last else 1, study, clients, holders, why)
+    if last and (last.study, last.clients, last.key_holders) == (study, clients, holders):
+        return last
+    made = papers.signed(edition, coordinator)
+    try:
+        parties = made.parties
+    except LocalProtocolError as error:
+        raise FileError(f"{folder / 'answers'}: {error}") from None
+    whole.write_new(edition_file(folder, made.number), papers.encoded(made), whole.PUBLIC)
+    whole.replace(folder / "server" / SIGNED, papers.encoded(made))
+    whole.replace(folder / "server" / "roster.toml", roster_file.text(parties).encode())
+    return made
+
+
+def latest(folder: Path) -> Edition | None:
+    """The last roster that the coordinator signed. Raises `FileError`."""
+    numbers = [int(path.stem) for path in (folder / "rosters").glob("*.json") if path.stem.isdecimal()]
+    if not numbers:
+        return None
+    return papers.read(edition_file(folder, max(numbers)), Edition, _coordinator(folder).verify_key)
+
+
+def edition_file(folder: Path, number: int) -> Path:
+    """Where a signed roster is."""
+    return folder / "rosters" / f"{number}.json"

@@ -1,0 +1,66 @@
+"""The page that comes with a kit: what one party does to join, in commands."""
+
+from secure_afl.federation.papers import Kit, Part, fingerprint
+from secure_afl.federation.project import parse, slug
+
+_PAGE = """\
+# {name}: how to join "{project}"
+
+You are a {part} of {parties} clients{holders}. Questions: {contact}
+
+You need a Linux machine with Python 3.11 or newer that can reach {server} (TCP), and this kit. Your rows and your secret
+keys stay on your machine. Do not run these commands as root.
+
+    python3 -m venv /opt/secure-afl && /opt/secure-afl/bin/pip install 'secure-afl[{extras}]'
+    export PATH=/opt/secure-afl/bin:$PATH
+
+1. Join. It makes your keys, and a file to send back, and says what the study is.
+
+       secure-afl join {slug}.zip /srv/secure-afl{table}
+
+   Read both fingerprints that it prints to the coordinator by telephone: yours, and the coordinator's, which should be
+
+       {coordinator}
+
+   Send `{slug}.answer.json` to the coordinator. It is public.
+
+2. When all parties have answered you get one more file, the roster. Accept it, and compare the fingerprint that it prints
+   with the **other parties**, not only with the coordinator.
+
+       secure-afl accept /srv/secure-afl 1.json
+
+3. Read what the study does, and decide. Your name and reason go into your audit log, signed.
+
+       secure-afl study approve /srv/secure-afl --by 'Your name' --reason 'why you may take part'
+
+4. Look for anything that would keep you from a session{look}.
+
+       secure-afl check /srv/secure-afl
+
+5. Start the node, and leave it running (`secure-afl.service` in your folder does it with systemd).
+
+       secure-afl node /srv/secure-afl
+"""
+
+
+def readme(kit: Kit) -> str:
+    """Of the kit's party."""
+    project = parse(kit.project)
+    client = kit.part is Part.CLIENT
+    extras = ["flower", *(["tables"] if client else [])]
+    if 'backend = "mask"' not in kit.study:
+        extras.append("he")
+    return _PAGE.format(
+        name=kit.name,
+        project=project.name,
+        part=kit.part.value,
+        parties=len(project.parties),
+        holders=f" and {len(project.key_holders)} key holders" if project.key_holders else "",
+        contact=project.contact,
+        server=kit.superlink,
+        extras=",".join(extras),
+        slug=slug(kit.name),
+        table=" --table rows.csv --data-set 'admissions until 2026-10'" if client else "",
+        coordinator=fingerprint("coordinator", kit.coordinator),
+        look="; it names every cell of your table that does not fit" if client else "",
+    )
