@@ -73,6 +73,35 @@ def verify_command(
         raise typer.Exit(1)
 
 
+@audit.command("record")
+def record_command(
+    folder: Annotated[
+        Path, typer.Argument(help="A party's folder, or the server's.", exists=True, file_okay=False)
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Audit logs of all parties.", exists=True, dir_okay=False, readable=True),
+    ],
+    html: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)],
+    language: Annotated[str, typer.Option(help="Of the page's texts: de, en or fr.")] = "en",
+) -> None:
+    """Write a page for a data-protection file: purpose, legal basis, columns, what left each party and how it was protected,
+    who got the result, who approved. The legal fields are those of project.toml.
+
+    Exit code 1 if anything in the logs does not hold; the page says so, too.
+    """
+    from secure_afl.cli import pages
+    from secure_afl.federation.record import record
+
+    with refusals_shown():
+        make_way(html, "--html")
+        made = record(folder, {str(file): file.read_bytes() for file in files}, language)
+        write_text(html, pages.page(__package__, "record.html", page=made), "page")
+        console.print(escape(made.verdict[1]), highlight=False, soft_wrap=True)
+    if made.verdict[0] == "fails":
+        raise typer.Exit(1)
+
+
 def page(report: "Report", told: "tuple[Story, ...]", keys: str) -> str:
     """One HTML file that needs nothing else. Names and texts out of logs are escaped."""
     from secure_afl.cli import pages  # jinja2, only for who wants a page
