@@ -12,6 +12,7 @@ from secure_afl.cli.terminal import console, refusals_shown
 from secure_afl.protocol.session.roster import grouped
 
 if TYPE_CHECKING:
+    from secure_afl.federation.coordinator import Taken
     from secure_afl.federation.papers import Edition
 
 members = typer.Typer(help="At the coordinator: who is in the roster.", no_args_is_help=True)
@@ -54,6 +55,13 @@ def admit_command(
     answers: Annotated[
         list[Path], typer.Argument(help="What parties answered.", exists=True, dir_okay=False)
     ],
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="A party's new keys take the place of those that it answered with before."
+        ),
+    ] = False,
+    reason: Annotated[str, typer.Option(help="What changed, for all parties to read.")] = "parties answered",
 ) -> None:
     """Take parties' answers in, and say whose fingerprint each has, to compare by telephone. With the last answer the roster is
     signed: send it to every party.
@@ -61,15 +69,35 @@ def admit_command(
     from secure_afl.federation import coordinator
 
     with refusals_shown():
-        taken = coordinator.take_in(folder, answers)
-        for name, fingerprint in taken.answered.items():
-            _say("answer", name)
-            _say("", fingerprint)
-        if taken.missing:
-            _say("missing", ", ".join(taken.missing))
-        if taken.edition:
-            _say("roster", f"{taken.file}: send it to every party")
-            _show_roster(taken.edition)
+        _show_taken(coordinator.take_in(folder, answers, reason, replace=replace))
+
+
+@members.command("update")
+def update_command(
+    folder: Coordinator,
+    reason: Annotated[str, typer.Option(help="What changed, for all parties to read.")],
+) -> None:
+    """After names were added to the folder's project.toml, or taken out: make kits for new parties, shut out the nodes of those
+    that left, and sign a new roster once all have answered.
+    """
+    from secure_afl.federation import coordinator, papers
+
+    with refusals_shown():
+        kits, taken = coordinator.follow(folder, reason)
+        for kit in kits:
+            _say("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
+        _show_taken(taken)
+
+
+@members.command("certificate")
+def certificate_command(folder: Coordinator) -> None:
+    """Make the server a new certificate by the same authority; a server that runs shows it within seconds, and parties do
+    nothing.
+    """
+    from secure_afl.federation import coordinator
+
+    with refusals_shown():
+        _say("certificate", f"{coordinator.certify(folder)}: with server.key, for the server's folder")
 
 
 def join(
@@ -123,6 +151,17 @@ def accept(
     with refusals_shown():
         _show_roster(party.accept(folder, roster))
         _say("next", f"secure-afl study show {folder}, then secure-afl study approve {folder}")
+
+
+def _show_taken(taken: "Taken") -> None:
+    for name, fingerprint in taken.answered.items():
+        _say("answer", name)
+        _say("", fingerprint)
+    if taken.missing:
+        _say("missing", ", ".join(taken.missing))
+    if taken.edition:
+        _say("roster", f"{taken.file}: send it to every party")
+        _show_roster(taken.edition)
 
 
 def _show_roster(edition: "Edition") -> None:

@@ -10,6 +10,7 @@ server/         the server's folder; it may move to another machine
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from secure_afl.federation.project import read as read_project
 from secure_afl.federation.readme import readme
 from secure_afl.node import study as study_file
 from secure_afl.node.study import Study
+from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.files import roster as roster_file
@@ -70,22 +72,77 @@ def provision(file: Path, out: Path) -> tuple[Path, ...]:
         return tuple(_make_kit(out, project, name, codebook) for name in project.everybody)
 
 
-def take_in(folder: Path, answers: Sequence[Path]) -> Taken:
+def take_in(
+    folder: Path, answers: Sequence[Path], why: str = "the first roster", *, replace: bool = False
+) -> Taken:
     """Take parties' answers in; with the last of them, sign the roster and put it into the server's folder.
 
-    Raises `FileError` for an answer that is none, is to another kit, or differs from one that was taken in before.
+    why: what changed, for the roster. replace: an answer with other keys takes the place of the party's earlier one.
+    Raises `FileError` for an answer that is none, is to another kit, or differs from one that was taken in before, and
+    while a session is under way in the server's folder.
     """
     project = read_project(folder / PROJECT)
+    _check_idle(folder)
     read = [papers.read(path, Answer) for path in answers]
     for path, answer in zip(answers, read, strict=True):
-        _check(folder, project, path, answer)
+        _check(folder, project, path, answer, replace)
     for answer in read:
         _keep(folder, answer)
-    missing = tuple(name for name in project.everybody if not _answer_file(folder, name).exists())
     fingerprints = {one.name: papers.fingerprint(one.name, one.verify_key) for one in read}
+    return _signed(folder, project, why, fingerprints)
+
+
+def follow(folder: Path, why: str) -> tuple[tuple[Path, ...], Taken]:
+    """Bring all in line with `project.toml`, after names were added to it or taken out: kits for new parties, no node of one
+    that left, and a new roster if all have answered. Gives the new kits. Raises `FileError` as `take_in` does.
+    """
+    project = read_project(folder / PROJECT)
+    _check_idle(folder)
+    _study(folder / "study.toml", project)
+    names = {slug(name) for name in project.everybody}
+    for path in (*(folder / "answers").glob("*.json"), *(folder / "server" / "nodes").glob("*.pub")):
+        if path.stem not in names:
+            path.unlink()
+    codebook = _codebook(folder, "study.toml")
+    new = [name for name in project.everybody if not _kit_file(folder, name).exists()]
+    kits = tuple(_make_kit(folder, project, name, codebook) for name in new)
+    return kits, _signed(folder, project, why, {})
+
+
+def certify(folder: Path) -> Path:
+    """A new certificate for the server, by the same authority, in the place of the old one. A server that runs shows it within
+    seconds, and no session is lost. Raises `FileError`.
+    """
+    project, server = read_project(folder / PROJECT), folder / "server"
+    authority = Authority.of_pem(
+        whole.read(folder / "authority.key", secret=True), whole.read(folder / "ca.crt")
+    )
+    certificate, key = authority.server(project.host, _SERVER_DAYS)
+    (server / "server.key").unlink(missing_ok=True)
+    whole.write_new(server / "server.key", key, whole.SECRET)
+    whole.replace(server / "server.crt", certificate)  # last: whoever sees it finds its key
+    return server / "server.crt"
+
+
+def _check_idle(folder: Path) -> None:
+    """Raises `FileError` while the server's folder has a session under way: it has the roster of its beginning."""
+    server = folder / "server"
+    if not (server / "state.db").exists():
+        return
+    _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
+    with closing(Store(server / "state.db", identity)) as store:
+        if names := store.open_sessions():
+            raise FileError(
+                f"{server}: expected no session under way, got {', '.join(names)}: go on with it (secure-afl study run), or "
+                "give it up (secure-afl flower give-up)"
+            )
+
+
+def _signed(folder: Path, project: Project, why: str, fingerprints: dict[str, str]) -> Taken:
+    missing = tuple(name for name in project.everybody if not _answer_file(folder, name).exists())
     if missing:
         return Taken(fingerprints, missing)
-    edition = _sign(folder, project, "the first roster")
+    edition = _sign(folder, project, why)
     return Taken(fingerprints, (), edition, edition_file(folder, edition.number))
 
 
@@ -105,14 +162,18 @@ def _study(path: Path, project: Project) -> Study:
 def _copied(source: Path, out: Path, study: str) -> tuple[str, str] | None:
     """The study and its codebook, which is given as its file's name and text."""
     whole.write_new(out / "study.toml", whole.read(source / study), whole.PUBLIC)
+    if codebook := _codebook(source, study):
+        whole.write_new(out / codebook[0], codebook[1].encode(), whole.PUBLIC)
+    return codebook
+
+
+def _codebook(source: Path, study: str) -> tuple[str, str] | None:
     named = whole.load_toml(whole.read_text(source / study)).get("codebook")
     if not isinstance(named, str):
         return None
     if "/" in named or named.startswith("."):
         raise FileError(f"{source / study}: expected a codebook beside the study, got {named!r}")
-    text = whole.read_text(source / named)
-    whole.write_new(out / named, text.encode(), whole.PUBLIC)
-    return named, text
+    return named, whole.read_text(source / named)
 
 
 def _make_server(out: Path, project: Project, study: Study, authority: Authority) -> None:
@@ -157,29 +218,33 @@ def _make_kit(out: Path, project: Project, name: str, codebook: tuple[str, str] 
         coordinator.verify_key,
     )
     made = papers.signed(kit, coordinator)
-    path = out / "kits" / f"{slug(name)}.zip"
+    path = _kit_file(out, name)
     whole.write_new(path, papers.packed(made, readme(made)), whole.PUBLIC)
     return path
+
+
+def _kit_file(folder: Path, name: str) -> Path:
+    return folder / "kits" / f"{slug(name)}.zip"
 
 
 def _coordinator(folder: Path) -> Identity:
     return keys.read_key(folder / "coordinator.key", keys.service_passphrase, server=True)[1]
 
 
-def _check(folder: Path, project: Project, path: Path, answer: Answer) -> None:
+def _check(folder: Path, project: Project, path: Path, answer: Answer, replace: bool) -> None:
     """Raises `FileError` unless this coordinator asked for the answer."""
     if answer.name not in project.everybody:
         raise FileError(f"{path}: expected the answer of a party of {folder / PROJECT}, got {answer.name!r}")
-    kit = papers.read_kit(folder / "kits" / f"{slug(answer.name)}.zip")
+    kit = papers.read_kit(_kit_file(folder, answer.name))
     if answer.kit != papers.paper_digest(kit):
         raise FileError(
             f"{path}: {answer.name} answered another kit than that in {folder / 'kits'}: send it again"
         )
     kept = _answer_file(folder, answer.name)
-    if kept.exists() and whole.read(kept) != papers.encoded(answer):
+    if kept.exists() and not replace and whole.read(kept) != papers.encoded(answer):
         raise FileError(
             f"{path}: {answer.name} answered before, with other keys ({kept}): ask by telephone which answer is theirs; "
-            "if it is this one, remove the other"
+            "if it is this one, add --replace"
         )
     try:
         key = load_ssh_public_key(answer.node_key.encode())

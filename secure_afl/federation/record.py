@@ -73,7 +73,7 @@ def code_digest() -> str:
     """SHA-256 of the installed package's Python files, with their names; hexadecimal."""
     root = Path(__file__).resolve().parents[1]
     state = hashlib.sha256()
-    found = {}
+    found: dict[str, Path] = {}
     for folder, _, files in os.walk(root, followlinks=True):
         at = Path(folder).relative_to(root)
         if "apps" not in at.parts and "__pycache__" not in at.parts:

@@ -3,13 +3,13 @@
 import io
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 from typer.testing import CliRunner
 from worlds.folders import RIDGE
+from worlds.founded import NAMES, Founded, project
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.federation import coordinator, papers, party
@@ -20,65 +20,28 @@ from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.simulations.cli.main import app
 
-NAMES = ["Hospital A", "Klinik Süd", "C"]
-PROJECT = f"""\
-name = "A study"
-parties = {NAMES}
-server = "127.0.0.1:8000"
-contact = "Dr Noor"
-"""
-
-
-@dataclass
-class World:
-    """A project that was provisioned, and whose parties have joined."""
-
-    root: Path
-
-    def __post_init__(self) -> None:
-        (self.root / "project.toml").write_text(PROJECT)
-        (self.root / "study.toml").write_text(f'backend = "mask"\n{RIDGE}')
-        self.office = self.root / "office"
-        self.kits = coordinator.provision(self.root / "project.toml", self.office)
-        self.folders = [self.root / f"site-{number}" for number in range(len(NAMES))]
-        self.joined = [
-            party.join(kit, folder, "rows.csv", "rows")
-            for kit, folder in zip(self.kits, self.folders, strict=True)
-        ]
-        self.answers = [one.answer for one in self.joined]
-
-    def key(self) -> Identity:
-        return keys.read_key(self.office / "coordinator.key", keys.service_passphrase, server=True)[1]
-
-    def roster(self) -> Edition:
-        edition = coordinator.take_in(self.office, self.answers).edition
-        assert edition is not None
-        return edition
-
-    def file(self, paper: Answer | Edition | Kit) -> Path:
-        path = self.root / "paper.json"
-        path.write_bytes(papers.encoded(paper))
-        return path
+PROJECT = project(*NAMES)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Founded:
+    return Founded(tmp_path)
 
 
-def test_all_have_one_roster_one_study_and_keys_of_their_own(world: World) -> None:
-    first = coordinator.take_in(world.office, world.answers[:1])
-    assert (first.missing, first.edition) == (tuple(NAMES[1:]), None)
+def test_all_have_one_roster_one_study_and_keys_of_their_own(world: Founded) -> None:
+    first = coordinator.take_in(world.office, [world.answers[NAMES[0]]])
+    assert (first.missing, first.edition) == (NAMES[1:], None)
     assert not (world.office / "server" / "roster.toml").exists()
     edition = world.roster()
     file = coordinator.edition_file(world.office, 1)
-    for folder in world.folders:
+    for folder in world.folders.values():
         party.accept(folder, file)
-    everywhere = [world.office / "server", *world.folders]
+    everywhere = [world.office / "server", *world.folders.values()]
     assert len({(folder / "roster.toml").read_bytes() for folder in everywhere}) == 1
     assert {Folder(folder).terms()[1].digest for folder in everywhere} == {edition.study}
     assert [member.name for member in edition.parties.everybody] == sorted(NAMES)
-    for joined, folder in zip(world.joined, world.folders, strict=True):
+    for name, folder in world.folders.items():
+        joined = world.joined[name]
         member, _ = keys.read_key(folder / "identity.key", keys.service_passphrase)
         assert member in edition.parties.everybody
         assert joined.fingerprint == papers.fingerprint(member.name, member.verify_key)
@@ -89,17 +52,17 @@ def test_all_have_one_roster_one_study_and_keys_of_their_own(world: World) -> No
     assert len(list((world.office / "server" / "nodes").glob("*.pub"))) == len(NAMES)
 
 
-def test_the_same_answers_make_no_second_roster(world: World) -> None:
+def test_the_same_answers_make_no_second_roster(world: Founded) -> None:
     assert world.roster() == world.roster()
     assert len(list((world.office / "rosters").iterdir())) == 1
 
 
-def test_a_kit_has_a_page_for_people_and_nothing_secret(world: World) -> None:
-    with zipfile.ZipFile(world.kits[1]) as archive:
+def test_a_kit_has_a_page_for_people_and_nothing_secret(world: Founded) -> None:
+    with zipfile.ZipFile(world.kit(NAMES[1])) as archive:
         page = archive.read("README.md").decode()
         said = b"".join(archive.read(name) for name in archive.namelist())
     assert "Klinik Süd" in page
-    assert world.joined[1].coordinator in page
+    assert world.joined[NAMES[1]].coordinator in page
     assert b"PRIVATE" not in said
     assert page.count("\n       secure-afl ") == 5  # commands of a party
 
@@ -107,9 +70,9 @@ def test_a_kit_has_a_page_for_people_and_nothing_secret(world: World) -> None:
 # ---- what does not get through -------------------------------------------------------------------
 
 
-def test_nobody_answers_with_a_key_that_is_not_theirs(world: World) -> None:
+def test_nobody_answers_with_a_key_that_is_not_theirs(world: Founded) -> None:
     """The weak design takes the name and the key as they come: a mail that was altered puts another key into the roster."""
-    answer = papers.read(world.answers[0], Answer)
+    answer = papers.read(world.answers[NAMES[0]], Answer)
     other = Identity.generate()
     for forged in (
         structs.replace(answer, verify_key=other.verify_key),
@@ -120,9 +83,9 @@ def test_nobody_answers_with_a_key_that_is_not_theirs(world: World) -> None:
             coordinator.take_in(world.office, [world.file(forged)])
 
 
-def test_a_second_answer_with_another_key_does_not_replace_the_first(world: World) -> None:
+def test_a_second_answer_with_another_key_does_not_replace_the_first(world: Founded) -> None:
     world.roster()
-    answer, thief = papers.read(world.answers[0], Answer), Identity.generate()
+    answer, thief = papers.read(world.answers[NAMES[0]], Answer), Identity.generate()
     other = papers.signed(structs.replace(answer, verify_key=thief.verify_key), thief)
     with pytest.raises(FileError, match="answered before, with other keys"):
         coordinator.take_in(world.office, [world.file(other)])
@@ -137,29 +100,31 @@ def test_a_second_answer_with_another_key_does_not_replace_the_first(world: Worl
         (lambda answer: structs.replace(answer, node_key="ssh-ed25519 AAAA"), "node's public key"),
     ],
 )
-def test_an_answer_must_fit_its_kit(world: World, change: Callable[[Answer], Answer], words: str) -> None:
-    _, identity = keys.read_key(world.folders[0] / "identity.key", keys.service_passphrase)
-    answer = papers.signed(change(papers.read(world.answers[0], Answer)), identity)
+def test_an_answer_must_fit_its_kit(world: Founded, change: Callable[[Answer], Answer], words: str) -> None:
+    _, identity = keys.read_key(world.folders[NAMES[0]] / "identity.key", keys.service_passphrase)
+    answer = papers.signed(change(papers.read(world.answers[NAMES[0]], Answer)), identity)
     with pytest.raises(FileError, match=words):
         coordinator.take_in(world.office, [world.file(answer)])
 
 
-def test_a_kit_that_was_altered_is_refused(world: World) -> None:
-    kit = papers.read_kit(world.kits[0])
+def test_a_kit_that_was_altered_is_refused(world: Founded) -> None:
+    kit = papers.read_kit(world.kit(NAMES[0]))
     altered = structs.replace(kit, superlink="evil.example:8000")
-    world.kits[0].write_bytes(papers.packed(altered, "page"))
+    world.kit(NAMES[0]).write_bytes(papers.packed(altered, "page"))
     with pytest.raises(FileError, match="signed with the key"):
-        party.join(world.kits[0], world.root / "new", "rows.csv", "rows")
+        party.join(world.kit(NAMES[0]), world.root / "new", "rows.csv", "rows")
     assert not list((world.root / "new").glob("*"))
 
 
-def test_another_coordinators_kit_shows_another_fingerprint(world: World) -> None:
+def test_another_coordinators_kit_shows_another_fingerprint(world: Founded) -> None:
     """Its signature is good: what finds it out is the fingerprint that is read out."""
     thief = Identity.generate()
-    kit = papers.signed(structs.replace(papers.read_kit(world.kits[0]), coordinator=thief.verify_key), thief)
-    world.kits[0].write_bytes(papers.packed(kit, "page"))
-    joined = party.join(world.kits[0], world.root / "new", "rows.csv", "rows")
-    assert joined.coordinator != world.joined[0].coordinator
+    kit = papers.signed(
+        structs.replace(papers.read_kit(world.kit(NAMES[0])), coordinator=thief.verify_key), thief
+    )
+    world.kit(NAMES[0]).write_bytes(papers.packed(kit, "page"))
+    joined = party.join(world.kit(NAMES[0]), world.root / "new", "rows.csv", "rows")
+    assert joined.coordinator != world.joined[NAMES[0]].coordinator
 
 
 @pytest.mark.parametrize("name", ["../evil.toml", "study.toml", "/etc/x.toml", ".x.toml", "identity.key"])
@@ -197,10 +162,10 @@ def without_me(edition: Edition) -> Edition:
     ],
 )
 def test_a_roster_that_does_not_fit_is_refused(
-    world: World, change: Callable[[Edition], Edition], words: str
+    world: Founded, change: Callable[[Edition], Edition], words: str
 ) -> None:
     edition = world.roster()
-    folder = world.folders[NAMES.index(edition.clients[0][0])]
+    folder = world.folders[edition.clients[0][0]]
     party.accept(folder, world.file(edition))
     before = (folder / "roster.toml").read_bytes()
     with pytest.raises(FileError, match=words):
@@ -208,7 +173,7 @@ def test_a_roster_that_does_not_fit_is_refused(
     assert (folder / "roster.toml").read_bytes() == before
 
 
-def test_a_roster_of_somebody_else_is_refused(world: World) -> None:
+def test_a_roster_of_somebody_else_is_refused(world: Founded) -> None:
     """The server's key signs no roster, though it stands beside the coordinator's."""
     edition = world.roster()
     server = world.office / "server" / "identity.key"
@@ -217,16 +182,16 @@ def test_a_roster_of_somebody_else_is_refused(world: World) -> None:
         keys.read_key(server, keys.service_passphrase, server=True)[1],
     ):
         with pytest.raises(FileError, match="signed with the key"):
-            party.accept(world.folders[0], world.file(papers.signed(edition, identity)))
+            party.accept(world.folders[NAMES[0]], world.file(papers.signed(edition, identity)))
 
 
-def test_an_older_roster_does_not_come_back(world: World) -> None:
+def test_an_older_roster_does_not_come_back(world: Founded) -> None:
     """A member that was removed would be back."""
     edition = world.roster()
     newer = papers.signed(structs.replace(edition, number=2, why="later"), world.key())
-    party.accept(world.folders[0], world.file(newer))
+    party.accept(world.folders[NAMES[0]], world.file(newer))
     with pytest.raises(FileError, match="newer than number 2"):
-        party.accept(world.folders[0], world.file(edition))
+        party.accept(world.folders[NAMES[0]], world.file(edition))
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ class SuperLink:
         tls: dict[str, Any] = {"ssl_certfile": str(link.certificate), "ssl_keyfile": str(link.key)}
         self._private = uvicorn.Server(uvicorn.Config(self._doors.private, lifespan="on", **common))
         self._public = uvicorn.Server(uvicorn.Config(self._doors.public, lifespan="off", **common, **tls))
+        self._certified = _changed(link)
         try:
             self._public.config.load()
         except (OSError, ssl.SSLError) as error:
@@ -158,10 +159,45 @@ class SuperLink:
             await asyncio.sleep(self._every)
             try:
                 await asyncio.to_thread(lambda: admit(self._state, self._keys()))
+                self._certify()
             except FileError as error:  # the others stay as they are
                 if str(error) != said:
                     said = str(error)
                     _LOG.error("%s", said)
+
+    def _certify(self) -> None:
+        """Show a certificate that was put in the place of the old one, from the next connection on. Raises `FileError`."""
+        changed = _changed(self._link)
+        if changed == self._certified:
+            return
+        context = self._public.config.ssl
+        assert context is not None
+        pair = (self._link.certificate, self._link.key)
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                *pair
+            )  # a pair that does not fit spoils a context
+            context.load_cert_chain(*pair)
+        except (OSError, ssl.SSLError) as error:
+            raise FileError(
+                f"{self._link.certificate}, {self._link.key}: expected a certificate and its key (PEM), the one before "
+                f"stays: {error}"
+            ) from None
+        self._certified = changed
+        _LOG.info("a new certificate: %s", self._link.certificate)
+
+
+def _changed(link: Link) -> tuple[int, ...]:
+    """Another after one of the two files has changed. Raises `FileError`."""
+    try:
+        return tuple(number for path in (link.certificate, link.key) for number in _state(path))
+    except OSError as error:
+        raise FileError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino
 
 
 def admit(state: Any, keys: Mapping[bytes, str]) -> None:
