@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from secure_afl.cli.model import print_coefficients
 from secure_afl.cli.options import options
 from secure_afl.cli.table_options import FORM
 from secure_afl.cli.terminal import (
@@ -188,20 +187,18 @@ def run_command(
         with progress(phases(settings, rows)) as watch:
             result = run(rows, parts, settings, watch)
         write_json(json_file, result.figures)
-        if model_file or result.numeric:
+        learned = None
+        if rows.codebook and settings.model == "ridge" and settings.clip is None:
             from secure_afl.tables import model
 
-            assert rows.codebook is not None
             how = {"data": rows.name, "backend": settings.backend.value, "session": result.session}
             learned = model.of_ridge(result.learned, rows.codebook, **how)
-        if model_file:
+        if model_file and learned:
             learned.save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
         if html:
             write_text(html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
-        if result.numeric:
-            print_coefficients(learned)
-        print_run(result, rows.note)
+        print_run(result, rows.note, learned)
         if settings.audit:
             console.print(
                 f"[dim]audit logs: secure-afl audit verify {escape(str(settings.audit))}/*.jsonl[/]",

@@ -1,13 +1,19 @@
 """A run on a terminal."""
 
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 
 from secure_afl.cli.evaluation import print_classified, print_measured
 from secure_afl.cli.terminal import console, table
 from secure_afl.simulations.data.dataset import Dataset
+from secure_afl.simulations.show.answers import print_coefficients, print_left, print_scores, print_table_one
 from secure_afl.simulations.study.report import Run
 
-_MOST_COLUMNS, _MOST_CLIENTS = 30, 20
+if TYPE_CHECKING:
+    from secure_afl.tables.model import Model
+
+_MOST_COLUMNS = 30
 _EQUAL, _DIFFERENT = "equal, bit for bit", "DIFFERENT"
 _STYLES = {_EQUAL: f"[green]{_EQUAL}[/]", _DIFFERENT: f"[bold red]{_DIFFERENT}[/]"}
 
@@ -24,16 +30,18 @@ def print_columns(source: Dataset) -> None:
     console.print(shown)
 
 
-def print_run(result: Run, note: str) -> None:
-    """note: where the scale of the columns is from."""
-    _print_clients(result)
+def print_run(result: Run, note: str, model: "Model | None" = None) -> None:
+    """note: where the scale of the columns is from; model: what was learned, where it has coefficients of columns."""
+    print_table_one(result.figures)
+    if model:
+        print_coefficients(model)
+    print_scores(result)
     _print_held_out(result)
-    if result.costs:
-        _print_phases(result)
-    for text in result.agreement():
-        console.print(text, highlight=False)
+    print_left(result)
     for name, text in result.summary().items():
         console.print(f"{name:<27}{_STYLES.get(text, text)}", highlight=False)
+    for text in result.agreement():
+        console.print(f"[dim]{text}[/]", highlight=False)
     for warning in result.figures.get("warnings", ()):
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     for refusal in result.refusals:
@@ -41,48 +49,13 @@ def print_run(result: Run, note: str) -> None:
     console.print(f"[dim]{escape(note)}[/]", highlight=False)
 
 
-def _print_clients(result: Run) -> None:
-    own = ("alone, own", "together, own", *(["personal, own"] if result.personal else []), "alone, all")
-    shown = table(
-        f"{escape(result.figures['data'])}: training rows, and {escape(result.measure)} on each client's own test rows and on all",
-        ("client", "rows", "in the sum", *own),
-    )
-    clients = result.clients()
-    for one in clients[:_MOST_CLIENTS]:
-        scores = (one.alone, one.together, *([one.personal] if result.personal else []), one.alone_on_all)
-        shown.add_row(
-            escape(one.name),
-            str(one.rows),
-            one.present,
-            *map(result.shown, scores),
-        )
-    if len(clients) > _MOST_CLIENTS:
-        shown.add_row(f"… and {len(clients) - _MOST_CLIENTS} more", *[""] * (2 + len(own)))
-    console.print(shown)
-
-
 def _print_held_out(result: Run) -> None:
     """How good everyone's model is on all test rows."""
     from secure_afl.analytic.evaluation import Classified, Measured
 
+    if result.held_out:
+        console.print("[bold]The common model on the test rows of all clients[/]")
     if isinstance(result.held_out, Classified):
         print_classified(result.held_out)
     if isinstance(result.held_out, Measured):
         print_measured(result.held_out, result.figures["unit"])
-
-
-def _print_phases(result: Run) -> None:
-    holders = ("holder bytes", "CPU ms") if result.encrypted else ()
-    shown = table(
-        "cost by phase, first keys, then sums; medians over clients",
-        ("phase", "bytes up", "bytes down", "client CPU ms", "server CPU ms", *holders),
-    )
-    keys = True
-    for one in result.phases():
-        if keys != (keys := one.keys):
-            shown.add_section()
-        cells = [f"{one.up:,.0f}", f"{one.down:,.0f}", f"{one.client_ms:.2f}", f"{one.server_ms:.2f}"]
-        if holders:
-            cells += [f"{one.holder_bytes:,}", f"{one.holder_ms:.2f}"]
-        shown.add_row(one.phase, *cells)
-    console.print(shown)

@@ -19,7 +19,8 @@ KEY_PHASES = (
 
 class ClientRow(NamedTuple):
     """One client. rows: to train on; present: whether it is in the sum, or in how many of them; the others are
-    accuracies (of a number root mean squared errors) on its own test rows, alone_on_all on everyone's: None without test rows or without such a model.
+    accuracies (of a number root mean squared errors) on its own test rows, those on_all on everyone's: None
+    without test rows or without such a model.
     """
 
     name: str
@@ -29,6 +30,15 @@ class ClientRow(NamedTuple):
     together: float | None
     personal: float | None
     alone_on_all: float | None
+    personal_on_all: float | None
+
+
+class LeftRow(NamedTuple):
+    """Bytes that one client sent: for the sums, and for keys and their shares."""
+
+    name: str
+    sums: int
+    keys: int
 
 
 class PhaseRow(NamedTuple):
@@ -107,8 +117,38 @@ class Run:
                 accuracy["together_by_client"].get(name),
                 accuracy.get("personal_by_client", {}).get(name),
                 accuracy["alone_on_all"].get(name),
+                accuracy.get("personal_on_all", {}).get(name),
             )
             for name in self.figures["clients"]
+        ]
+
+    def means(self) -> dict[str, float | None]:
+        """Of alone, together and personal on own test rows: over clients, by their test rows."""
+        weights = self.figures["test_rows"]
+        found: dict[str, float | None] = {}
+        for model in ("alone", "together", "personal"):
+            scores = [(getattr(one, model), weights[one.name]) for one in self.clients()]
+            known = [(score, weight) for score, weight in scores if score is not None]
+            total, power = (
+                sum(weight for _, weight in known),
+                2 if self.numeric else 1,
+            )  # RMSE: mean of squares
+            mean = sum(score**power * weight for score, weight in known) / total if total else None
+            found[model] = None if mean is None else float(mean ** (1 / power))
+        return found
+
+    def left(self) -> list[LeftRow]:
+        """What each client sent, in the order of their names."""
+        plain = self.figures["bytes"]["upload_per_client"]
+        return [
+            LeftRow(
+                name,
+                sum(cost.up.get(at, 0) for phase, cost in self.costs.items() if phase not in KEY_PHASES)
+                if self.costs
+                else plain * (any(name in one for one in self.survivors)),
+                sum(cost.up.get(at, 0) for phase, cost in self.costs.items() if phase in KEY_PHASES),
+            )
+            for at, name in enumerate(self.figures["clients"])
         ]
 
     def phases(self) -> list[PhaseRow]:
@@ -180,9 +220,10 @@ class Run:
                     **private
                 )
             )
-        if self.personal:
-            lines["personal models"] = f"{scores['personal']:.3f} on own test rows" + (
-                f"; clients by group: {', '.join(map(str, figures['groups']))}" if "groups" in figures else ""
+        if "groups" in figures:
+            groups = ", ".join(map(str, figures["groups"]))
+            lines["personal models"] = (
+                f"{scores['personal']:.3f} on own test rows; clients by group: {groups}"
             )
         return lines
 

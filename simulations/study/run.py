@@ -27,8 +27,10 @@ from secure_afl.simulations.data.partition import Part, stacked
 from secure_afl.simulations.study.control import Coded, coded, smallest
 from secure_afl.simulations.study.report import KEY_PHASES, Run
 from secure_afl.simulations.study.settings import Settings
+from secure_afl.simulations.study.table_one import table_one
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.tables.codebook import LEAST_ROWS
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
 if TYPE_CHECKING:
@@ -161,6 +163,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         }
         | _spent(costs, sum(one.length for one in models.together.rounds_), witness.plain_seconds)
     )
+    figures["table_one"] = _table_one(data, models.together, settings)
     if settings.personalize:
         _add_personal(figures, data, parts, models)
     elif models.personal:
@@ -181,7 +184,7 @@ class _Models:
     together: "Learned"
     pooled: "Learned"
     alone: "Mapping[str, Learned]"
-    personal: Mapping[str, FederatedRidgeClassifier]
+    personal: Mapping[str, Any]
     sums: Sequence[Outcome]
     pooled_rows: npt.NDArray[np.intp]
     warnings: Sequence[str]
@@ -249,10 +252,10 @@ def _personal(
     parts: Sequence[Part],
     together: "Learned",
     weighted: Callable[[npt.NDArray[np.intp]], dict[str, Any]],
-) -> dict[str, FederatedRidgeClassifier]:
+) -> dict[str, Any]:
     """Of a table's clients; empty where no exact sum was opened. Nothing leaves a client for it."""
     if (
-        not isinstance(together, FederatedRidgeClassifier)
+        not isinstance(together, FederatedRidge | FederatedRidgeClassifier)
         or not data.codebook
         or together.privacy
         or together.statistics_ is None
@@ -348,21 +351,34 @@ def _add_personal(figures: dict[str, Any], data: Dataset, parts: Sequence[Part],
 
 
 def _add_personal_ridge(
-    figures: dict[str, Any],
-    data: Dataset,
-    parts: Sequence[Part],
-    personal: Mapping[str, FederatedRidgeClassifier],
+    figures: dict[str, Any], data: Dataset, parts: Sequence[Part], personal: Mapping[str, Any]
 ) -> None:
-    """The accuracy of each client's own version of the common model, and how strongly it is drawn to that."""
+    """How good each client's own version of the common model is, and how strongly it is drawn to that."""
     test, _ = stacked({part.client: part.test for part in parts})
     tested = [part for part in parts if len(part.test)]
-    own = _scores(data, personal, tested)
-    figures["accuracy"] |= {
+    own, power = _scores(data, personal, tested), 2 if data.target else 1  # RMSE: the mean of squares
+    weights = [len(part.test) for part in tested]
+    figures["rmse" if data.target else "accuracy"] |= {
         "personal_by_client": own,
-        "personal": float(np.average(list(own.values()), weights=[len(part.test) for part in tested])),
-        "personal_on_all": {name: one.score(data.X[test], data.y[test]) for name, one in personal.items()},
+        "personal": float(np.average(np.array(list(own.values())) ** power, weights=weights) ** (1 / power)),
+        "personal_on_all": {name: _quality(data, one, test) for name, one in personal.items()},
     }
     figures["personal_pull"] = {name: one.personal_.mu for name, one in personal.items()}
+
+
+def _table_one(data: Dataset, together: "Learned", settings: Settings) -> dict[str, Any] | None:
+    """Of the rows in the sum; None but for a ridge model of a table whose rows count once, with an exact sum."""
+    if (
+        not isinstance(together, FederatedTable)
+        or not data.codebook
+        or data.weights is not None
+        or together.privacy
+        or together.statistics_ is None
+    ):
+        return None
+    approximate = settings.backend is Backend.CKKS and settings.least_rows is None  # nothing is merged then
+    least = LEAST_ROWS if approximate else settings.control(data.codebook)
+    return table_one(data.codebook, together.moments_, least).figures()
 
 
 def _private(model: "Learned", settings: Settings, clients: int) -> dict[str, Any] | None:

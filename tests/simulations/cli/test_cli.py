@@ -84,7 +84,9 @@ def test_the_main_job_without_options(tmp_path: Path) -> None:
         "Switzerland",
         "equal, bit for bit",
         "certificate",
-        "unmasking",
+        "Table 1",
+        "95 % interval",
+        "personal",
         "active server, hybrid",
     ):
         assert words in output

@@ -71,11 +71,12 @@ def test_the_command_shows_a_regression(folder: Path) -> None:
     files = ["--html", str(folder / "run.html"), "--model-out", str(folder / "model.safetensors")]
     shown = said("run", *common, *files, "--json", str(folder / "run.json"))
     for text in (
-        "root mean squared error (kg)",
+        "Root mean squared error (kg)",
+        "personal",
         "R²",
         "MAE",
-        "coefficients",
-        "95 % low",
+        "the predicted change (kg)",
+        "95 % interval",
         "RMSE, all test rows",
     ):
         assert text in shown

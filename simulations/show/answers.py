@@ -1,0 +1,181 @@
+"""What a run found out, on a terminal, for a reader who knows hospitals and no cryptography."""
+
+from collections.abc import Mapping
+from math import floor, isnan, log10
+from typing import Any
+
+from rich.markup import escape
+
+from secure_afl.cli.terminal import console, table
+from secure_afl.simulations.study.report import Run
+from secure_afl.tables.codebook import Category, YesNo
+from secure_afl.tables.model import Model
+from secure_afl.tables.shown import Line, lines, number
+
+_MOST = 20  # clients that are listed
+_MOST_LINES = 60  # coefficients that are listed
+_SENT = {
+    "mask": "masked",
+    "bfv": "encrypted",
+    "ckks": "encrypted",
+    "bfv+mask": "masked and encrypted",
+    "plain": "readable",
+}
+_SENTENCES = {
+    "mask": "Masked: random numbers to everyone but the client. The masks cancel when all vectors are added: the "
+    "server learns the total, and of a client's own vector nothing.",
+    "bfv": "Encrypted: the server adds up ciphertexts, and only the key holders can open the total.",
+    "ckks": "Encrypted: the server adds up ciphertexts, and only the key holders can open the total.",
+    "bfv+mask": "Masked, then encrypted: neither the server nor the key holders can read a client's vector.",
+    "plain": "Readable: the server sees every client's statistics.",
+}
+
+
+def print_table_one(figures: Mapping[str, Any]) -> None:
+    """Means and shares of the training rows in the sum. figures: of a run; nothing is printed for one without."""
+    found = figures.get("table_one")
+    if not found:
+        return
+    shown = table(
+        f"Table 1: the {found['rows']:,} training rows in the sum. Numbers: mean ± SD of the known values. Categories: "
+        f"share of each level. A dash hides fewer than {found['least_rows']} rows",
+        ("column", "all clients together", "missing"),
+        names=2,
+    )
+    for one in found["lines"]:
+        shown.add_row(escape(one["name"]), escape(_summary(one)), share(one["missing"]))
+    console.print(shown)
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    if line["levels"]:
+        return ", ".join(f"{level} {share(part)}" for level, part in line["levels"].items())
+    if line["mean"] is None:
+        return "–"
+    return f"{line['mean']:.4g} ± {line['deviation']:.3g} {line['unit']}".rstrip()
+
+
+def share(value: float | None) -> str:
+    """In percent; a dash for what is suppressed."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def print_coefficients(model: Model) -> None:
+    """What the model says of each column, in the table's units."""
+    found, several = lines(model), len(model.codebook.classes) > 2
+    known = found[0].low is not None
+    headings = [*(["outcome"] if several else []), "column", "effect"]
+    shown = table(
+        escape(meaning(model)),
+        [*headings, *(["95 % interval", "p"] if known else [])],
+        names=len(headings) - 1,
+    )
+    for one in found[:_MOST_LINES]:
+        shown.add_row(
+            *([escape(one.output)] if several else []),
+            escape(called(model, one)),
+            *_effect(one),
+        )
+    console.print(shown)
+    if len(found) > _MOST_LINES:
+        console.print(
+            f"… and {len(found) - _MOST_LINES} more: --model-out FILE, then secure-afl show FILE",
+            highlight=False,
+        )
+    bases = [
+        f"{name} {kind.base}" for name, kind in model.codebook.columns.items() if isinstance(kind, Category)
+    ]
+    if bases:
+        console.print(escape(f"Reference levels: {', '.join(bases)}."), highlight=False)
+    if known:
+        console.print(
+            "An interval without 0 (p below 0.05) is hardly chance. A dash: the column is constant, or follows from those "
+            "above it. These are least squares; predictions use a ridge, which draws effects slightly towards 0.",
+            highlight=False,
+        )
+    else:
+        console.print(escape(f"No intervals: {model.about.no_errors}."), highlight=False)
+
+
+def meaning(model: Model) -> str:
+    """What an effect is."""
+    column, classes = model.codebook.outcome.column, model.codebook.classes
+    if not classes:
+        unit = getattr(model.codebook.outcome, "unit", "")
+        what = f"by how much the predicted {column}{unit and f' ({unit})'} is larger"
+    elif len(classes) == 2:
+        what = f"by how much the predicted share with {column} = {classes[1]} (0 to 1) is larger"
+    else:
+        what = f"by how much the predicted share of each {column} (0 to 1) is larger"
+    return (
+        f"Effects: {what} for one unit more, for yes instead of no, or for a level instead of the reference, with all other "
+        "columns the same"
+    )
+
+
+def called(model: Model, line: Line) -> str:
+    """A coefficient's column, with its unit."""
+    if isinstance(model.codebook.columns.get(line.term), YesNo):
+        return f"{line.term} = yes"
+    return f"{line.term} ({line.unit})" if line.unit else line.term
+
+
+def _effect(line: Line) -> list[str]:
+    """The effect; where it is known, its interval and p, with as many decimals as the standard error deserves."""
+    if line.error is None or line.low is None or line.high is None or line.p is None:
+        return [number(line.coefficient)]
+    if isnan(line.p):
+        return ["–"] * 3
+    decimals = max(0, 1 - floor(log10(line.error)))
+    effect, low, high = (f"{value:.{decimals}f}" for value in (line.coefficient, line.low, line.high))
+    return [effect, f"{low} to {high}", "<0.001" if line.p < 0.001 else f"{line.p:.3f}"]
+
+
+def print_scores(result: Run) -> None:
+    """How good each client's three models are: its own, everyone's and its personal one."""
+    clients, shown = result.clients(), result.shown
+    learned = ("alone", "together", *(["personal"] if result.personal else []))
+    what = escape(f"{result.measure[0].upper()}{result.measure[1:]}")
+    own = table(f"{what} on each client's own test rows", ("client", "training rows", *learned))
+    everyone = table(f"{what} on the test rows of all clients", ("client", *learned))
+    for one in clients[:_MOST]:
+        name = escape(one.name) + ("" if one.present == "yes" else f" (in the sum: {one.present})")
+        mine = {"alone": one.alone, "together": one.together, "personal": one.personal}
+        all_ = {
+            "alone": one.alone_on_all,
+            "together": result.scores["together"],
+            "personal": one.personal_on_all,
+        }
+        own.add_row(name, f"{one.rows:,}", *(shown(mine[model]) for model in learned))
+        everyone.add_row(name, *(shown(all_[model]) for model in learned))
+    if len(clients) > _MOST:
+        own.add_row(f"… and {len(clients) - _MOST} more", *[""] * (1 + len(learned)))
+    own.add_section()
+    means = result.means()
+    own.add_row(
+        "mean over rows", f"{sum(one.rows for one in clients):,}", *(shown(means[model]) for model in learned)
+    )
+    console.print(own)
+    console.print(everyone)
+    told = "alone: a model of the client's rows. together: the common model."
+    if result.personal:
+        told += " personal: the common model fitted to the client's rows, by the client itself; nothing leaves it."
+    told += " One division into training and test rows decides little: try another --seed."
+    console.print(told, highlight=False)
+
+
+def print_left(result: Run) -> None:
+    """What each client sent, and in which form."""
+    backend = result.figures["backend"]
+    shown = table(
+        "What left each client: these bytes and nothing else",
+        ("client", "its vector for the sum", "keys"),
+        names=1,
+    )
+    rows = result.left()
+    for one in rows[:_MOST]:
+        shown.add_row(escape(one.name), f"{one.sums:,} {_SENT[backend]}", f"{one.keys:,}")
+    if len(rows) > _MOST:
+        shown.add_row(f"… and {len(rows) - _MOST} more", "", "")
+    console.print(shown)
+    console.print(_SENTENCES[backend], highlight=False)
