@@ -70,7 +70,8 @@ class Endpoint:
 
     contribute: a client's vector for a sum, after what the server told of the sums before (empty if nothing), and its data
     set's name. solve: with `Release.WEIGHTS`, a key holder's.
-    check_told: raises for what cannot have come of sums before another one, whatever the rows are.
+    check_told: raises for what cannot have come of sums before another one, whatever the rows are. waits: whether some sum
+    waits for what the server tells, also if none trusts it.
     learned: takes what the server says came out, and what it told in the session before; nobody vouches for it.
     under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
     audit: the file of its audit log. study: the digest of what is learned, if that must be approved in the audit log before
@@ -87,6 +88,7 @@ class Endpoint:
         *,
         solve: Solve | None = None,
         check_told: Callable[[bytes], None] = lambda model: None,
+        waits: bool = False,
         learned: Callable[[bytes, bytes], None] = lambda model, told: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
@@ -106,6 +108,7 @@ class Endpoint:
         self._contribute = contribute
         self._solve = solve
         self._check_told = check_told
+        self._told_between = waits or any(one.trusts_server for one in terms.plan)
         self._learned = learned
         self._under_way = under_way
         self._audit = audit
@@ -218,7 +221,7 @@ class Endpoint:
         return b""
 
     def _keep_told(self, session: bytes, learned: Learned) -> None:
-        if self._holds_key or not any(one.trusts_server for one in self._terms.plan):
+        if self._holds_key or not self._told_between:
             raise LocalProtocolError(
                 f"{self.name} takes part in no sum that follows from what the server tells"
             )

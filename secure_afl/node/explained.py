@@ -43,6 +43,12 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             "single rows."
         )
     lines.append(_control(study))
+    if study.counts:
+        lines.append(
+            f"First the number of rows{' and of rows of each class' if study.classes else ''}, under masks. This party gives "
+            f"nothing else unless the server announces at least {study.counts.rows} rows in all"
+            f"{f' and {study.counts.least} of each class' if study.classes else ''}."
+        )
     return tuple(lines)
 
 

@@ -131,7 +131,7 @@ class Folder:
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
             X, y, weights, name = self.data(study)
             layers = study.unpacked(learned)
-            return study.vector(wanted.round, X, y, endpoint.name, layers, weights), name
+            return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
         endpoint = Endpoint(
@@ -141,6 +141,7 @@ class Folder:
             contribute,
             solve=_solved if weights else None,
             check_told=study.check_told,
+            waits=study.counts is not None,
             learned=lambda model, told: self._learned(model, told, study, endpoint.name),
             under_way=self.put_aside,
             audit=self.path / AUDIT,
@@ -254,7 +255,7 @@ class Folder:
         if study.codebook and isinstance(study, RidgeStudy):
             from secure_afl.tables import model as models
 
-            models.of_study(layers[0], study.codebook, study.estimator(), study.backend.value).save(
+            models.of_study(layers[-1], study.codebook, study.estimator(), study.backend.value).save(
                 self.path / TABLE_MODEL
             )
         if personal:

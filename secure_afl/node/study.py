@@ -16,7 +16,8 @@ or, with a codebook (`secure_afl.tables.codebook`) in place of features, label, 
     backend = "mask"
     codebook = "codebook.toml"              # beside the study; or its content as the table [codebook]
     max_rows = 1000
-
+    rows_per_column = 10                    # optional: sites give nothing unless the pooled rows, which a first sum
+                                            # counts, are as many for each column (docs/disclosure.md)
     [ridge]
 
 or, in the place of `[ridge]`, the parameters of `FedACnnL`:
@@ -49,13 +50,13 @@ from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import DataError
 from secure_afl.protocol.files import whole
-from secure_afl.protocol.homomorphic.agreement import Encryption
+from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.backend import parse as parse_backend
-from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.tables import codebook as codebooks
-from secure_afl.tables.codebook import Codebook, Target
+from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
 from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds
 from secure_afl.tables.terms import row_norm, terms
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
     from secure_afl.sums.aggregation import Aggregator, Outcome
+    from secure_afl.sums.counted import Counts
     from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
 
     Remote = RemoteMaskedAggregator | RemoteEncryptedAggregator
@@ -212,8 +214,32 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
         raise NotImplementedError
 
+    @property
+    def counts(self) -> "Counts | None":
+        """What is asked of the pooled rows before anything but their number leaves; None for nothing."""
+        return None
+
+    def contribution(
+        self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats], weights: Floats | None
+    ) -> Floats:
+        """`vector`, with the sum of counts before the others where there is one. Raises `PolicyError` if that counted too
+        few rows, or if the server announced nothing.
+        """
+        if self.counts is None:
+            return self.vector(number, X, y, who, learned, weights)
+        if number == 0:
+            return self.counts.of(y[self.controlled(X, y).kept])
+        if not learned:
+            raise PolicyError(
+                "expected the counts of the pooled rows before other sums, the server announced none"
+            )
+        self.counts.check(learned[0][0])
+        return self.vector(number - 1, X, y, who, learned[1:], weights)
+
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of the model's weights, one for each layer, as (1 + inputs, outputs)."""
+        """Of what the server announces: (1, 1 + classes) of counts, where there are any; then (1 + inputs, outputs) of the
+        weights of each layer.
+        """
         raise NotImplementedError
 
     def learn(
@@ -266,9 +292,20 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     """A study with `[ridge]`."""
 
     ridge: Ridge
+    rows_per_column: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rows_per_column < 0:
+            raise DataError(
+                f"expected rows_per_column of 0 (not asked for) or more, got {self.rows_per_column}"
+            )
+        released = self.encryption is None or self.encryption.release is Release.SUM
+        if self.rows_per_column and (self.privacy or not released or self.ridge.rounds > 1):
+            raise DataError(
+                "expected rows_per_column with sums that are exact, opened and one a study, got it with [privacy], release "
+                "weights or several rounds: leave it out"
+            )
         if self.codebook and (self.ridge.row_norm, self.ridge.column_bounds) != (None, None):
             raise DataError(
                 "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
@@ -296,8 +333,19 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             return FederatedRidge(target_bounds=self.codebook.outcome.range, **common)
         return FederatedRidgeClassifier(classes=self.classes, **common)
 
+    @property
+    def counts(self) -> "Counts | None":
+        from secure_afl.sums.counted import Counts
+
+        if not self.rows_per_column:
+            return None
+        rows = self.rows_per_column * (1 + len(self.features))
+        least = self.codebook.least_rows if self.codebook else LEAST_ROWS
+        return Counts(rows, least, self.classes, self.max_rows, self.agreement)
+
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
-        return tuple(self.estimator().plan(self.features, clients))
+        plan = tuple(self.estimator().plan(self.features, clients))
+        return self.counts.plan(plan) if self.counts else plan
 
     @property
     def waves(self) -> int:
@@ -318,7 +366,12 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         return self.estimator().vector(found.X[kept], y[kept], who, number, own)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        return ((1 + len(self.features), len(self.classes) or 1),)
+        weights = (1 + len(self.features), len(self.classes) or 1)
+        return ((1, 1 + len(self.classes)), weights) if self.counts else (weights,)
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        if self.counts and layers:
+            self.counts.check_form(layers[0][0])
 
     def learn(
         self,
@@ -326,9 +379,16 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
-        ridge = self.estimator(aggregator).fit_elsewhere(clients, self.features)
+        if self.counts is None:
+            ridge = self.estimator(aggregator).fit_elsewhere(clients, self.features)
+            learned(ridge)
+            return [ridge.weights_], ridge.rounds_
+        from secure_afl.sums.counted import Counted
+
+        counted = Counted(aggregator, self.counts)
+        ridge = self.estimator(counted).fit_elsewhere(clients, self.features)
         learned(ridge)
-        return [ridge.weights_], ridge.rounds_
+        return [counted.counts[None, :], ridge.weights_], ridge.rounds_
 
 
 class NetworkStudy(Study, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
-from worlds.coded import Coded
+from worlds.coded import FLAGS, Coded, flag_table
 from worlds.folders import Post
 
 from secure_afl.crypto.errors import SecureAflError
@@ -171,31 +171,9 @@ def test_contradictions_are_refused(study: str, message: str, tmp_path: Path) ->
         study_file.read(tmp_path / "study.toml")
 
 
-FLAGS = """
-site = "site"
-products = [["a", "b", "c"]]
-[columns]
-age = { kind = "number", range = [0, 100] }
-a = { kind = "yes/no", yes = ["1"], no = ["0"] }
-b = { kind = "yes/no", yes = ["1"], no = ["0"] }
-c = { kind = "yes/no", yes = ["1"], no = ["0"] }
-[outcome]
-kind = "classes"
-column = "sick"
-classes = ["no", "yes"]
-"""
-
-
 @pytest.fixture
 def flags(tmp_path: Path) -> Path:
-    """A table where each two of three flags go together in many rows, all three in one."""
-    cells = [(1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
-    lines = [f"s{at % 3},{20 + at % 60},{a},{b},{c}" for at, (a, b, c) in enumerate(cells * 12)]
-    lines[40] = "s1,60,1,1,1"
-    table = tmp_path / "flags.csv"
-    body = [f"{line},{('no', 'yes')[at % 2]}" for at, line in enumerate(lines)]
-    table.write_text("\n".join(["site,age,a,b,c,sick", *body]) + "\n")
-    return table
+    return flag_table(tmp_path)
 
 
 def test_no_row_is_singled_out_in_a_sum_over_deployed_sites(flags: Path, tmp_path: Path) -> None:

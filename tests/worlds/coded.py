@@ -20,6 +20,31 @@ from secure_afl.tables.encoding import encode
 from secure_afl.tables.reading import read
 from worlds.folders import Post
 
+FLAGS = """
+site = "site"
+products = [["a", "b", "c"]]
+[columns]
+age = { kind = "number", range = [0, 100] }
+a = { kind = "yes/no", yes = ["1"], no = ["0"] }
+b = { kind = "yes/no", yes = ["1"], no = ["0"] }
+c = { kind = "yes/no", yes = ["1"], no = ["0"] }
+[outcome]
+kind = "classes"
+column = "sick"
+classes = ["no", "yes"]
+"""
+
+
+def flag_table(folder: Path, sites: int = 3) -> Path:
+    """84 rows of sites for `FLAGS`, where each two of three flags go together in many rows, all three in one."""
+    cells = [(1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
+    lines = [f"s{at % sites},{20 + at % 60},{a},{b},{c}" for at, (a, b, c) in enumerate(cells * 12)]
+    lines[40] = "s1,60,1,1,1"
+    table = folder / "flags.csv"
+    body = [f"{line},{('no', 'yes')[at % 2]}" for at, line in enumerate(lines)]
+    table.write_text("\n".join(["site,age,a,b,c,sick", *body]) + "\n")
+    return table
+
 
 @dataclass
 class Coded:
@@ -29,6 +54,7 @@ class Coded:
     table: Path
     codebook: str
     ridge: float = 1e-3
+    also: str = ""  # lines of the study
 
     def __post_init__(self) -> None:
         self.book = codebooks.parse(self.codebook)
@@ -43,7 +69,7 @@ class Coded:
             "roster.toml": roster.text(roster.Parties(Roster(tuple(members)), None)),
             "policy.toml": policy.text(Policy()),
             "codebook.toml": self.codebook,
-            "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n[ridge]\nridge = {self.ridge}\n',
+            "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n{self.also}[ridge]\nridge = {self.ridge}\n',
         }
         for folder in (*self.folders, self.server):
             for name, text in files.items():

@@ -1,0 +1,141 @@
+"""A first sum of counts, without which no site gives anything to the sums that follow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worlds.coded import FLAGS, Coded, flag_table
+from worlds.folders import Post
+
+from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.node import study as study_file
+from secure_afl.node.site import Folder, kept
+from secure_afl.node.study import Study
+from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
+from secure_afl.sums.counted import Counted, Counts
+from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator
+
+SIX = 1 + 5  # columns of `FLAGS`, ones included
+
+
+def hospitals(folder: Path, rows_per_column: int) -> Coded:
+    return Coded(folder / "here", flag_table(folder), FLAGS, also=f"rows_per_column = {rows_per_column}\n")
+
+
+def opened(post: Post, parties: Coded) -> tuple[RemoteMaskedAggregator, Study]:
+    terms, study = Folder(parties.server).terms()
+    return RemoteMaskedAggregator(Elsewhere(terms.parties, post.carry), terms.policy), study
+
+
+def test_with_enough_rows_the_model_is_that_without_counts(tmp_path: Path) -> None:
+    parties = hospitals(tmp_path, 84 // SIX)
+    there = parties.deployed()
+    assert np.array_equal(there.weights_, parties.here().weights_)
+    for folder in parties.folders:
+        counts, weights = kept(folder, "model.npz")
+        assert counts.tolist() == [[84, 42, 42]]
+        assert np.array_equal(weights, there.weights_)
+        assert (folder / "model.safetensors").exists()
+
+
+class Blind(Counts):
+    """Of a server that goes on whatever was counted."""
+
+    def check(self, counts: np.ndarray) -> None:
+        pass
+
+
+@dataclass
+class Lying:
+    """An aggregator of a server that announces other counts than came out, or none."""
+
+    inner: RemoteMaskedAggregator
+    announced: Sequence[float] | None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        if self.announced is not None:
+            self.inner.tell(np.array(self.announced, "<f8").tobytes(), to)
+
+
+@pytest.mark.parametrize(
+    ("announced", "said"),
+    [
+        ([84, 42, 42], "at least 90 pooled rows"),
+        ([100, 96, 4], "at least 5 pooled rows of the class 'yes'"),
+        (None, "the server announced none"),
+        ([100, 42, 42], "the server announced none"),  # no counts, so not taken
+    ],
+)
+def test_clients_refuse_a_sum_over_too_few_rows_whatever_the_server_wants(
+    announced: Sequence[float] | None, said: str, tmp_path: Path
+) -> None:
+    """A server that goes on all the same opens a Gram matrix of too few rows, if only it checks the counts."""
+    parties = hospitals(tmp_path, 15)
+    post = Post(parties)
+    aggregator, study = opened(post, parties)
+    assert study.counts
+    blind = Blind(*(getattr(study.counts, one.name) for one in fields(Counts)))
+    lying: Any = Lying(aggregator, announced)
+    estimator: Any = study.estimator(Counted(lying, blind))
+    with pytest.raises(RoundAbortedError):
+        estimator.fit_elsewhere(parties.names, study.features)
+    assert sum(said in str(one) for one in post.refusals) == 3
+
+
+def test_a_server_gives_up_where_clients_would_refuse(tmp_path: Path) -> None:
+    parties = hospitals(tmp_path, 15)
+    post = Post(parties)
+    aggregator, study = opened(post, parties)
+    with pytest.raises(PolicyError, match=r"at least 90 pooled rows, .* counts 84: nothing more leaves"):
+        study.learn(aggregator, parties.names)
+    assert not post.refusals
+
+
+def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> None:
+    """Else a site could be counted, and then left out of the sum that was allowed for it."""
+    table = flag_table(tmp_path, sites=5)
+    counting, summing = 3, 7  # phases in which clients upload
+    for phase, survivors in ((counting, 4), (summing, 0)):
+        parties = Coded(tmp_path / str(phase), table, FLAGS, also="rows_per_column = 1\n")
+        post = Post(parties, {(phase, 0)})
+        aggregator, study = opened(post, parties)
+        if not survivors:
+            with pytest.raises(RoundAbortedError):
+                study.learn(aggregator, parties.names)
+            assert sum("survivors of the sums before" in str(one) for one in post.refusals) == 4
+            continue
+        with pytest.warns(DropoutWarning):
+            (counts, _), (one,) = study.learn(aggregator, parties.names)
+        assert len(one.survivors) == survivors
+        assert counts[0, 0] == 84 - 16
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("rows_per_column = -1\n[ridge]\n", "expected rows_per_column of 0"),
+        ("rows_per_column = 10\n[ridge]\nrounds = 2\n", "one a study, got it with"),
+        (
+            "rows_per_column = 10\n[ridge]\n[privacy]\nepsilon = 1.0\ndelta = 1e-6\n",
+            r"exact, opened .* with \[privacy\]",
+        ),
+    ],
+)
+def test_studies_that_cannot_count_are_refused(lines: str, message: str) -> None:
+    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
+    with pytest.raises(FileError, match=message):
+        study_file.parse(f'backend = "mask"\nmax_rows = 100\n{lines}[codebook]\n{inside}')
+
+
+@pytest.mark.parametrize(
+    "counts", [[5.0, 2, 2], [5.0, -1, 6], [4.5, 2, 2.5], [float("nan"), 1, 1], [float("inf")] * 3]
+)
+def test_what_is_no_count_is_refused(counts: list[float]) -> None:
+    with pytest.raises(DataError, match="expected counts"):
+        Counts(1, 1, ("no", "yes"), 100).check(np.array(counts))
