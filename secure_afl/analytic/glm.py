@@ -24,6 +24,7 @@ from secure_afl.errors import DataError, SolveError
 
 _SLACK = 2.0**-26  # of a leverage, for rounding
 _EXTRA = 4  # words of a gradient sum that are no gradient
+_SAME = 2.0**-30  # relative spread of weights below which they are the same
 _LEAST_CURVATURE = 2.0**-40  # smallest eigenvalue of an information matrix with a diagonal of ones
 
 
@@ -85,8 +86,13 @@ class Rules:
 
     @property
     def most_leverage(self) -> float:
-        """The largest leverage that a row may have, at its client, in the two columns 1 and μ'(η)."""
+        """The largest leverage that a row may have, among its client's rows, in the two columns 1 and μ'(η)."""
         return 1.0 / (self.least_rows // 2 + 1) + _SLACK
+
+    @property
+    def most_in_column(self) -> float:
+        """That in the columns x_j and μ'(η)·x_j, for each column of the design. With least_rows 1 there is no bound."""
+        return 1.0 - 0.5 / self.least_rows if self.least_rows > 1 else math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +127,30 @@ def gradient_words(rules: Rules, rows: ClientRows, eta: Matrix) -> Matrix:
     words[1:-_EXTRA] = residual @ rows.X
     fit = rows.weights @ family.deviance(rows.y, eta, mean), rows.weights @ family.saturated(rows.y)
     words[-_EXTRA:-2] = np.ldexp(fit, -rules.shift)
-    words[-1] = float(bool((leverages(rows.weights, family.weight(eta)) > rules.most_leverage).any()))
+    words[-1] = float(stands_out(rules, rows, family.weight(eta)))
     return words
 
 
-def leverages(weights: Matrix, curvature: Matrix) -> Matrix:
-    """Of each row (n,), max over a, b of (w(a + bv))² / Σ (w(a + bv))², for weights w and curvatures v: how far a
-    combination of the two matrices can single it out.
+def stands_out(rules: Rules, rows: ClientRows, curvature: Matrix) -> bool:
+    """Whether the information matrix, with the matrix before it, would show a row nearly alone: in all rows, or in
+    those of one column.
     """
-    columns = np.column_stack([weights, weights * curvature])
-    scale = np.linalg.norm(columns, axis=0)
-    basis, sizes, _ = np.linalg.svd(columns / np.where(scale > 0, scale, 1.0), full_matrices=False)
-    return np.asarray((basis[:, sizes > 2.0**-40] ** 2).sum(axis=1))
+    A = np.column_stack([np.ones(len(rows.X)), rows.X]) * rows.weights[:, None]
+    largest = leverages(A, curvature).max(axis=0, initial=0.0)
+    return bool(largest[0] > rules.most_leverage or (largest[1:] > rules.most_in_column).any())
+
+
+def leverages(A: Matrix, curvature: Matrix) -> Matrix:
+    """Of each row i and column j (n, d), max over a, b of (A_ij(a + b·v_i))² / Σ_i (A_ij(a + b·v_i))², with curvatures v:
+    how far a combination of column j's lines in the two matrices can single the row out.
+    """
+    squares = A**2
+    total = np.maximum(squares.sum(axis=0), np.finfo(np.float64).tiny)
+    middle = curvature @ squares / total
+    apart = squares * (curvature[:, None] - middle) ** 2
+    spread = apart.sum(axis=0)
+    varies = spread > total * (_SAME * middle) ** 2  # else the second matrix says what the first does
+    return np.asarray(squares / total + np.where(varies, apart / np.where(varies, spread, 1.0), 0.0))
 
 
 def information_words(rules: Rules, rows: ClientRows, eta: Matrix) -> Matrix:

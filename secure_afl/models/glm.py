@@ -205,10 +205,9 @@ class _GLM(FederatedTable):
         if start.ridge:
             return Wanted(None, start, at, opened, "a penalised fit has no standard errors: fit with ridge=0")
         if opened[-1].high:
-            most = 1 / (rules.least_rows // 2 + 1)
             why = (
-                f"at some client one row has more than {most:.2f} of the weight in a combination of the two matrices, "
-                "which could single it out (docs/threat-model.md)"
+                "at some client the information matrix would show one row of all, or of a column's rows, nearly alone: merge "
+                "rare levels and bound outliers, or agree on fewer least_rows (docs/threat-model.md)"
             )
             return Wanted(None, start, at, opened, why)
         return Wanted(None if last in accepted else last, start, at, opened)

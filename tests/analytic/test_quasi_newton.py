@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from secure_afl.analytic import quasi_newton
 from secure_afl.analytic.families import LOGISTIC, POISSON, Family
-from secure_afl.analytic.glm import opened, standardised
+from secure_afl.analytic.glm import leverages, opened, standardised
 from secure_afl.analytic.moments import Moments
 from secure_afl.analytic.quasi_newton import GRID, Progress, Seen, Start, State, progress
 from secure_afl.analytic.statistics import Matrix
@@ -151,3 +151,24 @@ def test_offsets_move_the_intercept_first() -> None:
     moved = progress(start, [Seen(np.array([events * 63 / 64, 0.0, 0.0]), 1.0, False)], 40, events=events)
     assert np.log(32) < moved.point[0] - start.first[0] < np.log(129)
     np.testing.assert_array_equal(moved.point[1:], 0.0)
+
+
+@given(st.integers(0, 2**32), st.integers(3, 40))
+@settings(max_examples=30, deadline=None)
+def test_leverages_are_those_of_two_columns_and_fall_with_more_rows(seed: int, n: int) -> None:
+    draws = np.random.default_rng(seed)
+    A, curvature = draws.normal(size=(n, 3)) * (draws.random((n, 3)) < 0.7), draws.random(n)
+    A[:3] = 1.0
+    found = leverages(A, curvature)
+    for j in range(3):
+        columns = np.column_stack([A[:, j], A[:, j] * curvature])
+        np.testing.assert_allclose(
+            found[:, j],
+            np.einsum("ij,ij->i", columns @ np.linalg.inv(columns.T @ columns), columns),
+            atol=1e-6,
+        )
+    assert (found <= leverages(A[: n - 1], curvature[: n - 1])[[*range(n - 1), -1]] + 1e-9)[:-1].all()
+
+
+def test_weights_that_are_the_same_say_nothing_more() -> None:
+    np.testing.assert_allclose(leverages(np.ones((10, 1)), np.full(10, 0.25)), 0.1)

@@ -1,0 +1,58 @@
+"""Heart disease at four hospitals by a codebook in which no column separates the outcome, as logistic regression needs."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_afl.tables import codebook, reading
+from secure_afl.tables.disclosure import Layout, control_rows
+from secure_afl.tables.encoding import Design, encode
+from secure_afl.tables.terms import row_norm
+
+TABLE = Path(__file__).parents[2] / "simulations" / "data" / "files" / "heart_disease_uci.csv"
+CODEBOOK = """
+site = "dataset"
+
+[columns]
+age = { kind = "number", range = [18, 100], unit = "years" }
+sex = { kind = "category", levels = ["Female", "Male"] }
+cp = { kind = "category", levels = ["asymptomatic", "typical angina", "atypical angina", "non-anginal"] }
+restecg = { kind = "category", levels = ["normal", "st-t abnormality", "lv hypertrophy"], missing = [""], when_missing = "leave out" }
+thalch = { kind = "number", range = [40, 240], unit = "per minute", missing = [""], when_missing = "leave out" }
+exang = { kind = "yes/no", yes = ["TRUE"], no = ["FALSE"], missing = [""], when_missing = "leave out" }
+oldpeak = { kind = "number", range = [-5, 10], unit = "mm", missing = [""], when_missing = "leave out" }
+
+[outcome]
+kind = "classes"
+column = "num"
+classes = { absent = ["0"], present = ["1", "2", "3", "4"] }
+"""
+Floats = npt.NDArray[np.float64]
+
+
+@cache
+def _design() -> tuple[codebook.Codebook, Design]:
+    book = codebook.parse(CODEBOOK)
+    return book, encode(book, reading.read(TABLE))
+
+
+def coded(share: float = 1.0, seed: int = 0) -> tuple[Floats, Floats, npt.NDArray[np.str_], float]:
+    """X (rows, features), y in {0, 1} (rows,), hospitals (rows,), and the bound on the norm of a row.
+
+    A share of each hospital's rows, drawn with a seed, as disclosure control codes them.
+    """
+    book, design = _design()
+    assert design.outcome is not None
+    assert design.site is not None
+    draws = np.random.default_rng(seed)
+    X, y, site = list[Floats](), list[Floats](), list[str]()
+    for name in np.unique(design.site).tolist():
+        rows = draws.permutation(np.flatnonzero(design.site == name))
+        rows = rows[: round(len(rows) * share)]
+        own, found = control_rows(design.X[rows], Layout.of(book), design.outcome[rows].astype(np.int64), 5)
+        X.append(own)
+        y.append(design.outcome[rows][found.kept])
+        site += [name] * len(own)
+    return np.vstack(X), np.concatenate(y), np.array(site), row_norm(book)
