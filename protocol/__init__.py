@@ -1,1 +1,1 @@
-"""Who says what to whom, and when: messages, state machines, policy and ledger. Loads neither torch nor tenseal."""
+"""The protocols: messages, state machines, policy and ledger. Nothing here loads torch or tenseal."""

@@ -1,1 +1,1 @@
-"""The files that an operator edits, keys, roster and policy, and how they are read and explained."""
+"""An operator's files: keys, roster and policy. Read, write and explain them."""

@@ -1,4 +1,4 @@
-"""What a policy means, in words for whoever answers for the data."""
+"""Explain a policy in words, for the person who is responsible for the data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from secure_afl.protocol.session.policy import Policy
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the sentences under it."""
+    """A heading with its sentences."""
 
     title: str
     lines: tuple[str, ...]
 
 
 FORMS = {
-    Backend.MASK: "mask: under random masks that cancel in the sum only. The server sees the sum and no client's part of it.",
-    Backend.BFV_MASK: "bfv+mask: under masks as above, and encrypted besides. Server and key holders together see the sum.",
+    Backend.MASK: "mask: under random masks that cancel only in the sum. The server sees the sum and no single client's part.",
+    Backend.BFV_MASK: "bfv+mask: under masks as above, and encrypted. Server and key holders together see only the sum.",
     Backend.BFV: "bfv: encrypted, not masked. The key holders open the sum, exactly.",
     Backend.CKKS: "ckks: encrypted, not masked. The key holder opens the sum, or the trained weights, approximately.",
     Backend.PLAIN: "plain: in the clear. The server sees this client's own statistics.",
 }
-"""What each way of leaving means."""
+"""The meaning of each backend."""
 
 _UNMASKED = (
     "{}: one client that helps the server is enough to read another client's upload, whatever 'corrupted' says; so "
     "are the key holders, if they help the server. Only for federations whose clients do not help the server."
 )
 
-# Each setting that gives up something the default protects, and what it gives up.
+# Each setting that is weaker than the default, and what it gives up.
 DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
     (
         lambda policy: Backend.PLAIN in policy.backends,
@@ -45,17 +45,17 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
         lambda policy: Profile.SEMI_HONEST in policy.profiles,
         (
             "semi-honest: the server may choose sessions in which clients do not compare what they were shown. If it "
-            "lies there, it may learn one client's statistics."
+            "lies there, it can learn one client's statistics."
         ),
     ),
     (
         lambda policy: Suite.X25519 in policy.suites,
-        "x25519: who records the messages today and has a quantum computer later can read this client's statistics.",
+        "x25519: whoever records the messages today and has a quantum computer later can read this client's statistics.",
     ),
     (
         lambda policy: policy.trusts_reports,
         (
-            "trusts_reports: a server that lies about earlier sums can make a later sum tell of single records of "
+            "trusts_reports: a server that lies about earlier sums can make a later sum reveal single records of "
             "this client."
         ),
     ),
@@ -70,37 +70,37 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
 
 _NEVER = (
     (
-        "The sum itself. Where few honest clients are in it, each of them can subtract its own part; and any sum tells "
+        "The sum itself. If few honest clients are in it, each of them can subtract its own part, and any sum reveals "
         "something about the records behind it."
     ),
     "Who takes part, when, and how much is sent.",
     "Wrong numbers that another client puts into the sum.",
-    "This client's own machine, and code that somebody else installs on it.",
-    "More colluding clients than 'corrupted' allows for. Whoever can register many members is many clients.",
+    "This client's own machine, and code that others install on it.",
+    "More colluding clients than 'corrupted' allows for. A party that registers many members counts as many clients.",
 )
 
 
 def warnings(policy: Policy) -> tuple[str, ...]:
-    """What this policy gives up of what the default protects; empty if nothing."""
+    """The protections of the default that this policy gives up; empty if none."""
     return tuple(text for applies, text in DANGERS if applies(policy))
 
 
 def explain(
     policy: Policy, clients: int | None = None, key_holders: int | None = None
 ) -> tuple[Section, ...]:
-    """What the policy allows and what it does not protect.
+    """Explain what the policy allows and what it does not protect.
 
-    clients: how many the roster has, at least 1; without it numbers are fractions. key_holders: likewise; None
-    if it is not known.
+    clients: number of clients in the roster, at least 1; if omitted, numbers are fractions. key_holders: their number;
+    None if unknown.
     """
     sections = [
         Section("What may leave this client", _leaving(policy, key_holders)),
-        Section("Which server is borne", _servers(policy)),
-        Section("How many may collude with the server, and how many must be left", _numbers(policy, clients)),
+        Section("Against which server it protects", _servers(policy)),
+        Section("How many may collude with the server, and how many must remain", _numbers(policy, clients)),
     ]
     if clients is not None and clients >= policy.least_survivors(clients):
-        sections.append(Section(f"What follows if all {clients} are invited", _set_up(policy, clients)))
-    given_up = warnings(policy) or ("None: this policy gives up nothing of what the default one protects.",)
+        sections.append(Section(f"Thresholds if all {clients} clients are invited", _set_up(policy, clients)))
+    given_up = warnings(policy) or ("None: this policy protects all that the default policy protects.",)
     return (
         *sections,
         Section("Not protected, whatever a policy says", _NEVER),
@@ -110,7 +110,7 @@ def explain(
 
 def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
     lines = [
-        "Statistics for sums that were planned beforehand, of each data set in one session; never a record.",
+        "Statistics for sums planned beforehand; each data set in one session only; never a record.",
         *(FORMS[backend] for backend in Backend if backend in policy.backends),
     ]
     if key_holders is not None and policy.backends.intersection(ENCRYPTED):
@@ -125,20 +125,20 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
 
 def _servers(policy: Policy) -> tuple[str, ...]:
     if policy.backends == {Backend.PLAIN}:
-        return ("None: it is shown everything.",)
-    lines = ["One that keeps to the protocol and keeps all that it sees."]
+        return ("Against none: the server sees everything.",)
+    lines = ["A server that follows the protocol and records all that it sees."]
     if Profile.ACTIVE not in policy.profiles:
-        lines.append("Not one that lies.")
+        lines.append("Not a server that lies.")
     elif Profile.SEMI_HONEST in policy.profiles:
         lines.append(
-            "One that lies, but in sessions of the active profile only; and the server chooses the profile."
+            "A server that lies, but only in sessions of the active profile; and the server chooses the profile."
         )
     else:
-        lines.append("One that lies about who takes part, who dropped out, or what others said.")
+        lines.append("A server that lies about who takes part, who dropped out, or what other parties said.")
     if Suite.X25519 not in policy.suites:
-        lines.append("One that keeps all messages until it has a quantum computer.")
+        lines.append("A server that keeps all messages until it has a quantum computer.")
     if Backend.PLAIN in policy.backends:
-        lines.append("None of these where statistics leave in the clear (plain).")
+        lines.append("Against none of these if statistics leave in the clear (plain).")
     return tuple(lines)
 
 
@@ -147,9 +147,9 @@ def _numbers(policy: Policy, clients: int | None) -> tuple[str, ...]:
     if clients is None:
         lines = [
             f"{share}, rounded up to whole clients, may collude with the server.",
-            f"A sum needs {honest} survivors more than may collude, or this client gives nothing to it.",
+            f"A sum needs {honest} survivors more than may collude; otherwise this client contributes nothing.",
             f"{100 * policy.dropout:.4g}% of the clients may drop out.",
-            "For numbers, and the threshold that follows, say how many clients there are.",
+            "To see numbers and thresholds, give the number of clients.",
         ]
     else:
         colluders, least = policy.colluders(clients), policy.least_survivors(clients)
@@ -162,12 +162,12 @@ def _numbers(policy: Policy, clients: int | None) -> tuple[str, ...]:
                 f"So no sum is possible with {_count(clients, 'client')}: every session will be refused."
             )
     if open_to_one := sorted(policy.backends & {Backend.BFV, Backend.CKKS}):
-        lines.append(f"With {' and '.join(open_to_one)} none may collude: see the warnings.")
+        lines.append(f"With {' and '.join(open_to_one)} no client may collude: see the warnings.")
     return tuple(lines)
 
 
 def _set_up(policy: Policy, clients: int) -> tuple[str, ...]:
-    """Thresholds, and how many may drop out, by profile; and by backend where there is no threshold."""
+    """Thresholds and possible dropouts, by profile, and for backends without a threshold by backend."""
     lines = []
     if any(backend.masked for backend in Backend if backend in policy.backends):
         lines += [_threshold(policy, profile, clients) for profile in Profile if profile in policy.profiles]
@@ -183,7 +183,7 @@ def _set_up(policy: Policy, clients: int) -> tuple[str, ...]:
 
 
 def _threshold(policy: Policy, profile: Profile, clients: int) -> str:
-    """What our server sets up for the whole roster, or why it cannot."""
+    """The session that our server sets up for the whole roster, or why it cannot."""
     least = policy.least_survivors(clients)
     try:
         near = graph.choose(clients, profile, corrupted=policy.colluders(clients), dropout=policy.dropout)

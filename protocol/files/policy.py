@@ -1,6 +1,6 @@
-"""A client's policy as a file that its operator owns: TOML, one key for each field of `Policy`, nothing else.
+"""A client's policy file, which its operator owns: TOML with one key for each field of `Policy`.
 
-What a file leaves out has the default of `Policy`. Nothing that a server sends is ever written into it.
+An omitted key has the default of `Policy`. Nothing that a server sends is ever written to this file.
 """
 
 import json
@@ -19,8 +19,8 @@ from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
 
 _HEADING = """\
-# The least that this client accepts, whatever a server proposes. The client's operator owns this file;
-# `secure-afl policy explain` says in words what it allows. What is left out is as `secure-afl policy new` writes it.
+# The minimum that this client accepts, whatever a server proposes. The client's operator owns this file;
+# `secure-afl policy explain` explains it in words. An omitted key has the value that `secure-afl policy new` writes.
 """
 
 
@@ -51,8 +51,8 @@ def _set_of(kind: Callable[[Any], Any]) -> Callable[[object], frozenset[Any]]:
 
 @dataclass(frozen=True)
 class _Field:
-    """expected: what may stand there, for errors; value: reads it, ValueError or TypeError if it is something else;
-    comment: what the operator reads above it."""
+    """expected: the allowed values, for errors. value: reads one; raises ValueError or TypeError for any other value.
+    comment: the text above the key."""
 
     expected: str
     value: Callable[[object], Any]
@@ -73,43 +73,43 @@ _FIELDS = {
     "corrupted": _Field(
         "a number from 0 to below 1",
         _fraction,
-        "The part of the whole roster that is assumed to collude with the server. 0.1 is one in ten, rounded up.",
+        "The fraction of the whole roster that is assumed to collude with the server. 0.1 is one in ten, rounded up.",
     ),
     "dropout": _Field(
         "a number from 0 to below 1",
         _fraction,
-        "The part of the clients that may fall silent during a session.",
+        "The fraction of the clients that may drop out during a session.",
     ),
     "backends": _Field(
         _some_of(tuple(Backend)),
         _set_of(str),
-        'How statistics may leave this client. "mask": under pairwise masks. "bfv+mask": masked and encrypted besides.\n'
+        'How statistics may leave this client. "mask": under pairwise masks. "bfv+mask": masked and then encrypted.\n'
         '"bfv", "ckks": only encrypted; one client that helps the server is enough to read an upload.\n'
         '"plain": in the clear, shown to the server.',
     ),
     "profiles": _Field(
         _some_of(tuple(one.value for one in Profile)),
         _set_of(Profile),
-        'Which servers are borne. "active": one that lies. Adding "semi-honest" lets the server choose\n'
-        "a session that protects only against a server that keeps to the protocol.",
+        'Against which servers sessions must protect. "active": a server that lies. Adding "semi-honest" lets the server\n'
+        "choose a session that protects only against a server that follows the protocol.",
     ),
     "suites": _Field(
         _some_of(tuple(one.value for one in Suite)),
         _set_of(Suite),
-        'Which key encapsulation. "hybrid": ML-KEM-768 with X25519, also against a later quantum computer.\n'
-        '"x25519": not against that.',
+        'Allowed key encapsulations. "hybrid": ML-KEM-768 with X25519, also against a future quantum computer.\n'
+        '"x25519": not against a quantum computer.',
     ),
     "trusts_reports": _Field(
         "true or false",
         _flag,
-        "Whether what the server says of earlier sums is taken as true, even if it may lie otherwise.\n"
-        "Hidden layers that learn and groups of clients need it; a lie could then single out one client's data.",
+        "Whether to believe what the server reports about earlier sums, even if it may lie otherwise.\n"
+        "Learned hidden layers and groups of clients need this; a lie could then single out one client's data.",
     ),
 }
 
 
 def text(policy: Policy) -> str:
-    """What the file says, each key under what it means; `parse` gives the same policy back."""
+    """The file's content, each key below its explanation; `parse` reads it back."""
     parts = [_HEADING]
     for key, field in _FIELDS.items():
         comment = "".join(f"# {line}\n" for line in field.comment.splitlines())
@@ -118,12 +118,12 @@ def text(policy: Policy) -> str:
 
 
 def parse(content: str) -> Policy:
-    """The policy in the text of a file. Raises `FileError` that names the key, what was expected and what came."""
+    """Parse a policy file. Raises `FileError`, which names the key, what was expected and what came."""
     document = whole.load_toml(content)
     values = {}
     for key, raw in document.items():
         if key not in _FIELDS:
-            raise FileError(f"expected keys out of {', '.join(_FIELDS)}, got {shown(key)}")
+            raise FileError(f"expected keys from {', '.join(_FIELDS)}, got {shown(key)}")
         try:
             values[key] = _FIELDS[key].value(raw)
             Policy(**{key: values[key]})
@@ -133,18 +133,18 @@ def parse(content: str) -> Policy:
     if policy.corrupted + policy.dropout >= 1:
         raise FileError(
             f"corrupted and dropout: expected less than 1 together, got {policy.corrupted} and {policy.dropout}: "
-            "so many may collude or drop out that no sum would ever be allowed"
+            "with so many colluding clients and dropouts no sum would ever be allowed"
         )
     return policy
 
 
 def read(path: Path) -> Policy:
-    """The policy in a file. Raises `FileError`."""
+    """Read the policy from a file. Raises `FileError`."""
     return whole.read_parsed(path, parse)
 
 
 def _toml(value: object) -> str:
-    # Numbers, booleans and lists of plain words are written in JSON as in TOML.
+    # JSON and TOML write numbers, booleans and lists of plain words alike.
     if isinstance(value, frozenset):
         return json.dumps(sorted(one.value if isinstance(one, Enum) else one for one in value))
     return json.dumps(value)

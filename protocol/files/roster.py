@@ -1,12 +1,12 @@
-"""The roster as a file: clients and key holders, by name and verify key, the same at every party.
+"""The roster file: clients and key holders, by name and verify key, the same at every party.
 
-TOML, a table for each party, in the order of their numbers:
+TOML with one table for each party, in the order of their indices:
 
     [[clients]]
     name = "Hospital A"
     verify_key = "64 hexadecimal digits"
 
-and `[[key_holders]]` likewise, where sums are encrypted.
+and `[[key_holders]]` likewise, if sums are encrypted.
 """
 
 import json
@@ -19,16 +19,16 @@ from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member, Roster
 
 _HEADING = """\
-# Who takes part: every party has this same file, and its number in messages is its place here.
-# Read the fingerprints that `secure-afl keys show` prints to each other before the first session.
+# All parties of the study. Every party has this same file; messages name a party by its index in it.
+# Before the first session compare, for example by telephone, the fingerprints that `secure-afl keys show` prints.
 """
 
 
 @dataclass(frozen=True)
 class Parties:
-    """Who takes part: the roster of clients, and that of key holders, or None where nothing is encrypted.
+    """The roster of clients and that of key holders, or None if nothing is encrypted.
 
-    Nobody is both, as a key holder that is a client too would be one whom the others must not be in league with.
+    No party may be in both: clients must not collude with a key holder.
     """
 
     clients: Roster
@@ -36,23 +36,23 @@ class Parties:
 
     def __post_init__(self) -> None:
         if self.key_holders:
-            Roster(self.clients.members + self.key_holders.members)  # refuses who is in both
+            Roster(self.clients.members + self.key_holders.members)  # refuses a party that is in both
 
     @property
     def everybody(self) -> tuple[Member, ...]:
-        """In the order of their numbers in a session."""
+        """All parties, in the order of their indices in a session."""
         return self.clients.members + (self.key_holders.members if self.key_holders else ())
 
     def rosters(self) -> dict[str, Roster]:
-        """By the name of their tables."""
+        """The rosters by the names of their tables."""
         both = {"clients": self.clients, "key_holders": self.key_holders}
         return {role: roster for role, roster in both.items() if roster}
 
 
 def text(parties: Parties) -> str:
-    """What the file says; `parse` gives the same parties back."""
+    """The file's content; `parse` reads it back."""
     tables = [
-        # A printable text is quoted in JSON as it is in TOML.
+        # JSON and TOML quote printable text alike.
         f"\n[[{role}]]\nname = {json.dumps(member.name, ensure_ascii=False)}\n"
         f'verify_key = "{member.verify_key.hex()}"\n'
         for role, roster in parties.rosters().items()
@@ -62,7 +62,7 @@ def text(parties: Parties) -> str:
 
 
 def parse(content: str) -> Parties:
-    """The parties in the text of a file. Raises `FileError` that names the entry."""
+    """Parse a roster file. Raises `FileError`, which names the entry."""
     document = whole.load_toml(content)
     if unknown := sorted(document.keys() - {"clients", "key_holders"}):
         raise FileError(f"expected the tables clients and key_holders, got {shown(unknown[0])}")
@@ -75,7 +75,7 @@ def parse(content: str) -> Parties:
 
 
 def read(path: Path) -> Parties:
-    """The parties in a file. Raises `FileError`."""
+    """Read the parties from a file. Raises `FileError`."""
     return whole.read_parsed(path, parse)
 
 

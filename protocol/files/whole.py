@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and secret ones that nobody else can read. POSIX: modes and hard links."""
+"""Files that are complete or absent, and secret files that only their owner can read. POSIX: modes and hard links."""
 
 import os
 import secrets
@@ -15,14 +15,14 @@ from secure_afl.protocol.session.errors import FileError
 
 PUBLIC, SECRET = 0o644, 0o600
 Parsed = TypeVar("Parsed")
-_LARGEST = 2**24  # bytes: a roster of a hundred thousand members
+_LARGEST = 2**24  # bytes: enough for a roster of a hundred thousand members
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Make a file in one step, with its mode from the start; never over another.
+    """Create a file in one step, with its mode from the start; never overwrite.
 
-    It is written beside its place and linked to it, so that a crash leaves no half file under the name.
-    Raises `FileError` if something, be it a broken link, has the name already, or if it cannot be written.
+    The data goes to a temporary file, which is then linked to the name, so that a crash leaves no partial file there.
+    Raises `FileError` if the name is taken, even by a broken link, or the file cannot be written.
     """
     beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
     try:
@@ -41,18 +41,16 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
             path.unlink()
             raise
     except FileExistsError:
-        raise FileError(
-            f"{path}: expected a name that is free, got one that exists: it is left as it is"
-        ) from None
+        raise FileError(f"{path}: expected a free name, but the file exists: it is left unchanged") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Make a public file in one step, over an earlier one. Raises `FileError`."""
+    """Write a public file in one step, replacing an earlier one. Raises `FileError`."""
     beside = path.with_name(
         f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
-    )  # another process may write one, too
+    )  # another process may write one at the same time
     try:
         try:
             with beside.open("xb") as file:
@@ -67,8 +65,10 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def put_aside(path: Path) -> None:
-    """What an earlier run left at `path` goes to NAME.previous.EXTENSION, over what is there, so that nobody takes it for a
-    result of the run that begins, whatever becomes of that. No file, a pipe or a device is left alone. Raises `FileError`.
+    """Move an earlier run's file at `path` to NAME.previous.EXTENSION, replacing any file there.
+
+    So it cannot be mistaken for a result of the new run, even if that run fails. Pipes and devices stay where they are.
+    Raises `FileError`.
     """
     path = path.resolve()
     if not path.is_file():
@@ -103,13 +103,13 @@ def new_folder(path: Path) -> Iterator[None]:
 
 
 def read(path: Path, *, secret: bool = False) -> bytes:
-    """The bytes of a regular file. secret: refused if its group or others may do anything with it.
+    """The bytes of a regular file. secret: refuse a file to which its group or others have any access.
 
-    A symbolic link is followed, since services get their secrets as links; what it leads to is what is checked,
-    on the open file, so that nothing can be put in its place in between. Raises `FileError`.
+    Symbolic links are followed, since services get their secrets as links. The check applies to the target, on the open
+    file, so that it cannot be exchanged in between. Raises `FileError`.
     """
     try:
-        # Opening a pipe would wait for somebody who writes into it.
+        # Opening a pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             mode = os.fstat(descriptor).st_mode
@@ -136,13 +136,11 @@ def read_text(path: Path) -> str:
     try:
         return read(path).decode()
     except UnicodeDecodeError:
-        raise FileError(
-            f"{path}: expected text in UTF-8, some bytes are not: save the file as UTF-8"
-        ) from None
+        raise FileError(f"{path}: expected text in UTF-8, got other bytes: save the file as UTF-8") from None
 
 
 def read_parsed(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
-    """What a text says. Raises `FileError`, that of `parse` too, with the path."""
+    """Read and parse a text file. Raises `FileError`, also for errors of `parse`, with the path."""
     content = read_text(path)
     try:
         return parse(content)
@@ -151,15 +149,15 @@ def read_parsed(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
 
 
 def load_toml(content: str) -> dict[str, Any]:
-    """A TOML document. Raises `FileError` with the line."""
+    """Parse a TOML document. Raises `FileError` with the line."""
     try:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"expected TOML, this does not parse: {str(error)[:200]}") from None
+        raise FileError(f"expected TOML, but the text does not parse: {str(error)[:200]}") from None
 
 
 def _keep(folder: Path) -> None:
-    """Have a new name in a folder outlast a loss of power."""
+    """Make a new name in a folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

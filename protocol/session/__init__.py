@@ -1,1 +1,2 @@
-"""The rules that all parties share: wire format, roster, policy, parameters, graph, ledger, signing."""
+"""Rules that all parties share: wire format, roster, policy (what a client refuses), parameters, graph, ledger,
+signing."""

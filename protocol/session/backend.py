@@ -7,10 +7,10 @@ from secure_afl.protocol.session.errors import LocalProtocolError
 
 
 class Backend(StrEnum):
-    """Every form, from the safest to none.
+    """The forms in which a statistic can be sent.
 
-    MASK: under pairwise masks. BFV_MASK: masked, and encrypted under BFV besides. BFV, CKKS: only encrypted, for key
-    holders; exact and approximate. PLAIN: in the clear, for comparison. Names in files and options are the values.
+    MASK: under pairwise masks. BFV_MASK: masked, then encrypted under BFV. BFV, CKKS: only encrypted, for key holders;
+    BFV is exact, CKKS approximate. PLAIN: in the clear, for comparison. Files and options use the values as names.
     """
 
     MASK = "mask"
@@ -26,12 +26,12 @@ class Backend(StrEnum):
 
     @property
     def encrypted(self) -> bool:
-        """Whether clients encrypt, for key holders."""
+        """Whether clients encrypt to key holders."""
         return self in (Backend.BFV_MASK, Backend.BFV, Backend.CKKS)
 
     @property
     def exact(self) -> bool:
-        """Whether the protocol's sum is that of fixed-point units to the last bit, as noise for privacy needs."""
+        """Whether the sum of the fixed-point integers is exact. Noise for differential privacy requires this."""
         return self in (Backend.MASK, Backend.BFV_MASK, Backend.BFV)
 
 
@@ -40,7 +40,7 @@ ENCRYPTED = tuple(one for one in Backend if one.encrypted)
 
 
 def parse(name: str, among: Collection[Backend] = tuple(Backend)) -> Backend:
-    """The backend of this name. Raises `LocalProtocolError` that lists those which are expected."""
+    """The backend of this name. Raises `LocalProtocolError`, which lists the allowed names, for any other name."""
     if name not in among:
         expected = " or ".join([", ".join(list(among)[:-1]), list(among)[-1]])
         raise LocalProtocolError(f"expected the backend {expected}, got {str(name)!r}")

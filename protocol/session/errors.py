@@ -1,22 +1,22 @@
-"""What the protocol refuses, and whose doing it was."""
+"""Errors of the protocol, sorted by who caused them."""
 
 from collections.abc import Mapping
 
 from secure_afl.crypto.errors import SecureAflError
 
-_FAULTS_SHOWN = 5  # in a text; `RoundAbortedError.blame` has them all
+_FAULTS_SHOWN = 5  # shown in a message; `RoundAbortedError.blame` has all
 
 
 class ProtocolError(SecureAflError):
-    """The root of everything that a state machine of ours refuses."""
+    """Base class of everything that our state machines refuse."""
 
 
 class LocalProtocolError(ProtocolError):
-    """The program that holds our object called it in a way that the protocol does not allow."""
+    """The calling program used an object in a way that the protocol does not allow."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """Another party sent what the protocol does not allow. Nothing changed in our state."""
+    """Another party sent something that the protocol does not allow. Our state did not change."""
 
     def __init__(self, who: str, sender: str, text: str) -> None:
         self.who = who
@@ -25,27 +25,27 @@ class RemoteProtocolError(ProtocolError):
 
 
 def check_size(who: str, data: bytes, largest: int) -> None:
-    """Raises `RemoteProtocolError` for a longer message than any honest one, before it is even hashed."""
+    """Check the size before hashing. Raises `RemoteProtocolError` for a message longer than any honest one."""
     if len(data) > largest:
         raise RemoteProtocolError(who, "the server", f"expected at most {largest} bytes, got {len(data)}")
 
 
 class FileError(ProtocolError):
-    """A file is not there, not safe to read, or does not say what it should; the text begins with its path."""
+    """A file is missing, unsafe to read, or has invalid content; the message begins with its path."""
 
 
 class PolicyError(ProtocolError):
-    """What was asked for is less than our own policy allows."""
+    """A request falls below what our own policy allows."""
 
 
 class AuditError(ProtocolError):
-    """A party's own audit log cannot be read, continued or written; nothing leaves without it."""
+    """A party's own audit log cannot be read, continued or written; without it the party sends nothing."""
 
 
 class RoundAbortedError(ProtocolError):
-    """A session or a round ended and released nothing.
+    """A session or a round ended without releasing a sum.
 
-    blame: for each party found at fault or in a quarrel, by name, what it did.
+    blame: what each party did that is at fault or in a dispute, by name.
     """
 
     def __init__(self, text: str, blame: Mapping[str, str]) -> None:

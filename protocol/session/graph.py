@@ -1,8 +1,7 @@
-"""Who masks with whom: the neighbour graph, its degree and threshold (Bell et al., CCS 2020, §3).
+"""The graph of which clients share masks: neighbours, degree and threshold (Bell et al., CCS 2020, §3).
 
-The graph is Harary's on a circle in an order drawn from the transcript: each client's neighbours are
-the `degree/2` next ones on either side. Small cohorts, and every cohort under the active profile, use
-the complete graph.
+It is a Harary graph on a circle whose order the transcript determines: a client's neighbours are the `degree/2` next
+clients on either side. Small cohorts, and all cohorts under the active profile, use the complete graph.
 """
 
 from dataclasses import dataclass
@@ -21,19 +20,19 @@ CORRECTNESS_FAILURE = 2.0**-20
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """degree: neighbours of a client; threshold: shares that open a secret of it."""
+    """degree: number of a client's neighbours; threshold: shares needed to open one of its secrets."""
 
     degree: int
     threshold: int
 
 
 def choose(n: int, profile: Profile, *, corrupted: int, dropout: float, rounds: int = 1) -> Neighbourhood:
-    """The sparsest graph for n clients, `corrupted` of which collude with the server while in each of so many rounds a
-    fraction drops out.
+    """Choose the sparsest safe graph for n clients.
 
-    A private input leaks in the whole session with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰. In the
-    complete graph nothing is left to chance: it bears ⌊dropout·n⌋ dropouts, which may be none.
-    Raises `LocalProtocolError` if no graph serves.
+    corrupted: clients that collude with the server. dropout: fraction of clients that drops out in each of the rounds.
+    A private input leaks during the session with probability below 2⁻⁴⁰, and a sum fails with probability below 2⁻²⁰.
+    The complete graph is deterministic: it tolerates exactly ⌊dropout·n⌋ dropouts, which can be 0.
+    Raises `LocalProtocolError` if no graph is safe.
     """
     gone = ceil(dropout * n)
     if profile is Profile.SEMI_HONEST:
@@ -41,7 +40,7 @@ def choose(n: int, profile: Profile, *, corrupted: int, dropout: float, rounds: 
             lowest = least_threshold(profile, n, degree)
             for threshold in range(lowest, degree + 1):
                 if _loss(n, degree, threshold, gone) > CORRECTNESS_FAILURE:
-                    break  # a higher threshold only loses more
+                    break  # a higher threshold only loses more sums
                 risk = exposure(profile, n, degree, threshold, corrupted, gone, rounds=rounds)
                 if risk <= SECURITY_FAILURE:
                     return Neighbourhood(degree, threshold)
@@ -54,16 +53,17 @@ def choose(n: int, profile: Profile, *, corrupted: int, dropout: float, rounds: 
         )
     if exposure(profile, n, n - 1, threshold, corrupted, gone, rounds=rounds) > SECURITY_FAILURE:
         raise LocalProtocolError(
-            f"{corrupted} corrupted clients of {n} are more than the {profile.value} profile bears"
+            f"{corrupted} corrupted clients of {n} are more than the {profile.value} profile tolerates"
         )
     return Neighbourhood(n - 1, threshold)
 
 
 def least_threshold(profile: Profile, n: int, degree: int) -> int:
-    """More than half of a client and its neighbours; more than two thirds of all against an active server.
+    """The least threshold: more than half of a client and its neighbours; against an active server more than two
+    thirds of all clients.
 
-    With more than two thirds, two different survivor sets cannot both gather enough consents unless a
-    third of the cohort signs twice.
+    With more than two thirds, two different survivor sets can both gather enough consents only if a third of the cohort
+    signs twice.
     """
     return floor(2 * n / 3) + 1 if profile is Profile.ACTIVE else (degree + 1) // 2 + 1
 
@@ -71,16 +71,20 @@ def least_threshold(profile: Profile, n: int, degree: int) -> int:
 def exposure(
     profile: Profile, n: int, degree: int, threshold: int, corrupted: int, gone: int, *, rounds: int = 1
 ) -> float:
-    """Bound on the probability that the graph fails to protect some honest client in a session of so many rounds.
+    """Bound on the probability that the graph fails to protect some honest client in a session of `rounds` rounds.
 
-    Either `threshold` of its neighbours are corrupted, which the one graph of the session decides for all rounds, or the
-    honest survivors' graph falls apart, which takes degree/2 lost clients in a row somewhere on the circle, and can
-    happen in each round anew, as others drop out; union bounds over hypergeometric tails. In the complete graph the first is certain or impossible and the second cannot happen; an
-    active server also wins if the corrupted suffice to bring two survivor sets over the threshold.
+    It adds two cases, as union bounds over hypergeometric tails:
+
+    - `threshold` of a client's neighbours are corrupted. The session's one graph decides this for all rounds.
+    - The graph of the honest survivors falls apart. This takes degree/2 lost clients in a row on the circle, and each
+      round is a new chance, as different clients drop out.
+
+    In the complete graph the first case is certain or impossible and the second cannot happen. An active server also
+    wins if the corrupted clients suffice to bring two survivor sets over the threshold.
     """
     if degree == n - 1:
         return float(corrupted >= (2 * threshold - n if profile is Profile.ACTIVE else threshold))
-    from scipy.stats import hypergeom  # 50 MB, and not for the complete graph
+    from scipy.stats import hypergeom  # loads 50 MB; the complete graph does not need it
 
     opened = hypergeom.sf(threshold - 1, n - 1, min(corrupted, n - 1), degree)
     torn = hypergeom.pmf(degree // 2, n, min(n, corrupted + gone), degree // 2)
@@ -95,14 +99,15 @@ def _loss(n: int, degree: int, threshold: int, gone: int) -> float:
 
 
 class Graph:
-    """The neighbours of each client, by member number: `graph[client]`; the same for all who hold the transcript."""
+    """The neighbours of each client, by member number: `graph[client]`. Every party with the transcript gets the same
+    graph."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._members = frozenset(parameters.cohort)
         self._complete = parameters.complete
         if not self._complete:
             self._cohort = np.array(parameters.cohort)
-            # Thousands are put in an order by one keystream, as a hash for each would be most of a client's time.
+            # One keystream orders thousands of clients; one hash per client would take most of a client's time.
             draw = keystream(digest(Label.GRAPH, parameters.transcript()))
             order = np.frombuffer(draw(8 * len(self._cohort)), "<u8").argsort(kind="stable")
             self._circle = self._cohort[order]

@@ -1,4 +1,4 @@
-"""Phase 0: what the server proposes, and the transcript that binds everything after it."""
+"""Phase 0: the server's proposal, and the transcript that all later messages are bound to."""
 
 import secrets
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ _NAME_LENGTH = 64
 
 
 class RoundSpec(Message, frozen=True, tag="round"):
-    """One sum of the session: its public name, its length in values, and its fixed-point code.
+    """One sum of the session: its public name, its length in values, and its fixed-point encoding.
 
-    modulus: 0 where masks are mod 2^(8·width) and the masked vector is what is uploaded; else masks are in Z_modulus,
-    and the masked vector travels encrypted in another session.
-    noise: digest of what each client adds to its vector (`Noise`), empty for nothing.
+    modulus: 0 if masks are mod 2^(8·width) and clients upload the masked vector. Otherwise masks are in Z_modulus, and
+    the masked vector travels encrypted in another session.
+    noise: digest of the noise that each client adds (`Noise`); empty without noise.
     """
 
     statistic: str
@@ -49,7 +49,7 @@ class RoundSpec(Message, frozen=True, tag="round"):
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
-            raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+            raise WireError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} characters")
         if self.length < 1:
             raise WireError(f"expected a sum of at least 1 value, got {self.length}")
         if self.noise:
@@ -61,17 +61,17 @@ class RoundSpec(Message, frozen=True, tag="round"):
 
     @property
     def payload_bytes(self) -> int:
-        """Of a masked upload."""
+        """Size of a masked upload's payload."""
         return 0 if self.modulus else self.length * self.width
 
     def code(self, summands: int) -> FixedPoint:
-        """The fixed-point code for `summands` clients; `CryptoError` if their sum can overflow."""
+        """The fixed-point encoding for `summands` clients. Raises `CryptoError` if their sum can overflow."""
         return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
 
 
 @dataclass(frozen=True)
 class SumWanted:
-    """A server asks for a client's vector: answer with the client's `contribute`."""
+    """A server's request for a client's vector. The answer comes from the client's `contribute`."""
 
     round: int
     spec: RoundSpec
@@ -80,8 +80,9 @@ class SumWanted:
 
 @dataclass(frozen=True)
 class RidgeSystem:
-    """The least squares problem whose statistics a sum holds: what a key holder needs to release its solution
-    alone. features, outputs: the shape of the weights; rows: the most of one client, for sums with noise.
+    """A least squares problem whose statistics are summed: what a key holder needs to release only its solution.
+
+    features, outputs: the shape of the weights. rows: the most rows of one client, for sums with noise.
 
     ridge: the penalty; None lets generalised cross-validation choose it, if standardised.
     standardised: whether the first column is ones, whose weights are free, and ridge and column are those of
@@ -102,24 +103,26 @@ class RidgeSystem:
 
     def __post_init__(self) -> None:
         if self.ridge is None and not self.standardised:
-            raise LocalProtocolError("expected a ridge for a system that is not standardised, got none")
+            raise LocalProtocolError(
+                "a system that is not standardised needs a ridge: give a number from 0 to 2^64"
+            )
         if self.ridge is not None and not 0 <= self.ridge <= 2.0**64:
             raise LocalProtocolError(f"expected a ridge from 0 to 2^64, got {self.ridge!r}")
 
 
 @dataclass(frozen=True)
 class SumPlan:
-    """One sum as all parties agreed on it before any session; a server that asks for another is refused.
+    """One sum that all parties agreed on before the session. A client refuses a server that asks for a different one.
 
-    bound: public, no entry of one client's vector is larger in magnitude; fraction_bits: the fewest allowed;
-    survivors: the fewest that this sum must include, where that is more than policies ask;
-    same_survivors: sums of a session with this mark tell of the same rows, so that the difference of two with
-    other survivors could tell of one client: each must be over exactly the survivors of the first;
-    trusts_server: what a client puts in hides it only if the server reported earlier sums as they were.
-    exact: values are multiples of 2^-fraction_bits, and sums of them need no more than 53 bits.
-    error: the largest error of an entry that is accepted from CKKS, which is not exact; infinite takes its best.
-    system: what the sum is for, where only a solution is needed.
-    noise: what each client adds to its vector before it leaves, for differential privacy.
+    bound: public limit on the magnitude of each entry of a client's vector. fraction_bits: the fewest allowed.
+    survivors: the fewest that this sum must include, if more than policies require.
+    same_survivors: marks sums over the same rows. The difference of two such sums with different survivors could reveal
+    one client, so each must have exactly the survivors of the first.
+    trusts_server: whether a client's vector stays hidden only if the server reported earlier sums truthfully.
+    exact: whether values are multiples of 2^-fraction_bits and their sums need at most 53 bits.
+    error: the largest tolerated error of an entry under CKKS, which is approximate; infinite: the best available.
+    system: what the sum is for, if only a solution is needed.
+    noise: what each client adds to its vector before sending, for differential privacy.
     """
 
     statistic: str
@@ -136,7 +139,7 @@ class SumPlan:
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
-            raise LocalProtocolError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} letters")
+            raise LocalProtocolError(f"expected a printable statistic name of 1 to {_NAME_LENGTH} characters")
         if self.length < 1 or not 0 < self.bound < inf or self.fraction_bits not in FRACTION_BITS:
             raise LocalProtocolError(
                 f"expected a length of at least 1, a finite positive bound and -512..512 fraction bits, got "
@@ -152,26 +155,26 @@ class SumPlan:
 
     @property
     def largest(self) -> float:
-        """No entry of what a client uploads is larger in magnitude, its noise included."""
+        """Bound on the magnitude of each entry that a client uploads, noise included."""
         return self.noise.padded(self.bound) if self.noise else self.bound
 
     @property
     def noise_digest(self) -> bytes:
-        """As it stands in a `RoundSpec`."""
+        """The digest of the noise for `RoundSpec`."""
         return self.noise.digest if self.noise else b""
 
     def encode(self, values: npt.NDArray[np.float64], code: FixedPoint) -> npt.NDArray[np.uint64]:
-        """What a client uploads for `values`, before it is masked or encrypted; fresh noise at each call.
+        """Encode `values` for upload, before masking or encryption, with fresh noise at each call.
 
-        Raises `CryptoError` for a value that is not finite or over the bound, and as `Noise.draw` does.
+        Raises `CryptoError` for a value that is not finite or exceeds the bound, and like `Noise.draw`.
         """
         return self.noise.add(values, self.bound, code) if self.noise else code.encode(values)
 
     def spec(self, roster: int) -> RoundSpec:
-        """What a server must propose to a roster of this size: a function of the agreement alone, so that
-        no choice of the server's (a cohort, a bound) can make a client's answer tell about its data.
+        """The round that a server must propose to a roster of this size.
 
-        Raises `CryptoError` if 8-byte words do not hold the sum.
+        It depends only on what was agreed, so no choice of the server (a cohort, a bound) can make a client's answer
+        reveal its data. Raises `CryptoError` if 8-byte words cannot hold the sum.
         """
         code = FixedPoint.fit(self.largest, roster, self.fraction_bits)
         return RoundSpec(
@@ -188,24 +191,24 @@ Demands = tuple[tuple[int, bool, bool], ...]
 
 
 def demands(plan: Sequence[SumPlan]) -> Demands:
-    """What a plan demands that no `RoundSpec` says: of each sum its survivors, same_survivors and trusts_server."""
+    """The demands of a plan that `RoundSpec` omits: each sum's survivors, same_survivors and trusts_server."""
     return tuple((one.survivors, one.same_survivors, one.trusts_server) for one in plan)
 
 
 def check_demands(plan: Sequence[SumPlan], kept: Demands) -> None:
-    """Raises `WireError` unless a session that began with these demands may go on with this plan."""
+    """Raises `WireError` unless the plan has the demands that the session began with."""
     if demands(plan) != kept:
         raise WireError(
-            "expected the plan that the session began with, got one with other demands on survivors"
+            "expected the plan that the session began with, got a plan with different demands on survivors"
         )
 
 
 class Parameters(Message, frozen=True, tag="parameters"):
-    """All that a session agrees on before a key is made.
+    """All that the parties of a session agree on before they make keys.
 
     session: 32 fresh bytes from the server; no session runs twice.
-    roster: digest of the roster; cohort: the invited members' numbers in it, increasing.
-    degree: neighbours a client has; threshold: shares that open a secret, and consents that open a sum.
+    roster: digest of the roster; cohort: the invited members' indices in it, increasing.
+    degree: neighbours of each client; threshold: shares that open a secret, and consents that open a sum.
     """
 
     version: str
@@ -231,7 +234,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
         if not complete and not (0 < self.degree < n - 1 and self.degree % 2 == 0):
             raise WireError(f"expected {n - 1} neighbours or an even number below, got {self.degree}")
         if self.profile is Profile.ACTIVE and not complete:
-            # Only there do all clients see the same directory, which their consents cover.
+            # Only with the complete graph do all clients see the same directory, which their consents cover.
             raise WireError(f"expected {n - 1} neighbours under the active profile, got {self.degree}")
         if not 1 <= self.threshold <= self.degree + 1:
             raise WireError(f"expected a threshold of 1 to {self.degree + 1}, got {self.threshold}")
@@ -243,7 +246,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
                 raise WireError(f"{spec.statistic!r} is planned twice: each sum of a session is made once")
             planned.add(spec.statistic)
             if spec.modulus != self.rounds[0].modulus:
-                raise WireError("expected masks modulo the same number in all rounds, got several")
+                raise WireError("expected the same mask modulus in all rounds, got different ones")
             try:
                 magnitude = spec.code(n).magnitude
             except CryptoError as error:
@@ -258,11 +261,11 @@ class Parameters(Message, frozen=True, tag="parameters"):
 
     @property
     def complete(self) -> bool:
-        """Whether every client is every other's neighbour."""
+        """Whether every two clients are neighbours."""
         return self.degree == len(self.cohort) - 1
 
     def transcript(self) -> bytes:
-        """32 bytes that stand in every signature, key and sealed message of the session."""
+        """32 bytes that every signature, key and sealed message of the session includes."""
         return digest(Label.TRANSCRIPT, encode(self))
 
     @classmethod
@@ -278,9 +281,9 @@ class Parameters(Message, frozen=True, tag="parameters"):
         cohort: Sequence[int] | None = None,
         rounds: Sequence[RoundSpec] | None = None,
     ) -> "Parameters":
-        """A fresh session for `cohort` (member numbers; default the whole roster).
+        """Propose a fresh session for `cohort` (indices in the roster; by default the whole roster).
 
-        rounds: where masked vectors travel encrypted, what was agreed for that.
+        rounds: the rounds as agreed for encrypted transport, if masked vectors are also encrypted.
         """
         invited = tuple(cohort) if cohort is not None else tuple(range(len(roster.members)))
         return cls(

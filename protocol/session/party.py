@@ -1,4 +1,4 @@
-"""What every client and key holder of ours does with the server's messages: what is legal in its state, nothing else."""
+"""The common part of clients and key holders: accept a server's message only if it is legal in the current state."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ Answer = TypeVar("Answer")
 
 
 class Party(Protocol):
-    """A client or a key holder: a message of the server in, the answer or a request for a vector out."""
+    """A client or a key holder: takes a server's message, returns the answer or a request for a vector."""
 
     def receive(self, data: bytes) -> bytes | SumWanted: ...
 
@@ -47,7 +47,7 @@ class Contributor(Party, Protocol):
 
 
 class Memory(Protocol[S]):
-    """What a party keeps between messages. answers: digest of the server's last one. demands: of the plan."""
+    """What a party keeps between messages. answers: digest of the server's last message. demands: of the plan."""
 
     state: S
     answers: bytes
@@ -55,23 +55,23 @@ class Memory(Protocol[S]):
 
     @property
     def transcript(self) -> bytes:
-        """Of the session."""
+        """The session's transcript."""
 
 
 Kept = TypeVar("Kept", bound=Memory[Any])
 
 
 class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
-    """A party that answers the server, and signs with each answer what it answers.
+    """A party that answers the server; each signed answer names the message that it answers.
 
-    The first message makes the session; all others must carry its transcript. A message that is refused raises
+    The first message creates the session; all later ones must carry its transcript. A refused message raises
     `RemoteProtocolError` or `PolicyError` and changes nothing.
     """
 
     state: S
     place: int
     name: str
-    _memory: Kept  # once there is a session
+    _memory: Kept  # set once a session exists
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         self._first = first
         self._others = others
         self._memories = memories
-        self._transcript = b""  # none before the session is made
-        self._answers = b""  # the digest of the message that is being answered
+        self._transcript = b""  # empty before the session exists
+        self._answers = b""  # digest of the message being answered
         self._largest_message = 0
         self._steps: Mapping[type, Callable[[Any], Answer]] = {}
 
@@ -96,11 +96,11 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
 
     @property
     def transcript(self) -> bytes:
-        """Of the session; empty before there is one."""
+        """The session's transcript; empty before a session exists."""
         return self._transcript
 
     def receive(self, data: bytes) -> Answer:
-        """Take one message of the server; give the frame that answers it, or what it asks for."""
+        """Take a message of the server; return the frame that answers it, or the request for a vector."""
         check_size(self.name, data, self._largest_message)
         question, self._answers = self._answers, answered(data)
         try:
@@ -122,13 +122,13 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         return answer
 
     def foresee(self, data: bytes) -> bool:
-        """Whether this message begins something that the memory must know of before it is done; then it does."""
+        """Prepare for a message whose effect must be stored before it is carried out; return whether it is one."""
         return False
 
     def memory(self) -> bytes:
-        """All that this party needs to go on after a restart: full of secrets, for a store of its own.
+        """Everything that this party needs to continue after a restart. It holds secrets: keep it in the party's store.
 
-        Raises `LocalProtocolError` before there is a session, `CryptoError` where the system cannot keep a key.
+        Raises `LocalProtocolError` before a session exists, `CryptoError` if the system cannot keep a key.
         """
         if not self._transcript:
             raise LocalProtocolError(f"{self.name}: no session has begun")
@@ -137,36 +137,38 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         return msgspec.msgpack.encode(self._memory)
 
     def resume(self, memory: bytes) -> None:
-        """Go on where the party was that had this memory; the ledger must be as it was then, or later.
+        """Continue a saved session; the ledger must have its state from then or later.
 
-        Raises `LocalProtocolError` if it is no memory, or of another program, and `PolicyError` if the policy does not
-        allow the session any more.
+        Raises `LocalProtocolError` if this is not a saved session or another version wrote it, and `PolicyError` if the
+        policy no longer allows the session.
         """
         if self._transcript:
-            raise LocalProtocolError(f"{self.name}: a session has begun already")
+            raise LocalProtocolError(f"{self.name}: a session has already begun")
         try:
             kept = self._memories.decode(memory)
             self._check_kept(kept)
             check_demands(self._plan, kept.demands)
             self._begin(kept)
         except (msgspec.DecodeError, WireError, CryptoError) as error:
-            raise LocalProtocolError(f"{self.name}: this memory is not of this session: {error}") from None
+            raise LocalProtocolError(
+                f"{self.name}: the saved session does not fit this party: {error}"
+            ) from None
 
     def _begin(self, kept: Kept) -> None:
-        """A session, new or gone on with."""
+        """Begin or resume a session."""
         self._memory, self.state, self._answers = kept, kept.state, kept.answers
         self._transcript = kept.transcript
 
     def _fill(self, memory: Kept) -> None:
-        """Write what the party holds in another shape."""
+        """Write into the memory what the party holds in another form."""
 
     @abstractmethod
     def _check_kept(self, kept: Kept) -> None:
-        """Raise what is raised if a server proposes a session that is not as agreed."""
+        """Check a saved session like a proposal of the server; raises the same errors."""
 
     @abstractmethod
     def _legal(self) -> Mapping[type[Message], S]:
-        """What may come now, and the state after it."""
+        """The messages that are legal now, with the state after each."""
 
     def _decoded(self, data: bytes) -> Message:
         if not self._transcript:

@@ -1,7 +1,7 @@
-"""What a client insists on, whatever the server proposes.
+"""What a client refuses, whatever the server proposes.
 
-The defaults are the safe ones: an active server is assumed, only masked uploads leave, keys are
-hybrid post-quantum. A client's operator may widen a policy; the server cannot.
+The defaults are safe: the server may lie (active profile), statistics leave only under masks, keys are hybrid
+post-quantum. A client's operator can widen its policy; the server cannot.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan
 
 @dataclass(frozen=True)
 class Policy:
-    """The least that a client accepts.
+    """The minimum that a client accepts.
 
-    minimum_honest: fewest survivors of a sum that do not collude with the server; the collusion that is
-        assumed comes on top.
-    corrupted: the fraction of the *roster* assumed to collude with the server, which picks the cohort and
-        may pick them all. dropout: the fraction of the cohort that may drop out.
-    backends: how a statistic may leave, as names of `Backend`: "mask"; others must be added. "bfv+mask" protects no less; with "bfv"
-        or "ckks" one client that helps the server is enough to read others' uploads; "plain" shows everything.
-    trusts_reports: whether, even under the active profile, to take as true what the server says of earlier sums
-        (weights of hidden layers, sizes of groups), where a lie could make a later sum tell of one client.
+    minimum_honest: fewest survivors of a sum that do not collude with the server; the assumed colluders come on top.
+    corrupted: the fraction of the *roster* assumed to collude with the server. The server picks the cohort and may pick
+        all of them. dropout: the fraction of the cohort that may drop out.
+    backends: how a statistic may be sent, as names of `Backend`. The default is "mask" alone. "bfv+mask" protects no
+        less; with "bfv" or "ckks" one client that helps the server is enough to read other clients' uploads; "plain"
+        reveals everything.
+    trusts_reports: whether to believe, even under the active profile, what the server reports about earlier sums
+        (weights of hidden layers, sizes of groups). A lie there could make a later sum reveal one client.
     """
 
     minimum_honest: int = 2
@@ -44,25 +44,25 @@ class Policy:
             if not 0 <= fraction < 1:
                 raise PolicyError(f"expected a {name} fraction from 0 to below 1, got {fraction}")
         if unknown := sorted(self.backends.difference(Backend)):
-            raise PolicyError(f"expected backends out of {', '.join(Backend)}, got {unknown[0]!r}")
+            raise PolicyError(f"expected backends from {', '.join(Backend)}, got {unknown[0]!r}")
         for name in ("backends", "profiles", "suites"):
             if not getattr(self, name):
                 raise PolicyError(f"expected at least one entry in {name}, the list is empty")
 
     def colluders(self, roster: int) -> int:
-        """How many members of a roster of this size may collude with the server."""
+        """Number of members of a roster of this size that may collude with the server."""
         return ceil(self.corrupted * roster)
 
     def dropouts(self, cohort: int) -> int:
-        """How many members of a cohort of this size may drop out."""
+        """Number of members of a cohort of this size that may drop out."""
         return ceil(self.dropout * cohort)
 
     def least_survivors(self, roster: int) -> int:
-        """Fewest survivors of a sum that still hide an honest client among honest ones."""
+        """Fewest survivors of a sum that still hide an honest client among other honest clients."""
         return self.minimum_honest + self.colluders(roster)
 
     def check_backend(self, backend: str) -> None:
-        """Raises `PolicyError` if statistics may not leave in this form."""
+        """Raises `PolicyError` if the policy does not let statistics leave in this form."""
         if backend not in self.backends:
             raise PolicyError(
                 f"the backend {str(backend)!r} is not allowed by this client's policy, which allows "
@@ -70,25 +70,25 @@ class Policy:
             )
 
     def check_group(self, what: str, size: int, roster: int, survivors: int = 0) -> None:
-        """Raises `PolicyError` if a sum over `size` members of the roster does not hide one of them."""
+        """Raises `PolicyError` if a sum over `size` members of the roster is too small to hide one of them."""
         least = max(self.least_survivors(roster), survivors)
         if size < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {size}")
 
     def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
-        """Raises `PolicyError` if a sum of the plan trusts the server and the profile does not."""
+        """Raises `PolicyError` if a sum of the plan relies on the server's reports and the profile does not."""
         trusting = [one.statistic for one in plan if one.trusts_server]
         if trusting and profile is Profile.ACTIVE and not self.trusts_reports:
             raise PolicyError(
                 f"{trusting[0]!r} hides a client only if the server reports earlier sums truthfully, and the "
                 "active profile assumes that it may lie: plan without that sum (encoder seeded, one group), or let "
-                "the policy take reports as true (trusts_reports)"
+                "the policy trust the reports (trusts_reports)"
             )
 
     def check(self, parameters: Parameters, roster: int) -> None:
-        """Raises `PolicyError` with the first point on which `parameters` ask for too little.
+        """Raises `PolicyError` for the first point in which `parameters` fall short of the policy.
 
-        roster: how many members the client's own roster has.
+        roster: number of members of the client's own roster.
         """
         self.check_backend(Backend.BFV_MASK if parameters.encrypted else Backend.MASK)
         n, profile, threshold = len(parameters.cohort), parameters.profile, parameters.threshold

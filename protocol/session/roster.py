@@ -1,7 +1,7 @@
-"""Who is known: names and pinned identity keys, the same list at every party.
+"""The roster: the members' names and pinned identity keys, the same list at every party.
 
-The roster comes from outside the protocol (a file that the members agreed on), never from the server:
-the server can leave members out, it cannot add one or replace a key.
+The roster comes from outside the protocol (a file that the members agreed on), never from the server. The server can
+leave members out of a session; it cannot add a member or replace a key.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from secure_afl.crypto.identity import public_key
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.session.errors import LocalProtocolError
 
-LONGEST_NAME = 64  # letters
+LONGEST_NAME = 64  # characters
 
 
 @dataclass(frozen=True)
 class Member:
-    """A party by name and by the Ed25519 key that it signs with (32 bytes).
+    """A party: its name and its Ed25519 public key (32 bytes).
 
-    Raises `LocalProtocolError` for a key under which nobody, or everybody, could sign.
+    Raises `LocalProtocolError` for an unprintable, empty or too long name, and for an invalid key or one of small order.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Member:
     def __post_init__(self) -> None:
         if not (0 < len(self.name) <= LONGEST_NAME and self.name.isprintable()):
             raise LocalProtocolError(
-                f"expected a printable name of 1 to {LONGEST_NAME} letters, got {self.name!r}"
+                f"expected a printable name of 1 to {LONGEST_NAME} characters, got {self.name!r}"
             )
         try:
             public_key(self.verify_key)
@@ -38,7 +38,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Roster:
-    """All members, in an order that every party shares; a member's place is its number in messages."""
+    """All members in the order that every party shares. Messages name a member by its index in this order."""
 
     members: tuple[Member, ...]
 
@@ -60,31 +60,31 @@ class Roster:
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that two parties share only if they hold the same roster."""
+        """32 bytes that are equal for two parties only if their rosters are equal."""
         parts = [part for member in self.members for part in (member.name.encode(), member.verify_key)]
         return digest(Label.ROSTER, *parts)
 
     def place(self, verify_key: bytes) -> int:
-        """The number of the member with this key; `LocalProtocolError` if it is unknown."""
+        """The index of the member with this key. Raises `LocalProtocolError` for an unknown key."""
         for place, member in enumerate(self.members):
             if member.verify_key == verify_key:
                 return place
         raise LocalProtocolError(
-            f"the identity {verify_key.hex()[:16]}… is unknown: the roster has {len(self.members)} other members"
+            f"the identity {verify_key.hex()[:16]}… is unknown: expected the key of one of the roster's {len(self.members)} members"
         )
 
     @property
     def fingerprint(self) -> str:
-        """The whole digest as people read it to each other: sixteen groups of four hexadecimal digits."""
+        """The whole digest, for people to compare: sixteen groups of four hexadecimal digits."""
         return grouped(self.digest)
 
     @property
     def short_fingerprint(self) -> str:
-        """Its first four groups: enough to tell versions apart, too few to find out a forger."""
+        """Its first four groups: enough to tell versions apart, too few to detect a forgery."""
         return grouped(self.digest[:8])
 
     def name(self, place: int) -> str:
-        """How a member is called in texts; a number outside the roster is called by its number."""
+        """A member's name for messages; an index outside the roster is shown as a number."""
         return self.members[place].name if 0 <= place < len(self.members) else f"unknown member {place}"
 
 

@@ -1,4 +1,4 @@
-"""What every server of ours does with the frames that reach it: signed answers to what it asked, nothing else."""
+"""The common part of servers: accept only frames that a known party signed in answer to the last message."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,14 +18,14 @@ from secure_afl.protocol.session.roster import Member
 from secure_afl.protocol.session.wire import WireError, answered, decode, verify_frame
 
 Outbox = Mapping[int, bytes]
-"""What to send: a message for each party, by number."""
+"""The messages to send, by the receiving party's index."""
 M = TypeVar("M")
 
 
 class OnDemand(Mapping[int, bytes]):
-    """An outbox whose messages are made when they are read, so that thousands that differ are never all there.
+    """An outbox that makes each message when it is read, so that thousands of them never fill memory at once.
 
-    message: makes that of a party, from what does not change any more; it is the same whenever it is read.
+    message: makes a party's message from final data, so every read gives the same message.
     """
 
     def __init__(self, parties: Iterable[int], message: Callable[[int], bytes]) -> None:
@@ -45,17 +45,19 @@ class OnDemand(Mapping[int, bytes]):
 
 
 def alike(outbox: Outbox) -> Iterator[tuple[bytes, list[int]]]:
-    """The messages of an outbox in their order, each with those parties in a row that get the same."""
+    """The messages of an outbox in order, each with the consecutive parties that get the same message."""
     for data, same in groupby(outbox.items(), key=itemgetter(1)):
         yield data, [party for party, _ in same]
 
 
 @dataclass(frozen=True)
 class OpenedSum:
-    """What a round opened. survivors: member numbers of who is in the sum; dropouts: of who took part and is not.
+    """The opened sum of a round.
 
-    values: of a masked round, Σ of the survivors' fixed-point words mod 2⁶⁴ (uint64; the low `width` bytes count); of an
-    encrypted one, what key holders released: the sum in Z_t (uint64) under BFV, in float64 under CKKS, or float64 weights.
+    survivors: indices of the clients in the sum. dropouts: of the participants that are not.
+    values: in a masked round the sum of the survivors' fixed-point words mod 2⁶⁴ (uint64; only the low `width` bytes
+    matter). In an encrypted round what the key holders released: under BFV the sum in Z_t (uint64), under CKKS the sum
+    in float64, or float64 weights.
     """
 
     round: int
@@ -65,7 +67,7 @@ class OpenedSum:
 
 
 class SumServer(Protocol):
-    """A server as its driver sees it; see `MaskingServer` for what the steps mean. round: the last begun, −1 before one."""
+    """A server as its driver sees it; `MaskingServer` explains the steps. round: the last one begun, −1 before any."""
 
     @property
     def state(self) -> Enum: ...
@@ -89,11 +91,10 @@ class SumServer(Protocol):
 
 
 class SignedServer(ABC, Generic[M]):
-    """A server that believes what is signed by a party it knows, in answer to what it sent it last.
+    """A server that accepts only what a known party signed in answer to the server's last message to it.
 
-    waiting_for: who may still answer in this phase. A refused frame raises `RemoteProtocolError` and changes
-    nothing but `blame`: a party whose own signature stands under what it may not send is named there, and
-    left out from then on.
+    waiting_for: the parties that may still answer in this phase. A refused frame raises `RemoteProtocolError` and
+    changes nothing but `blame`, which names a party that signed an illegal message; the session goes on without it.
     """
 
     state: Enum
@@ -108,7 +109,7 @@ class SignedServer(ABC, Generic[M]):
 
     @property
     def round(self) -> int:
-        """The last round that was begun; −1 before the first."""
+        """The last round begun; −1 before the first."""
         return self._next_round - 1
 
     def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
@@ -120,7 +121,7 @@ class SignedServer(ABC, Generic[M]):
         raise LocalProtocolError("only a masked session has sums that are decrypted elsewhere")
 
     def receive(self, sender: int, data: bytes) -> None:
-        """Take one frame that came from `sender`, a party's number that the transport gives."""
+        """Take a frame from `sender`, the party's index as the transport gives it."""
         name = f"unknown member {sender}"
         try:
             member = self._member(sender)
@@ -137,7 +138,7 @@ class SignedServer(ABC, Generic[M]):
             message = decode(encoded, self._decoder)
         except WireError as error:
             raise self._blamed(sender, error) from None
-        # An old message that the network repeats is refused, yet it is nobody's fault.
+        # An old message that the network repeats is refused, but no party is to blame.
         try:
             self._check_place(sender, message)
         except WireError as error:
@@ -150,30 +151,30 @@ class SignedServer(ABC, Generic[M]):
 
     @abstractmethod
     def _member(self, sender: int) -> Member:
-        """Who that is. Raises `WireError` for a party that the session does not have."""
+        """The member with this index. Raises `WireError` for a party outside the session."""
 
     @abstractmethod
     def _largest_frame(self, sender: int) -> int:
-        """A generous bound on an honest frame in this state, so that no longer one is even hashed."""
+        """A generous bound on an honest frame in this state; longer frames are not even hashed."""
 
     @abstractmethod
     def _collecting(self) -> tuple[type[Any], Enum] | None:
-        """The kind of message that is collected in this state, and the state after it."""
+        """The kind of message that this state collects, and the next state."""
 
     def _check_place(self, sender: int, message: M) -> None:
-        """Raises `WireError` if this is not the time for it."""
+        """Raises `WireError` if the sender may not send this message now."""
         collecting, kind = self._collecting(), type(message).__name__
         if collecting is None or type(message) is not collecting[0]:
             expected = collecting[0].__name__ if collecting else "nothing"
             raise WireError(f"in state {self.state.value} expected {expected}, got {kind}")
         if sender not in self.waiting_for:
             raise WireError(
-                f"expected no further {kind} from it: it answered before, dropped out, or is not asked"
+                f"expected no further {kind} from it: it answered before, dropped out, or was not asked"
             )
 
     @abstractmethod
     def _take(self, sender: int, message: M, data: bytes) -> None:
-        """What the message does; nothing, if it raises `WireError` or `CryptoError`. data: its whole frame."""
+        """Apply the message. Raises `WireError` or `CryptoError` without changing anything. data: its whole frame."""
 
     def _expect(self, state: Enum) -> None:
         if self.state is not state:
@@ -184,7 +185,7 @@ class SignedServer(ABC, Generic[M]):
     def _participants(
         self, number: int, rounds: int, standing: frozenset[int], among: Collection[int] | None
     ) -> frozenset[int]:
-        """Whom to ask in a round. Raises `LocalProtocolError` for one that is over, or is none of so many `rounds`."""
+        """The clients to ask in a round. Raises `LocalProtocolError` for a round that is over or not planned."""
         if not self._next_round <= number < rounds:
             raise LocalProtocolError(
                 f"expected a round from {self._next_round} to {rounds - 1}, got {number}"
@@ -193,8 +194,8 @@ class SignedServer(ABC, Generic[M]):
         return standing if among is None else standing.intersection(among)
 
     def _sent(self, outbox: Outbox) -> Outbox:
-        """Remember what each party was sent: its next frame must answer just that."""
-        for data, parties in alike(outbox):  # most phases send the same to everybody
+        """Record the message sent to each party: the party's next frame must answer it."""
+        for data, parties in alike(outbox):  # most phases send one message to all
             self._questions.update(dict.fromkeys(parties, answered(data)))
         return outbox
 

@@ -1,4 +1,4 @@
-"""A server's steps as values, so that a layer in front of it (a log, a journal) handles them in one place."""
+"""A server's steps as values, so that a layer around the server (a log, a journal) handles all in one place."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -16,12 +16,12 @@ S = TypeVar("S", bound=SumServer)
 
 
 class Step(msgspec.Struct, Generic[R], frozen=True, array_like=True):
-    """A call of one of `SumServer`'s methods, with its arguments in their order. name: the method's, also in journals."""
+    """A call of a `SumServer` method, with its arguments in order. name: the method's name, also in journals."""
 
     name: ClassVar[str]
 
     def on(self, server: SumServer) -> R:
-        """Take the step; raises what the server raises."""
+        """Take the step; re-raises the server's exceptions."""
         came: R = getattr(server, self.name)(*msgspec.structs.astuple(self))
         return came
 
@@ -71,7 +71,7 @@ STEPS: dict[str, type[Step[Any]]] = {
 
 
 class Layer(ABC, Generic[S]):
-    """A `SumServer` in front of another: each step goes through `_do`."""
+    """A `SumServer` that wraps another one: each step goes through `_do`."""
 
     def __init__(self, server: S) -> None:
         self.server = server

@@ -1,8 +1,8 @@
 """Strict canonical encoding, and frames signed by their sender.
 
 A message is a msgspec struct written as a MessagePack array: a tag, then the fields in their order.
-It has exactly one encoding: what does not encode back to the same bytes is refused, so two parties
-that hold the same bytes hold the same message and a digest of the bytes is a digest of the message.
+It has exactly one encoding: `decode` refuses bytes that do not encode back to themselves. So two parties with the same
+bytes have the same message, and a digest of the bytes is a digest of the message.
 Lengths and ranges are checked when a struct is built, on either side of the wire.
 """
 
@@ -27,11 +27,11 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class WireError(ValueError):
-    """The bytes are no valid message; the text says what was expected and what came."""
+    """The bytes are not a valid message; the text says what was expected and what came."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """The root of everything that travels. Its repr is its name: some messages carry shares."""
+    """Base class of all messages. The repr shows only the name, as some messages carry shares."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
 
 
 class ServerMessage(Message, frozen=True):
-    """The root of what a server says in a session. transcript: of the session that it belongs to."""
+    """Base class of a server's messages in a session. transcript: of that session."""
 
     transcript: bytes
 
@@ -50,16 +50,16 @@ class ServerMessage(Message, frozen=True):
         self._check()
 
     def _check(self) -> None:
-        """What a subclass demands of its own fields."""
+        """Check a subclass's own fields."""
 
 
 def encode(message: Message) -> bytes:
-    """The one encoding of a message."""
+    """The canonical encoding of a message."""
     return _ENCODER.encode(message)
 
 
 def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
-    """The message in `data`, of the decoder's type (which may be a union). Raises `WireError`."""
+    """Decode a message of the decoder's type (which may be a union). Raises `WireError` unless it is canonical."""
     try:
         message = decoder.decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -70,9 +70,9 @@ def decode(data: bytes | memoryview, decoder: Decoder[M]) -> M:
 
 
 def check_version(data: bytes) -> None:
-    """Raises `WireError` if the first message of a session names another version of this protocol, whatever else it has.
+    """Raises `WireError` if a session's first message names a different protocol version, even if the rest is unknown.
 
-    In every version the version is the first field of what is proposed, and that the first of an invitation.
+    In every version the version is the first field of a proposal, and the proposal the first field of an invitation.
     """
     try:
         found = msgspec.msgpack.decode(data)
@@ -85,16 +85,16 @@ def check_version(data: bytes) -> None:
 
 
 def answered(data: bytes) -> bytes:
-    """The digest of a message of the server, which stands in the signature of the frame that answers it.
+    """The digest of a server's message; the signature of the answering frame covers it.
 
-    Whoever alters a message of the server on its way can make a client silent, never make it say something
-    that the server takes for an answer to what it sent.
+    So an attacker who alters a server's message on the way can silence a client, but cannot obtain a frame that the
+    server accepts as an answer to the original.
     """
     return digest(Label.ANSWERED, data)
 
 
 def sign_frame(identity: Identity, transcript: bytes, answers: bytes, sender: int, message: Message) -> bytes:
-    """`encode(message)`, and behind it the sender's signature over session, question, sender and message."""
+    """`encode(message)`, followed by the sender's signature over session, question, sender and message."""
     encoded = encode(message)
     body = digest(Label.FRAME_SIGNATURE, encoded)
     return encoded + identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
@@ -103,7 +103,7 @@ def sign_frame(identity: Identity, transcript: bytes, answers: bytes, sender: in
 def verify_frame(
     data: bytes, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
 ) -> memoryview:
-    """The encoded message of a frame that `sender` signed in answer to what it was sent. Raises `WireError`."""
+    """The encoded message of a frame that `sender` signed in answer to what it was sent. Raises `WireError` otherwise."""
     if len(data) <= SIGNATURE_BYTES:
         raise WireError(
             f"expected a message and a signature of {SIGNATURE_BYTES} bytes, got {len(data)} bytes"
@@ -115,8 +115,8 @@ def verify_frame(
         verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, *signed)
     except CryptoError:
         raise WireError(
-            f"expected {len(data)} bytes signed by this sender in answer to what it was sent, got another "
-            "signature (altered, cut or lengthened on the way, or of another session, phase or sender)"
+            f"expected {len(data)} bytes signed by this sender in answer to what it was sent, got a wrong signature "
+            "(altered, cut or lengthened on the way, or from a different session, phase or sender)"
         ) from None
     return encoded
 
@@ -128,6 +128,6 @@ def exact(name: str, value: bytes | memoryview, length: int) -> None:
 
 
 def increasing(name: str, values: Sequence[int]) -> None:
-    """Raises `WireError` unless `values` are non-negative and strictly increase (so none repeats)."""
+    """Raises `WireError` unless `values` are non-negative and strictly increasing (so none repeats)."""
     if not all(map(lt, values, values[1:])) or (values and values[0] < 0):
         raise WireError(f"expected {name} in increasing order without repeats, got {list(values[:8])}")

@@ -41,7 +41,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.backend not in SECURE:
-            raise DataError(f"expected backends out of {', '.join(SECURE)}, got {str(self.backend)!r}")
+            raise DataError(f"expected backends from {', '.join(SECURE)}, got {str(self.backend)!r}")
         if self.clients < 2 or self.features < 1 or self.classes < 0 or not 0 <= self.dropout < 1:
             raise DataError(f"expected 2 clients, a feature, a share below 1 that drops out, got {self}")
         widest = _WIDEST.get(self.backend)

@@ -42,7 +42,7 @@ def test_a_renewal_after_an_upload_is_the_owners_word_and_in_the_log(tmp_path: P
     before = log.read_bytes()
     code, said = renew(site, "rows")
     assert code == 1
-    assert f"a vector of the data set 'rows' left in session {session_name(session)}…" in said
+    assert f"a vector of the data set 'rows' left this client in session {session_name(session)}…" in said
     assert FORCE in said
     with pytest.raises(RoundAbortedError):
         learned(federation, Post(federation))

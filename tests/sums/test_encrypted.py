@@ -366,7 +366,7 @@ def test_who_asks_for_too_much_hears_it_before_anything_leaves() -> None:
         ("bfv", 2.0**30, "more than"),
         ("bfv+mask", 2.0**30, "more than"),
         ("bfv by 3", 2.0**30, "more than"),
-        ("ckks", 2.0**600, "ckks-precise does not hold a sum of 4 values up to"),
+        ("ckks", 2.0**600, "ckks-precise cannot hold a sum of 4 values up to"),
     ],
 )
 def test_a_sum_that_no_set_holds_is_one_error_before_anything_leaves(

@@ -312,13 +312,13 @@ def test_five_faults_are_in_a_text_and_all_in_the_error(faults: int, shown: str)
 @pytest.mark.parametrize(
     ("backends", "last"),
     [
-        ({"mask"}, "One that keeps all messages until it has a quantum computer."),
-        ({"mask", "plain"}, "None of these where statistics leave in the clear (plain)."),
+        ({"mask"}, "A server that keeps all messages until it has a quantum computer."),
+        ({"mask", "plain"}, "Against none of these if statistics leave in the clear (plain)."),
     ],
 )
 def test_what_no_server_is_kept_from_is_said_where_it_is_so(backends: set[str], last: str) -> None:
     said = {section.title: section.lines for section in explain(Policy(backends=frozenset(backends)))}
-    assert said["Which server is borne"][-1] == last
+    assert said["Against which server it protects"][-1] == last
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_what_no_server_is_kept_from_is_said_where_it_is_so(backends: set[str], 
 )
 def test_each_form_has_its_threshold_or_none_and_is_named_once(backend: str, begins: str) -> None:
     said = {one.title: one.lines for one in explain(Policy(backends=frozenset({backend})), 10)}
-    (line,) = said["What follows if all 10 are invited"]
+    (line,) = said["Thresholds if all 10 clients are invited"]
     threshold = "the threshold is 7: 7 of 10 clients must answer. Up to 3 may drop out (30%)"
     without = "no threshold. Up to 7 may drop out (70%)"
     expected = threshold if begins == "active: " else without
@@ -393,7 +393,7 @@ def test_a_services_passphrase_is_the_first_line_of_its_file(
     with pytest.raises(FileError, match="for its owner alone"):
         key_file.service_passphrase()
     monkeypatch.setenv(key_file.PASSPHRASE_FILE, "")
-    with pytest.raises(FileError, match="to name a file with the passphrase, got nothing"):
+    with pytest.raises(FileError, match="to name a file with the passphrase, but it is not set"):
         key_file.service_passphrase()
 
 

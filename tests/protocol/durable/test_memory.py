@@ -130,16 +130,16 @@ def test_a_memory_of_something_else_is_refused() -> None:
     other = world(4)
     other.propose(rounds=2)
     for fresh in (other.client(0), KeyWorld(4).session().clients[0], KeyWorld(4).session().holders[4]):
-        with pytest.raises(LocalProtocolError, match="this memory is not of this session"):
+        with pytest.raises(LocalProtocolError, match="the saved session does not fit"):
             fresh.resume(memory)
         assert fresh.state.value == "start"
     for cut in (b"", memory[:-1], memory + b"\x00"):
-        with pytest.raises(LocalProtocolError, match="this memory is not of this session"):
+        with pytest.raises(LocalProtocolError, match="the saved session does not fit"):
             here.client(0).resume(cut)
     here.plan = here.plan[:1]
     with pytest.raises(LocalProtocolError, match="expected the 1 sums that were agreed on"):
         here.client(0).resume(memory)
-    with pytest.raises(LocalProtocolError, match="a session has begun already"):
+    with pytest.raises(LocalProtocolError, match="a session has already begun"):
         session.clients[1].resume(session.clients[1].memory())
 
 
@@ -198,7 +198,7 @@ def test_a_party_that_is_in_a_session_takes_no_memory() -> None:
     keys = KeyWorld(4).session().set_up()
     for party in (session.clients[0], keys.clients[0], keys.holders[4]):
         memory = party.memory()
-        with pytest.raises(LocalProtocolError, match="a session has begun already"):
+        with pytest.raises(LocalProtocolError, match="a session has already begun"):
             party.resume(memory)
         assert party.memory() == memory
 

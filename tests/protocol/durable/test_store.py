@@ -121,7 +121,7 @@ def test_a_box_of_another_session_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "a", Identity.generate())
     store.keep("s", Kept(b"memory", b"", b""))
     store.run("UPDATE kept SET name = 't'")
-    with pytest.raises(StoreError, match="session 't': what was kept does not open"):
+    with pytest.raises(StoreError, match="session 't': a stored record does not open"):
         store.kept("t")
 
 

@@ -45,7 +45,7 @@ def test_each_danger_is_said_and_nothing_else_is(
     if expected:
         assert said.lines == warnings(policy)
     else:
-        assert said.lines == ("None: this policy gives up nothing of what the default one protects.",)
+        assert said.lines == ("None: this policy protects all that the default policy protects.",)
 
 
 def test_the_default_policy_has_no_warning() -> None:
@@ -62,11 +62,11 @@ def test_every_form_in_which_statistics_may_leave_is_named(policy: Policy, clien
 def test_the_numbers_are_those_that_a_client_insists_on(policy: Policy, clients: int) -> None:
     said = lines(policy, clients)
     least = policy.least_survivors(clients)
-    counted = " ".join(said["How many may collude with the server, and how many must be left"])
+    counted = " ".join(said["How many may collude with the server, and how many must remain"])
     assert f"{policy.colluders(clients)} client" in counted
     assert f"at least {least} survivors" in counted
-    assert ("none may collude" in counted) is bool(policy.backends & {"bfv", "ckks"})
-    follows = said.get(f"What follows if all {clients} are invited")
+    assert ("no client may collude" in counted) is bool(policy.backends & {"bfv", "ckks"})
+    follows = said.get(f"Thresholds if all {clients} clients are invited")
     assert (follows is None) is ("no sum is possible" in counted) is (least > clients)
     for line in follows or ():
         if (borne := re.search(r"Up to (\d+) may drop out \((\d+)%\)", line)) is None:
@@ -90,7 +90,7 @@ def test_the_threshold_that_is_said_is_one_that_the_policy_takes(clients: int, p
     policy = Policy(
         profiles=frozenset({profile}), suites=frozenset({Suite.X25519}), corrupted=0.05, dropout=0.1
     )
-    (line,) = lines(policy, clients)[f"What follows if all {clients} are invited"]
+    (line,) = lines(policy, clients)[f"Thresholds if all {clients} clients are invited"]
     said = re.match(
         rf"{profile.value}: the threshold is (\d+): (\d+) of (?:each client and its (\d+))?", line
     )
@@ -120,10 +120,15 @@ def test_key_holders_are_counted_where_they_matter() -> None:
 
 
 def test_a_server_that_is_not_borne_is_not_named() -> None:
-    title = "Which server is borne"
-    assert lines(Policy(backends=frozenset({"plain"})))[title] == ("None: it is shown everything.",)
-    assert "Not one that lies." in lines(Policy(profiles=frozenset({Profile.SEMI_HONEST})))[title]
-    assert any("active profile only" in line for line in lines(Policy(profiles=frozenset(Profile)))[title])
+    title = "Against which server it protects"
+    assert lines(Policy(backends=frozenset({"plain"})))[title] == (
+        "Against none: the server sees everything.",
+    )
+    assert "Not a server that lies." in lines(Policy(profiles=frozenset({Profile.SEMI_HONEST})))[title]
+    assert any(
+        "only in sessions of the active profile" in line
+        for line in lines(Policy(profiles=frozenset(Profile)))[title]
+    )
     assert any("quantum" in line for line in lines(Policy())[title])
     assert not any("quantum" in line for line in lines(Policy(suites=frozenset(Suite)))[title])
     assert "in the clear" in lines(Policy(backends=frozenset({"mask", "plain"})))[title][-1]

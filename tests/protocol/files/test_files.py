@@ -35,7 +35,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
     for name in ("file", "link", "folder"):
-        with pytest.raises(FileError, match=f"{name}: expected a name that is free"):
+        with pytest.raises(FileError, match=f"{name}: expected a free name"):
             whole.write_new(tmp_path / name, b"other", whole.SECRET)
     assert (tmp_path / "file").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]

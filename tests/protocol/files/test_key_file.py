@@ -83,7 +83,7 @@ def test_an_identity_is_made_and_opened(tmp_path: Path, passphrase: bytes | None
 @pytest.mark.parametrize("there", ["A.key", "A.pub"])
 def test_no_identity_is_overwritten_and_none_is_half_made(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
-    with pytest.raises(FileError, match=f"{there}: expected a name that is free"):
+    with pytest.raises(FileError, match=f"{there}: expected a free name"):
         keys.write_key(tmp_path, "A")
     assert os.listdir(tmp_path) == [there]
     assert (tmp_path / there).read_text() == "mine"
@@ -94,7 +94,7 @@ def test_what_cannot_be_a_name_or_a_passphrase_makes_nothing(tmp_path: Path) -> 
         with pytest.raises(LocalProtocolError):
             keys.write_key(tmp_path, name)
     for name in ("../A", "a/b", ".hidden", "-option"):
-        with pytest.raises(FileError, match="expected a name that a file can have"):
+        with pytest.raises(FileError, match="expected a valid file name"):
             keys.write_key(tmp_path, name)
     with pytest.raises(CryptoError, match="at least 12 bytes"):
         keys.write_key(tmp_path, "A", b"short")

@@ -76,14 +76,14 @@ def test_every_line_is_explained() -> None:
             r'suites: expected a list of one or more of "hybrid", "x25519", got \[\'HYBRID\'\]',
         ),
         ("trusts_reports = 1", "trusts_reports: expected true or false, got 1"),
-        ("trust_reports = true", "expected keys out of minimum_honest, .* got 'trust_reports'"),
-        ("[policy]\ncorrupted = 0.1", "expected keys out of .* got 'policy'"),
+        ("trust_reports = true", "expected keys from minimum_honest, .* got 'trust_reports'"),
+        ("[policy]\ncorrupted = 0.1", "expected keys from .* got 'policy'"),
         (
             "corrupted = 0.6\ndropout = 0.4",
             r"corrupted and dropout: expected less than 1 together, got 0\.6 and 0\.4",
         ),
-        ("dropout = 0.1\ndropout = 0.2", "expected TOML, this does not parse: Cannot overwrite"),
-        ("corrupted 0.1", "expected TOML, this does not parse: .*line 1"),
+        ("dropout = 0.1\ndropout = 0.2", "expected TOML, but the text does not parse: Cannot overwrite"),
+        ("corrupted 0.1", "expected TOML, but the text does not parse: .*line 1"),
     ],
 )
 def test_one_error_names_the_key_what_was_expected_and_what_came(
@@ -100,7 +100,7 @@ def test_one_error_names_the_key_what_was_expected_and_what_came(
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
-        ({"backends": frozenset({"bvf"})}, "expected backends out of mask, .* got 'bvf'"),
+        ({"backends": frozenset({"bvf"})}, "expected backends from mask, .* got 'bvf'"),
         ({"backends": frozenset()}, "expected at least one entry in backends"),
         ({"profiles": frozenset()}, "expected at least one entry in profiles"),
         ({"suites": frozenset()}, "expected at least one entry in suites"),

@@ -56,7 +56,7 @@ GOOD = entry("clients", "A", A)
     [
         ("", "expected at least one member"),
         (entry("key_holders", "A", A), "expected at least one member"),
-        ("[[clients]\n", r"expected TOML, this does not parse: .*line 1"),
+        ("[[clients]\n", r"expected TOML, but the text does not parse: .*line 1"),
         ("x = " + "[" * 100_000, "expected TOML"),
         ("clients = 5", r"clients: expected tables \[\[clients\]\], got 5"),
         ("[clients]\nname = 'A'", r"clients: expected tables \[\[clients\]\], got \{'name': 'A'\}"),
@@ -68,7 +68,7 @@ GOOD = entry("clients", "A", A)
         ),
         (GOOD + "[[clients]]\n", "entry 2 of clients: expected the keys name and verify_key, got 'none'"),
         (GOOD + "[[key_holders]]\nname = 'B'", "entry 1 of key_holders: expected the keys"),
-        (GOOD + entry("clients", "B", B[:-1]), "entry 2 of clients: verify_key: .* got 63 letters"),
+        (GOOD + entry("clients", "B", B[:-1]), "entry 2 of clients: verify_key: .* got 63 characters"),
         (
             GOOD + entry("clients", "B", B.upper()),
             "entry 2 of clients: verify_key: expected 64 lower-case hex",

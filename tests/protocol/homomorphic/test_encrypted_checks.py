@@ -690,13 +690,13 @@ def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fau
     expected, got = type(honest).__name__, type(early).__name__
     refused(sender, stage.signed(sender, early), f"in state {phase} expected {expected}, got {got}")
     frame = stage.signed(sender, honest)
-    refused(sender, frame[:-1], "signed by this sender in answer to what it was sent, got another")
+    refused(sender, frame[:-1], "signed by this sender in answer to what it was sent, got a wrong signature")
     other = next((who for who in stage.pending if who != sender), None)
     if other is not None:
-        refused(other, frame, "signed by this sender in answer to what it was sent, got another")
+        refused(other, frame, "signed by this sender in answer to what it was sent, got a wrong signature")
     assert same(before, snapshot(server))
     server.receive(sender, frame)
-    refused(sender, frame, "it answered before, dropped out, or is not asked")
+    refused(sender, frame, "it answered before, dropped out, or was not asked")
     assert not server.blame
 
 
@@ -806,12 +806,12 @@ def test_what_cannot_be_planned_is_refused() -> None:
             one.agreed(system, 4, 2)
     for encryption, what in (
         (Encryption(Backend.BFV), "need more than"),
-        (Encryption(Backend.CKKS), "does not hold a sum of 4 values up to 1e.300"),
+        (Encryption(Backend.CKKS), "cannot hold a sum of 4 values up to 1e.300"),
     ):
         with pytest.raises(CryptoError, match=what):
             encryption.agreed([SumPlan("s", 3, 1e300, 32)], 4, 1)
     with pytest.raises(
-        CryptoError, match=r"ckks-precise guarantees an error of .*, 1e-18 was asked for: agree on"
+        CryptoError, match=r"ckks-precise guarantees an error of .*, but 1e-18 was requested: agree on"
     ):
         Encryption(Backend.CKKS).agreed([SumPlan("s", 3, 1.0, error=1e-18)], 4, 1)
 

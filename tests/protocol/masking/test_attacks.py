@@ -537,7 +537,7 @@ def test_replaced_public_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         assert seeds == [client._memory.rounds[0].mask_seed, client._memory.rounds[0].self_seed]
 
-    with pytest.raises(RemoteProtocolError, match=r"the keys of site-1: .* another signature"):
+    with pytest.raises(RemoteProtocolError, match=r"the keys of site-1: .* a wrong signature"):
         shares_for(parties.client(VICTIM), parties.propose())
 
 
@@ -667,7 +667,7 @@ def test_differencing_by_one_client_refused() -> None:
             world(6), range(6), range(6), forget=False
         )  # nor for the same survivors: data may have changed
     for ledger in parties.ledgers:  # only the owners can decide otherwise, and say what they risk
-        with pytest.raises(PolicyError, match="a vector of the data set '2025' left in session"):
+        with pytest.raises(PolicyError, match="a vector of the data set '2025' left this client in session"):
             ledger.renew("2025")
         ledger.renew("2025", may_expose=True)
     two_sums(parties, range(6), range(1, 6), forget=True)

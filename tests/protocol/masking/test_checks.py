@@ -553,7 +553,7 @@ def test_a_statistics_name_has_1_to_64_letters(length: int, right: bool) -> None
         if right:
             build("s" * length)
             continue
-        with pytest.raises(error, match="a printable statistic name of 1 to 64 letters"):
+        with pytest.raises(error, match="a printable statistic name of 1 to 64 characters"):
             build("s" * length)
     for build in (lambda name: SumPlan(name, 5, 1.0), lambda name: replace(spec, statistic=name)):
         with pytest.raises((LocalProtocolError, WireError), match="printable"):

@@ -101,7 +101,7 @@ def test_a_peers_cell_is_a_million_values() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"backend": "paper"}, "expected backends out of"),
+        ({"backend": "paper"}, "expected backends from"),
         ({"clients": 1}, "expected 2 clients"),
         ({"width": 9}, "expected words of 4 to 8 bytes, got 9"),
         ({"width": None}, "expected words of 4 to 8 bytes"),
@@ -461,7 +461,7 @@ def test_the_command_says_what_differs(report: Path, tmp_path: Path) -> None:
     [
         (["--against", "FILE"], "expected the figures of a report"),
         (["--dropout", "0.6"], "fewer than the threshold"),
-        (["--backend", "plain"], "expected backends out of"),
+        (["--backend", "plain"], "expected backends from"),
         (["--backend", "bfv", "--width", "8"], "expected words of 4 to 7 bytes"),
         (["--clients", "5", "--clients", "5"], "none twice"),
     ],
