@@ -60,7 +60,9 @@ class Coded:
         self.book = codebooks.parse(self.codebook)
         self.cells = read(self.table)
         sites = np.array(self.cells.column(self.book.site).to_pylist())
-        self.names = sorted(set(sites.tolist()))
+        used = encode(self.book, self.cells).site
+        assert used is not None
+        self.names = sorted(set(used.tolist()))
         self.server = self.root / "server"
         self.folders = [self.root / str(at) for at in range(len(self.names))]
         members = [settle(folder, name) for folder, name in zip(self.folders, self.names, strict=True)]
