@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from secure_afl.cli.options import options
-from secure_afl.cli.table_options import FORM
+from secure_afl.cli.options import FORM, options
 from secure_afl.cli.terminal import (
     JsonFile,
     console,

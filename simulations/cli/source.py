@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_afl.cli.table_options import form
+from secure_afl.cli.options import form
 
 if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first row
     from secure_afl.simulations.data.dataset import Dataset
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first r
 @dataclass(frozen=True)
 class Source:
     """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet, query: see
-    `table_options.form`; clients, partition: see `partition`, None is a default for the data.
+    `options.form`; clients, partition: see `partition`, None is a default for the data.
     """
 
     data: str = "heart"
