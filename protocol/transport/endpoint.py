@@ -72,7 +72,8 @@ class Endpoint:
     set's name. solve: with `Release.WEIGHTS`, a key holder's.
     check_told: raises for what cannot have come of sums before another one, whatever the rows are. waits: whether some sum
     waits for what the server tells, also if none trusts it.
-    learned: takes what the server says came out, and what it told in the session before; nobody vouches for it.
+    learned: takes what the server says came out, what it told in the session before, and the session's number; nobody
+    vouches for it.
     under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
     audit: the file of its audit log. study: the digest of what is learned, if that must be approved in the audit log before
     anything but its name leaves the party.
@@ -89,7 +90,7 @@ class Endpoint:
         solve: Solve | None = None,
         check_told: Callable[[bytes], None] = lambda model: None,
         waits: bool = False,
-        learned: Callable[[bytes, bytes], None] = lambda model, told: None,
+        learned: Callable[[bytes, bytes, bytes], None] = lambda model, told, session: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
         study: bytes = b"",
@@ -155,7 +156,7 @@ class Endpoint:
         try:
             if letter.data:
                 _check_goes_on(letter.data, told)
-                self._learned(letter.data, told)
+                self._learned(letter.data, told, letter.session)
         finally:
             self._store.forget(_name(Channel.LEARNED, letter.session))
 

@@ -22,7 +22,7 @@ class Channel(Enum):
 
     MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. LEARNED: what came of the sums so
     far (`Learned`), where clients need it for the next. END: a session is over, and this is what was learned in it; empty
-    if nothing was.
+    if nothing was. The layers, and of a linear model with a codebook its model file after them.
     """
 
     MASKED = "masked"

@@ -15,8 +15,8 @@ from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node.progress import RunTold, run_told
-from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
-from secure_afl.node.study import RidgeStudy, Study, packed
+from secure_afl.node.site import FAILURE, MODEL, REPORT, Folder
+from secure_afl.node.study import packed
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
@@ -132,7 +132,13 @@ def _learn(
 
     try:
         clients = [member.name for member in terms.parties.clients.members]
-        layers, sums = study.learn(aggregator, clients, lambda fitted: _keep(folder, study, fitted, sessions))
+        files: list[bytes] = []
+
+        def learned(fitted: Any) -> None:
+            number = next(iter(sessions))  # masks under encryption are of the same session
+            files.append(folder.keep_table_model(study, fitted, number))
+
+        layers, sums = study.learn(aggregator, clients, learned)
         folder.keep(MODEL, layers)
     except BaseException as error:
         told.silent(post.silences)
@@ -142,7 +148,7 @@ def _learn(
             end(b"")
         raise
     started = time.perf_counter()
-    end(packed(layers))
+    end(b"".join([packed(layers), *files]))
     ending = time.perf_counter() - started
     told.silent(post.silences)
     report = {
@@ -159,16 +165,6 @@ def _learn(
     }
     told.learned(report, len(terms.parties.clients.members))
     return report
-
-
-def _keep(folder: Folder, study: Study, fitted: Any, sessions: set[bytes]) -> None:
-    """The model file of a study with a codebook, in the server's folder."""
-    if study.codebook and isinstance(study, RidgeStudy):
-        from secure_afl.tables import model
-
-        number = next(iter(sessions)).hex()  # masks under encryption are of the same session
-        how = {"data": "a study", "backend": study.backend.value, "session": number}
-        model.of_ridge(fitted, study.codebook, **how).save(folder.path / TABLE_MODEL)
 
 
 def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:

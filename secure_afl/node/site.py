@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
-from secure_afl.node.study import Floats, Labels, RidgeStudy, Study
+from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, approvals
@@ -47,6 +47,7 @@ from secure_afl.tables.form import POSTGRES, Form
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
+    from secure_afl.tables.model import Model
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
 FAILURE = "failure.json"
@@ -142,7 +143,7 @@ class Folder:
             solve=_solved if weights else None,
             check_told=study.check_told,
             waits=study.counts is not None,
-            learned=lambda model, told: self._learned(model, told, study, endpoint.name),
+            learned=lambda model, told, session: self._learned(model, told, session, study, endpoint.name),
             under_way=self.put_aside,
             audit=self.path / AUDIT,
             study=b"" if unapproved else study.digest,
@@ -238,11 +239,11 @@ class Folder:
         left = "a vector of it had left" if uploaded else "no vector of it had left"
         return f"{data_set!r} may serve another session than {session_name(session)}, where {left}"
 
-    def _learned(self, model: bytes, told: bytes, study: Study, who: str) -> None:
+    def _learned(self, model: bytes, told: bytes, session: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are
         others than the seed's and those told before: how long it takes to fit a head to the rows tells of these.
         """
-        layers = study.unpacked(model)
+        layers, file = study.result(model)
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
@@ -251,15 +252,26 @@ class Folder:
             X, y, _, _ = self.data(study)
             if len(X):  # a failure would tell the server that there are none
                 personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
+        of_table = _of_table(study, layers[-1], file, session) if study.tabular else None
         self.keep(MODEL, layers)
-        if study.codebook and isinstance(study, RidgeStudy):
-            from secure_afl.tables import model as models
-
-            models.of_study(layers[-1], study.codebook, study.estimator(), study.backend.value).save(
-                self.path / TABLE_MODEL
-            )
+        if of_table:
+            of_table.save(self.path / TABLE_MODEL)
         if personal:
             self.keep(PERSONAL, personal)
+
+    def keep_table_model(self, study: Study, fitted: Any, session: bytes) -> bytes:
+        """The server's: write the model file of a study with a codebook, and give its content for the parties; empty for
+        other studies. fitted: the estimator.
+        """
+        if not study.tabular:
+            return b""
+        from secure_afl.tables import model as models
+
+        assert study.codebook is not None
+        how = {"data": models.OF_STUDY, "backend": study.backend.value, "session": session.hex()}
+        made = models.of_ridge(fitted, study.codebook, **how)
+        made.save(self.path / TABLE_MODEL)
+        return made.content
 
     def put_aside(self) -> None:
         """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
@@ -297,6 +309,18 @@ def _solved(
     from secure_afl.sums.encrypted import weights
 
     return weights(plan, total, entry_error, survivors)
+
+
+def _of_table(study: Study, weights: Floats, file: bytes, session: bytes) -> "Model":
+    """A party's model file, out of the one that the server sent, if any. Raises `DataError` for one that is not of these
+    weights, of the study and of the session.
+    """
+    from secure_afl.tables import model as models
+
+    assert study.codebook is not None
+    return models.of_study(
+        weights, study.codebook, study.estimator(), study.backend.value, session.hex(), file
+    )
 
 
 def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None]:

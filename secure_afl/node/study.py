@@ -280,6 +280,18 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise DataError("expected a model of finite weights, got others")
         return layers
 
+    def result(self, data: bytes) -> tuple[list[Floats], bytes]:
+        """The layers at the end of a session, and the model file after them, empty where there is none; see `unpacked`."""
+        size = sum(8 * prod(shape) for shape in self.shapes())
+        if self.tabular:
+            return self.unpacked(data[:size]), data[size:]
+        return self.unpacked(data), b""
+
+    @property
+    def tabular(self) -> bool:
+        """Whether there is a model file: of a linear model of columns that a codebook describes."""
+        return self.codebook is not None and isinstance(self, RidgeStudy)
+
     def check_told(self, data: bytes) -> None:
         """Raises `DataError` unless these are hidden layers that can have come of sums, whatever is in the rows."""
         layers = self.unpacked(data)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # scikit-learn is loaded where it is used
     from secure_afl.tables.encoding import Design
 
 FORMAT = "secure-afl model 1"
+OF_STUDY, AS_SAID = "a study", "a study, as its server says"
 _TENSORS = ("coef", "intercept", "table_coef", "table_intercept")
 _ERRORS = ("ls_coef", "ls_se")
 
@@ -53,6 +54,12 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     privacy: str = ""
     no_errors: str = ""
     versions: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        names = [name for one in self.survivors for name in one]
+        texts = [self.data, self.backend, self.session, self.privacy, self.no_errors, *names]
+        if not all(text.isprintable() for text in [*texts, *self.versions, *self.versions.values()]):
+            raise DataError("expected printable texts, got control characters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +129,14 @@ class Model:
 
     def save(self, path: Path) -> None:
         """Write the file in one step, over an earlier one. Raises `FileError`."""
-        from safetensors.numpy import save
-
         from secure_afl.protocol.files import whole
+
+        whole.replace(path, self.content)
+
+    @property
+    def content(self) -> bytes:
+        """Of a file; `parse` reads it."""
+        from safetensors.numpy import save
 
         table_coef, table_intercept = in_table_units(self.terms, self.coef, self.intercept)
         tensors = {
@@ -144,23 +156,30 @@ class Model:
             "about": msgspec.json.encode(self.about).decode(),
         }
         plain = {name: np.ascontiguousarray(tensor, dtype="<f8") for name, tensor in tensors.items()}
-        whole.replace(path, save(plain, metadata=metadata))
+        return save(plain, metadata=metadata)
 
 
 def load(path: Path) -> Model:
     """Read a model file. Raises `DataError` for anything else."""
-    from safetensors import SafetensorError, safe_open
+    try:
+        return parse(path.read_bytes(), path.name)
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def parse(content: bytes, name: str) -> Model:
+    """The model in the content of a file. name: what errors call it. Raises `DataError` for anything else."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{path.name}: expected a model file, got something else: {str(error)[:100]}"
-        ) from None
+        tensors = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that NumPy has not
+        raise DataError(f"{name}: expected a model file, got something else: {str(error)[:100]}") from None
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]  # which `load` has checked
+    metadata: Mapping[str, str] = msgspec.json.decode(header).get("__metadata__", {})
     if metadata.get("format") != FORMAT:
-        raise DataError(f"{path.name}: expected a model file of the format {FORMAT!r}, got another")
+        raise DataError(f"{name}: expected a model file of the format {FORMAT!r}, got another")
     try:
         codebook = codebooks.from_text(metadata["codebook"])
         about = msgspec.json.decode(metadata["about"], type=About)
@@ -171,9 +190,9 @@ def load(path: Path) -> Model:
         coef, intercept, *_ = (tensors[name] for name in _TENSORS)
         return Model(codebook, coef, intercept, about, *(tensors.get(name) for name in _ERRORS))
     except KeyError as error:
-        raise DataError(f"{path.name}: expected a model file with {error}, got one without") from None
+        raise DataError(f"{name}: expected a model file with {error}, got one without") from None
     except (DataError, msgspec.MsgspecError) as error:
-        raise DataError(f"{path.name}: {error}") from None
+        raise DataError(f"{name}: {error}") from None
 
 
 def of_ridge(
@@ -214,15 +233,29 @@ def of_study(
     codebook: Codebook,
     estimator: "FederatedRidge | FederatedRidgeClassifier",
     backend: str,
+    session: str = "",
+    file: bytes = b"",
 ) -> Model:
-    """A party's model: what the server says came out of a study. Nobody vouches for it; it has no standard errors.
+    """A party's model: what the server says came out of a study. Nobody vouches for it.
 
-    weights (1 + features, outputs): as `estimator`, which has not learned, would have them.
+    weights (1 + features, outputs): as `estimator`, which has not learned, would have them. file: the server's model file;
+    empty if it sent the weights only. Raises `DataError` for a file of other weights, another study or another session.
     """
-    about = About(
-        "a study", backend, None, (), no_errors="the server sends the weights only", versions=_versions()
-    )
-    return Model(codebook, *_own(weights, codebook, estimator), about)
+    own = _own(weights, codebook, estimator)
+    if not file:
+        why = "the server sent the weights only"
+        about = About(AS_SAID, backend, None, (), session, no_errors=why, versions=_versions())
+        return Model(codebook, *own, about)
+    sent = parse(file, "the server's model file")
+    for what, same in (
+        ("the study's codebook", sent.codebook == codebook),
+        ("the weights beside it", all(map(np.array_equal, (sent.coef, sent.intercept), own))),
+        ("the study's backend", sent.about.backend == backend),
+        ("this session", sent.about.session == session),
+    ):
+        if not same:
+            raise DataError(f"the server's model file: expected {what}, got another")
+    return replace(sent, about=msgspec.structs.replace(sent.about, data=AS_SAID))
 
 
 def _own(

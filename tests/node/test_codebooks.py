@@ -1,9 +1,12 @@
 """A deployed study by a codebook: the same features, model and refusals as in one process."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
@@ -14,8 +17,10 @@ from secure_afl.crypto.errors import SecureAflError
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder
+from secure_afl.node.study import packed
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.transport.post import Channel, Letter
 from secure_afl.simulations.attacks.reading.leverage import singled_out
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
@@ -27,6 +32,7 @@ from secure_afl.tables import model as models
 from secure_afl.tables.encoding import encode
 
 BOOK = dataset._FOLDER / "heart.toml"
+WIDE = {"COLUMNS": "200"}
 STUDY = 'backend = "mask"\nmax_rows = 1000\n'
 
 
@@ -56,14 +62,67 @@ def test_a_session_over_raw_tables_is_that_of_one_process(codebook: str, tmp_pat
     there, here = hospitals.deployed(), hospitals.here()
     assert np.array_equal(there.weights_, here.weights_)
     expected = here.predict(design.X).tolist()
-    whole = models.of_ridge(there, hospitals.book, data="heart", backend="mask")
+    servers = models.load(hospitals.server / "model.safetensors")
+    assert servers.about.survivors == (tuple(hospitals.names),)
+    assert servers.about.certificate == there.certificate_.bound
+    assert len(servers.about.session) == 64
     for folder in hospitals.folders:
         model = models.load(folder / "model.safetensors")
         assert model.codebook == hospitals.book
-        assert model.ls_se is None
-        for one in (model, whole):
+        assert model.about == structs.replace(servers.about, data="a study, as its server says")
+        assert model.ls_se is not None
+        np.testing.assert_array_equal(model.ls_se, servers.ls_se)
+        for one in (model, servers):
             predicted = one.predict(design).tolist()
             assert predicted == (expected if hospitals.book.classes else pytest.approx(expected, rel=1e-12))
+    shown = CliRunner().invoke(main.app, ["show", str(hospitals.folders[0] / "model.safetensors")], env=WIDE)
+    for text in (
+        "95 % low",
+        "SE",
+        "as its server says",
+        "VA Long Beach",
+        "proven",
+        f"session {model.about.session[:16]}",
+    ):
+        assert text in shown.output
+
+
+def altered(content: bytes, change: Callable[[models.Model], models.Model]) -> bytes:
+    return change(models.parse(content, "sent")).content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda sent: replace(sent, coef=sent.coef + 1), "expected the weights beside it"),
+        (
+            lambda sent: replace(sent, about=structs.replace(sent.about, session="00")),
+            "expected this session",
+        ),
+        (lambda sent: replace(sent, about=structs.replace(sent.about, backend="bfv")), "the study's backend"),
+        (
+            lambda sent: replace(sent, codebook=structs.replace(sent.codebook, least_rows=4)),
+            "expected the study's codebook",
+        ),
+        (None, "expected a model file, got something else"),
+    ],
+)
+def test_a_model_file_that_does_not_fit_the_study_is_refused(
+    change: Callable[[models.Model], models.Model] | None, message: str, tmp_path: Path
+) -> None:
+    hospitals = Coded(tmp_path / "here", TABLE, BOOK.read_text())
+    folder = Folder(hospitals.server)
+    fitted, study = hospitals.here(), folder.terms()[1]
+    layers = packed([fitted.weights_])
+    content = folder.keep_table_model(study, fitted, bytes(32))
+    client = Folder(hospitals.folders[0]).endpoint()
+    sent = altered(content, change) if change else content[:-1]
+    with pytest.raises(DataError, match=message):
+        client.answer(Letter(Channel.END, bytes(32), layers + sent), 0)
+    assert not (hospitals.folders[0] / "model.npz").exists()
+    client.answer(Letter(Channel.END, bytes(32), layers + content), 0)
+    assert models.load(hospitals.folders[0] / "model.safetensors").ls_se is not None
+    client.close()
 
 
 def test_rows_count_by_their_weights_in_a_run(tmp_path: Path) -> None:

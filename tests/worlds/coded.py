@@ -94,8 +94,9 @@ class Coded:
         aggregator = remote(Elsewhere(terms.parties, post.carry), terms.policy, None)
         layers, _ = study.learn(aggregator, self.names, found.append)
         (session,) = post.sessions
+        file = Folder(self.server).keep_table_model(study, found[0], session)
         for party in range(len(self.folders)):
-            post.ask(party, Letter(Channel.END, session, packed(layers)))
+            post.ask(party, Letter(Channel.END, session, packed(layers) + file))
         return found[0]
 
     def here(self) -> Any:
