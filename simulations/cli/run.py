@@ -196,7 +196,9 @@ def run_command(
             learned.save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
         if html:
-            write_text(html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]])), "page")
+            write_text(
+                html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]]), learned), "page"
+            )
         print_run(result, rows.note, learned)
         if settings.audit:
             console.print(

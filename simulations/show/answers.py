@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import floor, isnan, log10
 from typing import Any
 
+import numpy as np
 from rich.markup import escape
 
 from secure_afl.cli.terminal import console, table
@@ -42,9 +43,14 @@ def print_table_one(figures: Mapping[str, Any]) -> None:
         ("column", "all clients together", "missing"),
         names=2,
     )
-    for one in found["lines"]:
-        shown.add_row(escape(one["name"]), escape(_summary(one)), share(one["missing"]))
+    for row in described(found):
+        shown.add_row(*map(escape, row))
     console.print(shown)
+
+
+def described(table_one: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each column its name, its values in short, and the share of rows without one. table_one: of a run's figures."""
+    return [(one["name"], _summary(one), share(one["missing"])) for one in table_one["lines"]]
 
 
 def _summary(line: Mapping[str, Any]) -> str:
@@ -62,39 +68,41 @@ def share(value: float | None) -> str:
 
 def print_coefficients(model: Model) -> None:
     """What the model says of each column, in the table's units."""
-    found, several = lines(model), len(model.codebook.classes) > 2
-    known = found[0].low is not None
-    headings = [*(["outcome"] if several else []), "column", "effect"]
-    shown = table(
-        escape(meaning(model)),
-        [*headings, *(["95 % interval", "p"] if known else [])],
-        names=len(headings) - 1,
-    )
-    for one in found[:_MOST_LINES]:
-        shown.add_row(
-            *([escape(one.output)] if several else []),
-            escape(called(model, one)),
-            *_effect(one),
-        )
+    names, found = headings(model), effects(model)
+    shown = table(escape(meaning(model)), names, names=names.index("effect"))
+    for row in found[:_MOST_LINES]:
+        shown.add_row(*map(escape, row))
     console.print(shown)
     if len(found) > _MOST_LINES:
-        console.print(
-            f"… and {len(found) - _MOST_LINES} more: --model-out FILE, then secure-afl show FILE",
-            highlight=False,
-        )
-    bases = [
-        f"{name} {kind.base}" for name, kind in model.codebook.columns.items() if isinstance(kind, Category)
-    ]
-    if bases:
-        console.print(escape(f"Reference levels: {', '.join(bases)}."), highlight=False)
-    if known:
-        console.print(
-            "An interval without 0 (p below 0.05) is hardly chance. A dash: the column is constant, or follows from those "
-            "above it. These are least squares; predictions use a ridge, which draws effects slightly towards 0.",
-            highlight=False,
-        )
-    else:
-        console.print(escape(f"No intervals: {model.about.no_errors}."), highlight=False)
+        more = f"… and {len(found) - _MOST_LINES} more: --model-out FILE, then secure-afl show FILE"
+        console.print(more, highlight=False)
+    console.print(escape(remarks(model)), highlight=False)
+
+
+def headings(model: Model) -> list[str]:
+    """Of the columns of `effects`."""
+    outcome = ["outcome"] if len(model.codebook.classes) > 2 else []
+    return [*outcome, "column", "effect", *(["95 % interval", "p"] if model.ls_se is not None else [])]
+
+
+def effects(model: Model) -> list[list[str]]:
+    """A line for each coefficient, as text."""
+    several = len(model.codebook.classes) > 2
+    return [[*([one.output] if several else []), called(model, one), *_effect(one)] for one in lines(model)]
+
+
+def remarks(model: Model) -> str:
+    """What a reader of `effects` must know."""
+    columns = model.codebook.columns
+    bases = [f"{name} {kind.base}" for name, kind in columns.items() if isinstance(kind, Category)]
+    told = [f"Reference levels: {', '.join(bases)}."] if bases else []
+    if model.ls_se is None:
+        return " ".join([*told, f"No intervals: {model.about.no_errors}."])
+    told.append("An interval without 0 (p below 0.05) is hardly chance.")
+    if not np.isfinite(model.ls_se).all():
+        told.append("A dash: the column is constant, or follows from those above it.")
+    told.append("These are least squares; predictions use a ridge, which draws effects slightly towards 0.")
+    return " ".join(told)
 
 
 def meaning(model: Model) -> str:

@@ -5,8 +5,11 @@ from typing import Any
 
 from secure_afl.cli.pages import inline, page, svg
 from secure_afl.simulations.benchmarks.masking import machine
+from secure_afl.simulations.show.answers import described, effects, headings, meaning, remarks
+from secure_afl.simulations.show.forest import forest
 from secure_afl.simulations.study.control import sentences
 from secure_afl.simulations.study.report import Run
+from secure_afl.tables.model import Model
 
 _MODELS = {
     "ridge": "a linear model (least squares with a ridge penalty), in closed form",
@@ -28,9 +31,15 @@ _SERVERS = {
 }
 
 
-def run_page(result: Run, note: str, command: str) -> str:
-    """One HTML file that needs nothing else. note: where the scale of the columns is from; command: how it was made."""
+def run_page(result: Run, note: str, command: str, model: Model | None = None) -> str:
+    """One HTML file that needs nothing else. note: where the scale of the columns is from; command: how it was made;
+    model: what was learned, where it has coefficients of columns.
+    """
     figures = result.figures
+    first = figures["table_one"]
+    numbers = {one["name"]: one["deviation"] for one in first["lines"]} if first else {}
+    deviations = {name: deviation for name, deviation in numbers.items() if deviation is not None}
+    picture = forest(model, deviations) if model else None
     clients = [one._asdict() for one in result.clients()]
     return page(
         __package__,
@@ -48,8 +57,15 @@ def run_page(result: Run, note: str, command: str) -> str:
             "privacy": _privacy(figures),
             "settings": _settings(figures),
         },
+        described=described(first) if first else [],
+        effects=effects(model) if model else [],
+        headings=headings(model) if model else [],
+        meaning=meaning(model) if model else "",
+        remarks=remarks(model) if model else "",
+        forest=inline("image/svg+xml", svg(picture).encode()) if picture else "",
         clients=clients,
         personal=result.personal,
+        personal_on_all=any(one["personal_on_all"] is not None for one in clients),
         chart=inline("image/svg+xml", svg(_chart(result, clients)).encode()),
         phases=result.phases(),
         refusals=[*figures.get("warnings", ()), *map(str, result.refusals)],
@@ -211,7 +227,7 @@ def _chart(result: Run, clients: Sequence[Mapping[str, Any]]) -> Any:
 
     shown = [one for one in clients if one["alone"] is not None][:_SHOWN]
     bars = [bar for bar in _BARS if bar[0] != "personal" or result.personal]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     panel = figure.subplots()
     width = 0.8 / len(bars)
     for number, (kind, label, colour) in enumerate(bars):
@@ -228,7 +244,7 @@ def _chart(result: Run, clients: Sequence[Mapping[str, Any]]) -> Any:
     )
     panel.set_ylim(0, None if result.numeric else 1)
     panel.set_ylabel(result.measure)
-    figure.legend(fontsize="small", loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

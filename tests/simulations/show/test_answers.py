@@ -1,5 +1,6 @@
 """What the demo tells somebody who has never heard of Gram matrices, on consoles of any width."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -9,10 +10,12 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import Part, partition
 from secure_afl.simulations.show import answers, printed
+from secure_afl.simulations.show.forest import drawn
 from secure_afl.simulations.study.report import Run
 from secure_afl.simulations.study.run import run
 from secure_afl.simulations.study.settings import Settings
 from secure_afl.tables import model
+from secure_afl.tables import shown as tables
 
 
 def divided(**settings: object) -> tuple[Dataset, list[Part], Run]:
@@ -96,3 +99,25 @@ def test_the_mean_over_rows_is_that_of_the_rows(demo: tuple[Dataset, Run]) -> No
     assert result.means()["together"] == pytest.approx(right / sum(map(len, test.values())))
     sent = [one.sums for one in result.left()]
     assert sent == [result.figures["bytes"]["upload_per_client"]] * 4
+
+
+def test_the_picture_has_the_tables_intervals_by_one_standard_deviation(demo: tuple[Dataset, Run]) -> None:
+    data, result = demo
+    assert data.codebook
+    learned = model.of_ridge(result.learned, data.codebook, data="heart", backend="mask")
+    deviations = {
+        one["name"]: one["deviation"]
+        for one in result.figures["table_one"]["lines"]
+        if one["deviation"] is not None
+    }
+    shown = {label: values for label, *values in drawn(learned, deviations)}
+    lines = {one.term: one for one in tables.lines(learned)}
+    male, age = lines["sex = Male"], lines["age"]
+    assert shown["sex = Male"] == [male.coefficient, male.low, male.high]
+    (label,) = [label for label in shown if label.startswith("age (by")]
+    assert label == f"age (by {deviations['age']:.3g} years)"
+    assert age.low is not None
+    assert shown[label][1] == pytest.approx(deviations["age"] * age.low)
+    assert "exang missing" not in shown  # it follows from thalch missing
+    assert "intercept" not in shown
+    assert drawn(replace(learned, ls_coef=None, ls_se=None), deviations) == []

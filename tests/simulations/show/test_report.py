@@ -1,6 +1,7 @@
 """The page of a run: everything that a stranger must be told, and nothing that runs or is fetched."""
 
 import re
+from base64 import b64decode
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -50,11 +51,21 @@ def test_a_stranger_is_told_all(tmp_path: Path) -> None:
         "numpy",
         "collecting",
         "nothing is read from the rows",
+        "Who the rows are",
+        "effect 95 % interval p",
+        "personal, everybody's test rows",
     ):
         assert words in text, words
     # Nothing is fetched, nothing runs; the picture is inside.
     assert not re.search(r"<script|<link|@import|https?://", page)
-    assert page.count('src="data:image/svg+xml;base64,') == 1
+    pictures = re.findall(r'alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]*)"', page)
+    assert [alt for alt, _ in pictures] == [
+        "effects of the columns with 95 % intervals",
+        "accuracy of each client alone and together",
+    ]
+    drawn = b64decode(pictures[0][1]).decode()
+    for words in ("sex = Male", "age (by", "effect on the predicted share with num = present"):
+        assert words in drawn
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
 
 
