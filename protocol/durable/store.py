@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,7 @@ from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label, integer
 from secure_afl.crypto.sealed_box import lock, unlock
-from secure_afl.protocol.session.ledger import Ledger, replayed
+from secure_afl.protocol.session.ledger import Budget, Ledger, Spending, replayed
 from secure_afl.protocol.session.wire import VERSION
 
 _TABLES = """
@@ -38,6 +39,10 @@ CREATE TABLE about (version TEXT NOT NULL, party BLOB NOT NULL);
 CREATE TABLE joined (session BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE used (
     data_set TEXT PRIMARY KEY, session BLOB NOT NULL, uploaded INTEGER NOT NULL DEFAULT 1
+) WITHOUT ROWID;
+CREATE TABLE spent (
+    data_set TEXT NOT NULL, session BLOB NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL, multiplier REAL NOT NULL,
+    sums INTEGER NOT NULL, PRIMARY KEY (data_set, session)
 ) WITHOUT ROWID;
 CREATE TABLE kept (name TEXT PRIMARY KEY, box BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
@@ -108,6 +113,8 @@ class Store(Guarded):
                 if "uploaded" not in [name for _, name, *_ in self.run("PRAGMA table_info(used)")]:
                     # Of before it was noted: whatever was used may have left.
                     self.run("ALTER TABLE used ADD COLUMN uploaded INTEGER NOT NULL DEFAULT 1")
+                if not self.run("SELECT 1 FROM sqlite_master WHERE name = 'spent'"):
+                    self.run(next(one for one in _TABLES.split(";") if "TABLE spent" in one))
                 found = self.run("SELECT version, lower(hex(party)) FROM about")
             if found != [(VERSION, identity.verify_key.hex())]:
                 got = [f"of {version} and of {str(party)[:16]}…" for version, party in found]
@@ -320,9 +327,24 @@ class StoredLedger(Ledger):
                 raise replayed(session)
             self._store.run("INSERT INTO joined VALUES (?)", session)
 
-    def use_all(self, data_sets: Collection[str], session: bytes, *, leaves: bool = True) -> None:
+    def use_all(
+        self,
+        data_sets: Collection[str],
+        session: bytes,
+        *,
+        leaves: bool = True,
+        spends: Spending | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         with self._store.transaction():
-            super().use_all(data_sets, session, leaves=leaves)
+            super().use_all(data_sets, session, leaves=leaves, spends=spends, budget=budget)
+
+    def spent(self, data_set: str) -> dict[bytes, Spending]:
+        rows: list[tuple[Any, ...]] = self._store.run(
+            "SELECT session, epsilon, delta, multiplier, sums FROM spent WHERE data_set = ? ORDER BY session",
+            data_set,
+        )
+        return {row[0]: Spending(*row[1:]) for row in rows}
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> tuple[bytes, bool] | None:
         with self._store.transaction():
@@ -343,8 +365,16 @@ class StoredLedger(Ledger):
     def _record(self, data_sets: Collection[str], session: bytes, uploaded: bool) -> None:
         for data_set in data_sets:
             self._store.run(
-                "INSERT INTO used VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET uploaded = max(uploaded, excluded.uploaded)",
+                "INSERT INTO used VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET session = excluded.session, uploaded = "
+                "CASE session WHEN excluded.session THEN max(uploaded, excluded.uploaded) ELSE excluded.uploaded END",
                 *(data_set, session, int(uploaded)),
+            )
+
+    def _spend(self, data_sets: Collection[str], session: bytes, spends: Spending) -> None:
+        for data_set in data_sets:
+            self._store.run(
+                "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)",
+                *(data_set, session, spends.epsilon, spends.delta, spends.multiplier, spends.sums),
             )
 
     def _forget(self, data_set: str) -> None:

@@ -113,6 +113,10 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
         "Statistics for sums planned beforehand; each data set in one session only; never a record.",
         *(FORMS[backend] for backend in Backend if backend in policy.backends),
     ]
+    if budget := policy.budget:
+        lines.append(
+            f"With noise in several sessions, until they have spent ε = {budget.epsilon:g} at δ = {budget.delta:g}."
+        )
     if key_holders is not None and policy.backends.intersection(ENCRYPTED):
         if key_holders:
             lines.append(

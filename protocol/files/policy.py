@@ -105,6 +105,13 @@ _FIELDS = {
         "Whether to believe what the server reports about earlier sums, even if it may lie otherwise.\n"
         "Learned hidden layers and groups of clients need this; a lie could then single out one client's data.",
     ),
+    "budget_epsilon": _Field(
+        "a number of at least 0",
+        _fraction,
+        "How much all sessions with noise (differential privacy) together may tell of a record of a data set: the largest\n"
+        "epsilon. 0: a data set serves one session. Sessions without noise have a data set to themselves in any case.",
+    ),
+    "budget_delta": _Field("a number between 0 and 1", _fraction, "The delta of that budget."),
 }
 
 

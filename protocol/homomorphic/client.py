@@ -27,7 +27,13 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import Profile, SumPlan, SumWanted, demands
+from secure_afl.protocol.session.parameters import (
+    Profile,
+    SumPlan,
+    SumWanted,
+    demands,
+    spending,
+)
 from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -234,7 +240,12 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         code = spec.code(len(self._roster.members))
         units = self._plan[wanted.round].encode(values, code)  # refuses what is not finite or over the bound
         try:
-            self._ledger.use(data_set, self._memory.agreement.session)
+            self._ledger.use(
+                data_set,
+                self._memory.agreement.session,
+                spends=spending(self._plan),
+                budget=self._policy.budget,
+            )
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
         name = messages.data_set_digest(self.name, data_set)

@@ -35,7 +35,12 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.states import HolderState
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import RoundSpec, SumPlan, demands
+from secure_afl.protocol.session.parameters import (
+    RoundSpec,
+    SumPlan,
+    demands,
+    spending,
+)
 from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -230,7 +235,12 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
                 "expected the check of the sum that was offered last, this one is of an earlier offer"
             )
         data_sets = self._check_tags(opening, offer, challenge)
-        self._ledger.use_all(data_sets, self._memory.agreement.session)
+        self._ledger.use_all(
+            data_sets,
+            self._memory.agreement.session,
+            spends=spending(self._plan),
+            budget=self._policy.budget,
+        )
         # From here on this statistic is spent, also if nothing comes of it: no failure can be asked for again.
         self._memory.opened = offer.round
         payload = self._released(offer, self._lattice.unpack(opening.ciphertexts, self._spec(offer).length))

@@ -41,6 +41,7 @@ from secure_afl.protocol.session.parameters import (
     SumPlan,
     SumWanted,
     demands,
+    spending,
 )
 from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
@@ -313,7 +314,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         else:
             words = words.astype(ring.words_of(spec.width), copy=False)
         try:
-            self._ledger.use(data_set, self._memory.parameters.session, leaves=not spec.modulus)
+            self._ledger.use(
+                data_set,
+                self._memory.parameters.session,
+                leaves=not spec.modulus,
+                spends=spending(self._plan),
+                budget=self._policy.budget,
+            )
         except PolicyError as error:
             raise PolicyError(f"{self.name}: {error}") from None
         # Out of the dictionary: no later request, not even for this round, can mask a second vector with them.

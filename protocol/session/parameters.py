@@ -15,6 +15,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.noise import Noise
 from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.ledger import Spending
 from secure_afl.protocol.session.profile import Profile as Profile  # noqa: PLC0414  # part of `Parameters`
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import (
@@ -123,6 +124,7 @@ class SumPlan:
     error: the largest tolerated error of an entry under CKKS, which is approximate; infinite: the best available.
     system: what the sum is for, if only a solution is needed.
     noise: what each client adds to its vector before sending, for differential privacy.
+    spends: what all sums of the plan together then reveal of a record.
     """
 
     statistic: str
@@ -136,6 +138,7 @@ class SumPlan:
     error: float = inf
     system: RidgeSystem | None = None
     noise: Noise | None = None
+    spends: Spending | None = None
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
@@ -185,6 +188,12 @@ class SumPlan:
             code.width,
             noise=self.noise_digest,
         )
+
+
+def spending(plan: Sequence[SumPlan]) -> Spending | None:
+    """What a whole session spends; None unless every sum has noise and they say the same."""
+    found = {one.spends if one.noise else None for one in plan}
+    return found.pop() if len(found) == 1 else None
 
 
 Demands = tuple[tuple[int, bool, bool], ...]

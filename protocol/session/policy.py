@@ -6,12 +6,13 @@ post-quantum. A client's operator can widen its policy; the server cannot.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.protocol.session.ledger import Budget
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan
 
 
@@ -27,6 +28,8 @@ class Policy:
         reveals everything.
     trusts_reports: whether to believe, even under the active profile, what the server reports about earlier sums
         (weights of hidden layers, sizes of groups). A lie there could make a later sum reveal one client.
+    budget_epsilon, budget_delta: the most that all sessions with noise together may reveal of a record of a data set. 0:
+        a data set serves one session, with noise as without.
     """
 
     minimum_honest: int = 2
@@ -36,6 +39,8 @@ class Policy:
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
     trusts_reports: bool = False
+    budget_epsilon: float = 0.0
+    budget_delta: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.minimum_honest < 2:
@@ -43,11 +48,21 @@ class Policy:
         for name, fraction in (("corrupted", self.corrupted), ("dropout", self.dropout)):
             if not 0 <= fraction < 1:
                 raise PolicyError(f"expected a {name} fraction from 0 to below 1, got {fraction}")
+        if not (0 <= self.budget_epsilon < inf and 0 < self.budget_delta < 1):
+            raise PolicyError(
+                f"expected a budget_epsilon of at least 0 and a budget_delta between 0 and 1, got {self.budget_epsilon} and "
+                f"{self.budget_delta}"
+            )
         if unknown := sorted(self.backends.difference(Backend)):
             raise PolicyError(f"expected backends from {', '.join(Backend)}, got {unknown[0]!r}")
         for name in ("backends", "profiles", "suites"):
             if not getattr(self, name):
                 raise PolicyError(f"expected at least one entry in {name}, the list is empty")
+
+    @property
+    def budget(self) -> Budget | None:
+        """What sessions with noise may spend together; None if a data set serves one."""
+        return Budget(self.budget_epsilon, self.budget_delta) if self.budget_epsilon else None
 
     def colluders(self, roster: int) -> int:
         """Number of members of a roster of this size that may collude with the server."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -28,6 +29,7 @@ from secure_afl.analytic.statistics import (
 from secure_afl.crypto.errors import optional
 from secure_afl.crypto.noise import Block, Noise
 from secure_afl.errors import DataError
+from secure_afl.protocol.session.ledger import Spending
 
 # The part of δ that pays for noise beyond reach; the rest is for the Gaussian mechanism.
 _BEYOND_REACH = 2.0**-20
@@ -199,6 +201,21 @@ def spent(multipliers: Sequence[float], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
+def composed(spendings: Sequence[Spending], delta: float) -> float:
+    """The ε of several sessions on the same records at this δ; infinite if their noise beyond reach takes all of it.
+
+    The noise of a session's survivors is nearly a discrete Gaussian, and reaches so far but for a part of its δ; for both
+    each session pays as `multiplier` and `client_noise` have it.
+    """
+    if not spendings:
+        return 0.0
+    left = delta - math.fsum(one.delta * _BEYOND_REACH for one in spendings)
+    if not left > 0:
+        return math.inf
+    return spent([one.multiplier for one in spendings for _ in range(one.sums)], left) * (1 + 2.0**-39)
+
+
+@lru_cache
 def multiplier(privacy: Privacy, sums: int) -> float:
     """The noise multiplier with which `sums` sums on the same records spend (ε, δ) together."""
     with optional():

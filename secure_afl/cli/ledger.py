@@ -38,3 +38,33 @@ def renew_command(
     with refusals_shown():
         said = Folder(folder).renew(data_set, may_expose=may_expose)
         console.print(escape(said), highlight=False, soft_wrap=True)
+
+
+def budget_command(
+    folder: Annotated[Path, typer.Argument(help="A client's folder.", exists=True, file_okay=False)],
+) -> None:
+    """What each data set has spent of its differential privacy over all sessions with noise, and what is left."""
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        budget, found = Folder(folder).spent()
+    if budget is None:
+        say(
+            "No budget: a data set serves one session. budget_epsilon in policy.toml lets it serve several with noise."
+        )
+    else:
+        say(f"Budget of each data set: ε = {budget.epsilon:g} at δ = {budget.delta:g}.")
+    for one in found:
+        if not one.sessions:
+            say(f"{one.data_set!r} was used without noise: it serves no other session.")
+            continue
+        left = f"; ε = {max(budget.epsilon - one.epsilon, 0.0):.3g} is left" if budget else ""
+        say(
+            f"{one.data_set!r} has spent ε = {one.epsilon:.3g} at δ = {one.delta:g} in {one.sessions} session(s){left}."
+        )
+    if not found:
+        say("No data set was used yet.")
+
+
+def say(text: str) -> None:
+    console.print(escape(text), highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from secure_afl.analytic.description import Description, describe
 from secure_afl.analytic.inference import Regression, least_squares
 from secure_afl.analytic.moments import Moments, Scaling
 from secure_afl.analytic.path import RIDGES, Path, path
-from secure_afl.analytic.privacy import Privacy, client_noise, shortened
+from secure_afl.analytic.privacy import Privacy, client_noise, multiplier, shortened
 from secure_afl.analytic.solve import Solution
 from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics, added, gamma
 from secure_afl.crypto.noise import Noise
@@ -31,6 +31,7 @@ from secure_afl.models.estimator import (
     rows_by_site,
 )
 from secure_afl.protocol.session.errors import RoundAbortedError
+from secure_afl.protocol.session.ledger import Spending
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, solved, warn_of_dropouts
@@ -350,7 +351,7 @@ class FederatedTable(Federated):
 
     def _plan(self, agreed: Agreed, clients: int) -> list[SumPlan]:
         rounds, bounds = parse_integer("rounds", self.rounds), agreed.bounds
-        survivors, noise = 0, None
+        survivors, noise, spends = 0, None, None
         # As many digits as 8 bytes hold, and as every encryption with exact sums does: centring a Gram matrix needs them.
         fraction_bits = SUM_BITS - math.frexp(clients * bounds.magnitude)[1]
         if clients * 2.0**-fraction_bits > _UNITS and not self.privacy:
@@ -362,6 +363,9 @@ class FederatedTable(Federated):
         if self.privacy:
             fraction_bits = 32  # the rest is noise
             survivors = self.privacy.survivors(clients)
+            spends = Spending(
+                self.privacy.epsilon, self.privacy.delta, multiplier(self.privacy, rounds), rounds
+            )
             # Which rows a wave has depends on those before them, so a record counts in all waves.
             noise = client_noise(
                 self.privacy,
@@ -383,6 +387,7 @@ class FederatedTable(Federated):
                 # Of several waves only the sum of their sums is a system.
                 system=agreed.system if rounds == 1 and self._SOLVES else None,
                 noise=noise,
+                spends=spends,
             )
             for r in range(rounds)
         ]

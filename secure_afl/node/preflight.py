@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.node.site import Folder
@@ -23,7 +24,11 @@ from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.ledger import session_name
-from secure_afl.protocol.session.parameters import Profile, RoundSpec
+from secure_afl.protocol.session.parameters import (
+    Profile,
+    RoundSpec,
+    spending,
+)
 from secure_afl.protocol.session.roster import grouped
 from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.sums.aggregation import SessionSettings, proposed
@@ -65,7 +70,7 @@ def looked_at(path: Path) -> Iterator[Finding]:
     yield _tried("plan", lambda: _plan(terms))
     if not place.fault and _is_client(path, terms):
         yield _tried("data", lambda: _data(folder, study))
-        yield _tried("ledger", lambda: _ledger(folder))
+        yield _tried("ledger", lambda: _ledger(folder, terms))
     yield _tried("sessions", lambda: _sessions(path))
     yield _tried("approval", lambda: _approval(folder, terms))
     yield _tried("server", lambda: _reached(path))
@@ -154,8 +159,8 @@ def _controlled(study: Study, X: Floats, y: Labels) -> str:
     )
 
 
-def _ledger(folder: Folder) -> str:
-    """Raises `FileError` for a data set that is spent."""
+def _ledger(folder: Folder, terms: Terms) -> str:
+    """Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
     name = folder.data_set()
     used = None
     if (folder.path / "state.db").exists():
@@ -163,6 +168,14 @@ def _ledger(folder: Folder) -> str:
             used = store.ledger.used(name)
             if used and store.open_sessions():
                 return f"{name!r} is in use by session {session_name(used[0])}, which is under way"
+            spends, budget = spending(terms.plan), terms.policy.budget
+            if used and spends and budget and used[0] in store.ledger.spent(name):
+                store.ledger.compose = composed
+                store.ledger.check(name, b"", spends, budget)
+                sessions = len(store.ledger.spent(name))
+                return (
+                    f"the budget of {name!r} bears another session with this noise, after {sessions} of them"
+                )
     if used:
         raise FileError(
             f"{name!r} was used in session {session_name(used[0])}: other rows have another name in data.toml; "

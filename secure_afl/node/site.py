@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
@@ -38,7 +39,7 @@ from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
-from secure_afl.protocol.session.ledger import session_name
+from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
@@ -68,6 +69,16 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str = "utf-8"
     sheet: str = ""
     query: str = ""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a data set has spent in so many sessions with noise: epsilon, at that delta."""
+
+    data_set: str
+    sessions: int
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True)
@@ -135,10 +146,12 @@ class Folder:
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
+        store = Store(self.path / "state.db", identity)
+        store.ledger.compose = composed
         endpoint = Endpoint(
             identity,
             terms,
-            Store(self.path / "state.db", identity),
+            store,
             contribute,
             solve=_solved if weights else None,
             check_told=study.check_told,
@@ -238,6 +251,23 @@ class Folder:
             log.append(Renewed(session, uploaded))
         left = "a vector of it had left" if uploaded else "no vector of it had left"
         return f"{data_set!r} may serve another session than {session_name(session)}, where {left}"
+
+    def spent(self) -> tuple[Budget | None, list[Spent]]:
+        """The budget of this party's policy, and what each data set has spent of it in sessions with noise.
+
+        Raises `FileError`, and `StoreError` for its `state.db`.
+        """
+        budget = policy_file.read(self.path / "policy.toml").budget
+        if not (self.path / "state.db").exists():
+            return budget, []
+        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        with closing(Store(self.path / "state.db", identity)) as store:
+            found = []
+            for name in store.ledger.data_sets():
+                spendings = list(store.ledger.spent(name).values())
+                delta = budget.delta if budget else max((one.delta for one in spendings), default=1e-6)
+                found.append(Spent(name, len(spendings), composed(spendings, delta), delta))
+        return budget, found
 
     def _learned(self, model: bytes, told: bytes, session: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from secure_afl.analytic.privacy import regularise
+from secure_afl.analytic.privacy import composed, regularise
 from secure_afl.analytic.solve import Solution, solve
 from secure_afl.analytic.standardised import solve_standardised
 from secure_afl.analytic.statistics import SufficientStatistics, added
@@ -102,7 +102,10 @@ class Members:
     def roster(self, names: Sequence[str]) -> Roster:
         """The roster of these clients; who is new gets an identity."""
         for name in names:
-            self._parties.setdefault(name, (Identity.generate(), Ledger()))
+            if name not in self._parties:
+                ledger = Ledger()
+                ledger.compose = composed
+                self._parties[name] = Identity.generate(), ledger
         return Roster(tuple(Member(name, self._parties[name][0].verify_key) for name in names))
 
     def __getitem__(self, name: str) -> tuple[Identity, Ledger]:

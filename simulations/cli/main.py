@@ -9,7 +9,7 @@ from secure_afl.cli.audit import audit
 from secure_afl.cli.codebook import codebook
 from secure_afl.cli.federation import accept, join, members, provision
 from secure_afl.cli.keys import keys
-from secure_afl.cli.ledger import ledger
+from secure_afl.cli.ledger import budget_command, ledger
 from secure_afl.cli.model import evaluate_command, predict_command, show_command
 from secure_afl.cli.node import check, node, serve, status
 from secure_afl.cli.policy import policy
@@ -33,6 +33,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(codebook, name="codebook")
 app.add_typer(ledger, name="ledger")
+app.command("budget")(budget_command)
 app.add_typer(audit, name="audit")
 app.add_typer(flower, name="flower")
 app.command("provision")(provision)

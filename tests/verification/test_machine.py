@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -230,7 +231,7 @@ class RefusesTheFirst(MaskingServer):
 class Forgets(Ledger):
     """Remembers no data set."""
 
-    def use(self, data_set: str, session: bytes, *, leaves: bool = True) -> None:
+    def use(self, data_set: str, session: bytes, **how: Any) -> None:
         pass
 
 
