@@ -10,7 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, warn_of_dropouts
 
-_STEPS = 25
+STEPS = 25
 _MOMENTS = (
     0  # the number of the first sum; gradients have 1 to `steps`, the information matrix the number after
 )
@@ -107,6 +107,11 @@ class _GLM(FederatedTable):
         ):
             self._default_aggregator = MaskedAggregator(Policy(trusts_reports=True))
         return super()._ask()
+
+    @property
+    def family(self) -> Literal["logistic", "poisson"]:
+        """What is learned."""
+        return "logistic" if self._FAMILY is LOGISTIC else "poisson"
 
     # ---- what is agreed on ----
 
@@ -493,7 +498,7 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
         column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
         ridge: float = 0.0,
         classes: Sequence[Any] | None = None,
-        steps: int = _STEPS,
+        steps: int = STEPS,
         least_rows: int = 5,
         max_rows: int = 2**16,
         max_weight: float | None = None,
@@ -589,7 +594,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
         column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
         largest_count: float | None = None,
         ridge: float = 0.0,
-        steps: int = _STEPS,
+        steps: int = STEPS,
         least_rows: int = 5,
         max_rows: int = 2**16,
         max_weight: float | None = None,

@@ -5,6 +5,8 @@ Tensors, all float64: `coef` (outputs, features) and `intercept` (outputs,), of 
 (1 + features, outputs), the intercept first: least squares without a penalty, and its standard errors, in the table's units;
 0 and NaN for a column that is constant or follows from those before it.
 Outputs are the classes, of which each has a least squares fit of its one-hot label, or the outcome's number.
+Of a logistic or Poisson regression (`About.family`) coefficients are of the linear predictor, and `ls_coef` and `ls_se` are
+those of maximum likelihood. With classes they are of the second one; the first has zeros.
 
 The covariance matrix of the coefficients is not in the file: its inverse is the pooled Gram matrix, which shows single
 rows (docs/threat-model.md), and a model is made to be passed on.
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +29,7 @@ from secure_afl.tables.terms import Floats, Term, in_table_units, terms
 
 if TYPE_CHECKING:  # scikit-learn is loaded where it is used
     from secure_afl.analytic.inference import Regression
+    from secure_afl.models.glm import FederatedLogisticRegression, FederatedPoissonRegression
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
     from secure_afl.tables.encoding import Design
 
@@ -40,7 +43,8 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model is from. rows, freedom: pooled rows, and residual degrees of freedom of the standard errors, None
     where nobody knows; certificate: proven bound on the distance from the weights of the pooled rows; ridge: penalty,
     see `FederatedRidge`, None where a party was not told; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors:
-    why there are no standard errors.
+    why there are no standard errors. family: "logistic" or "poisson", empty for least squares; deviance: of these, None for
+    least squares.
     """
 
     data: str
@@ -54,6 +58,8 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     privacy: str = ""
     no_errors: str = ""
     versions: dict[str, str] = {}
+    family: Literal["", "logistic", "poisson"] = ""
+    deviance: float | None = None
 
     def __post_init__(self) -> None:
         names = [name for one in self.survivors for name in one]
@@ -82,6 +88,12 @@ class Model:
             raise DataError(
                 f"expected coefficients of shape {shape}, as the codebook has it, got {self.coef.shape}"
             )
+        expected = {"logistic": 2, "poisson": 0}.get(self.about.family)
+        if expected is not None and len(self.codebook.classes) != expected:
+            raise DataError(
+                f"expected {'two classes' if expected else 'a number'} as outcome of a {self.about.family} regression, got "
+                f"{len(self.codebook.classes) or 'no'} classes"
+            )
         if not (np.isfinite(self.coef).all() and np.isfinite(self.intercept).all()):
             raise DataError("expected finite coefficients, got NaN or infinity")
         for table in (self.ls_coef, self.ls_se):
@@ -101,8 +113,18 @@ class Model:
         return self.codebook.classes or (self.codebook.outcome.column,)
 
     def scores(self, X: Floats) -> Floats:
-        """(rows, outputs), of X (rows, features) as the codebook encodes them."""
-        return np.asarray(X @ self.coef.T + self.intercept)
+        """(rows, outputs), of X (rows, features) as the codebook encodes them: of a logistic regression the probabilities,
+        of a Poisson regression the expected counts.
+        """
+        scores = np.asarray(X @ self.coef.T + self.intercept)
+        if self.about.family == "poisson":
+            return np.exp(scores)
+        if self.about.family == "logistic":
+            from scipy.special import expit
+
+            odds = scores[:, 1] - scores[:, 0]
+            return np.column_stack([expit(-odds), expit(odds)])
+        return scores
 
     def predict(self, design: "Design") -> np.ndarray[Any, Any]:
         """A class or a number for each row (rows,)."""
@@ -110,11 +132,21 @@ class Model:
         return np.array(self.outputs)[scores.argmax(axis=1)] if self.codebook.classes else scores[:, 0]
 
     def to_sklearn(self) -> Any:
-        """A fitted `Ridge` or `RidgeClassifier` of scikit-learn, for features as the codebook encodes them."""
-        from sklearn.linear_model import Ridge, RidgeClassifier
+        """A fitted `Ridge`, `RidgeClassifier`, `LogisticRegression` or `PoissonRegressor` of scikit-learn, for features as
+        the codebook encodes them.
+        """
+        from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge, RidgeClassifier
 
         nothing = np.zeros((len(self.outputs), len(self.terms)))
-        if not self.codebook.classes:
+        if self.about.family == "logistic":
+            fitted = LogisticRegression().fit(nothing, np.array(self.outputs))
+            first, second = (self.outputs.index(label) for label in fitted.classes_.tolist())
+            fitted.coef_ = self.coef[[second]] - self.coef[[first]]
+            fitted.intercept_ = self.intercept[[second]] - self.intercept[[first]]
+        elif self.about.family == "poisson":
+            fitted = PoissonRegressor().fit(nothing, np.ones(len(nothing)))
+            fitted.coef_, fitted.intercept_ = self.coef[0], float(self.intercept[0])
+        elif not self.codebook.classes:
             fitted = Ridge().fit(nothing, np.zeros(len(nothing)))
             fitted.coef_, fitted.intercept_ = self.coef[0], float(self.intercept[0])
         else:
@@ -228,6 +260,52 @@ def of_ridge(
     return Model(codebook, coef, intercept, about, *errors)
 
 
+def of_glm(
+    fitted: "FederatedLogisticRegression | FederatedPoissonRegression",
+    codebook: Codebook,
+    *,
+    data: str,
+    backend: str,
+    session: str = "",
+) -> Model:
+    """The model of an estimator that learned from rows as `codebook` encodes them, as `of_ridge`."""
+    if fitted.column_bounds is not None:
+        raise DataError(
+            "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
+        )
+    of, statistics, why = terms(codebook), fitted.statistics_, ""
+    assert statistics is not None  # no fit goes on without it
+    coef = np.vstack([np.ravel(fitted.intercept_)[:1], np.reshape(fitted.coef_, (-1, 1))])
+    errors: tuple[Floats | None, Floats | None] = (None, None)
+    try:
+        found = fitted.inference()
+    except SolveError as error:
+        why = str(error)
+    else:
+        se = found.se[:, None]
+        raw = _in_table_units(of, found.coef[:, None], se, found.covariance, np.ones(1))
+        errors = (_second(raw[0], codebook), _second(raw[1], codebook))
+    both = _second(coef, codebook)
+    about = About(
+        data,
+        backend,
+        float(fitted.ridge),
+        tuple(tuple(one.survivors) for one in fitted.rounds_[:1]),
+        session,
+        int(statistics.count),
+        no_errors=why,
+        versions=_versions(),
+        family=fitted.family,
+        deviance=fitted.deviance_,
+    )
+    return Model(codebook, np.ascontiguousarray(both[1:].T), both[0].copy(), about, *errors)
+
+
+def _second(column: Floats, codebook: Codebook) -> Floats:
+    """With two classes a column of the second one, beside one of zeros for the first."""
+    return np.hstack([np.zeros_like(column), column]) if codebook.classes else column
+
+
 def of_study(
     weights: Floats,
     codebook: Codebook,
@@ -299,9 +377,15 @@ def _regression(
 
 def _table_errors(of: Sequence[Term], regression: "Regression") -> tuple[Floats, Floats]:
     """Coefficients and standard errors (1 + features, outputs) in the table's units."""
+    return _in_table_units(of, regression.coef, regression.se, regression.covariance, regression.sigma2)
+
+
+def _in_table_units(
+    of: Sequence[Term], coef: Floats, se: Floats, covariance: Floats, sigma2: Floats
+) -> tuple[Floats, Floats]:
+    """Coefficients and standard errors (1 + features, outputs), covariance being that for sigma2 = 1."""
     half, middle = (np.array([getattr(term, one) for term in of]) for one in ("half", "middle"))
-    raw, intercept = in_table_units(of, regression.coef[1:].T, regression.coef[0])
+    raw, intercept = in_table_units(of, coef[1:].T, coef[0])
     towards = np.concatenate([[1.0], -middle / half])  # the raw intercept, out of the coefficients
-    variance = towards @ regression.covariance @ towards
-    errors = np.vstack([np.sqrt(variance * regression.sigma2), regression.se[1:] / half[:, None]])
-    return np.vstack([intercept, raw.T]), errors
+    variance = towards @ covariance @ towards
+    return np.vstack([intercept, raw.T]), np.vstack([np.sqrt(variance * sigma2), se[1:] / half[:, None]])

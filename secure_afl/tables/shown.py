@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import math
 from collections.abc import Sequence
 from math import isnan
 from typing import NamedTuple
@@ -14,7 +15,11 @@ from secure_afl.tables.terms import in_table_units
 
 
 class Line(NamedTuple):
-    """One coefficient, in the table's units. Numbers but the coefficient are None without standard errors."""
+    """One coefficient, in the table's units. Numbers but the coefficient are None without standard errors.
+
+    t: of a logistic or Poisson regression z. ratio, ratio_low, ratio_high: of these the odds or rate ratio, the exponentials
+    of the coefficient and of its limits.
+    """
 
     output: str
     term: str
@@ -25,6 +30,9 @@ class Line(NamedTuple):
     high: float | None = None
     t: float | None = None
     p: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
 
 def lines(model: Model) -> list[Line]:
@@ -36,31 +44,48 @@ def lines(model: Model) -> list[Line]:
         names.append(term.name)
         units.append(term.unit)
     outputs = [1] if len(model.codebook.classes) == 2 else range(len(model.outputs))
-    if model.ls_coef is None or model.ls_se is None or model.about.freedom is None:
+    family = model.about.family
+    freedom = math.inf if family else model.about.freedom
+    if model.ls_coef is None or model.ls_se is None or freedom is None:
         coef, intercept = in_table_units(model.terms, model.coef, model.intercept)
-        ridge = np.vstack([intercept, coef.T])
-        return [
-            Line(model.outputs[at], name, unit, float(ridge[row, at]))
-            for at in outputs
-            for row, (name, unit) in enumerate(zip(names, units, strict=True))
-        ]
+        fitted = np.vstack([intercept, coef.T])
+        found = []
+        for at in outputs:
+            for row, (name, unit) in enumerate(zip(names, units, strict=True)):
+                value = float(fitted[row, at])
+                ratio = _exp(value) if family else None
+                found.append(Line(model.outputs[at], name, unit, value, ratio=ratio))
+        return found
     from scipy.special import stdtr, stdtrit
 
-    reach = float(stdtrit(model.about.freedom, 0.975))
+    reach = float(stdtrit(freedom, 0.975))  # with infinite freedom of the normal distribution
     found = []
     for at in outputs:
         for row, (name, unit) in enumerate(zip(names, units, strict=True)):
             value, error = float(model.ls_coef[row, at]), float(model.ls_se[row, at])
             t = value / error if error > 0 else float("nan")
-            p = float(2 * stdtr(model.about.freedom, -abs(t)))
-            known = (value - reach * error, value + reach * error, t, p)
-            found.append(Line(model.outputs[at], name, unit, value, error, *known))
+            p = float(2 * stdtr(freedom, -abs(t)))
+            limits = (value - reach * error, value + reach * error)
+            ratios = [_exp(one) for one in (value, *limits)] if family else []
+            found.append(Line(model.outputs[at], name, unit, value, error, *limits, t, p, *ratios))
     return found
 
 
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def ratio(model: Model) -> str:
+    """What the exponential of a coefficient is called; empty for least squares."""
+    return {"logistic": "odds ratio", "poisson": "rate ratio", "": ""}[model.about.family]
+
+
 def heading(model: Model) -> list[str]:
-    """Which columns `cells` gives."""
+    """Which columns `cells` gives. Limits are those of the ratio, where there is one."""
     errors = ["95 % low", "95 % high", "SE", "t", "p"] if model.ls_se is not None else []
+    named = ratio(model)
+    if named:
+        errors = [named, *("z" if one == "t" else one for one in errors)]
     return [*(["outcome"] if _several(model) else []), "term", "unit", "coefficient", *errors]
 
 
@@ -68,9 +93,12 @@ def cells(model: Model) -> list[list[str]]:
     """The table as text, a list for each line."""
     shown = []
     for line in lines(model):
-        known = float("nan") if line.p is not None and isnan(line.p) else line.coefficient
-        numbers = (known, line.low, line.high, line.error)
-        texts = [number(one) for one in numbers if one is not None]
+        unknown = line.p is not None and isnan(line.p)
+        limits = (
+            (line.low, line.high) if line.ratio is None else (line.ratio, line.ratio_low, line.ratio_high)
+        )
+        numbers = [one for one in (line.coefficient, *limits, line.error) if one is not None]
+        texts = [number(math.nan if unknown else one) for one in numbers]
         if line.t is not None and line.p is not None:
             texts += [number(line.t, 3), "<0.001" if line.p < 0.001 else number(line.p, 3)]
         shown.append([*([line.output] if _several(model) else []), line.term, line.unit, *texts])
@@ -84,10 +112,13 @@ def notes(model: Model) -> list[str]:
     unit = getattr(target, "unit", "")
     said = [f"outcome: {target.column}" + (f" ({of or unit})" if of or unit else "")]
     said.append(f"data: {about.data}" + (f", {about.rows} rows" if about.rows is not None else ""))
+    if about.family and about.deviance is not None:
+        said.append(f"{about.family} regression, maximum likelihood; deviance {about.deviance:.6g}")
     if model.ls_se is not None:
-        said.append(
-            f"least squares, {about.freedom} degrees of freedom; predictions use a ridge of {about.ridge:g}"
-        )
+        if not about.family:
+            said.append(
+                f"least squares, {about.freedom} degrees of freedom; predictions use a ridge of {about.ridge:g}"
+            )
         if not np.isfinite(model.ls_se).all():
             said.append("a dash: the column is constant, or follows from those above it")
     else:

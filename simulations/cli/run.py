@@ -49,7 +49,8 @@ _SOURCE = {
 }
 _SETTINGS = {
     "model": typer.Option(
-        help="ridge, one linear layer; or fedacnnl, a deep network trained layer by layer."
+        help="ridge, one linear layer; logistic or poisson, a regression of two classes or a count with standard errors (needs "
+        "--trust-reports); or fedacnnl, a deep network trained layer by layer."
     ),
     "encoder": typer.Option(
         help="What fedacnnl's hidden layers are trained towards. seeded: nothing, one sum trains the network; the others "
@@ -173,9 +174,11 @@ def run_command(
             from secure_afl.simulations.show.report import run_page
 
         rows = source.load(settings.seed)
-        if model_file and (settings.model != "ridge" or settings.clip is not None or rows.codebook is None):
+        if model_file and (
+            settings.model == "fedacnnl" or settings.clip is not None or rows.codebook is None
+        ):
             raise typer.BadParameter(
-                "needs a ridge model of a table, without --clip: only that has coefficients of columns",
+                "needs a ridge model, logistic or poisson of a table, without --clip: only that has coefficients of columns",
                 param_hint="--model-out",
             )
         print_columns(rows)
@@ -187,11 +190,12 @@ def run_command(
             result = run(rows, parts, settings, watch)
         write_json(json_file, result.figures)
         learned = None
-        if rows.codebook and settings.model == "ridge" and settings.clip is None:
+        if rows.codebook and settings.model != "fedacnnl" and settings.clip is None:
             from secure_afl.tables import model
 
             how = {"data": rows.name, "backend": settings.backend.value, "session": result.session}
-            learned = model.of_ridge(result.learned, rows.codebook, **how)
+            made = model.of_ridge if settings.model == "ridge" else model.of_glm
+            learned = made(result.learned, rows.codebook, **how)
         if model_file and learned:
             learned.save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)

@@ -9,9 +9,10 @@ from rich.markup import escape
 
 from secure_afl.cli.terminal import console, table
 from secure_afl.simulations.study.report import Run
+from secure_afl.simulations.study.settings import REGRESSIONS
 from secure_afl.tables.codebook import Category, YesNo
 from secure_afl.tables.model import Model
-from secure_afl.tables.shown import Line, lines, number
+from secure_afl.tables.shown import Line, lines, number, ratio
 
 _MOST = 20  # clients that are listed
 _MOST_LINES = 60  # coefficients that are listed
@@ -69,7 +70,7 @@ def share(value: float | None) -> str:
 def print_coefficients(model: Model) -> None:
     """What the model says of each column, in the table's units."""
     names, found = headings(model), effects(model)
-    shown = table(escape(meaning(model)), names, names=names.index("effect"))
+    shown = table(escape(meaning(model)), names, names=names.index("column") + 1)
     for row in found[:_MOST_LINES]:
         shown.add_row(*map(escape, row))
     console.print(shown)
@@ -82,7 +83,12 @@ def print_coefficients(model: Model) -> None:
 def headings(model: Model) -> list[str]:
     """Of the columns of `effects`."""
     outcome = ["outcome"] if len(model.codebook.classes) > 2 else []
-    return [*outcome, "column", "effect", *(["95 % interval", "p"] if model.ls_se is not None else [])]
+    return [
+        *outcome,
+        "column",
+        ratio(model) or "effect",
+        *(["95 % interval", "p"] if model.ls_se is not None else []),
+    ]
 
 
 def effects(model: Model) -> list[list[str]]:
@@ -98,16 +104,24 @@ def remarks(model: Model) -> str:
     told = [f"Reference levels: {', '.join(bases)}."] if bases else []
     if model.ls_se is None:
         return " ".join([*told, f"No intervals: {model.about.no_errors}."])
-    told.append("An interval without 0 (p below 0.05) is hardly chance.")
+    nothing = 1 if model.about.family else 0
+    told.append(f"An interval without {nothing} (p below 0.05) is hardly chance.")
     if not np.isfinite(model.ls_se).all():
         told.append("A dash: the column is constant, or follows from those above it.")
-    told.append("These are least squares; predictions use a ridge, which draws effects slightly towards 0.")
+    if not model.about.family:
+        told.append(
+            "These are least squares; predictions use a ridge, which draws effects slightly towards 0."
+        )
     return " ".join(told)
 
 
 def meaning(model: Model) -> str:
     """What an effect is."""
     column, classes = model.codebook.outcome.column, model.codebook.classes
+    each = "for one unit more, for yes instead of no, or for a level instead of the reference, with all other columns the same"
+    if model.about.family:
+        what = f"the odds of {column} = {classes[1]}" if classes else f"the expected {column}"
+        return f"{ratio(model).capitalize()}s: by what factor {what} change{'' if classes else 's'} {each}"
     if not classes:
         unit = getattr(model.codebook.outcome, "unit", "")
         what = f"by how much the predicted {column}{unit and f' ({unit})'} is larger"
@@ -115,10 +129,7 @@ def meaning(model: Model) -> str:
         what = f"by how much the predicted share with {column} = {classes[1]} (0 to 1) is larger"
     else:
         what = f"by how much the predicted share of each {column} (0 to 1) is larger"
-    return (
-        f"Effects: {what} for one unit more, for yes instead of no, or for a level instead of the reference, with all other "
-        "columns the same"
-    )
+    return f"Effects: {what} {each}"
 
 
 def called(model: Model, line: Line) -> str:
@@ -131,12 +142,15 @@ def called(model: Model, line: Line) -> str:
 def _effect(line: Line) -> list[str]:
     """The effect; where it is known, its interval and p, with as many decimals as the standard error deserves."""
     if line.error is None or line.low is None or line.high is None or line.p is None:
-        return [number(line.coefficient)]
+        return [number(line.coefficient if line.ratio is None else line.ratio)]
     if isnan(line.p):
         return ["–"] * 3
+    p = "<0.001" if line.p < 0.001 else f"{line.p:.3f}"
+    if line.ratio is not None and line.ratio_low is not None and line.ratio_high is not None:
+        return [number(line.ratio, 3), f"{number(line.ratio_low, 3)} to {number(line.ratio_high, 3)}", p]
     decimals = max(0, 1 - floor(log10(line.error)))
     effect, low, high = (f"{value:.{decimals}f}" for value in (line.coefficient, line.low, line.high))
-    return [effect, f"{low} to {high}", "<0.001" if line.p < 0.001 else f"{line.p:.3f}"]
+    return [effect, f"{low} to {high}", p]
 
 
 def print_scores(result: Run) -> None:
@@ -166,6 +180,8 @@ def print_scores(result: Run) -> None:
     console.print(own)
     console.print(everyone)
     told = "alone: a model of the client's rows. together: the common model."
+    if result.figures["model"] in REGRESSIONS:
+        told += " A dash for alone: no finite estimate from these rows by themselves."
     if result.personal:
         told += " personal: the common model fitted to the client's rows, by the client itself; nothing leaves it."
     told += " One division into training and test rows decides little: try another --seed."

@@ -6,7 +6,7 @@ from typing import Any
 
 from secure_afl.simulations.show.answers import called
 from secure_afl.tables.model import Model
-from secure_afl.tables.shown import Line, lines
+from secure_afl.tables.shown import Line, lines, ratio
 
 _MOST = 40
 
@@ -59,7 +59,9 @@ def forest(model: Model, deviations: Mapping[str, float]) -> Any:
     target = model.codebook.outcome
     unit = getattr(target, "unit", "")
     panel.set_xlabel(
-        f"effect on the predicted share with {target.column} = {model.outputs[1]}, with 95 % interval"
+        f"logarithm of the {ratio(model)}, with 95 % interval"
+        if ratio(model)
+        else f"effect on the predicted share with {target.column} = {model.outputs[1]}, with 95 % interval"
         if model.codebook.classes
         else f"effect on the predicted {target.column}{unit and f' ({unit})'}, with 95 % interval"
     )

@@ -13,6 +13,8 @@ from secure_afl.tables.model import Model
 
 _MODELS = {
     "ridge": "a linear model (least squares with a ridge penalty), in closed form",
+    "logistic": "a logistic regression, by maximum likelihood",
+    "poisson": "a Poisson regression, by maximum likelihood",
     "fedacnnl": "a network (FedACnnL, arXiv 2502.06915), layer by layer in closed form, without gradients",
 }
 _FORMS = {
@@ -119,10 +121,12 @@ def _left(figures: Mapping[str, Any]) -> list[str]:
     several = (
         "one vector" if figures["model"] == "ridge" and figures["rounds"] == 1 else "a vector for each sum"
     )
+    what = "its Gram matrix, its cross-covariance with the labels, its number of rows"
+    if figures["model"] in ("logistic", "poisson"):
+        what += "; then gradients and an information matrix"
     told = [
         (
-            f"Of its rows each client computed {several} of statistics (its Gram matrix, its cross-covariance with the labels, "
-            f"its number of rows), and gave that to the server {_FORMS[figures['backend']]}."
+            f"Of its rows each client computed {several} of statistics ({what}), and gave that to the server {_FORMS[figures['backend']]}."
         ),
     ]
     if figures["backend"] != "plain":
@@ -158,12 +162,13 @@ def _right(figures: Mapping[str, Any]) -> list[str]:
             f"The weights are {measured} from those of the same rows pooled in the clear, in the euclidean norm; no run in the "
             "field could measure that."
         ),
-        (
+    ]
+    if figures["certificate"] is not None:
+        told.append(
             f"Proven without seeing any row, from the sum alone: the distance is at most {figures['certificate']:.1e}, of "
             f"which {figures['certificate_parts']['fixed_point']:.1e} is for rounding numbers before they were summed, the rest "
             "for float64."
-        ),
-    ]
+        )
     if figures["sums_bit_identical"]:
         told.append("Masks and encryption changed no bit of the sum.")
     return told

@@ -129,6 +129,11 @@ class Run:
         for model in ("alone", "together", "personal"):
             scores = [(getattr(one, model), weights[one.name]) for one in self.clients()]
             known = [(score, weight) for score, weight in scores if score is not None]
+            if len(known) < sum(
+                1 for name in weights if weights[name]
+            ):  # a mean over others compares nothing
+                found[model] = None
+                continue
             total, power = (
                 sum(weight for _, weight in known),
                 2 if self.numeric else 1,
@@ -195,6 +200,8 @@ class Run:
         proven = (
             ", of noise"
             if figures["privacy"]
+            else ""
+            if figures["certificate"] is None
             else ", {certificate:.1e} proven (certificate)".format(**figures)
         )
         lines = {

@@ -1,8 +1,10 @@
 """One federated run on real data: who learned what, what it cost, and how near it is to the pooled model."""
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +15,8 @@ import numpy.typing as npt
 from secure_afl.analytic.evaluation import Classified, Measured, classified, measured
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
-from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning
+from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning, SolveError
+from secure_afl.models.glm import STEPS, FederatedLogisticRegression, FederatedPoissonRegression
 from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
 from secure_afl.models.sums import FederatedTable, split_rounds
 from secure_afl.protocol.session.backend import Backend
@@ -26,7 +29,7 @@ from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
 from secure_afl.simulations.study.control import Coded, coded, smallest
 from secure_afl.simulations.study.report import KEY_PHASES, Run
-from secure_afl.simulations.study.settings import Settings
+from secure_afl.simulations.study.settings import REGRESSIONS, Settings
 from secure_afl.simulations.study.table_one import table_one
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -37,13 +40,18 @@ if TYPE_CHECKING:
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.networks.pfedacnnl import PFedACnnL
 
-    Learned = FederatedRidge | FederatedRidgeClassifier | FedACnnL
+    GLM = FederatedLogisticRegression | FederatedPoissonRegression
+    Learned = FederatedRidge | FederatedRidgeClassifier | GLM | FedACnnL
+
+_GLM = FederatedLogisticRegression | FederatedPoissonRegression
 
 
 def phases(settings: Settings, data: Dataset) -> int:
     """How many phases `watch` is told of."""
     sums = settings.rounds
-    if settings.model == "fedacnnl":
+    if settings.model in REGRESSIONS:
+        sums = STEPS + 2  # at most
+    elif settings.model == "fedacnnl":
         from secure_afl.simulations.study import networks
 
         sums = networks.sums(settings, data)
@@ -177,7 +185,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
 @dataclass(frozen=True, eq=False)
 class _Models:
     """together: through the aggregator; pooled: from the survivors' rows in one place, whose numbers are pooled_rows;
-    alone: each client's; personal: each client's version of the common model, empty but for tables with an exact sum;
+    alone: each client's, without those that have no finite estimate; personal: each client's version of the common model, empty but for tables with an exact sum;
     sums: one for each wave of rows; warnings: what training together said.
     """
 
@@ -204,6 +212,10 @@ def _models(
             from secure_afl.simulations.study import networks  # torch
 
             return networks.estimator(settings, data, max_rows=max(2**12, largest), **shared)
+        if settings.model in REGRESSIONS:
+            # What leaves nobody needs no rule.
+            least = settings.control(data.codebook) if aggregator else 1
+            return _regression(settings, data, max_rows=max(2**16, largest), least_rows=least, **shared)
         shared |= {
             "row_norm": data.row_norm if settings.clip is None else settings.clip,
             "max_rows": max(2**16, largest),
@@ -224,7 +236,10 @@ def _models(
         warnings.simplefilter("always", GroupWarning)
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are among the figures
         warnings.simplefilter("ignore", ColumnWarning)  # and so are constant columns
-        together = model(aggregator).fit(contributed.X[rows], contributed.y[rows], site, **weighted(rows))
+        try:
+            together = model(aggregator).fit(contributed.X[rows], contributed.y[rows], site, **weighted(rows))
+        except SolveError as error:
+            raise SolveError(_named(str(error), data.features)) from None
     # Every layer of a network is a sum over the same rows; waves of a ridge model are sums over different ones.
     waves = split_rounds(
         {part.client: np.flatnonzero(site == part.client) for part in parts}, settings.rounds
@@ -233,18 +248,49 @@ def _models(
     pooled_rows = rows[
         np.concatenate([wave[name] for wave, one in zip(waves, sums, strict=True) for name in one.survivors])
     ]
+    alone = {}
+    for part in parts:
+        with suppress(*([SolveError] if settings.model in REGRESSIONS else [])):  # no finite estimate
+            alone[part.client] = model().fit_pooled(
+                data.X[part.train], data.y[part.train], **weighted(part.train)
+            )
     return _Models(
         together,
         model().fit_pooled(contributed.X[pooled_rows], contributed.y[pooled_rows], **weighted(pooled_rows)),
-        {
-            part.client: model().fit_pooled(data.X[part.train], data.y[part.train], **weighted(part.train))
-            for part in parts
-        },
+        alone,
         _personal(data, parts, together, weighted),
         sums,
         pooled_rows,
         [str(one.message) for one in said],
     )
+
+
+def _regression(settings: Settings, data: Dataset, **shared: Any) -> "GLM":
+    """A logistic or Poisson regression. Raises `DataError` for an outcome that it is not of."""
+    shared |= {"row_norm": data.row_norm, "max_weight": data.max_weight}
+    if settings.model == "logistic":
+        if data.target or len(data.classes) != 2:
+            got = "a number" if data.target else f"{len(data.classes)} classes"
+            raise DataError(
+                f"{data.name}: expected two classes as outcome of a logistic regression, got {got}"
+            )
+        return FederatedLogisticRegression(**shared)
+    if data.target is None or data.target.range[0] < 0:
+        got = (
+            f"{len(data.classes)} classes"
+            if data.target is None
+            else f"numbers from {data.target.range[0]:g}"
+        )
+        raise DataError(
+            f'{data.name}: expected a count as outcome of a Poisson regression (kind = "number", range = [0, most]), got '
+            f"{got}"
+        )
+    return FederatedPoissonRegression(largest_count=data.target.range[1], **shared)
+
+
+def _named(text: str, features: Sequence[str]) -> str:
+    """An error with the names of columns in place of their numbers, which count from 1."""
+    return re.sub(r"'(\d+)'", lambda number: repr(features[int(number[1]) - 1]), text)
 
 
 def _personal(
@@ -293,7 +339,7 @@ def _learned(
     together, pooled, alone = models.together, models.pooled, models.alone
     test, _ = stacked({part.client: part.test for part in parts})
     tested = [part for part in parts if len(part.test)]
-    certificate = together.certificate_
+    certificate = None if isinstance(together, _GLM) else together.certificate_
     survivors = [list(one.survivors) for one in models.sums]
     difference = np.concatenate(
         [(a - b).ravel() for a, b in zip(_weights(together), _weights(pooled), strict=True)]
@@ -311,8 +357,9 @@ def _learned(
         "max_weight_difference": float(abs(difference).max()),
         "weight_difference": float(np.linalg.norm(difference)),
         # Of a sum with noise it says nothing about the model without.
-        "certificate": None if settings.privacy else certificate.bound,
-        "certificate_parts": {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
+        "certificate": None if settings.privacy or certificate is None else certificate.bound,
+        "certificate_parts": certificate
+        and {"fixed_point": certificate.fixed_point, "rounding": certificate.rounding},
     }
 
 
@@ -454,6 +501,8 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
 
 
 def _weights(model: "Learned") -> list[npt.NDArray[np.float64]]:
+    if isinstance(model, _GLM):
+        return [np.concatenate([np.ravel(model.intercept_), np.ravel(model.coef_)])[:, None]]
     return [model.weights_] if isinstance(model, FederatedTable) else model.weights_
 
 
@@ -463,12 +512,14 @@ def _constant(model: "Learned", data: Dataset) -> list[str]:
 
 
 def _scores(data: Dataset, models: "Mapping[str, Learned]", parts: Sequence[Part]) -> dict[str, float]:
-    return {part.client: _quality(data, models[part.client], part.test) for part in parts}
+    """Of the clients that have a model."""
+    there = [part for part in parts if part.client in models]
+    return {part.client: _quality(data, models[part.client], part.test) for part in there}
 
 
 def _quality(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> float:
     """The accuracy on these rows; of a number its root mean squared error."""
-    if isinstance(model, FederatedRidge):
+    if isinstance(model, FederatedRidge | FederatedPoissonRegression):
         return measured(data.y[rows], model.predict(data.X[rows])).rmse
     return float(model.score(data.X[rows], data.y[rows]))
 
@@ -476,8 +527,10 @@ def _quality(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> flo
 def held_out(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> Classified | Measured:
     """How good a model is on these rows."""
     X, truth = data.X[rows], data.y[rows]
-    if isinstance(model, FederatedRidge):
+    if isinstance(model, FederatedRidge | FederatedPoissonRegression):
         return measured(truth, model.predict(X))
+    if isinstance(model, FederatedLogisticRegression):
+        return classified(truth, model.predict_proba(X), data.classes)
     scores = (
         model.class_scores(X) if isinstance(model, FederatedRidgeClassifier) else model.decision_function(X)
     )

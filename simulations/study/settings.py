@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # NumPy is loaded with the first settings, not with the names
     from secure_afl.protocol.session.policy import Policy
     from secure_afl.tables.codebook import Codebook
 
-MODELS = ("ridge", "fedacnnl")
+REGRESSIONS = ("logistic", "poisson")
+MODELS = ("ridge", *REGRESSIONS, "fedacnnl")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Settings:
         from secure_afl.protocol.homomorphic.agreement import RELEASES
 
         network, private = self.model == "fedacnnl", self.epsilon is not None
+        steps = self.model in REGRESSIONS
         encrypted = f"needs the backend {' or '.join(ENCRYPTED)}, got {self.backend}"
         for setting, wrong, fault in (
             ("model", self.model not in MODELS, f"expected {' or '.join(MODELS)}, got {self.model!r}"),
@@ -68,6 +70,29 @@ class Settings:
                 "profile",
                 self.profile is not Profile.ACTIVE and not self.backend.masked and self.backend.encrypted,
                 f"{self.backend} always assumes an active server, one that may lie: leave it out",
+            ),
+            (
+                "rounds",
+                steps and self.rounds > 1,
+                f"{self.model} sums up all rows in each step: leave it out",
+            ),
+            (
+                "epsilon",
+                private and steps,
+                f"needs ridge or fedacnnl: {self.model} has no accounting over its sums, whose noise moves later ones",
+            ),
+            (
+                "release",
+                steps and (self.release == "weights" or (self.backend is Backend.CKKS and not self.release)),
+                f"needs the sum: each step of {self.model} follows from opened sums",
+            ),
+            (
+                "model",
+                steps
+                and self.profile is Profile.ACTIVE
+                and self.backend is not Backend.PLAIN
+                and not self.trusts_reports,
+                f"{self.model} needs --trust-reports: clients compute its steps from sums as the server reports them",
             ),
             ("rounds", network and self.rounds > 1, "fedacnnl makes one sum a layer: leave it out"),
             ("personalize", self.personalize and not network, "needs the model fedacnnl"),

@@ -13,7 +13,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from secure_afl import FederatedRidge, FederatedRidgeClassifier
+from secure_afl import (
+    FederatedLogisticRegression,
+    FederatedPoissonRegression,
+    FederatedRidge,
+    FederatedRidgeClassifier,
+    PlainAggregator,
+    Policy,
+)
 from secure_afl.errors import DataError
 from secure_afl.simulations.cli import main
 from secure_afl.tables import codebook as codebooks
@@ -34,6 +41,7 @@ stage = { kind = "category", levels = ["I", "II", "III"], missing = ["?"] }
 """
 CLASSES = COLUMNS + '[outcome]\nkind = "classes"\ncolumn = "sick"\nclasses = { well = ["0"], ill = ["1"] }\n'
 THREE = COLUMNS + '[outcome]\nkind = "classes"\ncolumn = "grade"\nclasses = ["c", "a", "b"]\n'
+COUNT = COLUMNS + '[outcome]\nkind = "number"\ncolumn = "visits"\nrange = [0, 60]\n'
 NUMBER = COLUMNS + '[outcome]\nkind = "number"\ncolumn = "bp"\nrange = [40, 260]\nunit = "mm Hg"\n'
 
 
@@ -54,6 +62,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame["sick"] = (risk > 2.0).astype(int)
     frame["grade"] = np.where(risk > 2.5, "a", np.where(risk > 1.5, "b", "c"))
     frame["bp"] = (100 + 15 * risk).round(1).clip(45, 250)
+    frame["visits"] = rng.poisson(np.exp(risk / 3))
     path = tmp_path_factory.mktemp("model") / "rows.csv"
     frame.to_csv(path, index=False)
     return path
@@ -196,6 +205,91 @@ def test_a_column_that_follows_from_an_earlier_one_has_a_dash(table: Path) -> No
     path = table.with_name("twice.safetensors")
     model.save(path)
     assert shown.cells(models.load(path)) == [*rows, last]
+
+
+def regression(table: Path, text: str, **more: Any) -> tuple[Model, Design]:
+    """A logistic or Poisson regression."""
+    book = codebooks.parse(text)
+    design = encode(book, read(table))
+    clear: dict[str, Any] = {"aggregator": PlainAggregator(Policy(backends=frozenset({"plain"})))} | more
+    model = (
+        FederatedLogisticRegression(row_norm(book), classes=[0, 1], **clear)
+        if book.classes
+        else FederatedPoissonRegression(row_norm(book), largest_count=60, **clear)
+    )
+    model.fit(design.X, design.outcome, design.site)
+    return models.of_glm(model, book, data=table.name, backend="plain"), design
+
+
+@pytest.mark.parametrize("text", [CLASSES, COUNT])
+def test_a_regressions_table_is_that_of_statsmodels(table: Path, text: str, tmp_path: Path) -> None:
+    model, design = regression(table, text)
+    family = sm.families.Binomial() if model.codebook.classes else sm.families.Poisson()
+    frame = pd.read_csv(table)
+    outcome = frame[model.codebook.outcome.column].astype(float)
+    fit = sm.GLM(outcome, sm.add_constant(raw(table)), family=family).fit(tol=1e-13)
+    low, high = fit.conf_int().to_numpy().T
+    expected = (fit.params, fit.bse, low, high, fit.tvalues, fit.pvalues)
+    ratios = (np.exp(fit.params), np.exp(low), np.exp(high))
+    for at, values in enumerate((*expected, *ratios)):
+        ours = np.array([line[3 + at] for line in shown.lines(model)], dtype=np.float64)
+        np.testing.assert_allclose(ours, values, rtol=1e-6, atol=1e-9)
+    scores = model.scores(design.X)
+    np.testing.assert_allclose(scores[:, -1], fit.fittedvalues, rtol=1e-6)
+
+    model.save(tmp_path / "m.safetensors")
+    again = models.load(tmp_path / "m.safetensors")
+    assert shown.lines(again) == shown.lines(model)
+    assert again.predict(design).tolist() == model.predict(design).tolist()
+    assert f"deviance {fit.deviance:.6g}" in " ".join(shown.notes(again))
+    named = "odds ratio" if model.codebook.classes else "rate ratio"
+    assert shown.heading(again)[2:] == ["coefficient", named, "95 % low", "95 % high", "SE", "z", "p"]
+    X = pd.DataFrame(design.X, columns=[term.name for term in model.terms])
+    theirs = model.to_sklearn()
+    assert theirs.predict(X).tolist() == pytest.approx(model.predict(design).tolist())
+    if model.codebook.classes:
+        order = [model.outputs.index(label) for label in theirs.classes_]
+        np.testing.assert_allclose(theirs.predict_proba(X), scores[:, order], rtol=1e-9)
+
+
+def test_a_penalised_regression_has_ratios_and_no_errors(table: Path) -> None:
+    model, _ = regression(table, CLASSES, ridge=0.01)
+    assert model.ls_se is None
+    assert shown.heading(model)[2:] == ["coefficient", "odds ratio"]
+    assert all(len(row) == 4 for row in shown.cells(model))
+    assert "no standard errors: expected standard errors, got none: a penalised fit" in " ".join(
+        shown.notes(model)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "text"), [("logistic", CLASSES), ("poisson", COUNT)])
+def test_a_regression_on_the_command_line(table: Path, tmp_path: Path, model: str, text: str) -> None:
+    book, file = tmp_path / "book.toml", tmp_path / "m.safetensors"
+    book.write_text(text)
+    run = ("run", "--data", table, "--codebook", book, "--model", model, "--suite", "x25519")
+    trusting = (*run, "--trust-reports")
+    code, printed = said(*run)
+    assert code == 2
+    assert "needs --trust-reports" in printed
+    code, printed = said(*trusting, "--epsilon", "1")
+    assert code == 2
+    assert "no accounting" in printed
+    code, printed = said(*trusting)
+    assert code == 1
+    assert "expected at least 195 pooled rows for 7 coefficients" in printed
+    page = tmp_path / "run.html"
+    code, printed = said(*trusting, "--least-rows", "2", "--model-out", file, "--html", page)
+    assert code == 0
+    assert ("Odds ratios" if model == "logistic" else "Rate ratios") in printed
+    assert f"a {model} regression" in page.read_text().lower()
+    assert models.load(file).about.family == model
+    for command in (("evaluate", file, table), ("show", file)):
+        assert said(*command)[0] == 0
+    wrong = {"logistic": "poisson", "poisson": "logistic"}[model]
+    code, printed = said(*trusting, "--model", wrong)
+    assert code == 1
+    assert "as outcome of a" in printed
 
 
 def said(*arguments: object) -> tuple[int, str]:

@@ -11,30 +11,15 @@ from secure_afl.tables.disclosure import Layout, control_rows
 from secure_afl.tables.encoding import Design, encode
 from secure_afl.tables.terms import row_norm
 
-TABLE = Path(__file__).parents[2] / "simulations" / "data" / "files" / "heart_disease_uci.csv"
-CODEBOOK = """
-site = "dataset"
-
-[columns]
-age = { kind = "number", range = [18, 100], unit = "years" }
-sex = { kind = "category", levels = ["Female", "Male"] }
-cp = { kind = "category", levels = ["asymptomatic", "typical angina", "atypical angina", "non-anginal"] }
-restecg = { kind = "category", levels = ["normal", "st-t abnormality", "lv hypertrophy"], missing = [""], when_missing = "leave out" }
-thalch = { kind = "number", range = [40, 240], unit = "per minute", missing = [""], when_missing = "leave out" }
-exang = { kind = "yes/no", yes = ["TRUE"], no = ["FALSE"], missing = [""], when_missing = "leave out" }
-oldpeak = { kind = "number", range = [-5, 10], unit = "mm", missing = [""], when_missing = "leave out" }
-
-[outcome]
-kind = "classes"
-column = "num"
-classes = { absent = ["0"], present = ["1", "2", "3", "4"] }
-"""
+_FILES = Path(__file__).parents[2] / "simulations" / "data" / "files"
+TABLE = _FILES / "heart_disease_uci.csv"
+CODEBOOK = _FILES / "heart_logistic.toml"
 Floats = npt.NDArray[np.float64]
 
 
 @cache
 def _design() -> tuple[codebook.Codebook, Design]:
-    book = codebook.parse(CODEBOOK)
+    book = codebook.read(CODEBOOK)
     return book, encode(book, reading.read(TABLE))
 
 
