@@ -135,6 +135,16 @@ class Revoked(Event, frozen=True, tag="study revoked"):
     reason: str
 
 
+class Ended(Event, frozen=True, tag="session over"):
+    """The server said that a session of this party is over. Written before the party takes the model, if it does.
+
+    session: its number; size: bytes of the model that came with it, 0 without one.
+    """
+
+    session: bytes
+    size: Natural
+
+
 class Foreign(Event, frozen=True, tag="foreign message"):
     """The node refused a message that is not of this protocol. kind: its type, as its sender calls it; app: digest of the app
     that was submitted with its run, which is not run here."""
@@ -203,6 +213,7 @@ AnyEvent = (
     | Renewed
     | Approved
     | Revoked
+    | Ended
     | Foreign
     | Agreed
     | Received

@@ -9,7 +9,7 @@ from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.audit.events import Foreign, Received, Role, frame
+from secure_afl.protocol.audit.events import Ended, Foreign, Received, Role, frame, message_digest
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
@@ -73,7 +73,7 @@ class Endpoint:
     check_told: raises for what cannot have come of sums before another one, whatever the rows are. waits: whether some sum
     waits for what the server tells, also if none trusts it.
     learned: takes what the server says came out, what it told in the session before, and the session's number; nobody
-    vouches for it.
+    vouches for it. What it raises reaches the server as a refusal, so it raises nothing that depends on rows.
     under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
     audit: the file of its audit log. study: the digest of what is learned, if that must be approved in the audit log before
     anything but its name leaves the party.
@@ -148,17 +148,35 @@ class Endpoint:
             self._opened.close()
 
     def _ended(self, letter: Letter) -> None:
-        """Forget the session: its secrets first, and what was told when the model has been taken or refused."""
-        told = self._known(letter.session)
+        """Forget the session, its secrets first, and take what was learned in it: once, if this party was in the session and
+        its study is approved. Whoever was not is told nothing by the answer, which is the same.
+        """
+        name, model = _name(Channel.LEARNED, letter.session), message_digest(letter.data)
         with self._store.transaction():
+            kept = self._store.kept(name)
+            told = kept.memory if kept else b""
+            is_open = any(self._store.kept(_name(channel, letter.session)) for channel in _SESSIONS)
             for channel in _SESSIONS:
                 self._store.forget(_name(channel, letter.session))
+            if is_open:  # who is killed from here on takes this model again, and no other
+                self._store.keep(name, Kept(told, model, b""))
+            elif kept is None or kept.question != model:
+                self._store.forget(name)
+                return
+        log = self._log()
         try:
+            if log:
+                log.note(Ended(letter.session, len(letter.data)))
             if letter.data:
+                self._check_approved()
                 _check_goes_on(letter.data, told)
                 self._learned(letter.data, told, letter.session)
+        except SecureAflError as error:
+            if log:
+                log.append(refused(b"", letter.data, error))
+            raise
         finally:
-            self._store.forget(_name(Channel.LEARNED, letter.session))
+            self._store.forget(name)
 
     def _converse(self, letter: Letter) -> bytes:
         party = self._party(letter)

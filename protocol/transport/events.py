@@ -105,6 +105,13 @@ class NotKept(Event, frozen=True, tag="not kept"):
     reason: str
 
 
+class NotPersonal(Event, frozen=True, tag="no personal model"):
+    """The common model came, and none was made of it for this site. The server does not hear of it."""
+
+    level = logging.WARNING
+    reason: str
+
+
 class LeftOpen(Event, frozen=True, tag="left open"):
     """The server goes on with the session that an earlier run left open. clients: of the roster."""
 
@@ -174,6 +181,7 @@ AnyEvent = (
     | Foreign
     | ShippedCode
     | NotKept
+    | NotPersonal
     | LeftOpen
     | Phase
     | PhaseCost

@@ -91,7 +91,7 @@ def _recipients(terms: Terms, study: Study) -> tuple[str, ...]:
     if study.encryption:
         weights = study.encryption.release is Release.WEIGHTS
         opened = f"The key holders, who open the sums and give the server {'the weights only' if weights else 'these'}"
-    return (f"{opened}.", "All clients of the roster, also those that did not contribute.")
+    return (f"{opened}.", "All parties that joined the session, also those whose vector came too late.")
 
 
 def _noise(study: Study) -> tuple[str, ...]:

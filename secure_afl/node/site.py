@@ -43,6 +43,8 @@ from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
+from secure_afl.protocol.transport.events import NotPersonal
+from secure_afl.protocol.transport.logs import tell
 from secure_afl.tables.faults import TableError, refuse
 from secure_afl.tables.form import POSTGRES, Form
 
@@ -272,22 +274,24 @@ class Folder:
     def _learned(self, model: bytes, told: bytes, session: bytes, study: Study, who: str) -> None:
         """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are
         others than the seed's and those told before: how long it takes to fit a head to the rows tells of these.
+
+        Raises `DataError` for a model that no site with this study takes, whatever its rows are.
         """
         layers, file = study.result(model)
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-        personal = None
-        if study.adapts(layers, told) and (self.path / "data.toml").exists():
-            X, y, _, _ = self.data(study)
-            if len(X):  # a failure would tell the server that there are none
-                personal = [*layers[:-1], study.personal_head(X, y, who, layers)]
         of_table = _of_table(study, layers[-1], file, session) if study.tabular else None
         self.keep(MODEL, layers)
         if of_table:
             of_table.save(self.path / TABLE_MODEL)
-        if personal:
-            self.keep(PERSONAL, personal)
+        if study.adapts(layers, told) and (self.path / "data.toml").exists():
+            try:
+                X, y, _, _ = self.data(study)
+                if len(X):
+                    self.keep(PERSONAL, [*layers[:-1], study.personal_head(X, y, who, layers)])
+            except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
+                tell(NotPersonal(str(error)))
 
     def keep_table_model(self, study: Study, fitted: Any, session: bytes) -> bytes:
         """The server's: write the model file of a study with a codebook, and give its content for the parties; empty for
@@ -309,10 +313,12 @@ class Folder:
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Write a model's weights, one array a layer; whole or not at all, over an earlier one."""
+        """Write a model's weights, one array a layer; whole or not at all, over an earlier one, for the owner alone."""
         beside = self.path / f".{name}.{secrets.token_hex(8)}.tmp"  # another process may write one, too
         try:
-            with beside.open("xb") as file:
+            with open(
+                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
+            ) as file:
                 np.savez(file, *layers)
                 file.flush()
                 os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.node import study as study_file
 from secure_afl.node.site import AUDIT, FAILURE, MODEL, REPORT, TABLE_MODEL
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import Agreed, Approved, Entry, Foreign, Released, Revoked, Sent
+from secure_afl.protocol.audit.events import Agreed, Approved, Ended, Entry, Foreign, Released, Revoked, Sent
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.ledger import session_name
@@ -76,6 +76,9 @@ def _said(entry: Entry) -> str:
             what = f"{event.by} revoked study {event.study.hex()[:16]}…: {event.reason}"
         case Agreed():
             what = f"session {session_name(event.terms.session)} begun"
+        case Ended():
+            model = f"a model of {event.size:,} bytes came" if event.size else "no model came"
+            what = f"session {session_name(event.session)} over: {model}"
         case Sent() if event.frame.message == "upload":
             what = f"a vector of {event.frame.size:,} bytes left"
         case Released():

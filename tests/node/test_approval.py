@@ -135,7 +135,7 @@ def test_the_commands_say_what_they_do(tmp_path: Path) -> None:
         "bytes under masks",
         "4 clients: site-0, site-1, site-2, site-3",
         "fewer than 3 of them",
-        "All clients of the roster",
+        "All parties that joined the session",
         "None. The sums are exact",
         "not approved here",
     ):

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 from worlds.coded import FLAGS, Coded, flag_table
-from worlds.folders import Post
+from worlds.folders import Post, join
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.errors import DataError, DropoutWarning
@@ -117,9 +117,11 @@ def test_a_model_file_that_does_not_fit_the_study_is_refused(
     content = folder.keep_table_model(study, fitted, bytes(32))
     client = Folder(hospitals.folders[0]).endpoint()
     sent = altered(content, change) if change else content[:-1]
+    join(hospitals.folders[0], bytes(32))
     with pytest.raises(DataError, match=message):
         client.answer(Letter(Channel.END, bytes(32), layers + sent), 0)
     assert not (hospitals.folders[0] / "model.npz").exists()
+    join(hospitals.folders[0], bytes(32))
     client.answer(Letter(Channel.END, bytes(32), layers + content), 0)
     assert models.load(hospitals.folders[0] / "model.safetensors").ls_se is not None
     client.close()

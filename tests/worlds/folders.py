@@ -14,7 +14,9 @@ from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node.site import Folder, kept
 from secure_afl.node.study import NetworkStudy, Study
 from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.files import policy, roster
+from secure_afl.protocol.files.keys import read_key
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox
@@ -155,6 +157,13 @@ def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> 
     terms, study = Folder(federation.server).terms()
     aggregator = remote(Elsewhere(federation.parties, post.carry, log=log), terms.policy, terms.encryption)
     return study.learn(aggregator, federation.names)[0][-1]
+
+
+def join(folder: Path, session: bytes) -> None:
+    """Have a party's store say that it is in a session, as after its first answer there."""
+    _, identity = read_key(folder / "identity.key", bytes)
+    with closing(Store(folder / "state.db", identity)) as store:
+        store.keep(f"masked {session.hex()}", Kept(b"", b"", b""))
 
 
 def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from typer.testing import CliRunner
-from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, learned, model
+from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, in_process, join, learned, model
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError, DropoutWarning
@@ -36,13 +36,20 @@ from secure_afl.node.site import Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
-from secure_afl.protocol.audit.events import Agreed, Received, Refused, Role, Sent, frame
+from secure_afl.protocol.audit.events import Agreed, Ended, Received, Refused, Role, Sent, frame
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files.keys import read_key
-from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError, RoundAbortedError
+from secure_afl.protocol.session.errors import (
+    AuditError,
+    FileError,
+    LocalProtocolError,
+    PolicyError,
+    RoundAbortedError,
+)
 from secure_afl.protocol.session.parameters import PARAMETERS
 from secure_afl.protocol.session.wire import WireError, decode, encode
+from secure_afl.protocol.transport.events import NotPersonal
 from secure_afl.protocol.transport.post import (
     LEARNED,
     Channel,
@@ -290,10 +297,12 @@ def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
     X, y, _ = federation.rows([1])
     layers = list(study.estimator().fit_pooled(X / 1000, y).weights_)
     for party in (0, 1):
+        join(federation.folders[party], bytes(32))
         assert post.ask(party, Letter(Channel.END, bytes(32), packed(layers))) == b""
         assert len(model(federation.folders[party])) == len(layers)
     assert not (federation.folders[0] / "personal.npz").exists()
     layers[0] = layers[0] * 2
+    join(federation.folders[1], bytes(32))
     with pytest.raises(DataError, match="the hidden layers are not those that the public seed gives"):
         post.ask(1, Letter(Channel.END, bytes(32), packed(layers)))
 
@@ -518,8 +527,8 @@ def test_a_head_is_made_personal_on_layers_only_that_were_told_before(tmp_path: 
     study = federation.terms()[1]
     layers = [np.zeros(shape) for shape in study.shapes()]
     post = Telling(federation)
-    for session in (bytes(32), bytes(32)):
-        assert post.ask(0, Letter(Channel.END, session, packed(layers))) == b""
+    join(federation.folders[0], bytes(32))
+    assert post.ask(0, Letter(Channel.END, bytes(32), packed(layers))) == b""
     assert len(model(federation.folders[0])) == 3
     learned(federation, post)
     for data in (b"", packed(layers)):  # of a session that was over when the model came
@@ -595,6 +604,7 @@ def test_a_head_that_only_some_rows_survive_is_refused_by_all(
     layers = list(read_study.estimator().fit_pooled(X / 1000, y).weights_)
     layers[-1] = np.full_like(layers[-1], size)
     for party in (0, 1):
+        join(federation.folders[party], bytes(32))
         with pytest.raises(DataError, match="not finite or too large"):
             post.ask(party, Letter(Channel.END, bytes(32), packed(layers)))
         assert not list(federation.folders[party].glob("*.npz"))
@@ -619,6 +629,80 @@ def test_a_server_that_computes_other_layers_when_it_goes_on_does_not_tell_of_th
         assert store.open_sessions() == []
 
 
+def entries(folder: Path, *kinds: type) -> list[object]:
+    """What the party's audit log says of these kinds."""
+    found_ = [entry.event for entry in read((folder / "audit.jsonl").read_bytes()).entries]
+    return [event for event in found_ if isinstance(event, kinds)]
+
+
+def a_model(federation: Federation, value: float = 666.0) -> bytes:
+    """One that every party with this study can take, out of no session."""
+    study = federation.terms()[1]
+    layers = [np.full(shape, value) for shape in study.shapes()]
+    if isinstance(study, study_file.NetworkStudy):
+        layers[:-1] = study.estimator()._seeded()
+    return packed(layers)
+
+
+@pytest.mark.parametrize("study", [RIDGE, DEEP], ids=["ridge", "network"])
+@pytest.mark.parametrize("state", ["never approved", "revoked", "in no session"])
+def test_a_server_plants_no_model_by_ending_a_session(tmp_path: Path, study: str, state: str) -> None:
+    """The weak design takes the model of any end, reads the rows for it, and writes no line."""
+    federation = Federation(tmp_path, study=study)
+    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    if state == "revoked":
+        Folder(folder).revoke("Dr Noor", "withdrawn")
+    elif state == "never approved":
+        (folder / "audit.jsonl").unlink()
+    for _ in range(2):  # in no session: it is not told from a session that is over, and costs no line
+        assert Post(federation).ask(0, end) == b""
+    if state != "in no session":
+        join(folder, bytes(32))
+        with pytest.raises(PolicyError, match="is not approved at site-0"):
+            Post(federation).ask(0, end)
+        assert entries(folder, Ended, Refused)[0] == Ended(bytes(32), len(end.data))
+    assert not list(folder.glob("*.npz"))
+    assert _kept(folder) == []
+
+
+def test_a_model_is_taken_once_and_the_log_says_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(tmp_path, study=DEEP)
+    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    join(folder, bytes(32))
+    with monkeypatch.context() as patched:  # a log that cannot be written
+        patched.setattr(AuditLog, "append", lambda *_: (_ for _ in ()).throw(AuditError("the disk is full")))
+        with pytest.raises(AuditError):
+            Post(federation).ask(0, end)
+    assert not list(folder.glob("*.npz"))
+    join(folder, bytes(32))
+    assert Post(federation).ask(0, end) == b""
+    taken = model(folder)
+    for value in (1.0, 2.0):
+        again = Letter(Channel.END, bytes(32), a_model(federation, value))
+        assert Post(federation).ask(0, again) == b""
+    assert np.array_equal(model(folder)[-1], taken[-1])
+    assert entries(folder, Ended) == [Ended(bytes(32), len(end.data))]
+    assert (folder / "personal.npz").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_end_of_a_session_tells_nothing_of_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The weak design refuses where the site's rows cannot be read, which is a bit of them at each end."""
+    federation = Federation(tmp_path, study=DEEP)
+    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    (folder / "rows.csv").write_text("a,b,c,sick\n1,2,3,maybe\n")
+    join(folder, bytes(32))
+    assert Post(federation).ask(0, end) == b""
+    assert len(model(folder)) == 2
+    assert not (folder / "personal.npz").exists()
+    (told,) = [record.event for record in caplog.records if isinstance(record.event, NotPersonal)]  # type: ignore[attr-defined]
+    assert "maybe" not in told.reason
+    assert entries(folder, Refused) == []
+
+
 def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     assert Post(federation).ask(0, Letter(Channel.END, bytes(32))) == b""
@@ -636,6 +720,7 @@ def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_none_is_not_kept(tmp_path: Path, study: str, data: bytes) -> None:
     federation = Federation(tmp_path, study=study)
+    join(federation.folders[0], bytes(32))
     with pytest.raises(DataError, match="expected"):
         Post(federation).ask(0, Letter(Channel.END, bytes(32), data))
     assert not (federation.folders[0] / "model.npz").exists()
