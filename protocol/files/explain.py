@@ -113,6 +113,10 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
         "Statistics for sums planned beforehand; each data set in one session only; never a record.",
         *(FORMS[backend] for backend in Backend if backend in policy.backends),
     ]
+    if policy.guards_categories:
+        lines.append(
+            "Of tables with categories only sums with noise, or encrypted ones of which key holders release the weights alone."
+        )
     if budget := policy.budget:
         lines.append(
             f"With noise in several sessions, until they have spent ε = {budget.epsilon:g} at δ = {budget.delta:g}."

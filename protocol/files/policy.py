@@ -105,6 +105,12 @@ _FIELDS = {
         "Whether to believe what the server reports about earlier sums, even if it may lie otherwise.\n"
         "Learned hidden layers and groups of clients need this; a lie could then single out one client's data.",
     ),
+    "guards_categories": _Field(
+        "true or false",
+        _flag,
+        "Whether tables with categories (columns of 0 and 1, of which a single row may stand out in a sum) take part only\n"
+        "with noise, or in encrypted sums of which the key holders release the weights alone.",
+    ),
     "budget_epsilon": _Field(
         "a number of at least 0",
         _fraction,

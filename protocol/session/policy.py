@@ -28,6 +28,8 @@ class Policy:
         reveals everything.
     trusts_reports: whether to believe, even under the active profile, what the server reports about earlier sums
         (weights of hidden layers, sizes of groups). A lie there could make a later sum reveal one client.
+    guards_categories: whether tables with categories take part only under noise, or in encrypted sums of which key holders
+        release the weights alone.
     budget_epsilon, budget_delta: the most that all sessions with noise together may reveal of a record of a data set. 0:
         a data set serves one session, with noise as without.
     """
@@ -39,6 +41,7 @@ class Policy:
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
     trusts_reports: bool = False
+    guards_categories: bool = False
     budget_epsilon: float = 0.0
     budget_delta: float = 1e-6
 

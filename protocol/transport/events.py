@@ -148,6 +148,13 @@ class SumOpened(Event, frozen=True, tag="sum opened"):
     clients: int
 
 
+class Exposed(Event, frozen=True, tag="rows may be read from the sum"):
+    """reason: what makes it so; the report has numbers."""
+
+    level = logging.WARNING
+    reason: str
+
+
 class RunOver(Event, frozen=True, tag="run over"):
     """A study was learned."""
 
@@ -187,6 +194,7 @@ AnyEvent = (
     | PhaseCost
     | Silent
     | SumOpened
+    | Exposed
     | RunOver
     | RunFailed
     | NotCounted

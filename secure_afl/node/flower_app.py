@@ -16,7 +16,7 @@ from typing import Any
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node.progress import RunTold, run_told
 from secure_afl.node.site import FAILURE, MODEL, REPORT, Folder
-from secure_afl.node.study import packed
+from secure_afl.node.study import Study, packed
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
@@ -133,10 +133,13 @@ def _learn(
     try:
         clients = [member.name for member in terms.parties.clients.members]
         files: list[bytes] = []
+        shown: dict[str, Any] = {}
 
         def learned(fitted: Any) -> None:
             number = next(iter(sessions))  # masks under encryption are of the same session
             files.append(folder.keep_table_model(study, fitted, number))
+            if found := exposed(study, fitted):
+                shown["disclosure"] = found
 
         layers, sums = study.learn(aggregator, clients, learned)
         folder.keep(MODEL, layers)
@@ -156,6 +159,7 @@ def _learn(
         "backend": terms.backend,
         "resumed": resumed,
         "survivors": [list(one.survivors) for one in sums],
+        **shown,
         "phases": [
             {"phase": "finding nodes", "seconds": finding},
             *_phases(aggregator),
@@ -165,6 +169,23 @@ def _learn(
     }
     told.learned(report, len(terms.parties.clients.members))
     return report
+
+
+def exposed(study: Study, fitted: Any) -> dict[str, Any] | None:
+    """The smallest cell of the sum that was opened, and warnings; None where no exact sum of rows by a codebook was."""
+    statistics = getattr(fitted, "statistics_", None)
+    if study.codebook is None or study.codebook.weights or study.privacy or statistics is None:
+        return None
+    from secure_afl.tables.disclosure import smallest
+
+    found = smallest(statistics.gram, statistics.cross, study.codebook)
+    return {
+        "smallest_cell": found.cell,
+        "smallest_cell_rows": found.rows,
+        "pooled_rows": found.pooled,
+        "columns": found.columns,
+        "warnings": found.warnings(),
+    }
 
 
 def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:

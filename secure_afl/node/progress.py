@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from secure_afl.protocol.transport.events import (
+    Exposed,
     Phase,
     PhaseCost,
     RunFailed,
@@ -34,6 +35,8 @@ class RunTold:
             tell(PhaseCost(one["phase"], one["seconds"], one.get("bytes_up", 0), one.get("bytes_down", 0)))
         for number, survivors in enumerate(report["survivors"]):
             tell(SumOpened(number, len(survivors), clients))
+        for warning in report.get("disclosure", {}).get("warnings", []):
+            tell(Exposed(warning))
 
     def silent(self, silences: Sequence[str]) -> None:
         """All silences so far, of which some may have been told."""

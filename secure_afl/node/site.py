@@ -38,7 +38,11 @@ from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
-from secure_afl.protocol.session.errors import FileError, LocalProtocolError
+from secure_afl.protocol.session.errors import (
+    FileError,
+    LocalProtocolError,
+    PolicyError,
+)
 from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.transport.driver import Contribution
@@ -96,9 +100,10 @@ class Folder:
         at = self.path / "study.toml"
         study = study_file.read(at)
         try:
+            study.check_policy(policy)
             plan = study.plan(len(parties.clients.members))
             return Terms(parties, plan, policy, study.encryption), study
-        except (CryptoError, DataError, LocalProtocolError) as error:
+        except (CryptoError, DataError, LocalProtocolError, PolicyError) as error:
             raise FileError(f"{at}: {error}") from None
 
     def data(self, study: Study) -> tuple[Floats, Labels, Floats | None, str]:

@@ -55,6 +55,7 @@ from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError
 from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.policy import Policy
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
 from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds
@@ -155,6 +156,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def least_rows(self) -> int:
         """Of disclosure control; 1 is none."""
         return holds(self.codebook, self.backend, private=self.privacy is not None)
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raises `PolicyError` if a policy asks for more protection of categories than the study has."""
+        guarded = self.privacy or (self.encryption and self.encryption.release is Release.WEIGHTS)
+        if policy.guards_categories and self.codebook and Layout.of(self.codebook).variables and not guarded:
+            raise PolicyError(
+                'the policy asks for noise, or for encrypted sums with release = "weights", where a table has categories '
+                "(guards_categories), and this study opens exact sums: agree on [privacy] or on another backend"
+            )
 
     @property
     def agreement(self) -> str:

@@ -225,6 +225,45 @@ def counted(X: Floats, variable: Variable, names: Sequence[str]) -> dict[str, in
     return {label: int(count) for label, count in zip(labels, found, strict=True) if count}
 
 
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest cell of an opened sum: its name and how many pooled rows it has, of how many in all, in how many columns."""
+
+    cell: str
+    rows: int
+    pooled: int
+    columns: int
+
+    def warnings(self, least_rows: int = LEAST_ROWS) -> list[str]:
+        """Why rows may be read from such a sum."""
+        said = (
+            (
+                self.rows < least_rows,
+                f"a cell of fewer than {least_rows} rows: the sum may show rows of it word for word",
+            ),
+            (
+                self.pooled <= self.columns,
+                "no more pooled rows than columns: rows can be computed from such a sum",
+            ),
+        )
+        return [warning for applies, warning in said if applies]
+
+
+def smallest(gram: Floats, cross: Floats, codebook: Codebook) -> Smallest:
+    """The smallest cell of a sum of rows without weights: Gram (1 + d, 1 + d), a column of ones first, and cross-covariance
+    (1 + d, c). Levels that no row has are no cells.
+    """
+    names, rows = [term.name for term in terms(codebook)], round(gram[0, 0])
+    cells = {"all rows": rows}
+    for variable in Layout.of(codebook).variables:
+        counts = {names[place]: round(gram[0, 1 + place]) for place in variable.indicators}
+        cells |= counts | {f"none of {variable.name}": rows - sum(counts.values())}
+    for name, count in zip(codebook.classes, cross[0].tolist(), strict=False):
+        cells[f"class {name}"] = round(count)
+    cell = min((name for name, count in cells.items() if count > 0), key=lambda name: cells[name])
+    return Smallest(cell, cells[cell], rows, len(gram) - 1)
+
+
 def most_leverage(least_rows: int) -> float:
     """The largest leverage that a row may have in its site's columns of 0 and 1."""
     return 1.0 / (least_rows // 2 + 1)

@@ -23,6 +23,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "profiles": (frozenset(Profile), '["semi-honest", "active"]'),
     "suites": (frozenset({Suite.X25519}), '["x25519"]'),
     "trusts_reports": (True, "true"),
+    "guards_categories": (True, "true"),
     "budget_epsilon": (4.0, "4.0"),
     "budget_delta": (1e-5, "1e-5"),
 }
