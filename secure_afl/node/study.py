@@ -75,6 +75,9 @@ Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
 """Classes by name, or numbers."""
 
 
+_MOST_ROUNDS = 1000  # of a study: each is a sum
+
+
 class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`FederatedRidgeClassifier`, without what the study says already."""
 
@@ -82,6 +85,10 @@ class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     column_bounds: tuple[float | tuple[float, float], ...] | None = None
     ridge: float | str = 1e-3  # or "gcv"
     rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rounds <= _MOST_ROUNDS:
+            raise DataError(f"expected rounds from 1 to {_MOST_ROUNDS}, got {self.rounds}")
 
 
 class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,7 +157,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def digest(self) -> bytes:
         """Of all that the file says, and of the codebook; the same at every party that has the same study."""
-        return digest(Label.STUDY, self.model.encode(), msgspec.json.encode(self, order="sorted"))
+        codebook = self.codebook.text if self.codebook else ""
+        # Sorted, so that the order of a file's lines does not count; but that of levels and columns does.
+        said = msgspec.json.encode(self, order="sorted")
+        return digest(Label.STUDY, self.model.encode(), said, codebook.encode())
 
     @property
     def least_rows(self) -> int:
@@ -529,4 +539,6 @@ def _codebook(said: object, folder: Path | None) -> Codebook:
         return codebooks.convert(said)
     if not isinstance(said, str) or folder is None:
         raise DataError("expected codebook as the name of a file beside the study, or as a table")
+    if Path(said).name != said:
+        raise DataError(f"expected codebook as the name of a file beside the study, got the path {said!r}")
     return codebooks.read(folder / said)

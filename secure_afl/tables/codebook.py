@@ -36,6 +36,7 @@ from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.tables import filter as row_filter
 
+_LARGEST = 1e30  # of a range: cubes of numbers within it, and products of columns, are finite
 _NARROW = 1e-6
 LEAST_ROWS = 5
 """The usual default of statistical offices for the smallest cell of a table."""
@@ -63,9 +64,11 @@ class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
     def __post_init__(self) -> None:
         low, high = self.range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high and high - low < math.inf):
-            raise DataError(f"expected a range [low, high] of finite numbers, got [{low:g}, {high:g}]")
-        if high - low < _NARROW * max(abs(low), abs(high)):
+        if not (-_LARGEST <= low < high <= _LARGEST):
+            raise DataError(
+                f"expected a range [low, high] of numbers of at most {_LARGEST:g} in magnitude, got [{low:g}, {high:g}]"
+            )
+        if high - low < max(_NARROW * max(abs(low), abs(high)), 1 / _LARGEST):
             raise DataError(
                 f"expected a range wider than a millionth of its ends, got [{low:g}, {high:g}]: take the distance "
                 "from a number nearby"

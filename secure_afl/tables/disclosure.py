@@ -10,10 +10,11 @@ level, the difference of two flags. How far columns can single a row out is its 
 keep alone (docs/disclosure.md proves them): more rows, of whomever, only lower leverages; and so do fewer columns.
 
     At each site every level has no row or at least least_rows, and every row a leverage of at most
-    1/(⌊least_rows/2⌋ + 1) in the site's own columns of 0 and 1.
+    1/(⌊least_rows/2⌋ + 1) in the site's own columns of 0 and 1, and in the columns of each number by itself.
 
 Then no combination of these columns singles a row of the opened sum out more than a level with more than half of
-`least_rows` rows would, whoever else takes part, drops out or helps the server.
+`least_rows` rows would, whoever else takes part, drops out or helps the server. Ordinals have levels, and so has a
+number with few values: each value is one, so that whatever its columns are, they are combinations of columns of 0 and 1.
 """
 
 import itertools
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from secure_afl.errors import DataError
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.tables.codebook import LEAST_ROWS, Category, Codebook, YesNo
+from secure_afl.tables.codebook import LEAST_ROWS, Category, Codebook, Ordinal, YesNo
 from secure_afl.tables.terms import products, terms
 
 Ints = npt.NDArray[np.int64]
@@ -33,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 _UNSEEN = 2.0**-46  # of the largest eigenvalue of a matrix of counts, times its size: below is rounding
 _SLACK = 2.0**-26  # of a leverage, likewise
+_FEW = 8  # values of a number at a site, up to which each is a level
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Merge:
 @dataclass(frozen=True, eq=False)
 class Controlled:
     """What a site may contribute. kept: bool (rows given,), without the rows of rare classes; levels: of the kept
-    rows, int64 (rows kept,) for each variable; merges: what was changed, in order.
+    rows, int64 (rows kept,) for each variable; merges: what was changed, in order; outlying: how many numbers were
+    drawn in to the next value.
     """
 
     kept: npt.NDArray[np.bool_]
     levels: tuple[Ints, ...]
     merges: tuple[Merge, ...]
+    outlying: int = 0
 
 
 def control(
@@ -61,6 +65,7 @@ def control(
     classes: Ints | None = None,
     least_rows: int = LEAST_ROWS,
     products: Sequence[tuple[int, ...]] = (),
+    positions: Sequence[Floats | None] = (),
 ) -> Controlled:
     """The site's levels, merged until the rule holds.
 
@@ -68,23 +73,16 @@ def control(
     yes and no, or 1 where a number is missing and 0 elsewhere. classes: of an outcome of classes, int64 (rows,);
     they are columns of the sum too, and are never merged: rows of a class with fewer than `least_rows` rows here are
     left out. products: variables whose products are columns as well, by their places in `levels`.
+    positions: for each variable None, or a float64 for each level: a rare level is merged with the nearest one, where
+    others are merged with the commonest; infinite for a level that lies nowhere.
     least_rows: 1 changes nothing.
 
     Raises `DataError` if fewer than `least_rows` rows are left.
     """
-    rows = len(classes) if classes is not None else len(levels[0])
-    kept = np.ones(rows, dtype=np.bool_)
-    if classes is not None:
-        found, counts = np.unique(classes, return_counts=True)
-        kept = np.isin(classes, found[counts >= least_rows])
-    if (left := int(kept.sum())) < least_rows:
-        raise DataError(
-            f"expected at least {least_rows} rows, and as many of each class that is there, got {rows} rows of which "
-            f"{left} are of such classes: contribute more rows, or agree on fewer (least_rows)"
-        )
+    kept = _of_common_classes(classes, len(levels[0]), least_rows)
     coded = [one[kept].copy() for one in levels]
     outcome = [] if classes is None else [classes[kept]]
-    design = _Design.of([*coded, *outcome], len(coded), products, most_leverage(least_rows))
+    design = _Design.of([*coded, *outcome], len(coded), products, positions, most_leverage(least_rows))
     merges = []
     while merge := design.wanted(least_rows):
         design = design.after(merge)
@@ -94,12 +92,27 @@ def control(
     return Controlled(kept, tuple(coded), tuple(merges))
 
 
+def _of_common_classes(classes: Ints | None, rows: int, least_rows: int) -> npt.NDArray[np.bool_]:
+    """Which rows are of classes with enough rows: (rows,). Raises `DataError` if these are too few."""
+    kept = np.ones(rows, dtype=np.bool_)
+    if classes is not None:
+        found, counts = np.unique(classes, return_counts=True)
+        kept = np.isin(classes, found[counts >= least_rows])
+    if (left := int(kept.sum())) < least_rows:
+        raise DataError(
+            f"expected at least {least_rows} rows, and as many of each class that is there, got {rows} rows of which "
+            f"{left} are of such classes: contribute more rows, or agree on fewer (least_rows)"
+        )
+    return kept
+
+
 @dataclass(frozen=True)
 class Variable:
     """Columns of a design that say one thing of a row.
 
     indicators: places of columns of 0 and 1, of which at most one is 1; a row without any has a level of its own.
-    numbers: places of columns that are 0 where the indicator is 1: the number that a flag says is missing.
+    numbers: places of columns that are 0 where the indicator is 1: the terms of a number that a flag says is missing, of
+    which the first rises with the number.
     """
 
     name: str
@@ -110,25 +123,126 @@ class Variable:
         """The level of each row of X (rows, columns): 1 + the place in `indicators` of the one that is 1, or 0."""
         return np.asarray(X[:, self.indicators] @ np.arange(1, len(self.indicators) + 1), dtype=np.int64)
 
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The columns of 0 and 1 that say the level."""
+        return self.indicators
+
+    @property
+    def positions(self) -> None:
+        """Its levels have no order."""
+        return
+
     def code(self, X: Floats, levels: Ints) -> None:
-        """Write levels into X."""
+        """Write levels into X. A number that is no longer missing becomes the median of those that are recorded, in all
+        its terms: it is then no value that no other row has."""
+        recorded = np.flatnonzero(self.levels(X) == 0)
         X[:, self.indicators] = levels[:, None] == np.arange(1, len(self.indicators) + 1)
+        if not self.numbers:
+            return
         for place in self.numbers:
             X[levels > 0, place] = 0.0
+        if len(recorded):
+            middle = recorded[np.argsort(X[recorded, self.numbers[0]], kind="stable")[len(recorded) // 2]]
+            again = np.setdiff1d(np.flatnonzero(levels == 0), recorded)
+            X[again[:, None], self.numbers] = X[middle, self.numbers]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The columns of a number or an ordinal. terms: their places, the first of which rises with the value; flag: the
+    place of the column that says it is missing, if there is one; ordinal: whether each value is a level, however many
+    there are.
+    """
+
+    name: str
+    terms: tuple[int, ...]
+    flag: int | None = None
+    ordinal: bool = False
+
+    def recorded(self, X: Floats) -> npt.NDArray[np.bool_]:
+        """Which rows of X have a value: (rows,)."""
+        return np.ones(len(X), np.bool_) if self.flag is None else X[:, self.flag] == 0
+
+    def draw_in(self, X: Floats, least_rows: int) -> int:
+        """Move values with too large a leverage in the measure's own terms to the next value, in X; how many were moved.
+
+        Nothing is moved where fewer than `least_rows` rows have a value.
+        """
+        at = np.flatnonzero(self.recorded(X))
+        if len(at) < least_rows:
+            return 0
+        moved, most = 0, most_leverage(least_rows) + _SLACK
+        while True:
+            own = X[at[:, None], self.terms]
+            high = _of_numbers(own) > most
+            if not high.any():
+                return moved
+            value, middle = own[:, 0], np.median(own[:, 0])
+            # The farthest value of them, towards the middle; a spline's terms can single a value out anywhere.
+            farthest = value[high][np.argmax(abs(value[high] - middle))]
+            inner = value[value < farthest] if farthest > middle else value[value > farthest]
+            if not len(inner):
+                inner = value[value != farthest]
+            into = np.argmin(np.where(np.isin(value, inner), abs(value - farthest), np.inf))
+            rows = at[value == farthest]
+            X[rows[:, None], self.terms] = own[into]
+            moved += len(rows)
+
+    def valued(self, X: Floats) -> "Valued | None":
+        """Its values as levels, if it has so few in X, or is an ordinal."""
+        keys = np.where(self.recorded(X), X[:, self.terms[0]], np.inf)
+        found, first = np.unique(keys, return_index=True)
+        if not self.ordinal and len(found) > _FEW:
+            return None
+        columns = self.terms if self.flag is None else (*self.terms, self.flag)
+        return Valued(self, columns, X[first[:, None], columns], found)
+
+
+@dataclass(frozen=True, eq=False)
+class Valued:
+    """A measure whose values are levels at one site; that it is missing is the last. columns: of the design;
+    rows: what they are at each level, float64 (levels, columns); positions: (levels,).
+    """
+
+    measure: Measure
+    columns: tuple[int, ...]
+    rows: Floats
+    positions: Floats
+
+    def levels(self, X: Floats) -> Ints:
+        """The level of each row of X (rows, columns)."""
+        keys = np.where(self.measure.recorded(X), X[:, self.columns[0]], np.inf)
+        return np.searchsorted(self.positions, keys).astype(np.int64)
+
+    def code(self, X: Floats, levels: Ints) -> None:
+        """Write levels into X."""
+        X[:, self.columns] = self.rows[levels]
+
+
+def _of_numbers(own: Floats) -> Floats:
+    """The leverage of each row in these columns and a column of ones: (rows,)."""
+    centred = own - own.mean(axis=0)
+    sizes = np.linalg.norm(centred, axis=0)
+    directions, found, _ = np.linalg.svd(centred / np.where(sizes > 0, sizes, 1.0), full_matrices=False)
+    return np.asarray((directions[:, found > 2.0**-30] ** 2).sum(axis=1) + 1 / len(own))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a design are 0 and 1. products: place of a column, and places of the columns it is the product of."""
+    """What the columns of a design say. variables: of those that are 0 and 1; measures: of numbers and ordinals, whose
+    flags are variables as well; products: place of a column, and places of the columns it is the product of.
+    """
 
     variables: tuple[Variable, ...]
     products: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    measures: tuple[Measure, ...] = ()
 
     @classmethod
     def of(cls, codebook: Codebook) -> "Layout":
         """The layout of `encoding.code`."""
         found = terms(codebook)
-        variables, places = [], {}
+        variables, places, measures = list[Variable](), {}, list[Measure]()
         for place, term in enumerate(found):
             if len(term.columns) == 1:
                 places[term.name] = place
@@ -138,16 +252,25 @@ class Layout:
             others = [place for place in own if place not in flags]
             if isinstance(kind, Category | YesNo):
                 variables.append(Variable(name, (*others, *flags)))
-            elif flags:
+                continue
+            if flags:
                 variables.append(Variable(f"{name} missing", tuple(flags), tuple(others)))
+            flag = flags[0] if flags else None
+            measures.append(Measure(name, tuple(others), flag, isinstance(kind, Ordinal)))
         parts = [one for factors in products(codebook) for one in factors]
         first = len(found) - len(parts)
         made = tuple((first + at, tuple(places[part.name] for part in one)) for at, one in enumerate(parts))
-        return cls(tuple(variables), made)
+        return cls(tuple(variables), made, tuple(measures))
 
-    def crossed(self) -> list[tuple[int, ...]]:
-        """Variables whose products are columns of 0 and 1, by their places in `variables`."""
-        owner = {place: at for at, one in enumerate(self.variables) for place in one.indicators}
+    def at_site(self, X: Floats) -> list[Variable | Valued]:
+        """What has levels in these rows."""
+        valued = [one for measure in self.measures if (one := measure.valued(X))]
+        flags = {one.measure.flag for one in valued}
+        return [*(one for one in self.variables if not flags & set(one.indicators)), *valued]
+
+    def crossed(self, variables: Sequence[Variable | Valued]) -> list[tuple[int, ...]]:
+        """Those whose products are columns of the design, by their places in `variables`."""
+        owner = {place: at for at, one in enumerate(variables) for place in one.columns}
         found = {tuple(owner.get(place, -1) for place in factors) for _, factors in self.products}
         return sorted(one for one in found if min(one) >= 0)
 
@@ -159,14 +282,23 @@ def control_rows(
 
     Raises `DataError` for too few rows.
     """
-    levels = [one.levels(X) for one in layout.variables] or [np.zeros(len(X), np.int64)]
-    found = control(levels, classes, least_rows, layout.crossed())
-    coded = X[found.kept]
-    for variable, own in zip(layout.variables, found.levels, strict=False):
+    kept = _of_common_classes(classes, len(X), least_rows)
+    coded = X[kept]
+    outlying = sum(measure.draw_in(coded, least_rows) for measure in layout.measures)
+    variables = layout.at_site(coded)
+    levels = [one.levels(coded) for one in variables] or [np.zeros(len(coded), np.int64)]
+    found = control(
+        levels,
+        None if classes is None else classes[kept],
+        least_rows,
+        layout.crossed(variables),
+        [one.positions for one in variables] or [None],
+    )
+    for variable, own in zip(variables, found.levels, strict=False):
         variable.code(coded, own)
     for place, factors in layout.products:
         coded[:, place] = np.prod([coded[:, factor] for factor in factors], axis=0)
-    return coded, found
+    return coded, replace(found, kept=kept, outlying=outlying)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +318,8 @@ class Waves:
 
     @property
     def values(self) -> int:
-        """How many values were changed for that."""
-        return sum(merge.rows for one in self.found for merge in one.merges)
+        """How many values were changed, numbers that were drawn in included."""
+        return sum(one.outlying + sum(merge.rows for merge in one.merges) for one in self.found)
 
 
 def holds(codebook: Codebook | None, backend: str, *, private: bool) -> int:
@@ -265,7 +397,7 @@ def smallest(gram: Floats, cross: Floats, codebook: Codebook) -> Smallest:
 
 
 def most_leverage(least_rows: int) -> float:
-    """The largest leverage that a row may have in its site's columns of 0 and 1."""
+    """The largest leverage that a row may have in its site's columns of 0 and 1, and in those of one number."""
     return 1.0 / (least_rows // 2 + 1)
 
 
@@ -290,6 +422,7 @@ class _Design:
 
     columns: tuple[Column, ...]
     counts: tuple[dict[int, int], ...]
+    positions: tuple[Floats | None, ...]
     gram: Floats
     high: Floats
     weights: Floats
@@ -297,7 +430,12 @@ class _Design:
 
     @classmethod
     def of(
-        cls, levels: Sequence[Ints], mergeable: int, products: Sequence[tuple[int, ...]], most: float
+        cls,
+        levels: Sequence[Ints],
+        mergeable: int,
+        products: Sequence[tuple[int, ...]],
+        positions: Sequence[Floats | None],
+        most: float,
     ) -> "_Design":
         columns, places = _columns(levels, products)
         gram = _gram(places, len(columns))
@@ -310,7 +448,8 @@ class _Design:
             dict(zip(*map(np.ndarray.tolist, np.unique(one, return_counts=True)), strict=True))
             for one in levels[:mergeable]
         )
-        return cls(columns, counts, gram, rows, weights.astype(np.float64), most)
+        where = tuple(positions) or (None,) * mergeable
+        return cls(columns, counts, where, gram, rows, weights.astype(np.float64), most)
 
     def of_high(self) -> Floats:
         """The leverages of the rows in `high`."""
@@ -322,14 +461,16 @@ class _Design:
         return float(self.weights @ over.clip(0.0))
 
     def wanted(self, least_rows: int) -> Merge | None:
-        """The next merge: of a variable's rarest level into its commonest. Levels with fewer than `least_rows` rows come
-        first; then the one that lowers the excess most for each row it changes. None once the rule holds.
+        """The next merge: of a variable's rarest level into its commonest, or its nearest. Levels with fewer than
+        `least_rows` rows come first; then the one that lowers the excess most for each row it changes. None once the rule
+        holds.
         """
         merges = []
         for variable, counts in enumerate(self.counts):
             rarest, *others = sorted(counts, key=lambda level: (counts[level], level))
             if others:
-                merges.append(Merge(variable, rarest, others[-1], counts[rarest]))
+                into = self._nearest(variable, rarest, others)
+                merges.append(Merge(variable, rarest, into, counts[rarest]))
         if rare := [merge for merge in merges if merge.rows < least_rows]:
             return rare[0]
         if not len(self.high):
@@ -339,6 +480,14 @@ class _Design:
             merges,
             key=lambda merge: ((self._summed(merge).excess() - self.excess()) / merge.rows, merge.rows),
         )
+
+    def _nearest(self, variable: int, level: int, others: Sequence[int]) -> int:
+        """Of other levels, commonest last, the one to merge it with."""
+        where = self.positions[variable]
+        if where is None or not np.isfinite(where[level]):
+            return others[-1]
+        # Of two that are as near, the commoner; a level that lies nowhere only where there is no other.
+        return min(reversed(others), key=lambda other: abs(float(where[other] - where[level])))
 
     def after(self, merge: Merge) -> "_Design":
         """The design once levels are merged, without the rows that are no longer high."""

@@ -88,9 +88,15 @@ class Either:
 Condition = Compare | Among | Missing | Not | Both | Either
 
 
+_LONGEST = 1000  # a chain of conditions is as deep as it is long
+
+
 def parse(text: str) -> Condition:
     """Raises `DataError` that says where it stops to make sense."""
-    reader = _Reader(text, [*_tokens(text)])
+    tokens = [*_tokens(text)]
+    if len(tokens) > _LONGEST:
+        raise DataError(f"filter: expected at most {_LONGEST} words and signs, got {len(tokens)}")
+    reader = _Reader(text, tokens)
     condition = reader.condition()
     if reader.token.kind:
         raise reader.fault("and, or, or the end")

@@ -5,6 +5,7 @@ every feature of its column, and 1 in the column's flag.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,8 @@ from secure_afl.errors import DataError
 from secure_afl.tables.codebook import Category, Codebook, Kind, Number, Ordinal, YesNo
 
 Floats = npt.NDArray[np.float64]
+MOST_FEATURES = 10_000
+"""Of a codebook: their second moments are 400 MB."""
 Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 
@@ -35,14 +38,24 @@ class Term:
 
 
 def terms(codebook: Codebook) -> tuple[Term, ...]:
-    """All features, in their order: column by column, then the products. Raises `DataError` for names that repeat."""
+    """All features, in their order: column by column, then the products. Raises `DataError` for names that repeat, and for
+    more than `MOST_FEATURES` of them.
+    """
     single = {name: _of_column(name, kind) for name, kind in codebook.columns.items()}
+    # Counted before they are made: three columns of a few hundred levels have millions of products.
+    factors_of = {name: sum(term.raw is not None for term in of_one) for name, of_one in single.items()}
+    count = sum(map(len, single.values()))
+    count += sum(math.prod(factors_of[name] for name in one) for one in codebook.products)
+    if count > MOST_FEATURES:
+        raise DataError(
+            f"expected a codebook with at most {MOST_FEATURES} features, got {count}: leave products out, or merge levels"
+        )
     found = [
         *(term for of_one in single.values() for term in of_one),
         *(_product(parts) for factors in products(codebook) for parts in factors),
     ]
-    names = [term.name for term in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    times = Counter(term.name for term in found)
+    if twice := sorted(name for name, count in times.items() if count > 1):
         raise DataError(f"expected features of different names, two are called {twice[0]!r}: rename a column")
     return tuple(found)
 

@@ -270,3 +270,49 @@ def test_networks_are_bound_to_the_codebook_too() -> None:
     ours, theirs = ([one.statistic for one in study.plan(4)] for study in studies)
     assert len(ours) == 2
     assert not set(ours) & set(theirs)
+
+
+def test_whatever_a_codebook_says_is_in_the_digest_of_its_study() -> None:
+    """The order of an ordinal's levels is their meaning; sorted tables would hide that it changed."""
+    said = """
+        [ridge]
+        [codebook.columns.stage]
+        kind = "ordinal"
+        levels = { low = ["1"], mid = ["2"], high = ["3"] }
+        [codebook.columns.age]
+        kind = "number"
+        range = [0, 99]
+        [codebook.outcome]
+        kind = "classes"
+        column = "sick"
+        classes = { no = ["n"], yes = ["y"] }
+    """
+    changes = [
+        ('low = ["1"], mid = ["2"], high = ["3"]', 'mid = ["2"], high = ["3"], low = ["1"]'),
+        ('low = ["1"]', 'low = ["0"]'),
+        ('mid = ["2"]', 'mid = ["4"]'),
+        ("[0, 99]", "[0, 100]"),
+        ('no = ["n"], yes = ["y"]', 'yes = ["y"], no = ["n"]'),
+    ]
+    before = study_file.parse(STUDY + said).digest
+    for old, new in changes:
+        assert old in said
+        assert study_file.parse(STUDY + said.replace(old, new)).digest != before, new
+    assert study_file.parse(f"# a comment\n{STUDY}{said}").digest == before
+
+
+def test_a_codebook_lies_beside_its_study(tmp_path: Path) -> None:
+    (tmp_path / "codebook.toml").write_text(BOOK.read_text())
+    (tmp_path / "study").mkdir()
+    for path in ("../codebook.toml", str(tmp_path / "codebook.toml")):
+        with pytest.raises(
+            FileError, match="expected codebook as the name of a file beside the study, got the path"
+        ):
+            study_file.parse(f'{STUDY}codebook = "{path}"\n[ridge]\n', folder=tmp_path / "study")
+
+
+def test_a_study_has_no_more_rounds_than_anybody_could_wait_for() -> None:
+    with pytest.raises(FileError, match="expected rounds from 1 to 1000, got 1000000"):
+        study_file.parse(
+            f'{STUDY}features = ["a"]\nlabel = "b"\nclasses = ["0", "1"]\n[ridge]\nrow_norm = 1.0\nrounds = 1000000\n'
+        )

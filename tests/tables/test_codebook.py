@@ -253,6 +253,8 @@ def test_a_spline_is_that_of_patsy() -> None:
         ("18, 100", "100, 18", r"columns\.age: expected a range \[low, high\]"),
         ("18, 100", "1e9, 1000000001", r"columns\.age: expected a range wider than a millionth"),
         ("18, 100", "18, nan", r"columns\.age: expected a range"),
+        ("18, 100", "0, 1e200", r"columns\.age: expected a range .* at most 1e\+30 in magnitude"),
+        ("18, 100", "0, 1e-200", r"columns\.age: expected a range wider"),
         ("1, 50", "0, 50", r"columns\.blood sugar: expected a range above 0 for a logarithm"),
         ("square = true", "square = true, knots = [20, 30, 40]", "expected square or knots, got both"),
         ("square = true", "knots = [20, 40, 30]", "expected at least 3 rising knots within the range"),
@@ -295,6 +297,23 @@ def test_features_of_one_name_are_refused() -> None:
     columns: dict[str, Any] = {"a": YesNo(missing=("",)), "a missing": YesNo()}
     with pytest.raises(DataError, match="two are called 'a missing'"):
         terms(Codebook(columns, Classes("y", ("0", "1"))))
+
+
+@pytest.mark.parametrize("columns", [3, 300])
+def test_a_small_file_with_many_products_is_refused_before_they_are_made(columns: int) -> None:
+    """800 bytes would be 24,000 features, or 10^400 of them."""
+    book = codebooks.convert(
+        {
+            "columns": {
+                f"c{at}": {"kind": "category", "levels": list("abcdefghijklmnopqrstuvwxyz")}
+                for at in range(columns)
+            },
+            "outcome": {"kind": "classes", "column": "y", "classes": ["0", "1"]},
+            "products": [[f"c{at}" for at in range(columns)]],
+        }
+    )
+    with pytest.raises(DataError, match=r"at most 10000 features, got \d+: leave products out"):
+        terms(book)
 
 
 def test_the_norm_of_heart_is_that_of_its_columns() -> None:

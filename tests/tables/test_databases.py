@@ -44,7 +44,8 @@ def test_the_answer_to_a_query_is_a_table(file: Path) -> None:
     [
         ("", "expected a query, such as SELECT"),
         ("SELECT weight FROM visits", "the query cannot be answered: no such column: weight"),
-        ("DELETE FROM visits", "attempt to write a readonly database"),
+        ("DELETE FROM visits", "not authorized|authorization denied"),
+        ("PRAGMA user_version", "not authorized|authorization denied"),
         ("SELECT 1; SELECT 2", "one statement at a time"),
         ("SELECT age, age FROM visits", "the header has 'age' more than once"),
         ("SELECT x'00ff' AS b", "column 'b': expected text, numbers, dates or yes/no, got bytes"),
@@ -55,6 +56,20 @@ def test_queries_that_give_no_table_are_refused(file: Path, query: str, message:
         read(file, Form(query=query))
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM visits").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("query", ["VACUUM INTO '{}'", "ATTACH 'file:{}?mode=rwc' AS other"])
+def test_a_query_writes_no_other_file(file: Path, query: str) -> None:
+    """A read-only database lets both through."""
+    target = file.with_name("copy.sqlite")
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as weak:
+        weak.execute(query.format(target))
+        weak.execute("SELECT 1").fetchall()
+    assert target.exists() or "ATTACH" in query  # made with its first table
+    target.unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"not authorized|authorization denied"):
+        read(file, Form(query=query.format(target)))
+    assert not target.exists()
 
 
 def test_a_query_is_for_a_database(tmp_path: Path) -> None:

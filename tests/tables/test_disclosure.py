@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from secure_afl.errors import DataError
 from secure_afl.simulations.attacks.reading.leverage import singled_out, units
+from secure_afl.tables import codebook, reading
 from secure_afl.tables.disclosure import (
     Ints,
     Layout,
+    Measure,
     Merge,
     Variable,
     control,
@@ -20,6 +22,8 @@ from secure_afl.tables.disclosure import (
     leverages,
     most_leverage,
 )
+from secure_afl.tables.encoding import encode
+from secure_afl.tables.terms import terms
 
 
 def site(draws: np.random.Generator, rows: int, variables: int) -> tuple[list[Ints], Ints]:
@@ -166,7 +170,9 @@ def test_columns_follow_their_levels() -> None:
     assert coded[:, 1].sum() == 0
     assert coded[:2, 3].tolist() == [1, 1]
     assert coded[:, 4].sum() == 0
-    assert np.array_equal(coded[:, [0, 2, 5]], X[:, [0, 2, 5]])  # what was missing stays 0
+    assert np.array_equal(coded[:, [2, 5]], X[:, [2, 5]])
+    assert np.array_equal(coded[:26, 0], X[:26, 0])
+    assert (coded[26:, 0] == np.sort(X[:26, 0])[13]).all()  # what was missing is the median of what was not
     assert counted(coded, variables[0], ["n", "x", "y", "z", "m", "o"]) == {"y": 10, "z": 20}
     assert counted(coded, variables[2], ["n", "x", "y", "z", "m", "o"]) == {"not o": 20, "o": 10}
 
@@ -189,3 +195,130 @@ def test_short_vectors_are_found_where_there_are_any(seed: int, columns: int, mi
     found = [X @ v for v in units(X.T @ X)]
     assert any(np.array_equal(np.abs(one), np.eye(40, dtype=np.int64)[0]) for one in found)
     assert all((one**2).sum() == 1 for one in found)
+
+
+NUMBERS = {
+    "an ordinal that one row has higher": (
+        "a",
+        ["III"] + 99 * ["I"],
+        '{ kind = "ordinal", levels = ["I", "II", "III", "IV"] }',
+        {"1": 1, "a": 1},
+    ),
+    "an ordinal that is missing once": (
+        "a",
+        [""] + 99 * ["II"],
+        '{ kind = "ordinal", levels = ["I", "II", "III", "IV"], missing = [""] }',
+        {"a missing": 1},
+    ),
+    "a number that is 0 but once": (
+        "a",
+        ["3"] + 99 * ["0"],
+        '{ kind = "number", range = [0, 50] }',
+        {"1": 1, "a": 1},
+    ),
+    "a number beyond a knot once": (
+        "a",
+        ["41.5", *(f"{18 + at / 9:.2f}" for at in range(99))],
+        '{ kind = "number", range = [10, 80], knots = [20, 25, 30, 35, 40] }',
+        {"1": 1, "a'''": 1},
+    ),
+    "two values and a square": (
+        "a",
+        [""] + 49 * ["10"] + 50 * ["20"],
+        '{ kind = "number", range = [0, 40], square = true, missing = [""] }',
+        {"a missing": 1},
+    ),
+    "the end of a range, but for one missing": (
+        "a",
+        [""] + 99 * ["100"],
+        '{ kind = "number", range = [50, 100], missing = [""] }',
+        {"a missing": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize(("column", "cells", "kind", "guess"), NUMBERS.values(), ids=NUMBERS)
+def test_numbers_that_single_a_row_out_are_drawn_in(
+    column: str, cells: list[str], kind: str, guess: dict[str, float]
+) -> None:
+    """The server needs the codebook alone to guess a combination that is nonzero in one row."""
+    book = codebook.parse(
+        f"""
+        [columns]
+        age = {{ kind = "number", range = [18, 100] }}
+        {column} = {kind}
+        [outcome]
+        kind = "classes"
+        column = "sick"
+        classes = {{ no = ["n"], yes = ["y"] }}
+        """
+    )
+    ages = np.random.default_rng(0).integers(20, 90, 100)
+    lines = [[str(age), cell, "ny"[at % 2]] for at, (age, cell) in enumerate(zip(ages, cells, strict=True))]
+    found = encode(book, reading.from_lines("a table", [["age", column, "sick"], *lines], "a list"))
+    assert found.outcome is not None
+    classes = np.asarray(found.outcome, dtype=np.int64)
+    names = ["1", *(term.name for term in terms(book))]
+
+    def read(X: np.ndarray, labels: Ints) -> np.ndarray | None:
+        """A row of X, and its label, from the Gram alone."""
+        all_ = np.column_stack([np.ones(len(X)), X, labels])
+        v = np.zeros(all_.shape[1])
+        for name, weight in guess.items():
+            v[names.index(name)] = weight
+        told = all_.T @ all_ @ v
+        if abs(told[0]) < 1e-9:
+            return None
+        told = told / told[0]
+        return told if (abs(all_ - told).max(axis=1) < 1e-9).sum() == 1 else None
+
+    one = read(found.X, classes)
+    assert one is not None
+    np.testing.assert_allclose(one, [1, *found.X[0], classes[0]], atol=1e-9)
+    coded, held = control_rows(found.X, Layout.of(book), classes, 5)
+    for sign in itertools.product((-1, 1), repeat=len(guess)):  # with the middle of a range on either side
+        guess = {name: by for name, by in zip(guess, sign, strict=True)}
+        assert read(coded, classes[held.kept]) is None
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.integers(12, 70),
+    st.sampled_from(["normal", "cauchy", "mostly zero", "two values", "all but one"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_row_is_alone_in_the_columns_of_a_number(
+    seed: int, rows: int, shape: str, square: bool, flagged: bool
+) -> None:
+    draws = np.random.default_rng(seed)
+    normal = draws.normal(size=rows)
+    value = {
+        "normal": normal,
+        "cauchy": draws.standard_cauchy(rows),
+        "mostly zero": normal * (draws.random(rows) < 0.1),
+        "two values": draws.choice([-1.0, 0.5], rows),
+        "all but one": np.eye(rows)[0],
+    }[shape]
+    missing = draws.random(rows) < draws.choice([0.02, 0.3]) if flagged else np.zeros(rows, np.bool_)
+    terms = np.column_stack([value, value**2][: 1 + square]) * ~missing[:, None]
+    group = draws.integers(0, 2, rows)
+    X = np.column_stack([terms, missing, group])
+    flag, places = terms.shape[1], tuple(range(terms.shape[1]))
+    layout = Layout(
+        (Variable("g", (flag + 1,)), *([Variable("n missing", (flag,), places)] if flagged else [])),
+        (),
+        (Measure("n", places, flag if flagged else None),),
+    )
+    coded, found = control_rows(X, layout, None, 5)
+    assert found.kept.all()
+    own = np.column_stack([np.ones(rows), coded[:, : flag + 1]])
+    assert reference(own).max() <= most_leverage(5) + 1e-6
+    if len(np.unique(coded[:, 0])) <= 3:  # each value is a level
+        assert reference(np.column_stack([own, coded[:, flag + 1]])).max() <= most_leverage(5) + 1e-6
+    # Values are others' or its own, or missing.
+    known = {*X[:, 0].tolist(), 0.0}
+    assert set(coded[:, 0].tolist()) <= known
+    assert control_rows(X, layout, None, 1)[1].merges == ()
+    np.testing.assert_array_equal(control_rows(X, layout, None, 1)[0], X)

@@ -96,6 +96,7 @@ def test_nothing_is_known_of_a_missing_value(text: str, rows: list[int]) -> None
         ("age > 1x", "character 7: expected a column, a value or a sign"),
         ("__import__('os')", "expected in, is, or one of"),
         ("(" * 60 + "age > 1" + ")" * 60, "at most 50 parts within each other"),
+        ("age > 1" + " or age > 1" * 20000, "at most 1000 words and signs, got 80003"),
     ],
 )
 def test_what_makes_no_sense_is_refused_where_it_stops_to(text: str, message: str | None) -> None:

@@ -18,15 +18,29 @@ from secure_afl.tables.reading import as_text
 _ROWS = 20_000  # fetched at a time: values of Python take ten times the room of text
 
 
+_READING = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+
+
 def sqlite(path: Path, form: Form, name: str) -> Cells:
     """See `reading.read`."""
     if not path.is_file():
         raise DataError(f"{name}: expected a SQLite file, got no file of that name")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.set_authorizer(_reading)
             return _answer(connection.execute(_query(form, name)), name, "SQLite")
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise DataError(f"{name}: the query cannot be answered: {error}") from None
+
+
+def _reading(action: int, *_: object) -> int:
+    """Whether a statement may do this: read. VACUUM INTO and ATTACH write other files, even of a read-only database."""
+    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
 
 
 def postgres(address: str, form: Form, name: str) -> Cells:
