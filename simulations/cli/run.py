@@ -122,22 +122,41 @@ _WARNINGS = {
 }
 
 
-_PAIR_SECONDS = (
-    1e-3  # of CPU that a client's keys for another one take, where every client has keys for every other
-)
+_PAIR_SECONDS = 1e-3  # of CPU that a client's keys for a neighbour take
 _LONG = 10.0  # seconds
 
 
 def announce(settings: Settings, clients: int) -> None:
-    """Say beforehand that a run will take long, and what is quicker."""
-    seconds = _PAIR_SECONDS * clients**2
-    if settings.backend.masked and settings.profile is Profile.ACTIVE and seconds > _LONG:
-        console.print(
-            f"[yellow]{clients} clients:[/] keys for every pair of them, about {seconds:.0f} s of CPU. --profile semi-honest "
-            "has a sparse graph, where each client shares keys with few others, and trusts the server to keep to the "
-            "protocol",
-            highlight=False,
+    """Say beforehand that a run's keys will take long, and what is quicker."""
+    if not settings.backend.masked or _PAIR_SECONDS * clients**2 <= _LONG:
+        return
+    seconds = {
+        profile: _PAIR_SECONDS * clients * _neighbours(settings, clients, profile) for profile in Profile
+    }
+    own, sparse = seconds[settings.profile], seconds[Profile.SEMI_HONEST]
+    if own <= _LONG:
+        return
+    text = f"[yellow]{clients} clients:[/] their keys take about {own:.0f} s of CPU"
+    if settings.profile is Profile.ACTIVE:
+        text += (
+            f", as each client shares keys with every other. --profile semi-honest has a sparse graph, about {sparse:.0f} s, "
+            "and trusts the server to keep to the protocol"
         )
+    console.print(text, highlight=False)
+
+
+def _neighbours(settings: Settings, clients: int, profile: Profile) -> int:
+    """How many neighbours a client has, as the session will choose it for one sum."""
+    from secure_afl.protocol.session import graph
+
+    policy = settings.policy()
+    return graph.choose(
+        clients,
+        profile,
+        corrupted=policy.colluders(clients),
+        dropout=policy.dropout,
+        rounds=settings.rounds,
+    ).degree
 
 
 @options(source=_SOURCE, settings=_SETTINGS)
