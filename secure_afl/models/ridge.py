@@ -143,7 +143,8 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
     target_bounds : float, (float, float) or a list of such
         Public bounds of y, agreed on before anybody reads data: a bound on its magnitude, or a range (low, high). For
         several targets a list with one or the other for each; a single one is for each of them. With `privacy` a target
-        outside is moved to the bound, else it is refused.
+        outside is moved to the bound, else it is refused. None takes the range of `y`, which only a simulation can see,
+        and not with `privacy`.
 
     Attributes
     ----------
@@ -200,7 +201,11 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         self.aggregator = aggregator
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
-        many, several = self._target_bounds()
+        if y is not None and self.target_bounds is None and not self.privacy:
+            values = numbers(y, rows)
+            many, several = _seen(values), values.ndim > 1
+        else:
+            many, several = self._target_bounds()
         if y is None:
             columns = Columns.parse(many, len(many), "target_bounds")
             return self._agreed_targets(columns, several), np.zeros((0, len(many)))
@@ -229,8 +234,8 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         given = self.target_bounds
         if given is None:
             raise DataError(
-                "expected target_bounds, a range (low, high) of y that was agreed on before anybody read data, got None; for "
-                "labels use FederatedRidgeClassifier"
+                "expected target_bounds, a range (low, high) of y that was agreed on before anybody read data, got None: no "
+                "party sees all of y, and with privacy its range tells of rows"
             )
         if isinstance(given, Real | str):
             return [given], False
@@ -258,10 +263,36 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         values = np.ldexp(scaled, self._over.exponent) + self._over.centre
         return np.asarray(values[:, 0] if np.ndim(self.intercept_) == 0 else values)
 
+    def _of_classifiers(self) -> Any:
+        raise AttributeError(
+            "FederatedRidge predicts numbers, so it has no classes_, decision_function or class_scores: "
+            "FederatedRidgeClassifier has them"
+        )
+
+    classes_ = decision_function = class_scores = property(_of_classifiers)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _seen(values: Floats) -> list[Any]:
+    """The range of each column of (rows,) or (rows, targets); a bound on the magnitude of one that does not vary.
+
+    Raises `DataError` for zeros and ones alone: they look like labels.
+    """
+    columns = values.reshape(len(values), -1)
+    if np.isin(columns, (0, 1)).all():
+        raise DataError(
+            "expected y as numbers to predict, got 0 and 1 alone: for labels use FederatedRidgeClassifier; if they are "
+            "numbers, say so with target_bounds=(0, 1)"
+        )
+    finite = columns[np.isfinite(columns).all(axis=1)]  # others are refused next
+    if not len(finite):
+        return [1.0] * columns.shape[1]
+    ends = zip(finite.min(axis=0).tolist(), finite.max(axis=0).tolist(), strict=True)
+    return [(low, high) if low < high else max(1.0, abs(low)) for low, high in ends]
 
 
 class FederatedRidgeClassifier(FederatedClassifier, _Ridge):

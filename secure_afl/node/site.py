@@ -112,13 +112,11 @@ class Folder:
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
         data = self._data()
-        from secure_afl.tables import reading  # pyarrow, which a server does not need
-
         database = data.table.startswith(POSTGRES)
         table: Path | str = data.table if database else self.path / data.table
         try:
             form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            X, y, weights = _rows(reading.read(table, form, name="" if database else str(table)), study)
+            X, y, weights = _table(table, study, form, "" if database else str(table))
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -362,6 +360,15 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes) -> "Mo
     return models.of_study(
         weights, study.codebook, study.estimator(), study.backend.value, session.hex(), file
     )
+
+
+def _table(
+    table: Path | str, study: Study, form: Form | None = None, name: str = ""
+) -> tuple[Floats, Labels, Floats | None]:
+    """Features, labels and weights of a file or database. name: what errors call it. Raises `DataError`."""
+    from secure_afl.tables import reading  # pyarrow, which a server does not need
+
+    return _rows(reading.read(table, form, name=name), study)
 
 
 def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None]:

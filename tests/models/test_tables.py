@@ -110,6 +110,29 @@ def test_inference_through_masks_is_statsmodels(seed: int) -> None:
     assert found.f[0] == pytest.approx(reference.fvalue, rel=1e-8)
 
 
+def test_a_simulation_takes_the_range_of_targets_from_all_rows() -> None:
+    X, y, site = table(0)
+    Y = np.column_stack([y, np.full(len(y), 7.0)])
+    for targets in (y, Y):
+        told = [(-100, 300), 8.0] if targets is Y else (-100, 300)
+        seen, agreed = (regressor(target_bounds=one).fit(X, targets, site) for one in (None, told))
+        np.testing.assert_allclose(seen.predict(X), agreed.predict(X), rtol=1e-9)
+    for make in (
+        lambda: regressor(target_bounds=None).plan(NAMES, 4),
+        lambda: regressor(target_bounds=None).vectors(X, y, "site 1"),
+        lambda: regressor(target_bounds=None, privacy=Privacy(1.0, 1e-6)).fit(X, y, site),
+    ):
+        with pytest.raises(DataError, match=r"expected target_bounds, a range \(low, high\)"):
+            make()
+
+
+def test_a_regressor_says_who_classifies() -> None:
+    model = FederatedRidge(1.0)
+    assert not hasattr(model, "decision_function")
+    with pytest.raises(AttributeError, match="FederatedRidgeClassifier has them"):
+        _ = model.classes_
+
+
 def test_several_targets() -> None:
     X, y, site = table(0)
     Y = np.column_stack([y, np.sqrt(abs(y))])
@@ -128,7 +151,9 @@ def test_several_targets() -> None:
 @pytest.mark.parametrize(
     ("bounds", "change", "text"),
     [
-        (None, None, "expected target_bounds, a range"),
+        (None, np.nan, "site 3: expected finite y"),
+        (None, "labels", "got 0 and 1 alone: for labels use FederatedRidgeClassifier"),
+        (None, "many", "expected y as numbers|for labels use FederatedRidgeClassifier"),
         ((300, -100), None, "expected target_bounds as 1 numbers above 0 or ranges"),
         ("high", None, "expected target_bounds as 1 numbers"),
         ((0, 50), None, "site .: expected finite y within target_bounds, it is not so in .* rows"),
@@ -143,7 +168,9 @@ def test_several_targets() -> None:
 def test_targets_that_do_not_fit_spend_no_data(bounds: Any, change: Any, text: str) -> None:
     X, y, site = table(0)
     wrong: Any = y.astype(object) if isinstance(change, str) else y.copy()
-    if change is not None:
+    if change == "labels":
+        wrong = (y > 100).astype(int)
+    elif change is not None:
         wrong[7] = change
     aggregator = quick()
     with pytest.raises(DataError, match=text):
