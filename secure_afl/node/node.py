@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node import study
+from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import roster, whole
 from secure_afl.protocol.session.errors import FileError
@@ -87,6 +88,7 @@ class Desk:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._ahead = Ahead(folder)
         self._endpoint: Endpoint | None = None
         self._opened = self._used = 0.0
 
@@ -98,13 +100,17 @@ class Desk:
     def opened(self) -> Iterator[Endpoint]:
         """The party. Whatever goes wrong closes its files: they are read anew for the next message."""
         if self._endpoint is None:
-            self._endpoint, self._opened = self._folder.endpoint(), time.monotonic()
+            self._endpoint, self._opened = self._folder.endpoint(ahead=self._ahead.known), time.monotonic()
         try:
             yield self._endpoint
         except BaseException:
             self.close()
             raise
         self._used = time.monotonic()
+
+    def look_ahead(self) -> None:
+        """Compute what a server may ask for, before it does."""
+        self._ahead.refresh()
 
     def rest(self) -> None:
         """Close the files if it is time: others of the party's programs may be waiting for them."""
@@ -161,6 +167,7 @@ class Node:
         listen()
         tell(self._bound)
         with _alone(self._path):
+            self._desk.look_ahead()
             while not self._stopped.is_set():
                 try:
                     self._serve()
@@ -212,6 +219,8 @@ class Node:
                 self._take(delivery)
                 last = time.monotonic()
             self._desk.rest()
+            if not delivery:
+                self._desk.look_ahead()
             if not delivery:  # a SuperLink without a door of ours has answered at once
                 now = time.monotonic()
                 self._stopped.wait(max(0.0, pause(self._members, now - last) - (now - asked)))

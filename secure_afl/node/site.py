@@ -16,7 +16,7 @@ Nothing here comes from the server but the model.
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,11 @@ class Folder:
             raise FileError(str(error)) from None
         return X, y, weights, data.name
 
+    def table_file(self) -> Path | None:
+        """The file with the site's rows; None if a database has them. Raises `FileError`."""
+        table = self._data().table
+        return None if table.startswith(POSTGRES) else self.path / table
+
     def data_set(self) -> str:
         """What the ledger knows the site's rows by. Raises `FileError`."""
         return self._data().name
@@ -137,8 +142,14 @@ class Folder:
         except (msgspec.ValidationError, FileError) as error:
             raise FileError(f"{at}: {error}") from None
 
-    def endpoint(self, *, unapproved: bool = False) -> Endpoint:
-        """The party of this folder. unapproved: for simulations, whose studies nobody has to approve.
+    def endpoint(
+        self,
+        *,
+        unapproved: bool = False,
+        ahead: Callable[[Study, int], Contribution | None] = lambda study, number: None,
+    ) -> Endpoint:
+        """The party of this folder. unapproved: for simulations, whose studies nobody has to approve. ahead: the vector of a
+        sum that was computed beforehand, if there is one (`secure_afl.node.ahead`).
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
@@ -146,8 +157,11 @@ class Folder:
         terms, study = self.terms()
 
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
-            X, y, weights, name = self.data(study)
             layers = study.unpacked(learned)
+            study.check_before(wanted.round, layers)
+            if known := ahead(study, wanted.round):
+                return known
+            X, y, weights, name = self.data(study)
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS

@@ -242,19 +242,27 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def contribution(
         self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats], weights: Floats | None
     ) -> Floats:
-        """`vector`, with the sum of counts before the others where there is one. Raises `PolicyError` if that counted too
-        few rows, or if the server announced nothing.
-        """
+        """`vector`, with the sum of counts before the others where there is one."""
         if self.counts is None:
             return self.vector(number, X, y, who, learned, weights)
         if number == 0:
             return self.counts.of(y[self.controlled(X, y).kept])
+        return self.vector(number - 1, X, y, who, learned[1:], weights)
+
+    def check_before(self, number: int, learned: Sequence[Floats]) -> None:
+        """Raises `PolicyError` if the first sum counted too few rows for this one, or the server announced nothing of it."""
+        if self.counts is None or number == 0:
+            return
         if not learned:
             raise PolicyError(
                 "expected the counts of the pooled rows before other sums, the server announced none"
             )
         self.counts.check(learned[0][0])
-        return self.vector(number - 1, X, y, who, learned[1:], weights)
+
+    @property
+    def known_ahead(self) -> int:
+        """How many sums, from the first one on, take vectors that follow from a site's rows alone."""
+        return 1
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of what the server announces: (1, 1 + classes) of counts, where there are any; then (1 + inputs, outputs) of the
@@ -382,6 +390,10 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     @property
     def waves(self) -> int:
         return self.ridge.rounds
+
+    @property
+    def known_ahead(self) -> int:
+        return self.ridge.rounds + (self.counts is not None)
 
     def vector(
         self,
