@@ -11,7 +11,7 @@ TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 
 def test_the_tutorial_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     program = tmp_path / "tutorial.py"
     program.write_text("\n".join(blocks))
     names = runpy.run_path(str(program))
