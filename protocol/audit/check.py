@@ -22,6 +22,7 @@ from secure_afl.protocol.audit.events import (
     Closed,
     Entry,
     Foreign,
+    Forgotten,
     Frame,
     InSession,
     Received,
@@ -181,7 +182,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += [*_resumed(log), *_renewed(log), *_decided(log), *_foreign(log)]
+            notes += [*_resumed(log), *_renewed(log), *_forgotten(log), *_decided(log), *_foreign(log)]
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -238,6 +239,18 @@ def _renewed(log: Log) -> Iterator[Finding]:
                 log.file,
                 line,
                 f"{log.begun.party} let a data set of session {session_name(entry.event.used)} serve another one, {left}",
+            )
+
+
+def _forgotten(log: Log) -> Iterator[Finding]:
+    for line, entry in enumerate(log.chain.entries, 1):
+        event = entry.event
+        if isinstance(event, Forgotten):
+            yield Finding(
+                log.file,
+                line,
+                f"{event.by} began the ledger of {log.begun.party} anew, so which data sets were used before is known to its "
+                f"people alone: {event.reason}",
             )
 
 

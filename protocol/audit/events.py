@@ -116,6 +116,13 @@ class Renewed(Event, frozen=True, tag="renewed"):
     uploaded: bool
 
 
+class Forgotten(Event, frozen=True, tag="ledger begun anew"):
+    """The party's file of sessions was lost, or an old copy, and its operator began another. by, reason: in the operator's words."""
+
+    by: str
+    reason: str
+
+
 class Approved(Event, frozen=True, tag="study approved"):
     """The operator let the node take part in a study with these rosters, clients' first. study: its digest; by, reason: in the
     operator's words.
@@ -211,6 +218,7 @@ AnyEvent = (
     | Resumed
     | Closed
     | Renewed
+    | Forgotten
     | Approved
     | Revoked
     | Ended

@@ -8,23 +8,29 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
+    Agreed,
     AnyEvent,
     Approved,
     Begun,
     Closed,
+    Forgotten,
+    Renewed,
     Resumed,
     Revoked,
     Role,
+    Sent,
     encoded,
     line_digest,
     signed,
 )
+from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.session.errors import AuditError
 from secure_afl.protocol.session.wire import VERSION
 
@@ -61,6 +67,7 @@ class AuditLog:
         self._number, self._previous = 0, b""
         self._noted: set[bytes] = set()  # events
         self._approved: dict[bytes, Approved] = {}  # by study
+        self.memory = Memory()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -102,6 +109,8 @@ class AuditLog:
             self._number, self._previous = len(chain.entries), chain.last
             self._noted = {encoded(entry.event) for entry in chain.entries}
             self._approved = approvals(chain)
+            for entry in chain.entries:
+                self.memory.take(entry.event)
         os.ftruncate(self._file, len(whole))
         if not whole:
             self.append(begun)
@@ -137,6 +146,7 @@ class AuditLog:
         self._broken = False
         self._number, self._previous = self._number + 1, line_digest(line)
         _decide(self._approved, event)
+        self.memory.take(event)
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""
@@ -155,6 +165,42 @@ class AuditLog:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@dataclass
+class Memory:
+    """What a log knows of a client's or key holder's sessions, to find out a `state.db` that knows less.
+
+    joined: numbers of all sessions; uploaded: of those in which a vector left and whose data set was not renewed since; said:
+    of each session, by whether its sums are encrypted and its number, digests of all that was sent, in order.
+    """
+
+    joined: set[bytes] = field(default_factory=set)
+    uploaded: set[bytes] = field(default_factory=set)
+    said: dict[tuple[bool, bytes], list[bytes]] = field(default_factory=dict)
+    _sessions: dict[bytes, tuple[bool, bytes]] = field(default_factory=dict)  # by transcript
+    _beneath: set[bytes] = field(default_factory=set)  # transcripts of masks under encryption
+
+    def take(self, event: AnyEvent) -> None:
+        """The next event of the log."""
+        match event:
+            case Agreed():
+                encrypted = isinstance(event.terms, Agreement)
+                self._sessions[event.terms.transcript()] = encrypted, event.terms.session
+                self.joined.add(event.terms.session)
+                if isinstance(event.terms, Agreement):
+                    self._beneath.add(event.terms.masks)
+            case Sent() if at := self._sessions.get(event.session):
+                self.said.setdefault(at, []).append(event.frame.digest)
+                # Beneath encryption the masked upload says that the client takes part, and carries no vector.
+                upload = event.frame.message == "upload" and event.session not in self._beneath
+                if upload or event.frame.message == "encrypted upload":
+                    self.uploaded.add(at[1])
+            case Renewed():
+                self.uploaded.discard(event.used)
+            case Forgotten():
+                self.uploaded.clear()
+                self.said.clear()
 
 
 def approvals(chain: Chain) -> dict[bytes, Approved]:

@@ -358,6 +358,22 @@ class StoredLedger(Ledger):
             return session, bool(uploaded)
         return None
 
+    def sessions(self) -> set[bytes]:
+        """The numbers of all sessions that were joined. Raises `StoreError`."""
+        return self._numbers("SELECT session FROM joined")
+
+    def uploads(self) -> set[bytes]:
+        """The numbers of sessions in which a vector left, or of which another session with noise has taken the place: of a
+        renewed data set, neither is known. Raises `StoreError`.
+        """
+        return self._numbers(
+            "SELECT session FROM used WHERE uploaded UNION "
+            "SELECT session FROM spent WHERE session NOT IN (SELECT session FROM used)"
+        )
+
+    def _numbers(self, statement: str) -> set[bytes]:
+        return {session for (session,) in self._store.run(statement) if isinstance(session, bytes)}
+
     def data_sets(self) -> list[str]:
         """Their names, of all that were used. Raises `StoreError`."""
         return [str(name) for (name,) in self._store.run("SELECT data_set FROM used ORDER BY data_set")]

@@ -10,10 +10,10 @@ from msgspec.msgpack import Decoder
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import Ended, Foreign, Received, Role, frame, message_digest
-from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.audit.log import AuditLog, Memory
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
-from secure_afl.protocol.durable.store import Kept, Store
+from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
@@ -262,7 +262,13 @@ class Endpoint:
         """The audit log, if there is to be one; it stays open until `close`."""
         if self._audit and self._opened is None:
             role = Role.HOLDER if self._holds_key else Role.CLIENT
-            self._opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT)
+            opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT)
+            try:
+                check_remembers(self._store, opened.memory)
+            except BaseException:
+                opened.close()
+                raise
+            self._opened = opened
         return self._opened
 
     def _party(self, letter: Letter) -> DurableParty:
@@ -325,6 +331,28 @@ def _check_number(letter: Letter) -> None:
 def _check_goes_on(model: bytes, known: bytes) -> None:
     if not model.startswith(known):
         raise LocalProtocolError("the server announces layers that contradict those it announced before")
+
+
+def check_remembers(store: Store, memory: Memory) -> None:
+    """Raises `StoreError` for a file that knows less than the audit log: an old copy was brought back, or another one begun.
+
+    A step is in the file before the log tells of it, so the file of a party that was killed knows as much or more.
+    """
+    forgotten = memory.joined - store.ledger.sessions()
+    lost = {session_name(one): "that this party was in it" for one in forgotten}
+    unknown = memory.uploaded - store.ledger.uploads() - forgotten
+    lost |= {session_name(one): "that a vector left" for one in unknown}
+    for (encrypted, session), said in memory.said.items():
+        kept = store.kept(_name(Channel.ENCRYPTED if encrypted else Channel.MASKED, session))
+        if kept and (given := message_digest(kept.answer)) in said and given != said[-1]:
+            lost[session_name(session)] = "what this party said last"
+    if lost:
+        name, what = next(iter(lost.items()))
+        raise StoreError(
+            f"{store.path}: expected all that the audit log tells of, but of session {name} it does not know {what}: an old "
+            "copy was brought back, which could give this party's statistics away. Bring the newest file back, or begin "
+            "anew without it (secure-afl ledger begin-anew)"
+        )
 
 
 def _name(channel: Channel, session: bytes) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from secure_afl.cli import passphrase
+from secure_afl.cli.keys import ask_passphrase
 from secure_afl.cli.terminal import console, refusals_shown
+from secure_afl.protocol.files.keys import PASSPHRASE_FILE
 from secure_afl.protocol.session.roster import grouped
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def join(
         bool,
         typer.Option(
             "--passphrase",
-            help=f"Encrypt the identity. Asks at the terminal, or reads the file that {passphrase.VARIABLE} names.",
+            help=f"Encrypt the identity. Asks at the terminal, or reads the file that {PASSPHRASE_FILE} names.",
         ),
     ] = False,
 ) -> None:
@@ -126,7 +127,7 @@ def join(
     from secure_afl.federation import party
 
     with refusals_shown():
-        word = passphrase.ask(new=True) if encrypt else None
+        word = ask_passphrase(new=True) if encrypt else None
         name = data_set or f"{table}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
         joined = party.join(kit, folder, table, name, word)
         _say("party", joined.name)

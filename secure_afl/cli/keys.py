@@ -1,17 +1,18 @@
 """The command line of identities and rosters: `secure-afl keys`."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from secure_afl.cli import passphrase
 from secure_afl.cli.terminal import console, refusals_shown
 from secure_afl.protocol.files import keys as key_file
 from secure_afl.protocol.files import roster as roster_file
 from secure_afl.protocol.files import whole
-from secure_afl.protocol.files.keys import KIND
+from secure_afl.protocol.files.keys import KIND, PASSPHRASE_FILE, service_passphrase
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.roster import Member, Roster, grouped
@@ -29,7 +30,7 @@ def new_command(
         bool,
         typer.Option(
             "--passphrase",
-            help=f"Encrypt the secret key. Asks at the terminal, or reads the file that {passphrase.VARIABLE} names.",
+            help=f"Encrypt the secret key. Asks at the terminal, or reads the file that {PASSPHRASE_FILE} names.",
         ),
     ] = False,
     server: Annotated[
@@ -43,7 +44,7 @@ def new_command(
 ) -> None:
     """Make an identity: NAME.key, secret, and NAME.pub, for the others. Never overwrites one."""
     with refusals_shown():
-        word = passphrase.ask(new=True) if encrypt else None
+        word = ask_passphrase(new=True) if encrypt else None
         member, secret, public = key_file.write_key(out, name, word, server=server)
         _say(
             "secret",
@@ -69,7 +70,7 @@ def show_command(
     with refusals_shown():
         server = key_file.is_server(file)
         if key_file.is_secret(file):
-            _show_member(key_file.read_key(file, passphrase.ask, server=server)[0])
+            _show_member(key_file.read_key(file, ask_passphrase, server=server)[0])
         elif server or whole.read_text(file).startswith(KIND):
             _show_member(key_file.read_public(file, server=server))
         else:
@@ -94,6 +95,24 @@ def roster_command(
         whole.write_new(out, roster_file.text(parties).encode(), whole.PUBLIC)
         _say("roster", f"{out}: give it to every party, then compare the fingerprints by telephone")
         _show_parties(parties)
+
+
+def ask_passphrase(*, new: bool = False) -> bytes:
+    """The first line of the file that `PASSPHRASE_FILE` names, see `service_passphrase`; else what is typed, unseen.
+
+    new: typed twice. Raises `FileError` if there is neither such a file nor a terminal.
+    """
+    if os.environ.get(PASSPHRASE_FILE):
+        return service_passphrase()
+    if not _at_terminal():
+        raise FileError(
+            f"expected a terminal to type the passphrase at, or {PASSPHRASE_FILE} to name a file with it, got neither"
+        )
+    return os.fsencode(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True))
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _sorted(paths: list[Path]) -> tuple[Member, ...]:

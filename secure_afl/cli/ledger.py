@@ -14,11 +14,6 @@ ledger = typer.Typer(
 )
 
 
-@ledger.callback()
-def _several() -> None:
-    """Keeps `renew` a word of its own while it is the only command."""
-
-
 @ledger.command("renew")
 def renew_command(
     folder: Annotated[Path, typer.Argument(help="A client's folder.", exists=True, file_okay=False)],
@@ -37,7 +32,24 @@ def renew_command(
 
     with refusals_shown():
         said = Folder(folder).renew(data_set, may_expose=may_expose)
-        console.print(escape(said), highlight=False, soft_wrap=True)
+        say(said)
+
+
+@ledger.command("begin-anew")
+def begin_anew_command(
+    folder: Annotated[Path, typer.Argument(help="A party's folder.", exists=True, file_okay=False)],
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log; no word about a patient.")],
+) -> None:
+    """Begin another state.db in the place of one that is lost, or an old copy. No session of before is gone on with. Which data
+    sets were used is lost with it: give none of before to a session again.
+    """
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        aside = Folder(folder).begin_anew(by, reason)
+        kept = f"; the old file is {aside}, for nobody to use" if aside else ""
+        say(f"begun anew{kept}. Give data.toml rows that no session had before, under a new name.")
 
 
 def budget_command(

@@ -18,8 +18,10 @@ from cryptography import x509
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.node.site import Folder
+from secure_afl.node.site import AUDIT, Folder
 from secure_afl.node.study import Floats, Labels, Study
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.log import Memory
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import FileError, PolicyError
@@ -30,7 +32,7 @@ from secure_afl.protocol.session.parameters import (
     spending,
 )
 from secure_afl.protocol.session.roster import grouped
-from secure_afl.protocol.transport.endpoint import Terms
+from secure_afl.protocol.transport.endpoint import Terms, check_remembers
 from secure_afl.sums.aggregation import SessionSettings, proposed
 
 _SOON = datetime.timedelta(days=14)  # before a certificate's end
@@ -185,10 +187,21 @@ def _ledger(folder: Folder, terms: Terms) -> str:
 
 
 def _sessions(path: Path) -> str:
+    """Raises `FileError` and `StoreError` for a `state.db` that knows less than the audit log."""
+    memory = Memory()
+    if (path / AUDIT).exists() and not keys.is_server(path / "identity.key"):
+        for entry in read((path / AUDIT).read_bytes()).entries:
+            memory.take(entry.event)
     if not (path / "state.db").exists():
+        if memory.joined:
+            raise FileError(
+                f"{path / 'state.db'}: expected the file of {len(memory.joined)} sessions that the audit log tells of, found "
+                "none: bring it back, or begin anew without it (secure-afl ledger begin-anew)"
+            )
         return "none was begun"
     with closing(_store(path)) as store:
         names = store.open_sessions()
+        check_remembers(store, memory)
     return f"under way: {', '.join(names)}" if names else "none is under way"
 
 

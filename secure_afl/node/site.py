@@ -9,6 +9,7 @@
     audit.jsonl     made by the node: its audit log
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
     report.json     made by the server: what a run cost, or failure.json: why no model came of it
+    progress.json   made by the server: where a run is; runs/: what each run left
     *.previous.*    of an earlier session, put aside when the next one began
 
 Nothing here comes from the server but the model.
@@ -32,7 +33,7 @@ from secure_afl.errors import DataError
 from secure_afl.node import study as study_file
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import Approved, Renewed, Revoked, Role
+from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, approvals
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
@@ -240,6 +241,35 @@ class Folder:
             for name in names:
                 store.forget(name)
         return names
+
+    def begin_anew(self, by: str, reason: str) -> Path | None:
+        """The operator's decision that this party's `state.db` is lost, or an old copy, and another is begun, signed into its
+        audit log. All sessions that the log tells of are over here and never joined again; which data sets they used, the
+        operator has to know. Gives where the old file is now. Raises `FileError`, `AuditError`, `StoreError`.
+        """
+        event = Forgotten(*_words(by, reason))
+        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        at, aside = self.path / "state.db", None
+        if not (self.path / AUDIT).exists():
+            raise FileError(
+                f"{self.path / AUDIT}: expected this party's audit log, found none: nothing is known to be lost"
+            )
+        chain = read((self.path / AUDIT).read_bytes())
+        if chain.begun is None:
+            raise FileError(f"{self.path / AUDIT}: expected this party's audit log, got a damaged one")
+        with closing(
+            AuditLog(self.path / AUDIT, identity, member.name, chain.begun.role, wait=_PATIENCE)
+        ) as log:
+            if at.exists():
+                aside = self.path / "state.lost.db"
+                for ending in ("-wal", "-shm", ""):
+                    if (one := self.path / f"state.db{ending}").exists():
+                        one.replace(self.path / f"state.lost.db{ending}")
+            with closing(Store(at, identity)) as store, store.transaction():
+                for session in sorted(log.memory.joined):
+                    store.ledger.join(session)
+            log.append(event)
+        return aside
 
     def renew(self, data_set: str, *, may_expose: bool) -> str:
         """The owner's decision that a data set of this party's ledger may serve another session, noted in its audit log

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from secure_afl.cli import passphrase
+from secure_afl.cli import keys as keys_command
 from secure_afl.crypto import key_pem
 from secure_afl.protocol.files import keys, policy
 from secure_afl.protocol.files import roster as roster_file
@@ -38,7 +38,7 @@ def refused(*arguments: str | Path) -> str:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(key_pem, "_COST", 16)
-    monkeypatch.delenv(passphrase.VARIABLE, raising=False)
+    monkeypatch.delenv(keys.PASSPHRASE_FILE, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -111,7 +111,7 @@ def test_a_servers_key_is_in_no_roster(folder: Path) -> None:
 
 
 def test_a_passphrase_from_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(passphrase.VARIABLE, word_file(folder))
+    monkeypatch.setenv(keys.PASSPHRASE_FILE, word_file(folder))
     code, output = run("keys", "new", "A", "--passphrase")
     assert code == 0
     assert "ENCRYPTED PRIVATE KEY" in (folder / "A.key").read_text()
@@ -135,7 +135,7 @@ def test_a_passphrase_at_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPa
         return WORD
 
     monkeypatch.setattr(typer, "prompt", prompt)
-    monkeypatch.setattr(passphrase, "_at_terminal", lambda: True)
+    monkeypatch.setattr(keys_command, "_at_terminal", lambda: True)
     assert run("keys", "new", "A", "--passphrase")[0] == 0
     assert run("keys", "show", "A.key")[0] == 0
     assert [one["confirmation_prompt"] for one in asked] == [True, False]
