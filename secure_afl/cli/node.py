@@ -1,5 +1,7 @@
 """The long-lived programs of a deployment: `secure-afl node` at a party, `secure-afl serve` at the server."""
 
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -62,15 +64,41 @@ def check(
 
 def status(
     folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Say it again every two seconds, until Ctrl-C.")
+    ] = False,
+    page: Annotated[
+        str,
+        typer.Option(
+            help="Show it as a web page on this machine alone, at ADDRESS:PORT such as 127.0.0.1:8002."
+        ),
+    ] = "",
 ) -> None:
-    """Where a party, or the server, stands: its study, node, sessions under way, data sets that were used, models, and the
-    last of what its audit log tells.
+    """Where a party, or the server, stands: its study, node, the run that is under way with who has answered, sessions, data sets
+    that were used, models, past runs, and the last of what its audit log tells. Nothing is changed.
     """
     with refusals_shown():
-        from secure_afl.node.status import lines
+        from secure_afl.node.status import StatusServer, sections
 
-        for line in lines(folder.absolute()):
-            console.print(escape(line), highlight=False, soft_wrap=True)
+        if page:
+            with StatusServer(folder.absolute(), page) as server:
+                at = "{}:{}".format(*server.server_address[:2])
+                console.print(f"http://{at}/ until Ctrl-C", highlight=False)
+                with suppress(KeyboardInterrupt):
+                    server.serve_forever()
+            return
+        with suppress(KeyboardInterrupt):
+            while True:
+                found = sections(folder.absolute())
+                if watch:
+                    console.clear()
+                for section in found:
+                    console.print(f"[bold]{escape(section.title)}[/]", highlight=False)
+                    for line in section.lines:
+                        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+                if not watch:
+                    return
+                time.sleep(2.0)
 
 
 def _check_flower() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
-from secure_afl.node.progress import RunTold, run_told
-from secure_afl.node.site import FAILURE, MODEL, REPORT, Folder
+from secure_afl.node.progress import Progress, RunTold, keep_run, run_told
+from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
 from secure_afl.node.study import Study, packed
 from secure_afl.protocol.audit.events import Role
 from secure_afl.protocol.audit.log import AuditLog
@@ -79,16 +79,20 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
     folder = Folder(path)
     folder.put_aside()
     listen()
-    post = FlowerPost(grid, deadline, poll)
+    post, progress = FlowerPost(grid, deadline, poll), Progress(path, deadline)
     try:
         with run_told() as told, _own(folder) as (log, store):
-            report = _learn(folder, post, log, store, told)
+            report = _learn(folder, post, log, store, told, progress)
             _write(path / REPORT, report)
     except Exception as error:
         refusal, at, reason = told_of(error)
         with suppress(FileError):  # the error itself says more than that its note could not be written
             _write(path / FAILURE, {"reason": reason or f"{refusal} at {at}", "silences": post.silences})
+        progress.over("failed")
+        keep_run(path, (FAILURE,))
         raise
+    progress.over("learned")
+    keep_run(path, (MODEL, TABLE_MODEL, REPORT))
     return report
 
 
@@ -97,7 +101,12 @@ def _write(path: Path, about: dict[str, Any]) -> None:
 
 
 def _learn(
-    folder: Folder, post: FlowerPost, log: AuditLog | None, store: Store | None, told: RunTold
+    folder: Folder,
+    post: FlowerPost,
+    log: AuditLog | None,
+    store: Store | None,
+    told: RunTold,
+    progress: Progress,
 ) -> dict[str, Any]:
     """The whole study; gives the report. Raises what the model and the aggregator raise.
 
@@ -109,17 +118,23 @@ def _learn(
     resumed = store is not None and is_open(store)
     if resumed:
         tell(LeftOpen(len(terms.parties.clients.members)))
+    progress.phase("finding nodes")
     started = time.perf_counter()
     post.find(terms.parties)
     finding = time.perf_counter() - started
     sessions: set[bytes] = set()
+    names = [member.name for member in terms.parties.everybody]
 
     def carry(channel: Channel, session: bytes) -> Carry:
         sessions.add(session)  # masks under encryption are of the same session
-        return post.carry(channel, session)
+        return progress.seen(names, post.carry(channel, session))
+
+    def begun(phase: str) -> None:
+        told.phase(phase, post.silences)
+        progress.phase(phase)
 
     aggregator = remote(
-        Elsewhere(terms.parties, carry, lambda phase: told.phase(phase, post.silences), log, store),
+        Elsewhere(terms.parties, carry, begun, log, store),
         terms.policy,
         terms.encryption,
     )
