@@ -79,11 +79,14 @@ class _GLM(FederatedTable):
     max_offset: float | None
     rounds: int = 1  # gradients are of all rows
 
+    coef_: Floats
+    intercept_: Any
+    weights_: Floats
     _FAMILY: ClassVar[Family]
     _SOLVES = False
     _REFIT: tuple[str, ...] = ()
     _LEARNED = "coef_"
-    _MODEL = ("coef_", "intercept_", "constant_", "dependent_", "n_iter_", "deviance_", "_fitted")
+    _MODEL = ("weights_", "coef_", "intercept_", "constant_", "dependent_", "n_iter_", "deviance_", "_fitted")
 
     @abstractmethod
     def _largest(self) -> float:
@@ -373,6 +376,18 @@ class _GLM(FederatedTable):
         warn_of_dropouts(clients, self.rounds_[:1])
         return self
 
+    def fit_sums(self, features: int | Sequence[str], sums: Mapping[int, Aggregate]) -> Self:
+        """The model that follows from opened sums, by their numbers in the plan: how a client checks what a server says came
+        out. Nobody is asked. Raises `DataError` if one is missing, and `SolveError` as `fit`.
+        """
+
+        def total(number: int, next_: Wanted) -> Aggregate:
+            if number not in sums:
+                raise DataError(f"expected sum {number} next, as follows from those before, got none")
+            return sums[number]
+
+        return self._learned(self._agreed(features, self._known_targets()), total)
+
     def _learned(self, agreed: Agreed, total: Callable[[int, Wanted], Aggregate]) -> Self:
         """All sums, and the model. total: the sum of that number."""
         accepted: dict[int, Aggregate] = {}
@@ -421,6 +436,7 @@ class _GLM(FederatedTable):
             )
         self.n_iter_, self.deviance_ = len(result.opened), result.opened[-1].seen.deviance
         self._take(result.found.coef, kept.agreed.targets)
+        self.weights_ = result.found.coef[:, None]
 
     @abstractmethod
     def _take(self, coef: Floats, targets: Targets) -> None:
@@ -480,6 +496,8 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
     coef_ : ndarray of shape (1, features)
         0 for columns that are constant or in dependent_.
     intercept_ : ndarray of shape (1,)
+    weights_ : ndarray of shape (1 + features, 1)
+        The intercept and the coefficients.
     dependent_ : dict
         Columns that follow from others, with these.
     deviance_ : float
@@ -581,7 +599,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
     ----------
     coef_ : ndarray of shape (features,)
     intercept_ : float
-    dependent_, deviance_, n_iter_, constant_, statistics_, moments_, rounds_, n_features_in_, feature_names_in_
+    weights_, dependent_, deviance_, n_iter_, constant_, statistics_, moments_, rounds_, n_features_in_, feature_names_in_
         See `FederatedLogisticRegression`.
     """
 

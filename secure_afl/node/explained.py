@@ -1,10 +1,17 @@
 """A study in words, for the operator who decides whether the party takes part."""
 
-from secure_afl.node.study import RidgeStudy, Study
+from secure_afl.node.study import RegressionStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.endpoint import Terms
+
+_MODELS = {
+    "ridge": "A linear model (ridge)",
+    "logistic": "A logistic regression",
+    "poisson": "A Poisson regression",
+    "fedacnnl": "A network (FedACnnL)",
+}
 
 
 def sections(terms: Terms, study: Study) -> tuple[Section, ...]:
@@ -20,7 +27,7 @@ def sections(terms: Terms, study: Study) -> tuple[Section, ...]:
 
 
 def _learned(study: Study) -> tuple[str, ...]:
-    model = "A linear model (ridge)" if isinstance(study, RidgeStudy) else "A network (FedACnnL)"
+    model = _MODELS[study.model]
     if study.codebook:
         columns = f"{len(study.codebook.columns)} columns of the table, by the codebook: "
         columns += ", ".join(study.codebook.columns)
@@ -39,8 +46,8 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
     lines += [f"Never a row. {FORMS[study.backend]}"]
     if any(plan.trusts_server for plan in terms.plan):
         lines.append(
-            "Between sums the server announces layers that nobody can check. One that lies can make a later sum tell of "
-            "single rows."
+            f"Between sums the server announces {'sums' if isinstance(study, RegressionStudy) else 'layers'} that nobody can "
+            "check. One that lies can make a later sum tell of single rows."
         )
     lines.append(_control(study))
     if study.counts:

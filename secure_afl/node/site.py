@@ -350,7 +350,9 @@ class Folder:
 
         assert study.codebook is not None
         how = {"data": models.OF_STUDY, "backend": study.backend.value, "session": session.hex()}
-        made = models.of_ridge(fitted, study.codebook, **how)
+        made = (models.of_glm if hasattr(fitted, "family") else models.of_ridge)(
+            fitted, study.codebook, **how
+        )
         made.save(self.path / TABLE_MODEL)
         return made.content
 

@@ -28,6 +28,13 @@ or, in the place of `[ridge]`, the parameters of `FedACnnL`:
     scale = 16.0
     encoder = "seeded"                      # one sum; the others of `secure_afl.models.networks.encoders` take one a layer
 
+or, with a codebook, a regression of two classes or of a count (docs/regression.md), whose later sums follow from earlier ones
+that the server announces, so that policies must say `trusts_reports`:
+
+    [logistic]                              # or [poisson]
+    steps = 25                              # the most gradient sums
+    ridge = 0.0
+
 A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with ckks and not with noise.
 
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
@@ -37,6 +44,7 @@ With exact sums, differential privacy by noise that the clients add (docs/privac
     delta = 1e-6
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -48,7 +56,7 @@ import numpy.typing as npt
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
-from secure_afl.errors import DataError
+from secure_afl.errors import ColumnWarning, DataError, SolveError
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
@@ -62,13 +70,17 @@ from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds
 from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
+    from secure_afl.models.glm import FederatedLogisticRegression, FederatedPoissonRegression
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
-    from secure_afl.sums.aggregation import Aggregator, Outcome
+    from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
     from secure_afl.sums.counted import Counts
     from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
 
     Remote = RemoteMaskedAggregator | RemoteEncryptedAggregator
+    Linear = (
+        FederatedRidge | FederatedRidgeClassifier | FederatedLogisticRegression | FederatedPoissonRegression
+    )
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
@@ -100,6 +112,13 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ridge: float = 3e-3
     seed: int = 0
     encoder: str = "seeded"
+
+
+class Regression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`FederatedLogisticRegression` or `FederatedPoissonRegression`, without what the study says already."""
+
+    steps: int = 25
+    ridge: float = 0.0
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -207,9 +226,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The table of the file that has the model's parameters."""
         return next(name for name, kind in MODELS.items() if isinstance(self, kind))
 
-    def estimator(
-        self, aggregator: "Aggregator | None" = None
-    ) -> "FederatedRidge | FederatedRidgeClassifier | FedACnnL":
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "Linear | FedACnnL":
         """The model, not yet learned."""
         raise NotImplementedError
 
@@ -318,7 +335,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def tabular(self) -> bool:
         """Whether there is a model file: of a linear model of columns that a codebook describes."""
-        return self.codebook is not None and isinstance(self, RidgeStudy)
+        return self.codebook is not None and not isinstance(self, NetworkStudy)
 
     def check_told(self, data: bytes) -> None:
         """Raises `DataError` unless these are hidden layers that can have come of sums, whatever is in the rows."""
@@ -514,7 +531,198 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         return self.estimator().personal_head(X / self.fedacnnl.scale, y, who, layers)
 
 
-MODELS: dict[str, type[RidgeStudy] | type[NetworkStudy]] = {"ridge": RidgeStudy, "fedacnnl": NetworkStudy}
+class RegressionStudy(Study, frozen=True, kw_only=True):
+    """A study with `[logistic]` or `[poisson]`: the server announces every opened sum but the last, and each site computes
+    from them by itself which one comes next.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codebook is None:
+            raise DataError(f"expected a codebook with [{self.model}], got features and a label")
+        if self.privacy:
+            raise DataError(
+                f"expected no [privacy] with [{self.model}]: noise of each of its sums moves the points of later ones, and no "
+                "accounting over them is offered"
+            )
+        if self.encryption and self.encryption.release is Release.WEIGHTS:
+            raise DataError(
+                f'expected release = "sum" with [{self.model}]: its steps follow from opened sums'
+            )
+
+    @property
+    def regression(self) -> Regression:
+        """The table of the file."""
+        raise NotImplementedError
+
+    def estimator(
+        self, aggregator: "Aggregator | None" = None
+    ) -> "FederatedLogisticRegression | FederatedPoissonRegression":
+        raise NotImplementedError
+
+    def _common(self, aggregator: "Aggregator | None") -> dict[str, Any]:
+        assert self.codebook is not None
+        return {
+            "row_norm": row_norm(self.codebook),
+            "steps": self.regression.steps,
+            "ridge": self.regression.ridge,
+            "least_rows": self.least_rows,
+            "max_rows": self.max_rows,
+            "max_weight": self.max_weight,
+            "agreement": self.agreement,
+            "aggregator": aggregator,
+        }
+
+    def plan(self, clients: int) -> tuple[SumPlan, ...]:
+        return tuple(self.estimator().plan(self.features, clients))
+
+    def vector(
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats] = (),
+        weights: Floats | None = None,
+    ) -> Floats:
+        found = self.controlled(X, y)
+        own = None if weights is None else weights[found.kept]
+        accepted = _accepted(learned)
+        return self.estimator().respond(found.X[found.kept], y[found.kept], who, number, accepted, own)
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the first sum and its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""
+        moments, *others = self.plan(2)
+        sums = ((1, moments.length + 1), *((1, one.length) for one in others))
+        return (*sums, (1 + len(self.features), 1))
+
+    def check_layers(self, layers: Sequence[Floats]) -> None:
+        *sums, weights = layers
+        if len(layers) < len(self.shapes()):
+            return
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ColumnWarning)  # which the model file says
+                fitted = self.estimator().fit_sums(self.features, _accepted(sums))
+        except SolveError as error:
+            raise DataError(
+                f"expected a model that follows from the announced sums, which give none: {error}"
+            ) from None
+        if not np.allclose(fitted.weights_, weights, rtol=1e-6, atol=1e-9):
+            raise DataError(
+                "expected the model that follows from the announced sums, the server's is another"
+            )
+
+    def learn(
+        self,
+        aggregator: "Remote",
+        clients: Sequence[str],
+        learned: Callable[[Any], None] = lambda fitted: None,
+    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+        announcing = _Announcing(aggregator, self.regression.steps)
+        fitted = self.estimator(announcing).fit_elsewhere(clients, self.features)
+        learned(fitted)
+        *sums, _ = self.shapes()
+        layers = [announcing.layers.get(number, np.zeros(shape)) for number, shape in enumerate(sums)]
+        return [*layers, fitted.weights_], fitted.rounds_
+
+
+class LogisticStudy(RegressionStudy, frozen=True, kw_only=True):
+    """A study with `[logistic]`."""
+
+    logistic: Regression
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.classes) != 2:
+            raise DataError(
+                f"expected two classes as the codebook's outcome with [logistic], got {len(self.classes) or 'a number'}"
+            )
+
+    @property
+    def regression(self) -> Regression:
+        return self.logistic
+
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedLogisticRegression":
+        from secure_afl.models.glm import FederatedLogisticRegression
+
+        return FederatedLogisticRegression(classes=self.classes, **self._common(aggregator))
+
+
+class PoissonStudy(RegressionStudy, frozen=True, kw_only=True):
+    """A study with `[poisson]`."""
+
+    poisson: Regression
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        outcome = self.codebook and self.codebook.outcome
+        if not isinstance(outcome, Target) or outcome.range[0] < 0:
+            raise DataError(
+                "expected a number with a range from 0 on as the codebook's outcome with [poisson]"
+            )
+
+    @property
+    def regression(self) -> Regression:
+        return self.poisson
+
+    def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedPoissonRegression":
+        from secure_afl.models.glm import FederatedPoissonRegression
+
+        assert self.codebook is not None
+        assert isinstance(self.codebook.outcome, Target)
+        return FederatedPoissonRegression(
+            largest_count=self.codebook.outcome.range[1], **self._common(aggregator)
+        )
+
+
+def _accepted(layers: Sequence[Floats]) -> "dict[int, Aggregate]":
+    """Announced sums by their numbers. The first one's last entry is its error, which says what columns can be told from
+    constants. Raises `DataError` for an error below 0.
+    """
+    from secure_afl.sums.aggregation import Aggregate
+
+    accepted = {}
+    for number, (layer,) in enumerate(layers):
+        total, error = (layer[:-1], float(layer[-1])) if number == 0 else (layer, 0.0)
+        if error < 0:
+            raise DataError(f"expected an entry error of a sum, the server announced {error:g}")
+        accepted[number] = Aggregate((), error, len(total), total)
+    return accepted
+
+
+class _Announcing:
+    """An aggregator that announces each opened sum to those in it, but the last one, of number steps + 1.
+
+    layers: opened sums by their numbers, one row each; the first has its error behind it.
+    """
+
+    def __init__(self, inner: "Remote", steps: int) -> None:
+        self.backend, self.policy = inner.backend, inner.policy
+        self.layers: dict[int, Floats] = {}
+        self._inner, self._steps = inner, steps
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        self._inner.open(clients, plan)
+
+    def sum(self, number: int, contributions: Any) -> "Aggregate":
+        one = self._inner.sum(number, contributions)
+        error = [one.entry_error] if number == 0 else []
+        self.layers[number] = np.concatenate([one.total, error])[None, :]
+        if number <= self._steps:
+            self._inner.tell(packed(list(self.layers.values())), one.survivors)
+        return one
+
+    def solve(self, number: int, contributions: Any) -> Any:
+        return self._inner.solve(number, contributions)
+
+
+MODELS: dict[str, type[Study]] = {
+    "ridge": RidgeStudy,
+    "logistic": LogisticStudy,
+    "poisson": PoissonStudy,
+    "fedacnnl": NetworkStudy,
+}
 
 
 def packed(layers: Sequence[Floats]) -> bytes:
@@ -534,7 +742,9 @@ def parse(content: str, folder: Path | None = None) -> Study:
         models = [kind for name, kind in MODELS.items() if name in tables]
         if len(models) != 1:
             found = ", ".join(f"[{name}]" for name in tables) or "none"
-            raise DataError(f"expected one model, the table [ridge] or [fedacnnl], got the tables {found}")
+            raise DataError(
+                f"expected one model, the table {' or '.join(f'[{name}]' for name in MODELS)}, got the tables {found}"
+            )
         return msgspec.convert(document, models[0])
     except (msgspec.ValidationError, LocalProtocolError, DataError) as error:
         raise FileError(str(error)) from None

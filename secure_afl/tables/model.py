@@ -33,6 +33,10 @@ if TYPE_CHECKING:  # scikit-learn is loaded where it is used
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
     from secure_afl.tables.encoding import Design
 
+    Linear = (
+        FederatedRidge | FederatedRidgeClassifier | FederatedLogisticRegression | FederatedPoissonRegression
+    )
+
 FORMAT = "secure-afl model 1"
 OF_STUDY, AS_SAID = "a study", "a study, as its server says"
 _TENSORS = ("coef", "intercept", "table_coef", "table_intercept")
@@ -269,13 +273,8 @@ def of_glm(
     session: str = "",
 ) -> Model:
     """The model of an estimator that learned from rows as `codebook` encodes them, as `of_ridge`."""
-    if fitted.column_bounds is not None:
-        raise DataError(
-            "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
-        )
     of, statistics, why = terms(codebook), fitted.statistics_, ""
     assert statistics is not None  # no fit goes on without it
-    coef = np.vstack([np.ravel(fitted.intercept_)[:1], np.reshape(fitted.coef_, (-1, 1))])
     errors: tuple[Floats | None, Floats | None] = (None, None)
     try:
         found = fitted.inference()
@@ -285,7 +284,7 @@ def of_glm(
         se = found.se[:, None]
         raw = _in_table_units(of, found.coef[:, None], se, found.covariance, np.ones(1))
         errors = (_second(raw[0], codebook), _second(raw[1], codebook))
-    both = _second(coef, codebook)
+    coef, intercept = _own(fitted.weights_, codebook, fitted)
     about = About(
         data,
         backend,
@@ -298,7 +297,7 @@ def of_glm(
         family=fitted.family,
         deviance=fitted.deviance_,
     )
-    return Model(codebook, np.ascontiguousarray(both[1:].T), both[0].copy(), about, *errors)
+    return Model(codebook, coef, intercept, about, *errors)
 
 
 def _second(column: Floats, codebook: Codebook) -> Floats:
@@ -309,7 +308,7 @@ def _second(column: Floats, codebook: Codebook) -> Floats:
 def of_study(
     weights: Floats,
     codebook: Codebook,
-    estimator: "FederatedRidge | FederatedRidgeClassifier",
+    estimator: "Linear",
     backend: str,
     session: str = "",
     file: bytes = b"",
@@ -322,7 +321,8 @@ def of_study(
     own = _own(weights, codebook, estimator)
     if not file:
         why = "the server sent the weights only"
-        about = About(AS_SAID, backend, None, (), session, no_errors=why, versions=_versions())
+        family: Literal["", "logistic", "poisson"] = getattr(estimator, "family", "")
+        about = About(AS_SAID, backend, None, (), session, no_errors=why, versions=_versions(), family=family)
         return Model(codebook, *own, about)
     sent = parse(file, "the server's model file")
     for what, same in (
@@ -336,9 +336,7 @@ def of_study(
     return replace(sent, about=msgspec.structs.replace(sent.about, data=AS_SAID))
 
 
-def _own(
-    weights: Floats, codebook: Codebook, estimator: "FederatedRidge | FederatedRidgeClassifier"
-) -> tuple[Floats, Floats]:
+def _own(weights: Floats, codebook: Codebook, estimator: "Linear") -> tuple[Floats, Floats]:
     """Coefficients (outputs, features) and intercepts (outputs,) of features, in the outcome's unit, out of weights as they
     are summed. Raises `DataError` for an estimator that scales columns of its own.
     """
@@ -346,6 +344,9 @@ def _own(
         raise DataError(
             "expected an estimator with row_norm, as the codebook scales features, got column_bounds"
         )
+    if hasattr(estimator, "family"):  # whose weights are in own units
+        both = _second(np.asarray(weights, dtype=np.float64), codebook)
+        return np.ascontiguousarray(both[1:].T), both[0].copy()
     one = estimator.rows(np.zeros((1, len(weights) - 1)))[0, 0]  # what stands in the intercept's column
     coef, intercept = (
         np.asarray(weights[1:].T, dtype=np.float64),

@@ -501,8 +501,6 @@ def _agreed(session: Exchange, policy: Policy) -> dict[str, Any]:
 
 
 def _weights(model: "Learned") -> list[npt.NDArray[np.float64]]:
-    if isinstance(model, _GLM):
-        return [np.concatenate([np.ravel(model.intercept_), np.ravel(model.coef_)])[:, None]]
     return [model.weights_] if isinstance(model, FederatedTable) else model.weights_
 
 

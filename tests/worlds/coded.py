@@ -55,6 +55,7 @@ class Coded:
     codebook: str
     ridge: float = 1e-3
     also: str = ""  # lines of the study
+    model: str = ""  # its table in place of [ridge], of a model whose sums follow from others
 
     def __post_init__(self) -> None:
         self.book = codebooks.parse(self.codebook)
@@ -69,9 +70,10 @@ class Coded:
         self.server.mkdir()
         files = {
             "roster.toml": roster.text(roster.Parties(Roster(tuple(members)), None)),
-            "policy.toml": policy.text(Policy()),
+            "policy.toml": policy.text(Policy(trusts_reports=bool(self.model))),
             "codebook.toml": self.codebook,
-            "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n{self.also}[ridge]\nridge = {self.ridge}\n',
+            "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n{self.also}'
+            + (self.model or f"[ridge]\nridge = {self.ridge}\n"),
         }
         for folder in (*self.folders, self.server):
             for name, text in files.items():
