@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from secure_afl.errors import DataError
 
-_CALIBRATION = 10  # parts of [0, 1]
+CALIBRATION = 10  # parts of [0, 1]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -88,16 +88,16 @@ def classified(truth: npt.NDArray[Any], scores: Floats, classes: Sequence[str]) 
     shown = range(1, 2) if len(classes) == 2 else range(len(classes))
     values = np.concatenate([said[:, place].clip(0, 1) for place in shown])
     own = np.concatenate([truth == place for place in shown])
-    part = np.minimum((values * _CALIBRATION).astype(np.int64), _CALIBRATION - 1)
+    part = np.minimum((values * CALIBRATION).astype(np.int64), CALIBRATION - 1)
     calibration = [
         Said(
-            one / _CALIBRATION,
-            (one + 1) / _CALIBRATION,
+            one / CALIBRATION,
+            (one + 1) / CALIBRATION,
             int(mine.sum()),
             float(values[mine].mean()),
             float(own[mine].mean()),
         )
-        for one in range(_CALIBRATION)
+        for one in range(CALIBRATION)
         if (mine := part == one).any()
     ]
     return of_counts(confusion, areas, briers, classes, calibration)
