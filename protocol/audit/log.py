@@ -4,13 +4,17 @@ An entry is on the disk before what it tells of leaves the party: if it cannot b
 """
 
 import fcntl
+import glob
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.chain import Chain, read
@@ -68,6 +72,7 @@ class AuditLog:
         self._noted: set[bytes] = set()  # events
         self._approved: dict[bytes, Approved] = {}  # by study
         self.memory = Memory()
+        self.revoked = 0  # number of the last entry that took an approval back
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -111,16 +116,25 @@ class AuditLog:
             self._approved = approvals(chain)
             for entry in chain.entries:
                 self.memory.take(entry.event)
+            numbers = [one.number for one in chain.entries if isinstance(one.event, Revoked)]
+            self.revoked = max(numbers, default=0)
         os.ftruncate(self._file, len(whole))
         if not whole:
             self.append(begun)
-            self._sync_folder()
+            _sync_folder(self.path)
         if data:
             self.append(Resumed(len(data) - len(whole)))
 
     def approved(self, study: bytes) -> Approved | None:
-        """The approval of a study that holds, if there is one."""
+        """The approval of a study that holds, if there is one, also after `revoke_at_once`. Raises `AuditError`."""
+        self.take_revocations()
         return self._approved.get(study)
+
+    def take_revocations(self) -> None:
+        """Write down what `revoke_at_once` left. Raises `AuditError`."""
+        for at, event in revocations(self.path).items():
+            self.append(event)
+            at.unlink()
 
     def note(self, event: AnyEvent) -> None:
         """Append an event, unless the log has it: a message that is sent again is the same message."""
@@ -147,6 +161,8 @@ class AuditLog:
         self._number, self._previous = self._number + 1, line_digest(line)
         _decide(self._approved, event)
         self.memory.take(event)
+        if isinstance(event, Revoked):
+            self.revoked = self._number
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""
@@ -159,12 +175,47 @@ class AuditLog:
             os.close(self._file)
             self._file, self._broken = -1, True
 
-    def _sync_folder(self) -> None:
-        folder = os.open(self.path.parent, os.O_RDONLY)
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def revoke_at_once(path: Path, event: Revoked) -> None:
+    """Take an approval back while another process may be at work with the log at `path`: by a file beside it, which the log
+    takes in when it is next asked for an approval. Raises `AuditError`.
+    """
+    name = secrets.token_hex(8)
+    beside, at = (path.with_name(f"{start}{path.name}.revoked.{name}") for start in (".", ""))
+    try:
+        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.fsync(folder)
+            os.write(file, encoded(event))
+            os.fsync(file)
         finally:
-            os.close(folder)
+            os.close(file)
+        beside.replace(at)
+        _sync_folder(path)
+    except OSError as error:
+        raise AuditError(f"cannot write {at}: {error.strerror}") from None
+
+
+def revocations(path: Path) -> dict[Path, Revoked]:
+    """What `revoke_at_once` left that the log at `path` has not yet. Raises `AuditError`."""
+    found = {}
+    for at in sorted(path.parent.glob(f"{glob.escape(path.name)}.revoked.*")):
+        try:
+            found[at] = msgspec.json.decode(at.read_bytes(), type=Revoked)
+        except FileNotFoundError:  # the log has it by now
+            continue
+        except (OSError, msgspec.DecodeError):
+            raise AuditError(
+                f"expected a revocation that `secure-afl study revoke` wrote, got {at}"
+            ) from None
+    return found
 
 
 @dataclass

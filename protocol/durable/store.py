@@ -219,6 +219,26 @@ class Store(Guarded):
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self.path} {trouble}: {error}") from None
 
+    # ---- revocations -----------------------------------------------------------------------------
+
+    def check_revoked(self, number: int) -> None:
+        """Keep the number that the last revocation has in the party's audit log. Raises `StoreError` for a log that does not
+        have the last one that was kept: an old copy was brought back.
+        """
+        ((known,),) = self.run("PRAGMA user_version")
+        assert isinstance(known, int)
+        if number < known:
+            raise StoreError(
+                f"expected an audit log with the revocation of entry {known}, got one whose last is entry {number}: an old "
+                "copy was brought back, or the log was lost; bring the newest one back, or approve the study again"
+            )
+        if number > known:
+            self.set_revoked(number)
+
+    def set_revoked(self, number: int) -> None:
+        """The same for an operator who has decided anew, whatever the log lost. Raises `StoreError`."""
+        self.run(f"PRAGMA user_version = {number:d}")
+
     # ---- sessions --------------------------------------------------------------------------------
 
     def kept(self, name: str) -> Kept | None:

@@ -193,7 +193,13 @@ class Endpoint:
         recorded = (RecordedParty if self._holds_key else RecordedClient)(
             party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
         )
-        return self._said(recorded, letter)
+        answer = self._said(recorded, letter)
+        try:
+            self._check_approved()  # it may have been revoked while this was computed
+        except PolicyError as error:
+            log.append(refused(b"", letter.data, error))
+            raise
+        return answer
 
     def _check_approved(self) -> None:
         """Raises `PolicyError` unless the party's operator approved the study with these rosters."""
@@ -202,6 +208,7 @@ class Endpoint:
         log = self._log()
         assert log is not None
         approved = log.approved(self._study)
+        self._store.check_revoked(log.revoked)
         rosters = tuple(one.digest for one in self._terms.parties.rosters().values())
         if approved is None or approved.rosters != rosters:
             raise PolicyError(
@@ -217,6 +224,7 @@ class Endpoint:
         assert isinstance(party, DurableParty | RecordedClient)  # key holders are never asked for a vector
         try:
             values, data_set = self._contribute(answer, self._known(letter.session))
+            self._check_approved()  # again, before the data set is spent
         except Exception as error:  # of a file, a row, a model: whatever it is, no vector leaves
             if isinstance(party, RecordedClient):
                 party.withhold(answer, error)

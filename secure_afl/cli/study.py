@@ -58,15 +58,27 @@ def approve_command(folder: Party, by: By, reason: Reason) -> None:
 
 
 @study.command("revoke")
-def revoke_command(folder: Party, by: By, reason: Reason) -> None:
-    """Take the approval back: from now on the node refuses all messages of the study, also in the middle of a session. What has
-    left stays where it is.
+def revoke_command(
+    folder: Party,
+    by: By,
+    reason: Reason,
+    study: Annotated[
+        str, typer.Option(help="The first digits of a study's digest, if it is not the folder's present one.")
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="All studies that are approved here.")] = False,
+) -> None:
+    """Take the approval back: from now on nothing of the study leaves, also in the middle of a session and while the node
+    computes a vector. What has left stays where it is.
     """
-    from secure_afl.node.site import Folder
+    from secure_afl.node.site import ALL, Folder
+    from secure_afl.protocol.session.roster import grouped
 
     with refusals_shown():
-        Folder(folder).revoke(by, reason)
-        _say("revoked")
+        found, is_logged = Folder(folder).revoke(by, reason, ALL if every else study)
+        for one in found:
+            _say(f"revoked: study {grouped(one)}")
+        if not is_logged:
+            _say("The node is at work. It writes this into the audit log before it sends anything.")
 
 
 @study.command("run")

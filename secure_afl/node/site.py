@@ -34,18 +34,15 @@ from secure_afl.node import study as study_file
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
-from secure_afl.protocol.audit.log import AuditLog, approvals
+from secure_afl.protocol.audit.log import AuditLog, approvals, revocations, revoke_at_once
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
-from secure_afl.protocol.session.errors import (
-    FileError,
-    LocalProtocolError,
-    PolicyError,
-)
+from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.roster import grouped
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
 from secure_afl.protocol.transport.events import NotPersonal
@@ -59,6 +56,8 @@ if TYPE_CHECKING:
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
 FAILURE = "failure.json"
+ALL = "all"
+"""Of studies: those that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
@@ -190,15 +189,7 @@ class Folder:
         parties = roster.read(self.path / "roster.toml")
         rosters = tuple(one.digest for one in parties.rosters().values())
         study = study_file.read(self.path / "study.toml")
-        self._decide(parties, Approved(study.digest, rosters, *_words(by, reason)))
-
-    def revoke(self, by: str, reason: str) -> None:
-        """Take an approval back, also in the middle of a session. Raises `FileError` if there is none, `AuditError`."""
-        study = study_file.read(self.path / "study.toml")
-        parties = roster.read(self.path / "roster.toml")
-        self._decide(parties, Revoked(study.digest, *_words(by, reason)))
-
-    def _decide(self, parties: roster.Parties, event: Approved | Revoked) -> None:
+        event = Approved(study.digest, rosters, *_words(by, reason))
         member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
         everybody = [one.verify_key for one in parties.everybody]
         if identity.verify_key not in everybody:
@@ -208,24 +199,68 @@ class Folder:
         clients = len(parties.clients.members)
         role = Role.CLIENT if everybody.index(identity.verify_key) < clients else Role.HOLDER
         with closing(AuditLog(self.path / AUDIT, identity, member.name, role, wait=_PATIENCE)) as log:
-            if isinstance(event, Revoked) and log.approved(event.study) is None:
-                raise FileError(
-                    f"{self.path}: this study is not approved here, so there is nothing to revoke"
-                )
+            log.take_revocations()  # of before
             log.append(event)
+            if (at := self.path / "state.db").exists():
+                with closing(Store(at, identity)) as store:
+                    store.set_revoked(log.revoked)
+
+    def revoke(self, by: str, reason: str, which: str = "") -> tuple[tuple[bytes, ...], bool]:
+        """Take approvals back at once, also while the node is at work. which: the first digits of a study's digest, or `ALL`
+        studies that are approved here; empty is the study of the folder. Gives the studies' digests, and whether the audit
+        log has it already; else the node writes it there before anything leaves.
+
+        Raises `FileError` if there is none to take back, `AuditError`, `StoreError`.
+        """
+        words, approved = _words(by, reason), self._approvals()
+        digits = "".join(which.split()).lower()
+        if which == ALL:
+            found = tuple(approved)
+        elif which:
+            found = tuple(one for one in approved if one.hex().startswith(digits))
+        else:
+            found = tuple({study_file.read(self.path / "study.toml").digest}.intersection(approved))
+        if not found or (len(found) > 1 and which != ALL):
+            known = ", ".join(grouped(one) for one in approved) or "none"
+            raise FileError(
+                f"{self.path}: {'this study' if not which else f'{which!r}'} is not approved here, so there is nothing to "
+                f"revoke; approved studies: {known} (--study DIGEST or --all)"
+            )
+        for one in found:
+            revoke_at_once(self.path / AUDIT, Revoked(one, *words))
+        return found, self._settled()
+
+    def _settled(self) -> bool:
+        """Whether the audit log has all revocations: they are written there unless a node is at work with it."""
+        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        begun = read((self.path / AUDIT).read_bytes()).begun
+        assert begun is not None  # it has approvals
+        try:
+            log = AuditLog(self.path / AUDIT, identity, member.name, begun.role)
+        except AuditError:
+            return not revocations(self.path / AUDIT)
+        with closing(log), closing(Store(self.path / "state.db", identity)) as store:
+            log.take_revocations()
+            store.check_revoked(log.revoked)
+        return True
 
     def approval(self) -> Approved | None:
         """The approval that holds of the folder's study, by its audit log, which is left as it is. Raises `FileError` for a log
         that is damaged or another party's.
         """
+        return self._approvals().get(study_file.read(self.path / "study.toml").digest)
+
+    def _approvals(self) -> dict[bytes, Approved]:
+        """All that hold, by study."""
         at = self.path / AUDIT
         if not at.exists():
-            return None
+            return {}
         chain = read(at.read_bytes())
         key = keys.read_key(self.path / "identity.key", keys.service_passphrase)[1].verify_key
         if chain.faults or chain.begun is None or chain.begun.key != key:
             raise FileError(f"{at}: expected this party's audit log, got one that is damaged or another's")
-        return approvals(chain).get(study_file.read(self.path / "study.toml").digest)
+        revoked = {one.study for one in revocations(at).values()}
+        return {study: one for study, one in approvals(chain).items() if study not in revoked}
 
     def give_up(self) -> list[str]:
         """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
