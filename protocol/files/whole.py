@@ -4,6 +4,7 @@ import os
 import secrets
 import stat
 import tomllib
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,6 +155,24 @@ def load_toml(content: str) -> dict[str, Any]:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as error:
         raise FileError(f"expected TOML, but the text does not parse: {str(error)[:200]}") from None
+
+
+def check_printable(part: Any, where: str = "") -> None:
+    """Raises `FileError` for a name or text of a TOML document with characters that are not printable: on a terminal they
+    could hide, or forge, what the document says.
+    """
+    if isinstance(part, str):
+        if found := [one for one in part if not one.isprintable() and unicodedata.category(one) != "Zs"]:
+            raise FileError(
+                f"expected printable characters in one line, got {found[0]!r} in {where or 'a name'}"
+            )
+    elif isinstance(part, dict):
+        for name, inner in part.items():
+            check_printable(name, where)
+            check_printable(inner, f"{where}.{name}" if where else name)
+    elif isinstance(part, list):
+        for inner in part:
+            check_printable(inner, where)
 
 
 def _keep(folder: Path) -> None:

@@ -7,6 +7,15 @@ from secure_afl.crypto.errors import SecureAflError
 _FAULTS_SHOWN = 5  # shown in a message; `RoundAbortedError.blame` has all
 
 
+def visible(text: str, kept: str = "") -> str:
+    """Somebody else's text for a terminal or a log: what moves the cursor, begins a line or turns the direction of writing
+    stands there as its number, such as \\x1b. kept: characters that stay as they are.
+    """
+    return "".join(
+        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 class ProtocolError(SecureAflError):
     """Base class of everything that our state machines refuse."""
 

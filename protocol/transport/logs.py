@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.errors import LocalProtocolError, visible
 from secure_afl.protocol.transport import metrics
 from secure_afl.protocol.transport.events import AnyEvent, NotCounted
 
@@ -29,7 +29,7 @@ class Lines(logging.Formatter):
         event: AnyEvent = vars(record)["event"]
         time = datetime.fromtimestamp(record.created, UTC)
         if not self._json:
-            return f"{time:%Y-%m-%d %H:%M:%S} {record.getMessage()}"
+            return f"{time:%Y-%m-%d %H:%M:%S} {visible(record.getMessage())}"
         about = {"time": time, "level": record.levelname.lower(), **fields(event)}
         # In ASCII: some readers end a line at other signs than a line feed.
         return dumps(msgspec.to_builtins(about), separators=(",", ":"))

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from secure_afl.cli import terminal
-from secure_afl.cli.terminal import console, errors, make_way, refusals_shown, write_text
+from secure_afl.cli.terminal import console, errors, escape, make_way, refusals_shown, write_text
 from secure_afl.protocol.files import roster as roster_file
 
 if TYPE_CHECKING:

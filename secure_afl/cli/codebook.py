@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from secure_afl.cli.options import Decimal, Encoding, Query, Separator, Sheet, Table, form
-from secure_afl.cli.terminal import console, print_data, refusals_shown, table
+from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.faults import Fault

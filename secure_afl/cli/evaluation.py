@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
-from secure_afl.cli.terminal import console, table
+from secure_afl.cli.terminal import console, escape, table
 
 if TYPE_CHECKING:  # NumPy
     from secure_afl.analytic.evaluation import Classified, Measured

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from secure_afl.cli.keys import ask_passphrase
-from secure_afl.cli.terminal import console, refusals_shown
+from secure_afl.cli.terminal import console, escape, refusals_shown
 from secure_afl.protocol.files.keys import PASSPHRASE_FILE
 from secure_afl.protocol.session.roster import grouped
 

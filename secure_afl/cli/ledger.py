@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from secure_afl.cli.terminal import console, refusals_shown
+from secure_afl.cli.terminal import console, escape, refusals_shown
 
 ledger = typer.Typer(
     help="What a client remembers of its data sets, so that no two sums can be subtracted.",

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from secure_afl.cli.evaluation import print_classified, print_measured
 from secure_afl.cli.options import Decimal, Encoding, Query, Separator, Sheet, Table, form
-from secure_afl.cli.terminal import console, print_data, refusals_shown, table, write_text
+from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table, write_text
 from secure_afl.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from secure_afl.cli.terminal import console, refusals_shown
+from secure_afl.cli.terminal import console, escape, refusals_shown
 from secure_afl.errors import DataError
 
 

@@ -12,18 +12,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import markup
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.protocol.files import whole
+from secure_afl.protocol.session.errors import visible
 
-console = Console()
-errors = Console(stderr=True)
+
+class Terminal(Console):
+    """What all text goes through: no text steers the terminal, whoever it comes from."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, kept="\n"), **options)
+
+
+def escape(text: str) -> str:
+    """Text as it is, in one line: no markup, and no control characters. For all that is not a command's own."""
+    return markup.escape(visible(text))
+
+
+console = Terminal()
+errors = Terminal(stderr=True)
 STDOUT = Path("-")
 JsonFile = Annotated[
     Path | None,
@@ -104,7 +118,8 @@ def refusals_shown() -> Iterator[None]:
     except OSError as error:
         _unwritable(error)
     except SecureAflError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        lines = "\n  ".join(map(escape, str(error).split("\n")))  # ours, of which each may quote others
+        errors.print(f"[bold red]error:[/] {lines}", highlight=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

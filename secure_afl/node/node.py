@@ -28,7 +28,7 @@ from secure_afl.node import study
 from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import roster, whole
-from secure_afl.protocol.session.errors import FileError
+from secure_afl.protocol.session.errors import FileError, visible
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.events import (
     Connected,
@@ -265,7 +265,7 @@ class Node:
             raise NotOursError(f"expected a message of type {MESSAGE_TYPE}, got another")
 
     def _refuse(self, delivery: Delivery, error: NotOursError) -> None:
-        kind, app = delivery.kind[:64], self._apps[delivery.run]
+        kind, app = visible(delivery.kind[:64]), self._apps[delivery.run]
         tell(Foreign(kind, delivery.run, app, str(error)))
         if (delivery.run, kind) in self._noted:  # once: nobody can fill the audit log
             return

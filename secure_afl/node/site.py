@@ -39,7 +39,7 @@ from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
-from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError
+from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError, visible
 from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
 from secure_afl.protocol.session.roster import grouped
@@ -414,6 +414,8 @@ class Folder:
 def _words(by: str, reason: str) -> tuple[str, str]:
     if not by.strip() or not reason.strip():
         raise FileError("expected the name of who decides, and a reason, got nothing")
+    if visible(by + reason) != by + reason:
+        raise FileError("expected a name and a reason in printable characters and one line, got others")
     return by.strip(), reason.strip()
 
 

@@ -733,6 +733,7 @@ def packed(layers: Sequence[Floats]) -> bytes:
 def parse(content: str, folder: Path | None = None) -> Study:
     """The study in the text of a file. folder: where a codebook of its own stands. Raises `FileError`."""
     document = whole.load_toml(content)
+    whole.check_printable(document)
     try:
         if "codebook" in document:
             document["codebook"] = _codebook(document["codebook"], folder)

@@ -258,7 +258,9 @@ def convert(table: Mapping[str, Any]) -> Codebook:
 def parse(content: str) -> Codebook:
     """The codebook in the text of a TOML file. Raises `FileError`."""
     try:
-        return convert(whole.load_toml(content))
+        document = whole.load_toml(content)
+        whole.check_printable(document)
+        return convert(document)
     except DataError as error:
         raise FileError(str(error)) from None
 

@@ -1,23 +1,33 @@
 """Where text goes: to programs on stdout, to narrow and old consoles, and to devices that take no more."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from secure_afl.cli import terminal
 from secure_afl.cli.terminal import table
+from secure_afl.crypto.identity import Identity
+from secure_afl.node import study
+from secure_afl.protocol.audit.events import Aborted, AnyEvent, Approved, Foreign, Refused, Revoked, Role
+from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.session.backend import Backend
+from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.profile import Profile
+from secure_afl.protocol.transport.logs import Lines
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.cli import run as run_cli
 from secure_afl.simulations.study.settings import Settings
+from secure_afl.tables import codebook
 
 ROWS = [("VA Long Beach", "150", "0.7643"), ("Cleveland", "228", "0.9211")]
 
@@ -29,6 +39,66 @@ def shown(width: int) -> str:
         made.add_row(*row)
     Console(file=text, width=width).print(made)
     return text.getvalue()
+
+
+HOSTILE = "a\x1b[2J\x1b[Hall holds\x1b[8m\r\n[bold]b\u202ec\x9b1A"
+
+
+def is_plain(text: str) -> bool:
+    """Whether it moves no cursor and begins no line that is not its own."""
+    return all(one.isprintable() or one == "\n" for one in text) and "\n[bold]b" not in text
+
+
+def test_no_text_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the weak design what others wrote reaches the terminal as it is."""
+    lines = table("t", ("a", "b"))
+    lines.add_row(HOSTILE, terminal.escape(HOSTILE))
+    terminal.console.print(lines)
+    terminal.console.print(HOSTILE.replace("\n", ""))
+    with pytest.raises(click.exceptions.Exit), terminal.refusals_shown():
+        raise FileError(HOSTILE)
+    said = capsys.readouterr()
+    assert is_plain(said.out + said.err.replace("\n  ", ""))
+    assert said.err.count("\n") == 2
+    assert terminal.escape("Łódź [/] 5 µg") == r"Łódź \[/] 5 µg"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Refused(bytes(32), bytes(32), 1, HOSTILE, HOSTILE),
+        Foreign(HOSTILE, HOSTILE),
+        Approved(bytes(32), (bytes(32),), HOSTILE, HOSTILE),
+        Revoked(bytes(32), HOSTILE, HOSTILE),
+        Aborted(bytes(32), HOSTILE),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+@pytest.mark.parametrize("party", ["p", HOSTILE])
+def test_a_partys_log_does_not_write_on_the_terminal_of_who_verifies_it(
+    tmp_path: Path, event: AnyEvent, party: str
+) -> None:
+    with closing(AuditLog(tmp_path / "log.jsonl", Identity.generate(), party, Role.CLIENT)) as log:
+        log.append(event)
+    done = CliRunner().invoke(main.app, ["audit", "verify", str(tmp_path / "log.jsonl")])
+    assert done.exit_code in (0, 1)
+    assert is_plain(done.output)
+
+
+@pytest.mark.parametrize("part", ['purpose = "{}"\n', 'features = ["a{}"]\n'])
+def test_a_study_with_control_characters_is_refused(part: str) -> None:
+    for hostile in ("\\u001b[2J", "\\n", "\\u202e", "\\u200b"):
+        with pytest.raises(FileError, match="expected printable characters in one line"):
+            study.parse(part.format(hostile))
+    with pytest.raises(FileError, match=r"in columns"):
+        codebook.parse('[columns]\n"age\\u001b" = { kind = "number", range = [0, 1] }\n')
+
+
+def test_a_nodes_log_has_a_line_for_each_event() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s", (HOSTILE,), None)
+    record.event = None
+    assert is_plain(shown_line := Lines(json=False).format(record))
+    assert "\n" not in shown_line
 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
