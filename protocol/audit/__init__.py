@@ -1,1 +1,1 @@
-"""What each party notes down of a session: agreed, sent, received, released; and how all of it is checked."""
+"""Signed logs of what each party agreed to, sent, received and released, and the checks of these logs."""

@@ -1,4 +1,4 @@
-"""One log by itself: its lines, their signatures and the chain that they make."""
+"""Check one log: its lines, their signatures and their chain."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,13 @@ from secure_afl.protocol.session.wire import WireError
 
 @dataclass(frozen=True)
 class Chain:
-    """begun: what line 1 says, None where it is damaged; nothing below can be checked then.
+    """A checked log.
+
+    begun: the event of line 1; None if that is damaged, and then nothing below can be checked.
 
     entries: one for each line; last: the digest of the last line; torn: bytes after it, without a newline;
-    faults: for each line that does not hold, what is wrong. A line is judged by the last sound one above it,
-    so that an altered line does not take those below with it.
+    faults: what is wrong with each invalid line. A line is checked against the last valid line above it, so an altered
+    line does not invalidate the lines below.
     """
 
     begun: Begun | None
@@ -29,7 +31,7 @@ def read(data: bytes) -> Chain:
     begun: Begun | None = None
     entries: list[Entry] = []
     faults: list[tuple[int, str]] = []
-    sound, number, previous = 0, 0, b""  # the last sound line, and what the one after it must say
+    sound, number, previous = 0, 0, b""  # the last valid line; its number and digest must stand in the next
     for at, line in enumerate(lines, 1):
         try:
             entry = parse(line)
@@ -43,7 +45,7 @@ def read(data: bytes) -> Chain:
             assert begun is not None
             check_signature(entry, begun.key)
         except CryptoError:
-            faults.append((at, "the signature does not fit what the entry says"))
+            faults.append((at, "the signature does not fit the entry"))
         except WireError as error:
             faults.append((at, str(error)))
         else:
@@ -56,7 +58,7 @@ def read(data: bytes) -> Chain:
                     )
                 )
             elif at == sound + 1 and entry.previous != previous:
-                faults.append((at, "it does not follow on the line above: that one was replaced"))
+                faults.append((at, "it does not continue the line above: that line was replaced"))
             entries.append(entry)
             sound, number, previous = at, entry.number, line_digest(line)
         if begun is None:

@@ -1,9 +1,9 @@
-"""Logs of several parties against each other.
+"""Compare the logs of several parties.
 
-A log that is damaged is named, and left out of the comparison: nothing it says is believed. What one log says of a
-message stands in the log of the party at its other end, or one of the two is not what happened. That a message was
-sent and never arrived, or arrived twice, is no contradiction: networks lose and repeat. That one arrived and was never
-sent is.
+A damaged log is reported and left out of the comparison. Each message that one log records must also stand in the log
+of the party at the other end; otherwise one of the two logs is wrong. A message that was sent but never arrived, or
+arrived twice, is no contradiction, as networks lose and repeat messages. A message that arrived but was never sent is
+one.
 """
 
 from collections import Counter
@@ -48,7 +48,7 @@ E = TypeVar("E", bound=AnyEvent)
 
 @dataclass(frozen=True)
 class Finding:
-    """What does not hold, or is worth knowing: in which file, on which line, counted from 1."""
+    """A fault or a note, with its file and its line, counted from 1."""
 
     file: str
     line: int
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class At(Generic[E]):
-    """An event and the entry that it stands in."""
+    """An event and its entry."""
 
     line: int
     entry: Entry
@@ -69,7 +69,7 @@ class At(Generic[E]):
 
 @dataclass(frozen=True)
 class Log:
-    """One file."""
+    """One log file."""
 
     file: str
     begun: Begun
@@ -78,11 +78,11 @@ class Log:
 
 @dataclass
 class View:
-    """What one log says of one session."""
+    """What one log records of one session."""
 
     log: Log
     agreed: At[Agreed]
-    place: int  # the party's number; −1 is the server
+    place: int  # the party's index; −1 is the server
     events: list[At[AnyEvent]] = field(default_factory=list)
 
     def of(self, kind: type[E]) -> list[At[E]]:
@@ -98,7 +98,7 @@ class View:
 
 @dataclass
 class Session:
-    """What all logs say of one session."""
+    """What all logs record of one session."""
 
     terms: Terms
     roster: Roster
@@ -112,12 +112,12 @@ class Session:
 
     @property
     def number(self) -> str:
-        """How people call it: as its parties' ledgers and nodes' logs do. Masks under encryption have the same."""
+        """The session's short name, as in ledgers and nodes' logs. Encrypted masks have the same name."""
         return session_name(self.terms.session)
 
     @property
     def invited(self) -> tuple[int, ...]:
-        """The numbers of all parties but the server."""
+        """The indices of all parties but the server."""
         members, keepers = len(self.roster.members), len(self.holders.members) if self.holders else 0
         return (*self.terms.cohort, *range(members, members + keepers))
 
@@ -136,7 +136,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Report:
-    """findings: what does not hold; notes: what does, and is worth knowing; sessions: in the order of their logs."""
+    """findings: faults; notes: observations that are not faults; sessions: in the order of their logs."""
 
     logs: tuple[Log, ...]
     findings: tuple[Finding, ...]
@@ -145,7 +145,7 @@ class Report:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Parties of sessions, the server among them, of which no sound log was given: what they did is not checked."""
+        """Parties of sessions, including the server, without a valid log: what they did is not checked."""
         names = {
             session.name(place): None
             for session in self.sessions
@@ -158,9 +158,9 @@ class Report:
 
 
 def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report:
-    """Check logs, given as files' contents by name, each by itself and all against each other.
+    """Check logs, given as file contents by name, each by itself and all against each other.
 
-    parties: as they are known from elsewhere; without them the keys are those that the logs name.
+    parties: the rosters as known from outside; without them the keys in the logs are used.
     """
     findings: list[Finding] = []
     notes: list[Finding] = []
@@ -175,7 +175,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         logs.append(log)
         if twin := [one.file for one in sound if one.begun.key == chain.begun.key]:
             findings.append(
-                Finding(file, 1, f"the log of {chain.begun.party} was given before, as {twin[0]}")
+                Finding(file, 1, f"the log of {chain.begun.party} was already given, as {twin[0]}")
             )
         elif chain.faults:
             notes.append(Finding(file, 1, f"the log of {chain.begun.party} is not compared with others"))
@@ -238,7 +238,7 @@ def _renewed(log: Log) -> Iterator[Finding]:
             yield Finding(
                 log.file,
                 line,
-                f"{log.begun.party} let a data set of session {session_name(entry.event.used)} serve another one, {left}",
+                f"{log.begun.party} renewed a data set of session {session_name(entry.event.used)} for another session, {left}",
             )
 
 
@@ -255,7 +255,7 @@ def _forgotten(log: Log) -> Iterator[Finding]:
 
 
 def _decided(log: Log) -> Iterator[Finding]:
-    """What the party's operator decided on studies."""
+    """The operator's decisions on studies."""
     for line, entry in enumerate(log.chain.entries, 1):
         event = entry.event
         if isinstance(event, Approved | Revoked):
@@ -274,12 +274,12 @@ def _foreign(log: Log) -> Iterator[Finding]:
                 log.file,
                 line,
                 f"{log.begun.party} refused a message of another protocol, {entry.event.kind!r}, of a run of the app "
-                f"{entry.event.app[:16]}…: somebody submitted that app, and no code of it ran here",
+                f"{entry.event.app[:16]}…: someone submitted that app, and none of its code ran here",
             )
 
 
 def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
-    """Put what a log says where it belongs. Yields what does not belong anywhere."""
+    """Sort a log's events into sessions. Yields a finding for each event that fits none."""
     views: dict[bytes, View] = {}
     for line, entry in enumerate(log.chain.entries, 1):
         event = entry.event
@@ -293,8 +293,10 @@ def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
         elif isinstance(event, InSession):
             if event.session in views:
                 views[event.session].events.append(At(line, entry, event))
-            elif not isinstance(event, Refused):  # what is refused may come before anything is agreed
-                yield Finding(log.file, line, "of a session that this log does not say was agreed on")
+            elif not isinstance(event, Refused):  # a refusal may precede the agreement
+                yield Finding(
+                    log.file, line, "belongs to a session that this log does not record as agreed on"
+                )
 
 
 def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
@@ -302,7 +304,7 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
     digests = [event.terms.roster, *([event.terms.holders] if isinstance(event.terms, Agreement) else [])]
     rosters = [event.roster, *([event.holders] if event.holders and len(digests) > 1 else [])]
     if digests != [one.digest for one in rosters]:
-        raise AuditError("the rosters in this log are not the ones that the terms of the session name")
+        raise AuditError("the rosters in this log differ from those in the terms of the session")
     if event.terms.cohort[-1] >= len(event.roster.members):
         raise AuditError("the cohort names a client that is not in the roster")
     holders = event.holders if isinstance(event.terms, Agreement) else None
@@ -314,16 +316,14 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
                 f"the server's log is signed with the key of {twins[0]}, a party of its own sums"
             )
         if session.server is not None:
-            raise AuditError(f"the session stands in {session.server.log.file} already, as its server's")
+            raise AuditError(f"{session.server.log.file} already holds this session, as its server's log")
         session.server = View(log, agreed, -1)
         return session.server
     place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
     if place is None or session.name(place) != log.begun.party:
-        raise AuditError(
-            f"the log is not signed with the key that the session's roster has for {log.begun.party}"
-        )
+        raise AuditError(f"the log is not signed with {log.begun.party}'s key in the session's roster")
     view = session.parties.setdefault(place, View(log, agreed, place))
-    if view.agreed.event != event:  # the same again answers an invitation that was repeated
+    if view.agreed.event != event:  # an identical event answers a repeated invitation
         raise AuditError("the session was agreed on before, with another plan or policy")
     return view
 
@@ -332,9 +332,9 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
 
 
 def _known(session: Session, parties: Parties) -> Iterator[Finding]:
-    """The session's clients and key holders are those that are known; their logs are signed by the keys of these."""
+    """The session's clients and key holders are the known ones, and their keys sign their logs."""
     view = next(iter(session.parties.values()), session.server)
-    assert view is not None  # or there would be no session
+    assert view is not None  # otherwise the session would not exist
     for what, named, known in (
         ("clients", session.roster, parties.clients),
         ("key holders", session.holders, parties.key_holders),
@@ -350,13 +350,11 @@ def _known(session: Session, parties: Parties) -> Iterator[Finding]:
 
 
 def _terms(session: Session) -> Iterator[Finding]:
-    """The rounds of the session are those that every party had planned."""
+    """The session's rounds are those that every party planned."""
     for view in session.parties.values():
         planned = [(one.statistic, one.length) for one in view.agreed.event.plan]
         if planned != [(one.statistic, one.length) for one in session.terms.rounds]:
-            yield Finding(
-                view.log.file, view.agreed.line, "the session's sums are not those that this party planned"
-            )
+            yield Finding(view.log.file, view.agreed.line, "the session's sums differ from this party's plan")
     views = list(session.parties.values())
     for view in views[1:]:
         if view.agreed.event.plan != views[0].agreed.event.plan:
@@ -368,8 +366,8 @@ def _terms(session: Session) -> Iterator[Finding]:
 
 
 def _told(session: Session) -> Iterator[Finding]:
-    """All clients heard the same of the sums so far: a server that tells each of other layers reads rows by them."""
-    heard: dict[int, tuple[bytes, View]] = {}  # by size: what is told only grows
+    """All clients were told the same layers: a server that tells clients different layers can read rows from them."""
+    heard: dict[int, tuple[bytes, View]] = {}  # by size: what is announced only grows
     for view in session.parties.values():
         for one in view.received("learned"):
             digest, first = heard.setdefault(one.event.frame.size, (one.event.frame.digest, view))
@@ -377,18 +375,18 @@ def _told(session: Session) -> Iterator[Finding]:
                 yield Finding(
                     view.log.file,
                     one.line,
-                    f"{view.log.begun.party} was told of other layers than {first.log.begun.party} in {first.log.file}",
+                    f"{view.log.begun.party} was told different layers than {first.log.begun.party} in {first.log.file}",
                 )
     server, said = session.server, dict[int, bytes]()
     if server is None:
         return
     for sent in server.sent("learned"):
         if said.setdefault(sent.event.frame.size, sent.event.frame.digest) != sent.event.frame.digest:
-            yield Finding(server.log.file, sent.line, "the server told of other layers before")
+            yield Finding(server.log.file, sent.line, "the server told different layers before")
 
 
 def _messages(session: Session) -> Iterator[Finding]:
-    """What arrived was sent: towards the server, and from it."""
+    """Every message that arrived was sent, to the server and from it."""
     server = session.server
     if server is None:
         return
@@ -405,13 +403,13 @@ def _messages(session: Session) -> Iterator[Finding]:
                     yield Finding(
                         receiver.log.file,
                         one.line,
-                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not say that it was sent",
+                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not record sending it",
                     )
                 elif known[frame.digest] != frame:
                     yield Finding(
                         receiver.log.file,
                         one.line,
-                        f"{_said(frame)} is described otherwise in {sender.log.file}",
+                        f"{_said(frame)} is described differently in {sender.log.file}",
                     )
 
 
@@ -435,7 +433,7 @@ def _lost(session: Session) -> Iterator[Finding]:
 
 
 def _missing(session: Session) -> Iterator[Finding]:
-    """Whose logs were not given."""
+    """Parties whose logs are missing."""
     view = session.server or next(iter(session.parties.values()))
     missing = [session.name(place) for place in session.invited if place not in session.parties]
     if session.server is None:
@@ -444,12 +442,12 @@ def _missing(session: Session) -> Iterator[Finding]:
         yield Finding(
             view.log.file,
             view.agreed.line,
-            f"session {session.number}: no sound log of {', '.join(missing)} says that it took part",
+            f"session {session.number}: no valid log of {', '.join(missing)} records taking part",
         )
 
 
 def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
-    """Parties whose logs were given, say nothing of the session, and took part in it by what others say."""
+    """Parties that took part in the session according to others, while their own logs do not mention it."""
     for log in logs:
         place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
         if session.server is None or place is None or place in session.parties:
@@ -459,7 +457,7 @@ def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                 yield Finding(
                     session.server.log.file,
                     one.line,
-                    f"{_said(one.event.frame)} arrived from {session.name(place)}, whose log {log.file} says nothing of "
+                    f"{_said(one.event.frame)} arrived from {session.name(place)}, whose log {log.file} does not mention "
                     "this session",
                 )
                 break
@@ -469,7 +467,7 @@ def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
         yield Finding(
             view.log.file,
             view.agreed.line,
-            f"a session of which the server's log says nothing: {', '.join(servers)}",
+            f"the server's log does not mention this session: {', '.join(servers)}",
         )
 
 
@@ -481,12 +479,13 @@ _VOUCHES = {
     "consents": "consent",
     "check": "encrypted upload",
 }
-"""What every member that a message of the server names must have sent before it."""
+"""What every member that a server's message names must have sent before."""
 
 
 def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
-    """Parties that others were told of, whose own logs lack what they then must have sent: these logs end early, or are
-    not the whole ones. And sums that different parties were told different survivors of. Needs no log of the server's.
+    """Incomplete logs, and contradictory survivor sets, without the server's log.
+
+    A log is incomplete if the server named its party to others and the log lacks what that party must have sent before.
     """
     given = {
         place: log.file for log in logs for place in session.invited if session.key(place) == log.begun.key
@@ -497,7 +496,7 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
         for one in view.of(Sent)
     }
     heard = session.server.of(Received) if session.server else []
-    # What the server took from a party, and the party's log lacks, is found by comparing these two.
+    # Comparing with the server's log finds what the server received and the party's log lacks.
     sent |= {
         (one.event.sender, one.event.frame.message, one.event.frame.round, one.event.frame.attempt)
         for one in heard
@@ -511,7 +510,7 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
             kind = _VOUCHES[frame.message]
             of_round = frame.message not in ("directory", "delivery")
             if of_round and (frame.round is None or frame.round >= len(session.terms.rounds)):
-                continue  # of what was not planned that is said
+                continue  # unplanned rounds are reported elsewhere
             if frame.message in ("survivors", "check"):
                 members, first = shown.setdefault(
                     (frame.message, frame.round, frame.attempt), (frame.members, view)
@@ -528,7 +527,7 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
             for place in frame.members:
                 if place not in given or (place, kind, number, frame.attempt) in sent:
                     continue
-                if place in named:  # once is enough
+                if place in named:  # report it once
                     continue
                 named.add(place)
                 at = f" of round {number}" if number is not None else ""
@@ -536,30 +535,28 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                     view.log.file,
                     one.line,
                     f"“{frame.message}” names {session.name(place)}, whose log {given[place]} has no “{kind}”{at}: that "
-                    "log ends early, or is not the whole one",
+                    "log ends early or is incomplete",
                 )
 
 
 def _policies(session: Session) -> Iterator[Finding]:
-    """What each party agreed to is what its policy allows, and so is every group that it answered for."""
+    """Each party's policy allows what it agreed to and every group that it answered for."""
     terms, members = session.terms, len(session.roster.members)
     for view in session.parties.values():
         policy, plan = view.agreed.event.policy, view.agreed.event.plan
         if policy is None:
-            yield Finding(
-                view.log.file, view.agreed.line, "the log does not say under which policy the party took part"
-            )
+            yield Finding(view.log.file, view.agreed.line, "the log does not record the party's policy")
             continue
         try:
             _check_terms(policy, terms, members)
         except ProtocolError as error:
             yield Finding(view.log.file, view.agreed.line, f"against the party's own policy: {error}")
         opened = {one.event.frame.round for one in view.sent("opened")}
-        related: dict[int, tuple[int, ...]] = {}  # by round; of a round begun anew, the last attempt
+        related: dict[int, tuple[int, ...]] = {}  # by round; the last attempt of a repeated round
         for one in view.received("survivors", "check", "offer"):
             frame = one.event.frame
             if frame.round is None or frame.round >= len(plan):
-                yield Finding(view.log.file, one.line, "of a round that was not planned")
+                yield Finding(view.log.file, one.line, "belongs to a round that was not planned")
                 continue
             planned = plan[frame.round]
             try:
@@ -572,15 +569,15 @@ def _policies(session: Session) -> Iterator[Finding]:
             yield Finding(
                 view.log.file,
                 view.agreed.line,
-                "sums that were planned over the same clients were answered for over different ones",
+                "sums planned over the same clients were answered for over different clients",
             )
         for kind in ("reveal", "opened"):
             answered: dict[int | None, bytes] = {}
             for answer in view.sent(kind):
                 number, data = answer.event.frame.round, answer.event.frame.digest
-                # The same again answers a question that was repeated.
+                # An identical answer answers a repeated question.
                 if answered.setdefault(number, data) != data:
-                    yield Finding(view.log.file, answer.line, f"round {number} was answered for before")
+                    yield Finding(view.log.file, answer.line, f"round {number} was already answered for")
 
 
 def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
@@ -592,7 +589,7 @@ def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
 
 
 def _releases(session: Session) -> Iterator[Finding]:
-    """What the server says it opened is over those whose uploads it had, and what everybody agreed to open."""
+    """The server's opened sums cover clients that uploaded, and all parties agreed to open them."""
     server = session.server
     if server is None:
         return
@@ -613,7 +610,7 @@ def _releases(session: Session) -> Iterator[Finding]:
 
 
 def _size_faults(terms: Terms, released: Released, times: int) -> Iterator[str]:
-    """A sum is opened once, and has the length that was agreed on. times: how often it was opened."""
+    """A sum is opened once and has the agreed length. times: how often it was opened."""
     if times > 1:
         yield f"it was opened {times} times"
     if isinstance(terms, Agreement) and terms.release is Release.WEIGHTS:
@@ -624,18 +621,18 @@ def _size_faults(terms: Terms, released: Released, times: int) -> Iterator[str]:
 
 
 def _survivor_faults(session: Session, server: View, released: Released) -> Iterator[str]:
-    """A sum is over those whose uploads the server had, and whom it showed to every party."""
+    """A sum covers clients whose uploads the server had, and whom it announced to every party."""
     terms, survivors = session.terms, released.survivors
     upload = "upload" if isinstance(terms, Parameters) else "encrypted upload"
     uploads = [one.event for one in server.received(upload) if one.event.frame.round == released.round]
-    # An encrypted round may have been begun anew: only the last attempt counts.
+    # An encrypted round may have been repeated: only the last attempt counts.
     last = max((one.frame.attempt or 0 for one in uploads), default=0)
     uploaded = {one.sender for one in uploads if (one.frame.attempt or 0) == last}
-    # Where masked vectors travel encrypted, one may be masked and then not encrypted.
+    # If masked vectors are also encrypted, a vector may be masked and then not encrypted.
     layered = isinstance(terms, Parameters) and terms.encrypted
     if not uploaded.issuperset(survivors) or (uploaded != set(survivors) and not layered):
         yield (
-            f"the sum is said to be over {_names(session, survivors)}, and uploads came from "
+            f"the server reports a sum over {_names(session, survivors)}, but uploads came from "
             f"{_names(session, [one for one in uploaded if one is not None])}"
         )
     for view in session.parties.values():
@@ -643,13 +640,13 @@ def _survivor_faults(session: Session, server: View, released: Released) -> Iter
             frame = one.event.frame
             if (frame.round, frame.attempt or 0) == (released.round, last) and frame.members != survivors:
                 yield (
-                    f"the sum is said to be over {_names(session, survivors)}; {view.log.begun.party} was shown "
+                    f"the server reports a sum over {_names(session, survivors)}, but {view.log.begun.party} was shown "
                     f"{_names(session, frame.members)} ({view.log.file}, line {one.line})"
                 )
 
 
 def _answer_faults(terms: Terms, server: View, released: At[Released]) -> Iterator[str]:
-    """A sum is opened after enough of its clients have answered."""
+    """A sum is opened only after enough of its clients have answered."""
     masked, number = isinstance(terms, Parameters), released.event.round
     question, answer = ("survivors", "reveal") if masked else ("check", "tags")
     asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
@@ -661,18 +658,18 @@ def _answer_faults(terms: Terms, server: View, released: At[Released]) -> Iterat
 
 
 def _unsaid(terms: Terms, server: View) -> Iterator[Finding]:
-    """Of every round that was answered for, the server says what came of it."""
+    """The server records the outcome of every round that clients answered for."""
     done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
     final = "reveal" if isinstance(terms, Parameters) else "opened"
     for number, line in {one.event.frame.round: one.line for one in server.received(final)}.items():
         if number not in done:
             yield Finding(
-                server.log.file, line, f"round {number} was answered for, and no line says what came of it"
+                server.log.file, line, f"round {number} was answered for, and no line records its outcome"
             )
 
 
 def _layers(session: Session, masks: Session | None) -> Iterator[Finding]:
-    """Where masked vectors travel encrypted, both sessions opened the same rounds over the same clients."""
+    """If masked vectors are also encrypted, both sessions opened the same rounds over the same clients."""
     if masks is None or masks.server is None or session.server is None:
         return
     opened = {one.event.round: one.event.survivors for one in session.server.of(Released)}
@@ -681,7 +678,7 @@ def _layers(session: Session, masks: Session | None) -> Iterator[Finding]:
             yield Finding(
                 masks.server.log.file,
                 one.line,
-                f"round {one.event.round}: the masks came off a sum that key holders did not open for these clients",
+                f"round {one.event.round}: masks were removed from a sum that the key holders did not open for these clients",
             )
 
 
@@ -691,4 +688,4 @@ def _said(frame: Frame) -> str:
 
 
 def _names(session: Session, places: Sequence[int]) -> str:
-    return ", ".join(map(session.name, sorted(places))) or "nobody"
+    return ", ".join(map(session.name, sorted(places))) or "no client"

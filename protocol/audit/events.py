@@ -1,8 +1,8 @@
-"""What a party's audit log says, and how a line of it is written.
+"""Events of a party's audit log, and the format of its lines.
 
-Nothing here is computed from a secret or from anybody's values: public terms, digests and sizes of whole
-messages, and the member numbers that stand in them. A message's digest covers the signature or the random
-key material in it, so that nobody can guess few-valued contents and compare.
+No entry derives from a secret or from data: entries hold public terms, digests and sizes of whole messages, and the
+member indices in them. A message's digest covers its signature or random key material, so that an attacker cannot
+guess contents with few possible values and compare digests.
 """
 
 from datetime import datetime
@@ -24,11 +24,11 @@ from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import VERSION, Message, Natural, WireError
 
 Terms = Parameters | Agreement
-"""What a session agreed on: of masked sums, or of encrypted ones."""
+"""The terms of a session of masked or of encrypted sums."""
 
 
 class Role(Enum):
-    """Whose log it is."""
+    """The role of a log's owner."""
 
     CLIENT = "client"
     HOLDER = "key holder"
@@ -36,11 +36,11 @@ class Role(Enum):
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="what"):
-    """The root of everything that is noted down."""
+    """Base class of all events."""
 
 
 class Begun(Event, frozen=True, tag="log begun"):
-    """The first line. key: signs this line and all after it."""
+    """The first line. key: verifies this line and all later ones."""
 
     version: str
     party: str
@@ -57,18 +57,18 @@ class Begun(Event, frozen=True, tag="log begun"):
 
 
 class Resumed(Event, frozen=True, tag="log resumed"):
-    """The program was started again. removed: bytes of a line that it had not finished writing."""
+    """The program was restarted. removed: bytes of an unfinished line."""
 
     removed: Natural = 0
 
 
 class Closed(Event, frozen=True, tag="log closed"):
-    """Nothing was going on any more. A log that does not end so may lack its last lines."""
+    """Clean shutdown. A log without this last line may lack lines at its end."""
 
 
 class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a party knew of a sum beforehand; see `SumPlan`. noise: how many entries in a row, and the standard deviation
-    of what each client adds to each of them, in real units."""
+    """A planned sum; see `SumPlan`. noise: for each block, its number of entries and the standard deviation, in real
+    units, of the noise that each client adds to each entry."""
 
     statistic: str
     length: int
@@ -87,7 +87,7 @@ class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Agreed(Event, frozen=True, tag="agreed"):
-    """The party takes part in a session. plan, policy: its own, given by its operator; a server has none."""
+    """The party takes part in a session. plan, policy: its own, from its operator; a server has no policy."""
 
     terms: Terms
     roster: Roster
@@ -97,7 +97,7 @@ class Agreed(Event, frozen=True, tag="agreed"):
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One message as it passed. message: its tag; members: whom it names (participants, survivors, dealers, …)."""
+    """A message that was sent or received. message: its tag; members: those that it names (participants, survivors, …)."""
 
     message: str
     digest: bytes
@@ -108,8 +108,8 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Renewed(Event, frozen=True, tag="renewed"):
-    """The owner let a data set serve another session. used: the number of the session that it was used in; uploaded:
-    whether a vector of it had left there.
+    """The owner renewed a data set for another session. used: the earlier session's number; uploaded: whether a vector
+    of it had left there.
     """
 
     used: bytes
@@ -124,8 +124,8 @@ class Forgotten(Event, frozen=True, tag="ledger begun anew"):
 
 
 class Approved(Event, frozen=True, tag="study approved"):
-    """The operator let the node take part in a study with these rosters, clients' first. study: its digest; by, reason: in the
-    operator's words.
+    """The operator approved a study with these rosters, the clients' first. study: its digest; by, reason: as the operator
+    entered them.
     """
 
     study: bytes
@@ -135,7 +135,7 @@ class Approved(Event, frozen=True, tag="study approved"):
 
 
 class Revoked(Event, frozen=True, tag="study revoked"):
-    """The operator took an approval back: the node answers nothing more of that study, but that its session is over."""
+    """The operator revoked an approval: the node only answers that the study's session is over."""
 
     study: bytes
     by: str
@@ -153,8 +153,8 @@ class Ended(Event, frozen=True, tag="session over"):
 
 
 class Foreign(Event, frozen=True, tag="foreign message"):
-    """The node refused a message that is not of this protocol. kind: its type, as its sender calls it; app: digest of the app
-    that was submitted with its run, which is not run here."""
+    """The node refused a message of a different protocol. kind: its type as the sender names it; app: digest of the app
+    submitted with the run, which does not run here."""
 
     kind: str
     app: str
@@ -181,7 +181,7 @@ class Sent(InSession, frozen=True, tag="sent"):
 
 
 class Refused(InSession, frozen=True, tag="refused"):
-    """A message that changed nothing. kind, reason: of our error."""
+    """A message was refused and changed nothing. kind, reason: of our error."""
 
     digest: bytes
     size: Natural
@@ -191,14 +191,14 @@ class Refused(InSession, frozen=True, tag="refused"):
 
 
 class Withheld(InSession, frozen=True, tag="withheld"):
-    """The client was asked for a vector and gave none. kind: of our error, whose text could tell of the values."""
+    """The client was asked for a vector and gave none. kind: of our error; its text could reveal values."""
 
     round: Natural
     kind: str
 
 
 class Released(InSession, frozen=True, tag="released"):
-    """The server opened a sum. values: how many numbers; the numbers, and any digest of them, stay out."""
+    """The server opened a sum. values: how many numbers; neither the numbers nor a digest of them are logged."""
 
     round: Natural
     survivors: tuple[Natural, ...]
@@ -207,7 +207,7 @@ class Released(InSession, frozen=True, tag="released"):
 
 
 class Aborted(InSession, frozen=True, tag="aborted"):
-    """A round, or without one the session, ended and released nothing."""
+    """A round, or without a number the session, ended without releasing anything."""
 
     reason: str
     round: Natural | None = None
@@ -234,7 +234,7 @@ AnyEvent = (
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line. number: from 1; time: what the party's clock said; previous: digest of the line before."""
+    """One line. number: from 1; time: by the party's clock; previous: digest of the line before."""
 
     number: int
     time: datetime
@@ -250,20 +250,20 @@ _DECODER = Decoder(Entry)
 def signed(identity: Identity, number: int, time: datetime, previous: bytes, event: AnyEvent) -> bytes:
     """A line without its newline."""
     draft = _ENCODER.encode(Entry(number, time, previous, event))
-    # What is signed is what a reader will read: 1 in a field of floats becomes 1.0.
+    # Sign what a reader will parse: 1 in a float field becomes 1.0.
     entry = _DECODER.decode(draft)
     signature = identity.sign(Label.AUDIT_SIGNATURE, _ENCODER.encode(entry))
     return _ENCODER.encode(structs.replace(entry, signature=signature))
 
 
 def parse(line: bytes) -> Entry:
-    """The entry of a line in its one form. Raises `WireError`."""
+    """Parse a line in canonical form. Raises `WireError`."""
     try:
         entry = _DECODER.decode(line)
     except (msgspec.DecodeError, SecureAflError, ValueError, RecursionError) as error:
-        raise WireError(f"no entry of an audit log: {error}") from None
+        raise WireError(f"not an entry of an audit log: {error}") from None
     if _ENCODER.encode(entry) != line:
-        raise WireError("an entry that is not written as our programs write it")
+        raise WireError("the entry is not in canonical form")
     return entry
 
 
@@ -274,22 +274,22 @@ def check_signature(entry: Entry, key: bytes) -> None:
 
 
 def encoded(event: AnyEvent) -> bytes:
-    """The same for the same event."""
+    """Canonical bytes of an event."""
     return _ENCODER.encode(event)
 
 
 def line_digest(line: bytes) -> bytes:
-    """What the next entry says of this line."""
+    """The digest of this line for the next entry."""
     return digest(Label.AUDIT_LINE, line)
 
 
 def message_digest(data: bytes) -> bytes:
-    """What logs say of a message in place of its contents: the same at sender and receiver."""
+    """The digest that stands for a message in logs: the same at sender and receiver."""
     return digest(Label.AUDIT_MESSAGE, data)
 
 
 def frame(message: Message, data: bytes) -> Frame:
-    """What is noted down of a message that travels as `data`."""
+    """The log record of a message that travels as `data`."""
     number, attempt = getattr(message, "round", None), getattr(message, "attempt", None)
     members: tuple[int, ...] = ()
     match message:

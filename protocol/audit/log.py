@@ -1,6 +1,6 @@
 """A party's audit log: a file of JSON lines, each signed and chained to the one before.
 
-An entry is on the disk before what it tells of leaves the party: if it cannot be written, nothing leaves.
+An entry is on disk before the message that it records leaves the party. If it cannot be written, nothing leaves.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ from secure_afl.protocol.session.errors import AuditError
 from secure_afl.protocol.session.wire import VERSION
 
 Clock = Callable[[], datetime]
-"""Gives the party's own time, in UTC. Nothing is decided by it."""
+"""Returns the party's own time in UTC. No decision depends on it."""
 
 
 def wall_clock() -> datetime:
@@ -48,10 +48,11 @@ def wall_clock() -> datetime:
 
 
 class AuditLog:
-    """A log that is open for writing, by one process at a time.
+    """A log open for writing, by one process at a time.
 
-    wait: seconds that another process has to close it. Opening continues an existing log of the same identity. The rest of a line that a crash cut is removed, and the
-    next entry says so. A log that is damaged in any other way is not continued. Raises `AuditError`.
+    wait: seconds to wait until another process closes it. Opening continues an existing log of the same identity. It
+    removes a line that a crash left unfinished, and the next entry records this. A log with any other damage is not
+    continued. Raises `AuditError`.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class AuditLog:
                 if time.monotonic() >= ends:
                     raise AuditError(
                         f"expected an audit log that no other process writes, got {self.path}: a node or another "
-                        "command is at work with it"
+                        "command is using it"
                     ) from None
             time.sleep(0.05)
 
@@ -126,33 +127,33 @@ class AuditLog:
             self.append(Resumed(len(data) - len(whole)))
 
     def approved(self, study: bytes) -> Approved | None:
-        """The approval of a study that holds, if there is one, also after `revoke_at_once`. Raises `AuditError`."""
+        """The current approval of a study, or None, also after `revoke_at_once`. Raises `AuditError`."""
         self.take_revocations()
         return self._approved.get(study)
 
     def take_revocations(self) -> None:
-        """Write down what `revoke_at_once` left. Raises `AuditError`."""
+        """Log the revocations that `revoke_at_once` left. Raises `AuditError`."""
         for at, event in revocations(self.path).items():
             self.append(event)
             at.unlink()
 
     def note(self, event: AnyEvent) -> None:
-        """Append an event, unless the log has it: a message that is sent again is the same message."""
+        """Append an event unless the log has it: a repeated message is the same message."""
         known = encoded(event)
         if self._broken or known not in self._noted:
             self.append(event)
             self._noted.add(known)
 
     def append(self, event: AnyEvent) -> None:
-        """Write one entry, through to the disk. Raises `AuditError` from the first failure on."""
+        """Write one entry and sync it to disk. After a failure every call raises `AuditError`."""
         if self._broken:
-            raise AuditError(f"the audit log {self.path} is closed, or could not be written before")
+            raise AuditError(f"the audit log {self.path} is closed, or an earlier write failed")
         line = signed(self._identity, self._number + 1, self._clock(), self._previous, event)
-        self._broken = True  # until it is there
+        self._broken = True  # until the write has succeeded
         try:
             if os.write(self._file, line + b"\n") != len(line) + 1:
                 raise AuditError(
-                    f"the audit log {self.path} cannot be written: the disk took a part of a line"
+                    f"the audit log {self.path} cannot be written: the disk took only part of a line"
                 )
             os.fsync(self._file)
         except OSError as error:
@@ -255,7 +256,7 @@ class Memory:
 
 
 def approvals(chain: Chain) -> dict[bytes, Approved]:
-    """The approvals of studies that hold at the end of a log, by study."""
+    """The studies' approvals in force at the end of a log, by study."""
     found: dict[bytes, Approved] = {}
     for entry in chain.entries:
         _decide(found, entry.event)
@@ -270,7 +271,7 @@ def _decide(found: dict[bytes, Approved], event: AnyEvent) -> None:
 
 
 class Logs:
-    """A log of each party of this process, in one folder; of the server, which has no key of its own else, too."""
+    """The logs of all parties of this process, and of its server, in one folder."""
 
     def __init__(self, folder: Path, clock: Clock = wall_clock) -> None:
         try:
@@ -283,10 +284,10 @@ class Logs:
         self._server = Identity.generate()
 
     def of(self, party: str, role: Role, identity: Identity) -> AuditLog:
-        """The log of one party, opened when it is first asked for."""
+        """The log of one party, opened at the first call."""
         key = identity.verify_key
         if key not in self._logs:
-            # A name may hold any printable letter; the key makes files of two alike names two.
+            # A name may hold any printable character; the key distinguishes files of similar names.
             name = re.sub(r"[^A-Za-z0-9]+", "-", party)
             path = self._folder / f"{name}.{key.hex()[:8]}.jsonl"
             self._logs[key] = AuditLog(path, identity, party, role, self._clock)

@@ -1,7 +1,7 @@
-"""Parties that keep an audit log: they take the same steps as without one, and log each before its messages leave.
+"""Parties with an audit log: they take the same steps as without a log, and log each step before its messages leave.
 
-`RecordedParty` wraps a key holder, `RecordedClient` a client, `RecordedServer` a server of either kind. They read
-messages as these pass, and nothing else.
+`RecordedParty` wraps a key holder, `RecordedClient` a client, `RecordedServer` a server of either kind. They read only
+the messages that pass through them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ R = TypeVar("R")
 
 
 class RecordedParty(Generic[P]):
-    """A key holder, or a client's part in `receive`, with a log. plan, policy, rosters: those the party was made with."""
+    """A key holder, or a client's `receive`, with a log. plan, policy, rosters: as given to the party."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class RecordedParty(Generic[P]):
         self._session = b""
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        """As the party's own `receive`; raises `AuditError` besides."""
+        """The party's `receive`; also raises `AuditError`."""
         try:
             answer = self._party.receive(data)
         except SecureAflError as error:
@@ -84,7 +84,7 @@ class RecordedParty(Generic[P]):
             raise
         message = _FROM_SERVER.decode(data)
         terms = message.agreement if isinstance(message, homomorphic.Invitation) else message
-        if isinstance(terms, ServerMessage):  # this object may be younger than the session
+        if isinstance(terms, ServerMessage):  # the session may have begun before this object was made
             self._session = terms.transcript
         else:
             self._session = terms.transcript()
@@ -104,7 +104,7 @@ class RecordedClient(RecordedParty[Contributor]):
     """A client with a log."""
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        """As the client's own `contribute`; raises `AuditError` besides."""
+        """The client's `contribute`; also raises `AuditError`."""
         try:
             data = self._party.contribute(wanted, values, data_set)
         except SecureAflError as error:
@@ -113,12 +113,12 @@ class RecordedClient(RecordedParty[Contributor]):
         return self._leaving(data)
 
     def withhold(self, wanted: SumWanted, error: Exception) -> None:
-        """Note that no vector is given. error: of what would have made it, or of `contribute`."""
+        """Log that the client gives no vector. error: from computing the vector, or from `contribute`."""
         self._log.append(Withheld(self._session, wanted.round, type(error).__name__))
 
 
 class RecordedServer(Layer[SumServer]):
-    """A server with a log; its steps raise `AuditError` besides. agreed: the terms of its session."""
+    """A server with a log; its steps also raise `AuditError`. agreed: the terms of its session."""
 
     def __init__(self, server: SumServer, log: AuditLog, agreed: Agreed) -> None:
         super().__init__(server)
@@ -144,7 +144,7 @@ class RecordedServer(Layer[SumServer]):
         return came
 
     def _events(self, step: Step[R], came: R) -> Iterator[AnyEvent]:
-        """What a step was, or led to."""
+        """The events of a step."""
         if isinstance(step, Receive):
             message = _FROM_PARTY.decode(memoryview(step.data)[:-SIGNATURE_BYTES])
             yield Received(self._session, frame(message, step.data), step.sender)
@@ -159,7 +159,7 @@ class RecordedServer(Layer[SumServer]):
 
 
 def refused(session: bytes, data: bytes, error: SecureAflError, sender: int | None = None) -> Refused:
-    """What is noted down of a message that changed nothing."""
-    # Texts of the protocol's errors are about messages; others' could tell of a sum.
+    """The log record of a refused message."""
+    # Texts of protocol errors describe messages only; other texts could reveal a sum.
     reason = str(error) if isinstance(error, ProtocolError) else ""
     return Refused(session, message_digest(data), len(data), type(error).__name__, reason, sender)

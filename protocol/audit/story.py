@@ -1,4 +1,4 @@
-"""What left each client, in words for a reader who knows no cryptography."""
+"""Tell what left each client, for a reader who knows no cryptography."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from secure_afl.protocol.audit.events import Aborted, Received, Refused, Release
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.parameters import Parameters, Profile
 
-_FORMS = {  # by whether it is masked, and whether it is encrypted: in a cell, and in words
+_FORMS = {  # by (masked, encrypted): the text for a table cell, and for a sentence
     (True, False): ("masked", "hidden by secret masks"),
     (False, True): ("encrypted", "encrypted"),
-    (True, True): ("masked, encrypted", "hidden by secret masks and encrypted besides"),
+    (True, True): ("masked, encrypted", "hidden by secret masks and encrypted"),
 }
 _SHOWN = 12  # names in a sentence
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One vector that left a client. over: whose sum was opened; sentence: all of it in words."""
+    """A vector that left a client. over: the clients of the opened sum; sentence: the whole story."""
 
     time: datetime
     statistic: str
@@ -33,7 +33,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Account:
-    """All that left one client in one session. besides: sentences on what was no vector."""
+    """All that left one client in one session. besides: sentences on messages other than vectors."""
 
     client: str
     uploads: tuple[Upload, ...]
@@ -42,7 +42,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Story:
-    """One session. facts: what was agreed, as pairs of a word and a text; caution: what it rests on."""
+    """One session. facts: the agreed terms, as pairs of name and text; caution: the assumptions."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class Story:
 
 
 def stories(report: Report) -> tuple[Story, ...]:
-    """One for each session; a masked session whose vectors travelled encrypted is told with the encrypted one."""
+    """One story per session. Masked vectors that travelled encrypted are part of the encrypted session's story."""
     sessions = {one.transcript: one for one in report.sessions}
     beneath = {one.terms.masks for one in report.sessions if isinstance(one.terms, Agreement)}
     told = []
@@ -86,7 +86,7 @@ def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]
         released = {Release.SUM: "the sum", Release.WEIGHTS: "only the model solved from the sum"}
         yield "given to the server", released[terms.release]
     if masks and isinstance(masks.terms, Parameters):
-        profile = {Profile.ACTIVE: "may lie", Profile.SEMI_HONEST: "keeps to the protocol"}
+        profile = {Profile.ACTIVE: "may lie", Profile.SEMI_HONEST: "follows the protocol"}
         yield "assumed of the server", profile[masks.terms.profile]
         yield "keys sealed with", masks.terms.suite.value
         yield "needed to open a sum", f"{masks.terms.threshold} clients"
@@ -115,14 +115,16 @@ def _caution(session: Session, masks: Session | None) -> str:
     terms = masks.terms if masks else session.terms
     if isinstance(terms, Agreement):
         if terms.masks:
-            return "The logs of the masks beneath were not given: what they hide is not told here."
+            return (
+                "The logs of the masked session were not given: this report does not say what its masks hide."
+            )
         return "This holds as long as no client and no key holder helps the server against the others."
     n, t = len(terms.cohort), terms.threshold
     if terms.profile is Profile.ACTIVE:
         return f"This holds as long as fewer than {2 * t - n} of the {n} clients help the server against the others."
     return (
-        f"This holds as long as the server keeps to the protocol, and fewer than {t} of the clients around one help it "
-        "against that one."
+        f"This holds as long as the server follows the protocol, and fewer than {t} of a client's neighbours help it "
+        "against that client."
     )
 
 
@@ -150,7 +152,7 @@ def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent])
         if one.event.frame.round == number
     )
     if sent.event.frame.attempt != last:
-        over, fate = "begun anew", "the round was begun anew, and what was sent this time is in no sum"
+        over, fate = "repeated", "the round was repeated, and this upload is in no sum"
     else:
         over, fate = _fate(session, masks or session, view, number)
     sentence = f"{client} sent one vector of {values:,} numbers (“{statistic}”), {words}; {fate}."
@@ -158,7 +160,7 @@ def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent])
 
 
 def _fate(session: Session, opened: Session, view: View, number: int | None) -> tuple[str, str]:
-    """What came of a vector: in a cell, and in words. opened: the session that opens the sums."""
+    """What happened to a vector, for a table cell and for a sentence. opened: the session that opens the sums."""
     server = opened.server
     if server is None:
         shown = [
@@ -167,7 +169,7 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
             if one.event.frame.round == number
         ]
         if not shown:
-            return "unknown", "the server's log was not given, so what came of it is not known"
+            return "unknown", "the server's log was not given, so it is not known what happened to it"
         return (
             f"{len(shown[-1])} clients, by its own log",
             f"by its own log it helped to open a sum over {len(shown[-1])} clients ({names(session, shown[-1])})",
@@ -177,7 +179,7 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
             continue
         survivors = one.event.survivors
         if view.place not in survivors:
-            return "not in the sum", "it is in no sum, and stays hidden"
+            return "not in the sum", "it is in no sum and stays hidden"
         group = f"the sum over {len(survivors)} clients ({names(session, survivors)})"
         if session.holders is None or opened is not session:
             return f"{len(survivors)} clients", f"the server learned only {group}"
@@ -189,12 +191,12 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
             )
         return f"{len(survivors)} clients", f"{keepers} opened only {group}, and gave it to the server"
     if any(one.event.round in (number, None) for one in server.of(Aborted)):
-        return "nothing was opened", "the round was given up and nothing of it was opened"
-    return "unknown", "the server's log does not say that anything of it was opened"
+        return "nothing was opened", "the round was abandoned and nothing of it was opened"
+    return "unknown", "the server's log does not record that anything of it was opened"
 
 
 def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
-    """What else a client sent in a session, and in the one beneath it."""
+    """What else a client sent in a session and in the masked session beneath it."""
     client = session.name(views[0].place)
 
     def sent(*messages: str) -> list[At[Sent]]:
@@ -208,16 +210,16 @@ def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
             f"clients: {begin:,} bytes."
         )
     elif begin:
-        yield f"To begin, it sent public keys, or that it takes part: {begin:,} bytes."
+        yield f"To begin, it sent public keys or confirmed that it takes part: {begin:,} bytes."
     for one in sent("confirm"):
         if one.event.frame.members:
             yield f"It could not open the shares that came from {names(session, one.event.frame.members)}."
     yield from _revealed(session, views)
     if consents := sent("consent"):
-        yield f"{_times(consents)} it signed over whom a sum is, before it helped to open it."
+        yield f"{_times(consents)} it signed the list of clients in a sum, before it helped to open it."
     if tags := sent("tags"):
         yield (
-            f"{_times(tags)} it vouched for its own part of an encrypted sum, so that no other sum could be opened."
+            f"{_times(tags)} it confirmed its own part of an encrypted sum, so that no different sum could be opened."
         )
     for withheld in (one for view in views for one in view.of(Withheld)):
         yield f"It was asked for a vector of round {withheld.event.round} and gave none ({withheld.event.kind})."
@@ -229,7 +231,7 @@ def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
 
 
 def _revealed(session: Session, views: Sequence[View]) -> Iterator[str]:
-    """Key shares that a client gave, alike ones together."""
+    """Key shares that a client gave, grouped by sum."""
     given: Counter[tuple[int, tuple[int, ...]]] = Counter()
     for view in views:
         survivors: tuple[int, ...] = ()
@@ -253,7 +255,7 @@ def _times(events: Sequence[object]) -> str:
 
 
 def names(session: Session, places: Sequence[int]) -> str:
-    """Names of parties, not more than fit a sentence."""
+    """Names of parties, at most as many as fit into a sentence."""
     listed = [session.name(place) for place in places]
     rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + rest

@@ -1,1 +1,1 @@
-"""What survives a restart: the store, the server's journal, durable parties."""
+"""State that survives a restart: the store, the server's journal, durable parties."""

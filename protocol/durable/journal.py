@@ -1,4 +1,4 @@
-"""A server that outlives its process: every step that changes it is in a `Store`, and is done again after a restart."""
+"""A server that survives restarts: a `Store` keeps every step that changes it, and a restart repeats these steps."""
 
 from collections.abc import Mapping
 from typing import TypeVar, cast
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """A step that was done: with what, and to what it led (see `DurableServer._led_to`)."""
+    """A step with its content and its outcome (see `DurableServer._led_to`)."""
 
     step: msgspec.Raw
     led_to: tuple[str, str, int]
@@ -32,25 +32,25 @@ _ENTRY = msgspec.msgpack.Decoder(_Entry)
 
 
 class DurableServer(Layer[MaskingServer | HomomorphicServer]):
-    """A server in the session that its owner calls `name`.
+    """A durable server of the session that its owner calls `name`.
 
-    A server has no secrets and draws nothing, so the same steps make the same server. server: a fresh one, with what
-    the first one was made with; it does again what the journal has, and afterwards its `state` and `waiting_for` say
-    where it stands. Raises `StoreError` if that is not what the journal says: then it is another server's. Take steps
-    through this object alone. opened: the sum of the last round, once there is one.
+    A server has no secrets and no randomness, so the same steps give the same server. server: a fresh server with the
+    original arguments. It repeats the journal's steps; then its `state` and `waiting_for` say where the session stands.
+    Raises `StoreError` if a step leads to a different outcome: the journal belongs to another server. Take steps only
+    through this object. opened: the sum of the last round, once it is open.
 
-    Every method may raise `StoreError`, and whatever interrupts it: then it is not known how far the step went, and a
-    new object must be made.
+    Every method may raise `StoreError` or re-raise an interrupt. It is then unknown how far the step went: make a new
+    object.
     """
 
     def __init__(self, server: MaskingServer | HomomorphicServer, store: Store, name: str) -> None:
         super().__init__(server)
-        self._acting: SumServer = server  # what does the steps
+        self._acting: SumServer = server  # takes the steps
         self._store = store
         self._name = name
         self._journal = store.journal(name)
-        self._ahead = next(self._journal, None)  # a step that is to be done again
-        self._number = 0  # of the next entry; below 0 while a step is done, and for good if it is not written
+        self._ahead = next(self._journal, None)  # the next step to repeat
+        self._number = 0  # of the next entry; below 0 during a step, and for good if the step is not written
         self._sent: Outbox = {}
         self.opened: OpenedSum | None = None
         self._catch_up()
@@ -60,36 +60,38 @@ class DurableServer(Layer[MaskingServer | HomomorphicServer]):
             self._again(*self._ahead)
 
     def _again(self, step: str, content: bytes) -> object:
-        """Do the next step of the journal again; give what came of it, or what it raised."""
+        """Repeat the next step of the journal; return its result or its exception."""
         entry = _ENTRY.decode(content)
         came = self._tried(msgspec.msgpack.decode(entry.step, type=STEPS[step]))
         if (led_to := self._led_to(came)) != entry.led_to:
             raise StoreError(
-                f"session {self._name!r}: expected a server that does again what it did, got one that comes from step "
-                f"{self._number}, {step}, to {led_to} and not to {entry.led_to}: its parameters, rosters or "
-                "program are others"
+                f"session {self._name!r}: expected a server that repeats its steps, but step {self._number}, "
+                f"{step}, led to {led_to} instead of {entry.led_to}: its parameters, rosters or "
+                "program have changed"
             )
         self._number += 1
         self._ahead = next(self._journal, None)
         return came
 
     def pending(self) -> Outbox:
-        """What was sent last, for those that have not answered: after a restart it is sent again."""
+        """The last messages, for the parties that have not answered; send them again after a restart."""
         return OnDemand(
             [party for party in self._sent if party in self.server.waiting_for], self._sent.__getitem__
         )
 
     def result(self) -> OpenedSum:
-        """The opened sum; the same until the next round begins, also after a restart."""
+        """The opened sum; it stays the same until the next round begins, also after a restart."""
         if self.opened is None:
             super().result()
         assert self.opened is not None
         return self.opened
 
     def _do(self, step: Step[R]) -> R:
-        """Do a step and write it. A frame that changes nothing is not written."""
+        """Take a step and write it to the journal. A frame that changes nothing is not written."""
         if self._number < 0:
-            raise StoreError(f"session {self._name!r}: a step was not written; begin anew from the store")
+            raise StoreError(
+                f"session {self._name!r}: a step was not written; make a new object from the store"
+            )
         number, self._number = self._number, -1
         blamed = self.server.blame.keys() | ()
         came = self._tried(step)
@@ -104,7 +106,7 @@ class DurableServer(Layer[MaskingServer | HomomorphicServer]):
         return came
 
     def _tried(self, step: Step[R]) -> R | ProtocolError | CryptoError:
-        """Do a step; give what came of it, or what it raised by the rules of the protocol."""
+        """Take a step; return its result, or the exception that the protocol's rules raise."""
         try:
             came = step.on(self._acting)
         except AuditError:
@@ -118,17 +120,17 @@ class DurableServer(Layer[MaskingServer | HomomorphicServer]):
         return came
 
     def _led_to(self, came: object) -> tuple[str, str, int]:
-        """What a step raised, the state after it, how many are waited for: another server goes another way."""
+        """A step's outcome: what it raised, the state after it, how many parties are waited for. It tells servers apart."""
         raised = type(came).__name__ if isinstance(came, Exception) else "NoneType"
         return raised, self.server.state.value, len(self.server.waiting_for)
 
 
 class ResumedServer(DurableServer):
-    """A `DurableServer` for a driver that takes every session from its beginning, be it new or one that was left open.
+    """A `DurableServer` for a driver that runs every session from its beginning, whether new or left open.
 
-    A step that the journal has is done again, as it was, when the driver comes to it, and so is all that was received
-    after it; then it sends what nobody has answered, or nothing if the journal has later steps. recorded: the server
-    behind its audit log, which notes each step once. Raises `StoreError` besides if the driver takes other steps.
+    When the driver comes to a step in the journal, the server repeats it together with all that it received after it.
+    Then it sends the messages that are still unanswered, or none if the journal has later steps. recorded: the server
+    behind its audit log, which logs each step once. Also raises `StoreError` if the driver takes different steps.
     """
 
     def __init__(
@@ -143,7 +145,7 @@ class ResumedServer(DurableServer):
 
     @property
     def behind(self) -> bool:
-        """Whether the journal has later steps, so that all before them was done and said."""
+        """Whether the journal has later steps, so that all earlier messages have been handled."""
         return self._ahead is not None
 
     def _catch_up(self) -> None:

@@ -1,4 +1,4 @@
-"""Parties that outlive their processes: what they know is in a `Store`, and they are made anew for every message."""
+"""Parties that survive restarts: a `Store` keeps their state, and a new object handles each message."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from secure_afl.protocol.session.wire import answered
 
 
 class Keeping(Party, Protocol):
-    """A party whose memory can be kept: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
+    """A party whose memory can be stored: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
 
     @property
     def transcript(self) -> bytes: ...
@@ -29,7 +29,7 @@ class Keeping(Party, Protocol):
 
 
 class Contributing(Keeping, Contributor, Protocol):
-    """A client whose memory can be kept."""
+    """A client whose memory can be stored."""
 
     @property
     def wanted(self) -> SumWanted: ...
@@ -38,11 +38,13 @@ class Contributing(Keeping, Contributor, Protocol):
 class DurableParty:
     """A client or key holder in the session that its owner calls `name`.
 
-    make: a fresh party for this session, with the ledger it is given. Whatever process holds the store can go on:
-    a message that was answered is answered with the same bytes again, one that was not is as if it never came, and
-    a vector that was wanted and not contributed is wanted again. A sum whose opening failed is spent; one over which
-    the key holder's process was killed or interrupted was not opened, and may be asked for again, by the same message
-    and no other: that is written down before it is opened.
+    make: makes a fresh party for this session with the given ledger. Any process that has the store can continue:
+
+    - an answered message gets the same bytes again; an unanswered one counts as never received;
+    - a vector that was requested and not contributed is requested again;
+    - a sum whose opening failed is spent;
+    - if the key holder's process was killed or interrupted while opening a sum, only the same message can ask for that
+      opening again: the store records it before the opening begins.
     """
 
     def __init__(self, make: Callable[[Ledger], Keeping], store: Store, name: str) -> None:
@@ -52,14 +54,14 @@ class DurableParty:
 
     @property
     def transcript(self) -> bytes:
-        """Of the session; empty before the party is in it, or after its end. Raises `StoreError`."""
+        """The session's transcript; empty before the party has joined and after the session's end. Raises `StoreError`."""
         return self._party()[1].transcript
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        """Take one message of the server; give the frame that answers it, or what it asks for.
+        """Take a message of the server; return the frame that answers it, or the request for a vector.
 
-        Raises what the party raises, and `StoreError`: then nothing happened, or nobody heard of it yet, and the same
-        message gets its answer.
+        Raises the party's exceptions, and `StoreError`: then nothing has left this party, and the same message can be
+        given again.
         """
         answer = None
         while answer is None:
@@ -83,7 +85,7 @@ class DurableParty:
         return answer
 
     def _answered(self, data: bytes) -> bytes | SumWanted | Exception | None:
-        """None: what the message begins is written down, and it is to be taken again."""
+        """The answer. None: the store has recorded what the message begins; take the message again."""
         question = answered(data)
         kept, party = self._party()
         if kept is not None and kept.question == question:
@@ -102,22 +104,22 @@ class DurableParty:
     def _stepped(
         self, party: Keeping, kept: Kept | None, question: bytes, step: Callable[[], bytes | SumWanted]
     ) -> bytes | SumWanted | Exception:
-        """The step's answer or error, after what it changed is written: a refusal can change something too, as a key
-        holder's sum that did not open and is spent.
+        """The step's answer or error, after writing its changes. A refusal can change something too: a key holder's sum
+        that did not open is spent.
         """
         answer: bytes | SumWanted | Exception
         try:
             answer = step()
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001  # also of a solver that the program gave
+        except Exception as error:  # noqa: BLE001  # includes errors of the program's own solver
             answer = error
         try:
             memory = party.memory()
-        except LocalProtocolError:  # it refused the invitation
+        except LocalProtocolError:  # the party refused the invitation
             return answer
         if isinstance(answer, Exception):
-            if kept is None or memory != kept.memory:  # a refusal that changed nothing costs no write
+            if kept is None or memory != kept.memory:  # a refusal that changed nothing needs no write
                 said = (kept.question, kept.answer) if kept else (b"", b"")
                 self._store.keep(self._name, Kept(memory, *said))
         else:

@@ -1,17 +1,18 @@
-"""One party's file (SQLite): its ledger, and where each of its sessions stands.
+"""A party's file (SQLite): its ledger and the state of each of its sessions.
 
-Everything that a step of a party changes is written in one transaction, before anything of it leaves. So a party
-that is killed has either answered and knows it, or has not answered and does not think so.
+One transaction writes everything that a step changes, before any message of the step leaves. So the file of a killed
+party always records correctly whether the party has answered.
 
-SQLite writes to a log beside the file (WAL) and moves that into the file later. Here that is before anything leaves:
-what was answered is in the file itself, and what was forgotten is in neither. Only a server's journal, which has no
-secrets and grows by every message, stays in the log between its steps.
+SQLite writes to a log beside the file (WAL) and moves it into the file later. Here this move comes before any message
+leaves: the file itself holds every answer, and erased data is in neither file nor log. Only a server's journal, which
+has no secrets and grows with every message, stays in the log between steps.
 
-Memories and answers are locked under a key that follows from the party's identity; data sets' names and session
-numbers lie open. What a party forgets is not in the file any more; a disk may still have it. An old copy of the file
-is a party that has forgotten: it could mask a second vector under one key, or put a data set into a second session.
-Never bring one back; begin a new file, and give no rows of before to a session. Who can write to the file can do just that: it
-lies in a folder of its owner's, on a local disk.
+Memories and answers are encrypted under a key derived from the party's identity; data set names and session numbers are
+not. The file no longer holds what a party erased; the disk may still hold traces.
+
+Never restore an old copy of the file: it has lost records, so the party could mask a second vector under one key, or use
+a data set in a second session. Begin a new file instead, and give no earlier rows to a session. Anyone who can write to
+the file could restore an old copy, so it must lie in a folder that only its owner can write to, on a local disk.
 """
 
 import os
@@ -50,10 +51,10 @@ CREATE TABLE journal (
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
 """
-_WAIT = 60.0  # seconds for another process of the same party to end its step
-_SOON = 5.0  # seconds for another process to end what keeps the log from the file: no step, so a moment
-# What was written outlasts a loss of power: a commit is synced in the log, and the log before the file. (In WAL, EXTRA
-# is FULL; a file of before WAL is taken over by a rollback journal, of which the folder must be synced too.)
+_WAIT = 60.0  # seconds to wait until another process of the same party ends its step
+_SOON = 5.0  # seconds to wait while another process blocks moving the log; shorter than a step
+# Writes survive a loss of power: a commit is synced to the log, and the log before the file. (Under WAL, EXTRA equals
+# FULL. Converting a file from before WAL uses a rollback journal, whose folder must be synced too.)
 _SETTINGS = (
     "synchronous = EXTRA",
     "fullfsync = ON",
@@ -61,19 +62,19 @@ _SETTINGS = (
     "secure_delete = ON",
     "wal_autocheckpoint = 1000",  # pages: no journal makes the log longer
 )
-_BESIDE = ("-wal", "-shm", "-journal")  # SQLite's own files: the log, its index, the journal of before WAL
+_BESIDE = ("-wal", "-shm", "-journal")  # SQLite's own files: the log, its index, the journal before WAL
 
 
 class StoreError(SecureAflError):
-    """A party's file cannot be read or written. Nothing left the party that is not in it; what is in it may have been
-    kept from leaving, and is said when it is asked for again.
+    """A party's file cannot be read or written. Nothing has left the party that the file lacks; an answer in the file that
+    did not leave is sent when its question comes again.
     """
 
 
 @dataclass(frozen=True, repr=False)
 class Kept(Guarded):
-    """Where a session stands. memory: of the party; question: digest of the message that was answered last, if any;
-    answer: what was said to it, if it was.
+    """The state of a session. memory: of the party; question: digest of the last answered message, if any; answer: the
+    answer to it, if any.
     """
 
     memory: bytes
@@ -85,10 +86,10 @@ _KEPT = msgspec.msgpack.Decoder(Kept)
 
 
 class Store(Guarded):
-    """The file of the party with this identity; made if there is none. For one thread, and not for a fork of its process.
+    """The file of the party with this identity; created if missing. Use it in one thread, and not in a forked process.
 
-    Raises `StoreError` if the file is another party's, of another version, or not to be read or written; if anybody but
-    its owner can read it, or put another file in its place.
+    Raises `StoreError` if the file belongs to another party or version, cannot be read or written, or can be read or
+    replaced by anyone but its owner.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
@@ -105,13 +106,13 @@ class Store(Guarded):
                 for setting in _SETTINGS:
                     self._database.execute(f"PRAGMA {setting}")
                 self._begin_log()
-            with self.transaction():  # also moves what a process that was killed left in the log
+            with self.transaction():  # also moves what a killed process left in the log
                 if not self.run("SELECT 1 FROM sqlite_master"):
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self.run(statement)
                     self.run("INSERT INTO about VALUES (?, ?)", VERSION, identity.verify_key)
                 if "uploaded" not in [name for _, name, *_ in self.run("PRAGMA table_info(used)")]:
-                    # Of before it was noted: whatever was used may have left.
+                    # From before this column: assume that every used data set has left.
                     self.run("ALTER TABLE used ADD COLUMN uploaded INTEGER NOT NULL DEFAULT 1")
                 if not self.run("SELECT 1 FROM sqlite_master WHERE name = 'spent'"):
                     self.run(next(one for one in _TABLES.split(";") if "TABLE spent" in one))
@@ -120,7 +121,7 @@ class Store(Guarded):
                 got = [f"of {version} and of {str(party)[:16]}…" for version, party in found]
                 raise StoreError(
                     f"expected {path} to be of {VERSION} and of the party {identity.verify_key.hex()[:16]}…, got a file "
-                    f"{' or '.join(got) or 'of nobody'}"
+                    f"{' or '.join(got) or 'without an owner'}"
                 )
         except BaseException:
             self.close()
@@ -130,21 +131,21 @@ class Store(Guarded):
         return f"Store({self.path})"
 
     def close(self) -> None:
-        """The file is closed; nothing is lost. The last process that does so moves the log into the file."""
+        """Close the file without losing data. The last process to do so moves the log into the file."""
         self._database.close()
 
     @contextmanager
     def transaction(self, *, of_journal: bool = False) -> Iterator[None]:
-        """All that is written inside is written, or nothing; another process of this party waits.
+        """A transaction: all of its writes happen, or none; other processes of this party wait.
 
-        of_journal: it may stay in the log. Raises `StoreError`; after the commit too, if the log cannot be moved into
-        the file. Then it is written, nobody has heard of it, and the next transaction moves it or raises.
+        of_journal: its writes may stay in the log. Raises `StoreError`, also after the commit if the log cannot be moved
+        into the file. Then the data is written, no message has left, and the next transaction moves the log or raises.
         """
-        if self._inside:  # the step that this is part of
+        if self._inside:  # part of an outer step
             yield
             return
         with self._told():
-            # An interrupt can come after BEGIN and before anybody knows of it; in what it left open, nothing would last.
+            # An interrupt can come right after BEGIN; writes into a transaction left open would be lost.
             self._database.rollback()
             self._database.execute(f"PRAGMA busy_timeout = {_WAIT * 1000:.0f}")
             self._database.execute("BEGIN IMMEDIATE")
@@ -158,7 +159,7 @@ class Store(Guarded):
             with self._told():
                 self._database.rollback()
             with suppress(StoreError):
-                self._move_log()  # another process may have left it to this one
+                self._move_log()  # another process may have left the log unmoved
             raise
         finally:
             self._inside = False
@@ -166,45 +167,45 @@ class Store(Guarded):
             self._move_log()
 
     def _begin_log(self) -> None:
-        """The file has a log, also if it is new or of before WAL. Raises `sqlite3.Error`, `StoreError`."""
+        """Switch the file to WAL, also if it is new or from before WAL. Raises `sqlite3.Error`, `StoreError`."""
         for last in _tries():
             try:
                 ((mode,),) = self._database.execute("PRAGMA journal_mode = WAL").fetchall()
             except sqlite3.OperationalError as error:
-                # Two processes that begin at once: SQLite refuses one of them, and does not wait.
+                # If two processes begin at once, SQLite refuses one without waiting.
                 if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
                 continue
             if mode != "wal":
                 raise StoreError(
-                    f"{self.path}: expected a disk of this machine, on which SQLite can have its log (journal mode "
+                    f"{self.path}: expected a local disk, on which SQLite can keep its log (journal mode "
                     f"wal), got one with journal mode {mode}"
                 )
             return
 
     def _move_log(self) -> None:
-        """All that is committed is in the file itself, and the log is empty. Raises `StoreError`.
+        """Move all committed data into the file itself and empty the log. Raises `StoreError`.
 
-        While another process is at a step, it is in the log too; that process empties it when it ends the step.
+        While another process takes a step, the data stays in the log too; that process empties the log after its step.
         """
         with self._told("is written, but only in its log, and nothing leaves until that is in the file"):
-            # Waiting for that would take as long as its step, and gain nothing.
+            # Waiting for that process would take as long as its step and gain nothing.
             self._database.execute("PRAGMA busy_timeout = 0")
             for _ in _tries():
                 ((busy, pages, moved),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                # Below 0, another process moves it, perhaps without the last pages.
+                # Below 0, another process is moving the log, perhaps without the last pages.
                 if not busy or 0 <= pages == moved:
                     return
-            raise sqlite3.OperationalError("another program keeps it")
+            raise sqlite3.OperationalError("another program blocks it")
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
-        """One statement of SQL. Raises `StoreError`."""
+        """Run one SQL statement. Raises `StoreError`."""
         with self.transaction(), self._told():
             self._check_begun()
             return self._database.execute(statement, values).fetchall()
 
     def _check_begun(self) -> None:
-        # SQLite takes a whole transaction back if the disk or the memory fails; the rest would be written piece by piece.
+        # SQLite rolls the whole transaction back if disk or memory fails; later statements would commit one by one.
         if not self._database.in_transaction:
             raise StoreError(f"{self.path}: the step was not written, and cannot go on")
 
@@ -212,7 +213,7 @@ class Store(Guarded):
     def _told(self, trouble: str = "cannot be read or written") -> Iterator[None]:
         if os.getpid() != self._process:
             raise StoreError(
-                f"{self.path}: expected the process that opened it, got a fork: open it there anew"
+                f"{self.path}: expected the process that opened it, got a fork: open the file again there"
             )
         try:
             yield
@@ -242,22 +243,22 @@ class Store(Guarded):
     # ---- sessions --------------------------------------------------------------------------------
 
     def kept(self, name: str) -> Kept | None:
-        """Where the session of that name stands; None before anything was kept. Raises `StoreError`."""
+        """The state of the session of that name; None if none is stored. Raises `StoreError`."""
         rows = self.run("SELECT box FROM kept WHERE name = ?", name)
         return _KEPT.decode(self._unlocked(rows[0][0], name, b"kept")) if rows else None
 
     def keep(self, name: str, kept: Kept) -> None:
-        """From now on the session stands there."""
-        # One box: what was said belongs to this question and this memory, and nothing can be put in its place.
+        """Store the session's state."""
+        # One box binds the answer to this question and this memory, so none of them can be exchanged.
         box = self._locked(msgspec.msgpack.encode(kept), name, b"kept")
         self.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", name, box)
 
     def open_sessions(self) -> list[str]:
-        """The names of sessions that are not over. Raises `StoreError`."""
+        """Names of the sessions that are not over. Raises `StoreError`."""
         return [str(name) for (name,) in self.run("SELECT name FROM kept ORDER BY name")]
 
     def forget(self, name: str) -> None:
-        """The session is over: its secrets and its journal are erased. The ledger stays as it is."""
+        """End a session: erase its secrets and its journal. The ledger stays unchanged."""
         with self.transaction():
             self.run("DELETE FROM kept WHERE name = ?", name)
             self.run("DELETE FROM journal WHERE name = ?", name)
@@ -265,7 +266,7 @@ class Store(Guarded):
     # ---- journals --------------------------------------------------------------------------------
 
     def journal(self, name: str) -> Iterator[tuple[str, bytes]]:
-        """The steps of a session and what was written of each, in order, one at a time. Raises `StoreError`."""
+        """The steps of a session and their contents, in order, one at a time. Raises `StoreError`."""
         steps = self.run("SELECT number, step FROM journal WHERE name = ? ORDER BY number", name)
         for expected, (number, step) in enumerate(steps):
             rows = self.run("SELECT box FROM journal WHERE name = ? AND number = ?", name, number)
@@ -274,7 +275,7 @@ class Store(Guarded):
             yield str(step), self._unlocked(rows[0][0], name, *_at(expected, str(step)))
 
     def write(self, name: str, number: int, step: str, content: bytes) -> None:
-        """Step `number` of a session; it may stay in the log. Raises `StoreError` if another process wrote that one before."""
+        """Write step `number` of a session; it may stay in the log. Raises `StoreError` if another process has written it."""
         box = self._locked(content, name, *_at(number, step))
         with self.transaction(of_journal=True):
             self.run("INSERT INTO journal VALUES (?, ?, ?, ?)", name, number, step, box)
@@ -293,12 +294,12 @@ class Store(Guarded):
 
 
 def _at(number: int, step: str) -> tuple[bytes, ...]:
-    """Where an entry of a journal stands: it is no other's."""
+    """The context that binds an entry to its place in the journal."""
     return b"journal", integer(number), step.encode()
 
 
 def _tries() -> Iterator[bool]:
-    """One try after another until it is time to give up; whether it is the last."""
+    """Yield tries until the time is up; each says whether it is the last."""
     until, last = time.monotonic() + _SOON, False
     while not last:
         last = time.monotonic() > until
@@ -307,8 +308,8 @@ def _tries() -> Iterator[bool]:
 
 
 def _make(path: Path) -> None:
-    """An empty file, if there is none. Raises `StoreError` unless it, and what SQLite has beside it, is in its owner's
-    hands alone, `OSError`.
+    """Create an empty file if none exists. Raises `OSError`, and `StoreError` unless only its owner has access to it and
+    to SQLite's files beside it.
     """
     folder = path.absolute().parent.stat()
     if folder.st_mode & 0o022 or folder.st_uid not in (0, os.geteuid()):
@@ -318,8 +319,8 @@ def _make(path: Path) -> None:
         )
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    # Never opened here: closing it would drop the locks that this process has on it by another `Store`, for as long as
-    # that one is open, and another process could take the log away from under it.
+    # Do not open the file here: closing it would drop the locks that this process holds through another open `Store`,
+    # and another process could then remove the log under that store.
     _check_owned(path)
     for ending in _BESIDE:
         with suppress(FileNotFoundError):
@@ -336,7 +337,7 @@ def _check_owned(path: Path) -> None:
 
 
 class StoredLedger(Ledger):
-    """A ledger that outlives its process."""
+    """A ledger that survives restarts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -395,7 +396,7 @@ class StoredLedger(Ledger):
         return {session for (session,) in self._store.run(statement) if isinstance(session, bytes)}
 
     def data_sets(self) -> list[str]:
-        """Their names, of all that were used. Raises `StoreError`."""
+        """Names of all used data sets. Raises `StoreError`."""
         return [str(name) for (name,) in self._store.run("SELECT data_set FROM used ORDER BY data_set")]
 
     def _record(self, data_sets: Collection[str], session: bytes, uploaded: bool) -> None:

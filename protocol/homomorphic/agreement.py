@@ -1,4 +1,4 @@
-"""What an encrypted session agrees on before a key is made."""
+"""The terms of an encrypted session, agreed on before keys are made."""
 
 import secrets
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from secure_afl.protocol.session.wire import (
 
 
 class Release(Enum):
-    """What key holders give to the server: the sum, or only the solution of the system that it is for."""
+    """What key holders give to the server: the sum, or only the solution of its least squares system."""
 
     SUM = "sum"
     WEIGHTS = "weights"
@@ -38,9 +38,9 @@ RELEASES = tuple(one.value for one in Release)
 
 @dataclass(frozen=True)
 class Encryption:
-    """How sums are encrypted, agreed on beforehand like the plan. A server that asks for another way is refused.
+    """How sums are encrypted, agreed on beforehand like the plan. Parties refuse a server that proposes a different way.
 
-    backend: one that encrypts.
+    backend: an encrypting one.
     """
 
     backend: Backend
@@ -49,12 +49,12 @@ class Encryption:
     def __post_init__(self) -> None:
         parse(self.backend, ENCRYPTED)
         if self.masked and self.release is Release.WEIGHTS:
-            raise LocalProtocolError("a masked sum cannot be solved by key holders: release the sum")
+            raise LocalProtocolError("key holders cannot solve a masked sum: release the sum")
 
     @classmethod
     def of(cls, backend: Backend, release: str | None = None) -> "Encryption":
-        """What key holders release by its name; None is weights for CKKS, which would give the key away with sums,
-        else sums. Raises `LocalProtocolError`.
+        """The encryption with a release by name. None: weights for CKKS, as its sums would reveal the key; otherwise sums.
+        Raises `LocalProtocolError` for an unknown name.
         """
         if release not in (None, *RELEASES):
             raise LocalProtocolError(f"expected release {' or '.join(RELEASES)}, got {release!r}")
@@ -64,15 +64,15 @@ class Encryption:
 
     @property
     def masked(self) -> bool:
-        """Whether what is encrypted has pairwise masks: then server and key holders together see the sum and no more."""
+        """Whether the encrypted vectors are masked: then server and key holders together see only the sum."""
         return self.backend.masked
 
     def agreed(
         self, plan: Sequence[SumPlan], members: int, holders: int
     ) -> tuple[Lattice, tuple[RoundSpec, ...]]:
-        """The parameter set and the rounds for a roster of so many clients: a function of the agreement alone.
+        """The parameter set and the rounds for a roster of `members` clients, from the agreed settings alone.
 
-        Raises `CryptoError` if no set holds the sums, `LocalProtocolError` for what cannot be planned.
+        Raises `CryptoError` if no set holds the sums, `LocalProtocolError` for an impossible plan.
         """
         if self.release is Release.WEIGHTS:
             for one in plan:
@@ -96,7 +96,7 @@ class Encryption:
                 [bfv.Demand(one.largest, one.fraction_bits) for one in plan], members, sets
             )
             if holders > 1:
-                joint_key.smudging_bits(lattice, holders, members)  # refuses what could not be opened later
+                joint_key.smudging_bits(lattice, holders, members)  # raises if no sum could be opened
         modulus = lattice.plain_modulus if self.masked else 0
         return lattice, tuple(
             RoundSpec(
@@ -113,11 +113,11 @@ class Encryption:
 
 
 class Agreement(Message, frozen=True, tag="agreement"):
-    """What the server proposes to clients and key holders, the same bytes to all.
+    """The server's proposal to clients and key holders, the same bytes to all.
 
-    session: 32 fresh bytes, or those of the masked session; masks: the transcript of the masked session whose
-    vectors are encrypted here, or empty. roster, holders: digests of the two rosters; cohort: the invited
-    members' numbers, increasing. Parties are numbered: the roster's members, then the key holders.
+    session: 32 fresh bytes, or those of the masked session. masks: the transcript of the masked session whose vectors
+    are encrypted here, or empty. roster, holders: digests of the two rosters. cohort: the invited members' indices,
+    increasing. Parties are indexed: the roster's members, then the key holders.
     """
 
     version: str
@@ -158,12 +158,12 @@ class Agreement(Message, frozen=True, tag="agreement"):
                 raise WireError(f"{spec.statistic}: a sum of {len(self.cohort)} clients can overflow")
 
     def transcript(self) -> bytes:
-        """32 bytes that stand in every signature and message of the session."""
+        """32 bytes that every signature and message of the session includes."""
         return digest(Label.TRANSCRIPT, encode(self))
 
     @property
     def encryption(self) -> Encryption:
-        """How sums are encrypted. Raises `LocalProtocolError` for a way that there is not."""
+        """How sums are encrypted. Raises `LocalProtocolError` for an impossible combination."""
         if LATTICES[self.lattice].plain_modulus:
             return Encryption(Backend.BFV_MASK if self.masks else Backend.BFV, self.release)
         if self.masks:
@@ -172,13 +172,13 @@ class Agreement(Message, frozen=True, tag="agreement"):
 
     @property
     def decryptions(self) -> int:
-        """Ciphertexts that are opened in the whole session."""
+        """Number of ciphertexts opened in the whole session."""
         return sum(LATTICES[self.lattice].count(spec.length) for spec in self.rounds)
 
     def entry_error(self, number: int, plan: SumPlan, members: int, contributors: int) -> float:
-        """Bound on how far an entry of what is opened of a round is from the exact sum of so many clients' values.
+        """Bound on the error of each entry of an opened sum, compared with the exact sum of the contributors' values.
 
-        members: of the roster. Proven for BFV, for CKKS see `ckks.entry_error`.
+        members: number in the roster. The bound is proven for BFV; for CKKS see `ckks.entry_error`.
         """
         lattice, code = LATTICES[self.lattice], self.rounds[number].code(members)
         if not lattice.plain_modulus:
@@ -196,8 +196,8 @@ class Agreement(Message, frozen=True, tag="agreement"):
         cohort: Sequence[int] | None = None,
         masked: tuple[bytes, bytes] | None = None,
     ) -> "Agreement":
-        """A fresh session for `cohort` (default the whole roster). masked: session number and transcript of the
-        masked session whose vectors it encrypts.
+        """Propose a fresh session for `cohort` (by default the whole roster). masked: number and transcript of the masked
+        session whose vectors it encrypts.
         """
         lattice, rounds = encryption.agreed(plan, len(roster.members), len(holders.members))
         session, masks = masked or (secrets.token_bytes(SESSION_BYTES), b"")

@@ -44,25 +44,25 @@ Ready = tuple[npt.NDArray[np.uint64], bytes]
 
 
 class _OwnVectors:
-    """The program contributes the vectors; under BFV their words stay for further attempts at a round."""
+    """The program contributes the vectors; under BFV their words are kept for further attempts at a round."""
 
     def session(self, agreement: Agreement) -> tuple[bytes, bytes]:
         """The number that the session must have, and the transcript of the masked session under it."""
         return agreement.session, b""
 
     def join(self, ledger: Ledger, agreement: Agreement) -> None:
-        """Enter the session in the ledger, where that is not done yet."""
+        """Enter the session in the ledger, unless it is already there."""
         ledger.join(agreement.session)
 
     def ready(self, ledger: Ledger, memory: ClientMemory, number: int) -> Ready | None:
-        """What answers a request for round `number`; None: the program must be asked."""
+        """The words that answer a request for round `number`; None: ask the program."""
         return (
             (np.frombuffer(memory.words, "<u8").astype(np.uint64), memory.data_set) if memory.words else None
         )
 
 
 class _MaskedVectors:
-    """A masked session made the vectors. Raises `WireError` where the server asks before that is so."""
+    """A masked session makes the vectors. Raises `WireError` if the server asks for them too early."""
 
     def __init__(self, masks: MaskingClient) -> None:
         self._masks = masks
@@ -74,25 +74,25 @@ class _MaskedVectors:
             raise WireError(str(error)) from None
 
     def join(self, ledger: Ledger, agreement: Agreement) -> None:
-        """The masked session is in the ledger."""
+        """Do nothing: the masked session is already in the ledger."""
 
     def ready(self, ledger: Ledger, memory: ClientMemory, number: int) -> Ready:
         try:
             words, data_set = self._masks.masked(number)
         except LocalProtocolError as error:
             raise WireError(str(error)) from None
-        ledger.use(data_set, memory.agreement.session)  # masked before, it leaves now
+        ledger.use(data_set, memory.agreement.session)  # masked earlier, it leaves now
         return words, messages.data_set_digest(self._masks.name, data_set)
 
 
 class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory]):
     """One client in one encrypted session.
 
-    It knows beforehand who the members and the key holders are, which sums were agreed on and how they are
-    encrypted. `receive` takes a message of the server and gives the answer, or `SumWanted`, which the program
-    answers through `contribute`. What is refused raises and changes nothing.
+    It knows beforehand the members, the key holders, the planned sums and how they are encrypted. `receive` takes a
+    message of the server and returns the answer, or `SumWanted`, which the program answers through `contribute`. A
+    refused message raises an exception and changes nothing.
 
-    masks: this client of the masked session whose vectors are encrypted here; it then contributes by itself.
+    masks: this client's object in the masked session whose vectors are encrypted here; it then contributes by itself.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._policy = policy
         self._ledger = ledger
         self._source = _OwnVectors() if masks is None else _MaskedVectors(masks)
-        self._ciphertexts: Residues | None = None  # that may still have to be tagged
+        self._ciphertexts: Residues | None = None  # ciphertexts that may still need tags
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
         self._steps = {Invitation: self._join, EncryptedRequest: self._want, Check: self._tag}
 
     def receive(self, data: bytes) -> bytes | SumWanted:
-        """Take one message of the server; give the frame that answers it, or what it asks for."""
+        """Take a message of the server; return the frame that answers it, or the request for a vector."""
         answer = super().receive(data)
         if isinstance(answer, SumWanted) and (
             ready := self._source.ready(self._ledger, self._memory, answer.round)
@@ -211,7 +211,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._check_group("participants", participants, request.round)
         self._source.ready(
             self._ledger, self._memory, request.round
-        )  # refuses to be asked before there is something
+        )  # raises if the vector does not exist yet
         if request.round != self._memory.round:
             self._memory.words = b""
         self._memory.attempt, self._memory.round = request.attempt, request.round
@@ -219,14 +219,14 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        """The encrypted upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
+        """Encrypt `values` (float64, as many as `wanted.spec` says): the upload that answers `wanted`.
 
-        Further attempts at the round are answered with the same words under BFV, encrypted anew: with other noise, or
-        rows that changed, several uploads would tell more than one.
+        Under BFV further attempts at the round encrypt the same words again: with fresh noise or changed rows, several
+        uploads would reveal more than one.
 
-        Raises `LocalProtocolError` if this sum is not wanted (any more), is masked, or the shape is wrong, `PolicyError`
-        if the data set was used in another session, `CryptoError` if a value is not finite or over the
-        agreed bound. Nothing has left the client then, and it may try again.
+        Raises `LocalProtocolError` if this sum is not (or no longer) requested, is masked, or the shape is wrong;
+        `PolicyError` if another session used the data set; `CryptoError` if a value is not finite or exceeds the agreed
+        bound. Then nothing has left the client, and it may try again.
         """
         if self.state is not ClientState.REQUESTED or wanted != self.wanted:
             raise LocalProtocolError(
@@ -238,7 +238,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
         code = spec.code(len(self._roster.members))
-        units = self._plan[wanted.round].encode(values, code)  # refuses what is not finite or over the bound
+        units = self._plan[wanted.round].encode(values, code)  # raises for values out of bounds
         try:
             self._ledger.use(
                 data_set,
@@ -295,7 +295,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                     f"expected a challenge signed by {holder.name} for this sum, the signature does not verify"
                 ) from None
         if self._plan[offer.round].same_survivors:
-            # Another attempt may have other contributors, and yet those of the rounds before it.
+            # A further attempt may have different contributors, but must match those of the rounds before it.
             for number, earlier in self._memory.related.items():
                 if number < offer.round and earlier != contributors:
                     raise PolicyError(
@@ -303,7 +303,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                         f"{len(contributors)}, not the same: the difference of the sums could tell of one client"
                     )
             self._memory.related[offer.round] = contributors
-        assert self._ciphertexts is not None  # as the state says
+        assert self._ciphertexts is not None  # guaranteed by the state
         tags = tuple(self._lattice.tags(self._ciphertexts, challenge.seed) for challenge in check.challenges)
         self._ciphertexts = None
         return self._frame(Tags(tags, self._memory.data_set))

@@ -1,9 +1,13 @@
-"""A key holder of encrypted sums, sans-IO: it opens one approved sum of each statistic, and nothing else.
+"""A key holder of encrypted sums, sans-IO: it opens only one approved sum of each statistic.
 
-It never sees a client's ciphertext. What it opens is what the contributors uploaded: after the server has
-fixed the sum (by its hash), the key holder draws a challenge, every contributor signs the linear tags of its own
-upload under it, and the tags must add up to those of the sum. A server that offers a single client's
-ciphertext, a sum of others than it says, or anything else, gets nothing.
+It never sees a single client's ciphertext, and it checks that a sum consists of the contributors' uploads:
+
+1. The server fixes the sum by its hash.
+2. The key holder draws a challenge.
+3. Every contributor signs the linear tags of its own upload under this challenge.
+4. The tags must add up to those of the sum.
+
+So a server that offers a single client's ciphertext, or a sum over different clients than it claims, gets nothing.
 """
 
 import secrets
@@ -47,14 +51,14 @@ from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import Message, WireError, answered, decode, encode, verify_frame
 
 Solve = Callable[[SumPlan, npt.NDArray[np.float64], float, int], npt.NDArray[np.float64]]
-"""From a sum, the bound on the error of its entries, and how many clients are in it, what is released in its place."""
+"""Computes what is released, from a sum, the bound on the error of its entries, and its number of clients."""
 
 
 class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
-    """One key holder in one encrypted session; alone, or one of a committee of which all are needed.
+    """One key holder in one encrypted session: a single one, or a member of a committee whose members are all needed.
 
-    solve: with `Release.WEIGHTS`, how a sum is solved. Of messages it refuses, nothing changes, but that a sum
-    which it tried to open and could not is never opened.
+    solve: with `Release.WEIGHTS`, the solver for a sum. A refused message changes nothing, with one exception: a sum
+    whose opening failed is never opened.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         if (encryption.release is Release.WEIGHTS) != (solve is not None):
             raise LocalProtocolError("expected a way to solve if weights are released, and only then")
         self._solve = solve
-        self._key: WholeKey | JointKey | None = None  # none before and after all that it can open
+        self._key: WholeKey | JointKey | None = None  # None before the session and after its last round
         members, keepers = len(roster.members), len(holders.members)
         tags = 256 + keepers * (9 * len(self._lattice.no_tags) + 9)
         longest = max((one.length for one in plan), default=0)
@@ -99,7 +103,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         }
 
     def foresee(self, data: bytes) -> bool:
-        """An opening: if it is broken off, it may be asked for again, and no other sum of its round."""
+        """Record an opening: if it is interrupted, only the same opening of its round can be requested again."""
         if (
             self.state is not HolderState.CHALLENGED
             or self._memory.opening
@@ -129,7 +133,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         super()._begin(kept)
 
     def _made(self, transcript: bytes, secret: bytes | None = None) -> WholeKey | JointKey:
-        """A new key, or one that was kept."""
+        """A new key, or a stored one."""
         holders = len(self._holders.members)
         if holders > 1:
             return JointKey(self._lattice, transcript, holders, secret)
@@ -169,7 +173,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
                 f"expected commitments of {len(self._places)} key holders, got {len(message.frames)}"
             )
         for (who, frame), holder in zip(message.frames, self._holders.members, strict=True):
-            # Every one of them answered the same agreement.
+            # All of them answered the same agreement.
             question = answered(encode(self._memory.agreement))
             encoded = verify_frame(frame, holder.verify_key, self._transcript, question, who)
             commitments[who] = decode(encoded, messages.COMMITMENT).digest
@@ -193,7 +197,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
     def _challenge(self, offer: Offer) -> bytes:
         before = self._memory.offer
         earlier = before.attempt if before is not None else -1
-        # A sum whose opening was broken off is given up by a server that offers another.
+        # A server that offers a new sum gives up one whose opening was interrupted.
         spent = before.round if before is not None and self._memory.opening else self._memory.opened
         if not spent < offer.round < len(self._agreed) or offer.attempt <= earlier:
             raise WireError(
@@ -241,18 +245,18 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
             spends=spending(self._plan),
             budget=self._policy.budget,
         )
-        # From here on this statistic is spent, also if nothing comes of it: no failure can be asked for again.
+        # From here on this statistic is spent, even on failure: no failed opening can be repeated.
         self._memory.opened = offer.round
         payload = self._released(offer, self._lattice.unpack(opening.ciphertexts, self._spec(offer).length))
         if self._plan[offer.round].same_survivors:
             self._memory.related = offer.contributors
         if offer.round == len(self._agreed) - 1:
-            self._key = None  # nothing is left to open
+            self._key = None  # nothing left to open
         return self._frame(Opened(offer.round, memoryview(payload)))
 
     def _check_tags(self, opening: Opening, offer: Offer, challenge: Challenge) -> list[str]:
-        """The names under which the ledger knows the contributors' data. Raises `WireError` or `CryptoError` unless the
-        ciphertexts are the sum of what the contributors uploaded.
+        """The ledger's names of the contributors' data sets. Raises `WireError` or `CryptoError` unless the ciphertexts
+        are the sum of the contributors' uploads.
         """
         if tuple(who for who, _ in opening.frames) != offer.contributors:
             raise WireError(
@@ -312,12 +316,12 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
 
     @property
     def _places(self) -> range:
-        """The numbers of all key holders."""
+        """The indices of all key holders."""
         return range(len(self._roster.members), len(self._roster.members) + len(self._holders.members))
 
     @property
     def _held(self) -> WholeKey | JointKey:
-        assert self._key is not None  # a session has begun, and there is a round left to open
+        assert self._key is not None  # a session has begun, and a round is left to open
         return self._key
 
     def _spec(self, offer: Offer) -> RoundSpec:

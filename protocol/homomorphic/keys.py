@@ -1,7 +1,6 @@
-"""What a key holder has: the whole secret key, or its share of a joint one; and what servers make of the shares.
+"""A key holder's secret, the whole key or a share of a joint key, and how a server combines shares.
 
-TenSEAL is loaded where a key is made and where a committee's decryption is put together, not by a server that
-only adds.
+Making a key and combining a committee's partial decryptions load TenSEAL; a server that only adds does not.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ Words = npt.NDArray[np.uint64]
 
 
 class WholeKey(Guarded):
-    """Of a single key holder. share: the public key. kept: what `kept` gave, for the same key again."""
+    """The key of a single key holder. share: the public key. kept: bytes of `kept`, to restore the same key."""
 
     def __init__(self, lattice: Lattice, kept: bytes | None = None) -> None:
         from secure_afl.crypto.lattice.seal import SecretKey
@@ -31,16 +30,16 @@ class WholeKey(Guarded):
         return self._secret.kept()
 
     def words(self, total: Residues, length: int) -> Words:
-        """A sum under BFV, in Z_t. Raises `CryptoError` if the noise budget does not vouch for it."""
+        """Decrypt a sum under BFV, in Z_t. Raises `CryptoError` if the noise budget is too small to trust it."""
         return bfv.checked(*self._secret.decrypt(total, length), self._lattice)
 
     def slots(self, total: Residues, length: int) -> npt.NDArray[np.float64]:
-        """A sum under CKKS, as decrypted: not to be given to anybody."""
+        """The raw decryption of a sum under CKKS: never release it."""
         return self._secret.decrypt(total, length)[0]
 
 
 class JointKey(Guarded):
-    """Of one of several key holders. kept: what `kept` gave, for the same share again."""
+    """The share of one of several key holders. kept: bytes of `kept`, to restore the same share."""
 
     def __init__(self, lattice: Lattice, transcript: bytes, holders: int, kept: bytes | None = None) -> None:
         self._lattice = lattice
@@ -58,7 +57,7 @@ class JointKey(Guarded):
 
 
 def public_key(lattice: Lattice, transcript: bytes, shares: Sequence[bytes]) -> bytes:
-    """The public key that all shares make. Raises `CryptoError` if they make none."""
+    """The public key of all shares. Raises `CryptoError` if the shares do not give a key."""
     if len(shares) > 1:
         return joint_key.public_key(lattice, joint_key.common(lattice, transcript), shares)
     lattice.unpack_key(shares[0])
@@ -66,12 +65,12 @@ def public_key(lattice: Lattice, transcript: bytes, shares: Sequence[bytes]) -> 
 
 
 def parse_part(lattice: Lattice, part: bytes | memoryview, length: int) -> None:
-    """Raises `CryptoError` unless this may be a partial decryption."""
+    """Raises `CryptoError` unless the bytes have the form of a partial decryption."""
     joint_key.unpack_partial(lattice, part, length)
 
 
 def put_together(lattice: Lattice, total: Residues, parts: Sequence[bytes], length: int) -> Words:
-    """The sum that all partial decryptions open, in Z_t. Raises `CryptoError` if one is missing or wrong."""
+    """Combine all partial decryptions into the sum in Z_t. Raises `CryptoError` if one is missing or wrong."""
     from secure_afl.crypto.lattice import seal
 
     partials = [joint_key.unpack_partial(lattice, part, length) for part in parts]

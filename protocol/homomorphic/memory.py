@@ -1,7 +1,7 @@
-"""What a client and a key holder of encrypted sums keep between the messages of a session.
+"""The state of a client and a key holder of encrypted sums between the messages of a session.
 
-Encoded it goes to a store of the party's own and comes back after a restart. Nobody else may see it: a key holder's
-has the key that opens every upload.
+Its encoding goes to the party's own store and is read back after a restart. It must stay secret: a key holder's memory
+contains the key that opens every upload.
 """
 
 import msgspec
@@ -17,10 +17,10 @@ class ClientMemory(Guarded, msgspec.Struct):
     """One client's session.
 
     answers: digest of the server's last message. demands: of the plan.
-    related: by round, where the plan says same, the contributors that this client gave tags for last.
-    uploaded: the ciphertexts that it may still be asked to tag; data_set: digest of their data set's name.
-    words: what they encrypt, as little-endian bytes, for further attempts at the round; empty before it contributed,
-    under CKKS, and where a masked session keeps them.
+    related: for sums that must have the same contributors, by round: those that this client last gave tags for.
+    uploaded: ciphertexts that it may still have to tag; data_set: digest of their data set's name.
+    words: their plaintext as little-endian bytes, for further attempts at the round; empty before the contribution,
+    under CKKS, and if a masked session keeps them.
     """
 
     agreement: Agreement
@@ -48,10 +48,9 @@ class ClientMemory(Guarded, msgspec.Struct):
 class HolderMemory(Guarded, msgspec.Struct):
     """One key holder's session.
 
-    answers: digest of the server's last message. demands: of the plan. secret: the key, as its kind writes it; empty
-    after the last round. commitments: of all key holders, by party.
-    offer, challenge: of the sum that was offered last. opening: digest of the message over which that sum is being
-    opened. opened: the last round that was. related: contributors of the sums that must have the same.
+    answers: digest of the server's last message. demands: of the plan. secret: the encoded key; empty after the last
+    round. commitments: of all key holders, by party. offer, challenge: of the last offered sum. opening: digest of the
+    message that asks to open it. opened: the last opened round. related: contributors of sums that must have the same.
     """
 
     agreement: Agreement

@@ -1,8 +1,7 @@
-"""What travels in an encrypted session, in the order of its phases.
+"""The messages of an encrypted session, in the order of its phases.
 
-Clients and key holders sign their messages (`wire.sign_frame`). The server's carry the transcript, and nobody
-believes more of them than a client or a key holder has signed. Parties are numbered: the roster's
-members, then the key holders.
+Clients and key holders sign their messages (`wire.sign_frame`). The server's messages carry the transcript; parties
+trust only what a client or a key holder has signed. Parties are indexed: the roster's members, then the key holders.
 """
 
 from msgspec.msgpack import Decoder
@@ -16,7 +15,7 @@ from secure_afl.protocol.session.wire import DIGEST_BYTES, Message, Natural, Ser
 
 
 class KeyCommitment(Message, frozen=True, tag="key commitment"):
-    """The hash of a key share, before any is seen: nobody can choose its own by the others'."""
+    """The hash of a key share, sent before any share is shown, so that no holder can choose its share after the others."""
 
     digest: bytes
 
@@ -25,13 +24,13 @@ class KeyCommitment(Message, frozen=True, tag="key commitment"):
 
 
 class KeyShare(Message, frozen=True, tag="key share"):
-    """A key holder's part of the public key; of a single one, the public key."""
+    """A key holder's share of the public key; a single key holder's whole public key."""
 
     share: bytes
 
 
 class KeyAnnouncement(Message, frozen=True, tag="key announcement"):
-    """A signature over the fingerprint of the public key that all shares make, see `key_parts`."""
+    """A signature over the fingerprint of the joint public key, see `key_parts`."""
 
     signature: bytes
 
@@ -51,10 +50,10 @@ class Challenge(Message, frozen=True, tag="challenge"):
 
 
 class Opened(Message, frozen=True, tag="opened"):
-    """What the sum's key holders release of round `round`.
+    """What a key holder releases for round `round`.
 
-    payload: of a single key holder, words of 8 bytes in Z_t (BFV), or float64 (CKKS, or weights); of one of
-    several, the residues of its partial decryption.
+    payload: from a single key holder, words of 8 bytes in Z_t (BFV) or float64 (CKKS or weights); from one of several,
+    the residues of its partial decryption.
     """
 
     round: Natural
@@ -65,11 +64,11 @@ class Opened(Message, frozen=True, tag="opened"):
 
 
 class Joined(Message, frozen=True, tag="joined"):
-    """The client takes part: agreement, key and signatures are as its policy asks."""
+    """The client takes part: agreement, key and signatures satisfy its policy."""
 
 
 class EncryptedUpload(Message, frozen=True, tag="encrypted upload"):
-    """payload: the ciphertexts' residues, as many bytes as the parameter set says."""
+    """A client's upload. payload: the ciphertexts' residues, with the number of bytes that the parameter set fixes."""
 
     round: Natural
     attempt: Natural
@@ -77,7 +76,7 @@ class EncryptedUpload(Message, frozen=True, tag="encrypted upload"):
 
 
 class Tags(Message, frozen=True, tag="tags"):
-    """The tags of what this client uploaded, under the challenge of each key holder in their order.
+    """The tags of this client's upload, under each key holder's challenge in their order.
 
     data_set: a digest of the name that its owner gives the data, see `data_set_digest`.
     """
@@ -119,7 +118,7 @@ class Invitation(Message, frozen=True, tag="invitation"):
 
 
 class EncryptedRequest(ServerMessage, frozen=True, tag="encrypted request"):
-    """To clients: which round begins, who takes part; attempt counts the rounds begun in this session."""
+    """To clients: which round begins, and who takes part. attempt: counts the rounds begun in this session."""
 
     round: Natural
     attempt: Natural
@@ -130,7 +129,7 @@ class EncryptedRequest(ServerMessage, frozen=True, tag="encrypted request"):
 
 
 class Offer(ServerMessage, frozen=True, tag="offer"):
-    """To key holders: the sum that is to be opened. ciphertexts: `ciphertexts_digest` of it."""
+    """To key holders: the sum to open. ciphertexts: its `ciphertexts_digest`."""
 
     round: Natural
     attempt: Natural
@@ -150,7 +149,7 @@ class Check(ServerMessage, frozen=True, tag="check"):
 
 
 class Opening(ServerMessage, frozen=True, tag="opening"):
-    """To key holders: the check that contributors were sent, their signed tags, and the ciphertexts."""
+    """To key holders: the check sent to the contributors, their signed tags, and the ciphertexts."""
 
     check: bytes
     frames: tuple[tuple[int, bytes], ...]
@@ -181,12 +180,12 @@ def share_commitment(transcript: bytes, holder: int, share: bytes) -> bytes:
 
 
 def key_parts(transcript: bytes, key: bytes) -> tuple[bytes, ...]:
-    """What a key announcement signs."""
+    """The signed parts of a key announcement."""
     return (transcript, digest(Label.ENCRYPTION_KEY, key))
 
 
 def challenge_parts(offer: Offer, seed: bytes) -> tuple[bytes, ...]:
-    """What a challenge signs: the sum is fixed before its coefficients are known."""
+    """The signed parts of a challenge: the sum is fixed before the coefficients are known."""
     contributors = b"".join(map(integer, offer.contributors))
     place = (integer(offer.round), integer(offer.attempt))
     return (offer.transcript, *place, contributors, offer.ciphertexts, seed)
@@ -198,10 +197,10 @@ def ciphertexts_digest(transcript: bytes, ciphertexts: bytes | memoryview) -> by
 
 
 def data_set_digest(client: str, data_set: str) -> bytes:
-    """What key holders remember in place of the name of a client's data set."""
+    """The digest that key holders store instead of a data set's name."""
     return digest(Label.DATA_SET, client.encode(), data_set.encode())
 
 
 def known_as(client: str, data_set: bytes) -> str:
-    """How a key holder's ledger calls a client's data set, given that digest."""
+    """The name of a client's data set in a key holder's ledger, from that digest."""
     return f"{client}: {data_set.hex()}"

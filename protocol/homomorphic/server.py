@@ -1,7 +1,7 @@
-"""The server of encrypted sums, sans-IO. It adds ciphertexts on arrival and holds parameters only.
+"""The server of encrypted sums, sans-IO. It adds ciphertexts on arrival and holds no secret.
 
-Memory: one sum of ciphertexts, whatever the number of clients. It needs TenSEAL only to put the parts of a
-committee's decryption together.
+Memory: one sum of ciphertexts, whatever the number of clients. It needs TenSEAL only to combine a committee's partial
+decryptions.
 """
 
 from collections.abc import Callable, Collection
@@ -58,10 +58,10 @@ class _Round:
 
 
 class HomomorphicServer(SignedServer[FromClient | FromHolder]):
-    """One session's server; see `MaskingServer` for how it is driven.
+    """One session's server; see `MaskingServer` for how to drive it.
 
-    Parties are numbered: the roster's members, then the key holders. least: fewest contributors of a sum; with
-    fewer a round is aborted. Whoever uploads and then gives no tags has its round begun anew without it.
+    Parties are indexed: the roster's members, then the key holders. least: fewest contributors of a sum; a round with
+    fewer is aborted. If a client uploads and then gives no tags, the round begins again without it.
     """
 
     def __init__(self, agreement: Agreement, roster: Roster, holders: Roster, *, least: int) -> None:
@@ -76,7 +76,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         self._least = least
         self._lattice = LATTICES[agreement.lattice]
         self._places = range(len(roster.members), len(roster.members) + len(holders.members))
-        self._said: dict[int, bytes] = {}  # what each key holder answered in this phase
+        self._said: dict[int, bytes] = {}  # each key holder's answer in this phase
         self._joined: frozenset[int] = frozenset()
         self._attempt = 0
         self._challenges: dict[int, Challenge] = {}
@@ -91,7 +91,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         return self._sent(dict.fromkeys(self._places, encode(self.agreement)))
 
     def advance(self) -> Outbox:
-        """End the phase with those that answered; give what to send for the next one.
+        """End the phase with the parties that answered; return the messages of the next phase.
 
         Raises `RoundAbortedError` if a key holder is missing or too few clients are left: before READY the session
         is over, later only the round.
@@ -108,7 +108,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         }
         if self.state not in steps:
             raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
-        # One that is blamed is not waited for, and said nothing that could be used.
+        # A blamed party is not waited for and gave nothing usable.
         if missing := self.waiting_for.union(self.blame).intersection(self._places):
             raise self._abort(f"key holders are missing, and none can be replaced: {self._names(missing)}")
         before = self.state
@@ -146,7 +146,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     # ---- one sum ---------------------------------------------------------------------------------
 
     def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
-        """Ask everybody who joined, or those `among` them, for round `number`. Rounds only go forward."""
+        """Ask all clients that joined, or those in `among`, for round `number`. Rounds only go forward."""
         self._expect(ServerState.READY)
         participants = self._participants(number, len(self.agreement.rounds), self._joined, among)
         self._next_round = number + 1
@@ -186,7 +186,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def _ask_to_open(self) -> Outbox:
         current = self._round
         if silent := current.contributors - current.answers.keys():
-            # What they uploaded is in the sum, and nobody vouches for it: begin anew without them.
+            # Their uploads are in the sum without tags: begin again without these clients.
             return self._begin(
                 current.number, current.contributors - silent - self.blame.keys(), current.invited
             )
@@ -199,7 +199,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         return dict.fromkeys(self._places, encode(message))
 
     def result(self) -> OpenedSum:
-        """The opened sum. Raises `RoundAbortedError` if what the key holders released makes none."""
+        """The opened sum. Raises `RoundAbortedError` if the key holders' answers do not give one."""
         self._expect(ServerState.OPENED)
         current, spec = self._round, self.agreement.rounds[self._round.number]
         try:
@@ -220,7 +220,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         return self._numbers(current.opened[self._places[0]])
 
     def _numbers(self, payload: bytes | memoryview) -> npt.NDArray[Any]:
-        """What a single key holder released."""
+        """The numbers that a single key holder released."""
         if self.agreement.release is Release.WEIGHTS or not self._lattice.plain_modulus:
             return np.frombuffer(payload, "<f8").astype(np.float64)
         return np.frombuffer(payload, "<u8").astype(np.uint64)
@@ -241,7 +241,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             ServerState.CHECKING: len(self._places) * (9 * len(lattice.no_tags) + 9),
         }
         if self.state in (ServerState.COLLECTING, ServerState.OPENING):
-            # An upload; of what a key holder gives for their sum, no form is longer.
+            # The size of an upload; no form of a key holder's answer is longer.
             return lattice.ciphertext_bytes(self.agreement.rounds[self._round.number].length) + 4096
         return longest.get(self.state, 0) + 512
 

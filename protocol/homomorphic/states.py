@@ -1,4 +1,4 @@
-"""The three state machines of an encrypted session. Nothing but these transitions is legal."""
+"""The three state machines of an encrypted session. Only these transitions are legal."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -25,7 +25,7 @@ from secure_afl.protocol.session.wire import Message
 
 
 class ClientState(Enum):
-    """What a client has done last."""
+    """A client's last action."""
 
     START = "start"
     READY = "ready"
@@ -34,7 +34,7 @@ class ClientState(Enum):
 
 
 class HolderState(Enum):
-    """What a key holder has done last."""
+    """A key holder's last action."""
 
     START = "start"
     COMMITTED = "committed"
@@ -44,7 +44,7 @@ class HolderState(Enum):
 
 
 class ServerState(Enum):
-    """What a server is doing. Values name phases, apart from those of a masked session."""
+    """What a server is doing. The values name phases, and differ from those of a masked session."""
 
     START = "start"
     COMMITTING = "key commitments"
@@ -64,7 +64,7 @@ _NEW_ROUND: dict[type[Message], ClientState] = {EncryptedRequest: ClientState.RE
 CLIENT: Mapping[ClientState, Mapping[type[Message], ClientState]] = {
     ClientState.START: {Invitation: ClientState.READY},
     ClientState.READY: _NEW_ROUND,
-    # The server may begin a round anew without clients that fell silent. REQUESTED → UPLOADED is the client's own.
+    # The server may begin a round again without silent clients. REQUESTED → UPLOADED is the client's own step.
     ClientState.REQUESTED: _NEW_ROUND,
     ClientState.UPLOADED: {**_NEW_ROUND, Check: ClientState.READY},
 }
@@ -83,7 +83,7 @@ SERVER: Mapping[ServerState, tuple[type[Message], ServerState]] = {
     ServerState.INVITING: (Joined, ServerState.READY),
     ServerState.COLLECTING: (EncryptedUpload, ServerState.CHALLENGING),
     ServerState.CHALLENGING: (Challenge, ServerState.CHECKING),
-    # Back to COLLECTING, without clients that uploaded and gave no tags.
+    # Back to COLLECTING without clients that uploaded and gave no tags.
     ServerState.CHECKING: (Tags, ServerState.OPENING),
     ServerState.OPENING: (Opened, ServerState.OPENED),
 }

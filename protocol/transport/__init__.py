@@ -1,1 +1,1 @@
-"""How messages reach parties on other machines: what is the same for every transport."""
+"""How messages reach parties: in this process, or on other machines over Flower."""

@@ -1,6 +1,6 @@
-"""What drives a session: a server, a meter, and a link to the parties, which are in this process or elsewhere.
+"""Run a session with a server, a meter, and a link to parties in this process or elsewhere.
 
-The same state machines run in both; in this process messages pass through a `Network` that may misbehave.
+The same state machines run in both cases; in this process messages pass through a `Network`, which may misbehave.
 """
 
 import time
@@ -24,15 +24,15 @@ T = TypeVar("T")
 Contribution = tuple[npt.NDArray[np.float64], str]
 """A client's vector for one sum, and the name of the data set behind it (see `Contributor.contribute`)."""
 Contribute = Callable[[int, SumWanted], Contribution]
-"""Gives the contribution of a client, by its member number, when it is asked for it."""
+"""Returns a client's contribution, given its index, when the server requests it."""
 Carry = Callable[[Outbox], Iterable[tuple[int, bytes]]]
-"""Takes messages to parties elsewhere and gives each answer, with the party's number, as it comes. It ends when all have
-answered or are known not to, or when the phase's deadline has passed."""
+"""Takes messages to remote parties and yields each answer with the party's index. It ends when all parties have answered
+or failed, or at the phase's deadline."""
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """One message on its way. upward: from the client to the server; phase: the server's state."""
+    """A message in transit. upward: from the client to the server; phase: the server's state."""
 
     phase: str
     client: int
@@ -41,13 +41,13 @@ class Envelope:
 
 
 class Network(Protocol):
-    """What lies between the parties. It may drop, hold back, repeat, reorder or replace messages."""
+    """The network between the parties. It may drop, delay, repeat, reorder or replace messages."""
 
     def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        """Called for every message that is sent; gives those to deliver now, in order."""
+        """Called for every sent message; returns the messages to deliver now, in order."""
 
     def flush(self, phase: str) -> Iterable[Envelope]:
-        """Called at a phase's deadline, until it gives nothing; gives what was held back until then."""
+        """Called at a phase's deadline until it returns nothing; returns the delayed messages."""
 
 
 class PerfectNetwork:
@@ -61,25 +61,25 @@ class PerfectNetwork:
 
 
 class Spent(NamedTuple):
-    """CPU seconds, and seconds on the wall."""
+    """CPU seconds and wall-clock seconds."""
 
     cpu: float
     wall: float
 
     @classmethod
     def now(cls) -> "Spent":
-        """What both clocks show."""
+        """The present values of both clocks."""
         return cls(cpu_seconds(), time.perf_counter())
 
     def since(self) -> "Spent":
-        """What has passed on both clocks since they showed this."""
+        """The time since then on both clocks."""
         now = Spent.now()
         return Spent(now.cpu - self.cpu, now.wall - self.wall)
 
 
 @contextmanager
 def spending(add: Callable[[Spent], None]) -> Iterator[None]:
-    """Tell `add` what the body took, also if it raises."""
+    """Call `add` with the time that the body took, even if it raises."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     try:
         yield
@@ -89,10 +89,10 @@ def spending(add: Callable[[Spent], None]) -> Iterator[None]:
 
 @dataclass
 class PhaseCost:
-    """Bytes of every client, and CPU seconds, of one phase over all rounds; those of key holders apart.
+    """Bytes of every client and CPU seconds of one phase over all rounds; key holders are counted separately.
 
-    _wall: what the clock on the wall says of the same work. wall_seconds: from the first message out to the last
-    answer in. What parties elsewhere compute is in there only.
+    _wall: wall-clock time of the same work. wall_seconds: from the first message sent to the last answer received; only
+    this includes the computing of remote parties.
     """
 
     up: dict[int, int] = field(default_factory=dict)
@@ -107,25 +107,25 @@ class PhaseCost:
     wall_seconds: float = 0.0
 
     def add_client(self, client: int, spent: Spent) -> None:
-        """What a client's work took."""
+        """Add the time of a client's work."""
         self.client_seconds[client] = self.client_seconds.get(client, 0.0) + spent.cpu
         self.client_wall[client] = self.client_wall.get(client, 0.0) + spent.wall
 
     def add_server(self, spent: Spent) -> None:
-        """What the server's work took."""
+        """Add the time of the server's work."""
         self.server_seconds += spent.cpu
         self.server_wall += spent.wall
 
     def add_holder(self, spent: Spent) -> None:
-        """What a key holder's work took."""
+        """Add the time of a key holder's work."""
         self.holder_seconds += spent.cpu
         self.holder_wall += spent.wall
 
 
 class Meter:
-    """What a driver notes of a session. costs: by phase, in their order; refusals: of any party here.
+    """Measurements of a session. costs: by phase, in order; refusals: by any party in this process.
 
-    places: the key holders' numbers.
+    places: the key holders' indices.
     """
 
     def __init__(self, places: Collection[int]) -> None:
@@ -138,7 +138,7 @@ class Meter:
         return self.costs.setdefault(phase, PhaseCost())
 
     def count(self, phase: str, party: int, size: int, *, upward: bool) -> None:
-        """A message of so many bytes, from a party or to it."""
+        """Count a message of `size` bytes, from a party or to it."""
         cost = self.of(phase)
         if party in self._places:
             cost.holder_bytes += size
@@ -148,7 +148,7 @@ class Meter:
 
 
 class Local:
-    """All parties are in this process. network: lies between them and the server; None is perfect."""
+    """A link to parties in this process. network: between them and the server; None: a perfect one."""
 
     def __init__(
         self, clients: Mapping[int, Contributor], holders: Mapping[int, Party], network: Network | None
@@ -160,9 +160,8 @@ class Local:
     def answers(
         self, phase: str, outbox: Outbox, contribute: Contribute, meter: Meter
     ) -> Iterator[tuple[str, int, bytes]]:
-        """Send all; give each answer as it reaches the server, with the phase it is of and the party's number.
-
-        It ends with the phase's deadline.
+        """Send all messages; yield each answer that reaches the server, with its phase and the party's index, until the
+        phase's deadline.
         """
 
         def sent(party: int, data: bytes, *, upward: bool) -> Iterator[Envelope]:
@@ -170,7 +169,7 @@ class Local:
             return iter(self._network.carry(Envelope(phase, party, upward, data)))
 
         def delivered(envelopes: Iterator[Envelope]) -> Iterator[tuple[str, int, bytes]]:
-            under_way = [envelopes]  # an answer goes before what else the network gives
+            under_way = [envelopes]  # answers go before the network's other messages
             while under_way:
                 envelope = next(under_way[-1], None)
                 if envelope is None:
@@ -188,17 +187,17 @@ class Local:
             yield from delivered(iter(held))
 
     def _answer(self, envelope: Envelope, contribute: Contribute, meter: Meter) -> bytes | None:
-        """What the receiver answers; None if it refuses."""
+        """The receiver's answer; None if it refuses."""
         cost, party = meter.of(envelope.phase), envelope.client
         receiver = self._holders.get(party) or self._clients.get(party)
         if receiver is None:
-            return None  # late, and of another session on the same network: masks have no key holders
+            return None  # late, from another session on the same network: masked sums have no key holders
         add = cost.add_holder if party in self._holders else partial(cost.add_client, party)
         try:
             with spending(add):
                 answer = receiver.receive(envelope.data)
             if isinstance(answer, SumWanted):
-                # What it takes to compute the statistic is the application's time, not the protocol's.
+                # Computing the statistic is the application's time, not the protocol's.
                 values, data_set = contribute(party, answer)
                 with spending(add):
                     answer = self._clients[party].contribute(answer, values, data_set)
@@ -209,7 +208,7 @@ class Local:
 
 
 class Remote:
-    """All parties are elsewhere: who answers nothing has dropped out and no more. carry: reaches them."""
+    """A link to remote parties. A party that does not answer counts as a dropout. carry: reaches the parties."""
 
     def __init__(self, carry: Carry) -> None:
         self._carry = carry
@@ -230,7 +229,7 @@ Link = Local | Remote
 
 
 class Exchange:
-    """The server of one session, whose `steps` are taken, and its link to the parties. The rest: see `Meter`."""
+    """The server of a session, its link to the parties and its meter (see `Meter`). steps: the server to drive."""
 
     def __init__(
         self, steps: SumServer, link: Link, watch: Callable[[str], None], places: Collection[int] = ()
@@ -242,7 +241,7 @@ class Exchange:
         self.costs, self.refusals = self._meter.costs, self._meter.refusals
 
     def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:
-        """One step of the server, all that it sends, all answers to it, then the deadline."""
+        """Take one step of the server, send its messages, collect the answers until the deadline."""
         outbox = self.timed(step)
         for phase, party, data in self._answers(self._link, self.steps.state.value, outbox, contribute):
             try:
@@ -252,12 +251,12 @@ class Exchange:
                 self.refusals.append(error)
 
     def tell(self, phase: str, outbox: Outbox, carry: Carry) -> None:
-        """What parties elsewhere are told beside the session's own messages; their answers are not looked at."""
+        """Tell remote parties something outside the session's own messages; their answers are ignored."""
         for _ in self._answers(Remote(carry), phase, outbox, nothing_wanted):
             pass
 
     def timed(self, step: Callable[[], T], phase: str | None = None) -> T:
-        """A step of the server. It counts for this phase; None: for the one that it ends, or, between rounds, begins."""
+        """Time a step of the server for this phase; None: for the phase that it ends or, between rounds, begins."""
         before: str = self.steps.state.value
 
         def add(spent: Spent) -> None:
@@ -277,7 +276,7 @@ class Exchange:
 
 
 def nothing_wanted(client: int, wanted: SumWanted) -> Contribution:
-    """For phases in which no client of this process is asked for a vector."""
+    """The `contribute` of phases that request no vector from clients of this process."""
     raise AssertionError(
         "no round is open before the keys are shared, and a client with masks contributes by itself"
     )

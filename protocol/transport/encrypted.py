@@ -1,4 +1,4 @@
-"""A whole session of encrypted sums, in this process or behind a carrier."""
+"""A whole session of encrypted sums, with parties in this process or remote."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -24,9 +24,9 @@ Recorded = tuple[SumServer, Mapping[int, Contributor], Mapping[int, Party]]
 
 
 class EncryptedCohort(Exchange):
-    """Runs one session. Clients and key holders by their numbers: members first, then key holders.
+    """Runs one session. Parties are indexed: clients first, then key holders.
 
-    recorded: the same parties behind their audit logs or journals; carry: reaches parties elsewhere.
+    recorded: the same parties behind their audit logs or journals; carry: reaches remote parties.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class EncryptedCohort(Exchange):
         self.server, self.clients, self.holders = server, clients, holders
 
     def set_up(self) -> None:
-        """The key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
+        """Make the encryption key. Raises `RoundAbortedError` if a key holder is missing or too few clients join."""
         self.run(self.steps.start, nothing_wanted)
         while self.server.state is not ServerState.INVITING:
             self.run(self.steps.advance, nothing_wanted)
         self.timed(self.steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> OpenedSum:
-        """The sum of round `number`, or what is released in its place; see `Cohort.sum`."""
+        """The sum of round `number`, or what key holders release instead; see `Cohort.sum`."""
         self.run(lambda: self.steps.open_round(number, among), contribute)
         while self.server.state is not ServerState.OPENING:
             self.run(self.steps.advance, contribute)
@@ -70,10 +70,10 @@ def layered_sum(
     contribute: Contribute,
     among: Collection[int] | None = None,
 ) -> OpenedSum:
-    """The sum of round `number` whose masked vectors travel encrypted.
+    """The sum of round `number` with masked vectors that travel encrypted.
 
-    Clients mask and encrypt, key holders open the masked sum, and clients remove its masks: nobody but a
-    client ever sees anything that is not masked.
+    Clients mask and encrypt, key holders open the masked sum, and clients help to remove its masks. No party but the
+    client itself ever sees a client's unmasked vector.
     """
     masks.collect(number, contribute, among)
     try:

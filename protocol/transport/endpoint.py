@@ -1,4 +1,4 @@
-"""A party at its end of a transport: a letter in, the answer out, and nothing kept in memory in between."""
+"""A party at its end of a transport: takes an envelope, returns the answer, and keeps nothing in memory in between."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter
 
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 _TERMS: Decoder[Parameters | Agreement | Invitation] = Decoder(Parameters | Agreement | Invitation)
-"""The messages that begin a session at a party."""
+"""Messages that begin a session at a party."""
 
-_WAIT = 10.0  # seconds that an operator's command has to end what it does to the audit log
+_WAIT = 10.0  # seconds to wait until an operator's command releases the audit log
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a party knows before a session, from files of its own. encryption: None for masks alone.
+    """What a party knows before a session, from its own files. encryption: None for masks alone.
 
-    Raises `LocalProtocolError` if sums are to be encrypted and nobody holds a key, or cannot be;
-    `CryptoError` if no parameters hold them.
+    Raises `LocalProtocolError` if encrypted sums lack key holders or cannot be planned; `CryptoError` if no parameter
+    set holds the sums.
     """
 
     parties: Parties
@@ -54,30 +54,29 @@ class Terms:
             return
         if not self.parties.key_holders:
             raise LocalProtocolError(
-                "expected a roster with key holders for encrypted sums, got one without any"
+                "expected a roster with key holders for encrypted sums, got one without key holders"
             )
         clients, holders = self.parties.clients.members, self.parties.key_holders.members
         self.encryption.agreed(self.plan, len(clients), len(holders))
 
     @property
     def backend(self) -> Backend:
-        """How statistics leave."""
+        """The backend of the sums."""
         return self.encryption.backend if self.encryption else Backend.MASK
 
 
 class Endpoint:
-    """One client or key holder, known by its identity's place in the roster.
+    """One client or key holder, identified by its key's index in the roster.
 
-    contribute: a client's vector for a sum, after what the server told of the sums before (empty if nothing), and its data
-    set's name. solve: with `Release.WEIGHTS`, a key holder's.
-    check_told: raises for what cannot have come of sums before another one, whatever the rows are. waits: whether some sum
-    waits for what the server tells, also if none trusts it.
-    learned: takes what the server says came out, what it told in the session before, and the session's number; nobody
-    vouches for it. What it raises reaches the server as a refusal, so it raises nothing that depends on rows.
-    under_way: called whenever a message of a session has been answered: what came out of an earlier one is out of date.
-    audit: the file of its audit log. study: the digest of what is learned, if that must be approved in the audit log before
-    anything but its name leaves the party.
-    Raises `LocalProtocolError` if the roster does not have this identity.
+    contribute: returns a client's vector for a sum and its data set's name, given what the server announced about
+    earlier sums (empty if nothing). solve: a key holder's solver, with `Release.WEIGHTS`.
+    check_told: raises for an announcement that no rows could have led to. waits: whether a sum needs an announcement.
+    learned: takes the server's final result, the announcements before it, and the session's number; no party has
+    verified them. Its exceptions reach the server as a refusal, so they must not depend on rows.
+    under_way: called after each answered message of a session: earlier results are then out of date.
+    audit: the file of the audit log. study: the study's digest, if the audit log must hold the operator's approval before
+    anything but the party's name leaves.
+    Raises `LocalProtocolError` if the roster does not contain this identity.
     """
 
     def __init__(
@@ -96,10 +95,10 @@ class Endpoint:
         study: bytes = b"",
     ) -> None:
         if study and audit is None:
-            raise LocalProtocolError("expected an audit log, in which studies are approved, got none")
+            raise LocalProtocolError("approving studies needs an audit log: give the party one")
         keys = [member.verify_key for member in terms.parties.everybody]
         if identity.verify_key not in keys:
-            terms.parties.clients.place(identity.verify_key)  # says so
+            terms.parties.clients.place(identity.verify_key)  # raises if unknown
         self.party = keys.index(identity.verify_key)
         self.name = terms.parties.everybody[self.party].name
         self._holds_key = self.party >= len(terms.parties.clients.members)
@@ -117,9 +116,9 @@ class Endpoint:
         self._opened: AuditLog | None = None
 
     def answer(self, letter: Letter, address: int) -> bytes:
-        """What goes back. address: where the transport says that the letter was delivered.
+        """Answer an envelope. address: where the transport delivered it.
 
-        Raises what the party, the store or `contribute` raises; nothing of it is for the server.
+        Raises the exceptions of the party, the store and `contribute`; do not send their texts to the server.
         """
         match letter.channel:
             case Channel.WHEREABOUTS:
@@ -137,19 +136,19 @@ class Endpoint:
                 assert_never(other)
 
     def note_foreign(self, kind: str, app: str) -> None:
-        """Have the audit log say that a message of another protocol was refused; see `Foreign`. Raises `AuditError`."""
+        """Log the refusal of a message of a different protocol; see `Foreign`. Raises `AuditError`."""
         if log := self._log():
             log.append(Foreign(kind, app))
 
     def close(self) -> None:
-        """The store and the audit log are closed; nothing is lost. Raises `AuditError` if the log cannot be ended."""
+        """Close the store and the audit log without losing data. Raises `AuditError` if the log cannot be closed."""
         self._store.close()
         if self._opened:
             self._opened.close()
 
     def _ended(self, letter: Letter) -> None:
-        """Forget the session, its secrets first, and take what was learned in it: once, if this party was in the session and
-        its study is approved. Whoever was not is told nothing by the answer, which is the same.
+        """Erase the session, its secrets first, and take what was learned in it: once, and only if this party was in the
+        session and its study is approved. The answer is the same for a party that was not.
         """
         name, model = _name(Channel.LEARNED, letter.session), message_digest(letter.data)
         with self._store.transaction():
@@ -221,25 +220,25 @@ class Endpoint:
         answer = party.receive(letter.data)
         if isinstance(answer, bytes):
             return answer
-        assert isinstance(party, DurableParty | RecordedClient)  # key holders are never asked for a vector
+        assert isinstance(party, DurableParty | RecordedClient)  # key holders never contribute a vector
         try:
             values, data_set = self._contribute(answer, self._known(letter.session))
             self._check_approved()  # again, before the data set is spent
-        except Exception as error:  # of a file, a row, a model: whatever it is, no vector leaves
+        except Exception as error:  # whatever the fault (file, row, model), no vector leaves
             if isinstance(party, RecordedClient):
                 party.withhold(answer, error)
             raise
         return party.contribute(answer, values, data_set)
 
     def _told(self, letter: Letter) -> bytes:
-        """Keep what the server tells of the sums so far. It stays as it was told first, and can only become more."""
+        """Store what the server announces about the sums so far. It can only grow; earlier parts must not change."""
         learned = decode(letter.data, LEARNED)
         log = self._log()
         try:
             with self._store.transaction():
                 self._check_approved()
                 self._keep_told(letter.session, learned)
-                if log:  # first: what is not in the log serves no sum
+                if log:  # log first: an unlogged announcement serves no sum
                     log.note(Received(learned.transcript, frame(learned, letter.data)))
         except SecureAflError as error:
             if log:
@@ -250,24 +249,24 @@ class Endpoint:
     def _keep_told(self, session: bytes, learned: Learned) -> None:
         if self._holds_key or not self._told_between:
             raise LocalProtocolError(
-                f"{self.name} takes part in no sum that follows from what the server tells"
+                f"{self.name} takes part in no sum that depends on the server's announcements"
             )
         channel = Channel.ENCRYPTED if self._terms.encryption else Channel.MASKED
         if learned.transcript != self._party(Letter(channel, session)).transcript:
             raise LocalProtocolError(f"{self.name} takes part in no session of that number and transcript")
         known = self._known(session)
-        if not known.startswith(learned.model):  # else it has come again, or late
+        if not known.startswith(learned.model):  # otherwise it is repeated or late
             _check_goes_on(learned.model, known)
             self._check_told(learned.model)
             self._store.keep(_name(Channel.LEARNED, session), Kept(learned.model, b"", b""))
 
     def _known(self, session: bytes) -> bytes:
-        """What the server has told of a session's sums."""
+        """What the server has announced about a session's sums."""
         kept = self._store.kept(_name(Channel.LEARNED, session))
         return kept.memory if kept else b""
 
     def _log(self) -> AuditLog | None:
-        """The audit log, if there is to be one; it stays open until `close`."""
+        """The audit log, if configured; it stays open until `close`."""
         if self._audit and self._opened is None:
             role = Role.HOLDER if self._holds_key else Role.CLIENT
             opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT)
@@ -280,19 +279,19 @@ class Endpoint:
         return self._opened
 
     def _party(self, letter: Letter) -> DurableParty:
-        """The party that this letter is for, as it is now."""
+        """The party that this envelope is for, in its present state."""
         name = _name(letter.channel, letter.session)
         return DurableParty(lambda ledger: self._made(letter, ledger), self._store, name)
 
     def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
-        """The party that this letter is for, as it was before the session."""
+        """The party that this envelope is for, in its state before the session."""
         terms, encryption = self._terms, self._terms.encryption
         if letter.channel is Channel.MASKED and not self._holds_key and terms.backend.masked:
             return self._masked(ledger)
         if letter.channel is Channel.MASKED or encryption is None:
             raise LocalProtocolError(f"{self.name}: no {letter.channel.value} sums were agreed on")
         holders = terms.parties.key_holders
-        assert holders is not None  # as `Terms` has it
+        assert holders is not None  # `Terms` ensures it
         common = (
             self._identity,
             terms.parties.clients,
@@ -324,10 +323,11 @@ class Endpoint:
 
 
 def _check_number(letter: Letter) -> None:
-    """Raises `LocalProtocolError` for terms of another session than the letter's: every log calls it by this number."""
+    """Raises `LocalProtocolError` if the terms belong to a different session than the envelope names: every log uses
+    this number."""
     try:
         terms = decode(letter.data, _TERMS)
-    except WireError:  # no terms, or none that the party takes
+    except WireError:  # not terms; the party refuses it
         return
     session = terms.agreement.session if isinstance(terms, Invitation) else terms.session
     if session != letter.session:
@@ -364,5 +364,5 @@ def check_remembers(store: Store, memory: Memory) -> None:
 
 
 def _name(channel: Channel, session: bytes) -> str:
-    """Of a session in the store. A server that calls a session otherwise is at its start there, and refused."""
+    """A session's name in the store. A server that changes a session's number finds no stored session and is refused."""
     return f"{channel.value} {session.hex()}"

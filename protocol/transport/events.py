@@ -1,7 +1,7 @@
-"""What a party's node and the server tell the people who run them: these events and these fields, and nothing else.
+"""The events that nodes and the server report to their operators; nothing else is logged.
 
-No field holds a key, a statistic, a row or a model. session: the first 8 hex digits of its number; channel: of a letter;
-seconds: of wall time; sizes are in bytes.
+No field holds a key, a statistic, a row or a model. session: the first 8 hex digits of its number; channel: of an
+envelope; seconds: wall-clock time; sizes are in bytes.
 """
 
 import logging
@@ -20,13 +20,13 @@ from secure_afl.protocol.transport.post import Letter
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event"):
-    """The root of all events. level: of `logging`."""
+    """Base class of all events. level: of `logging`."""
 
     level: ClassVar[int] = logging.INFO
 
 
 class Answered(Event, frozen=True, tag="answered"):
-    """A node answered a letter. taken, given: sizes of the two messages."""
+    """A node answered an envelope. taken, given: sizes of the two messages."""
 
     party: str
     channel: str
@@ -37,7 +37,7 @@ class Answered(Event, frozen=True, tag="answered"):
 
 
 class Refused(Event, frozen=True, tag="refused"):
-    """A node answered nothing. refusal, at, reason: see `told`. What is not known yet is empty, or 0."""
+    """A node refused to answer. refusal, at, reason: see `told`. Unknown fields are empty or 0."""
 
     level = logging.ERROR
     party: str
@@ -51,8 +51,8 @@ class Refused(Event, frozen=True, tag="refused"):
 
 
 class Bound(Event, frozen=True, tag="bound to"):
-    """What a node is started for, or a run of the server is about: the first 16 hex digits of the study's digest and of the
-    rosters', the same in every party's log.
+    """The study of a node or of a server's run: the first 16 hex digits of the digests of study and rosters, the same in
+    every party's log.
     """
 
     study: str
@@ -61,28 +61,28 @@ class Bound(Event, frozen=True, tag="bound to"):
 
 
 class Connected(Event, frozen=True, tag="connected"):
-    """A node is online. superlink: where; node: under which number."""
+    """A node is online. superlink: its address; node: the node's number there."""
 
     superlink: str
     node: int
 
 
 class Unreachable(Event, frozen=True, tag="unreachable"):
-    """A node is not online, and goes on trying. reason: what to do."""
+    """A node is not online and keeps trying. reason: what to do."""
 
     level = logging.ERROR
     reason: str
 
 
 class RunSeen(Event, frozen=True, tag="run seen"):
-    """A node got the first message of a run. run: Flower's number; app: digest of what was submitted, which is not run here."""
+    """A node got a run's first message. run: Flower's number; app: digest of the submitted app, which does not run here."""
 
     run: int
     app: str
 
 
 class Foreign(Event, frozen=True, tag="foreign message"):
-    """A node refused a message that is not ours. kind: its type, as its sender calls it; run, app: see `RunSeen`."""
+    """A node refused a message that is not ours. kind: its type as the sender names it; run, app: see `RunSeen`."""
 
     level = logging.ERROR
     kind: str
@@ -92,14 +92,14 @@ class Foreign(Event, frozen=True, tag="foreign message"):
 
 
 class ShippedCode(Event, frozen=True, tag="shipped code may run"):
-    """A party is at Flower's own SuperNode, which runs whatever is submitted; said when a server asks who is there."""
+    """A party runs in Flower's own SuperNode, which runs any submitted app; reported when a server looks for parties."""
 
     level = logging.WARNING
     party: str
 
 
 class NotKept(Event, frozen=True, tag="not kept"):
-    """A node could not write down where it is: after a crash it may wait for a minute."""
+    """A node could not save its state file: after a crash it may have to wait for a minute."""
 
     level = logging.WARNING
     reason: str
@@ -113,7 +113,7 @@ class NotPersonal(Event, frozen=True, tag="no personal model"):
 
 
 class LeftOpen(Event, frozen=True, tag="left open"):
-    """The server goes on with the session that an earlier run left open. clients: of the roster."""
+    """The server continues the session that an earlier run left open. clients: number in the roster."""
 
     clients: int
 
@@ -125,7 +125,7 @@ class Phase(Event, frozen=True, tag="phase"):
 
 
 class PhaseCost(Event, frozen=True, tag="phase cost"):
-    """What a phase cost at the server, over all rounds. bytes_up, bytes_down: of the client with the most."""
+    """A phase's cost at the server over all rounds. bytes_up, bytes_down: of the client with the most."""
 
     phase: str
     seconds: float
@@ -134,14 +134,14 @@ class PhaseCost(Event, frozen=True, tag="phase cost"):
 
 
 class Silent(Event, frozen=True, tag="silent"):
-    """A node said nothing to the server, or nothing that it could read."""
+    """A node gave the server no answer, or an unreadable one."""
 
     level = logging.WARNING
     reason: str
 
 
 class SumOpened(Event, frozen=True, tag="sum opened"):
-    """number: of the sum in its run, from 0; survivors: how many clients it is over, of so many in the roster."""
+    """The server opened a sum. number: of the sum in its run, from 0; survivors: clients in it, out of the roster's."""
 
     number: int
     survivors: int
@@ -156,13 +156,13 @@ class Exposed(Event, frozen=True, tag="rows may be read from the sum"):
 
 
 class RunOver(Event, frozen=True, tag="run over"):
-    """A study was learned."""
+    """A study ended with a model."""
 
     seconds: float
 
 
 class RunFailed(Event, frozen=True, tag="run failed"):
-    """A study was not learned. refusal, at, reason: see `told`."""
+    """A study ended without a model. refusal, at, reason: see `told`."""
 
     level = logging.ERROR
     seconds: float
@@ -172,7 +172,7 @@ class RunFailed(Event, frozen=True, tag="run failed"):
 
 
 class NotCounted(Event, frozen=True, tag="not counted"):
-    """The metrics file could not be written; the message or run that this was about is as it was."""
+    """The metrics file could not be written; the counted message or run is not affected."""
 
     level = logging.WARNING
     refusal: str
@@ -202,9 +202,10 @@ AnyEvent = (
 
 
 def told(error: BaseException) -> tuple[str, str, str]:
-    """What is told of an error: its class, where it was raised ("file.py:line"), and, of the protocol's own, its text.
+    """What is logged of an error: its class, where it was raised ("file.py:line"), and the text of protocol errors.
 
-    Those are about messages and files. The text of any other error, as of what computes with rows, could quote one.
+    Protocol errors describe messages and files. The text of any other error, for example from computing with rows, could
+    quote data.
     """
     frames = traceback.extract_tb(error.__traceback__)
     at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
@@ -213,18 +214,18 @@ def told(error: BaseException) -> tuple[str, str, str]:
 
 
 def bound(study: bytes, parties: Parties) -> Bound:
-    """Digests as they are told."""
+    """The digests in their logged form."""
     rosters = {role: one.digest.hex()[:16] for role, one in parties.rosters().items()}
     return Bound(study.hex()[:16], rosters["clients"], rosters.get("key_holders", ""))
 
 
 def answered(party: str, letter: Letter, answer: bytes, seconds: float) -> Answered:
-    """A letter and what a node said to it."""
+    """The event for an envelope and a node's answer."""
     session = session_name(letter.session)
     return Answered(party, letter.channel.value, session, len(letter.data), len(answer), seconds)
 
 
 def refused(party: str, letter: Letter | None, error: BaseException, seconds: float) -> Refused:
-    """A letter, if it was one, and why a node said nothing to it."""
+    """The event for an envelope, if it was readable, and the reason for a node's refusal."""
     about = (letter.channel.value, session_name(letter.session), len(letter.data)) if letter else ("", "", 0)
     return Refused(party, *about, seconds, *told(error))

@@ -1,5 +1,6 @@
-"""Events as lines on stderr: text, or with `SECURE_AFL_LOG=json` one JSON object each. For programs, which ask for it by
-`listen`; everybody else gets the events as records of `logging`, under this module's name.
+"""Write events to stderr as lines: text, or with `SECURE_AFL_LOG=json` one JSON object each.
+
+Programs turn this on with `listen`. Otherwise the events are only records of `logging`, under this module's name.
 """
 
 import logging
@@ -19,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Lines(logging.Formatter):
-    """One line a record: its time in UTC, its level, the event's name and fields."""
+    """One line per record: its time in UTC, its level, the event's name and fields."""
 
     def __init__(self, *, json: bool) -> None:
         super().__init__()
@@ -31,14 +32,14 @@ class Lines(logging.Formatter):
         if not self._json:
             return f"{time:%Y-%m-%d %H:%M:%S} {visible(record.getMessage())}"
         about = {"time": time, "level": record.levelname.lower(), **fields(event)}
-        # In ASCII: some readers end a line at other signs than a line feed.
+        # ASCII only: some readers end a line at characters other than a line feed.
         return dumps(msgspec.to_builtins(about), separators=(",", ":"))
 
 
 def listen() -> None:
-    """From now on events go to stderr, in the form that the environment asks for now, and are counted if it asks for it.
+    """Send events to stderr from now on, in the form that the environment sets, and count them if it sets that.
 
-    Raises `LocalProtocolError` for a setting that is none, or needs a package that is not there.
+    Raises `LocalProtocolError` for an invalid setting, or one that needs a missing package.
     """
     form = os.environ.get(VARIABLE, "text")
     if form not in ("json", "text"):
@@ -53,23 +54,23 @@ def listen() -> None:
 
 
 def tell(event: AnyEvent) -> None:
-    """Log an event, and count it. Whatever keeps it from being counted is logged and no more."""
+    """Log an event and count it. A failure to count is only logged."""
     _LOG.log(event.level, "%s", text(event), extra={"event": event})
     try:
         metrics.count(event)
-    except Exception as error:  # noqa: BLE001  # a message was answered, or a model learned: it stands
+    except Exception as error:  # noqa: BLE001  # the answered message or the model is not affected
         lost = NotCounted(type(error).__name__)
         _LOG.log(lost.level, "%s", text(lost), extra={"event": lost})
 
 
 def fields(event: AnyEvent) -> dict[str, Any]:
-    """Its name and what it says; seconds to the millisecond."""
+    """The event's name and fields; seconds to the millisecond."""
     found: dict[str, Any] = msgspec.to_builtins(event)
     return {name: round(one, 3) if isinstance(one, float) else one for name, one in found.items()}
 
 
 def text(event: AnyEvent) -> str:
-    """An event for people, in one line whatever its fields hold: the first field as it is, the others by name."""
+    """An event as one line of text, whatever its fields hold: the first field alone, the others with their names."""
     name, first, *others = fields(event).items()
     shown = [
         f"{name[1]}: {'nobody' if first[1] == '' else first[1]}",

@@ -1,4 +1,4 @@
-"""A whole cohort of masked sums, in this process or behind a carrier."""
+"""A whole session of masked sums, with clients in this process or remote."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -19,7 +19,7 @@ from secure_afl.protocol.transport.driver import (
 
 
 class Cohort(Exchange):
-    """Runs one session. recorded: the same parties behind their audit logs or journals; carry: reaches clients elsewhere."""
+    """Runs one session. recorded: the same parties behind their audit logs or journals; carry: reaches remote clients."""
 
     def __init__(
         self,
@@ -36,29 +36,30 @@ class Cohort(Exchange):
         self.server, self.clients = server, clients
 
     def set_up(self) -> None:
-        """Keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""
+        """Exchange keys and shares for all rounds. Raises `RoundAbortedError` if too few clients are left."""
         self.run(self.steps.start, nothing_wanted)
         self.run(self.steps.advance, nothing_wanted)
         self.run(self.steps.advance, nothing_wanted)
         self.timed(self.steps.advance)
 
     def sum(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> OpenedSum:
-        """The sum of round `number`; `contribute` gives a client's vector when the client is asked for it.
-        among: whom to ask; None is everybody.
+        """The sum of round `number`; `contribute` returns a client's vector when the server requests it.
 
-        Raises `RoundAbortedError` if it cannot be opened; the next round may still be.
+        among: the clients to ask; None: all.
+
+        Raises `RoundAbortedError` if the sum cannot be opened; the next round may still succeed.
         """
         self.collect(number, contribute, among)
         return self.open()
 
     def collect(self, number: int, contribute: Contribute, among: Collection[int] | None = None) -> None:
-        """The uploads of round `number`."""
+        """Collect the uploads of round `number`."""
         self._contribute = contribute
         self.run(lambda: self.steps.open_round(number, among), contribute)
 
     def open(self) -> OpenedSum:
-        """The sum of what was collected."""
+        """Open the sum of the collected uploads."""
         while self.server.state is not ServerState.UNMASKING:
-            # A client that was asked late is heard, and its upload refused.
+            # A late upload is received, and refused.
             self.run(self.steps.advance, self._contribute)
         return self.timed(self.steps.result)

@@ -1,7 +1,7 @@
-"""Events as counts for Prometheus, in the file that `SECURE_AFL_METRICS` names. Needs the extra `metrics`.
+"""Count events for Prometheus, in the file that `SECURE_AFL_METRICS` names. Needs the extra `metrics`.
 
-Flower gives each message to a new process, so nothing could be asked for counts over HTTP. The file is what node
-exporter's textfile collector reads; it is also where the next process finds the counts so far.
+Flower gives each message to a new process, so no process could serve counts over HTTP. The textfile collector of node
+exporter reads the file, and the next process finds the counts so far in it.
 """
 
 import fcntl
@@ -44,7 +44,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Step:
-    """What an event does to one sample: adds to it, or takes its place."""
+    """An event's effect on one sample: add to it or replace it."""
 
     name: str
     labels: Mapping[str, str]
@@ -53,7 +53,7 @@ class Step:
 
 
 def check() -> None:
-    """Raises `LocalProtocolError` if counts are wanted and cannot be made."""
+    """Raises `LocalProtocolError` if counting is on and impossible."""
     if not (name := os.environ.get(VARIABLE)):
         return
     if not name.endswith(".prom"):
@@ -63,13 +63,13 @@ def check() -> None:
 
 
 def count(event: AnyEvent) -> None:
-    """Add an event to the file, if there is to be one; whole or not at all. Raises `OSError`, `ValueError`."""
+    """Add an event to the file, if counting is on, completely or not at all. Raises `OSError`, `ValueError`."""
     if name := os.environ.get(VARIABLE):
         _add(Path(name), list(steps(event)))
 
 
 def steps(event: AnyEvent) -> Iterator[Step]:
-    """What an event adds."""
+    """The effects of an event on samples."""
     match event:
         case Answered() | Refused():
             of = {"party": event.party, "channel": event.channel}
@@ -111,7 +111,7 @@ def _add(path: Path, found: Iterable[Step]) -> None:
         if path.exists():
             for family in text_string_to_metric_families(path.read_text(encoding="utf-8")):
                 if family.name not in _TABLE:
-                    raise ValueError(f"{path}: expected counts of ours, got {family.name}")
+                    raise ValueError(f"{path}: expected counts of secure-afl only, got {family.name}")
                 for one in family.samples:
                     samples[_key(one.name, one.labels)] = one.value
         for step in found:
@@ -127,7 +127,7 @@ def _key(name: str, labels: Mapping[str, str]) -> Key:
 
 
 class _Samples:
-    """Gives the library what it writes down."""
+    """The samples, for the library to write."""
 
     def __init__(self, samples: dict[Key, float]) -> None:
         self._samples = samples
@@ -146,7 +146,7 @@ class _Samples:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """No other process of ours writes to a file of counts in this folder meanwhile."""
+    """Keep our other processes from writing counts in this folder meanwhile."""
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

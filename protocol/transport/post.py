@@ -1,6 +1,6 @@
-"""What a transport has to know of a message: which state machine it is for, and in which session.
+"""What a transport needs to know of a message: its state machine and its session.
 
-None of this is trusted. A message that comes to the wrong state machine, session or party is refused there.
+Nothing here is trusted: a state machine refuses a message for a different machine, session or party.
 """
 
 import secrets
@@ -18,11 +18,11 @@ from secure_afl.protocol.session.wire import Message, Natural, ServerMessage, Wi
 
 
 class Channel(Enum):
-    """What a message is about.
+    """The subject of a message.
 
-    MASKED, ENCRYPTED: a session's state machine. WHEREABOUTS: who is at this address. LEARNED: what came of the sums so
-    far (`Learned`), where clients need it for the next. END: a session is over, and this is what was learned in it; empty
-    if nothing was. The layers, and of a linear model with a codebook its model file after them.
+    MASKED, ENCRYPTED: for a session's state machine. WHEREABOUTS: asks which party is at this address. LEARNED: results
+    of the sums so far (`Learned`), if clients need them for the next sum. END: a session is over, with what was learned
+    in it; empty if nothing. That is the layers, and for a linear model with a codebook then its model file.
     """
 
     MASKED = "masked"
@@ -34,7 +34,7 @@ class Channel(Enum):
 
 @dataclass(frozen=True)
 class Letter:
-    """One message to a party. session: its number, 32 bytes; in WHEREABOUTS 32 fresh bytes, and `data` is empty."""
+    """An envelope: a message to a party. session: its number, 32 bytes; in WHEREABOUTS 32 fresh bytes with empty `data`."""
 
     channel: Channel
     session: bytes
@@ -45,7 +45,7 @@ class Letter:
 
 
 class Here(Message, frozen=True, tag="here"):
-    """Who is at an address, proven: `party` is a number in the session's order, clients first."""
+    """A party's signed statement that it is at an address. party: its index in the session, clients first."""
 
     party: Natural
     signature: bytes
@@ -55,9 +55,9 @@ class Here(Message, frozen=True, tag="here"):
 
 
 class Learned(ServerMessage, frozen=True, tag="learned"):
-    """What came of a session's sums so far, as the model's owner packs it. It begins with what was told before.
+    """The results of a session's sums so far, in the model's own encoding. They begin with the earlier announcement.
 
-    salt: random, so that who has a log, and the message's digest in it, cannot try likely models.
+    salt: random, so that a reader of a log cannot compare the message's digest with those of likely models.
     """
 
     salt: bytes
@@ -72,18 +72,18 @@ LEARNED = Decoder(Learned)
 
 
 def who_is_there() -> Letter:
-    """A question whose answer cannot be one to an earlier question."""
+    """A fresh question for the party at an address; an answer to an earlier question cannot answer it."""
     return Letter(Channel.WHEREABOUTS, secrets.token_bytes(KEY_BYTES))
 
 
 def here(identity: Identity, parties: Parties, party: int, question: Letter, address: int) -> bytes:
-    """The answer of the party with that number, reached at that address of the transport."""
+    """The answer of the party with that index at that address of the transport."""
     signed = _signed(parties, party, question, address)
     return encode(Here(party, identity.sign(Label.HERE_SIGNATURE, *signed)))
 
 
 def found(parties: Parties, question: Letter, address: int, answer: bytes) -> int:
-    """The number of the party at that address. Raises `WireError` for an answer that does not prove one."""
+    """The index of the party at that address. Raises `WireError` for an answer that does not prove it."""
     told = decode(answer, HERE)
     everybody = parties.everybody
     if told.party >= len(everybody):

@@ -45,7 +45,7 @@ def test_logs_that_hold(logs: list[Path]) -> None:
     for words in (
         "Cleveland sent one vector of 559 numbers",
         "hidden by secret masks; the server learned only the sum over 3 clients (",
-        "is in no sum, and stays hidden",
+        "is in no sum and stays hidden",
         "This holds as long as fewer than 2 of the 4 clients help the server",
         "every line is signed and in its place, and the logs agree",
     ):
@@ -58,7 +58,7 @@ def test_a_changed_line_is_named(logs: list[Path], tmp_path: Path) -> None:
     changed.write_bytes(b"".join([*lines[:6], lines[6].replace(b'"size":', b'"size":1'), *lines[7:]]))
     code, output = run("audit", "verify", changed, *logs[1:])
     assert code == 1
-    assert f"{changed}, line 7: the signature does not fit what the entry says" in output
+    assert f"{changed}, line 7: the signature does not fit the entry" in output
     assert "what is told here may not be what happened" in output
 
 

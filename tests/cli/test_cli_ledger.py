@@ -62,9 +62,9 @@ def test_a_renewal_after_an_upload_is_the_owners_word_and_in_the_log(tmp_path: P
             f"may serve another session than {session_name(session)}, where a vector of it had left" in said
         )
     report = verify({str(log): log.read_bytes()})
-    noted = [one.text for one in report.notes if "let a data set" in one.text]
+    noted = [one.text for one in report.notes if "renewed a data set" in one.text]
     assert noted == [
-        f"site-1 let a data set of session {session_name(session)} serve another one, although a vector of it had left"
+        f"site-1 renewed a data set of session {session_name(session)} for another session, although a vector of it had left"
     ]
     run_to_its_end(federation)
 

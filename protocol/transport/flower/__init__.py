@@ -1,4 +1,4 @@
-"""Sessions over Flower: the only place of the framework that knows it. Needs the extra `flower`."""
+"""Sessions over Flower. Only this package imports Flower; it needs the extra `flower`."""
 
 from secure_afl.crypto.errors import optional
 

@@ -1,4 +1,4 @@
-"""The client's side: every message of the server goes to an `Endpoint`, and its answer back."""
+"""The client's side: pass every message of the server to an `Endpoint` and send its answer back."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from secure_afl.protocol.transport.post import Channel
 
 
 def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
-    """A ClientApp that answers for the party that `opened` finds by a node's own configuration.
+    """A ClientApp that answers for the party that `opened` finds through the node's own configuration.
 
-    `opened` is called for every message: Flower may give each to a new process.
+    `opened` is called for every message, as Flower may give each message to a new process.
     """
     app = ClientApp()
 
@@ -41,9 +41,9 @@ def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
 def answer_to(
     content: RecordDict, node: int, opened: Callable[[], AbstractContextManager[Endpoint]]
 ) -> RecordDict:
-    """What the party that `opened` gives answers at the node of that number; a line in its log says what it was.
+    """The answer of the party that `opened` returns, at the node of that number; the party's log records it.
 
-    Whatever goes wrong, the server gets the same empty refusal: the text of an exception may tell of data.
+    Every failure gives the server the same empty refusal, since the text of an exception could reveal data.
     """
     started, party, letter = time.perf_counter(), "", None
     try:

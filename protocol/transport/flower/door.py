@@ -1,4 +1,4 @@
-"""The two doors of a SuperLink: nodes come in at the public one and find Flower's fleet interface and nothing else; the
+"""The two doors of a SuperLink. Nodes use the public door, which offers only Flower's fleet interface; the
 operator's commands and the ServerApp use the private one, on loopback.
 
 Flower serves all three at one port, and asks nobody but nodes who they are: whoever reaches it may submit an app, register a
@@ -13,9 +13,10 @@ from typing import Any
 FLEET = "/v1/fleet/"
 PULL = f"{FLEET}pull-messages"
 SENDING = "/v1/runtime/push-messages"
-"""By this the ServerApp sends messages to nodes."""
+"""The ServerApp's path for sending messages to nodes."""
 WAIT_HEADER = "secure-afl-wait"
-"""A node asks the public door by it to hold a question for a message until there is one, at most so many seconds."""
+"""The header by which a node asks the public door to hold its pull request until a message arrives; its value: the most
+seconds to wait."""
 LONGEST_WAIT = 20.0  # seconds; proxies cut silent connections after 60
 LARGEST_BODY = 2**26  # bytes; Flower cuts what it sends into objects of 20 MiB
 
@@ -27,20 +28,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Doors:
-    """Of one application; both are for the same event loop."""
+    """Both doors of an application, for one event loop."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._sent = asyncio.Event()  # set, and replaced, whenever the ServerApp has sent something
+        self._sent = asyncio.Event()  # set, and replaced, whenever the ServerApp has sent a message
         self._closing = False
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """End all waiting."""
         self._closing = True
         self._sent.set()
 
     async def public(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """For nodes."""
+        """The door for nodes."""
         if scope["type"] != "http" or not scope["path"].startswith(FLEET):
             await _refuse(scope, send, 404)
             return
@@ -53,8 +54,8 @@ class Doors:
             await self._application(scope, _given(body, receive), send)
 
     async def private(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """For the operator and the ServerApp: all that the application has. Pages in a browser on the same machine can reach
-        it too, so what they send, which has an origin, is refused.
+        """The door for the operator and the ServerApp, with all interfaces. Web pages in a browser on the same machine can
+        reach it too; their requests have an origin and are refused.
         """
         if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
             await _refuse(scope, send, 403)
@@ -65,7 +66,7 @@ class Doors:
             sent.set()
 
     async def _held(self, scope: Scope, body: bytes, receive: Receive, send: Send, wait: float) -> None:
-        """Ask again whenever something was sent, until there is a message or the time is over."""
+        """Ask again whenever a message was sent, until there is one for this node or the time is over."""
         left = asyncio.ensure_future(_disconnected(receive))
         loop = asyncio.get_running_loop()
         ends = loop.time() + wait
@@ -79,7 +80,7 @@ class Doors:
                 waiting = asyncio.ensure_future(sent.wait())
                 await asyncio.wait({left, waiting}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
-                if left.done():  # a message that is pulled now would be lost
+                if left.done():  # a message pulled now would be lost
                     return
         finally:
             left.cancel()
@@ -90,7 +91,7 @@ class Doors:
 
 
 def _wait(scope: Scope) -> float:
-    """Seconds that a node asks its question to be held; 0 if it does not."""
+    """Seconds for which a node asks to hold its request; 0 if it does not ask."""
     for name, value in scope["headers"]:
         if name == WAIT_HEADER.encode():
             try:
@@ -101,7 +102,7 @@ def _wait(scope: Scope) -> float:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None if it is too large, or its sender has gone."""
+    """The whole body; None if it is too large or its sender has disconnected."""
     body, more = bytearray(), True
     while more:
         event = await receive()
@@ -113,7 +114,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _given(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already, for the application; then whatever comes."""
+    """Replay a body that was already read to the application, then pass on what follows."""
     given = False
 
     async def again() -> Event:
@@ -134,7 +135,7 @@ def _kept(answer: list[Event]) -> Send:
 
 
 def _is_empty(answer: list[Event]) -> bool:
-    """Whether it says that there is no message: status 200, and no bytes."""
+    """Whether the answer means that there is no message: status 200 without a body."""
     start, *rest = answer
     return start.get("status") == 200 and not any(event.get("body") for event in rest)
 

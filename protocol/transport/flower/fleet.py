@@ -1,8 +1,8 @@
-"""A party's own connection to a SuperLink: it pulls messages and pushes replies, and never asks for the submitted app.
+"""A party's own connection to a SuperLink: it pulls messages and pushes replies, and never fetches the submitted app.
 
-Flower has no public interface for this. The names used here are internal to it, and `TRIED` lists the versions that
-they were tried with; `tests/transport/test_fleet.py` fails where a new version moved one. Flower's own
-`http_request_response` is not used: it ends the process by itself, swallows exceptions and waits a minute after a crash.
+Flower has no public interface for this. The names used here are internal to Flower; `TRIED` lists the versions that they
+were tried with, and `tests/protocol/transport/test_fleet.py` fails if a new version moves one. We do not use Flower's own
+`http_request_response`, since it ends the process, swallows exceptions and waits a minute after a crash.
 """
 
 import ssl
@@ -54,34 +54,34 @@ from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.transport.flower.door import WAIT_HEADER
 
 TRIED = ("1.41.0",)
-"""Versions of Flower whose internal names are those used in this package."""
+"""Versions of Flower with the internal names that this package uses."""
 
 MOST_OBJECTS, MOST_BYTES = (
     4096,
     2**31,
-)  # of one message; ours have 3 to 6 objects, and the largest a few hundred MB
+)  # per message; ours have 3 to 6 objects and at most a few hundred MB
 _SHORT = 2**17  # bytes
 _PULL = "/flwr.proto.Fleet/PullMessages"
-_TIMEOUT = 60.0  # seconds until the objects of a message must be there
-_REFUSED = Error(1000, "refused")  # and no more: whatever failed may tell of data
+_TIMEOUT = 60.0  # seconds until the objects of a message must have arrived
+_REFUSED = Error(1000, "refused")  # no details: the cause could reveal data
 T = TypeVar("T")
 
 
 class FleetError(ProtocolError):
-    """The SuperLink cannot be reached, or does not accept this node. The text says what to do."""
+    """The SuperLink cannot be reached or does not accept this node. The text says what to do."""
 
 
 class RunOverError(FleetError):
-    """The run of a message is over: nobody waits for its reply."""
+    """The run of a message is over: the server no longer waits for its reply."""
 
 
 class NotOursError(FleetError):
-    """A message that no server of ours sends."""
+    """A message that our servers never send."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message that a SuperLink handed over; its content is still there. run: of Flower's; kind: its type."""
+    """A pulled message whose content is still at the SuperLink. run: Flower's number; kind: its type."""
 
     head: Message
     tree: ObjectTree
@@ -99,19 +99,20 @@ class Delivery:
         return int(self.head.metadata.dst_node_id)
 
     def to_bytes(self) -> bytes:
-        """Without the content, for `reply_later`."""
+        """The delivery without its content, for `reply_later`."""
         return bytes(message_to_proto(remove_content_from_message(self.head)).SerializeToString())
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Self:
-        """What `to_bytes` wrote, to be replied to and not to be read."""
+        """Restore from `to_bytes`, to reply to the message; its content cannot be read."""
         return cls(message_from_proto(ProtoMessage.FromString(data)), ObjectTree())
 
 
 class Fleet:
-    """The connection of one node. superlink: HOST:PORT; authority: the certificates (PEM) that vouch for it.
+    """The connection of one node. superlink: HOST:PORT; authority: the certificates (PEM) that authenticate it.
 
-    Every call raises `FleetError`, and may be repeated after it. Safe for two threads: one that beats, one for the rest.
+    Every call may raise `FleetError` and can then be repeated. Safe for two threads: one that calls `beat`, one for the
+    rest.
     """
 
     def __init__(self, superlink: str, authority: bytes, key: ec.EllipticCurvePrivateKey) -> None:
@@ -121,15 +122,17 @@ class Fleet:
         try:
             self._client = FleetHttpClient.from_server_address(superlink, False, authority, [self._signed])
         except (ssl.SSLError, UnicodeDecodeError):
-            raise FleetError("expected certificates in PEM that vouch for the SuperLink, got none") from None
+            raise FleetError(
+                "expected certificates in PEM that authenticate the SuperLink, got no certificate"
+            ) from None
         self.node = 0
 
     def close(self) -> None:
         self._client.close()
 
     def activate(self, interval: float) -> int:
-        """Go online, and give the node's number. interval: seconds; after twice as long without `beat` the SuperLink takes
-        the node for gone.
+        """Go online and return the node's number. interval: seconds; after twice as long without `beat` the SuperLink
+        considers the node offline.
         """
         try:
             answer = self._asked(
@@ -148,7 +151,7 @@ class Fleet:
         return self.node
 
     def deactivate(self, node: int) -> bool:
-        """Go offline, or take that number's earlier process offline; whether it was online."""
+        """Go offline, or take an earlier process with that number offline. Returns whether it was online."""
         try:
             self._asked(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node))
         except _StatusError as status:
@@ -163,7 +166,7 @@ class Fleet:
         self._asked(self._client.SendNodeHeartbeat, request)
 
     def pull(self, wait: float) -> Delivery | None:
-        """The next message, if there is one. A door of ours holds the question for `wait` seconds; others answer at once."""
+        """The next message, or None. Our public door waits up to `wait` seconds for one; other SuperLinks answer at once."""
         self._signed.wait = wait
         answer = self._asked(self._client.PullMessages, PullMessagesRequest(node=self._node()))
         if not answer.messages_list:
@@ -171,12 +174,12 @@ class Fleet:
         return Delivery(message_from_proto(answer.messages_list[0]), answer.message_object_trees[0])
 
     def app(self, run: int) -> str:
-        """The digest (hexadecimal SHA-256) of the app that was submitted with a run. The app itself stays there."""
+        """The digest (hexadecimal SHA-256) of the app submitted with a run. The app itself is not fetched."""
         answer = self._asked(self._client.GetRun, GetRunRequest(node=self._node(), run_id=run), _of_run)
         return str(answer.run.fab_hash)
 
     def content(self, delivery: Delivery) -> RecordDict:
-        """What a message says. Raises `NotOursError` too, for what is larger than any of ours or cannot be read."""
+        """A message's content. Also raises `NotOursError` for a message larger than any of ours, or unreadable."""
         objects = sum(1 for _ in iterate_object_tree(delivery.tree))
         if objects > MOST_OBJECTS:
             raise NotOursError(f"expected a message of at most {MOST_OBJECTS} objects, got {objects}")
@@ -196,7 +199,7 @@ class Fleet:
         confirm = partial(self._asked, self._client.ConfirmMessageReceived, fails=_of_run)
 
         def received(number: str) -> None:
-            """The SuperLink may forget it; a short one it may as well keep to the end of the run, which saves a request."""
+            """Let the SuperLink delete an object; keep short ones until the end of the run, which saves a request."""
             if MOST_BYTES - left > _SHORT:
                 make_confirm_message_received_fn_protobuf(confirm, node, run)(number)
 
@@ -207,7 +210,7 @@ class Fleet:
                 received,
                 return_type=Message,
                 max_time=_TIMEOUT,
-                initial_backoff=0.02,  # a message may be there before its objects
+                initial_backoff=0.02,  # a message may arrive before its objects
                 backoff_cap=1.0,
             )
         except (ObjectPullError, ValueError, TypeError, KeyError) as error:
@@ -217,10 +220,10 @@ class Fleet:
         return message.content
 
     def reply(self, delivery: Delivery, content: RecordDict | None, seconds: float = 0.0) -> None:
-        """Answer a message; None refuses it. seconds: that the answer took."""
+        """Answer a message; None refuses it. seconds: the time that the answer took."""
         asked = delivery.head.metadata
         reply = Message(_REFUSED if content is None else content, reply_to=delivery.head)
-        # It lives as long as the question, by the SuperLink's clock: this machine's may be minutes off.
+        # The reply expires with the question, by the SuperLink's clock: this machine's clock may be minutes off.
         reply.metadata.__dict__.update(_created_at=asked.created_at, _ttl=asked.ttl)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         head = make_message(metadata=reply.metadata, content=RecordDict()) if content is not None else reply
@@ -239,7 +242,7 @@ class Fleet:
                 object_ids_to_push=set(answer.objects_to_push),
             )
         except ObjectPushError:
-            raise RunOverError("the SuperLink takes no more of this reply") from None
+            raise RunOverError("the SuperLink accepts no further part of this reply") from None
 
     def _node(self) -> Node:
         return Node(node_id=self.node)
@@ -250,7 +253,7 @@ class Fleet:
         request: Any,
         fails: "Callable[[_StatusError], FleetError] | None" = None,
     ) -> T:
-        """One call. Raises `FleetError`; `fails` makes one of a status that the SuperLink gave."""
+        """Make a call. Raises `FleetError`; `fails` converts an HTTP status to one."""
         try:
             return call(request)
         except httpx.HTTPStatusError as error:
@@ -258,12 +261,12 @@ class Fleet:
             raise (fails(status) if fails else status) from None
         except httpx.TransportError as error:
             raise FleetError(_unreachable(self._superlink, error)) from None
-        except ValueError:  # of a body that is no message of Flower's
+        except ValueError:  # the body is not a Flower message
             raise FleetError(f"{self._superlink} does not answer as Flower's SuperLink does") from None
 
 
 class _StatusError(FleetError):
-    """A status of HTTP that is an error."""
+    """An HTTP status that is an error."""
 
     def __init__(self, superlink: str, code: int) -> None:
         self.code = code
@@ -276,7 +279,7 @@ class _StatusError(FleetError):
 
 
 def _of_run(status: _StatusError) -> FleetError:
-    """Of calls that belong to a run: refusals mean that it ended, while its message was on its way."""
+    """The error for calls that belong to a run: a refusal means that the run ended while its message was in transit."""
     if 400 <= status.code < 500 and status.code != httpx.codes.UNAUTHORIZED:
         return RunOverError("the run of this message is over")
     return status
@@ -291,11 +294,11 @@ def _unreachable(superlink: str, error: httpx.TransportError) -> str:
                 f"or day ({cause.verify_message}): compare that file, and this machine's clock, with the server's"
             )
         cause = cause.__cause__ or cause.__context__
-    return f"nobody answers at {superlink} ({type(error).__name__}): is the SuperLink running, and the way to it open?"
+    return f"nobody answers at {superlink} ({type(error).__name__}): is the SuperLink running and reachable?"
 
 
 class _Signed:
-    """Signs each request with the node's key, as Flower's own SuperNode does. wait: see `Fleet.pull`."""
+    """Sign each request with the node's key, as Flower's own SuperNode does. wait: see `Fleet.pull`."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, public: bytes) -> None:
         self._key = key

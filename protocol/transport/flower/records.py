@@ -1,6 +1,7 @@
-"""Letters and answers as Flower's records. Long bytes lie in an array, which Flower moves in chunks, twice as fast as the
-same bytes in a configuration, and are copied nowhere here. Short ones lie in the configuration: an array is three more
-objects, each a request of its own at both ends.
+"""Convert envelopes and answers to and from Flower's records.
+
+Long byte strings go into an array without a copy: Flower moves arrays in chunks, twice as fast as the same bytes in a
+configuration. Short ones go into the configuration, since an array adds three objects, each with a request at both ends.
 """
 
 from collections.abc import Mapping
@@ -13,19 +14,19 @@ from secure_afl.protocol.transport.post import Channel, Letter
 ACTION = "secure_afl"
 MESSAGE_TYPE = f"query.{ACTION}"
 _ABOUT, _PAYLOAD = "about", "payload"
-_SERIALIZED = "secure_afl.bytes"  # so that nobody's NumPy reads it
+_SERIALIZED = "secure_afl.bytes"  # not a NumPy type, so that NumPy never parses it
 SHORT = 2**17  # bytes
 
 
 def to_records(letter: Letter) -> RecordDict:
-    """A letter, on its way to a party."""
+    """Convert an envelope for a party."""
     return _records(
         {"version": VERSION, "channel": letter.channel.value, "session": letter.session}, letter.data
     )
 
 
 def to_letter(records: RecordDict) -> Letter:
-    """The letter in what a node received. Raises `WireError`."""
+    """The envelope in a node's received records. Raises `WireError`."""
     _check_version(records)
     about = records.config_records.get(_ABOUT)
     channel, session = (about or {}).get("channel"), (about or {}).get("session")
@@ -37,30 +38,30 @@ def to_letter(records: RecordDict) -> Letter:
 
 
 def answer_records(answer: bytes | None) -> RecordDict:
-    """What a party answers; None: it refused. Why it did is nobody's business, but for the version that it speaks."""
+    """Convert a party's answer; None: it refused. A refusal gives no reason except the protocol version."""
     return _records({"version": VERSION}, answer)
 
 
 def again_records() -> RecordDict:
-    """What a party answers that has lost the question: it was stopped between taking it and answering."""
+    """The answer of a party that lost the question, as it was stopped before it answered."""
     return _records({"version": VERSION, "again": True}, None)
 
 
 def is_again(records: RecordDict) -> bool:
-    """Whether the party asks to be asked again; nobody vouches for it."""
+    """Whether the party asks for the question again; the request is not authenticated."""
     about = records.config_records.get(_ABOUT)
     return bool(about and about.get("again") is True)
 
 
 def to_answer(records: RecordDict) -> bytes | None:
-    """The answer in what the server received; None for a refusal. Raises `WireError`."""
+    """The answer in the server's received records; None for a refusal. Raises `WireError`."""
     _check_version(records)
     about = records.config_records[_ABOUT]
     return _bytes(records) if _PAYLOAD in about or _PAYLOAD in records else None
 
 
 def _check_version(records: RecordDict) -> None:
-    # Both ends learn of it, whatever else differs between the versions. Nobody vouches for this field.
+    # So both ends notice different versions, whatever else differs. This field is not authenticated.
     about = records.config_records.get(_ABOUT)
     spoken = (about or {}).get("version", "")
     if spoken != VERSION:

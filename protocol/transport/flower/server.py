@@ -1,4 +1,4 @@
-"""The server's side: which node is which party, and letters to them and back, through Flower's `Grid`."""
+"""The server's side: find each party's node, and exchange envelopes with parties through Flower's `Grid`."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,20 @@ from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, is_again, to_answer, to_records
 from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
 
-_GRACE = 5.0  # seconds that a message outlives its phase: Flower's simulation fails if it is asked for one that is gone
-_RETURN = 15.0  # seconds that a node which went offline has to come back, if nobody else is waited for
-_TIMES = 5  # that a party is asked the same at most, if it loses the question again and again
+_GRACE = (
+    5.0  # seconds that a message outlives its phase: Flower's simulation fails if asked for an expired one
+)
+_RETURN = 15.0  # seconds for an offline node to come back, if no other party is waited for
+_TIMES = 5  # at most so many times a party that lost the question is asked again
 _SHORTEST = 0.05  # seconds between two looks
-_AWAKE = 1.0  # seconds between two looks for nodes that are new, or back
+_AWAKE = 1.0  # seconds between two looks for new or returning nodes
 _GONE = 5  # Flower's code for an error: the node is offline
 _ERRORS = {_GONE: "its node is offline", 1000: "refused; its own log says why"}
 
 
 @dataclass(frozen=True)
 class _Question:
-    """Who is at a node, and until when an answer is waited for."""
+    """The question which party is at a node, and the deadline for its answer."""
 
     node: int
     letter: Letter
@@ -35,11 +37,11 @@ class _Question:
 
 @dataclass
 class FlowerPost:
-    """Carries letters to the parties of one run.
+    """Carries envelopes to the parties of one run.
 
-    deadline: seconds that a phase lasts at most; poll: seconds between two looks for answers at most; soon after an
-    answer it looks more often. `nodes` says at which node each party is, by its number; `silences` why a party said
-    nothing. A node that comes during the run is asked who it is, and a party is where it proved to be last.
+    deadline: the longest time of a phase, in seconds; poll: the longest pause between two looks for answers, in seconds
+    (shorter soon after an answer). `nodes`: each party's node, by index; `silences`: why parties did not answer. Nodes
+    that join during the run are asked for their party; a party is at the node where it proved its identity last.
     """
 
     grid: Grid
@@ -60,10 +62,10 @@ class FlowerPost:
             )
 
     def find(self, parties: Parties) -> None:
-        """Ask every node who it is, until all parties are found or the deadline has passed.
+        """Ask every node for its party, until all parties are found or the deadline has passed.
 
-        A node proves who it is, so no other node can draw a party's messages to itself. Who is not found is taken for
-        a dropout until it comes.
+        A node proves its identity, so no other node can attract a party's messages. A party that is not found counts as
+        a dropout until it appears.
         """
         self._parties = parties
         ends = time.monotonic() + self.deadline
@@ -77,27 +79,27 @@ class FlowerPost:
                 rest.take(len(self.nodes) > before)
 
     def carry(self, channel: Channel, session: bytes) -> Carry:
-        """What carries the messages of one session."""
+        """The carrier of one session's messages."""
         return lambda outbox: self._carried(channel, session, outbox)
 
     def end(self, session: bytes, learned: bytes = b"") -> None:
-        """Tell all parties that a session is over and what was learned, so that they erase its secrets. Those that do not
-        hear it keep them, locked, in their stores.
+        """Tell all parties that a session is over and what was learned, so that they erase its secrets. Parties that miss
+        this keep the secrets, encrypted, in their stores.
         """
         for _ in self._carried(Channel.END, session, dict.fromkeys(self.nodes, learned)):
             pass
 
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
-        """Answers by party, as they come. An error, a refusal and silence are all the same: nothing.
+        """Yield answers by party as they come. Errors, refusals and silence all yield nothing.
 
-        A party that comes back, at its node or another one, is asked there again: it answers the same question with the
-        same bytes.
+        A party that comes back, at the same node or a different one, is asked again there; it answers the same question
+        with the same bytes.
         """
         ends = time.monotonic() + self.deadline
         rest = _Rest(self.poll, ends)
-        missing, told = set(outbox), dict[int, int]()  # the node that a party's letter went to last
+        missing, told = set(outbox), dict[int, int]()  # the node that a party's envelope went to last
         waiting: dict[str, tuple[int, int]] = {}  # party and node, by the message's number
-        times = dict[int, int]()  # that a node was asked
+        times = dict[int, int]()  # how often a node was asked
         gone: dict[int, float] = {}  # when a party's node was seen to be offline
         self._looked = -_AWAKE
         while missing and time.monotonic() < ends:
@@ -135,11 +137,11 @@ class FlowerPost:
                 yield party, answer
             waiting = {number: asked for number, asked in waiting.items() if asked[0] in missing}
             if missing:
-                rest.take(bool(came))  # also if some came: each look goes through all that is waited for
+                rest.take(bool(came))  # pause even after answers: each look queries all pending messages
         self.silences += [f"{self._who(node)}: no answer in time" for _, node in waiting.values()]
 
     def _greet(self) -> frozenset[int]:
-        """Ask nodes that are new who they are; those that do not say it in time are not waited for. Gives all that are online."""
+        """Ask new nodes for their parties, without waiting for late answers. Returns all nodes that are online."""
         now = time.monotonic()
         if now >= self._looked + _AWAKE:
             self._looked, self._online = now, frozenset(self.grid.get_node_ids())
@@ -154,7 +156,7 @@ class FlowerPost:
         return self._online
 
     def _push(self, letters: Mapping[int, Letter], ends: float) -> list[tuple[str, int]]:
-        """Send letters to nodes; gives the number and the node of each message that is on its way."""
+        """Send envelopes to nodes; returns the number and the node of each sent message."""
         if not letters:
             return []
         messages = [to_party(letter, node) for node, letter in letters.items()]
@@ -165,10 +167,10 @@ class FlowerPost:
         return [(number, node) for number, node in numbers if number in sent]
 
     def _pulled(self, waiting: Mapping[str, tuple[int, int]]) -> "list[tuple[str, bytes | _Lost | None]]":
-        """What came in answer to these messages; answers of who is where are kept."""
+        """The answers to these messages; answers about a node's party are processed here."""
         came: list[tuple[str, bytes | _Lost | None]] = []
         for reply in self.grid.pull_messages([*waiting, *self._questions]):
-            # Who sent it says nothing: errors come from the SuperLink.
+            # The sender's field means nothing here: errors come from the SuperLink.
             number = reply.metadata.reply_to_message_id
             if question := self._questions.pop(number, None):
                 answer = self._answer(question.node, reply)
@@ -181,23 +183,23 @@ class FlowerPost:
         return came
 
     def _meet(self, question: _Question, answer: bytes | None) -> None:
-        """The party at a node, if it proves to be one."""
+        """Record the party at a node, if it proves its identity."""
         if answer is None:
             return
-        assert self._parties is not None  # or nobody was asked
+        assert self._parties is not None  # otherwise no node was asked
         try:
             self.nodes[found(self._parties, question.letter, question.node, answer)] = question.node
         except WireError as error:
             self.silences.append(f"node {question.node}: {error}")
 
     def _answer(self, node: int, reply: Message) -> "bytes | _Lost | None":
-        """What a node answered; None, and why, if that is nothing."""
+        """A node's answer; None if there is none, with the reason in `silences`."""
         if reply.has_error():
             code = reply.error.code
             self.silences.append(f"{self._who(node)}: {_ERRORS.get(code, f'error {code} of Flower')}")
             if code != _GONE:
                 return None
-            self._online -= {node}  # until it is seen again
+            self._online -= {node}  # until it appears again
             return _Lost(offline=True)
         try:
             if is_again(reply.content):
@@ -211,7 +213,7 @@ class FlowerPost:
         return answer
 
     def _who(self, node: int) -> str:
-        """The party at a node, if it is known."""
+        """The name of the party at a node, or the node's number."""
         for party, at in self.nodes.items():
             if at == node and self._parties:
                 return self._parties.everybody[party].name
@@ -220,13 +222,13 @@ class FlowerPost:
 
 @dataclass(frozen=True)
 class _Lost:
-    """A question was lost with a process that was stopped; the party may be asked again. offline: its node is not back yet."""
+    """A stopped process lost the question; the party may be asked again. offline: its node is not back yet."""
 
     offline: bool
 
 
 class _Rest:
-    """Pauses between two looks: short when something has just come, then longer, up to `longest` seconds; none beyond `ends`."""
+    """Pauses between two looks: short just after an answer, then longer, up to `longest` seconds, and never past `ends`."""
 
     def __init__(self, longest: float, ends: float) -> None:
         self._longest = longest
@@ -240,5 +242,5 @@ class _Rest:
 
 
 def to_party(letter: Letter, node: int) -> Message:
-    """A letter as Flower's message to a node."""
+    """An envelope as Flower's message to a node."""
     return Message(to_records(letter), node, MESSAGE_TYPE)

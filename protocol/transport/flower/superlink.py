@@ -36,20 +36,21 @@ from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower.door import Doors
 
 _LOG = logging.getLogger(__name__)
-_CLOSING = 2  # seconds that connections have to end
+_CLOSING = 2  # seconds for connections to end
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
 }
-"""Nothing is reported, looked up or installed, and a submitted run starts within half a second."""
+"""Settings of Flower: no telemetry, no update checks, no installation; a submitted run starts within half a second."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a SuperLink needs. public, private: host and port; certificate, key: of TLS at the public door (PEM); database:
-    the file of its state, None for memory, where each request costs a third.
+    """A SuperLink's settings. public, private: host and port; certificate, key: TLS files of the public door (PEM).
+
+    database: the file of its state; None keeps the state in memory, where each request takes a third of the time.
     """
 
     public: tuple[str, int]
@@ -60,8 +61,9 @@ class Link:
 
 
 def node_keys(folder: Path) -> dict[bytes, str]:
-    """The public keys of nodes that may connect: the files `*.pub` of a folder, as `ssh-keygen` writes them, by what Flower
-    calls a key; the values are the files' names. Raises `FileError`.
+    """The public keys of nodes that may connect: the files `*.pub` of a folder, as `ssh-keygen` writes them.
+
+    Keys of the result are in Flower's form; the values are the files' names. Raises `FileError`.
     """
     found: dict[bytes, str] = {}
     for path in sorted(folder.glob("*.pub")):
@@ -71,7 +73,7 @@ def node_keys(folder: Path) -> dict[bytes, str]:
             key = None
         if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
             raise FileError(
-                f"{path}: expected a node's public key (ecdsa, of a NIST curve), got something else; "
+                f"{path}: expected a node's public key (ecdsa, on a NIST curve), got a different file; "
                 "`ssh-keygen -t ecdsa -b 384` makes one"
             )
         found[public_key_to_bytes(key)] = path.stem
@@ -79,11 +81,11 @@ def node_keys(folder: Path) -> dict[bytes, str]:
 
 
 class SuperLink:
-    """A SuperLink that has its addresses, and serves with `run`.
+    """A SuperLink bound to its addresses; it serves with `run`.
 
-    keys: who may connect, see `node_keys`; asked for anew every so many seconds, so a key that is added is let in and one
-    that is removed is shut out while it runs. executor: whether to run the ServerApps that are submitted.
-    Raises `FileError` for keys, a certificate or a database that cannot be read, or an address that is taken.
+    keys: returns the keys that may connect, see `node_keys`. It is called regularly, so added keys are admitted and
+    removed keys shut out while the SuperLink runs. executor: whether to run submitted ServerApps.
+    Raises `FileError` for unreadable keys, certificates or databases, and for an address in use.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class SuperLink:
             "ws": "none",
             "log_config": get_uvicorn_log_config(logging.INFO),
             "timeout_graceful_shutdown": _CLOSING,
-            "timeout_keep_alive": 75,  # longer than nodes rest between two questions
+            "timeout_keep_alive": 75,  # longer than nodes pause between two requests
         }
         tls: dict[str, Any] = {"ssl_certfile": str(link.certificate), "ssl_keyfile": str(link.key)}
         self._private = uvicorn.Server(uvicorn.Config(self._doors.private, lifespan="on", **common))
@@ -126,14 +128,14 @@ class SuperLink:
             ) from None
         with ExitStack() as opened:
             self._sockets = [opened.enter_context(_bound(*at)) for at in (link.private, link.public)]
-            opened.pop_all()  # from here on they are uvicorn's to close
+            opened.pop_all()  # from here on uvicorn closes them
 
     def run(self) -> None:
-        """Until SIGTERM, SIGINT or `stop`. Raises `FileError` if it does not start."""
+        """Serve until SIGTERM, SIGINT or `stop`. Raises `FileError` if it does not start."""
         asyncio.run(self._serve())
 
     def stop(self) -> None:
-        """Also from another thread."""
+        """Stop serving; may be called from any thread."""
         self._public.should_exit = True
 
     async def _serve(self) -> None:
@@ -160,13 +162,13 @@ class SuperLink:
             try:
                 await asyncio.to_thread(lambda: admit(self._state, self._keys()))
                 self._certify()
-            except FileError as error:  # the others stay as they are
+            except FileError as error:  # other keys stay unchanged
                 if str(error) != said:
                     said = str(error)
                     _LOG.error("%s", said)
 
     def _certify(self) -> None:
-        """Show a certificate that was put in the place of the old one, from the next connection on. Raises `FileError`."""
+        """Use a replaced certificate from the next connection on. Raises `FileError`."""
         changed = _changed(self._link)
         if changed == self._certified:
             return
@@ -176,7 +178,7 @@ class SuperLink:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 *pair
-            )  # a pair that does not fit spoils a context
+            )  # a mismatched pair spoils a context
             context.load_cert_chain(*pair)
         except (OSError, ssl.SSLError) as error:
             raise FileError(
@@ -188,7 +190,7 @@ class SuperLink:
 
 
 def _changed(link: Link) -> tuple[int, ...]:
-    """Another after one of the two files has changed. Raises `FileError`."""
+    """A value that changes with either of the two files. Raises `FileError`."""
     try:
         return tuple(number for path in (link.certificate, link.key) for number in _state(path))
     except OSError as error:
@@ -201,7 +203,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def admit(state: Any, keys: Mapping[bytes, str]) -> None:
-    """Have these nodes registered at Flower's link state, and no others."""
+    """Register exactly these nodes in Flower's link state."""
     known = {
         bytes(one.public_key): one.node_id
         for one in state.get_node_info(owner_aids=[NOOP_FLWR_AID])
@@ -220,17 +222,17 @@ def admit(state: Any, keys: Mapping[bytes, str]) -> None:
             )
         except ValueError:
             raise FileError(
-                f"{name}.pub: expected a key that was not removed before, as Flower takes none twice: have its owner "
+                f"{name}.pub: expected a key that was never removed, as Flower does not accept a key twice: have its owner "
                 "make a new one"
             ) from None
         _LOG.info("node %s may connect: %s", number, name)
 
 
 def _config(link: Link, executor: bool) -> SuperLinkLifespanConfig:
-    """Flower's own settings. Without certificates: the private door is for this machine alone, and TLS is the public one's."""
+    """Flower's own settings, without certificates: the private door is local, and the public door handles TLS itself."""
     host, port = link.private
     return SuperLinkLifespanConfig(
-        control_address="",  # of the gRPC interfaces, which are off
+        control_address="",  # address of the gRPC interfaces, which are off
         health_server_address=None,
         host=host,
         port=port,

@@ -127,7 +127,7 @@ def test_a_round_that_was_begun_anew(tmp_path: Path) -> None:
     report = session.verify()
     assert not report.findings
     [story] = stories(report)
-    assert [one.over for one in story.accounts[0].uploads] == ["begun anew", "3 clients"] * 2
+    assert [one.over for one in story.accounts[0].uploads] == ["repeated", "3 clients"] * 2
     assert [one.over for one in story.accounts[3].uploads] == ["not in the sum"] * 2
 
 
@@ -141,7 +141,7 @@ def test_a_message_that_was_altered_on_its_way_is_found(tmp_path: Path) -> None:
     report = audited(tmp_path, faults=[fault]).verify()
     assert {one.file for one in report.findings} == {"hospital-0"}
     assert "“sum request” of round 0" in report.findings[0].text
-    assert "whose log server does not say that it was sent" in report.findings[0].text
+    assert "whose log server does not record sending it" in report.findings[0].text
 
 
 def test_what_a_server_refuses_is_in_its_log(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_an_entry_has_one_form(masked: Audited) -> None:
     ):
         changed = lines[2].replace(written_so, otherwise, 1)
         chain = read(b"".join([*lines[:2], changed, *lines[3:]]))
-        assert chain.faults == ((3, "an entry that is not written as our programs write it"),)
+        assert chain.faults == ((3, "the entry is not in canonical form"),)
 
 
 def test_digests_and_signatures_are_those_of_the_documents(masked: Audited) -> None:
@@ -286,7 +286,7 @@ def test_a_line_that_its_own_party_replaced() -> None:
         written(identity, [begun, one, one, Closed()], clock()).splitlines(keepends=True) for one in refused
     )
     changed = read(b"".join([*log[:1], other[1], *log[2:]]))
-    assert changed.faults == ((3, "it does not follow on the line above: that one was replaced"),)
+    assert changed.faults == ((3, "it does not continue the line above: that line was replaced"),)
     assert [one.number for one in changed.entries] == [1, 2, 3, 4]
 
 
@@ -294,7 +294,7 @@ def test_a_line_missing_below_an_altered_one(masked: Audited) -> None:
     lines = masked.logs["hospital-0"].splitlines(keepends=True)
     chain = read(b"".join([lines[0], lines[1].replace(b'"number":2', b'"number":9'), *lines[3:]]))
     assert chain.faults == (
-        (2, "the signature does not fit what the entry says"),
+        (2, "the signature does not fit the entry"),
         (3, "expected entry 3, got entry 4: lines were removed, moved or added"),
     )
 
@@ -381,7 +381,7 @@ def test_a_server_that_made_an_upload_disappear(masked: Audited) -> None:
 
 def test_a_server_that_hides_what_it_opened(masked: Audited) -> None:
     report = masked.verify(server=masked.resigned("server", swap(Released, lambda one: None)))
-    assert sum("no line says what came of it" in one.text for one in report.findings) == 2
+    assert sum("no line records its outcome" in one.text for one in report.findings) == 2
 
 
 def test_a_server_that_opened_a_sum_twice_or_of_another_length(masked: Audited) -> None:
@@ -403,7 +403,7 @@ def test_a_server_that_received_what_was_never_sent(masked: Audited) -> None:
 
     report = masked.verify(server=masked.resigned("server", swap(Received, more)))
     assert any(
-        "arrived from hospital-2" in one.text and "does not say" in one.text for one in report.findings
+        "arrived from hospital-2" in one.text and "does not record" in one.text for one in report.findings
     )
 
 
@@ -444,7 +444,7 @@ def test_a_client_that_planned_something_else(masked: Audited) -> None:
         Agreed, lambda one: structs.replace(one, plan=(structs.replace(one.plan[0], length=9), one.plan[1]))
     )
     report = masked.verify(hospital_0=masked.resigned("hospital-0", other))
-    assert any("not those that this party planned" in one.text for one in report.findings)
+    assert any("differ from this party's plan" in one.text for one in report.findings)
 
 
 def test_a_log_under_another_key(masked: Audited) -> None:
@@ -454,7 +454,7 @@ def test_a_log_under_another_key(masked: Audited) -> None:
     begun = Begun(VERSION, "hospital-0", Role.CLIENT, stranger.verify_key)
     forged = written(stranger, [begun, *(one.event for one in entries[1:])], entries[0].time)
     report = masked.verify(hospital_0=forged)
-    assert any("signed with the key that the session's roster has" in one.text for one in report.findings)
+    assert any("key in the session's roster" in one.text for one in report.findings)
 
 
 def test_the_same_log_twice(masked: Audited) -> None:
@@ -468,14 +468,14 @@ def test_rosters_that_are_not_those_of_the_terms(masked: Audited) -> None:
 
     report = masked.verify(hospital_0=masked.resigned("hospital-0", swap(Agreed, smaller)))
     assert any(
-        "the rosters in this log are not the ones that the terms" in one.text for one in report.findings
+        "the rosters in this log differ from those in the terms" in one.text for one in report.findings
     )
 
 
 def test_logs_of_some_parties_are_enough_for_their_side(masked: Audited) -> None:
     report = verify({"mine": masked.logs["hospital-0"]})
     assert not report.findings
-    assert "no sound log of the server, hospital-1, hospital-2, hospital-3" in report.notes[0].text
+    assert "no valid log of the server, hospital-1, hospital-2, hospital-3" in report.notes[0].text
     [story] = stories(report)
     assert "by its own log it helped to open a sum over 3 clients" in story.accounts[0].uploads[0].sentence
 
@@ -490,7 +490,7 @@ def test_logs_of_some_parties_are_enough_for_their_side(masked: Audited) -> None
         ("bfv", "encrypted", "key holder 1 opened only the sum over 3 clients"),
         (
             "bfv+mask",
-            "hidden by secret masks and encrypted besides",
+            "hidden by secret masks and encrypted",
             "the server learned only the sum over 3 clients",
         ),
     ],
@@ -702,7 +702,7 @@ def test_half_a_line_on_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pyt
     log = AuditLog(tmp_path / "log", Identity.generate(), "site", Role.CLIENT, clock)
     whole = os.write
     monkeypatch.setattr(os, "write", lambda file, data: whole(file, data[:-1]))
-    with pytest.raises(AuditError, match="the disk took a part of a line"):
+    with pytest.raises(AuditError, match="the disk took only part of a line"):
         log.append(Closed())
     monkeypatch.undo()
     log.close()
@@ -761,7 +761,7 @@ def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: p
         party.receive(message)
     monkeypatch.undo()
     assert len(answers) == 3
-    with pytest.raises(AuditError, match="could not be written before"):
+    with pytest.raises(AuditError, match="an earlier write failed"):
         party.receive(message)  # not half a story
     assert (tmp_path / "log").read_bytes() == before
     log.close()

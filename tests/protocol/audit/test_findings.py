@@ -45,12 +45,12 @@ mask, bfv, layered = (partial(honest, backend) for backend in ("mask", "bfv", "b
 related = [SumPlan(name, 3, 1.0, same_survivors=True) for name in ("a", "b")]
 """Two sums of the same rows."""
 
-UNKNOWN = "of a session that this log does not say was agreed on"
+UNKNOWN = "belongs to a session that this log does not record as agreed on"
 OPEN = (
     "the log ends here without its closing entry: its party is still at work or stopped, or the last lines "
     "were removed"
 )
-HOSPITAL_0_IS_SILENT = "server, line 4: “advertise” (100 bytes) arrived from hospital-0, whose log hospital-0 says nothing of this session"
+HOSPITAL_0_IS_SILENT = "server, line 4: “advertise” (100 bytes) arrived from hospital-0, whose log hospital-0 does not mention this session"
 THREE = "hospital-0, hospital-2, hospital-3"
 
 
@@ -65,8 +65,7 @@ def _the_end_is_missing(told: Told) -> None:
 @case(
     mask,
     f"hospital-0, line 9: {UNKNOWN}",
-    "server, line 18: “upload” of round 0 (103 bytes) arrived from hospital-0, whose log hospital-0 does not say that "
-    "it was sent",
+    "server, line 18: “upload” of round 0 (103 bytes) arrived from hospital-0, whose log hospital-0 does not record sending it",
 )
 def _a_message_of_a_session_that_was_not_agreed_on(told: Told) -> None:
     told.change("hospital-0", 9, session=bytes(32))
@@ -79,7 +78,7 @@ def _a_refusal_before_anything_is_agreed_on(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: the rosters in this log are not the ones that the terms of the session name",
+    "hospital-0, line 2: the rosters in this log differ from those in the terms of the session",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
     HOSPITAL_0_IS_SILENT,
 )
@@ -89,9 +88,9 @@ def _another_roster_than_that_of_the_terms(told: Told) -> None:
 
 @case(
     bfv,
-    "key holder 1, line 2: the rosters in this log are not the ones that the terms of the session name",
+    "key holder 1, line 2: the rosters in this log differ from those in the terms of the session",
     *(f"key holder 1, line {line}: {UNKNOWN}" for line in range(3, 13)),
-    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 says nothing of "
+    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 does not mention "
     "this session",
 )
 def _no_key_holders_where_the_terms_name_some(told: Told) -> None:
@@ -110,7 +109,7 @@ def _a_cohort_that_is_not_in_the_roster(told: Told) -> None:
     told.insert("hospital-0", 3, Agreed(terms, told.roster, policy=EVERY_BACKEND))
 
 
-@case(mask, "server, line 3: the session stands in server already, as its server's")
+@case(mask, "server, line 3: server already holds this session, as its server's log")
 def _a_server_that_agrees_twice(told: Told) -> None:
     told.insert("server", 2)
 
@@ -129,7 +128,7 @@ def _a_client_that_agrees_to_two_things(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: the log is not signed with the key that the session's roster has for hospital-9",
+    "hospital-0, line 2: the log is not signed with hospital-9's key in the session's roster",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
     HOSPITAL_0_IS_SILENT,
 )
@@ -139,7 +138,7 @@ def _another_name_than_that_of_the_roster(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 2: the log is not signed with the key that the session's roster has for hospital-0",
+    "hospital-0, line 2: the log is not signed with hospital-0's key in the session's roster",
     *(f"hospital-0, line {line}: {UNKNOWN}" for line in range(3, 20)),
 )
 def _another_key_than_that_of_the_roster(told: Told) -> None:
@@ -154,7 +153,7 @@ def _a_client_that_says_nothing(told: Told) -> None:
 
 @case(
     bfv,
-    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 says nothing of "
+    "server, line 4: “key announcement” (148 bytes) arrived from key holder 1, whose log key holder 1 does not mention "
     "this session",
 )
 def _a_key_holder_that_says_nothing(told: Told) -> None:
@@ -163,15 +162,14 @@ def _a_key_holder_that_says_nothing(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 5: “directory” names hospital-1, whose log hospital-1 has no “advertise”: that log ends early, or "
-    "is not the whole one",
+    "hospital-0, line 5: “directory” names hospital-1, whose log hospital-1 has no “advertise”: that log ends early or is incomplete",
 )
 def _a_client_that_says_nothing_and_was_never_heard(told: Told) -> None:
     told.remove("hospital-1", *range(2, len(told.events["hospital-1"])))
     told.remove("server", 5, 10, 14)
 
 
-@case(mask, "hospital-0, line 2: a session of which the server's log says nothing: server")
+@case(mask, "hospital-0, line 2: the server's log does not mention this session: server")
 def _a_server_that_says_nothing(told: Told) -> None:
     told.remove("server", *range(2, 43))
 
@@ -186,7 +184,7 @@ def planned(told: Told, party: str, line: int = 2, **fields: Any) -> None:
     told.change(party, line, plan=(structs.replace(agreed.plan[0], **fields), *agreed.plan[1:]))
 
 
-NOT_PLANNED = "the session's sums are not those that this party planned"
+NOT_PLANNED = "the session's sums differ from this party's plan"
 DIFFERS = "the plan differs from that of hospital-0 in hospital-0"
 
 
@@ -219,7 +217,7 @@ def _fewer_survivors_than_a_sum_was_planned_with(told: Told) -> None:
     planned(told, "hospital-0", survivors=4)
 
 
-@case(mask, "hospital-0, line 2: the log does not say under which policy the party took part")
+@case(mask, "hospital-0, line 2: the log does not record the party's policy")
 def _no_policy(told: Told) -> None:
     told.change("hospital-0", 2, policy=None)
 
@@ -299,12 +297,12 @@ def _weights_are_not_as_long_as_the_sum(told: Told) -> None:
     told.change("server", 22, values=9)
 
 
-@case(mask, *(f"hospital-{number}, line 16: of a round that was not planned" for number in PRESENT))
+@case(mask, *(f"hospital-{number}, line 16: belongs to a round that was not planned" for number in PRESENT))
 def _an_answer_for_the_round_behind_the_last(told: Told) -> None:
     shown_as(told, round=2)
 
 
-@case(mask, *(f"hospital-{number}, line 16: of a round that was not planned" for number in PRESENT))
+@case(mask, *(f"hospital-{number}, line 16: belongs to a round that was not planned" for number in PRESENT))
 def _an_answer_for_no_round(told: Told) -> None:
     shown_as(told, round=None)
 
@@ -316,7 +314,7 @@ def shown_as(told: Told, **fields: Any) -> None:
         told.change(told.names[place], 16, **fields)
 
 
-OTHERS = "sums that were planned over the same clients were answered for over different ones"
+OTHERS = "sums planned over the same clients were answered for over different clients"
 
 
 def two_related_sums() -> Told:
@@ -355,8 +353,7 @@ def _related_sums_that_a_key_holder_opened_over_different_clients(told: Told) ->
 
 @case(
     encrypted_related_sums,
-    "server, line 36: “opened” of round 1 (131 bytes) arrived from key holder 1, whose log key holder 1 does not say "
-    "that it was sent",
+    "server, line 36: “opened” of round 1 (131 bytes) arrived from key holder 1, whose log key holder 1 does not record sending it",
     *(f"hospital-{number}, line 2: {OTHERS}" for number in PRESENT),
 )
 def _related_sums_of_which_a_key_holder_opened_one(told: Told) -> None:
@@ -370,8 +367,8 @@ def _related_sums_of_which_one_was_begun_anew(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-0, line 14: round 0 was answered for before",
-    "hospital-0, line 15: round 0 was answered for before",
+    "hospital-0, line 14: round 0 was already answered for",
+    "hospital-0, line 15: round 0 was already answered for",
 )
 def _other_answers_for_a_round(told: Told) -> None:
     for line in (14, 15):
@@ -379,7 +376,7 @@ def _other_answers_for_a_round(told: Told) -> None:
         told.change("hospital-0", line, digest=bytes([line]) * 32)
 
 
-@case(bfv, "key holder 1, line 9: round 0 was answered for before")
+@case(bfv, "key holder 1, line 9: round 0 was already answered for")
 def _another_opening_of_a_round(told: Told) -> None:
     told.insert("key holder 1", 9, told.events["key holder 1"][7])
     told.change("key holder 1", 9, digest=bytes(32))
@@ -398,8 +395,7 @@ def _messages_that_the_network_repeats(told: Told) -> None:
 
 @case(
     mask,
-    "hospital-3, line 10: “survivors” of round 0 (50 bytes) arrived from the server, whose log server does not say that "
-    "it was sent",
+    "hospital-3, line 10: “survivors” of round 0 (50 bytes) arrived from the server, whose log server does not record sending it",
 )
 def _a_message_that_was_for_others(told: Told) -> None:
     told.change("server", 21, to=(0, 2))
@@ -407,13 +403,13 @@ def _a_message_that_was_for_others(told: Told) -> None:
 
 @case(
     mask,
-    "server, line 4: “advertise” (1,000 bytes) is described otherwise in hospital-0",
+    "server, line 4: “advertise” (1,000 bytes) is described differently in hospital-0",
 )
 def _another_size_at_the_server(told: Told) -> None:
     told.change("server", 4, size=1000)
 
 
-@case(mask, "hospital-0, line 8: “sum request” of round 0 (53 bytes) is described otherwise in server")
+@case(mask, "hospital-0, line 8: “sum request” of round 0 (53 bytes) is described differently in server")
 def _other_participants_at_a_client(told: Told) -> None:
     told.change("hospital-0", 8, members=(0, 1, 2))
 
@@ -424,7 +420,7 @@ def _other_participants_at_a_client(told: Told) -> None:
 def claimed(number: int, over: str, *lines: int) -> list[str]:
     """Of survivors whom the server claims, and clients were shown others on these lines."""
     return [
-        f"server, line {(29, 42)[number]}: round {number}: the sum is said to be over {over}; hospital-{place} was shown "
+        f"server, line {(29, 42)[number]}: round {number}: the server reports a sum over {over}, but hospital-{place} was shown "
         f"{THREE} (hospital-{place}, line {line})"
         for place, line in zip(PRESENT, lines, strict=True)
     ]
@@ -432,7 +428,7 @@ def claimed(number: int, over: str, *lines: int) -> list[str]:
 
 @case(
     mask,
-    "server, line 29: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from "
+    "server, line 29: round 0: the server reports a sum over hospital-0, hospital-2, but uploads came from "
     + THREE,
     *claimed(0, "hospital-0, hospital-2", 10, 10, 10),
     "server, line 29: round 0: expected the answers of at least 3 clients before it is opened, got 2",
@@ -446,7 +442,7 @@ ALL = "hospital-0, hospital-1, hospital-2, hospital-3"
 
 @case(
     mask,
-    f"server, line 42: round 1: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    f"server, line 42: round 1: the server reports a sum over {ALL}, but uploads came from {THREE}",
     *claimed(1, ALL, 16, 16, 16),
 )
 def _more_survivors_than_there_were(told: Told) -> None:
@@ -455,8 +451,8 @@ def _more_survivors_than_there_were(told: Told) -> None:
 
 @case(
     mask,
-    f"server, line 29: round 0: the sum is said to be over nobody, and uploads came from {THREE}",
-    *claimed(0, "nobody", 10, 10, 10),
+    f"server, line 29: round 0: the server reports a sum over no client, but uploads came from {THREE}",
+    *claimed(0, "no client", 10, 10, 10),
     "server, line 29: round 0: expected the answers of at least 3 clients before it is opened, got 0",
 )
 def _a_sum_over_nobody(told: Told) -> None:
@@ -465,10 +461,10 @@ def _a_sum_over_nobody(told: Told) -> None:
 
 @case(
     bfv,
-    "server, line 22: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from "
+    "server, line 22: round 0: the server reports a sum over hospital-0, hospital-2, but uploads came from "
     + THREE,
     *(
-        f"server, line 22: round 0: the sum is said to be over hospital-0, hospital-2; {name} was shown {THREE} ({name}, "
+        f"server, line 22: round 0: the server reports a sum over hospital-0, hospital-2, but {name} was shown {THREE} ({name}, "
         f"line {line})"
         for name, line in (("hospital-0", 7), ("hospital-2", 7), ("hospital-3", 7), ("key holder 1", 5))
     ),
@@ -479,7 +475,7 @@ def _fewer_contributors_than_there_were(told: Told) -> None:
 
 @case(
     mask,
-    f"server, line 29: round 0: the sum is said to be over {THREE}, and uploads came from hospital-2, hospital-3",
+    f"server, line 29: round 0: the server reports a sum over {THREE}, but uploads came from hospital-2, hospital-3",
 )
 def _an_upload_from_nobody(told: Told) -> None:
     told.change("server", 18, sender=None)
@@ -487,9 +483,9 @@ def _an_upload_from_nobody(told: Told) -> None:
 
 @case(
     mask,
-    "server, line 26: round 0: the sum is said to be over hospital-0, hospital-2, and uploads came from nobody",
+    "server, line 26: round 0: the server reports a sum over hospital-0, hospital-2, but uploads came from no client",
     *(
-        f"server, line 26: round 0: the sum is said to be over hospital-0, hospital-2; hospital-{place} was shown {THREE} "
+        f"server, line 26: round 0: the server reports a sum over hospital-0, hospital-2, but hospital-{place} was shown {THREE} "
         f"(hospital-{place}, line 10)"
         for place in PRESENT
     ),
@@ -507,13 +503,13 @@ def _one_that_masked_and_did_not_encrypt(told: Told) -> None:
 
 @case(
     layered,
-    f"server, line 41: round 0: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    f"server, line 41: round 0: the server reports a sum over {ALL}, but uploads came from {THREE}",
     *(
-        f"server, line 41: round 0: the sum is said to be over {ALL}; {name} was shown {THREE} ({name}, line {line})"
+        f"server, line 41: round 0: the server reports a sum over {ALL}, but {name} was shown {THREE} ({name}, line {line})"
         for name, line in (("hospital-0", 15), ("hospital-2", 15), ("hospital-3", 15), ("key holder 1", 5))
     ),
     "server, line 41: round 0: expected the answers of at least 4 clients before it is opened, got 3",
-    "server, line 50: round 0: the masks came off a sum that key holders did not open for these clients",
+    "server, line 50: round 0: masks were removed from a sum that the key holders did not open for these clients",
 )
 def _masks_that_came_off_another_sum(told: Told) -> None:
     told.change("server", 41, survivors=(0, 1, 2, 3))
@@ -521,13 +517,13 @@ def _masks_that_came_off_another_sum(told: Told) -> None:
 
 @case(
     layered,
-    f"server, line 50: round 0: the sum is said to be over {ALL}, and uploads came from {THREE}",
+    f"server, line 50: round 0: the server reports a sum over {ALL}, but uploads came from {THREE}",
     *(
-        f"server, line 50: round 0: the sum is said to be over {ALL}; hospital-{place} was shown {THREE} "
+        f"server, line 50: round 0: the server reports a sum over {ALL}, but hospital-{place} was shown {THREE} "
         f"(hospital-{place}, line 17)"
         for place in PRESENT
     ),
-    "server, line 50: round 0: the masks came off a sum that key holders did not open for these clients",
+    "server, line 50: round 0: masks were removed from a sum that the key holders did not open for these clients",
 )
 def _masks_that_came_off_more_than_was_uploaded(told: Told) -> None:
     told.change("server", 50, survivors=(0, 1, 2, 3))
@@ -535,20 +531,20 @@ def _masks_that_came_off_more_than_was_uploaded(told: Told) -> None:
 
 @case(
     layered,
-    "server, line 40: round 0 was answered for, and no line says what came of it",
-    "server, line 49: round 0: the masks came off a sum that key holders did not open for these clients",
+    "server, line 40: round 0 was answered for, and no line records its outcome",
+    "server, line 49: round 0: masks were removed from a sum that the key holders did not open for these clients",
 )
 def _masks_that_came_off_what_was_not_opened(told: Told) -> None:
     told.remove("server", 41)
 
 
-@case(layered, "hospital-0, line 2: a session of which the server's log says nothing: server")
+@case(layered, "hospital-0, line 2: the server's log does not mention this session: server")
 def _a_server_that_says_nothing_of_the_masks(told: Told) -> None:
     assert told.masks
     silent(told, told.masks.transcript())
 
 
-@case(layered, "hospital-0, line 8: a session of which the server's log says nothing: server")
+@case(layered, "hospital-0, line 8: the server's log does not mention this session: server")
 def _a_server_that_says_nothing_of_what_was_encrypted(told: Told) -> None:
     assert told.agreement
     silent(told, told.agreement.transcript())
@@ -566,7 +562,7 @@ def silent(told: Told, session: bytes) -> None:
 @case(
     mask,
     "server, line 29: round 2: it was not planned",
-    "server, line 28: round 0 was answered for, and no line says what came of it",
+    "server, line 28: round 0 was answered for, and no line records its outcome",
 )
 def _a_sum_that_was_not_planned(told: Told) -> None:
     told.change("server", 29, round=2)
@@ -607,8 +603,7 @@ def _an_answer_that_came_after_the_sum_was_opened(told: Told) -> None:
 
 @case(
     mask,
-    "server, line 28: “reveal” of round 0 (222 bytes) arrived from hospital-1, whose log hospital-1 does not say that "
-    "it was sent",
+    "server, line 28: “reveal” of round 0 (222 bytes) arrived from hospital-1, whose log hospital-1 does not record sending it",
     FEW.replace("28", "29"),
 )
 def _an_answer_of_one_that_dropped_out(told: Told) -> None:
@@ -647,12 +642,12 @@ def _an_answer_that_was_for_the_first_time(told: Told) -> None:
     told.remove("server", 29)
 
 
-@case(mask, "server, line 28: round 0 was answered for, and no line says what came of it")
+@case(mask, "server, line 28: round 0 was answered for, and no line records its outcome")
 def _a_sum_of_which_nothing_is_said(told: Told) -> None:
     told.remove("server", 29)
 
 
-@case(bfv, "server, line 34: round 1 was answered for, and no line says what came of it")
+@case(bfv, "server, line 34: round 1 was answered for, and no line records its outcome")
 def _an_encrypted_sum_of_which_nothing_is_said(told: Told) -> None:
     told.remove("server", 35)
 
@@ -667,7 +662,7 @@ def _a_sum_that_was_given_up(told: Told) -> None:
     aborted(told, 0)
 
 
-@case(mask, "server, line 28: round 0 was answered for, and no line says what came of it")
+@case(mask, "server, line 28: round 0 was answered for, and no line records its outcome")
 def _another_sum_that_was_given_up(told: Told) -> None:
     aborted(told, 1)
 
@@ -675,10 +670,10 @@ def _another_sum_that_was_given_up(told: Told) -> None:
 @case(
     mask,
     *(
-        f"server, line {line}: “reveal” (222 bytes) is described otherwise in hospital-{place}"
+        f"server, line {line}: “reveal” (222 bytes) is described differently in hospital-{place}"
         for line, place in zip((26, 27, 28), PRESENT, strict=True)
     ),
-    "server, line 28: round None was answered for, and no line says what came of it",
+    "server, line 28: round None was answered for, and no line records its outcome",
 )
 def _answers_for_no_round(told: Told) -> None:
     told.remove("server", 29)
@@ -708,8 +703,8 @@ def test_of_two_logs_with_one_key_the_first_sound_one_is_taken() -> None:
         ("damaged", 9)
     ]
     assert [str(one) for one in report.findings if one.line == 1] == [
-        "copy, line 1: the log of hospital-0 was given before, as hospital-0",
-        "again, line 1: the log of hospital-0 was given before, as hospital-0",
+        "copy, line 1: the log of hospital-0 was already given, as hospital-0",
+        "again, line 1: the log of hospital-0 was already given, as hospital-0",
     ]
     assert [str(one) for one in report.notes if one.file == "damaged"] == [
         "damaged, line 1: the log of hospital-0 is not compared with others"
@@ -762,7 +757,7 @@ def test_two_servers_of_one_session() -> None:
     begun = Begun(told.events["server"][0].version, "server", Role.SERVER, identity.verify_key)  # type: ignore[union-attr]
     told.identities["other"], told.events["other"] = identity, [begun, *told.events["server"][1:3], Closed()]
     assert list(map(str, told.report().findings)) == [
-        "other, line 2: the session stands in server already, as its server's",
+        "other, line 2: server already holds this session, as its server's log",
         f"other, line 3: {UNKNOWN}",
     ]
 
@@ -774,7 +769,7 @@ def test_a_server_of_another_session() -> None:
     }
     report = verify(logs)
     assert list(map(str, report.findings)) == [
-        "hospital-0, line 2: a session of which the server's log says nothing: far server"
+        "hospital-0, line 2: the server's log does not mention this session: far server"
     ]
     assert [one.transcript for one in report.sessions] == [
         one.masks.transcript() for one in (told, other) if one.masks
@@ -906,5 +901,5 @@ def test_logs_that_are_not_given_are_a_note(backend: str, given: list[str], miss
     terms = told.masks or told.agreement
     assert terms
     assert [str(one) for one in report.notes if "reach" not in one.text] == [
-        f"{given[0]}, line 2: session {terms.session.hex()[:8]}: no sound log of {missing} says that it took part"
+        f"{given[0]}, line 2: session {terms.session.hex()[:8]}: no valid log of {missing} records taking part"
     ]

@@ -688,7 +688,7 @@ def test_a_server_whose_step_was_not_written_is_of_no_more_use(tmp_path: Path) -
     other.write("session", 0, "start", b"\x90")  # another process began
     with pytest.raises(StoreError):
         handle.start()
-    with pytest.raises(StoreError, match="begin anew from the store"):
+    with pytest.raises(StoreError, match="make a new object from the store"):
         handle.start()
 
 

@@ -402,7 +402,7 @@ def test_while_another_process_moves_the_log_nothing_leaves(
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
             assert other.stdout is not None
             assert other.stdout.readline() == b"locked\n"
-            with pytest.raises(StoreError, match=r"only in its log, .*: another program keeps it"):
+            with pytest.raises(StoreError, match=r"only in its log, .*: another program blocks it"):
                 store.ledger.join(b"1" * 32)
             other.communicate()
         with pytest.raises(PolicyError):
@@ -493,7 +493,5 @@ def test_a_disk_without_shared_memory_is_refused(tmp_path: Path, monkeypatch: py
         return disk
 
     monkeypatch.setattr(sqlite3, "connect", remote_disk)
-    with pytest.raises(
-        StoreError, match=r"expected a disk of this machine, .*, got one with journal mode delete"
-    ):
+    with pytest.raises(StoreError, match=r"expected a local disk, .*, got one with journal mode delete"):
         Store(tmp_path / "a", Identity.generate())

@@ -404,7 +404,7 @@ def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: P
     with closing(AuditLog(tmp_path / "audit.jsonl", identity, "server", Role.SERVER)) as log:
         log.note(Sent(first.transcript, frame(other, encode(other)), (9,)))  # to one whose log is not given
     (finding,) = _audited(federation, tmp_path).findings
-    assert finding.text == "the server told of other layers before"
+    assert finding.text == "the server told different layers before"
     federation = Federation(tmp_path / "again", study=LAYERED)
     halved = Telling(
         federation, lambda party, told: packed([np.frombuffer(told, "<f8") / (1 + (party == 2))])
@@ -412,7 +412,7 @@ def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: P
     learned(federation, halved)
     found_ = [str(one) for one in _audited(federation).findings]
     assert len(found_) == 2
-    assert all("was told of other layers than" in one for one in found_)
+    assert all("was told different layers than" in one for one in found_)
 
 
 def _audited(federation: Federation, *more: Path) -> Report:
@@ -459,9 +459,7 @@ def test_who_needs_no_layers_is_told_of_none(tmp_path: Path, study: str, backend
                     told = Letter(
                         Channel.LEARNED, letter.session, encode(Learned(transcript, bytes(32), bytes(48)))
                     )
-                    with pytest.raises(
-                        LocalProtocolError, match="takes part in no sum that follows from what"
-                    ):
+                    with pytest.raises(LocalProtocolError, match="takes part in no sum that depends on"):
                         super().ask(to, told)
                 self.asked += 1
             return super().ask(to, letter, address)

@@ -120,7 +120,7 @@ def test_two_processes_lose_no_count(file: Path) -> None:
 
 def test_a_file_of_somebody_else_is_left_as_it_is(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     for content, fault in (
-        ("# TYPE node_load1 gauge\nnode_load1 0.5\n", "expected counts of ours, got node_load1"),
+        ("# TYPE node_load1 gauge\nnode_load1 0.5\n", "expected counts of secure-afl only, got node_load1"),
         ("secure_afl_messages_total x\n", "could not convert"),
     ):
         file.write_text(content)
