@@ -29,6 +29,7 @@ MISSING = (
 _MOST_LEVELS = 64  # more different words than this in one column look like names or identifiers
 _MOST_CLASSES = 20  # more different whole numbers than this look like something measured, where rows are few
 _ROWS_PER_CLASS = 10
+_MEANT = "write them alike, or say in a codebook which cells mean the same (--codebook)"
 _LARGEST = 1e300  # no power of two above it overflows
 
 
@@ -76,6 +77,8 @@ def _kind(cells: Cells, name: str) -> tuple[Number | Category | str | None, list
     if faults := _missing(cells, name, words) or _mixed(cells, name, words) or _like_numbers(cells, name):
         return None, faults
     levels = tuple(distinct(cells.column(name)))
+    if faults := _alike(cells, name, levels):
+        return None, faults
     if len(levels) > _MOST_LEVELS:
         raise DataError(
             f"{cells.source}, column {name!r}: {len(levels)} different words, it looks like an identifier: leave it "
@@ -94,7 +97,7 @@ def _classes(cells: Cells, name: str) -> tuple[Classes | None, list[Fault]]:
     measured = "a number to predict, and no class, is declared as outcome in a codebook (--codebook)"
     if words.any():
         classes: Levels = tuple(distinct(text))
-        faults = _like_numbers(cells, name)
+        faults = _like_numbers(cells, name) or _alike(cells, name, tuple(classes))
     else:
         whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2**53)
         faults = cells.faults(name, ~whole, "a word or a whole number as label", measured)
@@ -128,6 +131,7 @@ def sites(cells: Cells, name: str, longest: int) -> npt.NDArray[np.str_]:
     refuse(
         cells.source,
         _missing(cells, name, np.isnan(cells.numbers(name)))
+        or _alike(cells, name, names.tolist(), "write the name of a site alike in all its rows")
         or cells.faults(
             name,
             is_any(text, names[long].tolist()),
@@ -163,6 +167,15 @@ def _like_numbers(cells: Cells, name: str) -> list[Fault]:
     if len(units) == 1 and matching(text, "^[^\\pL]*[0-9]").all():
         wrong[:] = True
     return cells.faults(name, wrong, "a number or a word", unreadable)
+
+
+def _alike(cells: Cells, name: str, words: Sequence[str], remedy: str = _MEANT) -> list[Fault]:
+    """Words of which another one differs in upper and lower case, or blanks, alone: F and f, North and NORTH."""
+    alike: dict[str, list[str]] = {}
+    for word in words:
+        alike.setdefault("".join(word.casefold().split()), []).append(word)
+    odd = [word for same in alike.values() if len(same) > 1 for word in same]
+    return cells.faults(name, is_any(cells.column(name), odd), "one way of writing each word", remedy)
 
 
 def _odd_numbers(cells: Cells, name: str, numbers: Floats) -> list[Fault]:

@@ -23,6 +23,7 @@ from secure_afl.errors import DataError
 from secure_afl.models.estimator import (
     FederatedClassifier,
     Rows,
+    feature_names,
     parse_features,
     parse_integer,
     parse_real,
@@ -426,13 +427,22 @@ class FedACnnL(FederatedClassifier):
         Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
         not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
+        names = feature_names(X)
         if self.privacy:
             self._check()
             head = self._private_head(self._ask()).fit(self.head_inputs(parse_features(X)), y, site)
-            return self._with_private_head(head)
+            return self._with_private_head(head)._with_names(names)
         parsed, learners = self._begin(X, y, site)
         self._train(list(learners), learners, parsed.classes)
+        self._with_names(names)
         warn_of_dropouts(list(learners), self.rounds_)
+        return self
+
+    def _with_names(self, names: npt.NDArray[np.object_] | None) -> "FedACnnL":
+        """The columns that it learned from, None where they have no names."""
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
         return self
 
     def fit_elsewhere(self, clients: Sequence[str], tell: Tell) -> "FedACnnL":
@@ -442,8 +452,9 @@ class FedACnnL(FederatedClassifier):
         self._check()
         if self.privacy:
             head = self._private_head(self._ask()).fit_elsewhere(clients, self.network.trained[-1].inputs)
-            return self._with_private_head(head)
+            return self._with_private_head(head)._with_names(None)
         self._train(clients, {}, np.asarray(self._classes()), tell)
+        self._with_names(None)
         warn_of_dropouts(clients, self.rounds_)
         return self
 
@@ -534,7 +545,8 @@ class FedACnnL(FederatedClassifier):
         self._check()
         if self.privacy:
             inputs = self.head_inputs(parse_features(X))
-            return self._with_private_head(self._private_head().fit_pooled(inputs, y))
+            head = self._private_head().fit_pooled(inputs, y)
+            return self._with_private_head(head)._with_names(feature_names(X))
         parsed = self._parse(X, y)
         learner, coordinator = self._learner(parsed.X, parsed.places, "the pooled data"), self._coordinator()
         layers = self._given()
@@ -543,12 +555,11 @@ class FedACnnL(FederatedClassifier):
             layers.append(coordinator.layer(known, learner.vector(known)))
             learner.install(known, layers[-1])
         layers.append(coordinator.heads(learner.vector(self.network.trained[-1]))[0])
-        return self._learnt(parsed.classes, layers, [], coordinator)
+        return self._learnt(parsed.classes, layers, [], coordinator)._with_names(feature_names(X))
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Scores (rows, classes)."""
-        self._check_learned()
-        features = parse_features(X)
+        """Scores (rows, classes). Raises `DataError` for other columns than those it was learned from."""
+        features = self._features(X)
         if self.privacy:
             rows = self._private_head().rows(self.head_inputs(features))
             return np.asarray(rows @ self.weights_[-1])

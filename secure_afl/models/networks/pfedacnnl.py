@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_is_fitted
 
 from secure_afl.analytic.statistics import Matrix
 from secure_afl.errors import DataError, GroupWarning
-from secure_afl.models.estimator import parse_features, parse_integer
+from secure_afl.models.estimator import feature_names, parse_integer
 from secure_afl.models.networks import grouping
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded
@@ -95,7 +94,7 @@ class PFedACnnL(FedACnnL):
 
         Warns (`GroupWarning`) if there are fewer groups than were asked for.
         """
-        groups = parse_integer("groups", self.groups)
+        groups, columns = parse_integer("groups", self.groups), feature_names(X)
         parsed, learners = self._begin(X, y, site)
         aggregator = self._ask()
         names = list(learners)
@@ -146,6 +145,7 @@ class PFedACnnL(FedACnnL):
             for name, rows in parsed.sites.items()
         }
         self._learnt(parsed.classes, training.layers, outcomes, coordinator)
+        self._with_names(columns)
         self.heads_, self.personal_ = heads, personal
         self.groups_ = [tuple(parsed.classes[list(run)].tolist()) for run in runs]
         return self
@@ -156,8 +156,7 @@ class PFedACnnL(FedACnnL):
         """Scores (rows, classes): by everybody's network, or with `site` (rows,) each row by its site's own."""
         if site is None:
             return super().decision_function(X)
-        check_is_fitted(self)
-        features, names = parse_features(X), np.asarray(site).astype(np.str_)
+        features, names = self._features(X), np.asarray(site).astype(np.str_)
         if names.shape != (len(features),):
             raise DataError(f"expected a site for each of {len(features)} rows, got shape {names.shape}")
         if strangers := sorted(set(names.tolist()) - self.personal_.keys()):

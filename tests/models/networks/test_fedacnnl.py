@@ -4,6 +4,7 @@ import warnings
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
 from secure_afl.models.networks.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU, Widen
+from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
@@ -173,6 +175,25 @@ def test_bad_input_is_refused_before_anything_is_sent() -> None:
         FedACnnL(NETWORKS["dense"], max_rows=5, aggregator=quick()).fit(X, y, site)
     with pytest.raises(DataError, match="too many for exact sums"):
         FedACnnL(NETWORKS["dense"], max_rows=2**31, aggregator=quick()).fit(X, y, site)
+
+
+@pytest.mark.parametrize("kind", [FedACnnL, PFedACnnL])
+def test_columns_by_another_name_or_in_another_order_are_refused(kind: type[FedACnnL]) -> None:
+    X, y = images(60, 1)
+    site = np.arange(60) % 4
+    frame = pd.DataFrame(X, columns=[f"pixel {at}" for at in range(36)])
+    model = kind(NETWORKS["dense"], aggregator=quick()).fit(frame, y, site)
+    assert list(model.feature_names_in_) == list(frame.columns)
+    others = {} if kind is FedACnnL else {"site": site}
+    for wrong in (frame[frame.columns[::-1]], frame.rename(columns={"pixel 3": "other"})):
+        with pytest.raises(DataError, match="feature names should match those that were passed during fit"):
+            model.predict(wrong, **others)
+    named = model.predict(frame, **others)
+    plain = kind(NETWORKS["dense"], aggregator=quick()).fit(X, y, site)
+    assert not hasattr(plain, "feature_names_in_")
+    with pytest.raises(DataError, match=r"X has 35 features, but .*FedACnnL is expecting 36"):
+        plain.predict(X[:, 1:], **others)
+    assert (plain.predict(X, **others) == named).all()
 
 
 def test_a_dropout_is_told_and_labels_keep_their_names() -> None:

@@ -191,6 +191,15 @@ def test_csv_other_columns_and_numeric_labels_in_numeric_order(tmp_path: Path) -
         ("x,label\n1,0.5\n2,1\n", "'label', data row 1: '0.5', expected a word or a whole number as label"),
         ("x,label,site\n1,a,A\n2,b,\n", "column 'site', data row 2: ''"),
         (f"x,label,site\n1,a,{65 * 'A'}\n2,b,B\n", "'site', data row 1: 'A*…', expected a printable name of"),
+        (
+            "sex,label\nF,a\nf,b\nm,a\n",
+            "column 'sex', data rows 1, 2: 'F', 'f', expected one way of writing each word",
+        ),
+        (
+            "x,label\n1,Ill\n2,well\n3,ill\n",
+            "column 'label', data rows 1, 3: 'Ill', 'ill', expected one way",
+        ),
+        ("site,x,label\nNorth,1,a\nNORTH,2,b\n", "'NORTH', expected one way.*the name of a site alike"),
         ("x,label\n45%,a\n50%,b\n", "data rows 1, 2: '45%', '50%', expected a number.*without the sign"),
         ('x,label\n"1,045",a\n"1,050",b\n', "'1,045', '1,050', expected a number.*separates thousands"),
         ("x,label\n12/05/2020,a\n13/05/2020,b\n", "'12/05/2020', '13/05/2020', expected a number or a word"),
