@@ -1,1 +1,1 @@
-"""Aggregators: plain, masked, encrypted, and over a network."""
+"""Aggregators, one interface for every backend: masked, encrypted, plain, and remote over a network."""

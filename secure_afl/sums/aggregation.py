@@ -1,7 +1,7 @@
-"""How a sum over clients is made: masked, which is the default, or in the clear, which must be asked for.
+"""Sums over clients: masked (the default), or in the clear (on request only).
 
-The learning side asks an `Aggregator` for sums and does not know which backend gave them. These
-aggregators hold every client in this process; across machines the same state machines run apart.
+The learning side asks an `Aggregator` for sums and does not know its backend. The aggregators here hold all clients in
+this process; across machines the same state machines run remotely (`remote`).
 """
 
 import warnings
@@ -44,16 +44,17 @@ from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
 
 C = TypeVar("C", Cohort, EncryptedCohort)
-_DECODING = ServerState.UNMASKING.value  # the phase that an opened sum is decoded in
-_REFUSALS_SHOWN = 5  # with an aborted round; `MaskedAggregator.cohort.refusals` has them all
+_DECODING = ServerState.UNMASKING.value  # the phase in which an opened sum is decoded
+_REFUSALS_SHOWN = 5  # shown with an aborted round; `MaskedAggregator.cohort.refusals` has all
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of every sum that was made.
+    """Facts about a finished sum.
 
-    survivors: whose vectors are in it; entry_error: bound on each entry's distance from the exact sum of the
-    survivors' float64 values, before it is rounded to float64; proven but for CKKS (`crypto.ckks`). length: its entries.
+    survivors: the clients whose vectors are in it. entry_error: bound on each entry's distance from the exact sum of the
+    survivors' float64 values, before rounding to float64; proven except for CKKS (`crypto.lattice.ckks`). length: number
+    of entries.
     """
 
     survivors: tuple[str, ...]
@@ -65,7 +66,7 @@ class Outcome:
 class Aggregate(Outcome):
     """A sum over survivors.
 
-    total: float64 (length,); units: the same sum as int64 fixed-point units under `code` (None for a sum of floats).
+    total: float64 (length,). units: the same sum in int64 fixed-point units of `code`; None for a sum of floats.
     """
 
     total: npt.NDArray[np.float64]
@@ -74,8 +75,8 @@ class Aggregate(Outcome):
 
 
 class Aggregator(Protocol):
-    """What the learning side needs. `open` a session for named clients and planned sums, then ask for each once,
-    in the order of the plan.
+    """The learning side's interface to sums. `open` a session for named clients and planned sums, then request each sum
+    once, in the order of the plan.
     """
 
     backend: str
@@ -84,23 +85,23 @@ class Aggregator(Protocol):
     def policy(self) -> Policy: ...
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-        """Begin a session; exchanges keys for all its sums."""
+        """Begin a session and exchange keys for all its sums."""
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        """The sum of plan entry `number` over the clients that survive."""
+        """The sum of plan entry `number` over the surviving clients."""
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
-        """The solution of the system that plan entry `number` is for."""
+        """The solution of the system of plan entry `number`."""
 
 
 class Members:
-    """Parties of this process, by name: an identity and a ledger each, kept from one session to the next."""
+    """Parties of this process by name, each with an identity and a ledger that it keeps across sessions."""
 
     def __init__(self) -> None:
         self._parties: dict[str, tuple[Identity, Ledger]] = {}
 
     def roster(self, names: Sequence[str]) -> Roster:
-        """The roster of these clients; who is new gets an identity."""
+        """The roster of these clients; new clients get an identity."""
         for name in names:
             if name not in self._parties:
                 ledger = Ledger()
@@ -115,13 +116,13 @@ class Members:
         return iter(self._parties)
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> None:
-        """Every owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        """Renew a data set at every client; see `Ledger.renew` for the risks."""
         for _, ledger in self._parties.values():
             ledger.renew(data_set, may_expose=may_expose)
 
 
 def enough(policy: Policy, clients: Sequence[str]) -> int:
-    """The fewest clients of a sum. Raises `PolicyError` if there are not as many."""
+    """The fewest clients of a sum. Raises `PolicyError` if there are fewer."""
     least = policy.least_survivors(len(clients))
     if len(clients) < least:
         raise PolicyError(
@@ -133,7 +134,7 @@ def enough(policy: Policy, clients: Sequence[str]) -> int:
 
 @contextmanager
 def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
-    """Notes what was refused meanwhile on a `RoundAbortedError`."""
+    """Add notes on meanwhile refused messages to a `RoundAbortedError`."""
     before = len(refusals)
     try:
         yield
@@ -145,7 +146,7 @@ def refusals_noted(refusals: Sequence[Exception]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How sessions are made, whoever takes part. profile, suite: of masks; watch: is called with each phase's name."""
+    """Settings of sessions. profile, suite: of masks; watch: called with each phase's name."""
 
     policy: Policy
     profile: Profile = Profile.ACTIVE
@@ -159,7 +160,7 @@ def proposed(
     settings: SessionSettings,
     agreed: Sequence[RoundSpec] | None = None,
 ) -> Parameters:
-    """A session of masked sums for a whole roster. agreed: see `MaskingClient`."""
+    """Propose a session of masked sums for a whole roster. agreed: see `MaskingClient`."""
     clients, policy, profile = len(roster.members), settings.policy, settings.profile
     near = graph.choose(
         clients,
@@ -177,16 +178,16 @@ def proposed(
         threshold=near.threshold,
         rounds=agreed,
     )
-    policy.check(parameters, clients)  # all clients would refuse; say so once, and at once
+    policy.check(parameters, clients)  # otherwise all clients would refuse: raise once, early
     return parameters
 
 
 Rounds = Sequence[RoundSpec] | None
-"""As agreed where sums travel encrypted besides; see `MaskingClient`."""
+"""The rounds as agreed for encrypted masked sums; see `MaskingClient`."""
 
 
 class MaskedSessions(Protocol):
-    """Makes sessions of masked sums: with parties of this process, or with parties elsewhere."""
+    """Makes sessions of masked sums, with local or remote parties."""
 
     def masked(
         self,
@@ -195,14 +196,14 @@ class MaskedSessions(Protocol):
         plan: Sequence[SumPlan],
         agreed: Rounds = None,
     ) -> Cohort:
-        """The server with its clients."""
+        """A server with its clients."""
 
     def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
-        """What clients give when they are asked. Raises `LocalProtocolError` if one has nothing."""
+        """The clients' contributions on request. Raises `LocalProtocolError` if a client has none."""
 
 
 class LocalSessions:
-    """Sessions of parties in this process. audit: a folder for an audit log of each."""
+    """Sessions of parties in this process. audit: a folder for each party's audit log."""
 
     def __init__(self, network: Network | None, audit: Path | None) -> None:
         self.members = Members()
@@ -236,7 +237,7 @@ class LocalSessions:
     def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
         if missing := sorted({member.name for member in roster.members} - contributions.keys()):
             raise LocalProtocolError(
-                f"expected a contribution of every client, got none of {', '.join(missing)}"
+                f"expected a contribution from every client, got none from {', '.join(missing)}"
             )
         return lambda place, wanted: contributions[roster.name(place)]
 
@@ -249,7 +250,7 @@ class LocalSessions:
 
 
 def set_up(cohort: C) -> C:
-    """The session, its keys exchanged."""
+    """Set up a session: exchange its keys."""
     with refusals_noted(cohort.refusals):
         cohort.set_up()
     return cohort
@@ -262,10 +263,10 @@ def solved(
     survivors: int,
     noise: Noise | None = None,
 ) -> Solution:
-    """The solution of a system, from the sum over so many clients' statistics.
+    """Solve a system from the sum of the clients' statistics.
 
-    total: packed; of several sums, as `statistics.added` adds them. noise: what each client added to it.
-    Raises `SolveError` if none is guaranteed.
+    total: packed; several sums are added as by `statistics.added`. noise: what each client added.
+    Raises `SolveError` if no guaranteed solution exists.
     """
     if noise:
         assert system.ridge is not None  # sums with noise are not standardised
@@ -275,7 +276,7 @@ def solved(
         return solve(fixed.statistics, ridge=0.0, entry_error=entry_error, target=system.target)
     statistics = SufficientStatistics.unpack(total, system, entry_error=entry_error)
     if system.standardised:
-        if system.ridge is None and not system.squares:  # classes: each row has a single one
+        if system.ridge is None and not system.squares:  # classes: each row has exactly one
             statistics = replace(statistics, squares=np.diag(statistics.cross[0]))
         return solve_standardised(
             statistics,
@@ -291,7 +292,7 @@ def solved(
 
 
 def solved_sum(plan: SumPlan, one: Aggregate) -> Solution:
-    """The solution of the system that a sum is for. Raises as `solved`, the `SolveError` with the sum as `outcome`."""
+    """Solve the system of a sum. Raises like `solved`; the `SolveError` has the sum as `outcome`."""
     if plan.system is None:
         raise LocalProtocolError(f"{plan.statistic!r} is planned as a sum, not as a system to solve")
     try:
@@ -302,17 +303,19 @@ def solved_sum(plan: SumPlan, one: Aggregate) -> Solution:
 
 
 class Sums(ABC, Generic[C]):
-    """An aggregator of the sessions that a factory makes."""
+    """An aggregator for the sessions that a factory makes."""
 
     def __init__(self, settings: SessionSettings, sessions: MaskedSessions) -> None:
         self.settings = settings
         self._sessions = sessions
         self._cohort: C | None = None
         self._plan: Sequence[SumPlan] = ()
-        self._related: frozenset[int] | None = None  # survivors of the sums of which the plan says the same
+        self._related: frozenset[int] | None = (
+            None  # survivors of the sums that the plan marks `same_survivors`
+        )
 
     def __deepcopy__(self, memo: object) -> Self:
-        """The same object: a copy (scikit-learn's `clone` makes one) would forget what the ledgers know."""
+        """Return the same object: a copy (as scikit-learn's `clone` makes) would lose the ledgers."""
         return self
 
     @property
@@ -321,13 +324,13 @@ class Sums(ABC, Generic[C]):
 
     @property
     def cohort(self) -> C:
-        """The session that is open, with its `costs`, its `refusals` and the server's terms."""
+        """The open session, with its `costs`, its `refusals` and the server's terms."""
         if self._cohort is None:
             raise LocalProtocolError("no session is open: call open(clients, plan) first")
         return self._cohort
 
     def _opened(self, number: int, contributions: Mapping[str, Contribution]) -> OpenedSum:
-        """The sum of plan entry `number` as its server has it."""
+        """The sum of plan entry `number` as the server opens it."""
         cohort, same = self.cohort, self._plan[number].same_survivors
         contribute = self._sessions.contributing(cohort.server.roster, contributions)
         with refusals_noted(cohort.refusals):
@@ -338,7 +341,7 @@ class Sums(ABC, Generic[C]):
 
     @abstractmethod
     def _run(self, number: int, contribute: Contribute, among: Collection[int] | None) -> OpenedSum:
-        """All phases of a sum. among: whom to ask; None is everybody."""
+        """Run all phases of a sum. among: the clients to ask; None: all."""
 
 
 class MaskedSums(Sums[Cohort]):
@@ -367,30 +370,30 @@ class MaskedSums(Sums[Cohort]):
 
 
 class LocalSums:
-    """What an aggregator whose `parties` are in this process can do besides."""
+    """Further methods of an aggregator whose `parties` are in this process."""
 
     parties: LocalSessions
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> None:
-        """Every client's owner lets a data set serve another session; see `Ledger.renew` for what that risks."""
+        """Renew a data set at every client; see `Ledger.renew` for the risks."""
         self.parties.renew(data_set, may_expose=may_expose)
 
     def close(self) -> None:
-        """End the audit logs, if there are any."""
+        """Close the audit logs, if any."""
         if self.parties.logs:
             self.parties.logs.close()
 
 
 class MaskedAggregator(MaskedSums, LocalSums):
-    """Sums under pairwise masks: no party but the client sees its vector.
+    """Sums under pairwise masks: no party but the client itself sees its vector.
 
-    Every client has an identity, a ledger and the `policy`, and keeps them from one session to the
-    next. `watch` is called with each phase's name. `audit` is a folder for an audit log of each party, which `close`
-    ends.
+    Every client has an identity, a ledger and the `policy`, and keeps them across sessions. `watch` is called with each
+    phase's name. `audit` is a folder for each party's audit log; `close` closes the logs.
 
-    Raises `PolicyError` where the policy asks for more than the cohort or the arguments give, and
-    `RoundAbortedError` where too few clients are left: nothing is released then. A data set serves one
-    session, also one that failed; `renew` lets it serve another.
+    A data set serves one session, even one that failed; `renew` lets it serve another one.
+
+    Raises `PolicyError` if the cohort or the arguments fall short of the policy, and `RoundAbortedError` if too few
+    clients are left: then nothing is released.
     """
 
     def __init__(
@@ -408,7 +411,7 @@ class MaskedAggregator(MaskedSums, LocalSums):
 
 
 def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:
-    """An opened sum of fixed-point units as real numbers. Raises `CryptoError` if clients cannot have made it."""
+    """Decode an opened sum of fixed-point units. Raises `CryptoError` if honest clients cannot have made it."""
     code = spec.code(len(roster.members))
     return Aggregate(
         survivors=tuple(roster.name(place) for place in result.survivors),
@@ -421,7 +424,7 @@ def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -
 
 
 def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Outcome]) -> None:
-    """One `DropoutWarning` if some sums are without some clients."""
+    """Issue one `DropoutWarning` if sums lack clients."""
     gone = [
         f"round {r + 1} of {len(sums)} is without {', '.join(missing)}"
         for r, one in enumerate(sums)
@@ -434,7 +437,7 @@ def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Outcome]) -> None:
 class PlainAggregator:
     """Sums in the clear: the server sees every client's vector. For comparison only.
 
-    Raises `PolicyError` unless the policy was widened with `Policy(backends=frozenset({"plain"}))`.
+    Raises `PolicyError` unless the policy allows it: `Policy(backends=frozenset({"plain"}))`.
     """
 
     backend: str = Backend.PLAIN
@@ -447,7 +450,7 @@ class PlainAggregator:
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         if noisy := [one.statistic for one in plan if one.noise]:
             raise LocalProtocolError(
-                f"{noisy[0]!r} has noise for differential privacy, which hides nothing in vectors sent in the clear"
+                f"{noisy[0]!r} has noise for differential privacy, which does not hide vectors sent in the clear"
             )
         self._plan = plan
 

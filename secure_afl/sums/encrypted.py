@@ -1,7 +1,7 @@
-"""Sums that leave a client encrypted, and that key holders, not the server, can open.
+"""Sums of encrypted vectors, which key holders, not the server, can open.
 
-Like the other aggregators, this one holds every party in this process; across machines the same state
-machines run apart. It needs TenSEAL.
+The aggregator here holds all parties in this process; across machines the same state machines run remotely (`remote`).
+It needs TenSEAL.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,13 +53,13 @@ from secure_afl.sums.aggregation import (
 
 
 class EncryptedSessions(MaskedSessions, Protocol):
-    """Makes sessions of encrypted sums, and the masked ones under them."""
+    """Makes sessions of encrypted sums and, for "bfv+mask", the masked sessions under them."""
 
     def rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
-        """Of clients and of key holders."""
+        """The rosters of clients and of key holders."""
 
     def agreed(self, propose: Callable[[], Agreement]) -> Agreement:
-        """What a session is begun with."""
+        """The terms of a session."""
 
     def encrypted(
         self,
@@ -68,11 +68,11 @@ class EncryptedSessions(MaskedSessions, Protocol):
         plan: Sequence[SumPlan],
         masks: Cohort | None,
     ) -> EncryptedCohort:
-        """The server with its clients and key holders. masks: the masked session whose vectors are encrypted."""
+        """A server with its clients and key holders. masks: the masked session whose vectors are encrypted."""
 
 
 class LocalEncryptedSessions(LocalSessions):
-    """Sessions of parties in this process, with so many key holders."""
+    """Sessions of parties in this process, with `holders` key holders."""
 
     def __init__(
         self, encryption: Encryption, holders: int, network: Network | None, audit: Path | None = None
@@ -97,7 +97,7 @@ class LocalEncryptedSessions(LocalSessions):
     ) -> EncryptedCohort:
         roster, holders, policy, recorded = server.roster, server.holders, settings.policy, None
         encryption = self._encryption
-        first = len(roster.members)  # the number of the first key holder
+        first = len(roster.members)  # the first key holder's index
         solve = weights if encryption.release is Release.WEIGHTS else None
         parties, keepers = {}, {}
         for place, (identity, ledger) in enumerate(self.members[one.name] for one in roster.members):
@@ -145,7 +145,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         encryption, policy, settings, sessions = self.encryption, self.policy, self.settings, self._sessions
         policy.check_backend(self.backend)
-        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, whatever the profile of the masks
+        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, for any profile of the masks
         least, masked = enough(policy, clients), None
         roster, holders = sessions.rosters(clients)
         _, rounds = encryption.agreed(plan, len(clients), len(holders.members))
@@ -155,7 +155,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
             self.masks = set_up(sessions.masked(settings, clients, plan, rounds))
             parameters = self.masks.server.parameters
             masked = (parameters.session, parameters.transcript())
-            # What key holders open must also be enough to remove the masks.
+            # The clients in an opened sum must also suffice to remove the masks.
             least = max(least, parameters.threshold)
         agreement = sessions.agreed(
             lambda: Agreement.propose(encryption, roster, holders, plan, masked=masked)
@@ -167,7 +167,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         if self.encryption.release is Release.WEIGHTS:
             raise LocalProtocolError(
-                f"key holders release weights only, and {self._plan[number].statistic!r} is needed as a sum: "
+                f"key holders release only weights, but {self._plan[number].statistic!r} is needed as a sum: "
                 'use release="sum" (--release sum)'
             )
         opened = self._opened(number, contributions)
@@ -176,7 +176,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
         return self.cohort.timed(lambda: self._decoded(opened), ServerState.OPENED.value)
 
     def _decoded(self, opened: OpenedSum) -> Aggregate:
-        """A sum of residues or masked words as real numbers."""
+        """Decode a sum of residues or masked words."""
         server, number = self.cohort.server, opened.round
         if not self.encryption.masked:
             modulus = LATTICES[server.agreement.lattice].plain_modulus
@@ -206,20 +206,20 @@ class EncryptedSums(Sums[EncryptedCohort]):
 
 
 class EncryptedAggregator(EncryptedSums, LocalSums):
-    """Sums of ciphertexts: the server adds what it cannot read, key holders open each approved sum once.
+    """Sums of ciphertexts: the server adds without reading, and key holders open each approved sum once.
 
     Parameters
     ----------
     backend : "bfv", exact; "ckks", approximate; "bfv+mask", pairwise masks under BFV, so that server and key
-        holders together still see no more than a masked sum.
+        holders together still see only the sum. docs/overhead.md has the costs.
     policy : of clients and key holders; None is the default policy with this backend.
-    holders : how many key holders; more than one share a joint key, and all are needed (BFV only).
-    release : what key holders give to the server, "sum" or "weights"; None is weights for CKKS, else sums.
-        Weights are for models that come out of one system: no encoder that learns filters, no groups, no waves.
-    profile, suite : of the masks, with "bfv+mask"; encrypted sessions always reckon with a server that lies.
+    holders : number of key holders; several share a joint key, and all are needed (BFV only).
+    release : what key holders give to the server, "sum" or "weights"; None: weights for CKKS, otherwise sums.
+        Weights need a model that solves one system: no encoder that learns filters, no groups, no waves.
+    profile, suite : of the masks, with "bfv+mask"; encrypted sessions always assume that the server may lie.
     network, watch, audit : see `MaskedAggregator`.
 
-    Raises as `MaskedAggregator` does, and `RoundAbortedError` if a key holder is missing.
+    Raises like `MaskedAggregator`, and `RoundAbortedError` if a key holder is missing.
     """
 
     def __init__(
@@ -246,8 +246,8 @@ class EncryptedAggregator(EncryptedSums, LocalSums):
 def weights(
     plan: SumPlan, total: npt.NDArray[np.float64], entry_error: float, survivors: int
 ) -> npt.NDArray[np.float64]:
-    """What a key holder releases of a system: weights row by row, the numbers of their certificate, and the ridge."""
-    assert plan.system is not None  # `Encryption.agreed` refuses sums that are no system
+    """What a key holder releases of a system: the weights row by row, the numbers of their certificate, and the ridge."""
+    assert plan.system is not None  # `Encryption.agreed` refuses sums without a system
     solution = solved(plan.system, total, entry_error, survivors, plan.noise)
     return np.concatenate([solution.weights.ravel(), astuple(solution.certificate), [solution.ridge]])
 

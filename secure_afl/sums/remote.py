@@ -1,6 +1,6 @@
-"""Aggregators whose clients and key holders are elsewhere: the same sessions, reached through a transport.
+"""Aggregators with remote clients and key holders: the same sessions over a transport.
 
-Contributions are made where the rows are, so the mappings that `sum` and `solve` take are not looked at.
+Remote clients make their contributions themselves, so `sum` and `solve` ignore the given mappings.
 """
 
 import secrets
@@ -40,10 +40,10 @@ _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How parties are reached. carry: for the messages of one session, by its number; log: the server's audit log.
+    """How to reach remote parties. carry: carries the messages of a session, by its number; log: the server's audit log.
 
-    store: of the server, for one session. If one is open there, its terms must be those that would be proposed now,
-    and it goes on; `forget` ends it.
+    store: the server's, for one session. If it holds an open session, that session continues, provided that its terms
+    equal those that would be proposed now; `forget` ends it.
     """
 
     parties: Parties
@@ -53,7 +53,7 @@ class Elsewhere:
     store: Store | None = None
 
     def terms(self, channel: Channel, decoder: Decoder[T], propose: Callable[[], T]) -> T:
-        """Of the session that is open, or of a new one. Raises `StoreError` if files say something else now."""
+        """The terms of the open session or of a new one. Raises `StoreError` if the files have changed since."""
         proposed = propose()
         if self.store is None:
             return proposed
@@ -65,15 +65,15 @@ class Elsewhere:
         if msgspec.structs.replace(proposed, session=opened.session) != opened:
             raise StoreError(
                 f"{self.store.path}: expected the roster, policy and study of the session that is open, these files differ: "
-                "bring those back, or remove the file and give the session up"
+                "restore them, or remove the file to abandon the session"
             )
         return opened
 
     def rosters(self, clients: Sequence[str]) -> tuple[Roster, Roster]:
-        """See `EncryptedSessions`. Raises `LocalProtocolError` if nobody holds a key, or the clients are others."""
+        """See `EncryptedSessions`. Raises `LocalProtocolError` if there is no key holder or the clients differ."""
         if self.parties.key_holders is None:
             raise LocalProtocolError(
-                "expected a roster with key holders for encrypted sums, got one without any"
+                "expected a roster with key holders for encrypted sums, got one without key holders"
             )
         return self._clients(clients), self.parties.key_holders
 
@@ -110,7 +110,7 @@ class Elsewhere:
         return EncryptedCohort(server, {}, {}, None, settings.watch, recorded=(steps, {}, {}), carry=carry)
 
     def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
-        """Contributions are made where the rows are: those given here are not looked at."""
+        """Remote clients make their contributions themselves: the given ones are ignored."""
         return nothing_wanted
 
     def _clients(self, names: Sequence[str]) -> Roster:
@@ -122,7 +122,7 @@ class Elsewhere:
         return self.parties.clients
 
     def steps(self, channel: Channel, server: MaskingServer | HomomorphicServer, agreed: Agreed) -> SumServer:
-        """The server behind its audit log and its journal, if it has these."""
+        """The server behind its audit log and its journal, if configured."""
         noted = RecordedServer(server, self.log, agreed) if self.log else None
         if self.store:
             return ResumedServer(server, self.store, channel.value, noted)
@@ -149,7 +149,7 @@ class Elsewhere:
 
 
 class RemoteMaskedAggregator(MaskedSums):
-    """Masked sums over clients elsewhere. policy: what the server proposes must meet; clients have their own."""
+    """Masked sums over remote clients. policy: the minimum for the server's own proposals; clients have their own policies."""
 
     def __init__(self, elsewhere: Elsewhere, policy: Policy) -> None:
         super().__init__(SessionSettings(policy, watch=elsewhere.watch), elsewhere)
@@ -161,7 +161,7 @@ class RemoteMaskedAggregator(MaskedSums):
 
 
 class RemoteEncryptedAggregator(EncryptedSums):
-    """Encrypted sums over clients and key holders elsewhere. policy: see `RemoteMaskedAggregator`."""
+    """Encrypted sums over remote clients and key holders. policy: see `RemoteMaskedAggregator`."""
 
     def __init__(self, elsewhere: Elsewhere, policy: Policy, encryption: Encryption) -> None:
         super().__init__(encryption, SessionSettings(policy, watch=elsewhere.watch), elsewhere)
@@ -175,26 +175,27 @@ class RemoteEncryptedAggregator(EncryptedSums):
 def remote(
     elsewhere: Elsewhere, policy: Policy, encryption: Encryption | None
 ) -> RemoteMaskedAggregator | RemoteEncryptedAggregator:
-    """The aggregator for what was agreed on; without encryption, masks."""
+    """The remote aggregator for the agreed backend; masked if no encryption was agreed on."""
     if encryption is None:
         return RemoteMaskedAggregator(elsewhere, policy)
     return RemoteEncryptedAggregator(elsewhere, policy, encryption)
 
 
 def is_open(store: Store) -> bool:
-    """Whether a session was left open in the server's store."""
+    """Whether the server's store holds an open session."""
     return any(store.kept(channel.value) for channel in _SESSIONS)
 
 
 def forget(store: Store) -> None:
-    """The session is over: its journals are erased."""
+    """End the session: erase its journals."""
     with store.transaction():
         for channel in (*_SESSIONS, Channel.LEARNED):
             store.forget(channel.value)
 
 
 def _salt(store: Store, model: bytes) -> bytes:
-    """Of what is told, the same in all the session, so that what is told again is the same message; `model` is kept."""
+    """The salt of announcements, the same for the whole session, so that a repeated announcement is the same message.
+    The store keeps `model`."""
     name = Channel.LEARNED.value
     with store.transaction():
         kept = store.kept(name)

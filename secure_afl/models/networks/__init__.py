@@ -1,1 +1,1 @@
-"""Networks that are learned layer by layer: FedACnnL, pFedACnnL, and their encoders."""
+"""Networks trained layer by layer: FedACnnL, pFedACnnL, and their encoders."""

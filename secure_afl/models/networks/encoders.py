@@ -1,8 +1,8 @@
-"""What a hidden layer is trained towards: targets made of the labels, or none, and the filters that follow.
+"""Targets of hidden layers, made from the labels, and the filters trained towards them.
 
-How the paper (arXiv 2502.06915) sets a hidden layer's targets could not be read: these are our
-reconstruction. Targets are codes drawn from a public seed, so that every party makes the same ones and
-|target| ≤ 1 is known beforehand. Filters come from sums over clients only.
+We could not read how the paper (arXiv 2502.06915) sets a hidden layer's targets, so these are our reconstruction. Targets
+are codes drawn from a public seed, so that every party has the same ones and |target| ≤ 1 is known beforehand. Filters
+derive only from sums over clients.
 """
 
 import numpy as np
@@ -15,21 +15,21 @@ from secure_afl.crypto.prg import add_keystreams
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.network import Conv, Network, Trained, Weights, on_weight_grid, uniform
 
-_GAIN = 2.0  # of a seeded filter, in standard deviations of its weights
+_GAIN = 2.0  # gain of a seeded filter, in standard deviations of its weights
 _BLUR = 4  # passes of (1, 2, 1)/4: a standard deviation of 1.4 pixels
-_FLOOR = 0.1  # of the mean eigenvalue: directions that hardly vary are not blown up
+_FLOOR = 0.1  # fraction of the mean eigenvalue: limits the scaling of directions that hardly vary
 
 
 def summed(encoder: Encoder, network: Network) -> tuple[Trained, ...]:
-    """The trained layers that need a sum, in order: the head, and hidden ones unless the seed alone gives them."""
+    """The trained layers that need a sum, in order: the head, and hidden layers unless the seed alone determines them."""
     return network.trained[-1:] if encoder is Encoder.SEEDED else network.trained
 
 
 def coded(encoder: Encoder, known: Trained, classes: int) -> int:
-    """How many of the layer's outputs are trained towards codes of the labels; the others come first.
+    """Number of the layer's outputs that are trained towards label codes; the other outputs come first.
 
-    No more than there can be independent ones where every channel has codes of its own: what a dense layer
-    learns from labels alone has a rank below the number of classes. The others are random.
+    If every channel has its own codes, at most as many as can be independent: a dense layer trained on labels alone has
+    a rank below the number of classes. The other outputs are random.
     """
     if encoder is Encoder.REPLICATED:
         return known.outputs
@@ -42,8 +42,8 @@ def coded(encoder: Encoder, known: Trained, classes: int) -> int:
 def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.NDArray[np.float64]:
     """The targets, (classes, positions, coded outputs).
 
-    Each output of each position splits the classes at random into halves of +1 and −1, an odd class gets 0:
-    so a code tells classes apart and does not tell the position. Drawn from a keystream of the public `seed`.
+    Each output of each position splits the classes at random into halves of +1 and −1; with an odd number one class gets
+    0. So a code distinguishes classes but not positions. It is drawn from a keystream of the public `seed`.
     """
     positions = 1 if encoder is Encoder.REPLICATED else known.positions
     outputs = coded(encoder, known, classes)
@@ -56,11 +56,11 @@ def codes(encoder: Encoder, known: Trained, classes: int, seed: bytes) -> npt.ND
 
 
 def seeded(known: Trained, seed: bytes) -> Weights:
-    """SEEDED weights of a hidden layer, (1 + inputs, outputs), on the grid: the same bits for every party.
+    """SEEDED weights of a hidden layer, (1 + inputs, outputs), on the grid: bit-equal for every party.
 
-    A convolution's filters are uniform noise, blurred, without the constant of each channel, every filter of
-    the same norm; those of a dense layer are uniform. Made for patches that are normalised (`Conv.contrast`),
-    whose size is known beforehand; for others the gain is 1/√inputs of that.
+    A convolution's filters are blurred uniform noise, with each channel's mean removed, all of the same norm. A dense
+    layer's filters are uniform. The gain suits normalised patches (`Conv.contrast`), whose size is known beforehand; for
+    other patches it is smaller by the factor 1/√inputs.
     """
     key = derive(seed, Label.RANDOM_FEATURES, integer(known.at))
     if isinstance(known.layer, Conv):
@@ -85,39 +85,39 @@ def seeded(known: Trained, seed: bytes) -> Weights:
 def filters(
     encoder: Encoder, known: Trained, statistics: SufficientStatistics, ridge: float, seed: int
 ) -> tuple[Matrix, Matrix]:
-    """A hidden layer's weights, (1 + inputs, outputs), each channel of unit variance over the aggregated rows;
-    and (outputs,) the factors that gave it: a channel trained towards a code c comes out near factor·c.
+    """A hidden layer's weights, (1 + inputs, outputs), scaled to unit variance of each channel over the aggregated rows,
+    and the scale factors, (outputs,): a channel trained towards a code c has values near factor·c.
 
-    statistics: of rows with a column of ones in front. Raises `SolveError` if the least squares have no
-    guaranteed solution.
+    statistics: of rows with a leading column of ones. Raises `SolveError` if the least squares have no guaranteed
+    solution.
     """
     free = known.outputs - statistics.cross.shape[1]
     mean, covariance = moments(statistics)
     parts = []
     if free:
-        draws = np.random.default_rng([seed, known.at])  # public: it shapes a model and guards no secret
+        draws = np.random.default_rng([seed, known.at])  # public: it shapes a model and protects no secret
         directions = draws.standard_normal((known.inputs, free))
         if encoder is Encoder.SPECTRAL:
-            # More channels than inputs: the rest are random.
+            # With more channels than inputs, the remaining channels are random.
             leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :free]
             directions[:, : leading.shape[1]] = leading
         if encoder is Encoder.CLASSWISE:
             directions = covariance @ directions
         parts.append(np.vstack([-mean @ directions, directions]))
-    if encoder is Encoder.CLASSWISE:  # the spread below is the only scale it has
+    if encoder is Encoder.CLASSWISE:  # the standard deviation below is its only scale
         directions = _half_whitened(known, mean, covariance, statistics)
         parts.append(np.vstack([np.zeros(directions.shape[1]), directions]))
     elif free < known.outputs:
         parts.append(solve(statistics, ridge=ridge).weights)
     weights = np.hstack(parts)
     spread = np.sqrt(np.einsum("ij,ik,kj->j", weights[1:], covariance, weights[1:]).clip(0.0))
-    # A channel that does not vary over the data carries nothing, whatever its scale.
+    # A channel that is constant over the data carries no information, whatever its scale.
     factors = 1.0 / np.where(spread > 0, spread, 1.0)
     return weights * factors, factors
 
 
 def moments(statistics: SufficientStatistics) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and covariance of the rows behind a Gram matrix whose first column is that of the ones."""
+    """Mean and covariance of the rows of a Gram matrix whose first column belongs to the ones."""
     rows = statistics.gram[0, 0]
     mean = statistics.gram[0, 1:] / rows
     return mean, statistics.gram[1:, 1:] / rows - np.outer(mean, mean)
@@ -128,7 +128,7 @@ def _half_whitened(
 ) -> Matrix:
     """S^(−½)C with S the covariance of the rows and C that of rows and codes, (inputs, outputs).
 
-    In a patch the constant of each channel is left out on both sides: it tells brightness, not shape.
+    In a patch the mean of each channel is removed on both sides: it shows brightness, not shape.
     """
     cross = statistics.cross[1:] - np.outer(mean, statistics.cross[0])
     taps = known.inputs // known.shape[0]

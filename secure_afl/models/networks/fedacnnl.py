@@ -1,8 +1,8 @@
-"""FedACnnL: a deep network trained layer by layer by secure sums, no gradient (arXiv 2502.06915).
+"""FedACnnL: a deep network trained layer by layer from secure sums, without gradients (arXiv 2502.06915).
 
-A `Learner` holds one client's rows and answers with statistics; a `Coordinator` turns each sum into a layer.
-Neither does I/O. Every number that goes into a sum lies on a grid (`network`), so the sum is exact and the
-trained network does not depend on how rows are spread over clients, chunks or devices: bit for bit.
+A `Learner` holds one client's rows and returns statistics; a `Coordinator` turns each sum into a layer. Neither does I/O.
+Every summand lies on a grid (`network`), so sums are exact, and the trained network is bit-equal however the rows are
+spread over clients, chunks and devices.
 """
 
 import time
@@ -56,14 +56,13 @@ with optional():
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
 Tell = Callable[[Sequence[Weights], Sequence[str]], None]
-"""Of the hidden layers that came of sums so far, to the clients whose vectors were in these."""
+"""Announces the hidden layers trained so far to the clients whose vectors are in their sums."""
 
 
 class Learner:
-    """One client's side: rows in, statistics of the next layer out.
+    """One client's side: takes rows, returns statistics of the next layer.
 
-    chunk_bytes: memory for one chunk of patches. It changes the speed and nothing else: every product and
-    every sum is exact.
+    chunk_bytes: memory for one chunk of patches. It affects only the speed: every product and every sum is exact.
     """
 
     def __init__(
@@ -91,16 +90,16 @@ class Learner:
         self._chunk_bytes = chunk_bytes
         self._labels = torch.tensor(y, device=device)
         rows = to_grid(torch.tensor(X, dtype=torch.float64, device=device))
-        # Grid values have at most 17 bits: float32 holds them exactly, in half the memory.
+        # Grid values have at most 17 bits: float32 stores them exactly in half the memory.
         self._values = rows.reshape(len(y), *network.input_shape).to(torch.float32)
         self._forward(0, network.trained[0].at, network.trained[0])
 
     def statistics(self, known: Trained) -> SufficientStatistics:
-        """Gram and cross-covariance of the layer's inputs with a column of ones in front, exact float64."""
+        """Gram matrix and cross-covariance of the layer's inputs with a leading column of ones, exact float64."""
         wanted = self._targets(known)
         classes, inputs = self._network.classes, known.inputs
         gram = torch.zeros((inputs, inputs), dtype=torch.float64, device=self._device)
-        # All rows of one label at one position have one target: their sum is all that counts.
+        # All rows of a label at a position have the same target: only their sum matters.
         sums = torch.zeros((classes, known.positions * inputs), dtype=torch.float64, device=self._device)
         for chunk in self._chunks(8 * known.positions * 2 * inputs):
             rows = patches(self._values[chunk], known.layer)
@@ -118,32 +117,32 @@ class Learner:
         return SufficientStatistics(whole, torch.vstack([ones, cross]).cpu().numpy(), count)
 
     def vector(self, known: Trained) -> npt.NDArray[np.float64]:
-        """The layer's statistics as they go into its sum."""
+        """The layer's statistics, packed for its sum."""
         return self.statistics(known).pack()
 
     def rows(self, known: Trained) -> npt.NDArray[np.float64]:
-        """The layer's inputs, with a column of ones in front: (samples·positions, 1 + inputs)."""
+        """The layer's inputs with a leading column of ones: (samples·positions, 1 + inputs)."""
         found = patches(self._values, known.layer).cpu().numpy()
         return np.column_stack([np.ones(len(found)), found])
 
     def targets(self, known: Trained) -> npt.NDArray[np.float64]:
-        """What these rows are trained towards: (samples·positions, outputs trained towards labels)."""
+        """The targets of these rows: (samples·positions, outputs trained towards labels)."""
         wanted = self._targets(known)[self._labels].cpu().numpy()
         return np.asarray(wanted.reshape(len(self._labels) * known.positions, wanted.shape[2]))
 
     def install(self, known: Trained, weights: Weights) -> None:
-        """Take a trained layer and go on to the inputs of the next one."""
+        """Install a trained layer and compute the inputs of the next one."""
         on_device = torch.tensor(weights, device=self._device)
         stop = min((later.at for later in self._network.trained if later.at > known.at), default=known.at + 1)
         self._forward(known.at, stop, known, on_device)
 
     def install_all(self, layers: Sequence[Weights]) -> None:
-        """Take the first trained layers."""
+        """Install the first trained layers."""
         for known, weights in zip(self._network.trained, layers, strict=False):
             self.install(known, weights)
 
     def _forward(self, start: int, stop: int, known: Trained, weights: Tensor | None = None) -> None:
-        """Through the layers from `start` to `stop`, of which at most `known` has weights."""
+        """Apply the layers from `start` to `stop`, of which at most `known` has weights."""
         after = []
         for chunk in self._chunks(8 * known.positions * 2 * (known.inputs + known.outputs)):
             values = self._values[chunk].to(torch.float64)
@@ -153,25 +152,25 @@ class Learner:
                     values = apply_trained(values, known, weights)
                 else:
                     values = apply_fixed(values, self._network.steps[at])
-            # Scores keep float64; what is on the grid needs float32.
+            # Scores stay float64; grid values fit into float32.
             after.append(values if stop == len(self._network.steps) else values.to(torch.float32))
         self._values = torch.cat(after)
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
-        """The outputs of the layer installed last, (rows, outputs)."""
+        """The outputs of the last installed layer, (rows, outputs)."""
         scores: npt.NDArray[np.float64] = self._values.cpu().numpy()
         return scores
 
     def _targets(self, known: Trained) -> Tensor:
-        """(classes, positions, outputs that are trained towards labels)."""
+        """The targets, (classes, positions, outputs trained towards labels)."""
         classes = self._network.classes
         if known is self._network.trained[-1]:
             return torch.eye(classes, dtype=torch.float64, device=self._device)[:, None, :]
         return torch.tensor(codes(self._encoder, known, classes, self._seed), device=self._device)
 
     def _chunks(self, bytes_per_sample: int) -> Iterator[slice]:
-        """Slices of the rows, within the memory and as large as still pays."""
+        """Slices of the rows that fit the memory and are as large as is useful."""
         most = max(1, self._chunk_bytes // max(1, bytes_per_sample))
         size, rate, at = min(most, 64), 0.0, 0
         while at < len(self._labels):
@@ -186,21 +185,22 @@ class Learner:
 def _gram(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         own = rows.numpy()
-        return torch.from_numpy(own.T @ own)  # NumPy computes one triangle of it, torch would compute both
+        return torch.from_numpy(own.T @ own)  # NumPy computes only one triangle, torch would compute both
     return rows.T @ rows
 
 
 def _centred(inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Outputs of a ReLU are all positive: without what they have in common, more of a row's norm tells it from others."""
+    """Subtract the row's mean. Outputs of a ReLU are all positive; without their mean, more of a row's norm is
+    informative."""
     inputs = np.ascontiguousarray(inputs)
     return np.asarray(inputs - inputs.mean(axis=1, keepdims=True))
 
 
 class Coordinator:
-    """The server's side: sums in, layers out.
+    """The server's side: takes sums, returns layers.
 
-    groups: how many heads; each has a slot of its own in the last sum. survivors: how many clients that sum
-    must include then, so that no group is left with too few.
+    groups: number of heads; each has its own slot in the last sum. survivors: fewest clients of that sum, so that no
+    group is left with too few.
     """
 
     def __init__(
@@ -222,10 +222,10 @@ class Coordinator:
         self.certificate: Certificate | None = None
         self.summed = summed(encoder, network)
         self.scales: dict[int, npt.NDArray[np.float64]] = {}
-        """By place of a hidden layer: the codes of its trained outputs as those came out, see `filters`."""
+        """By index of a hidden layer: the scaled codes of its trained outputs, see `filters`."""
 
     def bounds(self, known: Trained) -> PublicBounds:
-        """The shape of a layer's statistics."""
+        """The public bounds of a layer's statistics."""
         head = known is self.network.trained[-1]
         outputs = known.outputs if head else coded(self.encoder, known, self.network.classes)
         return PublicBounds(known.inputs + 1, outputs, row_norm=1.0, rows=1)
@@ -233,7 +233,7 @@ class Coordinator:
     def plan(self, rows: int, clients: int) -> list[SumPlan]:
         """The sums of a session, for clients of at most `rows` samples.
 
-        Raises `DataError` if so many samples could leave the range in which sums are exact.
+        Raises `DataError` if that many samples could exceed the range of exact sums.
         """
         plan = []
         for number, known in enumerate(self.summed):
@@ -251,9 +251,9 @@ class Coordinator:
                     bound,
                     fraction_bits=2 * GRID_BITS,
                     survivors=self.survivors if slots > 1 else 0,
-                    # Every layer's sum holds the counts of rows and labels, and beside slots there is a count of groups.
+                    # Every layer's sum contains the counts of rows and labels; with slots there is also a count of groups.
                     same_survivors=len(self.summed) > 1 or slots > 1,
-                    # Statistics of a later layer are of features that the server's weights make.
+                    # Statistics of later layers are of features that the server's weights produce.
                     trusts_server=number > 0 or slots > 1,
                     exact=True,
                     system=self._system() if known is self.network.trained[-1] and slots == 1 else None,
@@ -264,24 +264,24 @@ class Coordinator:
     def layer(self, known: Trained, total: npt.NDArray[np.float64], entry_error: float = 0.0) -> Weights:
         """A hidden layer's weights from the packed sum of its statistics, on the grid.
 
-        Raises `SolveError` if the sum gives no guaranteed solution.
+        Raises `SolveError` if the sum has no guaranteed solution.
         """
         statistics = SufficientStatistics.unpack(total, self.bounds(known), entry_error=entry_error)
         weights, self.scales[known.at] = filters(self.encoder, known, statistics, self.ridge, self.seed)
         return on_weight_grid(weights, known.limit)
 
     def head(self, solution: Solution) -> Weights:
-        """Everybody's head, on the grid."""
+        """The common head, on the grid."""
         self.certificate = solution.certificate
         return on_weight_grid(solution.weights, self.network.trained[-1].limit)
 
     def heads(
         self, total: npt.NDArray[np.float64], entry_error: float = 0.0
     ) -> tuple[Weights, list[Weights]]:
-        """The head of everybody and those of the groups, from the last sum.
+        """The common head and the groups' heads, from the last sum.
 
-        A group's head is pulled towards everybody's: W + (G_g + γI)⁻¹(C_g − G_g·W).
-        Raises `SolveError` if a slot gives no guaranteed solution.
+        A group's head is regularised towards the common head W: W + (G_g + γI)⁻¹(C_g − G_g·W).
+        Raises `SolveError` if a slot has no guaranteed solution.
         """
         known = self.network.trained[-1]
         slots = [
@@ -306,10 +306,10 @@ class Coordinator:
 
 
 class Training:
-    """A network in the making: its hidden layers, one sum after another, then its head.
+    """A network in training: its hidden layers, sum by sum, then its head.
 
-    learners: of the clients in this process, by name; each stands before the next layer. layers: those that are there;
-    outcomes: of the sums so far, of which the first has the number `first`.
+    learners: of the clients in this process, by name, each ready for the next layer. layers: trained so far. outcomes: of
+    the sums so far, numbered from `first`.
     """
 
     def __init__(
@@ -333,28 +333,28 @@ class Training:
 
     @property
     def at_head(self) -> bool:
-        """Whether all hidden layers are there."""
+        """Whether all hidden layers are trained."""
         return self._next is self._coordinator.network.trained[-1]
 
     def contributions(self) -> dict[str, Contribution]:
-        """What the clients put into the next sum."""
+        """The clients' contributions to the next sum."""
         return {name: (one.vector(self._next), self._data_set) for name, one in self._learners.items()}
 
     def sum(self, contributions: Mapping[str, Contribution]) -> Aggregate:
-        """The next sum."""
+        """Make the next sum."""
         one = self._aggregator.sum(self._first + len(self.outcomes), contributions)
         self.outcomes.append(one)
         return one
 
     def next_layer(self) -> None:
-        """The next hidden layer, from its sum."""
+        """Train the next hidden layer from its sum."""
         known, one = self._next, self.sum(self.contributions())
         self.layers.append(self._coordinator.layer(known, one.total, one.entry_error))
         for learner in self._learners.values():
             learner.install(known, self.layers[-1])
 
     def head(self) -> None:
-        """Everybody's head, as the solution of the last sum."""
+        """Train the common head as the solution of the last sum."""
         number = self._first + len(self.outcomes)
         solution, outcome = self._aggregator.solve(number, self.contributions())
         self.outcomes.append(outcome)
@@ -366,32 +366,32 @@ class Training:
 
 
 class FedACnnL(FederatedClassifier):
-    """A deep network for several sites, trained in closed form; no site's statistics are seen by anybody else.
+    """A deep network for several sites, trained in closed form; no other party sees a site's statistics.
 
     Parameters
     ----------
-    network : the layers; inputs lie in [−1, 1] and are read on a grid of 2⁻¹⁰.
-    encoder : what hidden layers are trained towards, see `Encoder`. With "seeded", the default, one sum trains
-        the network. The others take one sum a layer: every later one is of features that the server's
-        weights make, so the policy must take its reports as true under the active profile, and the survivors
-        of all sums must be the same.
+    network : the layers; inputs lie in [−1, 1] and are rounded to a grid of 2⁻¹⁰.
+    encoder : how hidden layers are trained, see `Encoder`. With "seeded", the default, one sum trains
+        the network. The other encoders take one sum per layer. The features of later layers depend on the server's
+        weights, so under the active profile the policy must trust its reports (`trusts_reports`), and all sums must
+        have the same survivors.
     ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
-    classes : all labels there can be, agreed on; None is 0, 1, ….
+    classes : all possible labels, as agreed; None: 0, 1, ….
     max_rows : public bound on the rows of one site.
-    data_set : what the owners call these rows, see `FederatedRidgeClassifier`.
+    data_set : the owners' name for these rows, see `FederatedRidgeClassifier`.
     seed : public; fixes label codes and random filters.
-    device : of the clients' computations, "cpu" or "cuda".
-    agreement : what else the parties agreed on, see `FederatedRidgeClassifier`.
+    device : for the clients' computations, "cpu" or "cuda".
+    agreement : further agreed terms, see `FederatedRidgeClassifier`.
     privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
-        `FederatedRidgeClassifier`; see docs/privacy.md. Of the head's inputs the mean of the row is then taken away, and they are
-        shortened to norm 1, each row by itself, here and in predictions; the certificate is of the noisy sum.
-    aggregator : an `Aggregator`; None masks the sums under the default policy.
+        `FederatedRidgeClassifier`; see docs/privacy.md. Each row of the head's inputs then has its mean subtracted and is
+        shortened to norm 1, in training and in prediction; the certificate is for the noisy sum.
+    aggregator : an `Aggregator`; None: masked sums under the default policy.
 
     Attributes
     ----------
-    classes_; weights_ : one array a trained layer, first row the bias (with `privacy` the head's is of a column of 1/4 in
-    place of ones); rounds_ : an `Outcome` a sum;
-    certificate_ : of the head, given its inputs. Sums are exact here: only float64 rounding is left in it.
+    classes_ : the labels. weights_ : one array per trained layer, first row the bias (with `privacy` the head's bias
+    belongs to a column of 1/4 instead of ones). rounds_ : an `Outcome` per sum.
+    certificate_ : of the head, given its inputs. Sums are exact here, so it contains only float64 rounding.
     """
 
     def __init__(
@@ -424,8 +424,8 @@ class FedACnnL(FederatedClassifier):
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FedACnnL":
         """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
 
-        Warns (`DropoutWarning`) if a layer's sum is without some sites. Raises `DataError` for rows that do
-        not fit, `PolicyError` and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
+        Warns (`DropoutWarning`) if a layer's sum lacks sites. Raises `DataError` for rows that do not fit, `PolicyError`
+        and `RoundAbortedError` from the aggregator, `SolveError` from a layer.
         """
         names = feature_names(X)
         if self.privacy:
@@ -446,8 +446,9 @@ class FedACnnL(FederatedClassifier):
         return self
 
     def fit_elsewhere(self, clients: Sequence[str], tell: Tell) -> "FedACnnL":
-        """The server's side of `fit` where the rows are with their owners, and the aggregator reaches these: it
-        learns from what `vector` gives there. Warns and raises as `fit` does.
+        """The server's side of `fit` with remote owners of the rows, which the aggregator reaches.
+
+        It learns from what `vector` returns there. Warns and raises like `fit`.
         """
         self._check()
         if self.privacy:
@@ -477,9 +478,10 @@ class FedACnnL(FederatedClassifier):
     def vector(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights] = ()
     ) -> npt.NDArray[np.float64]:
-        """One site's side of `fit`: what it puts into the next sum. layers: those that came of sums before.
+        """One site's side of `fit`: its vector for the next sum. layers: those trained by the earlier sums.
 
-        Raises `DataError` that names `who`, and for layers that do not come before a sum of this network.
+        Raises `DataError`, which names `who`, for rows that do not fit, and for layers that no sum of this network
+        follows.
         """
         features = parse_features(X)
         self._check()
@@ -491,7 +493,7 @@ class FedACnnL(FederatedClassifier):
         elif len(layers) < len(self.network.trained):
             self.check_layers(layers)
         else:
-            raise DataError(f"expected the weights of {len(self.network.trained) - 1} hidden layers at most")
+            raise DataError(f"expected the weights of at most {len(self.network.trained) - 1} hidden layers")
         _, learners = self._begin(features, y, np.full(len(features), who))
         learner = learners[who]
         learner.install_all(layers)
@@ -500,9 +502,9 @@ class FedACnnL(FederatedClassifier):
     def personal_head(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
     ) -> Weights:
-        """One site's own head, pulled towards everybody's, the last of `layers`; see `personal`. Stays with the site.
+        """One site's own head, regularised towards the common head (the last of `layers`); see `personal`.
 
-        Raises `DataError`, for layers too, see `check_layers`.
+        It stays at the site. Raises `DataError`, also for layers, see `check_layers`.
         """
         self.check_layers(layers)
         head = self.network.trained[-1]
@@ -518,8 +520,10 @@ class FedACnnL(FederatedClassifier):
         return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
 
     def check_layers(self, layers: Sequence[Weights]) -> None:
-        """Raises `DataError` unless these are the first layers of such a network, or all; the public seed's, where that
-        gives them; and so that no row overflows: else who fails would tell the server what is in the rows.
+        """Raises `DataError` unless these are the first layers, or all layers, of such a network.
+
+        Seeded layers must be those of the public seed. And the weights must be small enough that no row overflows:
+        otherwise the failing sites would show the server what is in their rows.
         """
         self._check()
         trained = self.network.trained
@@ -532,7 +536,7 @@ class FedACnnL(FederatedClassifier):
             check_on_grid(weights, known.limit, exact=known is not trained[-1] or not self.privacy)
 
     def plan(self, clients: int) -> list[SumPlan]:
-        """The sums that both sides agree on."""
+        """The sums that server and clients agree on."""
         self._check()
         if self.privacy:
             return self._private_head().plan(self.network.trained[-1].inputs, clients)
@@ -541,7 +545,7 @@ class FedACnnL(FederatedClassifier):
         return [replace(one, statistic=f"{one.statistic}{agreed}") for one in plan]
 
     def fit_pooled(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "FedACnnL":
-        """The same network from rows that lie in one place, without any aggregator: the reference, without noise."""
+        """The same network from rows in one place, without aggregator and without noise: the reference."""
         self._check()
         if self.privacy:
             inputs = self.head_inputs(parse_features(X))
@@ -573,7 +577,7 @@ class FedACnnL(FederatedClassifier):
         return learner.scores
 
     def _check(self) -> None:
-        """Raises `DataError` for parameters that do not fit, before anything is read or sent."""
+        """Raises `DataError` for invalid parameters, before any row is read or sent."""
         if not isinstance(self.network, Network):
             raise DataError(f"expected a Network, got {type(self.network).__name__}")
         encoders = [encoder.value for encoder in Encoder]
@@ -637,20 +641,20 @@ class FedACnnL(FederatedClassifier):
         return self
 
     def _given(self) -> list[Weights]:
-        """The hidden layers that take no sum."""
+        """The hidden layers that need no sum."""
         return self._seeded() if Encoder(self.encoder) is Encoder.SEEDED else []
 
     def _seeded(self) -> list[Weights]:
-        """The weights of the hidden layers where the public seed alone gives them."""
+        """The weights of the hidden layers that the public seed alone determines."""
         return [seeded(known, self._seed) for known in self.network.trained[:-1]]
 
     def head_inputs(
         self, features: npt.NDArray[np.float64], who: str = "the rows"
     ) -> npt.NDArray[np.float64]:
-        """What a private head sees of rows, (rows, inputs): the same of a row to the last bit, whatever rows are beside
-        it, since all that is added up lies on a grid.
+        """A private head's inputs, (rows, inputs). A row's inputs are bit-equal whatever rows are beside it, since all
+        summands lie on a grid.
         """
-        if features.shape == (0, prod(self.network.input_shape)):  # as good as one row: neither may show
+        if features.shape == (0, prod(self.network.input_shape)):  # treated like one row: neither may show
             return np.zeros((0, self.network.trained[-1].inputs))
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), who)
         learner.install_all(self._seeded())

@@ -1,13 +1,15 @@
-"""Groups of clients whose labels are alike, from counts alone.
+"""Group clients with similar labels, from counts alone.
 
-The classes, in their agreed order, are cut into as many runs as there are groups. A client finds the run that
-holds most of its rows by itself, and one masked sum counts the clients of every run. Runs with too few clients to
-hide one of them are joined to a neighbour by a public rule. Nothing else about labels leaves a client before the
-statistics do.
+The classes, in their agreed order, are cut into as many runs as there are groups. Each client finds the run that holds
+most of its rows, and one masked sum counts the clients of every run. A public rule joins runs with too few clients to
+hide one of them to a neighbouring run. Nothing else about labels leaves a client before the statistics do.
 
-Two earlier designs gave more away. One masked sum of histograms for every group and step of k-means shows whoever
-changes its group (`test_iterated_sums_give_away_who_moved`); the sum of the histograms' outer products, from which
-a server can draw clients like the real ones, shows every client's histogram (`test_second_moments_give_away_histograms`).
+Two earlier designs revealed more:
+
+- One masked sum of histograms for every group and step of k-means shows which client changes its group
+  (`test_iterated_sums_give_away_who_moved`).
+- The sum of the histograms' outer products, from which a server can draw clients like the real ones, shows every
+  client's histogram (`test_second_moments_give_away_histograms`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from secure_afl.errors import DataError
 from secure_afl.protocol.session.parameters import SumPlan
 
 Run = tuple[int, ...]
-"""Numbers of neighbouring classes."""
+"""Indices of neighbouring classes."""
 
 
 def runs(classes: int, groups: int) -> list[Run]:
@@ -34,9 +36,9 @@ def runs(classes: int, groups: int) -> list[Run]:
 
 
 def plan(groups: int, survivors: int) -> SumPlan:
-    """The sum that counts clients. survivors: how many it must include.
+    """The sum that counts clients. survivors: fewest clients in it.
 
-    The statistics that follow are over the same clients, or the two would tell a missing client's group.
+    The later statistics must be over the same clients; otherwise the two sums would reveal a missing client's group.
     """
     return SumPlan(
         f"clients in {groups} groups",
@@ -48,21 +50,21 @@ def plan(groups: int, survivors: int) -> SumPlan:
 
 
 def own(places: npt.NDArray[np.int64], groups: Sequence[Run]) -> int:
-    """The run with most of a client's rows, the first of equals. places: the class of each row."""
+    """The run with most of a client's rows, the first in a tie. places: the class index of each row."""
     counts = np.bincount(places, minlength=sum(map(len, groups)))
     return int(np.argmax([counts[list(run)].sum() for run in groups]))
 
 
 def count(group: int, groups: int) -> Matrix:
-    """A client's term of the count: 1 at its group."""
+    """A client's contribution to the count: 1 at its group, otherwise 0."""
     return np.asarray(np.arange(groups) == group, dtype=np.float64)
 
 
 def joined(sizes: Matrix, least: int) -> list[int]:
-    """For each run the number of its group, so that every group but an only one has `least` clients.
+    """The group of each run, such that every group has at least `least` clients, unless only one group remains.
 
-    While a group is too small, the smallest joins the smaller of its neighbours; of equals, the first.
-    Computed by every client: sizes that the server reports wrongly can make a group smaller than it seems.
+    While a group is too small, the smallest group joins the smaller of its neighbours; in a tie, the first. Every client
+    computes this itself, but wrong sizes reported by the server can make a group smaller than it seems.
     """
     groups = [[run] for run in range(len(sizes))]
     clients = [float(size) for size in sizes]

@@ -1,9 +1,9 @@
-"""A network as data, and its forward pass in exact arithmetic.
+"""A network's layers, and its forward pass in exact arithmetic.
 
-Activations lie on a grid of 2⁻¹⁰ between −limit and limit, weights on a grid chosen so that every sum of
-products stays below 2⁵³ units: float64 then computes every layer *exactly*, whatever the batch, the order,
-the BLAS or the device. The Gram matrices of such activations are exact as well, and so are their fixed-point
-sums: the masked network is bit for bit the one of the pooled data.
+Activations lie on a grid of 2⁻¹⁰ between −limit and limit. Weights lie on a grid chosen so that every sum of products
+stays below 2⁵³ units. So float64 computes every layer *exactly*, for any batch, order, BLAS or device. The Gram matrices
+of such activations and their fixed-point sums are exact too: the masked network is bit-equal to the one of the pooled
+data.
 """
 
 from collections.abc import Sequence
@@ -50,28 +50,28 @@ class Conv:
 
 @dataclass(frozen=True)
 class Dense:
-    """A trained layer that takes all its inputs to `units` outputs."""
+    """A trained layer from all its inputs to `units` outputs."""
 
     units: int
 
 
 @dataclass(frozen=True)
 class ReLU:
-    """min(max(z, 0), limit): bounded, so that everybody knows beforehand how large a Gram entry can be."""
+    """min(max(z, 0), limit): bounded, so that all parties know beforehand how large a Gram entry can be."""
 
     limit: float = 6.0
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest of each size×size square; a rest at the border is left out."""
+    """The maximum of each size×size square; incomplete squares at the border are dropped."""
 
     size: int
 
 
 @dataclass(frozen=True)
 class AvgPool:
-    """The mean of each size×size square; a rest at the border is left out."""
+    """The mean of each size×size square; incomplete squares at the border are dropped."""
 
     size: int
 
@@ -83,8 +83,8 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Widen:
-    """Keeps its inputs and appends `units` random features: rectified projections of the `normalised` inputs
-    on random directions, which the public `seed` fixes. Nothing is trained and nothing is summed up.
+    """Keep the inputs and append `units` random features: rectified projections of the `normalised` inputs on random
+    directions, which the public `seed` fixes. This layer is not trained and needs no sum.
     """
 
     units: int
@@ -97,7 +97,7 @@ _KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in get_args(Layer
 
 
 def parse_layer(words: Sequence[str | float]) -> Layer:
-    """The layer that a list names, as in a study's file: its kind, and its numbers in their order. Raises `DataError`."""
+    """Parse a layer from a list, as in a study's file: its kind, then its numbers in order. Raises `DataError`."""
     name, *numbers = words or ("",)
     kind = _KINDS.get(str(name))
     names = [field.name for field in fields(kind)] if kind else []
@@ -113,16 +113,16 @@ def parse_layer(words: Sequence[str | float]) -> Layer:
 
 
 def layer_words(layer: Layer) -> list[str | float]:
-    """What `parse_layer` reads as this layer."""
+    """The list that `parse_layer` reads as this layer."""
     return [type(layer).__name__, *astuple(layer)]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known beforehand of one trained layer.
+    """The facts about a trained layer that are known before training.
 
-    at: its place in the network's layers; shape: of its input; inputs: length of one row of its least squares
-    without the column of ones; positions: rows that one sample gives; outputs; limit: of |input|.
+    at: its index in the network's layers. shape: of its input. inputs: length of a row of its least squares, without the
+    column of ones. positions: rows per sample. outputs: their number. limit: of |input|.
     """
 
     at: int
@@ -138,7 +138,7 @@ class Trained:
 class Network:
     """Layers from an input shape, (features,) or (channels, height, width), to class scores.
 
-    A trained head to `classes` scores follows the last layer by itself. Inputs lie in [−1, 1].
+    A trained head with `classes` scores is added after the last layer. Inputs lie in [−1, 1].
     Raises `DataError` if the layers do not fit together.
     """
 
@@ -152,11 +152,11 @@ class Network:
                 f"expected an input shape (features,) or (channels, height, width) and 2 classes or more, "
                 f"got {self.input_shape} and {self.classes}"
             )
-        _ = self.trained  # raises where two layers do not fit
+        _ = self.trained  # raises if two layers do not fit
 
     @cached_property
     def steps(self) -> tuple[Layer, ...]:
-        """All layers, with what leads to the class scores."""
+        """All layers, including those that lead to the class scores."""
         shape = self.input_shape
         for at, layer in enumerate(self.layers):
             shape = _shape_after(shape, layer, at)
@@ -179,7 +179,7 @@ class Network:
                 found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], largest))
                 bounded = False
             elif isinstance(layer, ReLU):
-                # What is rounded to the grid after the limit can end one step above it.
+                # Rounding to the grid after the limit can end one step above it.
                 limit, bounded = ceil(layer.limit * 2.0**GRID_BITS) / 2.0**GRID_BITS, True
             elif isinstance(layer, Widen | AvgPool):
                 if not bounded:
@@ -192,7 +192,7 @@ class Network:
 
 
 def _check_normalised(at: int, layer: Layer, inputs: int, limit: float) -> None:
-    """Raises `DataError` where the sums in `normalised` could leave the integers that float64 holds."""
+    """Raises `DataError` if the sums in `normalised` could exceed the integers that float64 represents."""
     if (inputs * limit * 2.0**GRID_BITS) ** 2 >= 2.0**_EXACT_BITS:
         raise DataError(
             f"layer {at}, {layer}: {inputs} inputs up to {limit:g} are too many to normalise exactly"
@@ -230,23 +230,23 @@ def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
 
 
 def to_grid(values: Tensor) -> Tensor:
-    """Rounded to multiples of 2⁻¹⁰, halves to even."""
+    """Round to multiples of 2⁻¹⁰, halves to even."""
     return torch.round(values * 2.0**GRID_BITS) / 2.0**GRID_BITS
 
 
 def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
-    """Weights rounded to the finest power-of-two grid on which the layer's sums are exact in float64.
+    """Round weights to the finest power-of-two grid on which the layer's sums are exact in float64.
 
     limit: of the layer's inputs. Raises `SolveError` if weights are not finite or too large for any grid.
     """
-    bits = _weight_bits(weights, limit) - 1  # one is kept for rounding the weights up
+    bits = _weight_bits(weights, limit) - 1  # one bit is reserved for rounding the weights up
     return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
 
 
 def check_on_grid(weights: npt.NDArray[np.float64], limit: float, *, exact: bool = True) -> None:
-    """Raises `DataError` unless a layer of such weights is exact: with others it may overflow, and for some rows only.
+    """Raises `DataError` unless a layer with these weights is exact: otherwise it may overflow for some rows only.
 
-    exact: false for a head of noisy sums, which lies on no grid and is only asked not to be too large.
+    exact: False for a head from noisy sums, which lies on no grid; then only its size is checked.
     """
     try:
         units = np.ldexp(weights, _weight_bits(weights, limit))
@@ -259,8 +259,8 @@ def check_on_grid(weights: npt.NDArray[np.float64], limit: float, *, exact: bool
 
 
 def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:
-    """How many bits behind the point weights may have."""
-    with np.errstate(over="ignore"):  # what overflows is infinite and refused
+    """The number of fraction bits that weights may have."""
+    with np.errstate(over="ignore"):  # an overflow is infinite and refused below
         reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
     if not np.isfinite(reach) or reach > 2.0**30:
         raise SolveError(f"a layer's weights are not finite or too large: they sum up to {reach:g}")
@@ -270,10 +270,10 @@ def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:
 
 
 def normalised(rows: Tensor) -> Tensor:
-    """Each row minus its mean, divided by √(‖row − mean‖² + 0.1): on the grid, at most 1 in magnitude, so it
-    needs to know nothing of other rows. Local contrast normalisation (Jarrett et al., ICCV 2009) of a patch.
+    """Each row minus its mean, divided by √(‖row − mean‖² + 0.1), on the grid and at most 1 in magnitude.
 
-    Exact: the sums of integers below stay under 2⁵³ (`Network` sees to it); the rest is rounded value by value.
+    It depends on no other row. Local contrast normalisation of a patch (Jarrett et al., ICCV 2009). It is exact: the sums
+    of integers below stay under 2⁵³ (`Network` ensures it); the rest is rounded value by value.
     """
     n = rows.shape[1]
     total, squares = rows.sum(dim=1, keepdim=True), (rows * rows).sum(dim=1, keepdim=True)
@@ -282,7 +282,7 @@ def normalised(rows: Tensor) -> Tensor:
 
 
 def _divided(values: Tensor, by: int) -> Tensor:
-    """By a tensor on their device: by a number CUDA does not divide, it multiplies by 1/number and rounds twice."""
+    """Divide by a tensor on the same device: for a plain number CUDA multiplies by 1/number and rounds twice."""
     return values / torch.tensor(by, dtype=values.dtype, device=values.device)
 
 
@@ -334,7 +334,7 @@ def _directions(inputs: int, units: int, seed: int) -> Tensor:
 
 
 def uniform(seed: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Odd integers between ±2¹⁶, evenly, alike for every party, library and version: a keystream of a public seed."""
+    """Uniform odd integers between ±2¹⁶ from a keystream of a public seed: equal for every party, library and version."""
     count = prod(shape)
     words = np.zeros(-(-count // 4), dtype=np.uint64)
     add_keystreams(words, plus=[derive(seed, Label.RANDOM_FEATURES, *map(integer, shape))])

@@ -1,7 +1,7 @@
-"""pFedACnnL: a network of everybody's, and from it a model of one's own for every client (arXiv 2502.06915).
+"""pFedACnnL: a common network, and from it a personal model for every client (arXiv 2502.06915).
 
-The hidden layers and the head, or one head for each group of clients with like labels, come from masked
-sums; each client then solves its local objective (`personal`) by itself. Nothing leaves a client for that.
+The hidden layers and the head (or one head for each group of clients with similar labels) come from masked sums. Each
+client then solves its local objective (`personal`) by itself; nothing leaves the client for that.
 """
 
 import warnings
@@ -28,8 +28,8 @@ ADAPTED = ("head", "all")
 
 @dataclass(frozen=True, eq=False)
 class Personal:
-    """What one client keeps to itself. weights: of its own network; group: its number; layers: how each adapted
-    layer came out, the head last.
+    """A client's personal model, which never leaves it. weights: of its own network; group: its index; layers: the result
+    for each adapted layer, the head last.
     """
 
     weights: tuple[Weights, ...]
@@ -38,26 +38,25 @@ class Personal:
 
 
 class PFedACnnL(FedACnnL):
-    """`FedACnnL`, and for every site a network adapted to its own rows.
+    """`FedACnnL`, plus a network for every site, adapted to the site's own rows.
 
     Parameters
     ----------
-    groups : heads to learn; 1 is one head for all sites. With more, the classes in their order are cut into as
-        many runs, and a site is in the group of the run that holds most of its rows: list classes that occur
-        together side by side. The server learns how many sites each run has. A group too small to hide a site
-        is joined to a neighbour, with a `GroupWarning`. More than 1 trusts the server to report sums as they
-        are: under the active profile the policy must say so (`trusts_reports`). All sums must then be over
-        the same survivors.
-    adapt : "head", the default; or "all", which adapts hidden layers too, as far as an encoder trains them
-        by least squares (spatial, replicated, mixed).
-    All others as in `FedACnnL`.
+    groups : number of heads; 1: one head for all sites. With more, the classes in their order are cut into as many
+        runs, and a site belongs to the run that holds most of its rows: so list classes that occur together side by
+        side. The server learns the number of sites in each run. A group too small to hide a site joins a neighbour,
+        with a `GroupWarning`. More than 1 requires trust in the server's reports: under the active profile the policy
+        must allow it (`trusts_reports`). All sums must then have the same survivors.
+    adapt : "head", the default; or "all", which also adapts hidden layers, if the encoder trains them by least
+        squares (spatial, replicated, mixed).
+    The other parameters are those of `FedACnnL`.
 
     Attributes
     ----------
-    personal_ : site name → `Personal`; in a federation each client has its own only.
-    heads_ : the groups' heads; groups_ : for each, its run of labels (all labels for one group).
-    A pickled estimator holds all of these. Those of `FedACnnL` describe the network of everybody, which
-    `predict` uses unless it is given sites.
+    personal_ : site name → `Personal`; in a real federation each client has only its own.
+    heads_ : the groups' heads; groups_ : the run of labels of each (all labels if there is one group).
+    A pickled estimator contains all of these. The attributes of `FedACnnL` describe the common network, which
+    `predict` uses unless sites are given.
     """
 
     def __init__(
@@ -90,15 +89,15 @@ class PFedACnnL(FedACnnL):
         self.adapt = adapt
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "PFedACnnL":
-        """As `FedACnnL.fit`; then every site adapts the network to its rows, also one that dropped out.
+        """Like `FedACnnL.fit`; then every site, even a dropout, adapts the network to its rows.
 
-        Warns (`GroupWarning`) if there are fewer groups than were asked for.
+        Warns (`GroupWarning`) if fewer groups remain than requested.
         """
         groups, columns = parse_integer("groups", self.groups), feature_names(X)
         parsed, learners = self._begin(X, y, site)
         aggregator = self._ask()
         names = list(learners)
-        # As many may drop out of the last sum, all from one group, and still leave that group large enough.
+        # So many may drop out of the last sum, all from one group, that the group is still large enough.
         absent = aggregator.policy.dropouts(len(names))
         least = aggregator.policy.least_survivors(len(names)) + absent
         survivors = len(names) - absent
@@ -116,7 +115,7 @@ class PFedACnnL(FedACnnL):
         outcomes: list[Outcome] = []
         mine = dict.fromkeys(held, 0)
         if groups > 1:
-            # From here on each client knows its group, and nobody else does.
+            # From here on each client knows its group, and no other party does.
             mine, runs, counts = self._grouped(aggregator, held, runs, least)
             outcomes.append(counts)
         training = Training(
@@ -153,7 +152,7 @@ class PFedACnnL(FedACnnL):
     def decision_function(
         self, X: npt.ArrayLike, site: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.float64]:
-        """Scores (rows, classes): by everybody's network, or with `site` (rows,) each row by its site's own."""
+        """Scores (rows, classes): by the common network, or with `site` (rows,) by each row's site's own network."""
         if site is None:
             return super().decision_function(X)
         features, names = self._features(X), np.asarray(site).astype(np.str_)
@@ -173,14 +172,14 @@ class PFedACnnL(FedACnnL):
 
     def _check(self) -> None:
         super()._check()
-        if self.privacy is not None:  # no parameter, but what is inherited can be set
+        if self.privacy is not None:  # not a parameter here, but the inherited attribute can be set
             raise DataError("expected no privacy: the sums for personal networks have no noise")
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
         encoder = Encoder(self.encoder)
         if self.adapt == "all" and encoder not in (Encoder.SPATIAL, Encoder.REPLICATED, Encoder.MIXED):
             raise DataError(
-                f"the hidden layers of encoder {self.encoder!r} are no least squares: there is nothing to adapt; "
+                f"the hidden layers of encoder {self.encoder!r} do not come from least squares, so they cannot be adapted: "
                 "use spatial, replicated or mixed, or adapt the head"
             )
 
@@ -203,7 +202,7 @@ class PFedACnnL(FedACnnL):
         ]
         if len(groups) < len(runs):
             warnings.warn(
-                f"{len(runs)} groups were asked for and {len(groups)} remain: a group needs {least} clients, so that "
+                f"{len(runs)} groups were requested and {len(groups)} remain: a group needs {least} clients, so that "
                 "its sum still hides each of them when some drop out",
                 GroupWarning,
                 stacklevel=3,
@@ -220,7 +219,7 @@ class PFedACnnL(FedACnnL):
         heads: Sequence[Weights],
         group: int,
     ) -> Personal:
-        """One client's own network; `learner` stands before the head of everybody's."""
+        """One client's own network; `learner` is ready for the common head."""
         own, found = list(layers), []
         if self.adapt == "all":
             learner = self._learner(X, places, "this client")
@@ -242,7 +241,7 @@ class PFedACnnL(FedACnnL):
 
 
 def _in_slot(vector: Matrix, group: int, groups: int) -> Matrix:
-    """`vector` at its group's place, zeros at the others'; masked, all places look alike."""
+    """`vector` in its group's slot, zeros in the other slots; under masks all slots look alike."""
     slots = np.zeros((groups, len(vector)))
     slots[group] = vector
     return slots.ravel()

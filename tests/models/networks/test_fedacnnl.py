@@ -225,7 +225,7 @@ def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
             with pytest.raises(DataError, match=fault):
                 model.personal_head(rows, [0], "a", [*layers, head])
         for layers in ([first, second, head], [first, second, head, head]):
-            with pytest.raises(DataError, match="2 hidden layers at most"):
+            with pytest.raises(DataError, match="at most 2 hidden layers"):
                 model.vector(rows, [0], "a", layers)
         for layers in ([], [first, second], [first, second, head, head]):
             with pytest.raises(DataError, match="these have other shapes"):

@@ -221,14 +221,14 @@ def test_groups_are_refused_where_the_server_may_lie() -> None:
 def test_a_group_that_hides_nobody_is_dissolved() -> None:
     X, y, site = two_kinds(0)
     y = np.where(site < 3, 3, 2 * (site % 2))  # three of twenty are alone with their label
-    with pytest.warns(GroupWarning, match="3 groups were asked for and 2 remain: a group needs 5"):
+    with pytest.warns(GroupWarning, match="3 groups were requested and 2 remain: a group needs 5"):
         model = fitted(masked(), (X, y, site), groups=3, classes=range(4))
     groups = np.bincount([one.group for one in model.personal_.values()])
     assert groups.min() >= 5
     assert len(groups) == len(model.heads_) == 2
     assert model.groups_ == [(0, 1), (2, 3)]
     X, y, site = (part[site < 9] for part in (X, y, site))
-    with pytest.warns(GroupWarning, match="2 groups were asked for and 1 remain"):
+    with pytest.warns(GroupWarning, match="2 groups were requested and 1 remain"):
         alone = fitted(masked(), (X, y, site), groups=2)
     assert alone.groups_ == [(0, 1, 2, 3)]
     assert np.array_equal(alone.heads_[0], alone.weights_[-1])
@@ -368,7 +368,7 @@ def test_personal_models_beat_everybodys_on_clients_with_two_labels() -> None:
     [
         ({"groups": 0}, "groups as an integer of at least 1"),
         ({"adapt": "some"}, "expected adapt as head or all"),
-        ({"adapt": "all"}, "are no least squares"),
+        ({"adapt": "all"}, "do not come from least squares"),
         ({"encoder": "foo"}, "encoder as one of seeded, classwise"),
         ({"encoder": None}, "encoder as one of"),
         ({"ridge": -1.0}, "ridge as a number of at least 0"),

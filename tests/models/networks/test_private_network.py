@@ -116,7 +116,7 @@ def test_encoders_that_need_more_sums_are_refused(encoder: str) -> None:
 
 
 def test_sums_in_the_clear_are_refused() -> None:
-    with pytest.raises(LocalProtocolError, match="hides nothing in vectors sent in the clear"):
+    with pytest.raises(LocalProtocolError, match="does not hide vectors sent in the clear"):
         model(PlainAggregator(Policy(backends=frozenset({"plain"})))).fit(*rows())
 
 
