@@ -89,6 +89,8 @@ class RidgeSystem:
     standardised: whether the first column is ones, whose weights are free, and ridge and column are those of
     `secure_afl.analytic.standardised.solve_standardised`; else ridge is that of `secure_afl.analytic.solve.solve`.
     target, column, weighted, names: see there. squares: whether YᵀY is in the sum.
+    indicators: columns that are 0 or 1 in
+    every row, by their numbers, if that is to help an approximate sum; not with weights.
     """
 
     features: int
@@ -101,6 +103,7 @@ class RidgeSystem:
     weighted: bool = False
     squares: bool = False
     names: tuple[str, ...] = ()
+    indicators: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ridge is None and not self.standardised:

@@ -68,10 +68,11 @@ class Moments:
         entry_error: float = 0.0,
         column: float = 1.0,
         weighted: bool = False,
+        indicators: Sequence[int] = (),
     ) -> "Moments":
         """From statistics of rows with a column of ones (or of roots of weights) in front.
 
-        entry_error, column, weighted: see `secure_afl.analytic.standardised.solve_standardised`. Names are numbers from 1
+        entry_error, column, weighted, indicators: see `secure_afl.analytic.standardised.solve_standardised`. Names are numbers from 1
         where they are not given.
         Raises DataError for statistics without squares or names of another number, SolveError as `certainty` does.
         """
@@ -81,7 +82,12 @@ class Moments:
             raise DataError("expected statistics with YᵀY, got some without: fit without privacy")
         names, targets_names = _names(features, d, "features"), _names(outputs, c, "outputs")
         sure = certainty(
-            statistics, entry_error=entry_error, column=column, weighted=weighted, names=features
+            statistics,
+            entry_error=entry_error,
+            column=column,
+            weighted=weighted,
+            names=features,
+            indicators=indicators,
         )
         weight = sure.weight
         sums, mean, target_mean = G[0, 1:], G[0, 1:] / weight, C[0] / weight

@@ -33,6 +33,9 @@ U(W) ≤ U(W̃) + (vvᵀ + ridge·diag D)|D|: the first part is known, the secon
 **Choice of the penalty.** Without a ridge, generalised cross-validation (Golub, Heath and Wahba 1979) chooses it out of
 `RIDGES`, from G, C, YᵀY and n: see `secure_afl.analytic.path`. The certificate is of the solve with that ridge.
 
+**Columns of 0 and 1.** Without weights their sums s_j = G_jj are whole numbers on both sides, so an entry error below 1/2
+leaves them exact: E_0j = E_jj = 0, D_j is known, and is 0 only if the column is constant.
+
 **Constant columns.** Where D̃_j may be 0, the column cannot be told from a constant one. If its deviation is at most
 2^-21 of the column's bound, its weight is 0 and it is listed; the certificate is of the solve without it. Else nothing
 is returned.
@@ -77,6 +80,7 @@ def solve_standardised(
     column: float = 1.0,
     weighted: bool = False,
     names: Sequence[str] = (),
+    indicators: Sequence[int] = (),
 ) -> Solution:
     """The W of the module's text, (1 + d, c).
 
@@ -87,6 +91,8 @@ def solve_standardised(
     entry_error: proven bound on |packed entry − exact sum of the clients' float64 entries|, below 1/2.
     target: the agreed bound on |Y_ij|; column: that on |X_ij|; weighted: whether rows are multiplied by roots of weights,
         the first column then being these roots, target and column bounds on what was multiplied. names: of the columns but the first, for errors.
+    indicators: numbers of columns that are 0 or 1 in every row; without weights their sums are whole numbers, and known
+        exactly.
 
     Raises SolveError if nothing can be guaranteed; it says which columns are the cause.
     """
@@ -102,7 +108,14 @@ def solve_standardised(
     c = statistics.cross.shape[1]
     if not target < 2.0**400:
         raise SolveError(f"expected targets in the range of float64, got a bound of {target:g}")
-    sure = certainty(statistics, entry_error=entry_error, column=column, weighted=weighted, names=names)
+    sure = certainty(
+        statistics,
+        entry_error=entry_error,
+        column=column,
+        weighted=weighted,
+        names=names,
+        indicators=indicators,
+    )
     n, kept, g, tiny, epsilon = sure.weight, sure.kept, sure.relative, sure.tiny, sure.tiny + entry_error
     inside = np.ix_(kept, kept)
     G, C, v, m, scale = sure.gram[inside], statistics.cross[kept], sure.norms, sure.means, sure.scale
@@ -184,6 +197,7 @@ def certainty(
     column: float = 1.0,
     weighted: bool = False,
     names: Sequence[str] = (),
+    indicators: Sequence[int] = (),
 ) -> Certainty:
     """See `solve_standardised` for the arguments. Raises SolveError for columns that cannot be told from constants although
     they could have a deviation that counts.
@@ -202,6 +216,14 @@ def certainty(
                 f"expected a first column of {rows} ones, got one with a sum of squares of {G[0, 0]:g}"
             )
         G[0, 0] = rows
+        for j in indicators:
+            count = round(float(G[0, j]))
+            if not (0 <= count <= rows and max(abs(G[0, j] - count), abs(G[j, j] - count)) <= entry_error):
+                raise SolveError(
+                    f"expected {_named([j], names)} to be 0 or 1 in every row, got sums of {G[0, j]:g} and {G[j, j]:g} over "
+                    f"{rows} rows"
+                )
+            G[0, j] = G[j, 0] = G[j, j] = count
     n = float(G[0, 0])
     inexact = epsilon + g * n if weighted else 0.0  # E_00
     if not n > 2 * inexact:
@@ -216,6 +238,8 @@ def certainty(
     if weighted:
         per_entry, rest = per_entry + largest**2, rest + g * n * largest**2
     uncertain = _SLACK * (epsilon * per_entry + rest)
+    if not weighted:
+        uncertain[list(indicators)] = 0.0  # of whole numbers, known exactly
     kept = _kept(spreads, uncertain, n, column, names)
 
     m, spreads, v, most = means[kept], spreads[kept], v[kept], (spreads + uncertain)[kept]

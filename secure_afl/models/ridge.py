@@ -140,6 +140,9 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
     agreement : str, default=""
         What else the parties agreed on, such as a digest of their codebook, in at most 36 letters. It is part of the sums'
         names, so that a party that agreed on something else refuses them.
+    indicators : sequence of int, default=()
+        Numbers of columns, from 0, that are 0 or 1 in every row, as is agreed: their sums are whole numbers, so an
+        approximate sum (CKKS) tells one that is constant from one that varies. Not with weights of rows or `privacy`.
     target_bounds : float, (float, float) or a list of such
         Public bounds of y, agreed on before anybody reads data: a bound on its magnitude, or a range (low, high). For
         several targets a list with one or the other for each; a single one is for each of them. With `privacy` a target
@@ -185,6 +188,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         deal: int | None = None,
         privacy: Privacy | None = None,
         agreement: str = "",
+        indicators: Sequence[int] = (),
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
@@ -198,6 +202,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         self.deal = deal
         self.privacy = privacy
         self.agreement = agreement
+        self.indicators = indicators
         self.aggregator = aggregator
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
@@ -309,7 +314,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
 
     Parameters
     ----------
-    row_norm, column_bounds, ridge, max_rows, max_weight, data_set, rounds, deal, privacy, agreement, aggregator
+    row_norm, column_bounds, ridge, max_rows, max_weight, data_set, rounds, deal, privacy, agreement, indicators, aggregator
         See `FederatedRidge`.
     classes : sequence, optional
         All labels there can be, agreed on; None takes those in `y`, which only a simulation can see, and not with
@@ -343,6 +348,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         deal: int | None = None,
         privacy: Privacy | None = None,
         agreement: str = "",
+        indicators: Sequence[int] = (),
         aggregator: Aggregator | None = None,
     ) -> None:
         self.row_norm = row_norm
@@ -357,6 +363,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         self.deal = deal
         self.privacy = privacy
         self.agreement = agreement
+        self.indicators = indicators
         self.aggregator = aggregator
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:

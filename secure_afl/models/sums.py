@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -143,6 +144,7 @@ class FederatedTable(Federated):
     deal: int | None
     privacy: Privacy | None = None
     agreement: str = ""
+    indicators: Sequence[int] = ()
 
     # ---- what subclasses say ----
 
@@ -346,8 +348,16 @@ class FederatedTable(Federated):
             weighted=self._largest_weight() is not None,
             squares=bounds.squares,
             names=names,
+            indicators=self._indicators(width) if plain else (),
         )
         return Agreed(bounds, system, targets)
+
+    def _indicators(self, features: int) -> tuple[int, ...]:
+        """Columns of 0 and 1 behind the one of ones, by number."""
+        for one in self.indicators:
+            if not isinstance(one, Integral) or not 0 <= one < features:
+                raise DataError(f"expected indicators as numbers of columns below {features}, got {one!r}")
+        return tuple(1 + int(one) for one in self.indicators)
 
     def _plan(self, agreed: Agreed, clients: int) -> list[SumPlan]:
         rounds, bounds = parse_integer("rounds", self.rounds), agreed.bounds
@@ -651,6 +661,7 @@ class FederatedTable(Federated):
             entry_error=kept.entry_error,
             column=system.column,
             weighted=system.weighted,
+            indicators=system.indicators,
         )
 
     def describe(self, least_rows: int = 5) -> Description:

@@ -67,9 +67,7 @@ def _control(study: Study) -> str:
             "nor does what singles a row out in columns of 0 and 1 (docs/disclosure.md)."
         )
     if study.codebook and study.codebook.least_rows > 1:
-        return (
-            "No disclosure control: it does not go together with noise, nor with ckks (docs/disclosure.md)."
-        )
+        return "No disclosure control: it does not go together with noise (docs/disclosure.md)."
     return "No disclosure control: a row with a value of its own can be read from a sum (docs/disclosure.md)."
 
 

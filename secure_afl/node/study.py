@@ -35,7 +35,7 @@ that the server announces, so that policies must say `trusts_reports`:
     steps = 25                              # the most gradient sums
     ridge = 0.0
 
-A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with ckks and not with noise.
+A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with noise.
 
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
 
@@ -66,7 +66,7 @@ from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
-from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds
+from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds, indicators
 from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
@@ -184,7 +184,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def least_rows(self) -> int:
         """Of disclosure control; 1 is none."""
-        return holds(self.codebook, self.backend, private=self.privacy is not None)
+        return holds(self.codebook, private=self.privacy is not None)
 
     def check_policy(self, policy: Policy) -> None:
         """Raises `PolicyError` if a policy asks for more protection of categories than the study has."""
@@ -384,6 +384,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             "max_rows": self.max_rows,
             "max_weight": self.max_weight,
             "agreement": self.agreement,
+            "indicators": indicators(self.codebook, self.backend),
             "aggregator": aggregator,
         }
         if self.codebook and isinstance(self.codebook.outcome, Target):

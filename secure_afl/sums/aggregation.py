@@ -286,6 +286,7 @@ def solved(
             column=system.column,
             weighted=system.weighted,
             names=system.names,
+            indicators=system.indicators,
         )
     assert system.ridge is not None
     return solve(statistics, ridge=system.ridge, entry_error=entry_error, target=system.target)

@@ -322,14 +322,23 @@ class Waves:
         return sum(one.outlying + sum(merge.rows for merge in one.merges) for one in self.found)
 
 
-def holds(codebook: Codebook | None, backend: str, *, private: bool) -> int:
+def holds(codebook: Codebook | None, *, private: bool) -> int:
     """The `least_rows` that holds for rows of a codebook, 1 for none. private: with noise, under which a row's coding must
     not depend on other rows.
-
-    None with ckks, either: a level that all sites merge leaves a constant column, which an approximate sum cannot tell from
-    others.
     """
-    return 1 if codebook is None or private or backend == Backend.CKKS else codebook.least_rows
+    return 1 if codebook is None or private else codebook.least_rows
+
+
+def indicators(codebook: Codebook | None, backend: str) -> tuple[int, ...]:
+    """The places of columns of 0 and 1, where an approximate sum of rows without weights needs to know: a level that all
+    sites merge leaves a constant column, which it cannot tell from others otherwise.
+    """
+    if codebook is None or codebook.weights or backend != Backend.CKKS:
+        return ()
+    layout = Layout.of(codebook)
+    single = {place for one in layout.variables for place in one.indicators}
+    made = {place for place, factors in layout.products if single.issuperset(factors)}
+    return tuple(sorted(single | made))
 
 
 def control_waves(X: Floats, layout: Layout, classes: Ints | None, least_rows: int, waves: int = 1) -> Waves:

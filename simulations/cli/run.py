@@ -69,7 +69,7 @@ _SETTINGS = {
     ),
     "least_rows": typer.Option(
         help="Of a table: each client codes levels with fewer rows as other levels, and more of them until no row stands "
-        "out in its columns of 0 and 1 (docs/disclosure.md); default that of the codebook (5), and 1, which is off, with --epsilon and ckks.",
+        "out in its columns of 0 and 1 (docs/disclosure.md); default that of the codebook (5), and 1, which is off, with --epsilon.",
         min=1,
         show_default=False,
     ),

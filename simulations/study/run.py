@@ -34,6 +34,7 @@ from secure_afl.simulations.study.table_one import table_one
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.tables.codebook import LEAST_ROWS
+from secure_afl.tables.disclosure import indicators
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def _models(
             "max_weight": data.max_weight,
             "rounds": settings.rounds,
             "privacy": settings.privacy,
+            "indicators": indicators(data.codebook, settings.backend),
         }
         if data.target:
             return FederatedRidge(target_bounds=data.target.range, **shared)

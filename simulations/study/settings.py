@@ -28,7 +28,7 @@ class Settings:
     to its rows, from the heads of `groups` groups; trusts_reports: see `Policy`; key_holders: of an encrypted backend;
     audit: a folder for every party's audit log; epsilon, delta: of differential privacy, None for none; clip: the norm
     to which it shortens rows, None for the data's public bound; least_rows: of disclosure control for tables, None for
-    what the codebook says, or for none with epsilon and with ckks.
+    what the codebook says, or for none with epsilon.
     """
 
     model: str = "ridge"
@@ -130,7 +130,7 @@ class Settings:
         """The `least_rows` that holds for rows of a codebook; 1 is none."""
         from secure_afl.tables.disclosure import holds
 
-        usual = holds(codebook, self.backend, private=self.epsilon is not None)
+        usual = holds(codebook, private=self.epsilon is not None)
         return usual if self.least_rows is None else self.least_rows
 
     @property

@@ -271,3 +271,27 @@ def test_added_vectors_lose_nothing_to_order_or_cancellation() -> None:
     vectors = np.concatenate([vectors, -vectors[::-1], np.full((1, 50), 1e-9)])
     exact = [float(sum(map(Fraction, column))) for column in vectors.T]
     np.testing.assert_allclose(added(vectors), exact, rtol=1e-6)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1e-7, 1e-5, 1e-3]))
+@settings(max_examples=60, deadline=None)
+def test_columns_of_0_and_1_are_told_from_constants_whatever_the_error(seed: int, error: float) -> None:
+    """An approximate sum of levels that nobody has, or everybody: CKKS loses such columns among its errors."""
+    draws = np.random.default_rng(seed)
+    X = (draws.uniform(size=(90, 4)) < (0.5, 0.0, 1.0, 0.1)).astype(np.float64)
+    X[0, 3] = 1.0
+    X = np.column_stack([X, draws.uniform(-1, 1, 90)])
+    Y = np.eye(2)[draws.integers(0, 2, 90)]
+    exact = statistics_of(X, Y)
+    noise = draws.uniform(-error, error, exact.gram.shape)
+    gram = exact.gram + np.triu(noise) + np.triu(noise, 1).T
+    off = replace(exact, gram=gram, cross=exact.cross + draws.uniform(-error, error, exact.cross.shape))
+    with pytest.raises(SolveError, match="cannot be told from a constant"):
+        solve_standardised(off, ridge=1e-2, entry_error=error)
+    known = {"ridge": 1e-2, "indicators": (1, 2, 3, 4)}
+    found, pooled = solve_standardised(off, entry_error=error, **known), solve_standardised(exact, **known)  # type: ignore[arg-type]
+    assert found.constant == pooled.constant == (2, 3)
+    assert np.linalg.norm(found.weights - pooled.weights) <= found.certificate.bound
+    np.testing.assert_allclose(pooled.weights, solve_standardised(exact, ridge=1e-2).weights, atol=1e-12)
+    with pytest.raises(SolveError, match="column 5 to be 0 or 1 in every row"):
+        solve_standardised(exact, ridge=1e-2, indicators=(5,))
