@@ -6,7 +6,7 @@ from pathlib import Path
 
 NAME = "secure-afl.service"
 _UNIT = """\
-# sudo cp {folder}/{name} /etc/systemd/system/ && sudo systemctl enable --now {name}
+# Copy this file to /etc/systemd/system/, then: systemctl enable --now {name}
 [Unit]
 Description=secure-afl {what}
 Wants=network-online.target
@@ -14,7 +14,7 @@ After=network-online.target
 
 [Service]
 User={user}
-ExecStart={program} {command} {folder}
+ExecStart={program} {command} {argument}
 Environment=SECURE_AFL_LOG=json
 # With a passphrase on identity.key (see systemd-creds):
 # LoadCredentialEncrypted=passphrase:/etc/credstore.encrypted/secure-afl
@@ -55,14 +55,22 @@ def unit(command: str, folder: Path, what: str) -> str:
     """The text of a unit that runs `secure-afl COMMAND FOLDER` as who calls this, with the program that is installed here."""
     return _UNIT.format(
         name=NAME,
-        what=_word(what),
+        what=what.replace("%", "%%"),
         command=command,
         folder=_word(str(folder.absolute())),
         user=_word(getpass.getuser()),
-        program=_word(str(Path(sys.executable).absolute().parent / "secure-afl")),
+        argument=_argument(str(folder.absolute())),
+        program=_argument(str(Path(sys.executable).absolute().parent / "secure-afl")),
     )
+
+
+def _argument(text: str) -> str:
+    """The same in a command line, where $ begins a variable."""
+    return _word(text).replace("$", "$$")
 
 
 def _word(text: str) -> str:
     """What systemd reads as the text: % begins one of its own names, a space ends a word."""
-    return "".join(f"\\x{ord(one):02x}" if one in " \"'\\" else one for one in text).replace("%", "%%")
+    return "".join(f"\\x{ord(one):02x}" if one in " \"'\\" or ord(one) < 32 else one for one in text).replace(
+        "%", "%%"
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from secure_afl.errors import DataError
+from secure_afl.node import study
 from secure_afl.node.server import CONNECTION, flower_home
 from secure_afl.node.site import REPORT, Folder
 from secure_afl.node.status import failure
@@ -32,9 +33,10 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
     deadline: seconds that a phase lasts at most. What an earlier run left is put aside first. Raises `DataError` with the
     reason, and the parties that gave no answer, if no model came of it; `FileError` for files that cannot be read.
     """
-    folder = Folder(path)
-    folder.terms()
-    folder.put_aside()
+    study.read(
+        path / "study.toml"
+    )  # the ServerApp reads the rest, and says in `failure.json` what is wrong with it
+    Folder(path).put_aside()
     environment = {
         **os.environ,
         **QUIET,
