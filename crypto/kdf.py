@@ -17,7 +17,7 @@ KEY_BYTES = 32
 
 class Label(Enum):
     """The purpose of a derived key, a hash or a signature. The hash of a frame, a kit or an edition, and the signature over it,
-    share a label.
+    share a label. The number in a label is of the protocol's version that brought it.
     """
 
     # HKDF: secret -> key
@@ -26,6 +26,9 @@ class Label(Enum):
     PAIR_SECRET = b"secure-afl/1 pair secret"
     PAIR_MASK = b"secure-afl/1 pair mask"
     SELF_MASK = b"secure-afl/1 self mask"
+    TAG_KEY = b"secure-afl/2 tag key"
+    PAIR_TAG = b"secure-afl/2 pair mask of a tag"
+    SELF_TAG = b"secure-afl/2 self mask of a tag"
     LABEL_CODE = b"secure-afl/1 label code"
     RANDOM_FEATURES = b"secure-afl/1 random features"
     TAG_COEFFICIENTS = b"secure-afl/1 tag coefficients"
@@ -42,6 +45,10 @@ class Label(Enum):
     ANSWERED = b"secure-afl/1 answered message"
     COMMITMENT = b"secure-afl/1 commitment"
     SELF_COMMITMENT = b"secure-afl/1 self-mask commitment"
+    TAG_COMMITMENT = b"secure-afl/2 tag secret commitment"
+    TAG_SECRETS = b"secure-afl/2 tag secrets"
+    OPENED = b"secure-afl/2 opened sum"
+    ACCEPTED = b"secure-afl/2 accepted sum"
     ENCRYPTION_KEY = b"secure-afl/1 encryption key"
     KEY_SHARE_COMMITMENT = b"secure-afl/1 key share commitment"
     CIPHERTEXTS = b"secure-afl/1 sum of ciphertexts"
@@ -50,6 +57,7 @@ class Label(Enum):
     STUDY = b"secure-afl/1 study"
     AUDIT_LINE = b"secure-afl/1 audit line"
     AUDIT_MESSAGE = b"secure-afl/1 audited message"
+    FRAME_PART = b"secure-afl/2 part of a frame"
     # Ed25519
     FRAME_SIGNATURE = b"secure-afl/1 signed frame"
     BUNDLE_SIGNATURE = b"secure-afl/1 signed bundle"

@@ -61,6 +61,18 @@ def signed(total: Words, width: int) -> npt.NDArray[np.int64]:
     return (total.astype(np.uint64, copy=False) << shift).view(np.int64) >> np.int64(shift)
 
 
+def unpacked(payload: bytes | memoryview, length: int, width: int) -> npt.NDArray[np.int32 | np.int64]:
+    """The signed words of a payload. Raises `CryptoError` for another length than `length * width` bytes."""
+    if width in (4, 8):
+        if len(payload) != length * width:
+            raise CryptoError(f"expected {length * width} bytes, got {len(payload)}")
+        whole: npt.NDArray[np.int32 | np.int64] = np.frombuffer(payload, f"<i{width}")
+        return whole
+    words = np.zeros(length, np.uint64)
+    add_packed(words, payload, width)
+    return signed(words, width)
+
+
 def modular(units: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.uint64]:
     """Fixed-point units (signed, as uint64) in Z_t."""
     return (units.view(np.int64) % np.int64(modulus)).view(np.uint64)

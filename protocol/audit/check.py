@@ -190,7 +190,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         if parties is not None:
             findings += _known(one, parties)
         findings += [*_terms(one), *_told(one), *_messages(one), *_policies(one), *_silent(one, sound)]
-        findings += _cut(one, sound)
+        findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one)]
         notes += [*_lost(one), *_missing(one)]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
@@ -536,6 +536,51 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                     one.line,
                     f"“{frame.message}” names {session.name(place)}, whose log {given[place]} has no “{kind}”{at}: that "
                     "log ends early or is incomplete",
+                )
+
+
+def _rewritten(session: Session) -> Iterator[Finding]:
+    """Parties whose logs lack the line that they signed into a consent as their last one, before others."""
+    named: set[int] = set()
+    for view in session.parties.values():
+        for one in view.received("consents"):
+            for place, head in one.event.frame.logs:
+                other = session.parties.get(place)
+                if other is None or place in named:
+                    continue
+                chain = other.log.chain
+                if head != chain.last and head not in {entry.previous for entry in chain.entries}:
+                    named.add(place)
+                    yield Finding(
+                        view.log.file,
+                        one.line,
+                        f"{session.name(place)} signed in round {one.event.frame.round} how its log ended then, and no line of "
+                        f"{other.log.file} ends so: that log was cut, or written anew afterwards",
+                    )
+
+
+def _verdicts(session: Session) -> Iterator[Finding]:
+    """Of each round every client that checked the opened sum accepted the same one."""
+    accepted: dict[int | None, tuple[bytes | None, View]] = {}
+    for view in session.parties.values():
+        answers = {one.event.frame.round: one.event.frame.digest for one in view.received("answer")}
+        for one in view.sent("verdict"):
+            frame = one.event.frame
+            if not frame.accepted:
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"{view.log.begun.party} refused the opened sum of round {frame.round}, which did not fit its tag: the "
+                    "server gave out another sum, or a client sent a tag of another vector",
+                )
+                continue
+            digest, first = accepted.setdefault(frame.round, (answers.get(frame.round), view))
+            if digest != answers.get(frame.round):
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"round {frame.round}: {view.log.begun.party} accepted another opened sum than "
+                    f"{first.log.begun.party} in {first.log.file}",
                 )
 
 

@@ -97,7 +97,11 @@ class Agreed(Event, frozen=True, tag="agreed"):
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A message that was sent or received. message: its tag; members: those that it names (participants, survivors, …)."""
+    """A message that was sent or received. message: its tag; members: those that it names (participants, survivors, …).
+
+    logs: of those whose consents these are, the digest of the last line of their audit logs then; accepted: of a verdict,
+    whether its sender accepted the opened sum.
+    """
 
     message: str
     digest: bytes
@@ -105,6 +109,8 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     round: Natural | None = None
     attempt: Natural | None = None
     members: tuple[Natural, ...] = ()
+    logs: tuple[tuple[Natural, bytes], ...] = ()
+    accepted: bool | None = None
 
 
 class Renewed(Event, frozen=True, tag="renewed"):
@@ -292,6 +298,8 @@ def frame(message: Message, data: bytes) -> Frame:
     """The log record of a message that travels as `data`."""
     number, attempt = getattr(message, "round", None), getattr(message, "attempt", None)
     members: tuple[int, ...] = ()
+    logs: tuple[tuple[int, bytes], ...] = ()
+    accepted: bool | None = None
     match message:
         case (
             masking.SumRequest(participants=places)
@@ -306,13 +314,17 @@ def frame(message: Message, data: bytes) -> Frame:
         case (
             masking.Directory(frames=pairs)
             | masking.Delivery(bundles=pairs)
-            | masking.Consents(signatures=pairs)
             | masking.Reveal(shares=pairs)
             | homomorphic.KeyCommitments(frames=pairs)
             | homomorphic.KeyShares(shares=pairs)
             | homomorphic.Opening(frames=pairs)
         ):
             members = tuple(who for who, _ in pairs)
+        case masking.Consents(statements=statements):
+            members = tuple(who for who, _ in statements)
+            logs = tuple((who, one.log) for who, one in statements if one.log)
+        case masking.Verdict(accepted=said):
+            accepted = bool(said)
         case masking.Shares(bundles=bundles):
             members = tuple(bundle.recipient for bundle in bundles)
         case homomorphic.Check(offer=offer):
@@ -321,4 +333,4 @@ def frame(message: Message, data: bytes) -> Frame:
             members = agreement.cohort
     tag = type(message).__struct_config__.tag
     assert isinstance(tag, str)
-    return Frame(tag, message_digest(data), len(data), number, attempt, members)
+    return Frame(tag, message_digest(data), len(data), number, attempt, members, logs, accepted)

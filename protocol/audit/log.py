@@ -126,6 +126,11 @@ class AuditLog:
         if data:
             self.append(Resumed(len(data) - len(whole)))
 
+    @property
+    def head(self) -> bytes:
+        """The digest of the last line, which says what all lines are."""
+        return self._previous
+
     def approved(self, study: bytes) -> Approved | None:
         """The current approval of a study, or None, also after `revoke_at_once`. Raises `AuditError`."""
         self.take_revocations()

@@ -9,6 +9,7 @@ from secure_afl.protocol.audit.check import At, Report, Session, View
 from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Withheld
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.parameters import Parameters, Profile
+from secure_afl.protocol.session.profile import Verify
 
 _FORMS = {  # by (masked, encrypted): the text for a table cell, and for a sentence
     (True, False): ("masked", "hidden by secret masks"),
@@ -88,6 +89,11 @@ def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]
     if masks and isinstance(masks.terms, Parameters):
         profile = {Profile.ACTIVE: "may lie", Profile.SEMI_HONEST: "follows the protocol"}
         yield "assumed of the server", profile[masks.terms.profile]
+        checked = {
+            Verify.TAGS: "given to every client in the sum, which checks them",
+            Verify.NONE: "not given to clients, who believe the server",
+        }
+        yield "opened sums", checked[masks.terms.verify]
         yield "keys sealed with", masks.terms.suite.value
         yield "needed to open a sum", f"{masks.terms.threshold} clients"
     sums = [f"“{one.statistic}” ({one.length:,} numbers)" for one in terms.rounds]
@@ -217,6 +223,18 @@ def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
     yield from _revealed(session, views)
     if consents := sent("consent"):
         yield f"{_times(consents)} it signed the list of clients in a sum, before it helped to open it."
+    for word, some in (
+        (
+            "checked the opened sum against its tag and accepted it",
+            [one for one in sent("verdict") if one.event.frame.accepted],
+        ),
+        (
+            "refused an opened sum, which did not fit its tag",
+            [one for one in sent("verdict") if not one.event.frame.accepted],
+        ),
+    ):
+        if some:
+            yield f"{_times(some)} it {word}."
     if tags := sent("tags"):
         yield (
             f"{_times(tags)} it confirmed its own part of an encrypted sum, so that no different sum could be opened."

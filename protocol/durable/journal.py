@@ -16,7 +16,7 @@ from secure_afl.protocol.session.errors import (
     RemoteProtocolError,
 )
 from secure_afl.protocol.session.server import OnDemand, OpenedSum, Outbox, SumServer
-from secure_afl.protocol.session.steps import STEPS, Layer, Receive, Step
+from secure_afl.protocol.session.steps import STEPS, Layer, OpenRound, Receive, Step
 
 R = TypeVar("R")
 
@@ -116,7 +116,9 @@ class DurableServer(Layer[MaskingServer | HomomorphicServer]):
         if isinstance(came, OpenedSum):
             self.opened = came
         elif isinstance(came, Mapping):
-            self._sent, self.opened = came, None
+            self._sent = came
+        if isinstance(step, OpenRound):
+            self.opened = None
         return came
 
     def _led_to(self, came: object) -> tuple[str, str, int]:

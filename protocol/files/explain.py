@@ -9,6 +9,7 @@ from secure_afl.protocol.session.backend import ENCRYPTED, Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
         "x25519: whoever records the messages today and has a quantum computer later can read this client's statistics.",
     ),
     (
+        lambda policy: Verify.NONE in policy.verify and Profile.ACTIVE in policy.profiles,
+        (
+            "verify none: the server may choose sessions in which no client checks the opened sums. It could hand out "
+            "another model than the one that follows from them, and nobody would see it."
+        ),
+    ),
+    (
         lambda policy: policy.trusts_reports,
         (
             "trusts_reports: a server that lies about earlier sums can make a later sum reveal single records of "
@@ -95,6 +103,7 @@ def explain(
     """
     sections = [
         Section("What may leave this client", _leaving(policy, key_holders)),
+        Section("Who sees a sum", _seeing(policy)),
         Section("Against which server it protects", _servers(policy)),
         Section("How many may collude with the server, and how many must remain", _numbers(policy, clients)),
     ]
@@ -131,6 +140,21 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _gives_sums(policy: Policy) -> bool:
+    """Whether there can be sessions that give clients the sums."""
+    masked = any(backend.masked for backend in Backend if backend in policy.backends)
+    return masked and Verify.TAGS in policy.verify and Profile.ACTIVE in policy.profiles
+
+
+def _seeing(policy: Policy) -> tuple[str, ...]:
+    lines = ["The server, unless key holders keep the sum and give it only the weights."]
+    if _gives_sums(policy):
+        lines.append("Masked: every client in the sum, too. Each is given the sum, so that it can check it.")
+    else:
+        lines.append("No client is given a sum.")
+    return tuple(lines)
+
+
 def _servers(policy: Policy) -> tuple[str, ...]:
     if policy.backends == {Backend.PLAIN}:
         return ("Against none: the server sees everything.",)
@@ -143,6 +167,11 @@ def _servers(policy: Policy) -> tuple[str, ...]:
         )
     else:
         lines.append("A server that lies about who takes part, who dropped out, or what other parties said.")
+    if policy.verify == {Verify.TAGS} and _gives_sums(policy):
+        lines.append(
+            "A server that hands out another sum than it opened, if no client of the session helps it: this client is "
+            "given every masked sum, and checks it (verify tags)."
+        )
     if Suite.X25519 not in policy.suites:
         lines.append("A server that keeps all messages until it has a quantum computer.")
     if Backend.PLAIN in policy.backends:

@@ -17,6 +17,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 
 _HEADING = """\
 # The minimum that this client accepts, whatever a server proposes. The client's operator owns this file;
@@ -98,6 +99,12 @@ _FIELDS = {
         _set_of(Suite),
         'Allowed key encapsulations. "hybrid": ML-KEM-768 with X25519, also against a future quantum computer.\n'
         '"x25519": not against a quantum computer.',
+    ),
+    "verify": _Field(
+        _some_of(tuple(one.value for one in Verify)),
+        _set_of(Verify),
+        'Whether clients are given the opened sums. "tags": each client gets the sum and checks it, so that a server cannot\n'
+        'hand out another; the other clients see the sum, too. "none": no client sees it, and the server is believed.',
     ),
     "trusts_reports": _Field(
         "true or false",

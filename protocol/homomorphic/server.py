@@ -248,7 +248,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def _collecting(self) -> tuple[type[Any], ServerState] | None:
         return states.SERVER.get(self.state)
 
-    def _take(self, sender: int, message: FromClient | FromHolder, data: bytes) -> None:
+    def _take(self, sender: int, message: FromClient | FromHolder, data: bytes, root: bytes) -> None:
         match message:
             case KeyCommitment():
                 self._said[sender] = data

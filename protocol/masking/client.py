@@ -1,7 +1,7 @@
 """A client of masked sums, sans-IO: bytes in, bytes out; no socket, thread, clock or global."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,15 @@ import numpy.typing as npt
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import seal
-from secure_afl.crypto.identity import Identity, verify
-from secure_afl.crypto.kdf import KEY_BYTES, Label
+from secure_afl.crypto.identity import Identity
+from secure_afl.crypto.kdf import KEY_BYTES, integer
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, split
-from secure_afl.protocol.masking import messages, states
-from secure_afl.protocol.masking.memory import MEMORY, Masked, Memory, RoundKeys
+from secure_afl.protocol.masking import messages, states, tags
+from secure_afl.protocol.masking.memory import MEMORY, Accepted, Masked, Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
     Advertise,
+    Answer,
     Bundle,
     Confirm,
     Consent,
@@ -25,9 +26,11 @@ from secure_afl.protocol.masking.messages import (
     Directory,
     Reveal,
     Shares,
+    Statement,
     SumRequest,
     Survivors,
     Upload,
+    Verdict,
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session import graph
@@ -40,13 +43,15 @@ from secure_afl.protocol.session.parameters import (
     RoundSpec,
     SumPlan,
     SumWanted,
+    VerifiedSum,
     demands,
     spending,
 )
 from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import MODES, Verify
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.wire import Message, WireError, decode, verify_frame
+from secure_afl.protocol.session.wire import Message, WireError, decode, rooted_frame, verify_frame
 
 
 class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
@@ -57,6 +62,10 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     program answers through `contribute`. A message that is refused raises `RemoteProtocolError` or
     `PolicyError` and changes nothing.
 
+    Where sums are checked (`Parameters.verify`), a client that finds an opened sum wrong answers so, forgets its secrets and
+    takes part in nothing more of that session; `verified` has the sums that it accepted.
+
+    log_head: gives the digest of the last line of the client's audit log, empty if it keeps none.
     agreed: where the plan's sums travel encrypted besides (`RoundSpec.modulus`), the rounds as agreed for that;
     `contribute` then gives an upload without payload, and `masked` what to encrypt.
     """
@@ -70,6 +79,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         ledger: Ledger,
         *,
         agreed: Sequence[RoundSpec] | None = None,
+        log_head: Callable[[], bytes] = bytes,
     ) -> None:
         super().__init__(identity, plan, PARAMETERS, messages.FROM_SERVER, MEMORY)
         self.place = roster.place(identity.verify_key)
@@ -80,8 +90,10 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._agreed = tuple(agreed or (one.spec(len(roster.members)) for one in plan))
         self._policy = policy
         self._ledger = ledger
-        # Of every member its keys, or what it sealed to this client.
-        self._largest_message = 1024 + len(roster.members) * 2048 * (1 + len(plan))
+        self._log_head = log_head
+        # Of every member its keys, or what it sealed to this client; or an opened sum.
+        keys = len(roster.members) * 2048 * (1 + len(plan))
+        self._largest_message = 1024 + max(keys, *(one.length * one.width for one in self._agreed))
         self._steps = {
             Parameters: self._advertise,
             Directory: self._share,
@@ -89,11 +101,12 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             SumRequest: self._want,
             Survivors: self._consent,
             Consents: self._reveal_with_consents,
+            Answer: self._judge,
         }
 
     def _legal(self) -> Mapping[type[Message], ClientState]:
-        profile = Profile.ACTIVE if self.state is ClientState.START else self._memory.parameters.profile
-        return states.CLIENT[profile][self.state]
+        mode = MODES[0] if self.state is ClientState.START else self._memory.parameters.mode
+        return states.CLIENT[mode][self.state]
 
     def _check_kept(self, kept: Memory) -> None:
         self._check_invitation(kept.parameters)
@@ -145,7 +158,12 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             )
         )
         mask_keys = tuple(keys.mask_key.public_key for keys in rounds.values())
-        self._memory.advertised = self._frame(Advertise(self._memory.channel.public_key, mask_keys))
+        commitment = b""
+        if self._verifies:
+            secret = self._memory.tag_secrets[self.place] = secrets.token_bytes(KEY_BYTES)
+            commitment = tags.commitment(self._transcript, self.place, secret)
+        advertise = Advertise(self._memory.channel.public_key, mask_keys, commitment)
+        self._memory.advertised = self._frame(advertise)
         return self._memory.advertised
 
     def _share(self, directory: Directory) -> bytes:
@@ -159,7 +177,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                     verify_frame(frame, verify_key, self._transcript, self._memory.invitation, sender),
                     messages.ADVERTISE,
                 )
-                advertise.check(self._memory.parameters.suite, len(self._memory.rounds))
+                advertise.check(
+                    self._memory.parameters.suite, len(self._memory.rounds), self._memory.parameters.verify
+                )
             except WireError as error:
                 raise WireError(f"the keys of {self._roster.name(sender)}: {error}") from None
             advertised[sender] = advertise
@@ -175,6 +195,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         answer = self._frame(self._deal(advertised))
         self._memory.directory = directory.digest()
         self._memory.advertisers = frozenset(advertised)
+        self._memory.tag_commitments = {who: one.tag_commitment for who, one in advertised.items()}
         return answer
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
@@ -207,7 +228,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                     sealed=seal(
                         suite,
                         advertise.channel_key,
-                        b"".join(part for pair in shares for part in pair),
+                        b"".join(part for pair in shares for part in pair)
+                        + self._memory.tag_secrets.get(here, b""),
                         messages.shares_info(self._transcript, here, holder),
                     ),
                     pair_secrets=tuple(sealed_secrets),
@@ -240,12 +262,15 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                 complaints.append(dealer)
         self._memory.dealers = frozenset(dealer for dealer, _ in delivery.bundles) - frozenset(complaints)
         self._memory.forget_channel()
+        self._memory.tag_commitments = {}
         return self._frame(Confirm(tuple(complaints)))
 
     def _accept(self, dealer: int, bundle: Bundle) -> None:
         if bundle.recipient != self.place:
             raise WireError(f"expected a bundle for {self.name}")
-        bundle.check(self._memory.parameters.suite, len(self._memory.rounds), dealer)
+        bundle.check(
+            self._memory.parameters.suite, len(self._memory.rounds), dealer, self._memory.parameters.verify
+        )
         bundle.verify(self._roster.members[dealer].verify_key, self._transcript, dealer)
         plain = self._memory.channel.open(
             bundle.sealed, messages.shares_info(self._transcript, dealer, self.place)
@@ -261,6 +286,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             if bundle.commitments[number] != self._commitments(number, dealer, self.place, held):
                 raise CryptoError("a share or pair secret is not the one that was committed to")
             accepted.append((keys, shares, held[2:]))
+        if self._verifies:
+            tag_secret = plain[-KEY_BYTES:]
+            if tags.commitment(self._transcript, dealer, tag_secret) != self._memory.tag_commitments[dealer]:
+                raise CryptoError(
+                    "the secret for tags is not the one that was committed to before all clients"
+                )
+            self._memory.tag_secrets[dealer] = tag_secret
         for keys, shares, secret in accepted:
             keys.shares[dealer] = shares
             for pair_secret in secret:
@@ -289,6 +321,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._memory.round = request.round
         self._memory.participants = participants
         self._memory.current = None  # a round that this client uploaded for and did not see through
+        self._memory.tag_key = b""
         return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
@@ -308,11 +341,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
         code = spec.code(len(self._memory.parameters.cohort))
-        words = self._plan[wanted.round].encode(values, code)
-        if spec.modulus:
-            words = ring.modular(words, spec.modulus)
-        else:
-            words = words.astype(ring.words_of(spec.width), copy=False)
+        units = self._plan[wanted.round].encode(values, code)
         try:
             self._ledger.use(
                 data_set,
@@ -336,6 +365,12 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             for other in self._memory.participants & self._neighbours
         }
         own = messages.self_mask_key(keys.self_seed, self._transcript, self._memory.round, self.place)
+        words: ring.Words = units
+        if not spec.modulus:
+            words = units.astype(ring.words_of(spec.width), copy=False)
+        tag = self._tagged(words, keys, pairs) if self._verifies else b""
+        if spec.modulus:
+            words = ring.modular(units, spec.modulus)
         add_keystreams(
             words,
             plus=[own, *(key for other, key in pairs.items() if other > self.place)],
@@ -343,10 +378,38 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             modulus=spec.modulus,
         )
         self.state = ClientState.UPLOADED
+        payload = memoryview(b"")
         if spec.modulus:
             self._memory.masked = Masked(self._memory.round, words.astype("<u8").tobytes(), data_set)
-            return self._frame(Upload(self._memory.round, memoryview(b"")))
-        return self._frame(Upload(self._memory.round, ring.pack(words, spec.width)))
+        else:
+            payload = ring.pack(words, spec.width)
+        upload = Upload(self._memory.round, payload, tag)
+        frame, self._memory.upload = rooted_frame(
+            self._identity, self._transcript, self._answers, self.place, upload
+        )
+        return frame
+
+    def _tagged(self, units: ring.Words, keys: RoundKeys, pairs: Collection[int]) -> bytes:
+        """The masked tag of this client's vector; the round's key is kept for the check of the sum."""
+        memory, here, spec = self._memory, self.place, self._spec
+        participants = sorted(memory.participants)
+        memory.tag_key = tags.round_key(
+            [memory.tag_secrets[one] for one in participants],
+            self._transcript,
+            memory.directory,
+            memory.round,
+            participants,
+        )
+        key = tags.TagKey(memory.tag_key, len(participants))
+        tag = key.tag(units, spec.magnitude, spec.word_bytes, participants.index(here))
+        tag += tags.self_mask(keys.self_seed, self._transcript, memory.round, here)
+        for other in pairs:
+            secret = keys.pair_secrets[other]
+            mask = tags.pair_mask(secret, self._transcript, memory.round, here, other)
+            tag += mask if here < other else -mask
+        if not memory.rounds:
+            memory.tag_secrets = {}  # this was the session's last key
+        return tags.packed(tag)
 
     @property
     def session(self) -> tuple[bytes, bytes]:
@@ -382,27 +445,78 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._memory.survivors = survivors
         if self._memory.parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
-        signature = self._identity.sign(Label.CONSENT_SIGNATURE, *self._consent_parts())
-        return self._frame(Consent(self._memory.round, signature))
+        accepted = b""
+        if self._memory.accepted:
+            last = max(self._memory.accepted)
+            digest = self._memory.accepted[last].digest
+            accepted = integer(last) + messages.accepted_digest(digest, self.place)
+        statement = Statement.sign(
+            self._identity,
+            self._consent_parts(),
+            upload=self._memory.upload,
+            accepted=accepted,
+            log=self._log_head(),
+        )
+        return self._frame(Consent(self._memory.round, statement))
 
     def _reveal_with_consents(self, consents: Consents) -> bytes:
         self._check_round(consents.round)
         threshold, valid, parts = self._memory.parameters.threshold, 0, self._consent_parts()
-        for sender, signature in consents.signatures:
+        for sender, statement in consents.statements:
             if sender not in self._memory.survivors:
                 raise WireError(f"expected consents of survivors, got {self._roster.name(sender)}'s")
             try:
-                key = self._roster.members[sender].verify_key
-                verify(key, signature, Label.CONSENT_SIGNATURE, *parts)
+                statement.verify(self._roster.members[sender].verify_key, parts)
             except CryptoError:
+                continue
+            if self._contradicts(sender, statement.accepted):
                 continue
             valid += 1
             if valid == threshold:
                 return self._reveal()
         raise WireError(
             f"expected at least {threshold} consents to the survivor set that this client was shown, got {valid}: "
-            "the others were shown another view, or too few are left"
+            "the others were shown another view, or another sum before, or too few are left"
         )
+
+    def _contradicts(self, sender: int, accepted: bytes) -> bool:
+        """Whether another client accepted another sum than this one did, of a round that both accepted one of."""
+        mine = self._memory.accepted.get(int.from_bytes(accepted[:8])) if accepted else None
+        return mine is not None and messages.accepted_digest(mine.digest, sender) != accepted[8:]
+
+    def _judge(self, answer: Answer) -> bytes:
+        """Accept the opened sum, or end the session: there is one answer a round, and its key is gone after it."""
+        self._check_round(answer.round)
+        memory, spec = self._memory, self._spec
+        participants, survivors = sorted(memory.participants), sorted(memory.survivors)
+        key, memory.tag_key = tags.TagKey(memory.tag_key, len(participants)), b""
+        verified = VerifiedSum(
+            spec, tuple(survivors), messages.sum_digest(self._answers, survivors), answer.payload
+        )
+        try:
+            tag, units = tags.parsed(answer.tag), ring.unpacked(answer.payload, spec.length, spec.width)
+        except CryptoError:
+            fits = False
+        else:
+            indices = [participants.index(one) for one in survivors]
+            fits = key.fits(units, tag, spec.magnitude, spec.word_bytes, indices)
+        if not fits:
+            memory.forget_all()
+            self.state = ClientState.REJECTED
+            return self._frame(Verdict(answer.round, b"", self._log_head()))
+        memory.accepted[answer.round] = Accepted(tuple(survivors), verified.digest, answer.payload)
+        said = messages.accepted_digest(verified.digest, self.place)
+        return self._frame(Verdict(answer.round, said, self._log_head()))
+
+    @property
+    def verified(self) -> dict[int, VerifiedSum]:
+        """The opened sums that this client accepted in this session, by round."""
+        if self.state is ClientState.START:
+            return {}
+        return {
+            number: VerifiedSum(self._memory.parameters.rounds[number], one.survivors, one.digest, one.packed)
+            for number, one in self._memory.accepted.items()
+        }
 
     def _reveal(self) -> bytes:
         keys = self._memory.current
@@ -438,7 +552,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     @property
     def wanted(self) -> SumWanted:
         """The sum that the server asked for last."""
-        return SumWanted(self._memory.round, self._spec, tuple(sorted(self._memory.participants)))
+        participants = tuple(sorted(self._memory.participants))
+        return SumWanted(self._memory.round, self._spec, participants, self.verified)
+
+    @property
+    def _verifies(self) -> bool:
+        """Whether this session's sums are checked."""
+        return self._memory.parameters.verify is Verify.TAGS
 
     @property
     def _spec(self) -> RoundSpec:

@@ -42,6 +42,14 @@ class Masked(Guarded, msgspec.Struct):
     data_set: str
 
 
+class Accepted(Guarded, msgspec.Struct):
+    """An opened sum that this client accepted; see `VerifiedSum`."""
+
+    survivors: tuple[int, ...]
+    digest: bytes
+    packed: memoryview
+
+
 class Memory(Guarded, msgspec.Struct, dict=True):
     """One client's session.
 
@@ -50,6 +58,8 @@ class Memory(Guarded, msgspec.Struct, dict=True):
     rounds: keys of those to come; current: of the one that was uploaded.
     directory: the digest of all advertised keys; advertisers, dealers: whose keys came, and whose shares.
     related: survivors of the sums that must have the same.
+    tag_secrets: what goes into keys of tags, by dealer, this client's own too; tag_commitments: to those; tag_key: of the round that was
+    uploaded, until its sum was checked; upload: the root of that upload; accepted: sums that were checked, by round.
     """
 
     parameters: Parameters
@@ -69,6 +79,11 @@ class Memory(Guarded, msgspec.Struct, dict=True):
     survivors: frozenset[int] = frozenset()
     related: frozenset[int] | None = None
     masked: Masked | None = None
+    tag_commitments: dict[int, bytes] = {}
+    tag_secrets: dict[int, bytes] = {}
+    tag_key: bytes = b""
+    upload: bytes = b""
+    accepted: dict[int, Accepted] = {}
 
     @cached_property
     def channel(self) -> KeyPair:
@@ -79,6 +94,12 @@ class Memory(Guarded, msgspec.Struct, dict=True):
         """It would open the shares of every round in the recorded traffic, also of those that are over."""
         self.channel_seed = b""
         self.__dict__.pop("channel", None)
+
+    def forget_all(self) -> None:
+        """Every secret: the session is over for this client."""
+        self.forget_channel()
+        self.rounds, self.current, self.masked = {}, None, None
+        self.tag_secrets, self.tag_key = {}, b""
 
     @cached_property
     def transcript(self) -> bytes:

@@ -13,6 +13,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import (
     DIGEST_BYTES,
     Message,
@@ -23,27 +24,33 @@ from secure_afl.protocol.session.wire import (
     increasing,
 )
 
+ACCEPTED_BYTES = 8 + DIGEST_BYTES  # a round and a digest
+
 # ---- from a client -------------------------------------------------------------------------------
 
 
 class Advertise(Message, frozen=True, tag="advertise"):
-    """Phase 1. channel_key: the public key that shares are sealed to; mask_keys: one for each round."""
+    """Phase 1. channel_key: the public key that shares are sealed to; mask_keys: one for each round; tag_commitment: of the
+    secret that goes into the keys of tags, empty if sums are not checked.
+    """
 
     channel_key: bytes
     mask_keys: tuple[bytes, ...]
+    tag_commitment: bytes
 
-    def check(self, suite: Suite, rounds: int) -> None:
+    def check(self, suite: Suite, rounds: int, verify: Verify) -> None:
         """Raises `WireError` unless every key has the suite's length and there is one for each round."""
         _count("mask keys", self.mask_keys, rounds)
         for key in (self.channel_key, *self.mask_keys):
             exact(f"a {suite.value} public key", key, suite.public_key_bytes)
+        exact("a commitment", self.tag_commitment, DIGEST_BYTES if verify is Verify.TAGS else 0)
 
 
 class Bundle(Message, frozen=True, tag="bundle"):
     """Phase 2, from one client to one neighbour, relayed by the server and signed by the dealer.
 
-    sealed: for each round a share of the dealer's mask seed and one of its self mask, HPKE to the
-        recipient's channel key (66 bytes a round inside).
+    sealed: for each round a share of the dealer's mask seed and one of its self mask, and behind them, if sums are
+        checked, the dealer's secret for tags, HPKE to the recipient's channel key.
     pair_secrets: for each round the pair secret, HPKE to the recipient's mask key of that round; only
         from the lower number to the higher, else empty.
     commitments: for each round the hashes of the two shares and, with a pair secret, of that too.
@@ -55,9 +62,9 @@ class Bundle(Message, frozen=True, tag="bundle"):
     commitments: tuple[tuple[bytes, ...], ...]
     signature: bytes
 
-    def check(self, suite: Suite, rounds: int, dealer: int) -> None:
+    def check(self, suite: Suite, rounds: int, dealer: int, verify: Verify) -> None:
         """Raises `WireError` unless every part has its exact length."""
-        exact("sealed shares", self.sealed, rounds * 2 * SHARE_BYTES + suite.overhead_bytes)
+        exact("sealed shares", self.sealed, sealed_bytes(rounds, verify) + suite.overhead_bytes)
         paired = dealer < self.recipient
         _count("pair secrets", self.pair_secrets, rounds if paired else 0)
         _count("lists of commitments", self.commitments, rounds)
@@ -110,11 +117,11 @@ class Shares(Message, frozen=True, tag="shares"):
             for each in pair:
                 exact("a commitment", each, DIGEST_BYTES)
 
-    def check(self, suite: Suite, rounds: int, dealer: int) -> None:
+    def check(self, suite: Suite, rounds: int, dealer: int, verify: Verify) -> None:
         """Raises `WireError` unless every bundle is well formed and there are commitments for each round."""
         _count("pairs of own commitments", self.own_commitments, rounds)
         for bundle in self.bundles:
-            bundle.check(suite, rounds, dealer)
+            bundle.check(suite, rounds, dealer, verify)
 
 
 class Confirm(Message, frozen=True, tag="confirm"):
@@ -127,20 +134,51 @@ class Confirm(Message, frozen=True, tag="confirm"):
 
 
 class Upload(Message, frozen=True, tag="upload"):
-    """Phase 3. payload: the masked vector, `width` bytes a value."""
+    """Phase 3. payload: the masked vector, `width` bytes a value; tag: its masked tag, empty if sums are not checked."""
 
     round: Natural
     payload: memoryview
+    tag: bytes
+
+
+class Statement(Message, frozen=True, tag="statement"):
+    """What a client says with its consent. upload: the root of its upload (`wire.root`); accepted: the last round whose
+    opened sum it accepted, as 8 bytes, and `accepted_digest` of it, empty before one; log: the digest of the last line of its
+    audit log, empty if it keeps none; signature: over these and all on which two clients' views could differ.
+    """
+
+    upload: bytes
+    accepted: bytes
+    log: bytes
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        exact("the root of an upload", self.upload, DIGEST_BYTES)
+        if self.accepted:
+            exact("a round and a digest", self.accepted, ACCEPTED_BYTES)
+        if self.log:
+            exact("the digest of a line", self.log, DIGEST_BYTES)
+        exact("a consent's signature", self.signature, SIGNATURE_BYTES)
+
+    @classmethod
+    def sign(
+        cls, identity: Identity, view: tuple[bytes, ...], *, upload: bytes, accepted: bytes, log: bytes
+    ) -> "Statement":
+        """view: `consent_parts`."""
+        signature = identity.sign(Label.CONSENT_SIGNATURE, *view, upload, accepted, log)
+        return cls(upload, accepted, log, signature)
+
+    def verify(self, verify_key: bytes, view: tuple[bytes, ...]) -> None:
+        """Raises `CryptoError` unless the client signed this, and saw what is in `view`."""
+        parts = (*view, self.upload, self.accepted, self.log)
+        verify(verify_key, self.signature, Label.CONSENT_SIGNATURE, *parts)
 
 
 class Consent(Message, frozen=True, tag="consent"):
     """Phase 4, active profile. A signature over the round and both sets, see `consent_parts`."""
 
     round: Natural
-    signature: bytes
-
-    def __post_init__(self) -> None:
-        exact("a consent's signature", self.signature, SIGNATURE_BYTES)
+    statement: Statement
 
 
 class Reveal(Message, frozen=True, tag="reveal"):
@@ -156,6 +194,19 @@ class Reveal(Message, frozen=True, tag="reveal"):
         increasing("the shares' dealers", [dealer for dealer, _ in self.shares])
         for _, share in self.shares:
             exact("a share", share, SHARE_BYTES)
+
+
+class Verdict(Message, frozen=True, tag="verdict"):
+    """Phase 6, if sums are checked. accepted: `accepted_digest`, empty if the client refuses the sum; log: see `Statement`."""
+
+    round: Natural
+    accepted: bytes
+    log: bytes
+
+    def __post_init__(self) -> None:
+        for name, each in (("of an opened sum", self.accepted), ("of a line", self.log)):
+            if each:
+                exact(f"the digest {name}", each, DIGEST_BYTES)
 
 
 # ---- from the server -----------------------------------------------------------------------------
@@ -208,19 +259,25 @@ class Survivors(ServerMessage, frozen=True, tag="survivors"):
 
 
 class Consents(ServerMessage, frozen=True, tag="consents"):
-    """Phase 4, active profile. The survivors' signatures, by sender."""
+    """Phase 4, active profile. The survivors' statements, by sender."""
 
     round: Natural
-    signatures: tuple[tuple[int, bytes], ...]
+    statements: tuple[tuple[int, Statement], ...]
 
     def _check(self) -> None:
-        increasing("the consenting clients", [sender for sender, _ in self.signatures])
-        for _, signature in self.signatures:
-            exact("a consent's signature", signature, SIGNATURE_BYTES)
+        increasing("the consenting clients", [sender for sender, _ in self.statements])
 
 
-FromClient = Advertise | Shares | Confirm | Upload | Consent | Reveal
-FromServer = Directory | Delivery | SumRequest | Survivors | Consents
+class Answer(ServerMessage, frozen=True, tag="answer"):
+    """Phase 6, if sums are checked. payload: the opened sum, `width` bytes a value; tag: the sum of the tags."""
+
+    round: Natural
+    payload: memoryview
+    tag: bytes
+
+
+FromClient = Advertise | Shares | Confirm | Upload | Consent | Reveal | Verdict
+FromServer = Directory | Delivery | SumRequest | Survivors | Consents | Answer
 FROM_CLIENT: Decoder[FromClient] = Decoder(FromClient)
 FROM_SERVER: Decoder[FromServer] = Decoder(FromServer)
 ADVERTISE = Decoder(Advertise)
@@ -273,9 +330,24 @@ def own_commitments(
 def consent_parts(
     transcript: bytes, directory: bytes, round_: int, participants: Sequence[int], survivors: Sequence[int]
 ) -> tuple[bytes, ...]:
-    """What a consent signs: everything on which two clients' views could differ."""
+    """What a consent signs besides its statement: everything on which two clients' views could differ."""
     sets = (b"".join(map(integer, participants)), b"".join(map(integer, survivors)))
     return (transcript, directory, integer(round_), *sets)
+
+
+def sum_digest(answer: bytes, survivors: Sequence[int]) -> bytes:
+    """What parties call an opened sum. answer: the digest of the server's message (`wire.answered`)."""
+    return digest(Label.OPENED, answer, b"".join(map(integer, survivors)))
+
+
+def accepted_digest(opened: bytes, client: int) -> bytes:
+    """What a client says of the sum of this digest when it accepts it; another's words are no use to it."""
+    return digest(Label.ACCEPTED, opened, integer(client))
+
+
+def sealed_bytes(rounds: int, verify: Verify) -> int:
+    """How much is sealed to a neighbour's channel key."""
+    return rounds * 2 * SHARE_BYTES + (KEY_BYTES if verify is Verify.TAGS else 0)
 
 
 def shares_info(transcript: bytes, dealer: int, holder: int) -> bytes:

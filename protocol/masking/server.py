@@ -14,15 +14,15 @@ from msgspec import structs
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import KeyPair, seal
-from secure_afl.crypto.identity import verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, combine, parse_share
-from secure_afl.protocol.masking import messages, states
+from secure_afl.protocol.masking import messages, states, tags
 from secure_afl.protocol.masking.messages import (
     SEED_SHARE,
     SELF_SHARE,
     Advertise,
+    Answer,
     Bundle,
     Confirm,
     Consent,
@@ -32,17 +32,20 @@ from secure_afl.protocol.masking.messages import (
     FromClient,
     Reveal,
     Shares,
+    Statement,
     SumRequest,
     Survivors,
     Upload,
+    Verdict,
 )
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Parameters
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OnDemand, OpenedSum, Outbox, SignedServer
-from secure_afl.protocol.session.wire import DIGEST_BYTES, WireError, encode, exact
+from secure_afl.protocol.session.wire import DIGEST_BYTES, WireError, answered, encode, exact
 
 
 @dataclass
@@ -53,10 +56,23 @@ class _Round:
     participants: frozenset[int]
     total: ring.Words = field(repr=False)
     survivors: frozenset[int] = frozenset()
-    consents: dict[int, bytes] = field(default_factory=dict, repr=False)
+    roots: dict[int, bytes] = field(default_factory=dict, repr=False)  # of uploads
+    tags: dict[int, int] = field(default_factory=dict, repr=False)
+    consents: dict[int, Statement] = field(default_factory=dict, repr=False)
     reveals: dict[int, dict[int, bytes]] = field(
         default_factory=dict, repr=False
     )  # by holder, then by dealer
+
+
+@dataclass
+class _Answered:
+    """An opened sum that clients are asked to check. digest: of it; verdicts: by client."""
+
+    number: int
+    survivors: frozenset[int]
+    message: bytes = field(repr=False)
+    digest: bytes
+    verdicts: dict[int, bool] = field(default_factory=dict)
 
 
 class MaskingServer(SignedServer[FromClient]):
@@ -64,7 +80,8 @@ class MaskingServer(SignedServer[FromClient]):
 
     `start` opens it; `receive` takes a client's frame; when `waiting_for` is empty, or its deadline has
     passed, `advance` ends the phase and gives the messages of the next: whoever is still waited for has
-    dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `result` opens it.
+    dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `result` opens it. Where clients check sums,
+    it is in state OPENED then, and `advance` asks them, and once more ends that: a sum that they refuse ends the session.
 
     `left_out` names those that quarrel about sealed shares, where nobody can tell who is at fault.
     """
@@ -88,6 +105,7 @@ class MaskingServer(SignedServer[FromClient]):
         self._bundles: dict[int, dict[int, Bundle]] = {}
         self._complaints: dict[int, tuple[int, ...]] = {}
         self._confirmed: frozenset[int] = frozenset()
+        self._answered: dict[int, _Answered] = {}  # by round
 
     def __repr__(self) -> str:
         return f"MaskingServer({self.state.value}, waiting for {len(self.waiting_for)})"
@@ -111,11 +129,14 @@ class MaskingServer(SignedServer[FromClient]):
             ServerState.CONFIRMING: self._settle,
             ServerState.COLLECTING: self._name_survivors,
             ServerState.CONSENTING: self._send_consents,
+            ServerState.OPENED: self._send_answers,
+            ServerState.ANSWERING: self._judge,
         }
         if self.state not in steps:
             raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
         outbox = steps[self.state]()
-        self.state = states.SERVER[self.parameters.profile][self.state][1]
+        collected = states.SERVER[self.parameters.mode].get(self.state)
+        self.state = collected[1] if collected else ServerState.ANSWERING
         self.waiting_for = frozenset(outbox)
         return self._sent(outbox)
 
@@ -251,22 +272,35 @@ class MaskingServer(SignedServer[FromClient]):
         """Open the sum with the shares that came. Raises `RoundAbortedError` if they do not suffice."""
         self._expect(ServerState.UNMASKING)
         current = self._round
+        transcript, number = self._transcript, current.number
         plus: list[bytes] = []
         minus: list[bytes] = []
+        tag = sum(current.tags[client] for client in current.survivors) if self._verifies else 0
         for client in sorted(current.survivors):
             seed = self._self_seed(client)
-            minus.append(messages.self_mask_key(seed, self._transcript, current.number, client))
+            minus.append(messages.self_mask_key(seed, transcript, number, client))
+            if self._verifies:
+                tag -= tags.self_mask(seed, transcript, number, client)
         for client in sorted(current.participants - current.survivors):
-            for other, key in self._pair_keys(client).items():
+            for other, secret in self._pair_secrets(client).items():
                 # What the surviving neighbour added (it is the lower of the two) or subtracted.
+                key = messages.pair_mask_key(secret, transcript, number, client, other)
                 (minus if other < client else plus).append(key)
+                if self._verifies:
+                    mask = tags.pair_mask(secret, transcript, number, client, other)
+                    tag += -mask if other < client else mask
         modulus = self.parameters.rounds[current.number].modulus
         add_keystreams(current.total, plus=plus, minus=minus, modulus=modulus)
         words = current.total.astype(np.uint64, copy=False)
         if modulus:
             words = ring.centred(words, modulus).view(np.uint64)
+        if self._verifies:
+            self._answered[current.number] = self._answer_of(
+                current, words if modulus else current.total, tag
+            )
         del self._round
-        self.state, self.waiting_for = ServerState.READY, frozenset()
+        self.state = states.SERVER[self.parameters.mode][ServerState.UNMASKING][1]
+        self.waiting_for = frozenset()
         dropouts = tuple(sorted(current.participants - current.survivors))
         return OpenedSum(current.number, words, tuple(sorted(current.survivors)), dropouts)
 
@@ -278,15 +312,41 @@ class MaskingServer(SignedServer[FromClient]):
             raise self._abort_for(client, "dealt shares of another self mask than it committed to")
         return seed
 
-    def _pair_keys(self, client: int) -> dict[int, bytes]:
-        """The keys of a dropped client's pairwise masks with each surviving neighbour, from its mask seed."""
+    def _answer_of(self, current: _Round, words: ring.Words, tag: int) -> _Answered:
+        payload = ring.pack(words, self.parameters.rounds[current.number].width)
+        message = encode(Answer(self._transcript, current.number, payload, tags.packed(tag)))
+        digest = messages.sum_digest(answered(message), sorted(current.survivors))
+        return _Answered(current.number, current.survivors, message, digest)
+
+    def _send_answers(self) -> Outbox:
+        answer = self._answered[self.round]
+        return dict.fromkeys(sorted(answer.survivors), answer.message)
+
+    def _judge(self) -> Outbox:
+        """A sum that does not fit its tag is refused by every honest client: some client's tag or vector was another."""
+        answer = self._answered[self.round]
+        answer.message = b""
+        refused = [client for client, accepted in answer.verdicts.items() if not accepted]
+        if refused and 2 * len(refused) >= len(answer.verdicts):
+            raise self._end(
+                f"{len(refused)} of {len(answer.verdicts)} clients refuse the opened sum, which does not fit its tag; a client "
+                "sent a tag of another vector: learn nothing from it, and begin a new session"
+            )
+        return {}
+
+    @property
+    def _verifies(self) -> bool:
+        return self.parameters.verify is Verify.TAGS
+
+    def _pair_secrets(self, client: int) -> dict[int, bytes]:
+        """What a dropped client shares with each surviving neighbour, from its mask seed."""
         current, transcript = self._round, self._transcript
         number = current.number
         seed = self._combine(client, "mask key")
         own = KeyPair(self.parameters.suite, seed, Label.MASK_KEY)
         if own.public_key != self._advertised[client].mask_keys[number]:
             raise self._abort_for(client, "dealt shares of another mask key than it advertised")
-        keys = {}
+        secrets = {}
         for other in sorted(self._neighbours[client] & current.survivors):
             low, high = sorted((client, other))
             bundle = self._bundles[low][high]
@@ -302,8 +362,8 @@ class MaskingServer(SignedServer[FromClient]):
             except CryptoError:
                 # The other confirmed this secret, or dealt it and this client confirmed it.
                 raise self._abort_for(client, "confirmed or dealt a pair secret that does not fit") from None
-            keys[other] = messages.pair_mask_key(secret, transcript, number, client, other)
-        return keys
+            secrets[other] = secret
+        return secrets
 
     def _combine(self, client: int, what: str) -> bytes:
         shares = {
@@ -330,12 +390,12 @@ class MaskingServer(SignedServer[FromClient]):
         return self.roster.members[sender]
 
     def _collecting(self) -> tuple[type[Any], ServerState] | None:
-        return states.SERVER[self.parameters.profile].get(self.state)
+        return states.SERVER[self.parameters.mode].get(self.state)
 
     def _check_place(self, sender: int, message: FromClient) -> None:
         super()._check_place(sender, message)
-        if isinstance(message, Upload | Consent | Reveal) and message.round != self._round.number:
-            raise WireError(f"expected round {self._round.number}, got round {message.round}")
+        if isinstance(message, Upload | Consent | Reveal | Verdict) and message.round != self.round:
+            raise WireError(f"expected round {self.round}, got round {message.round}")
 
     def _largest_frame(self, sender: int) -> int:
         suite, rounds = self.parameters.suite, len(self.parameters.rounds)
@@ -349,20 +409,20 @@ class MaskingServer(SignedServer[FromClient]):
             ServerState.UNMASKING: (self.parameters.degree + 1) * (SHARE_BYTES + 16),
         }
         if self.state is ServerState.COLLECTING:
-            return self.parameters.rounds[self._round.number].payload_bytes + 256
-        return longest.get(self.state, 0) + 256
+            return self.parameters.rounds[self.round].payload_bytes + 320
+        return longest.get(self.state, 0) + 384
 
-    def _take(self, sender: int, message: FromClient, data: bytes) -> None:
-        suite, rounds = self.parameters.suite, len(self.parameters.rounds)
+    def _take(self, sender: int, message: FromClient, data: bytes, root: bytes) -> None:
+        suite, rounds, verify = self.parameters.suite, len(self.parameters.rounds), self.parameters.verify
         match message:
             case Advertise():
-                message.check(suite, rounds)
+                message.check(suite, rounds, verify)
                 for key in (message.channel_key, *message.mask_keys):
                     seal(suite, key, b"", b"")  # a key of the right length may still be none
                 self._advertised[sender] = message
                 self._frames[sender] = data
             case Shares():
-                message.check(suite, rounds, sender)
+                message.check(suite, rounds, sender, verify)
                 holders = sorted(self._neighbours[sender] & self._advertised.keys())
                 if [bundle.recipient for bundle in message.bundles] != holders:
                     raise WireError(
@@ -383,18 +443,36 @@ class MaskingServer(SignedServer[FromClient]):
             case Upload():
                 spec = self.parameters.rounds[message.round]
                 exact(f"an upload of {spec.length} values", message.payload, spec.payload_bytes)
+                exact("a tag", message.tag, tags.TAG_BYTES if self._verifies else 0)
+                if self._verifies:
+                    self._round.tags[sender] = tags.parsed(message.tag)
                 if not spec.modulus:
                     ring.add_packed(self._round.total, message.payload, spec.width)
                 self._round.survivors |= {sender}
+                self._round.roots[sender] = root
             case Consent():
-                sets = (sorted(self._round.participants), sorted(self._round.survivors))
-                parts = messages.consent_parts(self._transcript, self._directory, message.round, *sets)
-                key = self.roster.members[sender].verify_key
-                verify(key, message.signature, Label.CONSENT_SIGNATURE, *parts)
-                self._round.consents[sender] = message.signature
+                self._check_statement(sender, message.statement)
+                self._round.consents[sender] = message.statement
             case Reveal():
                 self._check_reveal(sender, message)
                 self._round.reveals[sender] = dict(message.shares)
+            case Verdict():
+                answer = self._answered[self.round]
+                if message.accepted not in (b"", messages.accepted_digest(answer.digest, sender)):
+                    raise WireError("expected the digest of the opened sum, or none, got another")
+                answer.verdicts[sender] = bool(message.accepted)
+
+    def _check_statement(self, sender: int, statement: Statement) -> None:
+        sets = (sorted(self._round.participants), sorted(self._round.survivors))
+        view = messages.consent_parts(self._transcript, self._directory, self.round, *sets)
+        statement.verify(self.roster.members[sender].verify_key, view)
+        if statement.upload != self._round.roots[sender]:
+            raise WireError("expected the root of the upload that it sent, got another")
+        if statement.accepted:
+            answer = self._answered.get(int.from_bytes(statement.accepted[:8]))
+            said = answer and messages.accepted_digest(answer.digest, sender)
+            if said != statement.accepted[8:]:
+                raise WireError("expected the digest of a sum that was opened, got another")
 
     def _check_reveal(self, sender: int, reveal: Reveal) -> None:
         current = self._round
@@ -428,8 +506,13 @@ class MaskingServer(SignedServer[FromClient]):
         return self._end(f"the masks of {self.roster.name(client)} cannot be removed")
 
     def _end(self, text: str) -> RoundAbortedError:
-        before_ready = self.state in (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
-        self.state = ServerState.ABORTED if before_ready else ServerState.READY
+        of_a_round = (
+            ServerState.READY,
+            ServerState.COLLECTING,
+            ServerState.CONSENTING,
+            ServerState.UNMASKING,
+        )
+        self.state = ServerState.READY if self.state in of_a_round else ServerState.ABORTED
         self.waiting_for = frozenset()
         faults = sorted({**self.left_out, **self.blame}.items())
         return RoundAbortedError(text, {self.roster.name(who): fault for who, fault in faults})

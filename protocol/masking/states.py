@@ -8,6 +8,7 @@ from enum import Enum
 
 from secure_afl.protocol.masking.messages import (
     Advertise,
+    Answer,
     Confirm,
     Consent,
     Consents,
@@ -18,8 +19,10 @@ from secure_afl.protocol.masking.messages import (
     SumRequest,
     Survivors,
     Upload,
+    Verdict,
 )
-from secure_afl.protocol.session.parameters import Parameters, Profile
+from secure_afl.protocol.session.parameters import Parameters
+from secure_afl.protocol.session.profile import MODES, Mode, Profile, Verify
 from secure_afl.protocol.session.wire import Message
 
 
@@ -33,6 +36,8 @@ class ClientState(Enum):
     REQUESTED = "requested"
     UPLOADED = "uploaded"
     CONSENTED = "consented"
+    REVEALED = "revealed"
+    REJECTED = "rejected"
 
 
 class ServerState(Enum):
@@ -46,6 +51,8 @@ class ServerState(Enum):
     COLLECTING = "collecting"
     CONSENTING = "consenting"
     UNMASKING = "unmasking"
+    OPENED = "opened"
+    ANSWERING = "answering"
     ABORTED = "aborted"
 
 
@@ -60,24 +67,38 @@ _CLIENT: dict[ClientState, dict[type[Message], ClientState]] = {
     ClientState.REQUESTED: {**_NEW_ROUND},
     ClientState.UPLOADED: {**_NEW_ROUND, Survivors: ClientState.CONSENTED},
     ClientState.CONSENTED: {**_NEW_ROUND, Consents: ClientState.READY},
+    # Without an answer it goes on, and has accepted nothing. REVEALED → REJECTED is its own step too: it refused a sum.
+    ClientState.REVEALED: {**_NEW_ROUND, Answer: ClientState.READY},
+    ClientState.REJECTED: {},
 }
-CLIENT: Mapping[Profile, Mapping[ClientState, Mapping[type[Message], ClientState]]] = {
-    Profile.ACTIVE: _CLIENT,
-    Profile.SEMI_HONEST: {**_CLIENT, ClientState.UPLOADED: {**_NEW_ROUND, Survivors: ClientState.READY}},
+CLIENT: Mapping[Mode, Mapping[ClientState, Mapping[type[Message], ClientState]]] = {
+    (Profile.ACTIVE, Verify.TAGS): {
+        **_CLIENT,
+        ClientState.CONSENTED: {**_NEW_ROUND, Consents: ClientState.REVEALED},
+    },
+    (Profile.ACTIVE, Verify.NONE): _CLIENT,
+    (Profile.SEMI_HONEST, Verify.NONE): {
+        **_CLIENT,
+        ClientState.UPLOADED: {**_NEW_ROUND, Survivors: ClientState.READY},
+    },
 }
 
 # state: (the message it collects, the state after it)
-SERVER: Mapping[Profile, Mapping[ServerState, tuple[type[Message], ServerState]]] = {
-    profile: {
+SERVER: Mapping[Mode, Mapping[ServerState, tuple[type[Message], ServerState]]] = {
+    mode: {
         ServerState.ADVERTISING: (Advertise, ServerState.SHARING),
         ServerState.SHARING: (Shares, ServerState.CONFIRMING),
         ServerState.CONFIRMING: (Confirm, ServerState.READY),
-        ServerState.COLLECTING: (Upload, after_upload),
+        ServerState.COLLECTING: (
+            Upload,
+            ServerState.CONSENTING if mode[0] is Profile.ACTIVE else ServerState.UNMASKING,
+        ),
         ServerState.CONSENTING: (Consent, ServerState.UNMASKING),
-        ServerState.UNMASKING: (Reveal, ServerState.READY),
+        ServerState.UNMASKING: (
+            Reveal,
+            ServerState.OPENED if mode[1] is Verify.TAGS else ServerState.READY,
+        ),
+        ServerState.ANSWERING: (Verdict, ServerState.READY),
     }
-    for profile, after_upload in (
-        (Profile.ACTIVE, ServerState.CONSENTING),
-        (Profile.SEMI_HONEST, ServerState.UNMASKING),
-    )
+    for mode in MODES
 }

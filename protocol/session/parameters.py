@@ -1,14 +1,15 @@
 """Phase 0: the server's proposal, and the transcript that all later messages are bound to."""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
 import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
+from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.fixed_point import FRACTION_BITS, FixedPoint
 from secure_afl.crypto.hpke import Suite
@@ -16,6 +17,7 @@ from secure_afl.crypto.kdf import Label, digest
 from secure_afl.crypto.noise import Noise
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.ledger import Spending
+from secure_afl.protocol.session.profile import MODES, Mode, Verify
 from secure_afl.protocol.session.profile import Profile as Profile  # noqa: PLC0414  # part of `Parameters`
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import (
@@ -65,18 +67,51 @@ class RoundSpec(Message, frozen=True, tag="round"):
         """Size of a masked upload's payload."""
         return 0 if self.modulus else self.length * self.width
 
+    @property
+    def word_bytes(self) -> int:
+        """Of the words that vectors are added in, and tags are computed on: 4 or 8."""
+        return 8 if self.modulus else np.dtype(ring.words_of(self.width)).itemsize
+
     def code(self, summands: int) -> FixedPoint:
         """The fixed-point encoding for `summands` clients. Raises `CryptoError` if their sum can overflow."""
         return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
 
 
 @dataclass(frozen=True)
+class VerifiedSum:
+    """An opened sum that a client checked and accepted: with the survivors that it consented to, the sum of what they
+    uploaded, as long as none of the session's clients helps the server (docs/verified-sums.md).
+
+    survivors: members' numbers; digest: the same for every client that accepted it; packed: as it travelled.
+    """
+
+    spec: RoundSpec
+    survivors: tuple[int, ...]
+    digest: bytes
+    packed: memoryview = field(repr=False)
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """In fixed-point units, exact."""
+        return ring.unpacked(self.packed, self.spec.length, self.spec.width).astype(np.int64)
+
+    @property
+    def total(self) -> npt.NDArray[np.float64]:
+        """As real numbers."""
+        return np.ldexp(self.units.astype(np.float64), -self.spec.fraction_bits)
+
+
+@dataclass(frozen=True)
 class SumWanted:
-    """A server's request for a client's vector. The answer comes from the client's `contribute`."""
+    """A server's request for a client's vector. The answer comes from the client's `contribute`.
+
+    verified: the session's sums that this client has accepted so far, by round; the vector may follow from them.
+    """
 
     round: int
     spec: RoundSpec
     participants: tuple[int, ...]
+    verified: Mapping[int, VerifiedSum] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -221,11 +256,13 @@ class Parameters(Message, frozen=True, tag="parameters"):
     session: 32 fresh bytes from the server; no session runs twice.
     roster: digest of the roster; cohort: the invited members' indices in it, increasing.
     degree: neighbours of each client; threshold: shares that open a secret, and consents that open a sum.
+    verify: whether clients are given the opened sums and check them; not under the semi-honest profile.
     """
 
     version: str
     session: bytes
     profile: Profile
+    verify: Verify
     suite: Suite
     roster: bytes
     cohort: tuple[int, ...]
@@ -237,6 +274,11 @@ class Parameters(Message, frozen=True, tag="parameters"):
         if self.version != VERSION:
             raise WireError(f"expected protocol version {VERSION!r}, got {self.version[:32]!r}")
         exact("a session number", self.session, SESSION_BYTES)
+        if self.mode not in MODES:
+            raise WireError(
+                f"expected sums that clients check under the active profile only, got {self.verify.value!r} under "
+                f"{self.profile.value!r}"
+            )
         exact("a roster digest", self.roster, DIGEST_BYTES)
         increasing("the cohort", self.cohort)
         n = len(self.cohort)
@@ -267,6 +309,11 @@ class Parameters(Message, frozen=True, tag="parameters"):
                 raise WireError(f"{spec.statistic}: a sum of {n} clients can overflow the modulus")
 
     @property
+    def mode(self) -> Mode:
+        """Which messages the session has."""
+        return self.profile, self.verify
+
+    @property
     def encrypted(self) -> bool:
         """Whether the masked vectors travel encrypted."""
         return bool(self.rounds[0].modulus)
@@ -292,16 +339,19 @@ class Parameters(Message, frozen=True, tag="parameters"):
         threshold: int,
         cohort: Sequence[int] | None = None,
         rounds: Sequence[RoundSpec] | None = None,
+        verify: Verify | None = None,
     ) -> "Parameters":
         """Propose a fresh session for `cohort` (indices in the roster; by default the whole roster).
 
-        rounds: the rounds as agreed for encrypted transport, if masked vectors are also encrypted.
+        rounds: the rounds as agreed for encrypted transport, if masked vectors are also encrypted. verify: None takes
+            what the profile has by default.
         """
         invited = tuple(cohort) if cohort is not None else tuple(range(len(roster.members)))
         return cls(
             version=VERSION,
             session=secrets.token_bytes(SESSION_BYTES),
             profile=profile,
+            verify=verify or (Verify.TAGS if profile is Profile.ACTIVE else Verify.NONE),
             suite=suite,
             roster=roster.digest,
             cohort=invited,

@@ -111,6 +111,7 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
                 raise WireError(
                     f"in state {self.state.value} expected {expected}, got {type(message).__name__}"
                 )
+            before = self.state
             answer = self._steps[type(message)](message)
         except (WireError, CryptoError) as error:
             self._answers = question
@@ -118,7 +119,8 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         except PolicyError as error:
             self._answers = question
             raise PolicyError(f"{self.name}: {error}") from None
-        self.state = legal[type(message)]
+        if self.state is before:  # else the step led elsewhere
+            self.state = legal[type(message)]
         return answer
 
     def foresee(self, data: bytes) -> bool:

@@ -14,6 +14,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.ledger import Budget
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan
+from secure_afl.protocol.session.profile import Verify
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Policy:
     backends: how a statistic may be sent, as names of `Backend`. The default is "mask" alone. "bfv+mask" protects no
         less; with "bfv" or "ckks" one client that helps the server is enough to read other clients' uploads; "plain"
         reveals everything.
+    verify: under the active profile, whether clients are given the opened sums and check them ("tags"), or not ("none"):
+        then no client sees a sum, and the server is believed.
     trusts_reports: whether to believe, even under the active profile, what the server reports about earlier sums
         (weights of hidden layers, sizes of groups). A lie there could make a later sum reveal one client.
     guards_categories: whether tables with categories take part only under noise, or in encrypted sums of which key holders
@@ -40,6 +43,7 @@ class Policy:
     backends: frozenset[str] = frozenset({Backend.MASK})
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
+    verify: frozenset[Verify] = frozenset({Verify.TAGS})
     trusts_reports: bool = False
     guards_categories: bool = False
     budget_epsilon: float = 0.0
@@ -58,7 +62,7 @@ class Policy:
             )
         if unknown := sorted(self.backends.difference(Backend)):
             raise PolicyError(f"expected backends from {', '.join(Backend)}, got {unknown[0]!r}")
-        for name in ("backends", "profiles", "suites"):
+        for name in ("backends", "profiles", "suites", "verify"):
             if not getattr(self, name):
                 raise PolicyError(f"expected at least one entry in {name}, the list is empty")
 
@@ -114,6 +118,11 @@ class Policy:
         least, colluders = self.least_survivors(roster), self.colluders(roster)
         demands = (
             (profile in self.profiles, f"profile {_names(self.profiles)}", profile.value),
+            (
+                profile is not Profile.ACTIVE or parameters.verify in self.verify,
+                f"verify {_names(self.verify)}",
+                parameters.verify.value,
+            ),
             (parameters.suite in self.suites, f"suite {_names(self.suites)}", parameters.suite.value),
             (n >= least, f"a cohort of at least {least} ({colluders} may collude)", n),
             (threshold >= needed, f"a threshold of at least {needed} for {n} clients", threshold),
@@ -132,5 +141,5 @@ class Policy:
             )
 
 
-def _names(allowed: frozenset[Profile] | frozenset[Suite]) -> str:
+def _names(allowed: frozenset[Profile] | frozenset[Suite] | frozenset[Verify]) -> str:
     return " or ".join(sorted(item.value for item in allowed))

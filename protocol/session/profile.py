@@ -1,4 +1,4 @@
-"""The kind of server against which a session protects its clients."""
+"""The kind of server against which a session protects its clients, and whether they check what it opens."""
 
 from enum import StrEnum
 
@@ -10,3 +10,22 @@ class Profile(StrEnum):
 
     SEMI_HONEST = "semi-honest"
     ACTIVE = "active"
+
+
+class Verify(StrEnum):
+    """TAGS: every client is given the opened sum and checks it before it uses it (docs/verified-sums.md). NONE: clients
+    are given nothing, and take on trust what the server says of a sum.
+    """
+
+    TAGS = "tags"
+    NONE = "none"
+
+
+Mode = tuple[Profile, Verify]
+"""What decides which messages a session of masked sums has."""
+MODES: tuple[Mode, ...] = (
+    (Profile.ACTIVE, Verify.TAGS),
+    (Profile.ACTIVE, Verify.NONE),
+    (Profile.SEMI_HONEST, Verify.NONE),
+)
+"""All that there are: clients that do not defend against lies do not look for them, and tags need a complete graph."""

@@ -15,7 +15,7 @@ from msgspec.msgpack import Decoder
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.session.errors import LocalProtocolError, RemoteProtocolError
 from secure_afl.protocol.session.roster import Member
-from secure_afl.protocol.session.wire import WireError, answered, decode, verify_frame
+from secure_afl.protocol.session.wire import WireError, answered, decode, opened_frame
 
 Outbox = Mapping[int, bytes]
 """The messages to send, by the receiving party's index."""
@@ -131,7 +131,7 @@ class SignedServer(ABC, Generic[M]):
                     f"expected at most {largest} bytes in state {self.state.value}, got {len(data)}"
                 )
             question = self._questions.get(sender, b"")
-            encoded = verify_frame(data, member.verify_key, self._transcript, question, sender)
+            encoded, root = opened_frame(data, member.verify_key, self._transcript, question, sender)
         except WireError as error:
             raise RemoteProtocolError("the server", name, str(error)) from None
         try:
@@ -144,7 +144,7 @@ class SignedServer(ABC, Generic[M]):
         except WireError as error:
             raise RemoteProtocolError("the server", name, str(error)) from None
         try:
-            self._take(sender, message, data)
+            self._take(sender, message, data, root)
         except (WireError, CryptoError) as error:
             raise self._blamed(sender, error) from None
         self.waiting_for -= {sender}
@@ -173,8 +173,11 @@ class SignedServer(ABC, Generic[M]):
             )
 
     @abstractmethod
-    def _take(self, sender: int, message: M, data: bytes) -> None:
-        """Apply the message. Raises `WireError` or `CryptoError` without changing anything. data: its whole frame."""
+    def _take(self, sender: int, message: M, data: bytes, root: bytes) -> None:
+        """Apply the message. Raises `WireError` or `CryptoError` without changing anything.
+
+        data: its whole frame; root: of the message (`wire.root`).
+        """
 
     def _expect(self, state: Enum) -> None:
         if self.state is not state:

@@ -18,8 +18,9 @@ from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import Label, digest, integer
 
 _FAMILY = "secure-afl/"
-VERSION = _FAMILY + "1"
+VERSION = _FAMILY + "2"
 DIGEST_BYTES = 32
+PART_BYTES = 2**16  # of a message, hashed by themselves, so that a part can be shown to be one
 _ENCODER = msgspec.msgpack.Encoder()
 M = TypeVar("M")
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -93,23 +94,49 @@ def answered(data: bytes) -> bytes:
     return digest(Label.ANSWERED, data)
 
 
+def root(encoded: bytes | memoryview) -> bytes:
+    """What a frame's signature says of its message: the digest of the digests of its parts of 64 KiB.
+
+    Whoever has the parts' digests can tell one true part by itself.
+    """
+    whole = memoryview(encoded)
+    starts = range(0, max(1, len(whole)), PART_BYTES)
+    parts = (digest(Label.FRAME_PART, whole[start : start + PART_BYTES]) for start in starts)
+    return digest(Label.FRAME_SIGNATURE, *parts)
+
+
 def sign_frame(identity: Identity, transcript: bytes, answers: bytes, sender: int, message: Message) -> bytes:
     """`encode(message)`, followed by the sender's signature over session, question, sender and message."""
+    return rooted_frame(identity, transcript, answers, sender, message)[0]
+
+
+def rooted_frame(
+    identity: Identity, transcript: bytes, answers: bytes, sender: int, message: Message
+) -> tuple[bytes, bytes]:
+    """A frame, and its message's root."""
     encoded = encode(message)
-    body = digest(Label.FRAME_SIGNATURE, encoded)
-    return encoded + identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
+    body = root(encoded)
+    signature = identity.sign(Label.FRAME_SIGNATURE, transcript, answers, integer(sender), body)
+    return encoded + signature, body
 
 
 def verify_frame(
     data: bytes, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
 ) -> memoryview:
     """The encoded message of a frame that `sender` signed in answer to what it was sent. Raises `WireError` otherwise."""
+    return opened_frame(data, verify_key, transcript, answers, sender)[0]
+
+
+def opened_frame(
+    data: bytes, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
+) -> tuple[memoryview, bytes]:
+    """What `verify_frame` gives, and the message's root."""
     if len(data) <= SIGNATURE_BYTES:
         raise WireError(
             f"expected a message and a signature of {SIGNATURE_BYTES} bytes, got {len(data)} bytes"
         )
     encoded = memoryview(data)[:-SIGNATURE_BYTES]
-    body = digest(Label.FRAME_SIGNATURE, encoded)
+    body = root(encoded)
     signed = (transcript, answers, integer(sender), body)
     try:
         verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, *signed)
@@ -118,7 +145,7 @@ def verify_frame(
             f"expected {len(data)} bytes signed by this sender in answer to what it was sent, got a wrong signature "
             "(altered, cut or lengthened on the way, or from a different session, phase or sender)"
         ) from None
-    return encoded
+    return encoded, body
 
 
 def exact(name: str, value: bytes | memoryview, length: int) -> None:

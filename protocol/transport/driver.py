@@ -260,7 +260,7 @@ class Exchange:
         before: str = self.steps.state.value
 
         def add(spent: Spent) -> None:
-            ended = before if before != "ready" else self.steps.state.value
+            ended = self.steps.state.value if before in ("ready", "opened") else before
             self._meter.of(phase or ended).add_server(spent)
 
         with spending(add):

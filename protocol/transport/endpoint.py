@@ -318,8 +318,18 @@ class Endpoint:
             sizes = (len(terms.parties.clients.members), len(terms.parties.key_holders.members))
             agreed = terms.encryption.agreed(terms.plan, *sizes)[1]
         return MaskingClient(
-            self._identity, terms.parties.clients, terms.plan, terms.policy, ledger, agreed=agreed
+            self._identity,
+            terms.parties.clients,
+            terms.plan,
+            terms.policy,
+            ledger,
+            agreed=agreed,
+            log_head=self._head,
         )
+
+    def _head(self) -> bytes:
+        log = self._log()
+        return log.head if log else b""
 
 
 def _check_number(letter: Letter) -> None:

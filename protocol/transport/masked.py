@@ -6,6 +6,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session.party import Contributor
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.server import OpenedSum, SumServer
 from secure_afl.protocol.transport.driver import (
     Carry,
@@ -58,8 +59,12 @@ class Cohort(Exchange):
         self.run(lambda: self.steps.open_round(number, among), contribute)
 
     def open(self) -> OpenedSum:
-        """Open the sum of the collected uploads."""
+        """Open the sum of the collected uploads, and have clients check it, where they do."""
         while self.server.state is not ServerState.UNMASKING:
             # A late upload is received, and refused.
             self.run(self.steps.advance, self._contribute)
-        return self.timed(self.steps.result)
+        opened = self.timed(self.steps.result)
+        if self.server.parameters.verify is Verify.TAGS:
+            self.run(self.steps.advance, self._contribute)
+            self.timed(self.steps.advance)
+        return opened

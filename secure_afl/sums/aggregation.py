@@ -37,6 +37,7 @@ from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, 
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
@@ -177,6 +178,7 @@ def proposed(
         degree=near.degree,
         threshold=near.threshold,
         rounds=agreed,
+        verify=Verify.NONE if Verify.TAGS not in policy.verify else None,
     )
     policy.check(parameters, clients)  # otherwise all clients would refuse: raise once, early
     return parameters
@@ -220,8 +222,11 @@ class LocalSessions:
         policy, roster, recorded = settings.policy, self.members.roster(clients), None
         parameters = proposed(roster, plan, settings, agreed)
         parties = {
-            place: MaskingClient(identity, roster, plan, policy, ledger, agreed=agreed)
-            for place, (identity, ledger) in enumerate(self.members[name] for name in clients)
+            place: MaskingClient(
+                identity, roster, plan, policy, ledger, agreed=agreed, log_head=self._head(name)
+            )
+            for place, name in enumerate(clients)
+            for identity, ledger in [self.members[name]]
         }
         server = MaskingServer(parameters, roster)
         if self.logs:
@@ -243,6 +248,12 @@ class LocalSessions:
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> None:
         self.members.renew(data_set, may_expose=may_expose)
+
+    def _head(self, client: str) -> Callable[[], bytes]:
+        if self.logs is None:
+            return bytes
+        log = self._log(client)
+        return lambda: log.head
 
     def _log(self, client: str) -> AuditLog:
         assert self.logs is not None

@@ -50,6 +50,7 @@ from secure_afl.protocol.masking.messages import (
     FromClient,
     Reveal,
     Shares,
+    Statement,
     SumRequest,
     Survivors,
     Upload,
@@ -165,7 +166,7 @@ class Session:
     counted: frozenset[int] = frozenset()
     released: list[tuple[OpenedSum, frozenset[int]]] = field(default_factory=list)
     uploads: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
-    consents: dict[int, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    consents: dict[int, dict[int, Statement]] = field(default_factory=lambda: defaultdict(dict))
     dealt: dict[Share, list[tuple[bytes, ...]]] = field(default_factory=lambda: defaultdict(list))
     revealed: dict[Share, set[int]] = field(default_factory=lambda: defaultdict(set))
     reveals: list[tuple[int, int, list[int]]] = field(default_factory=list)
@@ -505,8 +506,9 @@ class SecureSumMachine(RuleBasedStateMachine):
             self._step(session.server.advance)
 
     def _release(self) -> Outbox:
-        self.session.released.append((self.session.server.result(), self.session.counted))
-        return {}
+        server = self.session.server
+        self.session.released.append((server.result(), self.session.counted))
+        return server.advance() if self.session.state is ServerState.OPENED else {}
 
     def _deliver(self, envelope: Envelope) -> None:
         party = self.session.server if envelope.upward else self.session.clients[envelope.client]
@@ -562,7 +564,7 @@ class SecureSumMachine(RuleBasedStateMachine):
                     for number, hashes in enumerate(bundle.commitments):
                         session.dealt[number, bundle.recipient, place].append(hashes)
             case Consent():
-                session.consents[message.round][place] = message.signature
+                session.consents[message.round][place] = message.statement
             case Reveal():
                 self._note_reveal(session, place, message)
 

@@ -33,6 +33,7 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import SESSION_BYTES, Parameters, Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import MODES, Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import VERSION
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
@@ -45,7 +46,13 @@ KEY_PHASES = tuple(
     state.value for state in (ServerState.ADVERTISING, ServerState.SHARING, ServerState.CONFIRMING)
 )
 SUM_PHASES = tuple(
-    state.value for state in (ServerState.COLLECTING, ServerState.CONSENTING, ServerState.UNMASKING)
+    state.value
+    for state in (
+        ServerState.COLLECTING,
+        ServerState.CONSENTING,
+        ServerState.UNMASKING,
+        ServerState.ANSWERING,
+    )
 )
 PHASES = (*KEY_PHASES, *SUM_PHASES)
 """The phases of a masked session in which clients answer; the semi-honest profile has no "consenting"."""
@@ -211,7 +218,7 @@ def parameters(
     *,
     cohort: Sequence[int] | None = None,
 ) -> Parameters:
-    """What a server may propose: any profile, suite, graph and threshold that the policy accepts. Shrinks to the
+    """What a server may propose: any profile, check, suite, graph and threshold that the policy accepts. Shrinks to the
     complete graph and its least threshold; for more than 12 clients there is no other graph.
 
     cohort: member numbers, default the whole roster. Raises `PolicyError` if nothing would be accepted.
@@ -228,10 +235,12 @@ def parameters(
     profile = draw(st.sampled_from(list(choices)))
     # Often the first: others bear fewer dropouts, or need more clients to agree.
     near = draw(st.one_of(st.just(choices[profile][0]), st.sampled_from(choices[profile])))
+    checks = policy.verify if profile is Profile.ACTIVE else frozenset(Verify)
     proposed = Parameters(
         version=VERSION,
         session=draw(st.binary(min_size=SESSION_BYTES, max_size=SESSION_BYTES)),
         profile=profile,
+        verify=draw(st.sampled_from([check for who, check in MODES if who is profile and check in checks])),
         suite=draw(st.sampled_from([suite for suite in Suite if suite in policy.suites])),
         roster=roster.digest,
         cohort=invited,

@@ -14,7 +14,7 @@ from typing import Any
 
 from secure_afl.protocol.homomorphic import states as encrypted
 from secure_afl.protocol.masking import states as masked
-from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.profile import MODES
 from secure_afl.protocol.session.wire import Message
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,6 +142,8 @@ def _collected(table: Mapping[Any, tuple[type[Message], Any]]) -> list[tuple[Enu
 def blocks() -> dict[str, str]:
     """Every generated block of the page, by its marker's name."""
     uploads = (masked.ClientState.REQUESTED, "(its own step) Upload", masked.ClientState.UPLOADED)
+    refuses = (masked.ClientState.REVEALED, "(its own step) a sum is wrong", masked.ClientState.REJECTED)
+    answers = (masked.ServerState.OPENED, "(its own step) Answer", masked.ServerState.ANSWERING)
     encrypts = (
         encrypted.ClientState.REQUESTED,
         "(its own step) EncryptedUpload",
@@ -151,10 +153,10 @@ def blocks() -> dict[str, str]:
         "folders": folders_diagram(),
         **{f"rooms {folder}": rooms_diagram(folder) for folder in ("protocol", "secure_afl", "simulations")},
         "masking client": states_diagram(
-            [*_received(masked.CLIENT[Profile.ACTIVE]), uploads], masked.ClientState.START
+            [*_received(masked.CLIENT[MODES[0]]), uploads, refuses], masked.ClientState.START
         ),
         "masking server": states_diagram(
-            _collected(masked.SERVER[Profile.ACTIVE]), masked.ServerState.ADVERTISING
+            [*_collected(masked.SERVER[MODES[0]]), answers], masked.ServerState.ADVERTISING
         ),
         "encrypting client": states_diagram(
             [*_received(encrypted.CLIENT), encrypts], encrypted.ClientState.START

@@ -23,6 +23,7 @@ from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import messages as masked
 from secure_afl.protocol.session import graph, parameters, wire
 from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.protocol.session.profile import Verify
 
 OUR_ERRORS: tuple[type[Exception], ...] = (wire.WireError, CryptoError, PolicyError)
 """All that a decoder may raise."""
@@ -134,9 +135,9 @@ def _look_at(message: object) -> None:
             assert len(message.transcript()) == 32
             assert message.decryptions >= len(message.rounds)
         case masked.Advertise():
-            message.check(Suite.X25519, 2)
+            message.check(Suite.X25519, 2, Verify.TAGS)
         case masked.Shares():
-            message.check(Suite.X25519, 2, 0)
+            message.check(Suite.X25519, 2, 0, Verify.TAGS)
         case masked.Directory():
             message.digest()
         case encrypted.Tags():

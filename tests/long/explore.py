@@ -282,6 +282,8 @@ def _words(said: Said) -> str:
             return f"{where}, round {what[0]}, participants {_set(what[1])}"
         case "survivors":
             return f"{where}, round {what[0]}, survivors {_set(what[1])}"
+        case "answer":
+            return f"{where}, round {what[0]}, another sum than theirs"
     return f"{where}, round {what[0]}, consents of {_set(what[1])}"
 
 

@@ -118,13 +118,13 @@ class Verdict:
 
 _DEAL, _KEY = ("advertising", "sharing", "confirming"), ("key commitments", "key shares", "key announcements")
 _PHASES = {
-    ("mask", "active", "client"): (_DEAL, ("collecting", "consenting", "unmasking")),
+    ("mask", "active", "client"): (_DEAL, ("collecting", "consenting", "unmasking", "answering")),
     ("mask", "semi-honest", "client"): (_DEAL, ("collecting", "unmasking")),
     ("bfv", "", "client"): (("inviting",), ("encrypting", "checking")),
     ("bfv", "", "holder"): (_KEY, ("challenging", "opening")),
     ("bfv+mask", "active", "client"): (
         (*_DEAL, "inviting"),
-        ("collecting", "encrypting", "checking", "consenting", "unmasking"),
+        ("collecting", "encrypting", "checking", "consenting", "unmasking", "answering"),
     ),
     ("bfv+mask", "active", "holder"): (_KEY, ("challenging", "opening")),
 }

@@ -27,6 +27,7 @@ from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.session.errors import PolicyError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import PARAMETERS, Profile, SumWanted
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.server import Outbox, SignedServer
 from secure_afl.protocol.session.wire import WireError, answered, decode, encode, sign_frame
 from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
@@ -275,7 +276,15 @@ def _masked_bases(profile: Profile) -> dict[str, bytes]:
     return network.bases()
 
 
-_MASKED_PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking")
+_MASKED_PHASES = (
+    "advertising",
+    "sharing",
+    "confirming",
+    "collecting",
+    "consenting",
+    "unmasking",
+    "answering",
+)
 
 
 def _masked_at(profile: Profile, phase: str) -> tuple[Session, Outbox]:
@@ -293,6 +302,8 @@ def _outbox_of(session: Session | KeySession, phase: str) -> Outbox:
         if machine.state.value == phase:
             return outbox
         session.cohort.run(lambda outbox=outbox: outbox, session.contribute)  # type: ignore[misc]
+        if machine.state.value == "unmasking":
+            machine.result()
         step = machine.advance
 
 
@@ -328,10 +339,15 @@ def masking_servers() -> list[Serving]:
             if place != VICTIM:
                 session.server.receive(place, frame)
         found.append(_masking_server(session, bases, frames[VICTIM]))
-    for phase in ("start", "ready", "aborted"):
+    for phase in ("start", "ready", "opened", "aborted"):
         session = _masked_session(Profile.ACTIVE, Held())
         if phase == "ready":
             session.set_up()
+        elif phase == "opened":
+            session, outbox = _masked_at(Profile.ACTIVE, "unmasking")
+            for place, frame in _answers(session, outbox).items():
+                session.server.receive(place, frame)
+            session.server.result()
         elif phase == "aborted":
             session.server.start()
             _aborts(session.server.advance)
@@ -372,6 +388,8 @@ def _with_frame(bases: Mapping[str, bytes], frame: bytes) -> tuple[dict[str, byt
 def _masking_on(machine: masking_server.MaskingServer) -> None:
     if machine.state is masked_states.ServerState.UNMASKING:
         machine.result()
+        if machine.parameters.verify is Verify.TAGS:
+            machine.advance()
     else:
         machine.advance()
 
@@ -383,6 +401,8 @@ def masking_clients() -> list[Machine]:
         bases = _masked_bases(profile)
         for state in masked_states.ClientState:
             if profile is Profile.SEMI_HONEST and state.value not in ("uploaded", "ready"):
+                continue
+            if state is masked_states.ClientState.REJECTED:  # takes nothing
                 continue
             found.append(_masking_client(profile, state, bases))
     return found
@@ -396,6 +416,7 @@ _PHASE_OF = {
     "requested": "collecting",
     "uploaded": "consenting",
     "consented": "unmasking",
+    "revealed": "answering",
 }
 
 

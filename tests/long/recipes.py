@@ -30,7 +30,7 @@ OTHERS: tuple[Any, ...] = (
     "",
     "x" * 65,
     "\x00",
-    "secure-afl/1",
+    "secure-afl/2",
     "semi-honest",
     "hybrid",
     "weights",

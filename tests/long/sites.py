@@ -40,22 +40,26 @@ from secure_afl.protocol.masking import messages, states
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
+    Answer,
     Consent,
     Consents,
     Delivery,
     Directory,
     Reveal,
     Shares,
+    Statement,
     SumRequest,
     Survivors,
     Upload,
 )
 from secure_afl.protocol.masking.states import ClientState
+from secure_afl.protocol.masking.tags import TAG_BYTES
 from secure_afl.protocol.session import graph, wire
 from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Mode, Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import WireError, decode, encode
 
@@ -70,6 +74,13 @@ SEED, SELF = messages.SEED_SHARE, messages.SELF_SHARE
 LENGTH, BOUND, BITS = 2, 100.0, 20
 DATA_SET = "rows"
 _ROUND = 16  # ranks a round
+_ANSWER = 9  # of these
+
+
+_MODE: dict[Profile, Mode] = {
+    Profile.ACTIVE: (Profile.ACTIVE, Verify.TAGS),
+    Profile.SEMI_HONEST: (Profile.SEMI_HONEST, Verify.NONE),
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,14 @@ class Bounds:
     real_crypto: bool = False
     honest_setup: bool = False
     minimum_honest: int = 2
+
+    @property
+    def mode(self) -> Mode:
+        return _MODE[self.profile]
+
+    @property
+    def other(self) -> Mode:
+        return next(mode for profile, mode in _MODE.items() if profile is not self.profile)
 
     @property
     def honest(self) -> range:
@@ -121,7 +140,8 @@ class AnswersAgain(MaskingClient):
     def receive(self, data: bytes) -> bytes | SumWanted:
         keys = self._memory.current if self.state is not ClientState.START else None
         answer = super().receive(data)
-        if keys is not None and self._memory.current is None and self.state is ClientState.READY:
+        revealed = self.state in (ClientState.READY, ClientState.REVEALED)
+        if keys is not None and self._memory.current is None and revealed:
             self.state, self._memory.current = ClientState.UPLOADED, keys
         return answer
 
@@ -169,6 +189,7 @@ _MESSAGES = {
     "request": SumRequest,
     "survivors": Survivors,
     "consents": Consents,
+    "answer": Answer,
 }
 
 # ---- beneath the state machines ------------------------------------------------------------------
@@ -322,7 +343,6 @@ class Model:
                     (memory_module, "KeyPair", HashedKeyPair),
                     (client_module, "seal", _hashed_seal),
                     (Identity, "sign", _hashed_sign),
-                    (client_module, "verify", _hashed_verify),
                     (messages, "verify", _hashed_verify),
                     (wire, "verify", _hashed_verify),
                 ]
@@ -386,7 +406,7 @@ class Model:
                     self._draws.begin(place, s, "second keys")
                     answer = other.sessions[s].receive(encode(parameters))
                     assert isinstance(answer, bytes)
-                    self._frames[s, place, 1] = answer
+                    self._frames[s, place, 1] = self._with_same_secret(s, place, answer)
             directory = self._bytes(("directory", s, tuple((place, 0) for place in self.cohort), ""))
             for place, site in sites.items():
                 frame = self._hear(site, s, "directory", directory)
@@ -398,6 +418,15 @@ class Model:
                 others = tuple(one for one in self.cohort if one != place)
                 self._hear(site, s, "delivery", self._bytes(("delivery", s, others, ""), place))
                 self._learn(site, s)
+
+    def _with_same_secret(self, s: int, place: int, frame: bytes) -> bytes:
+        """A liar's second keys, with the commitment of the first: it deals one secret for tags, and no client complains."""
+        one, two = (
+            decode(each[:-SIGNATURE_BYTES], messages.ADVERTISE) for each in (self._frames[s, place, 0], frame)
+        )
+        said, question = replace(two, tag_commitment=one.tag_commitment), encode(self.parameters[s])
+        transcript = self.parameters[s].transcript()
+        return wire.sign_frame(self._identities[place], transcript, wire.answered(question), place, said)
 
     def _learn(self, site: Site, s: int) -> None:
         client, place = site.sessions[s], site.place
@@ -446,7 +475,8 @@ class Model:
                     "": {},
                     "low threshold": {"threshold": 2},
                     "other profile": {
-                        "profile": next(p for p in Profile if p is not self.bounds.profile),
+                        "profile": self.bounds.other[0],
+                        "verify": self.bounds.other[1],
                         "threshold": self.bounds.clients,
                     },
                     "hybrid keys": {"suite": Suite.HYBRID},
@@ -479,17 +509,25 @@ class Model:
                 digest = self._directory_digest(s, entries)
                 good = messages.consent_parts(transcript, digest, number, participants, survivors)
                 less = messages.consent_parts(transcript, digest, number, participants, survivors[1:])
-                signatures = []
+                statements = []
                 for place in self.cohort:
-                    sign = self._identities[place].sign
+                    stated = self._stated(place, less if fill == "of another set" else good)
                     if place in valid:
-                        signatures.append((place, sign(Label.CONSENT_SIGNATURE, *good)))
+                        statements.append((place, self._stated(place, good)))
                     elif fill == "forged" and place in survivors:
-                        signatures.append((place, bytes(SIGNATURE_BYTES)))
+                        statements.append((place, replace(stated, signature=bytes(SIGNATURE_BYTES))))
                     elif fill == "of another set" and place in survivors:
-                        signatures.append((place, sign(Label.CONSENT_SIGNATURE, *less)))
-                return encode(Consents(transcript, number, tuple(signatures)))
+                        statements.append((place, stated))
+                return encode(Consents(transcript, number, tuple(statements)))
+            case "answer":
+                # No sum of theirs: what fits its tag leads to a state in which a client does just what it does without.
+                payload = memoryview(bytes(LENGTH * self.parameters[s].rounds[what[0]].width))
+                return encode(Answer(transcript, what[0], payload, bytes(TAG_BYTES)))
         raise AssertionError(kind)
+
+    def _stated(self, place: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Statement:
+        """What a client says with its consent. No client looks at the root of another's upload."""
+        return Statement.sign(self._identities[place], view, upload=upload, accepted=b"", log=b"")
 
     def _directory_digest(self, s: int, entries: tuple[tuple[int, int], ...]) -> bytes:
         frames = tuple((place, self._frames[s, place, variant]) for place, variant in entries)
@@ -502,7 +540,7 @@ class Model:
         """
         for s in range(self.bounds.sessions):
             client = node.site.sessions[s]
-            taken = states.CLIENT[self.bounds.profile][client.state]
+            taken = states.CLIENT[self.bounds.mode][client.state]
             for kind, message in _MESSAGES.items():
                 if kind == "consents" and self._view(node.site, s) is None:
                     continue
@@ -543,6 +581,8 @@ class Model:
                 # Small sets first: one that also has a consent of a stranger is taken or not by its place in the list.
                 rising = sets[::-1]
                 yield from (("consents", s, *what) for what in product(range(bounds.rounds), rising, fills))
+            case "answer":
+                yield from (("answer", s, r) for r in range(bounds.rounds))
 
     def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
         """What the client would sign a consent to: the directory's entries, participants, survivors."""
@@ -629,7 +669,7 @@ class Model:
                 digest = self._directory_digest(s, view[0])
                 signed = messages.consent_parts(self.parameters[s].transcript(), digest, what[0], *view[1:])
                 assert parts == signed
-                assert message.signature == self._identities[here].sign(Label.CONSENT_SIGNATURE, *signed)
+                assert message.statement == self._stated(here, signed, client._memory.upload)
                 return [("consent", s, what[0], here, view)]
             case Reveal():
                 times = site.revealed.get((s, message.round), 0)
@@ -681,13 +721,15 @@ class Model:
         if kind in setting_up:
             return s, setting_up[kind]
         again = site.revealed.get((s, what[0]), 0)
-        return s, 3 + what[0] * _ROUND + {"request": 0, "survivors": 1, "consents": 2}[kind] + 2 * again
+        at = {"request": 0, "survivors": 1, "consents": 2, "answer": _ANSWER}[kind]
+        return s, 3 + what[0] * _ROUND + at + (0 if kind == "answer" else 2 * again)
 
     def ranks(self) -> list[Rank]:
         """All turns, in order."""
         steps = [0, 1, 2]
         for r in range(self.bounds.rounds):
-            steps += [3 + r * _ROUND + step for step in range(7 if self.bounds.weak == "either-or" else 3)]
+            turns = [*range(7 if self.bounds.weak == "either-or" else 3), _ANSWER]
+            steps += [3 + r * _ROUND + step for step in turns]
         return [(s, step) for s in range(self.bounds.sessions) for step in steps]
 
     # ---- names -----------------------------------------------------------------------------------
@@ -783,6 +825,7 @@ _UNSHOWN = {
     "_policy",
     "_plan",
     "_agreed",
+    "_log_head",
 }
 
 

@@ -66,6 +66,14 @@ def consent_parts(
     return [transcript, directory, u64(round_), *sets]
 
 
+def sum_digest(answer: bytes, survivors: list[int]) -> bytes:
+    return digest("OPENED", digest("ANSWERED", answer), b"".join(map(u64, survivors)))
+
+
+def accepted_digest(opened: bytes, place: int) -> bytes:
+    return digest("ACCEPTED", opened, u64(place))
+
+
 def shares_info(transcript: bytes, dealer: int, holder: int) -> bytes:
     return bind("SHARES_INFO", transcript, u64(dealer), u64(holder))
 

@@ -49,9 +49,17 @@ def answers(question: bytes) -> bytes:
     return digest("ANSWERED", question)
 
 
+def root(message: bytes) -> bytes:
+    """The digest of the digests of its parts of 65536 bytes."""
+    starts = range(0, max(len(message), 1), 65536)
+    return digest(
+        "FRAME_SIGNATURE", *(digest("FRAME_PART", message[start : start + 65536]) for start in starts)
+    )
+
+
 def parts(transcript: bytes, question: bytes, place: int, message: bytes) -> tuple[bytes, ...]:
     """What stands under a frame's signature."""
-    return transcript, answers(question), u64(place), digest("FRAME_SIGNATURE", message)
+    return transcript, answers(question), u64(place), root(message)
 
 
 def sign_frame(private: bytes, transcript: bytes, question: bytes, place: int, message: bytes) -> bytes:

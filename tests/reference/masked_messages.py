@@ -18,7 +18,7 @@ from reference.schema import (
     tuple_of,
 )
 
-VERSION = "secure-afl/1"
+VERSION = "secure-afl/2"
 
 
 def check_round(fields: Fields) -> None:
@@ -38,6 +38,7 @@ def check_parameters(fields: Fields) -> None:
     n, degree, rounds = len(fields["cohort"]), fields["degree"], fields["rounds"]
     need(n >= 2, "two clients")
     sparse = fields["profile"] == "semi-honest" and 0 < degree < n - 1 and degree % 2 == 0
+    need(fields["profile"] == "active" or fields["verify"] == "none", "no tags under the semi-honest profile")
     need(degree == n - 1 or sparse, "n - 1 neighbours, or an even number under the semi-honest profile")
     need(1 <= fields["threshold"] <= degree + 1, "a threshold of 1 to degree + 1")
     check_rounds(rounds, n)
@@ -67,6 +68,7 @@ PARAMETERS = message(
         "version": one_of(VERSION),
         "session": data(32),
         "profile": one_of("active", "semi-honest"),
+        "verify": one_of("tags", "none"),
         "suite": one_of("hybrid", "x25519"),
         "roster": data(32),
         "cohort": PLACES,
@@ -76,7 +78,7 @@ PARAMETERS = message(
     },
     check_parameters,
 )
-ADVERTISE = message("advertise", {"channel_key": data(), "mask_keys": many(data())})
+ADVERTISE = message("advertise", {"channel_key": data(), "mask_keys": many(data()), "tag_commitment": data()})
 BUNDLE = message(
     "bundle",
     {
@@ -94,44 +96,51 @@ SHARES = message(
         "bundles": increasing(BUNDLE, key=lambda bundle: int(bundle["recipient"])),
     },
 )
+STATEMENT = message(
+    "statement", {"upload": data(32), "accepted": data(0, 40), "log": data(0, 32), "signature": data(64)}
+)
 TO_CLIENTS: dict[str, Kind] = {
     "directory": message("directory", {"transcript": data(32), "frames": by_place(data())}),
     "delivery": message("delivery", {"transcript": data(32), "bundles": by_place(BUNDLE)}),
     "sum request": message("sum request", {"transcript": data(32), "round": natural, "participants": PLACES}),
     "survivors": message("survivors", {"transcript": data(32), "round": natural, "survivors": PLACES}),
     "consents": message(
-        "consents", {"transcript": data(32), "round": natural, "signatures": by_place(data(64))}
+        "consents", {"transcript": data(32), "round": natural, "statements": by_place(STATEMENT)}
     ),
+    "answer": message("answer", {"transcript": data(32), "round": natural, "payload": data(), "tag": data()}),
 }
 FROM_CLIENTS: dict[str, Kind] = {
     "advertise": ADVERTISE,
     "shares": SHARES,
     "confirm": message("confirm", {"complaints": PLACES}),
-    "upload": message("upload", {"round": natural, "payload": data()}),
-    "consent": message("consent", {"round": natural, "signature": data(64)}),
+    "upload": message("upload", {"round": natural, "payload": data(), "tag": data()}),
+    "consent": message("consent", {"round": natural, "statement": STATEMENT}),
     "reveal": message("reveal", {"round": natural, "shares": by_place(data(33))}),
+    "verdict": message("verdict", {"round": natural, "accepted": data(0, 32), "log": data(0, 32)}),
 }
 
 
 # ---- lengths that follow from the session --------------------------------------------------------
 
 
-def check_advertise(encoded: bytes, suite: str, rounds: int) -> Fields:
-    """K bytes a key, and a mask key a round."""
+def check_advertise(encoded: bytes, suite: str, rounds: int, verify: str) -> Fields:
+    """K bytes a key, a mask key a round, and with tags a commitment."""
     fields = read(encoded, {"advertise": ADVERTISE})
     need(len(fields["mask_keys"]) == rounds, "a mask key for each round")
     for key in (fields["channel_key"], *fields["mask_keys"]):
         need(len(key) == hpke.KEY_BYTES[suite], "a key of the suite's length")
+    need(len(fields["tag_commitment"]) == (32 if verify == "tags" else 0), "a commitment with tags only")
     return fields
 
 
-def check_shares(encoded: bytes, suite: str, rounds: int, dealer: int) -> Fields:
+def check_shares(encoded: bytes, suite: str, rounds: int, dealer: int, verify: str) -> Fields:
     """The lengths of own commitments and of each bundle."""
     fields = read(encoded, {"shares": SHARES})
     need(len(fields["own_commitments"]) == rounds, "own commitments for each round")
     for bundle in fields["bundles"]:
         paired = dealer < bundle["recipient"]
-        need(len(bundle["sealed"]) == 66 * rounds + hpke.OVERHEAD[suite], "sealed shares of each round")
+        plain = 66 * rounds + (32 if verify == "tags" else 0)
+        need(len(bundle["sealed"]) == plain + hpke.OVERHEAD[suite], "sealed shares of each round")
         need(len(bundle["pair_secrets"]) == (rounds if paired else 0), "pair secrets from low to high only")
         for secret in bundle["pair_secrets"]:
             need(len(secret) == 32 + hpke.OVERHEAD[suite], "a sealed pair secret")

@@ -20,6 +20,7 @@ from reference import (
     messagepack,
     schema,
     shamir,
+    tags,
 )
 from reference.notation import shown, shown_words
 from reference.refused import need
@@ -77,6 +78,26 @@ def sign_bundle(private: str, transcript: str, dealer: int, bundle: str) -> str:
 def verify_bundle(encoded: str, key: str, transcript: str, dealer: int) -> str:
     derivations.verify_bundle(bundle(encoded), hexed(key), hexed(transcript), dealer)
     return "verified"
+
+
+def sign_statement(private: str, view: list[str], upload: str, accepted: str, log: str) -> str:
+    said = hexes([upload, accepted, log])
+    signature = frames.sign(hexed(private), "CONSENT_SIGNATURE", *hexes(view), *said)
+    return messagepack.pack(["statement", *said, signature]).hex()
+
+
+def verify_statement(statement: str, key: str, view: list[str]) -> str:
+    said = schema.read(hexed(statement), {"statement": masked_messages.STATEMENT})
+    parts = (*hexes(view), said["upload"], said["accepted"], said["log"])
+    frames.verify(hexed(key), said["signature"], "CONSENT_SIGNATURE", *parts)
+    return "verified"
+
+
+def tag_fits(
+    key: str, total: list[int], tag: str, magnitude: int, size: int, participants: int, survivors: list[int]
+) -> str:
+    tags.check(hexed(key), total, tags.parsed(hexed(tag)), magnitude, size, participants, survivors)
+    return "accepted"
 
 
 def own_commitments(transcript: str, round: int, place: int, seed: str, share: str) -> Any:
@@ -211,7 +232,7 @@ def add_residues(set: str, degree: int, one: str, other: str) -> Any:
     return shown(lattice.pack(lattice.add(first, second, primes), primes))
 
 
-def tags(set: str, degree: int, count: int, residues: Any, seed: str) -> list[int]:
+def ciphertext_tags(set: str, degree: int, count: int, residues: Any, seed: str) -> list[int]:
     primes = lattice.SETS[set].primes
     return lattice.tags(drawn_residues(residues, primes, 2 * count * degree), primes, hexed(seed))
 
@@ -264,6 +285,27 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         derivations.commitment(hexed(transcript), round, dealer, holder, kind, hexed(secret))
     ),
     "own commitments": own_commitments,
+    "root of": lambda part, times: shown(frames.root(hexed(part) * times)),
+    "sign statement": sign_statement,
+    "verify statement": verify_statement,
+    "sum digest": lambda answer, survivors: shown(derivations.sum_digest(hexed(answer), survivors)),
+    "accepted digest": lambda opened, place: shown(derivations.accepted_digest(hexed(opened), place)),
+    "tag commitment": lambda transcript, place, secret: shown(
+        tags.commitment(hexed(transcript), place, hexed(secret))
+    ),
+    "tag key": lambda secrets, transcript, directory, round, participants: shown(
+        tags.tag_key(hexes(secrets), hexed(transcript), hexed(directory), round, participants)
+    ),
+    "pair mask of a tag": lambda secret, transcript, round, one, other: shown(
+        tags.packed(tags.pair_mask(hexed(secret), hexed(transcript), round, one, other))
+    ),
+    "self mask of a tag": lambda seed, transcript, round, place: shown(
+        tags.packed(tags.self_mask(hexed(seed), hexed(transcript), round, place))
+    ),
+    "tag": lambda key, vector, magnitude, size, participants, index: shown(
+        tags.packed(tags.tag(hexed(key), vector, magnitude, size, participants, index))
+    ),
+    "tag fits": tag_fits,
     "consent parts": lambda transcript, directory, round, participants, survivors: shown(
         derivations.consent_parts(hexed(transcript), hexed(directory), round, participants, survivors)
     ),
@@ -298,11 +340,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "masks": mask,
     # §5
     "message": lambda kind, encoded: shown(message(kind, encoded)),
-    "advertise of": lambda encoded, suite, rounds: shown(
-        masked_messages.check_advertise(hexed(encoded), suite, rounds)
+    "advertise of": lambda encoded, suite, rounds, verify: shown(
+        masked_messages.check_advertise(hexed(encoded), suite, rounds, verify)
     ),
-    "shares of": lambda encoded, suite, rounds, dealer: shown(
-        masked_messages.check_shares(hexed(encoded), suite, rounds, dealer)
+    "shares of": lambda encoded, suite, rounds, dealer, verify: shown(
+        masked_messages.check_shares(hexed(encoded), suite, rounds, dealer, verify)
     ),
     # §6
     "neighbours": neighbours,
@@ -333,7 +375,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "pack key": pack_key,
     "unpack key": unpack_key,
     "add residues": add_residues,
-    "tags": tags,
+    "tags": ciphertext_tags,
     "add tags": lambda set, one, other: lattice.add_tags(one, other, lattice.SETS[set].primes),
     "transform": lambda prime, degree, terms: shown_words(lattice.transformed(dense(degree, terms), prime)),
     "transform back": lambda prime, degree, terms: shown_words(

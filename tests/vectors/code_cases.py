@@ -3,6 +3,7 @@
 from math import inf, nan, nextafter
 
 from reference import messagepack
+from reference import tags as authentic
 
 from vectors.cases import Vectors, secret
 
@@ -192,6 +193,64 @@ def masks() -> Vectors:
     return v
 
 
+def tags() -> Vectors:
+    """Tags, made with the reference; which sums they fit, and which not."""
+    v = Vectors("Tags of vectors, and the sums that they fit.")
+    p = authentic.P
+    for size, magnitude in ((4, 2**29 - 1), (8, 2**37), (8, 2**61 - 1)):
+        for length in (1, 5, 9):
+            key, what = (
+                secret(f"tags {size} {magnitude} {length}"),
+                f"{size} bytes, {length} entries, up to {magnitude}",
+            )
+            draws = [int.from_bytes(secret(f"entry {i}"), "big") for i in range(3 * length)]
+            vectors = [
+                [one % (2 * magnitude + 1) - magnitude for one in draws[at : at + length]]
+                for at in range(0, 3 * length, length)
+            ]
+            vectors[1] = [magnitude] * length
+            given = {"magnitude": magnitude, "size": size, "participants": 4}
+            made = [
+                int.from_bytes(
+                    bytes.fromhex(
+                        v.good(
+                            f"tag of {index}, {what}", "tag", key=key.hex(), vector=one, index=index, **given
+                        )
+                    ),
+                    "little",
+                )
+                for index, one in enumerate(vectors)
+            ]
+            total, tag = [sum(column) for column in zip(*vectors, strict=True)], sum(made) % p
+            fits = {"key": key.hex(), "total": total, "tag": authentic.packed(tag).hex(), **given}
+            v.good(f"sum of 3, {what}", "tag fits", survivors=[0, 1, 2], **fits)
+            negated = authentic.packed(-tag % p).hex()
+            low = [total[0] + (-1 if total[0] > 0 else 1), *total[1:]]
+            for name, why, changed in (
+                ("of other survivors", "two pads", {"survivors": [0, 1]}),
+                ("with another survivor", "another pad", {"survivors": [0, 1, 3]}),
+                ("with an entry altered", "another sum", {"total": low}),
+                ("negated with its tag", "pads are not", {"total": [-one for one in total], "tag": negated}),
+                ("under another key", "another key", {"key": secret("another").hex()}),
+                ("with the next tag", "another tag", {"tag": authentic.packed((tag + 1) % p).hex()}),
+                ("with the tag plus p", "not below p", {"tag": (tag + p).to_bytes(17, "little").hex()}),
+                ("with a tag of 16 bytes", "17 bytes", {"tag": authentic.packed(tag).hex()[:-2]}),
+                ("over what clients can reach", "over the bound", {"total": [3 * magnitude + 1, *total[1:]]}),
+                (
+                    "under what clients can reach",
+                    "over the bound",
+                    {"total": [-3 * magnitude - 1, *total[1:]]},
+                ),
+            ):
+                v.bad(
+                    f"sum of 3, {what}, {name}",
+                    why,
+                    "tag fits",
+                    **{"survivors": [0, 1, 2], **fits, **changed},
+                )
+    return v
+
+
 def shamir() -> Vectors:
     v = Vectors("Shamir's sharing over the field of 2^256 + 297 elements.")
     coefficients = [int.from_bytes(secret(f"coefficient {i}"), "big") for i in range(3)]
@@ -244,7 +303,8 @@ def graph() -> Vectors:
     def parameters(cohort: list[int], degree: int, profile: str = "semi-honest") -> str:
         session, roster = secret(f"graph {len(cohort)}"), secret("roster")
         code = ["round", "sum", 5, 20, 1000, 5, 0, b""]
-        head = ["parameters", "secure-afl/1", session, profile, "x25519", roster]
+        verify = "tags" if profile == "active" else "none"
+        head = ["parameters", "secure-afl/2", session, profile, verify, "x25519", roster]
         return messagepack.pack([*head, cohort, degree, degree, [code]]).hex()
 
     for n, degree in ((2, 1), (4, 2), (5, 4), (9, 4), (20, 6), (100, 20)):

@@ -124,6 +124,8 @@ def frames() -> Vectors:
     confirm = messagepack.pack(["confirm", [1, 3]])
     sent = {"transcript": transcript.hex(), "question": question.hex(), "place": 2}
     framed = v.good("a frame", "sign frame", private=private.hex(), message=confirm.hex(), **sent)
+    for part, times in ((b"", 1), (b"\0", 1), (b"abcd", 2**14), (b"abc", 2**15), (b"abcde", 60_000)):
+        v.good(f"the root of {len(part) * times} bytes", "root of", part=part.hex(), times=times)
     joined = messagepack.pack(["joined"]).hex()
     v.good("a frame of place 0", "sign frame", private=private.hex(), message=joined, **{**sent, "place": 0})
     largest = {**sent, "place": 2**64 - 1}
@@ -147,11 +149,14 @@ def frames() -> Vectors:
         ("another session", "another transcript", {"transcript": secret("another").hex()}),
     ):
         v.bad(f"a frame, {name}", why, "verify frame", **{"frame": framed, "key": key, **sent, **changed})
-    unhashed = confirm + signing.sign(
-        private, "FRAME_SIGNATURE", transcript, question, hashing.u64(2), confirm
-    )
-    why = "over the message and question, not their digests"
-    v.bad("a frame, signed without digests", why, "verify frame", frame=unhashed.hex(), key=key, **sent)
+    for name, body, why in (
+        ("signed without digests", confirm, "over the message and question, not their digests"),
+        ("signed as in version 1", hashing.digest("FRAME_SIGNATURE", confirm), "over no digests of parts"),
+    ):
+        old = signing.sign(
+            private, "FRAME_SIGNATURE", transcript, signing.answers(question), hashing.u64(2), body
+        )
+        v.bad(f"a frame, {name}", why, "verify frame", frame=(confirm + old).hex(), key=key, **sent)
     return v
 
 
@@ -238,7 +243,7 @@ def derivations() -> Vectors:
         *((f"the key {name}", why, [["site-0", bad.hex()]]) for name, why, bad in DEGENERATE),
     ):
         v.bad(f"a roster with {name}", why, "roster digest", members=listed)
-    agreed = ["agreement", "secure-afl/1", secret("session"), "bfv-46", "sum", b"", secret("roster")]
+    agreed = ["agreement", "secure-afl/2", secret("session"), "bfv-46", "sum", b"", secret("roster")]
     agreement = messagepack.pack(
         [*agreed, secret("holders"), [0, 1], [["round", "sum", 3, 20, 1000, 8, 0, b""]]]
     )
@@ -291,6 +296,75 @@ def derivations() -> Vectors:
         **place,
         participants=[0, 1, 2],
         survivors=[3, 4],
+    )
+    view = derived.consent_parts(s.transcript, bytes.fromhex(digest), 0, **sets)
+    said = {"upload": secret("root").hex(), "accepted": "", "log": secret("line").hex()}
+    private, signer_key = s.secret("identity 2").hex(), members[2][1]
+    seen: dict[str, Any] = {"view": hexes(view)}
+    statement = v.good("a statement", "sign statement", private=private, **seen, **said)
+    earlier = {**said, "accepted": (bytes(8) + secret("sum")).hex(), "log": ""}
+    other = v.good("a statement after a sum", "sign statement", private=private, **seen, **earlier)
+    v.good("a statement verifies", "verify statement", statement=statement, key=signer_key, **seen)
+    v.good("a statement after a sum verifies", "verify statement", statement=other, key=signer_key, **seen)
+    tree = messagepack.unpack(bytes.fromhex(statement))
+    spoiled: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("of another client", "another key", {"key": members[1][1]}),
+        ("of another view", "other sets", {"view": hexes([*view[:-1], b""])}),
+        (
+            "with another root",
+            "not signed",
+            {"statement": messagepack.pack([tree[0], bytes(32), *tree[2:]]).hex()},
+        ),
+        (
+            "with a sum before",
+            "not signed",
+            {"statement": messagepack.pack([*tree[:2], bytes(40), *tree[3:]]).hex()},
+        ),
+        ("without a log", "not signed", {"statement": messagepack.pack([*tree[:3], b"", tree[4]]).hex()}),
+        ("that is cut", "a byte too few", {"statement": statement[:-2]}),
+    )
+    for name, why, fields in spoiled:
+        given = {"statement": statement, "key": signer_key, **seen, **fields}
+        v.bad(f"a statement {name}", why, "verify statement", **given)
+    answer = messagepack.pack(["answer", s.transcript, 0, bytes(20), bytes(17)]).hex()
+    opened = v.good("an opened sum", "sum digest", answer=answer, survivors=[0, 2, 3])
+    v.good("an opened sum of others", "sum digest", answer=answer, survivors=[0, 1, 2, 3])
+    v.good("an accepted sum", "accepted digest", opened=opened, place=2)
+    v.good("the same accepted by another", "accepted digest", opened=opened, place=3)
+    secrets_ = hexes([s.secret(f"tag secret {place}") for place in range(4)])
+    v.good("tag commitment", "tag commitment", transcript=session, place=3, secret=secrets_[3])
+    told = {"transcript": session, "directory": digest, "round": 0}
+    v.good("tag key", "tag key", secrets=secrets_, participants=[0, 1, 2, 3], **told)
+    v.good("tag key of fewer", "tag key", secrets=secrets_[1:], participants=[1, 2, 3], **told)
+    v.good(
+        "tag key of another round",
+        "tag key",
+        secrets=secrets_,
+        participants=[0, 1, 2, 3],
+        **{**told, "round": 1},
+    )
+    for name, low, high in (("low", 0, 3), ("high", 3, 0)):
+        v.good(
+            f"mask of a tag, seen by {name}", "pair mask of a tag", secret=pair, one=low, other=high, **place
+        )
+    v.good("own mask of a tag", "self mask of a tag", seed=seed, place=2, transcript=session, round=0)
+    v.bad(
+        "mask of a tag from 31 bytes",
+        "secrets have 32",
+        "pair mask of a tag",
+        secret="00" * 31,
+        one=0,
+        other=1,
+        **place,
+    )
+    v.bad(
+        "own mask of a tag from 33 bytes",
+        "secrets have 32",
+        "self mask of a tag",
+        seed="00" * 33,
+        place=1,
+        transcript=session,
+        round=0,
     )
     v.good("info of shares", "shares info", transcript=session, dealer=0, holder=1)
     v.good("info of shares back", "shares info", transcript=session, dealer=1, holder=0)

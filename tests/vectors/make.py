@@ -1,4 +1,4 @@
-"""Writes v1/*.json: `python tests/vectors/make.py` (from an environment with secure_afl). Same bytes every time.
+"""Writes v2/*.json: `python tests/vectors/make.py` (from an environment with secure_afl). Same bytes every time.
 
 A file has a version, a description, the operations that it uses, and cases. A case has a name, an operation, the
 operation's input, and either its output or "refused" with the reason. "about" names the message in question.
@@ -25,6 +25,7 @@ FILES = {
     "fixed-point": code_cases.fixed_point,
     "packing": code_cases.packing,
     "masks": code_cases.masks,
+    "tags": code_cases.tags,
     "shamir": code_cases.shamir,
     "graph": code_cases.graph,
     "masked-messages": message_cases.masked,
@@ -46,7 +47,7 @@ def text(vectors: Vectors) -> str:
     operations = {name: OPERATIONS[name].__doc__ for name in used}
     lines = [
         "{",
-        f'"version": {line("secure-afl/1")},',
+        f'"version": {line("secure-afl/2")},',
         f'"description": {line(vectors.description)},',
         f'"notation": {line(NOTATION)},',
         '"operations": {',
@@ -70,7 +71,7 @@ def made() -> dict[str, str]:
 
 
 def main() -> None:
-    folder = HERE / "v1"
+    folder = HERE / "v2"
     folder.mkdir(exist_ok=True)
     for name, content in made().items():
         (folder / name).write_text(content, encoding="utf-8")

@@ -79,10 +79,10 @@ def is_message(value: Tree) -> bool:
 
 def mutations(value: list[Tree], fields: list[str]) -> Iterator[tuple[str, Tree]]:
     """A message that was spoiled in its form, whatever it says."""
-    yield "no tag", value[1:]
-    yield "another tag", ["nonsense", *value[1:]]
-    yield "tag as bytes", [value[0].encode(), *value[1:]]
-    yield "tag in a longer form", [longer(value[0]), *value[1:]]
+    yield "no name", value[1:]
+    yield "another name", ["nonsense", *value[1:]]
+    yield "name as bytes", [value[0].encode(), *value[1:]]
+    yield "name in a longer form", [longer(value[0]), *value[1:]]
     yield "array in a longer form", longer(value)
     yield "a map", Raw(b"\x80" if not fields else b"\x81" + write(value[0]) + write(value[1]))
     yield "an unknown field", [*value, 0]
@@ -175,7 +175,8 @@ class Messages(Vectors):
 
 
 ROUND = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
-PARAMETERS = ["parameters", "secure-afl/1", D, "active", "x25519", D, [0, 1, 2, 3], 3, 3, [ROUND]]
+PARAMETERS = ["parameters", "secure-afl/2", D, "active", "tags", "x25519", D, [0, 1, 2, 3], 3, 3, [ROUND]]
+STATEMENT = ["statement", D, b"", D, SIGNATURE]
 BUNDLE = ["bundle", 1, b"sealed", [b"secret"], [[D, D, D]], SIGNATURE]
 T46, T60 = 70368743374849, 1152921504606830593
 
@@ -221,51 +222,56 @@ def masked() -> Vectors:
         "a session of 31 bytes": {2: D[:-1]},
         "a session of 33 bytes": {2: D + b"\0"},
         "an unknown profile": {3: "passive"},
-        "an unknown suite": {4: "p256"},
-        "a roster digest of 31 bytes": {5: D[:-1]},
-        "an unsorted cohort": {6: [0, 2, 1, 3]},
-        "a cohort with a place twice": {6: [0, 1, 1, 3]},
-        "a cohort of one": {6: [0], 7: 0, 8: 1},
-        "no cohort": {6: [], 7: 0, 8: 1},
-        "a sparse graph, active": {7: 2},
-        "an odd degree": {3: "semi-honest", 7: 1},
-        "no degree": {3: "semi-honest", 7: 0},
-        "a degree of n": {7: 4},
-        "no threshold": {8: 0},
-        "a threshold over degree + 1": {8: 5},
-        "two moduli": {9: [round_(width=8, modulus=T46), round_(statistic="b", width=8, modulus=T60)]},
-        "a modulus in one round only": {9: [ROUND, round_(statistic="b", width=8, modulus=T60)]},
-        "a sum over half the modulus": {9: [round_(width=8, magnitude=T46 // 8 + 1, modulus=T46)]},
-        **bad_rounds(9),
+        "an unknown check": {4: "replay"},
+        "tags under the semi-honest profile": {3: "semi-honest"},
+        "an unknown suite": {5: "p256"},
+        "a roster digest of 31 bytes": {6: D[:-1]},
+        "an unsorted cohort": {7: [0, 2, 1, 3]},
+        "a cohort with a place twice": {7: [0, 1, 1, 3]},
+        "a cohort of one": {7: [0], 8: 0, 9: 1},
+        "no cohort": {7: [], 8: 0, 9: 1},
+        "a sparse graph, active": {8: 2},
+        "an odd degree": {3: "semi-honest", 4: "none", 8: 1},
+        "no degree": {3: "semi-honest", 4: "none", 8: 0},
+        "a degree of n": {8: 4},
+        "no threshold": {9: 0},
+        "a threshold over degree + 1": {9: 5},
+        "two moduli": {10: [round_(width=8, modulus=T46), round_(statistic="b", width=8, modulus=T60)]},
+        "a modulus in one round only": {10: [ROUND, round_(statistic="b", width=8, modulus=T60)]},
+        "a sum over half the modulus": {10: [round_(width=8, magnitude=T46 // 8 + 1, modulus=T46)]},
+        **bad_rounds(10),
     }
-    v.message(kind, PARAMETERS, wrong, inner=((9, 0),))
+    v.message(kind, PARAMETERS, wrong, inner=((10, 0),))
+    v.also("nothing is checked", kind, v.changed(PARAMETERS, {4: "none"}))
     sparse = {
         3: "semi-honest",
-        4: "hybrid",
-        6: [0, 5, 127, 128, 255, 256, 65535, 65536, 2**32, 2**64 - 1],
-        7: 4,
-        8: 5,
-        9: [round_(magnitude=9)],
+        4: "none",
+        5: "hybrid",
+        7: [0, 5, 127, 128, 255, 256, 65535, 65536, 2**32, 2**64 - 1],
+        8: 4,
+        9: 5,
+        10: [round_(magnitude=9)],
     }
     v.also("sparse, places of all lengths", kind, v.changed(PARAMETERS, sparse))
-    many = {6: [*range(40)], 7: 39, 8: 27, 9: [round_(statistic=f"sum {i}", magnitude=1) for i in range(20)]}
+    many = {7: [*range(40)], 8: 39, 9: 27, 10: [round_(statistic=f"sum {i}", magnitude=1) for i in range(20)]}
     v.also("40 clients, 20 rounds", kind, v.changed(PARAMETERS, many))
     names = ["é" * 64, "x", "x" * 31, "x" * 32, "a b", "积分"]
     bits = [-1, -32, -33, -128, -129, -512]
     odd = [round_(statistic=name, fraction_bits=f, magnitude=1) for name, f in zip(names, bits, strict=True)]
-    v.also("names and negative fraction bits", kind, v.changed(PARAMETERS, {9: odd}))
+    v.also("names and negative fraction bits", kind, v.changed(PARAMETERS, {10: odd}))
     half = [round_(width=8, magnitude=T46 // 8, modulus=T46), round_(statistic="b", width=8, modulus=T46)]
-    v.also("noise", kind, v.changed(PARAMETERS, {9: [round_(noise=D)]}))
-    v.also("masks below a modulus", kind, v.changed(PARAMETERS, {9: half}))
+    v.also("noise", kind, v.changed(PARAMETERS, {10: [round_(noise=D)]}))
+    v.also("masks below a modulus", kind, v.changed(PARAMETERS, {10: half}))
     largest = [
         round_(magnitude=(2**31 - 1) // 4),
         round_(statistic="b", length=2**64 - 1, width=8, magnitude=2**61 - 1),
     ]
-    v.also("the largest magnitudes", kind, v.changed(PARAMETERS, {9: largest, 8: 1}))
+    v.also("the largest magnitudes", kind, v.changed(PARAMETERS, {10: largest, 9: 1}))
     v.other_bytes(kind, ["confirm", []])
 
     kind = "masked, from a client"
-    v.message(kind, ["advertise", secret("channel"), [secret("mask 0"), secret("mask 1")]], {})
+    v.message(kind, ["advertise", secret("channel"), [secret("mask 0"), secret("mask 1")], D], {})
+    v.also("without tags", kind, ["advertise", secret("channel"), [], b""])
     second = ["bundle", 2, b"", [], [], b""]
     shares = ["shares", [[D, D]], [BUNDLE, second]]
     wrong = {
@@ -280,15 +286,28 @@ def masked() -> Vectors:
     v.also("empty", kind, ["shares", [], []])
     v.message(kind, ["confirm", [1, 200]], {"unsorted": {1: [200, 1]}, "a dealer twice": {1: [1, 1]}})
     v.also("no complaint", kind, ["confirm", []])
-    v.message(kind, ["upload", 0, b"payload"], {})
-    v.also("empty", kind, ["upload", 2**64 - 1, b""])
+    v.message(kind, ["upload", 0, b"payload", bytes(17)], {})
+    v.also("empty", kind, ["upload", 2**64 - 1, b"", b""])
     for size in (255, 256):
-        v.also(f"{size} bytes", kind, ["upload", size, bytes(size)])
-    short = {
-        "a signature of 63 bytes": {2: SIGNATURE[:-1]},
-        "a signature of 65 bytes": {2: SIGNATURE + b"\0"},
+        v.also(f"{size} bytes", kind, ["upload", size, bytes(size), bytes(17)])
+    accepted = bytes(7) + b"\3" + D
+    wrong = {
+        what: {2: v.changed(STATEMENT, {at: value})}
+        for what, at, value in (
+            ("a root of 31 bytes", 1, D[:-1]),
+            ("no root", 1, b""),
+            ("an accepted digest without a round", 2, D),
+            ("a round of 9 bytes", 2, b"\0" + accepted),
+            ("a log's digest of 33 bytes", 3, D + b"\0"),
+            ("a signature of 63 bytes", 4, SIGNATURE[:-1]),
+            ("a signature of 65 bytes", 4, SIGNATURE + b"\0"),
+        )
     }
-    v.message(kind, ["consent", 1, SIGNATURE], short)
+    v.message(kind, ["consent", 1, STATEMENT], wrong, inner=((2,),))
+    v.also("a sum before", kind, ["consent", 4, v.changed(STATEMENT, {2: accepted, 3: b""})])
+    wrong = {"a digest of 31 bytes": {2: D[:-1]}, "a log's digest of 33 bytes": {3: D + b"\0"}}
+    v.message(kind, ["verdict", 0, D, D], wrong)
+    v.also("refused, no log", kind, ["verdict", 300, b"", b""])
     share = b"\x00" + D
     wrong = {
         "unsorted dealers": {2: [[3, share], [0, share]]},
@@ -319,11 +338,13 @@ def masked() -> Vectors:
     v.message(kind, ["survivors", D, 0, [0, 2, 3]], session | sets)
     v.also("nobody, late", kind, ["survivors", D, 2**64 - 1, []])
     wrong = {
-        "unsorted places": {3: [[2, SIGNATURE], [0, SIGNATURE]]},
-        "a place twice": {3: [[2, SIGNATURE], [2, SIGNATURE]]},
-        "a signature of 63 bytes": {3: [[0, SIGNATURE[:-1]]]},
+        "unsorted places": {3: [[2, STATEMENT], [0, STATEMENT]]},
+        "a place twice": {3: [[2, STATEMENT], [2, STATEMENT]]},
+        "a signature of 63 bytes": {3: [[0, [*STATEMENT[:-1], SIGNATURE[:-1]]]]},
     }
-    v.message(kind, ["consents", D, 1, [[0, SIGNATURE], [2, SIGNATURE]]], session | wrong)
+    v.message(kind, ["consents", D, 1, [[0, STATEMENT], [2, STATEMENT]]], session | wrong)
+    v.message(kind, ["answer", D, 0, b"payload", bytes(17)], session)
+    v.also("empty", kind, ["answer", D, 2**64 - 1, b"", b""])
     v.other_bytes(kind, ["confirm", []])
     lengths(v)
     return v
@@ -334,7 +355,7 @@ def lengths(v: Messages) -> None:
     for suite in ("x25519", "hybrid"):
         s = Session(suite)
         advertise = s.advertise(1)
-        given: dict[str, Tree] = {"suite": suite, "rounds": 1}
+        given: dict[str, Tree] = {"suite": suite, "rounds": 1, "verify": "tags"}
         sent = {"about": "advertise", "encoded": write(advertise).hex()}
         v.good(f"{suite} advertise", "advertise of", **sent, **given)
         other = {"x25519": "hybrid", "hybrid": "x25519"}[suite]
@@ -353,10 +374,12 @@ def lengths(v: Messages) -> None:
             **given | {"rounds": 2},
         )
         for what, tree in (
-            ("a mask key too many", [*advertise[:2], advertise[2] * 2]),
-            ("no mask key", [*advertise[:2], []]),
-            ("a short channel key", [advertise[0], advertise[1][:-1], advertise[2]]),
-            ("a long mask key", [*advertise[:2], [advertise[2][0] + b"\0"]]),
+            ("a mask key too many", [*advertise[:2], advertise[2] * 2, D]),
+            ("no mask key", [*advertise[:2], [], D]),
+            ("a short channel key", [advertise[0], advertise[1][:-1], *advertise[2:]]),
+            ("a long mask key", [*advertise[:2], [advertise[2][0] + b"\0"], D]),
+            ("no commitment", [*advertise[:3], b""]),
+            ("a short commitment", [*advertise[:3], D[:-1]]),
         ):
             encoded = write(tree).hex()
             v.bad(
@@ -378,10 +401,11 @@ def lengths(v: Messages) -> None:
         suite="hybrid",
         rounds=1,
         dealer=3,
+        verify="tags",
     )
     s = Session("x25519")
     tag, own, bundles = s.shares(1)
-    given = {"suite": "x25519", "rounds": 1, "dealer": 1}
+    given = {"suite": "x25519", "rounds": 1, "dealer": 1, "verify": "tags"}
     encoded = write([tag, own, bundles]).hex()
     v.good("shares of a dealer", "shares of", about="shares", encoded=encoded, **given)
     v.bad(
@@ -399,6 +423,14 @@ def lengths(v: Messages) -> None:
         about="shares",
         encoded=encoded,
         **given | {"rounds": 2},
+    )
+    v.bad(
+        "shares, no tags expected",
+        "a secret too many",
+        "shares of",
+        about="shares",
+        encoded=encoded,
+        **given | {"verify": "none"},
     )
     why = "pair secrets go from low to high"
     v.bad(
@@ -430,7 +462,7 @@ def lengths(v: Messages) -> None:
         v.bad(f"shares, {what}", what, "shares of", about="bundle", encoded=encoded, **given)
 
 
-AGREEMENT = ["agreement", "secure-afl/1", D, "bfv-46", "sum", b"", D, D, [0, 1], [round_(width=8)]]
+AGREEMENT = ["agreement", "secure-afl/2", D, "bfv-46", "sum", b"", D, D, [0, 1], [round_(width=8)]]
 OFFER = ["offer", D, 1, 2, [0, 2, 3], D]
 CHALLENGE = ["challenge", D, SIGNATURE]
 

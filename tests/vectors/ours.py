@@ -25,7 +25,9 @@ from secure_afl.crypto.lattice import bfv, ckks, joint_key, ntt, parameter_sets
 from secure_afl.protocol.homomorphic import agreement
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.masking import tags as authentic
 from secure_afl.protocol.session import graph, parameters, roster, wire
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.transport import post
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
@@ -309,6 +311,86 @@ def consent_parts(
 
 
 @operation
+def root_of(part: str, times: int) -> Any:
+    """root(message), of a part so many times over (§3.4)."""
+    return shown(wire.root(hexed(part) * times))
+
+
+@operation
+def sign_statement(private: str, view: list[str], upload: str, accepted: str, log: str) -> Any:
+    """An encoded statement; view: the parts that a consent signs besides, `consent parts` (§4)."""
+    parts = {"upload": hexed(upload), "accepted": hexed(accepted), "log": hexed(log)}
+    return wire.encode(masked.Statement.sign(signer(private), tuple(map(hexed, view)), **parts)).hex()
+
+
+@operation
+def verify_statement(statement: str, key: str, view: list[str]) -> Any:
+    """Refused unless the client signed this encoded statement with this view (§4)."""
+    said = wire.decode(hexed(statement), Decoder(masked.Statement))
+    said.verify(hexed(key), tuple(map(hexed, view)))
+    return "verified"
+
+
+@operation
+def sum_digest(answer: str, survivors: list[int]) -> Any:
+    """What parties call the sum of an encoded answer over these survivors (§4)."""
+    return shown(masked.sum_digest(wire.answered(hexed(answer)), survivors))
+
+
+@operation
+def accepted_digest(opened: str, place: int) -> Any:
+    """What the client at a place says of the sum of this digest (§4)."""
+    return shown(masked.accepted_digest(hexed(opened), place))
+
+
+# ---- tags of masked sums -------------------------------------------------------------------------
+
+
+@operation
+def tag_commitment(transcript: str, place: int, secret: str) -> Any:
+    """The commitment to a tag secret (§4)."""
+    return shown(authentic.commitment(hexed(transcript), place, hexed(secret)))
+
+
+@operation
+def tag_key(secrets: list[str], transcript: str, directory: str, round: int, participants: list[int]) -> Any:
+    """The tag key of a round, from its participants' secrets (§4)."""
+    listed = [hexed(secret) for secret in secrets]
+    return shown(authentic.round_key(listed, hexed(transcript), hexed(directory), round, participants))
+
+
+@operation
+def pair_mask_of_a_tag(secret: str, transcript: str, round: int, one: int, other: int) -> Any:
+    """What masks a tag between two places, in whichever order (§4)."""
+    return shown(authentic.packed(authentic.pair_mask(hexed(secret), hexed(transcript), round, one, other)))
+
+
+@operation
+def self_mask_of_a_tag(seed: str, transcript: str, round: int, place: int) -> Any:
+    """What a client masks its tag with by itself (§4)."""
+    return shown(authentic.packed(authentic.self_mask(hexed(seed), hexed(transcript), round, place)))
+
+
+@operation
+def tag(key: str, vector: list[int], magnitude: int, size: int, participants: int, index: int) -> Any:
+    """The tag of a participant's codes, hashed as words of so many bytes, before it is masked (§4.5)."""
+    units = np.array(vector, np.int64).view(np.uint64)
+    made = authentic.TagKey(hexed(key), participants).tag(units, magnitude, size, index)
+    return shown(authentic.packed(made))
+
+
+@operation
+def tag_fits(
+    key: str, total: list[int], tag: str, magnitude: int, size: int, participants: int, survivors: list[int]
+) -> Any:
+    """Refused unless this is the sum of those participants, by their indices, with the sum of their tags (§4.5)."""
+    units, number = np.array(total, np.int64), authentic.parsed(hexed(tag))
+    if not authentic.TagKey(hexed(key), participants).fits(units, number, magnitude, size, survivors):
+        raise wire.WireError("the sum does not fit its tag")
+    return "accepted"
+
+
+@operation
 def shares_info(transcript: str, dealer: int, holder: int) -> Any:
     """HPKE info of sealed shares (§4)."""
     return shown(masked.shares_info(hexed(transcript), dealer, holder))
@@ -414,18 +496,18 @@ def message(kind: str, encoded: str) -> Any:
 
 
 @operation
-def advertise_of(encoded: str, suite: str, rounds: int) -> Any:
+def advertise_of(encoded: str, suite: str, rounds: int, verify: str) -> Any:
     """An `advertise` with the lengths that a session demands (§5)."""
     read = wire.decode(hexed(encoded), masked.ADVERTISE)
-    read.check(hpke.Suite(suite), rounds)
+    read.check(hpke.Suite(suite), rounds, Verify(verify))
     return meaning(read)
 
 
 @operation
-def shares_of(encoded: str, suite: str, rounds: int, dealer: int) -> Any:
+def shares_of(encoded: str, suite: str, rounds: int, dealer: int, verify: str) -> Any:
     """`shares` with the lengths that a session demands of the dealer's bundles (§5)."""
     read = wire.decode(hexed(encoded), Decoder(masked.Shares))
-    read.check(hpke.Suite(suite), rounds, dealer)
+    read.check(hpke.Suite(suite), rounds, dealer, Verify(verify))
     return meaning(read)
 
 

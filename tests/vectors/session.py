@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reference import derivations, frames, hpke, kdf, messagepack, shamir
+from reference import derivations, frames, hpke, kdf, messagepack, shamir, tags
 
 from vectors.cases import secret
 
@@ -26,7 +26,7 @@ class Session:
 
     @cached_property
     def parameters(self) -> bytes:
-        head = ["parameters", "secure-afl/1", self.secret("session"), "active", self.suite]
+        head = ["parameters", "secure-afl/2", self.secret("session"), "active", "tags", self.suite]
         round_ = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
         roster = derivations.roster_digest(self.members)
         return messagepack.pack([*head, roster, [*range(N)], N - 1, T, [round_]])
@@ -40,7 +40,13 @@ class Session:
         return hpke.KeyPair(self.suite, self.secret(f"{what} seed {place}"), f"{what.upper()}_KEY")
 
     def advertise(self, place: int) -> list[Any]:
-        return ["advertise", self.keys(place, "channel").public, [self.keys(place, "mask").public]]
+        commitment = tags.commitment(self.transcript, place, self.secret(f"tag secret {place}"))
+        return [
+            "advertise",
+            self.keys(place, "channel").public,
+            [self.keys(place, "mask").public],
+            commitment,
+        ]
 
     def frame(self, place: int, question: bytes, message: list[Any]) -> bytes:
         private = self.secret(f"identity {place}")
@@ -65,7 +71,8 @@ class Session:
             info = derivations.pair_info(self.transcript, 0, dealer, holder)
             secrets = [self.sealed(self.keys(holder, "mask").public, held[2], info)]
         info = derivations.shares_info(self.transcript, dealer, holder)
-        sealed = self.sealed(self.keys(holder, "channel").public, b"".join(shares), info)
+        plain = b"".join(shares) + self.secret(f"tag secret {dealer}")
+        sealed = self.sealed(self.keys(holder, "channel").public, plain, info)
         commitments = [
             derivations.commitment(self.transcript, 0, dealer, holder, kind, one)
             for kind, one in enumerate(held)

@@ -17,8 +17,8 @@ from secure_afl.protocol.masking.messages import (
     FROM_CLIENT,
     FROM_SERVER,
     Confirm,
-    Consent,
     Directory,
+    Reveal,
     Survivors,
 )
 from secure_afl.protocol.masking.server import MaskingServer
@@ -61,7 +61,7 @@ def test_a_recipe_gives_the_same_bytes_again() -> None:
     def take(data: bytes) -> object:
         return decode(data, FROM_CLIENT)
 
-    bases = {"consent": encode(Consent(0, bytes(64))), "confirm": encode(Confirm((1, 2)))}
+    bases = {"reveal": encode(Reveal(0, ((1, bytes(33)),))), "confirm": encode(Confirm((1, 2)))}
     runs = [fuzz.fuzz([Decoder("any", bases, take)], inputs=500, seed=3) for _ in range(2)]
     first, second = ([cooked(one, bases) for one in run.kept["any"]] for run in runs)
     assert first == second
@@ -120,9 +120,9 @@ class ForgetsBefore(MaskingClient):
 class CountsBefore(MaskingServer):
     """Adds a client to the sum before it has checked the upload."""
 
-    def _take(self, sender: int, message: Any, data: bytes) -> None:
+    def _take(self, sender: int, message: Any, data: bytes, root: bytes) -> None:
         self._round.survivors |= {sender}
-        super()._take(sender, message, data)
+        super()._take(sender, message, data, root)
 
 
 class Forgives(MaskingServer):

@@ -21,6 +21,7 @@ from worlds.encrypted import KeyWorld
 
 from secure_afl.crypto import prg, ring
 from secure_afl.crypto.fixed_point import FixedPoint
+from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
@@ -28,6 +29,7 @@ from secure_afl.protocol.masking.messages import Upload
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.profile import Verify
 
 # ---- exactly, over a small ring ------------------------------------------------------------------
 
@@ -52,10 +54,11 @@ class Bare(MaskingClient):
             self_seed=_key(own, place, place),
             pair_secrets={j: _key(value, place, j) for j, value in pairs.items()},
         )
-        parameters = SimpleNamespace(rounds=(spec,), cohort=tuple(cohort), session=b"")
+        parameters = SimpleNamespace(rounds=(spec,), cohort=tuple(cohort), session=b"", verify=Verify.NONE)
         self._memory: Any = SimpleNamespace(
-            parameters=parameters, round=0, participants=frozenset(cohort), rounds={0: keys}
+            parameters=parameters, round=0, participants=frozenset(cohort), rounds={0: keys}, accepted={}
         )
+        self._answers, self._identity = b"", Identity.generate()
 
     def _frame(self, message: object) -> bytes:
         return b""

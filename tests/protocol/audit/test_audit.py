@@ -314,9 +314,9 @@ def test_a_log_begins_once_and_with_a_sound_line() -> None:
 
 
 def test_a_log_of_another_version(masked: Audited) -> None:
-    first, *_ = read(masked.logs["server"].replace(b"secure-afl/1", b"secure-afl/2", 1)).faults
+    first, *_ = read(masked.logs["server"].replace(b"secure-afl/2", b"secure-afl/3", 1)).faults
     assert first[0] == 1
-    assert "expected version 'secure-afl/1', got 'secure-afl/2'" in first[1]
+    assert "expected version 'secure-afl/2', got 'secure-afl/3'" in first[1]
 
 
 @settings(max_examples=30)
@@ -595,7 +595,7 @@ def test_logs_are_the_same_for_all_data(sessions: Sessions, tmp_path: Path, back
 
 def _without_random(value: object) -> object:
     if isinstance(value, dict):
-        fresh = ("digest", "session", "key", "verify_key")
+        fresh = ("digest", "session", "key", "verify_key", "logs", "accepted")
         return {name: _without_random(one) for name, one in value.items() if name not in fresh}
     if isinstance(value, list | tuple):
         if value and value[0] in ("parameters", "agreement"):
@@ -737,7 +737,7 @@ def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: p
 
     class Answering:
         def receive(self, data: bytes) -> bytes:
-            answers.append(msgspec.msgpack.encode(["consent", 0, bytes(64)]) + bytes(64))
+            answers.append(msgspec.msgpack.encode(["confirm", []]) + bytes(64))
             return answers[-1]  # type: ignore[return-value]
 
     party = RecordedParty(Answering(), log, roster, [], Policy())
@@ -833,3 +833,58 @@ def test_every_policy_can_be_noted_down() -> None:
     line = signed(Identity.generate(), 1, datetime.now(UTC), b"", agreed)
     assert parse(line).event == agreed
     assert b'"profiles":["active","semi-honest"],"suites":["hybrid","x25519"]' in line
+
+
+# ---- what other parties hold of a log ------------------------------------------------------------
+
+
+def test_a_log_that_was_written_anew_is_found(masked: Audited) -> None:
+    """Its party has the key, so lines and chain are sound. The consents of the session have its old end."""
+    anew = masked.resigned("hospital-2", lambda events: events)
+    assert not masked.verify().findings
+    assert not read(anew).faults
+    [found] = masked.verify(hospital_2=anew).findings
+    assert (
+        "hospital-2 signed in round 0 how its log ended then, and no line of hospital-2 ends so" in found.text
+    )
+
+
+def test_a_log_that_was_cut_before_a_consent_is_found(masked: Audited) -> None:
+    """Also where nobody's log but another client's is there, and the cut is hidden by a closing entry."""
+
+    def cut(events: list[AnyEvent]) -> list[AnyEvent]:
+        at = next(
+            at for at, one in enumerate(events) if isinstance(one, Sent) and one.frame.message == "upload"
+        )
+        return [*events[:at], Closed()]
+
+    logs = {"hospital-0": masked.logs["hospital-0"], "hospital-2": masked.resigned("hospital-2", cut)}
+    texts = [one.text for one in verify(logs).findings]
+    assert any(
+        "no line of hospital-2 ends so: that log was cut, or written anew afterwards" in one for one in texts
+    )
+
+
+def test_verdicts_are_compared(masked: Audited) -> None:
+    def refuses(events: list[AnyEvent]) -> list[AnyEvent]:
+        return [
+            structs.replace(one, frame=structs.replace(one.frame, accepted=False))
+            if isinstance(one, Sent) and one.frame.message == "verdict" and one.frame.round == 1
+            else one
+            for one in events
+        ]
+
+    def other_sum(events: list[AnyEvent]) -> list[AnyEvent]:
+        return [
+            structs.replace(one, frame=structs.replace(one.frame, digest=bytes(32)))
+            if isinstance(one, Received) and one.frame.message == "answer" and one.frame.round == 1
+            else one
+            for one in events
+        ]
+
+    for change, text in (
+        (refuses, "hospital-2 refused the opened sum of round 1, which did not fit its tag"),
+        (other_sum, "round 1: hospital-2 accepted another opened sum than hospital-0"),
+    ):
+        texts = [one.text for one in masked.verify(hospital_2=masked.resigned("hospital-2", change)).findings]
+        assert any(text in one for one in texts), texts

@@ -81,7 +81,7 @@ def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
     Store(tmp_path / "a", owner).close()
     for path in tmp_path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(StoreError, match=r"expected .* the party .*, got a file of secure-afl/1 and of"):
+    with pytest.raises(StoreError, match=r"expected .* the party .*, got a file of secure-afl/2 and of"):
         Store(tmp_path / "a", Identity.generate())
     database = sqlite3.connect(tmp_path / "a")
     database.execute("UPDATE about SET version = 'secure-afl/0'")
@@ -306,7 +306,7 @@ def test_masked_sums_of_clients_that_die_after_every_message(profile: Profile, t
         result = session.sum(number)
         assert session.opened(result).tolist() == session.integer_sum(range(4), number).tolist()
     assert not session.cohort.refusals
-    assert clients[0].repeats == 3 + 2 * (3 if profile is Profile.ACTIVE else 2)
+    assert clients[0].repeats == 3 + 2 * (4 if profile is Profile.ACTIVE else 2)
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -571,7 +571,7 @@ def test_masked_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -
         result: OpenedSum = session.sum(number)
         assert session.opened(result).tolist() == session.integer_sum(range(5), number).tolist()
     assert not session.cohort.refusals
-    assert handle.restarts == 5 * 2 * (3 + 2 * 3)
+    assert handle.restarts == 5 * 2 * (3 + 2 * 4)
 
 
 def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path) -> None:

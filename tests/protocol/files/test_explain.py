@@ -15,6 +15,7 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 
 # A setting, and the first words of the warning that it must bring.
 DANGEROUS: dict[str, Callable[[Policy], bool]] = {
@@ -23,6 +24,7 @@ DANGEROUS: dict[str, Callable[[Policy], bool]] = {
     "ckks": lambda policy: "ckks" in policy.backends,
     "semi-honest": lambda policy: Profile.SEMI_HONEST in policy.profiles,
     "x25519": lambda policy: Suite.X25519 in policy.suites,
+    "verify none": lambda policy: Verify.NONE in policy.verify and Profile.ACTIVE in policy.profiles,
     "trusts_reports": lambda policy: policy.trusts_reports,
     "corrupted below 0.1": lambda policy: policy.corrupted < 0.1,
 }
@@ -117,6 +119,17 @@ def test_key_holders_are_counted_where_they_matter() -> None:
     assert "names 3 key holders;" in lines(encrypted, 5, 3)[title][-1]
     for text in (*lines(encrypted, 5)[title], *lines(Policy(), 5, 0)[title]):
         assert "The roster names" not in text
+
+
+def test_who_sees_a_sum_is_said() -> None:
+    title = "Who sees a sum"
+    for policy in (
+        Policy(verify=frozenset({Verify.NONE})),
+        Policy(profiles=frozenset({Profile.SEMI_HONEST})),
+        Policy(backends=frozenset({"bfv"})),
+    ):
+        assert lines(policy)[title][1:] == ("No client is given a sum.",)
+    assert "every client in the sum" in lines(Policy())[title][1]
 
 
 def test_a_server_that_is_not_borne_is_not_named() -> None:

@@ -13,6 +13,7 @@ from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 
 # Another value than the default's, and how it is written.
 OTHERS: dict[str, tuple[Any, str]] = {
@@ -22,6 +23,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "backends": (frozenset({"bfv", "plain"}), '["plain", "bfv"]'),
     "profiles": (frozenset(Profile), '["semi-honest", "active"]'),
     "suites": (frozenset({Suite.X25519}), '["x25519"]'),
+    "verify": (frozenset(Verify), '["tags", "none"]'),
     "trusts_reports": (True, "true"),
     "guards_categories": (True, "true"),
     "budget_epsilon": (4.0, "4.0"),

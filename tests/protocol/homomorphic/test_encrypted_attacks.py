@@ -67,6 +67,7 @@ from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Member, Roster
+from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import Message, answered, decode, encode, sign_frame
 from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
 from secure_afl.protocol.transport.encrypted import EncryptedCohort, layered_sum
@@ -1082,8 +1083,9 @@ def test_a_client_in_league_with_the_server_reads_a_key_share() -> None:
             assert np.array_equal(secret, holder._key._secret._factors[place])  # type: ignore[union-attr]
 
 
-def test_masks_and_encryption_over_different_survivors() -> None:
-    """A server that opens the encrypted sum over some, and has the masks of others removed, reads noise."""
+def test_masks_and_encryption_over_different_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that opens the encrypted sum over some, and has the masks of others removed, reads noise; and every client
+    sees that what it opened is no sum of theirs."""
     world = World(MASKED)
     masks = world.masks()
     attack = Attack(world, masks=masks)
@@ -1092,7 +1094,16 @@ def test_masks_and_encryption_over_different_survivors() -> None:
     opened = attack.open(attack.total(range(1, 4)), range(1, 4))
     masks.server.take_total(np.frombuffer(opened[0], "<u8"), range(1, 4))
     masks.server._round.survivors = frozenset(range(4))
-    result = masks.open()
+    real, results = masks.server.result, list[OpenedSum]()
+
+    def noted() -> OpenedSum:
+        results.append(real())
+        return results[0]
+
+    monkeypatch.setattr(masks.server, "result", noted)
+    with pytest.raises(RoundAbortedError, match="4 of 4 clients refuse the opened sum"):
+        masks.open()
+    result = results[0]
     right = world.units(range(1, 4))
     assert not [at for at in range(LENGTH) if result.values.view(np.int64)[at] == right[at]]
 

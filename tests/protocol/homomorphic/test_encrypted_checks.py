@@ -741,7 +741,7 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"version": "secure-afl/0"}, "expected protocol version 'secure-afl/1', got 'secure-afl/0'"),
+        ({"version": "secure-afl/0"}, "expected protocol version 'secure-afl/2', got 'secure-afl/0'"),
         ({"session": bytes(31)}, "a session number of 32 bytes, got 31"),
         ({"roster": bytes(31)}, "a roster digest of 32 bytes, got 31"),
         ({"holders": b""}, "a digest of key holders of 32 bytes, got 0"),

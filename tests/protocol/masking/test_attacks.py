@@ -18,7 +18,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import KeyPair, Suite, seal
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
-from secure_afl.crypto.kdf import Label
+from secure_afl.crypto.kdf import KEY_BYTES, Label
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, combine
 from secure_afl.protocol.masking import client as client_module
@@ -50,6 +50,7 @@ from secure_afl.protocol.session.errors import (
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import decode, encode, sign_frame
 from secure_afl.testing.faults import Fault, FaultyNetwork
@@ -305,13 +306,13 @@ def test_split_view_between_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ours, first line: such a threshold is refused. Second line, with our own: nobody finds enough consents.
     assert low.threshold < graph.least_threshold(Profile.SEMI_HONEST, 6, 5)
     attack = Attack(parties.session(parties.propose()))
-    signatures = {}
+    statements = {}
     for place, view in halves.items():
         consent = decode(memoryview(attack.ask(place, view))[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        signatures[place] = consent.signature
+        statements[place] = consent.statement
     for place, view in halves.items():
-        shown = tuple((who, signature) for who, signature in signatures.items() if who in view)
+        shown = tuple((who, one) for who, one in statements.items() if who in view)
         with pytest.raises(RemoteProtocolError, match="another view"):
             attack.say(place, Consents(attack.transcript, 0, shown))
 
@@ -333,7 +334,7 @@ def test_participants_shown_differently_to_two_clients() -> None:
     parties = world(7)
     session = parties.session(parties.propose()).set_up()
     transcript = session.parameters.transcript()
-    signatures = {}
+    statements = {}
     for place, client in session.clients.items():
         participants = tuple(range(7)) if place < 4 else (*range(2, 7),)
         if place not in participants:
@@ -347,9 +348,9 @@ def test_participants_shown_differently_to_two_clients() -> None:
         assert isinstance(frame, bytes)
         consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        signatures[place] = consent.signature
+        statements[place] = consent.statement
     for place in (0, 4):
-        shown = tuple((who, signatures[who]) for who in ((0, 1, 2, 3, 4) if place == 0 else (2, 3, 4, 5, 6)))
+        shown = tuple((who, statements[who]) for who in ((0, 1, 2, 3, 4) if place == 0 else (2, 3, 4, 5, 6)))
         with pytest.raises(RemoteProtocolError, match="another view"):
             session.clients[place].receive(encode(Consents(transcript, 0, shown)))
 
@@ -360,11 +361,24 @@ def test_participants_shown_differently_to_two_clients() -> None:
 @pytest.mark.parametrize(
     ("change", "policy", "what"),
     [
-        ({"profile": Profile.SEMI_HONEST}, Policy(suites=frozenset(Suite)), "profile active"),
+        (
+            {"profile": Profile.SEMI_HONEST, "verify": Verify.NONE},
+            Policy(suites=frozenset(Suite)),
+            "profile active",
+        ),
+        ({"verify": Verify.NONE}, EVERY_PROFILE, "verify tags"),
         ({}, Policy(), "suite hybrid"),
         ({"threshold": 4}, EVERY_PROFILE, "threshold of at least 5"),
-        ({"profile": Profile.SEMI_HONEST, "threshold": 3}, EVERY_PROFILE, "threshold of at least 4"),
-        ({"degree": 2, "threshold": 2, "profile": Profile.SEMI_HONEST}, EVERY_PROFILE, "failure probability"),
+        (
+            {"profile": Profile.SEMI_HONEST, "verify": Verify.NONE, "threshold": 3},
+            EVERY_PROFILE,
+            "threshold of at least 4",
+        ),
+        (
+            {"degree": 2, "threshold": 2, "profile": Profile.SEMI_HONEST, "verify": Verify.NONE},
+            EVERY_PROFILE,
+            "failure probability",
+        ),
         ({"cohort": (0, 1), "degree": 1, "threshold": 2}, EVERY_PROFILE, "cohort of at least 3"),
         ({}, Policy(corrupted=0.7, suites=frozenset(Suite)), "cohort of at least 7"),
         ({}, Policy(backends=frozenset({"plain"})), "backend 'mask' is not allowed"),
@@ -457,9 +471,9 @@ class Rerunnable(MaskingClient):
     """Keeps the keys of a round for the next try."""
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        keys = self._memory.rounds[wanted.round]
+        keys, secrets = self._memory.rounds[wanted.round], self._memory.tag_secrets
         frame = super().contribute(wanted, values, data_set)
-        self._memory.rounds[wanted.round] = keys
+        self._memory.rounds[wanted.round], self._memory.tag_secrets = keys, secrets
         return frame
 
 
@@ -514,7 +528,7 @@ def test_replaced_public_key(monkeypatch: pytest.MonkeyPatch) -> None:
         }
         frames = {0: answer}
         for place, pair in fakes.items():
-            forged = Advertise(pair.public_key, (pair.public_key,))
+            forged = Advertise(pair.public_key, (pair.public_key,), bytes(32))
             frames[place] = sign_frame(parties.identities[0], bytes(32), bytes(32), place, forged)
         directory = Directory(parameters.transcript(), tuple(sorted(frames.items())))
         answer = client.receive(encode(directory))
@@ -545,10 +559,10 @@ class OneKeyForAll(MaskingClient):
     """Uses the key that dropouts give away for its channel too."""
 
     def _advertise(self, parameters: Parameters) -> bytes:
-        super()._advertise(parameters)
-        self._memory.__dict__["channel"] = self._memory.rounds[0].mask_key
-        mask_keys = tuple(keys.mask_key.public_key for keys in self._memory.rounds.values())
-        self._memory.advertised = self._frame(Advertise(self._memory.channel.public_key, mask_keys))
+        frame = super()._advertise(parameters)
+        self._memory.__dict__["channel"] = key = self._memory.rounds[0].mask_key
+        honest = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.ADVERTISE)
+        self._memory.advertised = self._frame(replace(honest, channel_key=key.public_key))
         return self._memory.advertised
 
 
@@ -577,15 +591,15 @@ def test_reconstructed_seeds_open_no_channel(kind: type[MaskingClient], leaks: b
                 plain = KeyPair(session.parameters.suite, seed, label).open(bundle.sealed, info)
             except CryptoError:
                 continue
-            assert len(plain) == 2 * SHARE_BYTES
+            assert len(plain) == 2 * SHARE_BYTES + KEY_BYTES
             opened += 1
     assert opened == (len(others) if leaks else 0)
 
 
-def _consent(frame: bytes) -> bytes:
+def _consent(frame: bytes) -> messages.Statement:
     consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
     assert isinstance(consent, messages.Consent)
-    return consent.signature
+    return consent.statement
 
 
 # ---- late uploads --------------------------------------------------------------------------------
@@ -946,10 +960,10 @@ def test_a_frame_longer_than_any_honest_one_is_refused_before_it_is_read(
         session.parameters.transcript(),
         bytes(32),
         0,
-        Upload(0, memoryview(bytes(10**6))),
+        Upload(0, memoryview(bytes(10**6)), bytes(17)),
     )
     monkeypatch.setattr(
-        "secure_afl.protocol.session.server.verify_frame", lambda *_: pytest.fail("it was hashed")
+        "secure_afl.protocol.session.server.opened_frame", lambda *_: pytest.fail("it was hashed")
     )
-    with pytest.raises(RemoteProtocolError, match="expected at most 276 bytes in state collecting"):
+    with pytest.raises(RemoteProtocolError, match="expected at most 340 bytes in state collecting"):
         session.server.receive(0, huge)

@@ -59,11 +59,16 @@ class Stage:
         server, cohort = self.session.server, self.session.cohort
         actions: list[Callable[[], Outbox]] = [server.start, server.advance, server.advance]
         actions += [server.advance, lambda: server.open_round(0), server.advance, server.advance]
+        actions += [self.opens, server.advance]
         for action in actions[:steps]:
             cohort.run(action, self.session.contribute)
         self.pending = actions[steps]()
         self.client = self.session.clients[HERE]
         self.transcript = parameters.transcript()
+
+    def opens(self) -> Outbox:
+        self.session.server.result()
+        return {}
 
     def honest(self) -> messages.FromServer:
         return decode(self.pending[HERE], messages.FROM_SERVER)
@@ -126,7 +131,7 @@ def test_a_directory() -> None:
         stage.transcript,
         stage.client._memory.invitation,
         0,
-        Advertise(bytes(32), (bytes(32),)),
+        Advertise(bytes(32), (bytes(32),), bytes(32)),
     )
 
     def directory(changed: dict[int, bytes]) -> Directory:
@@ -215,15 +220,23 @@ def test_consents() -> None:
     stage = Stage(6)
     honest = stage.honest()
     assert isinstance(honest, Consents)
-    signatures = dict(honest.signatures)
+    statements = dict(honest.statements)
     stage.refuses(replace(honest, transcript=OTHER), "expected a message of session")
     stage.refuses(replace(honest, round=1), "expected a message of round 0")
-    stage.refuses(replace(honest, signatures=honest.signatures[:3]), "at least 4 consents .* got 3")
-    stage.refuses(replace(honest, signatures=()), "got 0")
+    stage.refuses(replace(honest, statements=honest.statements[:3]), "at least 4 consents .* got 3")
+    stage.refuses(replace(honest, statements=()), "got 0")
     with pytest.raises(WireError, match="without repeats"):  # one consent four times is one
-        Consents(stage.transcript, 0, (honest.signatures[0],) * 4)
-    forged = {**signatures, 0: bytes(64), 2: signatures[3]}
-    stage.refuses(replace(honest, signatures=tuple(sorted(forged.items()))), "at least 4 consents .* got 3")
+        Consents(stage.transcript, 0, (honest.statements[0],) * 4)
+    unsigned = replace(statements[0], signature=bytes(64))
+    for forged in (
+        {0: unsigned, 2: statements[3]},
+        # Each field of a statement is signed.
+        {who: replace(statements[who], upload=bytes(32)) for who in (0, 2)},
+        {who: replace(statements[who], log=bytes(32)) for who in (0, 2)},
+        {who: replace(statements[who], accepted=bytes(40)) for who in (0, 2)},
+    ):
+        shown = tuple(sorted({**statements, **forged}.items()))
+        stage.refuses(replace(honest, statements=shown), "at least 4 consents .* got 3")
     stage.client._memory.survivors -= {4}
     stage.refuses(honest, "consents of survivors, got site-4's")
     stage.client._memory.survivors |= {4}
@@ -302,6 +315,7 @@ def honest_answer(stage: Stage, sender: int) -> messages.FromClient:
                 (lambda m: replace(m, mask_keys=m.mask_keys[:2]), "expected 3 mask keys"),
                 (lambda m: replace(m, channel_key=bytes(31)), "public key of 32 bytes"),
                 (lambda m: replace(m, channel_key=bytes(32)), "not a valid x25519 public key"),
+                (lambda m: replace(m, tag_commitment=b""), "a commitment of 32 bytes"),
             ],
         ),
         (
@@ -332,11 +346,20 @@ def honest_answer(stage: Stage, sender: int) -> messages.FromClient:
         (
             4,
             [
-                (lambda m: Upload(0, memoryview(bytes(m.payload)[:-1])), "an upload of 5 values"),
-                (lambda m: Upload(0, memoryview(bytes(m.payload) + b"\0")), "an upload of 5 values"),
+                (lambda m: replace(m, payload=memoryview(bytes(m.payload)[:-1])), "an upload of 5 values"),
+                (lambda m: replace(m, payload=memoryview(bytes(m.payload) + b"\0")), "an upload of 5 values"),
+                (lambda m: replace(m, tag=b""), "a tag of 17 bytes"),
+                (lambda m: replace(m, tag=m.tag + b"\0"), "a tag of 17 bytes"),
+                (lambda m: replace(m, tag=b"\xff" * 17), "a tag of 17 bytes below"),
             ],
         ),
-        (5, [(lambda m: replace(m, signature=bytes(64)), "does not verify")]),
+        (
+            5,
+            [
+                (lambda m: stated(m, signature=bytes(64)), "does not verify"),
+                (lambda m: stated(m, upload=bytes(32)), "does not verify"),
+            ],
+        ),
         (
             6,
             [
@@ -350,6 +373,7 @@ def honest_answer(stage: Stage, sender: int) -> messages.FromClient:
                 ),
             ],
         ),
+        (8, [(lambda m: replace(m, accepted=bytes(32)), "the digest of the opened sum, or none")]),
     ],
 )
 def test_what_a_member_signs_and_may_not_send_is_blamed_on_it(
@@ -364,7 +388,12 @@ def test_what_a_member_signs_and_may_not_send_is_blamed_on_it(
         assert HERE not in stage.session.server.waiting_for
 
 
-@pytest.mark.parametrize("steps", [4, 5, 6])
+def stated(consent: messages.FromClient, **fields: bytes) -> messages.Consent:
+    assert isinstance(consent, messages.Consent)
+    return replace(consent, statement=replace(consent.statement, **fields))
+
+
+@pytest.mark.parametrize("steps", [4, 5, 6, 8])
 def test_a_message_of_another_round_is_refused_and_nobodys_fault(steps: int) -> None:
     stage = Stage(steps)
     answer = replace(honest_answer(stage, HERE), round=1)
@@ -395,6 +424,10 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
     with pytest.raises(LocalProtocolError, match="nothing to advance"):
         server.advance()
     server.result()
+    with pytest.raises(LocalProtocolError, match="expected state ready, the server is in state opened"):
+        server.open_round(1)
+    for _ in range(2):
+        stage.session.cohort.run(server.advance, stage.session.contribute)
     for number in (0, -1, 3):
         with pytest.raises(LocalProtocolError, match="expected a round from 1 to 2"):
             server.open_round(number)
@@ -479,7 +512,7 @@ def test_a_second_sum_over_other_survivors_is_opened_only_where_the_plan_allows_
 # ---- frames that come twice, too early, too long ---------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 4, 5, 6])
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 5, 6, 8])
 def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fault(steps: int) -> None:
     stage = Stage(steps)
     server = stage.session.server
@@ -490,7 +523,7 @@ def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fau
 
     honest = honest_answer(stage, HERE)
     frame = said(stage, HERE, honest)
-    early = Confirm(()) if not isinstance(honest, Confirm) else Upload(0, memoryview(b""))
+    early = Confirm(()) if not isinstance(honest, Confirm) else Upload(0, memoryview(b""), b"")
     expected, got = type(honest).__name__, type(early).__name__
     before = server.waiting_for
     for stranger in (5, -1, 9):  # of the roster and not of the cohort, or of nothing
@@ -510,7 +543,7 @@ def test_what_comes_twice_too_early_or_from_strangers_is_refused_and_nobodys_fau
     if server.state.value == "unmasking":
         result = server.result()
         assert stage.session.opened(result).tolist() == stage.session.integer_sum(range(5)).tolist()
-        refused(HERE, said(stage, HERE, Confirm(())), "in state ready expected nothing, got Confirm")
+        refused(HERE, said(stage, HERE, Confirm(())), "in state opened expected nothing, got Confirm")
 
 
 def test_a_decrypted_sum_is_taken_where_one_is_expected_and_of_who_uploaded() -> None:

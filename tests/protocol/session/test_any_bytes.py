@@ -15,7 +15,7 @@ from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError
 from secure_afl.protocol.session.wire import encode, sign_frame
 
 WORLD = world(4)
-PHASES = ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"]
+PHASES = ["advertising", "sharing", "confirming", "collecting", "consenting", "unmasking", "answering"]
 
 scalars = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
@@ -39,6 +39,7 @@ tags = st.sampled_from(
         "delivery",
         "survivors",
         "consents",
+        "verdict",
     ]
 )
 trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=5), max_leaves=12)
@@ -62,8 +63,11 @@ def at(phase: str) -> tuple[Session, Tap]:
         session.pending = session.server.open_round(0)  # type: ignore[attr-defined]
         return session, tap
     session.cohort.run(lambda: session.server.open_round(0), session.contribute)
-    if phase == "unmasking":
-        session.cohort.run(session.server.advance, session.contribute)
+    for ended in ("consenting", "unmasking"):
+        if phase in ("unmasking", "answering") and phase != ended:
+            session.cohort.run(session.server.advance, session.contribute)
+    if phase == "answering":
+        session.server.result()
     session.pending = session.server.advance()  # type: ignore[attr-defined]
     return session, tap
 
@@ -123,5 +127,5 @@ def test_a_client_refuses_what_is_not_the_next_step(phase: str, data: st.DataObj
 
 def test_the_phases_above_are_all_there_are() -> None:
     assert [
-        state.value for state in ServerState if state.value not in ("start", "ready", "aborted")
+        state.value for state in ServerState if state.value not in ("start", "ready", "opened", "aborted")
     ] == PHASES

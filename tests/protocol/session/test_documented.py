@@ -35,6 +35,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import Delivery
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec
+from secure_afl.protocol.session.profile import MODES
 from secure_afl.protocol.session.wire import Message, encode
 from secure_afl.protocol.transport.driver import Envelope
 
@@ -76,6 +77,7 @@ STRUCTS = (
     Parameters,
     RoundSpec,
     messages.Bundle,
+    messages.Statement,
 )
 
 
@@ -125,15 +127,15 @@ def test_states() -> None:
 
     clients = {(row[0], row[1]): row[2:] for row in rows(section("Client states"))[1:]}
     servers = {row[0]: row[1:] for row in rows(section("Server states"))[1:]}
-    for at, profile in enumerate((Profile.ACTIVE, Profile.SEMI_HONEST)):
+    for at, mode in enumerate(MODES):
         legal = {
             (state.value, tag(kind)): after.value
-            for state, steps in states.CLIENT[profile].items()
+            for state, steps in states.CLIENT[mode].items()
             for kind, after in steps.items()
         }
         assert legal == {step: after[at] for step, after in clients.items()}
         collected = {
-            state.value: (tag(kind), after.value) for state, (kind, after) in states.SERVER[profile].items()
+            state.value: (tag(kind), after.value) for state, (kind, after) in states.SERVER[mode].items()
         }
         assert collected == {state: (row[0], row[1 + at]) for state, row in servers.items()}
 
@@ -164,7 +166,7 @@ def formulas(spec: RoundSpec, suite: Suite, n: int, rounds: int, me: int) -> dic
         "B": lambda x: len(pack(bytes(x))),
         "S": lambda text: len(pack(text)),
         "I": i, "n": n, "R": rounds, "r": rounds - 1, "me": me, "h": n - 1 - me, "l": me,
-        "Z": sum(map(i, range(n))), "t": 2 * n // 3 + 1, "suite": suite.value, "profile": "active",
+        "Z": sum(map(i, range(n))), "t": 2 * n // 3 + 1, "suite": suite.value, "profile": "active", "verify": "tags",
         "K": suite.public_key_bytes, "E": suite.overhead_bytes, "m": spec.length, "w": spec.width,
         "X": rounds * (6 + len(pack(spec.statistic)) + sum(map(i, numbers)) + len(pack(spec.noise)) + 1),
     }  # fmt: skip
@@ -271,6 +273,11 @@ def stream(key: bytes, count: int) -> list[int]:
     return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 8 * count, 8)]
 
 
+def root(message: bytes) -> bytes:
+    """Of a message in one part."""
+    return digest("FRAME_SIGNATURE", digest("FRAME_PART", message))
+
+
 def interpolate(shares: Mapping[int, bytes]) -> bytes:
     prime, total = 2**256 + 297, 0
     for i, share in shares.items():
@@ -319,13 +326,13 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
             assert content[0] == "parameters" or content[1] == transcript
             continue
         said[content[0], one.client] = content
-        parts = (transcript, question[one.client], u64(one.client), digest("FRAME_SIGNATURE", body))
+        parts = (transcript, question[one.client], u64(one.client), root(body))
         keys[one.client].verify(one.data[-64:], bind("FRAME_SIGNATURE", *parts))
 
     # Phase 0: the roster's digest and the fixed-point code.
     named = [part for member in members.roster.members for part in (member.name.encode(), member.verify_key)]
-    assert asked["parameters", 0][5] == digest("ROSTER", *named)
-    t, (_, _, m, f, magnitude, w, _, _) = asked["parameters", 0][8], asked["parameters", 0][9][0]
+    assert asked["parameters", 0][6] == digest("ROSTER", *named)
+    t, (_, _, m, f, magnitude, w, _, _) = asked["parameters", 0][9], asked["parameters", 0][10][0]
     room = (2 ** (8 * w - 1) - 1) // 4
     assert magnitude == BOUND * 2**f <= room < BOUND * 2 ** (f + 1)
     assert w == 5
@@ -336,6 +343,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         return digest("COMMITMENT", transcript, zero, u64(dealer), u64(holder), u64(kind), secret)
 
     pairs: dict[tuple[int, int], bytes] = {}
+    tag_secrets: dict[int, bytes] = {}
     for dealer in everyone:
         own, held = seeds[dealer], {}
         assert said["advertise", dealer][2] == [Keys(suite.value, own.mask_seed, "MASK_KEY").public]
@@ -354,12 +362,16 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
                 secret = [Keys(suite.value, seeds[holder].mask_seed, "MASK_KEY").open(secrets[0], info)]
                 assert secret == [derive(own.mask_seed, "PAIR_SECRET", transcript, zero, u64(holder))]
                 pairs[dealer, holder] = secret[0]
-            kept = (plain[:33], plain[33:], *secret)
+            assert said["advertise", dealer][3] == digest(
+                "TAG_COMMITMENT", transcript, u64(dealer), plain[66:]
+            )
+            tag_secrets[dealer] = plain[66:]
+            kept = (plain[:33], plain[33:66], *secret)
             assert commitments == [committed(dealer, holder, kind, each) for kind, each in enumerate(kept)]
             signed = (*places, sealed, b"".join(secrets), b"".join(commitments))
             keys[dealer].verify(signature, bind("BUNDLE_SIGNATURE", *signed))
         assert interpolate({holder: plain[:33] for holder, plain in held.items()}) == own.mask_seed
-        some = {dealer: own.own_share, **{holder: held[holder][33:] for holder in list(held)[: t - 1]}}
+        some = {dealer: own.own_share, **{holder: held[holder][33:66] for holder in list(held)[: t - 1]}}
         assert interpolate(some) == own.self_seed
 
     # Phase 3: the uploads.
@@ -368,6 +380,31 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
 
     def pair_mask(low: int, high: int) -> list[int]:
         return stream(derive(pairs[low, high], "PAIR_MASK", transcript, zero, u64(low), u64(high)), m)
+
+    frames = [part for place, frame in asked["directory", 0][2] for part in (u64(place), frame)]
+    directory = digest("DIRECTORY", *frames)
+    secret_of_all = digest("TAG_SECRETS", *(tag_secrets[i] for i in everyone))
+    context = (transcript, directory, zero, b"".join(map(u64, everyone)))
+    drawn = stream(derive(secret_of_all, "TAG_KEY", *context), 4 * 5)
+    groups = [sum(word << 64 * k for k, word in enumerate(drawn[at : at + 4])) for at in range(0, 20, 4)]
+    prime = 2**130 - 5
+    r, pads = groups[0] % 2**128 & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF, groups[1:]
+
+    def polynomial(vector: list[int], offset: int) -> int:
+        size = 4 if w == 4 else 8
+        data = b"".join((one + offset).to_bytes(size, "little") for one in vector)
+        blocks = [int.from_bytes(data[at : at + 16], "little") for at in range(0, len(data), 16)]
+        terms = [block * pow(r, len(blocks) - at, prime) for at, block in enumerate(blocks)]
+        return int(sum(terms) % prime)
+
+    def masks_of(i: int) -> int:
+        own = derive(seeds[i].self_seed, "SELF_TAG", transcript, zero, u64(i))
+        total = int.from_bytes(own, "little")
+        for j in set(everyone) - {i}:
+            low, high = sorted((i, j))
+            pair = derive(pairs[low, high], "PAIR_TAG", transcript, zero, u64(low), u64(high))
+            total += (1 if i < j else -1) * int.from_bytes(pair, "little")
+        return total
 
     def add(words: list[int], sign: int, mask: Iterable[int]) -> list[int]:
         return [word + sign * one for word, one in zip(words, mask, strict=True)]
@@ -379,18 +416,20 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         for j in set(everyone) - {i}:
             words = add(words, 1 if i < j else -1, pair_mask(*sorted((i, j))))
         payload = b"".join((word % 2**64).to_bytes(8, "little")[:w] for word in words)
-        assert said["upload", i] == ["upload", 0, payload]
+        tag = (polynomial(codes[i], magnitude) + pads[i] + masks_of(i)) % prime
+        assert said["upload", i] == ["upload", 0, payload, tag.to_bytes(17, "little")]
         total = add(
             total, i in alive, [int.from_bytes(payload[at : at + w], "little") for at in range(0, m * w, w)]
         )
 
     # Phases 4 and 5: the consents, the shares, and the sum they open.
-    frames = [part for place, frame in asked["directory", 0][2] for part in (u64(place), frame)]
     sets = (b"".join(map(u64, everyone)), b"".join(map(u64, alive)))
     for i in alive:
+        _, upload, accepted, log, signature = said["consent", i][2]
+        assert (upload, accepted, log) == (root(pack(said["upload", i])), b"", b"")
         keys[i].verify(
-            said["consent", i][2],
-            bind("CONSENT_SIGNATURE", transcript, digest("DIRECTORY", *frames), zero, *sets),
+            signature,
+            bind("CONSENT_SIGNATURE", transcript, directory, zero, *sets, upload, accepted, log),
         )
     revealed = {i: dict(said["reveal", i][2]) for i in alive}
     for i in alive:
@@ -399,7 +438,17 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     assert interpolate({holder: revealed[holder][1] for holder in alive}) == seeds[1].mask_seed
     opened = [word % 256**w for word in total]
     assert opened == [int(word) % 256**w for word in result.values]
-    assert opened == [sum(codes[i][at] for i in alive) % 256**w for at in range(m)]
+    units = [sum(codes[i][at] for i in alive) for at in range(m)]
+    assert opened == [one % 256**w for one in units]
+
+    # Phase 6: the answer, which a client checks, and what it calls it.
+    tag = (polynomial(units, 3 * magnitude) + sum(pads[i] for i in alive)) % prime
+    payload = b"".join(one.to_bytes(w, "little") for one in opened)
+    for i in alive:
+        assert asked["answer", i] == ["answer", transcript, 0, payload, tag.to_bytes(17, "little")]
+        opened_sum = digest("OPENED", digest("ANSWERED", pack(asked["answer", i])), b"".join(map(u64, alive)))
+        accepted = digest("ACCEPTED", opened_sum, u64(i))
+        assert said["verdict", i] == ["verdict", 0, accepted, b""]
 
 
 def test_the_graph() -> None:

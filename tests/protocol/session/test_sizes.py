@@ -19,6 +19,7 @@ from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.parameters import Profile, SumPlan
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import Message, encode
 
 DIGEST, SIGNATURE, LAST = bytes(32), bytes(SIGNATURE_BYTES), 2**32 - 1  # of a number on the wire: 5 bytes
@@ -32,7 +33,7 @@ def framed(message: Message) -> bytes:
 def bundle(suite: Suite, rounds: int, recipient: int) -> messages.Bundle:
     return messages.Bundle(
         recipient,
-        bytes(rounds * 2 * SHARE_BYTES + suite.overhead_bytes),
+        bytes(messages.sealed_bytes(rounds, Verify.TAGS) + suite.overhead_bytes),
         (bytes(32 + suite.overhead_bytes),) * rounds,
         ((DIGEST,) * 3,) * rounds,
         SIGNATURE,
@@ -55,16 +56,18 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
     server: Any = MaskingServer(parameters, BIG.roster)
     everybody, neighbours = range(300), range(LAST - degree, LAST)
     advertised = framed(
-        messages.Advertise(bytes(suite.public_key_bytes), (bytes(suite.public_key_bytes),) * rounds)
+        messages.Advertise(bytes(suite.public_key_bytes), (bytes(suite.public_key_bytes),) * rounds, DIGEST)
     )
     bundles = tuple(bundle(suite, rounds, place) for place in neighbours)
-    server._round = server_round(rounds - 1)
+    server._round, server._next_round = server_round(rounds - 1), rounds
+    statement = messages.Statement(DIGEST, bytes(40), DIGEST, SIGNATURE)
     answers: dict[ServerState, Message | bytes] = {
         ServerState.ADVERTISING: advertised,
         ServerState.SHARING: messages.Shares(((DIGEST, DIGEST),) * rounds, bundles),
         ServerState.CONFIRMING: messages.Confirm(tuple(neighbours)),
-        ServerState.COLLECTING: messages.Upload(rounds - 1, memoryview(bytes(8 * 700))),
-        ServerState.CONSENTING: messages.Consent(rounds - 1, SIGNATURE),
+        ServerState.COLLECTING: messages.Upload(rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
+        ServerState.CONSENTING: messages.Consent(rounds - 1, statement),
+        ServerState.ANSWERING: messages.Verdict(rounds - 1, DIGEST, DIGEST),
         ServerState.UNMASKING: messages.Reveal(
             rounds - 1, tuple((place, bytes(SHARE_BYTES)) for place in (*neighbours, LAST))
         ),
@@ -78,7 +81,8 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
         messages.Delivery(DIGEST, tuple((place, bundle(suite, rounds, LAST)) for place in neighbours)),
         messages.SumRequest(DIGEST, rounds - 1, tuple(everybody)),
         messages.Survivors(DIGEST, rounds - 1, tuple(everybody)),
-        messages.Consents(DIGEST, rounds - 1, tuple((place, SIGNATURE) for place in everybody)),
+        messages.Consents(DIGEST, rounds - 1, tuple((place, statement) for place in everybody)),
+        messages.Answer(DIGEST, rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
     ]
     assert max(len(encode(message)) for message in questions) <= BIG.client(0)._largest_message
 

@@ -48,9 +48,9 @@ def of_version(data: bytes, version: str) -> bytes:
 def test_a_party_says_which_versions_met(kind: str) -> None:
     party, data = first_messages()[kind]
     with pytest.raises(
-        RemoteProtocolError, match=r"expected protocol version 'secure-afl/1', got 'secure-afl/2'"
+        RemoteProtocolError, match=r"expected protocol version 'secure-afl/2', got 'secure-afl/3'"
     ):
-        party.receive(of_version(data, "secure-afl/2"))
+        party.receive(of_version(data, "secure-afl/3"))
     with pytest.raises(
         RemoteProtocolError, match="not a valid message"
     ):  # its own version, and yet a field more
@@ -83,6 +83,6 @@ def test_a_log_of_another_version_is_not_continued(tmp_path: Path) -> None:
     identity = Identity.generate()
     AuditLog(tmp_path / "log", identity, "site", Role.CLIENT).close()
     data = (tmp_path / "log").read_bytes()
-    (tmp_path / "log").write_bytes(data.replace(b"secure-afl/1", b"secure-afl/0"))
-    with pytest.raises(AuditError, match=r"expected version 'secure-afl/1', got 'secure-afl/0'"):
+    (tmp_path / "log").write_bytes(data.replace(b"secure-afl/2", b"secure-afl/0"))
+    with pytest.raises(AuditError, match=r"expected version 'secure-afl/2', got 'secure-afl/0'"):
         AuditLog(tmp_path / "log", identity, "site", Role.CLIENT)

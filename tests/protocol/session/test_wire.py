@@ -22,19 +22,33 @@ sets = st.lists(numbers, unique=True, max_size=6).map(lambda values: tuple(sorte
 shares = st.dictionaries(numbers, st.binary(min_size=33, max_size=33), max_size=4)
 digests = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=64, max_size=64)
+statements = st.builds(
+    messages.Statement,
+    digests,
+    st.just(b"") | st.binary(min_size=40, max_size=40),
+    st.just(b"") | digests,
+    signatures,
+)
 from_clients = st.one_of(
     st.builds(
-        messages.Advertise, st.binary(max_size=40), st.lists(st.binary(max_size=9), max_size=3).map(tuple)
+        messages.Advertise,
+        st.binary(max_size=40),
+        st.lists(st.binary(max_size=9), max_size=3).map(tuple),
+        st.binary(max_size=32),
     ),
     st.builds(Confirm, sets),
-    st.builds(Consent, numbers, signatures),
-    st.builds(messages.Upload, numbers, st.binary(max_size=300).map(memoryview)),
+    st.builds(Consent, numbers, statements),
+    st.builds(messages.Upload, numbers, st.binary(max_size=300).map(memoryview), st.binary(max_size=20)),
+    st.builds(messages.Verdict, numbers, st.just(b"") | digests, st.just(b"") | digests),
     st.builds(messages.Reveal, numbers, shares.map(lambda held: tuple(sorted(held.items())))),
 )
 from_servers = st.one_of(
     st.builds(SumRequest, digests, numbers, sets),
     st.builds(Survivors, digests, numbers, sets),
     st.builds(messages.Delivery, digests, st.just(())),
+    st.builds(
+        messages.Answer, digests, numbers, st.binary(max_size=300).map(memoryview), st.binary(max_size=20)
+    ),
 )
 
 
@@ -82,8 +96,9 @@ def test_every_other_string_of_bytes_is_another_message_or_none(
         (["nonsense", []], "tag"),
         ({"type": "confirm", "complaints": []}, "map"),
         ([], "nothing"),
-        (["consent", 0, b"x" * 63], "length"),
-        (["consent", "0", b"x" * 64], "type"),
+        (["consent", 0, ["statement", b"x" * 32, b"", b"", b"x" * 63]], "length"),
+        (["consent", 0, ["statement", b"x" * 32, b"x", b"", b"x" * 64]], "length"),
+        (["consent", "0", ["statement", b"x" * 32, b"", b"", b"x" * 64]], "type"),
     ],
 )
 def test_what_is_not_exactly_a_message_is_refused(fields: object, what: str) -> None:
@@ -154,7 +169,7 @@ def test_parameters_are_valid_or_do_not_exist(fields: dict[str, object], what: s
     with pytest.raises(WireError, match=what):
         change(parameters, **fields)
     draft = msgspec.json.decode(msgspec.json.encode(parameters))  # an array: tag, then the fields
-    assert len(draft) == 10
+    assert len(draft) == 11
 
 
 @pytest.mark.parametrize("field", ["length", "magnitude", "fraction_bits", "width", "statistic"])

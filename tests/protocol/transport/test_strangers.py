@@ -100,7 +100,7 @@ def test_our_nodes_run_nothing_and_note_who_tried(ours: World) -> None:
     assert [one["kind"] for one in loot if "error" not in one] == ["query.secure_afl"] * 2
     assert {str(one["kind"]) for one in loot} == KINDS
     assert {one.get("error", "1000 refused") for one in loot} == {"1000 refused"}
-    assert all(one["about"] == {"version": "secure-afl/1"} for one in loot if "error" not in one)  # a refusal
+    assert all(one["about"] == {"version": "secure-afl/2"} for one in loot if "error" not in one)  # a refusal
     assert stolen(loot, ours.federation) == []
     assert "uid=" not in json.dumps(loot)
     for folder in ours.federation.folders:
