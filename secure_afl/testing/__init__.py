@@ -1,6 +1,6 @@
-"""Instruments to test secure aggregation with: ours, and anybody's who has our `Aggregator` interface.
+"""Instruments for testing secure aggregation: ours, and any other with our `Aggregator` interface.
 
-`aggregators.check_aggregator` puts an aggregator through its paces; `faults` is a network that misbehaves. With the
-extra `secure-afl[testing]`, which is Hypothesis: `strategies` draws parties, agreements, statistics and faults;
-`machine.SecureSumMachine` drives a whole cohort against a model that knows the truth.
+`aggregators.check_aggregator` checks every property of an aggregator; `faults` is a network that misbehaves. With the
+extra `secure-afl[testing]`, which installs Hypothesis, `strategies` draws parties, agreements, statistics and faults,
+and `machine.SecureSumMachine` drives a whole cohort against a model of the true sums.
 """

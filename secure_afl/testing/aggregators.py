@@ -1,14 +1,14 @@
-"""Puts an aggregator through its paces, ours or anybody's, as scikit-learn's `check_estimator` does an estimator.
+"""Check every property of an aggregator, ours or any other, as scikit-learn's `check_estimator` checks an estimator.
 
     from secure_afl.testing.aggregators import check_aggregator
 
     print(check_aggregator(lambda network: MaskedAggregator(network=network)))
 
 To have your own secure sum checked, wrap it in a class with the four members of `secure_afl.sums.aggregation.Aggregator`:
-`backend` (a name), `policy` (`Policy()` will do; the fewest survivors of a sum are read from it), `open(clients,
-plan)` and `sum(number, contributions)`, or `solve` in its place. Names of clients are strings, a contribution is
+`backend` (a name), `policy` (for example `Policy()`; it gives the fewest survivors of a sum), `open(clients,
+plan)` and `sum(number, contributions)`, or `solve` instead. Names of clients are strings, a contribution is
 a float64 vector and the name of the data set behind it, the last entry of a vector is a whole number, the count of
-the client's rows. `sum` gives an `Aggregate`, and what cannot be done raises one of `refusals`. `renew(data_set,
+the client's rows. `sum` returns an `Aggregate`; a refusal raises one of `refusals`. `renew(data_set,
 may_expose=True)` is used where there is one.
 
 The contract about messages is small. Every message between parties is given to the network that the factory got:
@@ -20,13 +20,12 @@ The contract about messages is small. Every message between parties is given to 
 
 `phase` is any text that tells one step of the protocol from another; `client` the client's place in the list that
 `open` was given, and numbers from the length of that list on are other parties (key holders); `upward` says whether
-it comes from that party. Messages that nobody delivers have not arrived. What of the protocol never comes to the
-network is not checked, and an aggregator that sends nothing at all there is checked with `network=False`: the report
-then says what was left out.
+it comes from that party. Undelivered messages have not arrived. Messages that bypass the network are not checked. An
+aggregator that sends nothing through it is checked with `network=False`: the report then says what was left out.
 
-What no test of this kind can see: secrets that leak in another form than those searched for (compressed, or under
-a weak cipher of one's own); generators other than Python's and NumPy's; attacks that need to forge messages of a
-protocol that is not ours; what a party keeps in memory, unless `held` tells; time.
+Tests of this kind cannot detect: secrets that leak in a form not searched for (compressed, or under a home-made cipher);
+random generators other than Python's and NumPy's; attacks that forge messages of a protocol other than ours; what a
+party keeps in memory, except through `held`; timing.
 """
 
 import gc
@@ -81,11 +80,11 @@ class PropertyFailed(AssertionError):  # noqa: N818
 
 
 class _SeenError(Exception):
-    """What a check saw that must not be."""
+    """A check saw something that must not happen."""
 
 
 class _NotApplicableError(Exception):
-    """Why a check says nothing about this aggregator."""
+    """The reason why a check does not apply to this aggregator."""
 
 
 def _fail(seen: str) -> NoReturn:
@@ -97,7 +96,7 @@ def _fail(seen: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Row:
-    """One property. verdict: "passed", "failed" or "not applicable"; note: what was seen, or why not, or how far."""
+    """One property. verdict: "passed", "failed" or "not applicable"; note: the observation, the reason, or the extent."""
 
     name: str
     claim: str
@@ -107,7 +106,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_aggregator` found, in the order of the table. `print` shows it."""
+    """The results of `check_aggregator`, in the order of the table. `print` shows them."""
 
     backend: str
     rows: tuple[Row, ...]
@@ -153,17 +152,17 @@ def check_aggregator(
 ) -> Report:
     """Check every property of `PROPERTIES` on fresh aggregators.
 
-    factory: makes an aggregator that shares nothing with the ones before, all messages of which pass through the
-        network that it is given (see the module).
-    clients: how many take part; dropouts: how many of them may be lost without the sum being refused; 0 for sums
-        that need everybody.
-    asks: "sum", or "weights" for an aggregator of which only `solve` is asked.
+    factory: makes an aggregator that shares nothing with earlier ones and sends all messages through the given
+        network (see the module).
+    clients: number of clients; dropouts: how many of them may be lost without the sum being refused; 0 for sums
+        that need all clients.
+    asks: "sum", or "weights" for an aggregator that only offers `solve`.
     network: False for an aggregator whose messages pass through no `Network`.
     held: the secret keys that each client holds, by the client's name, to be compared; None compares only what
         travels.
-    refusals: the exceptions that refuse; any other is a crash. Their texts must say something.
-    tampered: how many sessions at most have a network that alters messages.
-    only: names of properties, None is all. seed: of the data and of the choice of faults, of nothing else.
+    refusals: exceptions that count as refusals; any other is a crash. Their texts must not be empty.
+    tampered: the most sessions with a network that alters messages.
+    only: names of properties, None is all. seed: only for the data and the choice of faults.
     on_fail: "raise" `PropertyFailed` at the first, or "collect" in the report.
 
     Raises ValueError for arguments out of range.
@@ -193,7 +192,7 @@ def check_aggregator(
 
 
 class Wire:
-    """The network of the checks: keeps what is sent, and hands it to `inner`, which decides what arrives."""
+    """The network of the checks: records what is sent and passes it to `inner`, which decides what arrives."""
 
     def __init__(self) -> None:
         self.sent: list[Envelope] = []
@@ -275,7 +274,7 @@ class Bench:
         return tuple(entries)
 
     def vector(self, entry: SumPlan) -> Vector:
-        """What a client may have: all digits random, a count of rows at the end."""
+        """A valid client vector: random in all digits, with a count of rows at the end."""
         count = float(self.draws.integers(2**24, 2**25))
         if entry.system is None:
             values = self.draws.uniform(-BOUND / 2, BOUND / 2, entry.length)
@@ -311,7 +310,7 @@ class Bench:
     # ---- asking ----
 
     def attempt(self, step: Callable[[], T]) -> T | Refusal:
-        """What a step gives, or its refusal; other exceptions pass."""
+        """A step's result or its refusal; re-raises other exceptions."""
         try:
             return step()
         except self.refusals as error:
@@ -340,20 +339,20 @@ class Bench:
         return [self.ask(aggregator, number, one) for number, one in enumerate(given)]
 
     def must(self, answer: Answer | Refusal, entry: SumPlan, given: Contributions, what: str) -> Outcome:
-        """An answer that must be there and right."""
+        """Require an answer, and a correct one."""
         if isinstance(answer, Refusal):
             _fail(f"{what} was refused: {answer.text}")
         return self.judge(answer, entry, given, what)
 
     def may(self, answer: Answer | Refusal, entry: SumPlan, given: Contributions, what: str) -> bool:
-        """An answer that may be refused; whether it was given, and then it is right."""
+        """Accept a refusal or a correct answer; return whether there was an answer."""
         if isinstance(answer, Refusal):
             return False
         self.judge(answer, entry, given, what)
         return True
 
     def judge(self, answer: Answer, entry: SumPlan, given: Contributions, what: str) -> Outcome:
-        """Fails unless the answer is what its survivors make."""
+        """Fail unless the answer is that of its survivors."""
         outcome, solution = answer
         who = outcome.survivors
         if not who or len(set(who)) != len(who) or not set(who) <= given.keys():
@@ -418,7 +417,7 @@ class Bench:
 
     @cached_property
     def phases(self) -> Phases:
-        """Learnt from one session with a short and a long sum."""
+        """The phases, learnt from a session with a short and a long sum."""
         self.needs_network()
         aggregator, wire = self.make()
         plan = self.plan(3, 19_000)
@@ -449,7 +448,7 @@ class Bench:
         return sizes
 
     def uploads(self, sent: Iterable[Envelope]) -> list[bytes]:
-        """What each client uploaded, all its messages one after the other. Fails if one uploaded nothing."""
+        """Each client's uploads, concatenated. Fails if a client uploaded nothing."""
         parts: list[list[bytes]] = [[] for _ in self.names]
         for one in sent:
             if one.upward and one.phase in self.phases.uploads and one.client < len(self.names):
@@ -495,7 +494,7 @@ class Property:
     check: Callable[[Bench], str | None]
 
     def examine(self, bench: Bench) -> Row:
-        """What the check finds."""
+        """Run the check."""
         try:
             return Row(self.name, self.claim, "passed", self.check(bench) or "")
         except _NotApplicableError as reason:
@@ -510,8 +509,8 @@ class Property:
 
 
 def sums_are_exact(bench: Bench) -> None:
-    """One value, odd lengths, several sums of a session, several sessions of an aggregator: each sum is within its
-    entry error of the exact one, and nobody is missing.
+    """One value, odd lengths, several sums per session, several sessions per aggregator: each sum is within its entry
+    error of the exact one and includes all clients.
     """
     aggregator, _ = bench.make()
     for lengths in ((1,), (33, 1, 7), (4099, 2)):
@@ -566,7 +565,7 @@ def the_bound_itself_is_summed(bench: Bench) -> None:
 
 
 def every_vector_travels(bench: Bench) -> None:
-    """With nothing arriving, nothing is summed: no vector takes a way past the network."""
+    """If no message arrives, there is no sum: no vector bypasses the network."""
     bench.needs_network()
     aggregator, wire = bench.make()
     wire.inner = FaultyNetwork([Fault("drop", upward=None)])
@@ -632,7 +631,7 @@ def _least(bench: Bench) -> int:
 
 
 def _bad(bench: Bench, cases: Mapping[str, Callable[[Vector], Any]]) -> None:
-    """Each case: at one client, which is refused or left out, and at all, where there can only be a refusal."""
+    """Test each case at one client, which must be refused or left out, and at all clients, which must be refused."""
     for what, spoil in cases.items():
         for bad in (1, len(bench.names)):
             aggregator, wire = bench.make()
@@ -696,7 +695,7 @@ def bad_shapes_are_refused(bench: Bench) -> None:
 
 
 def a_missing_client_is_refused(bench: Bench) -> None:
-    """Who was invited and gives no contribution stops the sum or is not named in it."""
+    """An invited client without a contribution stops the sum or is not named in it."""
     aggregator, _ = bench.make()
     (entry,) = bench.plan(5)
     given = bench.data(entry)
@@ -969,7 +968,7 @@ def clients_with_equal_vectors_are_unrelated(bench: Bench) -> None:
 
 
 def sizes_tell_nothing(bench: Bench) -> None:
-    """Zeros, random numbers and the bound: uploads of one size. Numbers written as text or packed are not."""
+    """Zeros, random numbers and the bound give uploads of the same size; text or compressed numbers do not."""
     bench.needs_network()
     (entry,) = plan = bench.plan(100)
     on, n = bench.make(), len(bench.names)
@@ -1331,8 +1330,8 @@ class _Revealed:
 
 
 def one_kind_of_share_is_revealed(bench: Bench) -> str:
-    """Of one dealer, nobody reveals both a share of its self mask and one of its mask seed, and not enough clients
-    reveal each: with losses, and with a network that shows clients a second list of survivors. Read from our frames.
+    """No client reveals a dealer's shares of both self mask and mask seed, and never do enough clients reveal each kind:
+    with losses, and with a network that shows clients a second list of survivors. Read from our frames.
     """
     phases = bench.phases
     (entry,) = bench.plan(5)

@@ -1,4 +1,4 @@
-"""Networks that misbehave, for simulations and tests: messages dropped, late, repeated, shuffled or altered."""
+"""Networks that misbehave, for simulations and tests: they drop, delay, repeat, shuffle or alter messages."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,7 @@ HANDLING = ("drop", "late", "shuffle", "repeat", *CHANGES)
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to some messages.
+    """A fault that affects some messages.
 
     handling: "drop"; "late" (after the phase's deadline); "shuffle" (before it, out of order); "repeat";
         or one of `CHANGES`; or a function of the bytes.
@@ -47,7 +47,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if isinstance(self.handling, str) and self.handling not in HANDLING:
-            raise ValueError(f"expected a handling out of {', '.join(HANDLING)}, got {self.handling!r}")
+            raise ValueError(f"expected a handling from {', '.join(HANDLING)}, got {self.handling!r}")
 
     def meets(self, envelope: Envelope) -> bool:
         return (
@@ -58,7 +58,7 @@ class Fault:
 
 
 class FaultyNetwork:
-    """Applies the first fault that meets a message. `seed` makes a run repeatable; no secret hangs on it."""
+    """Apply the first fault that matches a message. `seed` makes a run repeatable; no secret depends on it."""
 
     def __init__(self, faults: Sequence[Fault], seed: int = 0) -> None:
         self._faults = faults
@@ -97,5 +97,5 @@ class FaultyNetwork:
 
 
 def dropouts(clients: int, fraction: float, seed: int) -> frozenset[int]:
-    """A seeded draw of the clients that fall silent: `fraction` of them, to the nearest whole number."""
+    """A seeded draw of the clients that drop out: `fraction` of them, rounded."""
     return frozenset(random.Random(seed).sample(range(clients), round(fraction * clients)))

@@ -1,4 +1,4 @@
-"""A whole cohort against a model that knows the truth: sessions, rounds, bad networks, lying servers, restarts.
+"""Drive a whole cohort against a model of the true sums: sessions, rounds, bad networks, lying servers, restarts.
 
 `SecureSumMachine` is a Hypothesis state machine. Its rules carry the messages of our masked protocol in any order,
 lose, delay, repeat and alter them, let the server lie, clients restart and owners renew data sets; what every client

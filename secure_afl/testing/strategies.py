@@ -1,8 +1,8 @@
-"""Hypothesis strategies for secure aggregation: parties, agreements, statistics, vectors, and what goes wrong.
+"""Hypothesis strategies for secure aggregation: parties, agreements, statistics, vectors, and faults.
 
-All randomness is drawn through Hypothesis, so that examples shrink and a failure can be repeated. That makes the
-secrets among them (identities) known to whoever knows the example: they are for tests only. Integers, sizes and sets
-shrink towards the smallest; seeds shrink to 0, which stands for the plainest value there is.
+Hypothesis draws all randomness, so that examples shrink and failures can be repeated. So anyone who knows the example
+knows its secrets (identities): use them in tests only. Integers, sizes and sets shrink towards the smallest; seeds shrink
+to 0, which stands for the simplest value.
 
     @given(st.data())
     def test_mine(data):
@@ -66,7 +66,7 @@ _WORD = 62  # bits of a sum's magnitude that the widest word surely holds
 
 @cache
 def seeded_identity(seed: int) -> Identity:
-    """The identity that belongs to a number. For tests only: whoever knows the number can sign."""
+    """The identity of a number. For tests only: anyone who knows the number can sign."""
     return Identity(
         Ed25519PrivateKey.from_private_bytes(sha256(f"identity in a test {seed}".encode()).digest())
     )
@@ -170,7 +170,7 @@ def plans(
 
 @st.composite
 def invalid_plans(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments that `SumPlan` refuses with `LocalProtocolError`: one of them is wrong."""
+    """Arguments for `SumPlan` of which one is wrong, so that it raises `LocalProtocolError`."""
     arguments = {"statistic": "sum 0", "length": 1, "bound": 1.0, "fraction_bits": 20, "error": 1.0}
     not_positive = st.one_of(st.floats(max_value=0.0), st.just(math.nan))
     wrong: dict[str, st.SearchStrategy[Any]] = {
@@ -395,9 +395,9 @@ def cohorts(clients: int, length: int, bound: float) -> st.SearchStrategy[list[n
 def dropout_schedules(
     clients: int, *, phases: Sequence[str] = PHASES, most: int | None = None
 ) -> st.SearchStrategy[dict[str, frozenset[int]]]:
-    """Who falls silent in which phase, for good: phase to clients, at most `most` of them in all (default: all).
+    """The clients that drop out for good in each phase, at most `most` in all (default: all).
 
-    No client falls silent twice. `silence` makes faults of it.
+    No client drops out twice. `silence` turns a schedule into faults.
     """
     limit = clients if most is None else min(most, clients)
     leaving = st.dictionaries(st.integers(0, clients - 1), st.sampled_from(phases), max_size=limit)
@@ -409,7 +409,7 @@ def dropout_schedules(
 
 
 def silence(schedule: Mapping[str, frozenset[int]], phases: Sequence[str] = PHASES) -> list[Fault]:
-    """The faults of a dropout schedule: from their phase on, nothing that these clients send arrives."""
+    """The faults of a dropout schedule: from their phase on, no message of these clients arrives."""
     return [
         Fault("drop", phase, gone)
         for at, phase in enumerate(phases)

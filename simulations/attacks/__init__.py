@@ -1,1 +1,1 @@
-"""Attacks on real data: each on plain uploads, on designs that others shipped, and on ours."""
+"""Attacks on real data, each on plain uploads, on weak designs of shipped libraries, and on our design."""

@@ -1,4 +1,4 @@
-"""Designs of a sum, and what a server reads of each client's vector in them: one table for all attacks on a vector."""
+"""Designs of a sum, and what a server can read of each client's vector in them: one table for all vector attacks."""
 
 import json
 import secrets
@@ -20,12 +20,12 @@ from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 
 Read = Callable[[Sequence[Floats], Statistic], dict[int, Floats]]
-"""From all clients' vectors to what the server reads as theirs, by client, some or all of them."""
+"""Maps all clients' vectors to what the server reads as some or all of them, by client."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """flaw: what a server makes use of. ours: whether it is secure-afl. sessions: how many are attacked."""
+    """A design. flaw: what a server exploits. ours: whether it is secure-afl. sessions: number of attacked sessions."""
 
     name: str
     flaw: str
@@ -40,7 +40,7 @@ def plain(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
 
 
 def one_key(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
-    """CKKS with one secret key for all clients; one of them decrypts the first one's upload for the server."""
+    """CKKS with one secret key for all clients; one client decrypts the first client's upload for the server."""
     demand = ckks.Demand(statistic.plan.length, statistic.plan.bound)
     lattice, (code,) = ckks.choose([demand], len(vectors))
     everybodys = seal.SecretKey(lattice)
@@ -55,7 +55,7 @@ def _contributions(names: list[str], vectors: Sequence[Floats]) -> dict[str, tup
 
 
 def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
-    """Ours by default; the uploads as they came, read as fixed-point words."""
+    """Our default design; the raw uploads read as fixed-point words."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
     aggregator = MaskedAggregator(network=tap)
     aggregator.open(names, [statistic.plan])
@@ -66,14 +66,14 @@ def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]
 
 
 def opened_sum(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
-    """What the server gets by a session of ours: the sum over all clients, opened."""
+    """The server's result of a session in our design: the opened sum over all clients."""
     aggregator, names = MaskedAggregator(), [f"client {place}" for place in range(len(vectors))]
     aggregator.open(names, [statistic.plan])
     return aggregator.sum(0, _contributions(names, vectors)).total
 
 
 def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
-    """Masked as by ours, and beside each upload a message with the number of rows."""
+    """Masked as in our design, plus a message with the number of rows beside each upload."""
     read = masked(vectors, statistic)
     for place, vector in enumerate(vectors):
         message = json.dumps({"num_examples": int(vector[-1])})
@@ -82,7 +82,7 @@ def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int
 
 
 def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
-    """Ours under encryption; the first residues of each ciphertext, read as numbers up to the agreed bound."""
+    """Our design under encryption; the first residues of each ciphertext read as numbers up to the agreed bound."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
     aggregator = EncryptedAggregator(backend, release="sum", network=tap)
     aggregator.open(names, [statistic.plan])
@@ -124,7 +124,7 @@ ENCRYPTED = tuple(
     for backend in ("bfv", "ckks", "bfv+mask")
 )
 OPENED = "what a sum tells, masks do not hide: see docs/privacy.md"
-"""The note of findings that are read from a sum of ours that was opened as planned."""
+"""The note on findings that come from one of our sums, opened as planned."""
 ASKED_TWICE = Design(
     "secure-afl, mask, asked twice",
     "the second list is refused",

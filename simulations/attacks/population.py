@@ -1,4 +1,4 @@
-"""Whose rows are attacked, and what an attacker knows without any upload: the format, and rows of other people."""
+"""The attacked rows, and what an attacker knows without any upload: the format, and rows of other people."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +16,19 @@ from secure_afl.tables.disclosure import control_rows
 CLIENTS = 4
 _MOST_ROWS = 1000
 _GRIDS = (16, 255)  # white in images of 4 and 8 bits
-_CLOSE = 1e-6  # of a feature whose format has no grid, on a scale from -1 to 1
+_CLOSE = 1e-6  # tolerance for a feature whose format has no grid, on a scale from -1 to 1
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """data: rows that are drawn from; seed: draws them, never a secret; repeats: of what is compared with guessing."""
+    """An attack's setting. data: the source of rows; seed: for drawing them, never a secret; repeats: number of trials."""
 
     data: Dataset
     seed: int
     repeats: int
 
     def draws(self, attack: int) -> np.random.Generator:
-        """For choices of data in one attack."""
+        """The generator for one attack's choices of data."""
         return np.random.default_rng([self.seed, attack])
 
 
@@ -46,7 +46,7 @@ class Known:
 
     @cached_property
     def guess(self) -> Floats:
-        """The mean of other people's rows: what is least wrong for who sees nothing."""
+        """The mean of other people's rows: the best guess without any upload."""
         return np.asarray(self.other.mean(axis=0))
 
     def plausible(self, rows: Floats) -> Floats:
@@ -55,7 +55,7 @@ class Known:
         return within if self.grid is None else np.rint(within * self.grid) / self.grid
 
     def exact(self, found: Floats, truth: Floats) -> bool:
-        """Whether a row was read to the last bit, or where the format has no grid to within 1e-6 in each feature."""
+        """Whether a row was read exactly; without a grid in the format, to within 1e-6 in each feature."""
         if self.grid is None:
             return bool(np.abs(found - truth).max() <= _CLOSE)
         return bool(np.array_equal(self.plausible(found), truth))
@@ -71,9 +71,9 @@ class Clients:
 
 
 def draw(data: Dataset, sizes: list[int], rng: np.random.Generator, per_label: bool = False) -> Clients:
-    """Clients with so many rows each, of all labels, or with `per_label` of two labels each; nobody's is another's.
+    """Draw clients with disjoint rows of these sizes, of all labels, or with `per_label` of two labels each.
 
-    Raises DataError if the data has too few rows to leave as many to the attacker as to a client, 60 or more.
+    Raises `DataError` if the data has too few rows to leave the attacker as many as a client has, and at least 60.
     """
     order = rng.permutation(len(data.y))
     held = []
@@ -93,7 +93,7 @@ def draw(data: Dataset, sizes: list[int], rng: np.random.Generator, per_label: b
 
 
 def controlled(data: Dataset, clients: Clients) -> Clients:
-    """The rows as clients code them under disclosure control, which tables have."""
+    """The rows of tables as clients encode them under disclosure control."""
     layout = data.layout
     if not layout:
         return clients
@@ -112,8 +112,8 @@ def _known(data: Dataset, rows: Ints) -> Known:
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """What the framework's ridge classifier has every client put into one sum: Gram, cross-covariance and count, with
-    a column of ones. bounds, plan: as all parties agree on them.
+    """Every client's statistic for a ridge classifier: Gram matrix, cross-covariance and count, with a column of ones.
+    bounds, plan: as all parties agreed.
     """
 
     model: FederatedRidgeClassifier
@@ -135,7 +135,7 @@ class Statistic:
         ]
 
     def parts(self, vector: Floats) -> tuple[Floats, Floats, float]:
-        """Gram (1 + d, 1 + d), cross-covariance (1 + d, c) and count in a vector, be it a statistic or noise."""
+        """Gram (1 + d, 1 + d), cross-covariance (1 + d, c) and count of a vector, whether a statistic or noise."""
         size = self.bounds.features
         triangle = size * (size + 1) // 2
         cross = vector[triangle:-1].reshape(size, self.bounds.outputs)

@@ -1,4 +1,4 @@
-"""How findings are shown: tables for a terminal and for a document, pictures, and one page with all of it."""
+"""Show findings: tables for a terminal and for a document, pictures, and one page with everything."""
 
 import io
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def by_attack(figures: Figures) -> list[tuple[str, list[Figures]]]:
 
 
 def number(value: float) -> str:
-    """Three digits; what is below a millionth, or beyond a million, by its power of ten."""
+    """Three digits; in scientific notation below a millionth and above a million."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:.0e}"
@@ -52,7 +52,7 @@ def tables(figures: Figures) -> list[Table]:
 
 
 def markdown(figures: Figures) -> str:
-    """The same for a document."""
+    """The findings in Markdown."""
     lines = []
     for name, rows in by_attack(figures):
         lines += [f"**{name}**: {ATTACKS[name].question} ({ATTACKS[name].source})", ""]
@@ -67,7 +67,7 @@ def markdown(figures: Figures) -> str:
 
 def picture(gallery: Gallery) -> bytes:
     """A gallery as a PNG file."""
-    from matplotlib.figure import Figure  # slow to import: only who asks for pictures waits
+    from matplotlib.figure import Figure  # slow to import, so only here
 
     most = max(len(images) for _, images in gallery.lines)
     figure = Figure(figsize=(3.2 + 0.62 * most, 0.62 * len(gallery.lines) + 0.4))
@@ -89,7 +89,7 @@ def picture(gallery: Gallery) -> bytes:
 
 
 def page(figures: Figures, pictures: Sequence[tuple[str, bytes]]) -> str:
-    """One HTML file that needs nothing else. pictures: titles and PNG files."""
+    """A self-contained HTML file. pictures: titles and PNG files."""
     inline = [(title, pages.inline("image/png", data)) for title, data in pictures]
     attacks = [(name, ATTACKS[name], rows) for name, rows in by_attack(figures)]
     return pages.page(

@@ -21,7 +21,7 @@ from secure_afl.simulations.attacks.reading import (
 
 @dataclass(frozen=True)
 class Attack:
-    """question: what is asked; source: who published it; steps: of progress."""
+    """An attack. question: what it tries to learn; source: its publication; steps: of progress."""
 
     question: str
     source: str
@@ -82,9 +82,9 @@ ATTACKS = {
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The names in the table's order, all if none is given. Raises `DataError` for a name that is not in it."""
+    """The names in the table's order; all if none is given. Raises `DataError` for an unknown name."""
     if unknown := [name for name in names if name not in ATTACKS]:
-        raise DataError(f"expected attacks out of {', '.join(ATTACKS)}, got {unknown[0]!r}")
+        raise DataError(f"expected attacks from {', '.join(ATTACKS)}, got {unknown[0]!r}")
     return [name for name in ATTACKS if not names or name in names]
 
 

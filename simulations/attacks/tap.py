@@ -1,4 +1,4 @@
-"""What a server sees of a session: every frame that comes to it, and what it says."""
+"""A server's view of a session: every frame that it receives or sends."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ MASKED, ENCRYPTED = "collecting", "encrypting"
 
 
 class Tap(PerfectNetwork):
-    """Keeps every message, as a server can. silent: clients whose uploads get lost."""
+    """Keep every message, as a server can. silent: clients whose uploads are lost."""
 
     def __init__(self) -> None:
         self.seen: list[Envelope] = []
@@ -29,7 +29,7 @@ class Tap(PerfectNetwork):
         return [envelope]
 
     def frame(self, phase: str, client: int) -> memoryview:
-        """What a client said last in a phase, without its signature."""
+        """A client's last message in a phase, without its signature."""
         last = next(
             one for one in reversed(self.seen) if (one.phase, one.client, one.upward) == (phase, client, True)
         )
@@ -55,5 +55,5 @@ class Tap(PerfectNetwork):
 
 
 def decoded(words: ring.Words, code: FixedPoint) -> Floats:
-    """Words read as one client's vector, whatever they are."""
+    """Decode words as one client's vector, whatever they contain."""
     return np.ldexp(ring.signed(words, code.width).astype(np.float64), -code.fraction_bits)

@@ -1,4 +1,4 @@
-"""Federated learning by gradients, for comparison: each method as strong as we could tune it.
+"""Gradient-based federated learning for comparison, each method tuned as well as we could.
 
-Everything here is public and in the clear; the seeds shape experiments and guard no secret.
+Everything here is public and unencrypted; the seeds make experiments repeatable and protect no secret.
 """

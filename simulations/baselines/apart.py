@@ -1,4 +1,4 @@
-"""The two ends of the scale, without any exchange: every client alone, and all rows in one place."""
+"""The two extremes without communication: every client alone, and all rows in one place."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from secure_afl.simulations.baselines.settings import Settings
 def local_only(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
-    """SGD at each client on its own rows: `steps` steps at `own_rate` a round. Nobody can drop out."""
+    """SGD at each client on its own rows: `steps` steps per round at `own_rate`. No client can drop out."""
 
     def local(k: int, v: Sequence[Tensor], number: int) -> Tensor:
         own = batches(clients[k], settings.batch, settings.steps, (seed, number, k, OWN))
@@ -39,7 +39,7 @@ def local_only(
 def centralized(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
-    """SGD on the pooled rows at one party; a round is an epoch. What pooling would send is not counted."""
+    """SGD on the pooled rows at one party; a round is an epoch. The cost of pooling the rows is not counted."""
     everything = ClientRows(
         "pooled",
         torch.cat([client.X for client in clients]),

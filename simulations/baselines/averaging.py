@@ -1,4 +1,4 @@
-"""Methods that average the survivors' models: FedAvg, FedProx, and what clients make of the average."""
+"""Methods that average the survivors' models: FedAvg, FedProx, and their personalised versions."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,7 @@ from secure_afl.simulations.baselines.model import Model
 from secure_afl.simulations.baselines.settings import Settings
 
 Work = Callable[[int, Tensor, int], Tensor]
-"""work(k, w, number): what client k makes of the common model w, float32 (size,), in a round."""
+"""work(k, w, number): client k's model, float32 (size,), after it trains the common model w in a round."""
 LOOK = 50
 """Rounds between two points of a method whose clients adapt at the end: that can cost more than a round."""
 
@@ -36,7 +36,7 @@ def fedavg(
 def fedprox(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
-    """Li et al. 2020 (MLSys): FedAvg with each client pulled towards the common model, weight `pull`."""
+    """Li et al. 2020 (MLSys): FedAvg with a proximal term of weight `pull` towards the common model."""
 
     def local(k: int, w: Tensor, number: int) -> Tensor:
         steps = batches(clients[k], settings.batch, settings.steps, (seed, number, k, COMMON))
@@ -48,7 +48,7 @@ def fedprox(
 def fine_tuned(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
-    """FedAvg; at the end each client goes on alone for `own_steps` steps at `own_rate`."""
+    """FedAvg; at the end each client trains on alone for `own_steps` steps at `own_rate`."""
     local = _sgd(clients, model, settings, seed)
     own = _own_sgd(clients, model, settings, seed)
     return averaged("fine-tuned", clients, model, settings, seed, watch, local, own)
@@ -57,10 +57,10 @@ def fine_tuned(
 def per_fedavg(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
-    """Fallah et al. 2020 (NeurIPS), first order: a start from which a few own steps do best.
+    """Fallah et al. 2020 (NeurIPS), first order: learn a starting point from which a few local steps work best.
 
-    A local step looks `own_rate` ahead on one batch and takes the gradient there, on a second batch, from where
-    it was. At the end each client adapts by `own_steps` steps at `own_rate` (in the paper one step).
+    A local step moves by `own_rate` on one batch, takes the gradient there on a second batch, and applies it at the
+    original point. At the end each client adapts by `own_steps` steps at `own_rate` (one step in the paper).
     """
 
     def local(k: int, w: Tensor, number: int) -> Tensor:
@@ -85,7 +85,7 @@ def averaged(
     local: Work,
     own: Work | None = None,
 ) -> History:
-    """Rounds of `local` and the average of the survivors; `own` makes it personal after the last one."""
+    """Alternate rounds of `local` with averages over the survivors; `own` personalises the last average."""
     account = Account(name, own is not None, model, clients, watch)
     w = model.start(seed)
     for number in range(1, settings.rounds + 1):

@@ -1,4 +1,4 @@
-"""Local training: mini-batch SGD, pulled towards another model where a method wants that."""
+"""Local training: mini-batch SGD, with an optional proximal term."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ def descend(
     anchor: Tensor | None = None,
     pull: float = 0.0,
 ) -> Tensor:
-    """SGD on loss(w) + pull/2 ‖w - anchor‖², one step a batch; a new vector (size,)."""
+    """SGD on loss(w) + pull/2 ‖w - anchor‖², one step per batch; returns a new vector (size,)."""
     w = w.clone()
     for X, y in steps:
         gradient = model.gradient(w, X, y)

@@ -1,4 +1,4 @@
-"""What every baseline shares: clients' rows, mini-batches, who drops out, the average, and the account."""
+"""Shared parts of the baselines: clients' rows, mini-batches, dropouts, averages, and cost accounting."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from secure_afl.simulations.data.partition import Part
 P = ParamSpec("P")
 T = TypeVar("T")
 COMMON, OWN, DIRECTIONS, ABSENCE = range(4)
-"""What is drawn, the last part of the key (seed, round, client, what) of every draw after the first model."""
+"""The kinds of random draws: the last part of the key (seed, round, client, kind) of each draw."""
 _FLOAT32 = 4  # bytes
 _LAST = 5  # rounds
 
@@ -36,13 +36,12 @@ class ClientRows:
 
 @dataclass(frozen=True)
 class Point:
-    """The state after a round; every cost is the sum over all rounds so far, without evaluation.
+    """The state after a round; costs are cumulative and exclude evaluation.
 
-    compute_seconds: what training takes if clients compute at the same time: of each round the slowest
-    survivor's own work, and the server's. client_seconds: the work of all clients together. bytes_up,
-    bytes_down: of one client that no round misses, float32 parameters; the first model is drawn from the
-    public seed and costs nothing. accuracy: right answers / test rows over all clients' test rows, each
-    client's by its own model where the method is personal.
+    compute_seconds: training time if clients compute in parallel: in each round the slowest survivor's work plus the
+    server's. client_seconds: work of all clients together. bytes_up, bytes_down: of a client that takes part in every
+    round, float32 parameters; the first model comes from the public seed and costs nothing. accuracy: over all clients'
+    test rows; with a personal method each client uses its own model.
     """
 
     round: int
@@ -63,15 +62,15 @@ class History:
 
     @property
     def accuracy(self) -> float:
-        """In the end: the mean over the points of the last `_LAST` rounds."""
+        """Final accuracy: the mean over the points of the last `_LAST` rounds."""
         end = self.points[-1].round
         return fmean(point.accuracy for point in self.points if point.round > end - _LAST)
 
 
 Watch = Callable[[Point], None]
 Train = Callable[[Sequence[ClientRows], Model, Settings, int, Watch], History]
-"""Train on clients, from a model, by settings and a seed; `watch` is told of each point. All but the times
-follows from the seed."""
+"""Train a model on clients with settings and a seed; `watch` gets each point. The seed determines everything but the
+times."""
 
 
 def clients_of(data: Dataset, parts: Sequence[Part]) -> list[ClientRows]:
@@ -85,10 +84,10 @@ def clients_of(data: Dataset, parts: Sequence[Part]) -> list[ClientRows]:
 def batches(
     client: ClientRows, size: int, count: int, key: tuple[int, ...]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """`count` mini-batches X (size, features), y (size,) by going through the rows in shuffled order.
+    """`count` mini-batches X (size, features), y (size,) from the rows in shuffled order.
 
-    A client with fewer rows than `size` uses all of them in each. The key, not the past, fixes the draw:
-    who was absent before changes nothing.
+    A client with fewer rows than `size` uses all of them in each batch. The key alone fixes the draw, whatever happened
+    in earlier rounds.
     """
     rows = len(client.y)
     size = min(size, rows)
@@ -96,12 +95,12 @@ def batches(
     epochs = -(-size * count // rows)
     order = np.concatenate([rng.permutation(rows) for _ in range(epochs)])[: size * count]
     chosen = torch.from_numpy(order)
-    # One gather for all of them costs less than one each.
+    # One gather for all batches costs less than one per batch.
     return zip(torch.split(client.X[chosen], size), torch.split(client.y[chosen], size), strict=True)
 
 
 def survivors(clients: int, dropout: float, seed: int, number: int) -> list[int]:
-    """Who takes part in a round: all but round(dropout * clients) of them at random, but at least one."""
+    """The participants of a round: all but round(dropout * clients) random clients, at least one."""
     rng = np.random.default_rng((seed, number, 0, ABSENCE))
     return sorted(rng.permutation(clients)[: max(1, clients - round(dropout * clients))].tolist())
 
@@ -116,7 +115,7 @@ def average(states: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
 
 
 def accuracy(model: Model, states: Sequence[Tensor], clients: Sequence[ClientRows]) -> float:
-    """Right answers of state k on the test rows of client k, over all test rows."""
+    """The fraction of correct predictions over all test rows, state k predicting client k's test rows."""
     right = sum(
         int((model.logits(w, client.X_test).argmax(1) == client.y_test).sum())
         for w, client in zip(states, clients, strict=True)
@@ -125,7 +124,7 @@ def accuracy(model: Model, states: Sequence[Tensor], clients: Sequence[ClientRow
 
 
 class Account:
-    """Keeps the costs of a training. Clients work one after another here and at the same time in its sums."""
+    """The costs of a training. Clients run one after another here, but the account assumes that they run in parallel."""
 
     def __init__(
         self, method: str, personal: bool, model: Model, clients: Sequence[ClientRows], watch: Watch
@@ -144,7 +143,7 @@ class Account:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[T]:
-        """work(k, ...) of each client k that is present; the slowest one counts."""
+        """Run work(k, ...) for each present client k; the slowest client counts."""
         results, seconds = _timed(present, work, *args, **kwargs)
         self._compute += max(seconds)
         self._client += sum(seconds)
@@ -159,21 +158,21 @@ class Account:
     def at_the_end(
         self, work: Callable[Concatenate[int, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
-        """work(k, ...) that every client k does once, after the last round, whichever that is.
+        """Run work(k, ...) once for every client k after the last round, whichever that is.
 
-        So it counts in every point and adds up in none. The longest so far stands for it: otherwise the clock's
-        jitter could make time run backwards.
+        So every point includes it once. The longest time so far is used, since clock jitter could otherwise make the
+        total time decrease.
         """
         results, seconds = _timed(range(len(self._clients)), work, *args, **kwargs)
         self._end = (max(self._end[0], *seconds), max(self._end[1], sum(seconds)))
         return results
 
     def exchanged(self) -> None:
-        """A client sent one model and received one."""
+        """Count that a client sent one model and received one."""
         self._bytes += _FLOAT32 * self._model.size
 
     def point(self, number: int, states: Sequence[Tensor]) -> None:
-        """After a round, with the model that each client would use now."""
+        """Record a point after a round, with each client's current model."""
         compute, client = self._compute + self._end[0], self._client + self._end[1]
         reached = accuracy(self._model, states, self._clients)
         self._points.append(Point(number, compute, client, self._bytes, self._bytes, reached))

@@ -1,4 +1,4 @@
-"""A torch model as one flat vector of parameters and a forward function: what local steps cost least with."""
+"""A torch model as one flat parameter vector and a forward function, the cheapest form for local steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Model:
         return sum(map(prod, self.shapes))
 
     def start(self, seed: int) -> Tensor:
-        """First parameters, which everybody can compute: torch's default, uniform within 1/sqrt(fan-in)."""
+        """Initial parameters, which every party can compute: torch's default, uniform within 1/sqrt(fan-in)."""
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(self.size, generator=generator) * 2 - 1
         fans = [prod(self.shapes[i - i % 2][1:]) for i in range(len(self.shapes))]  # a bias has its weight's
@@ -43,7 +43,7 @@ class Model:
         return float(functional.cross_entropy(self.logits(w, X), y))
 
     def gradient(self, w: Tensor, X: Tensor, y: Tensor) -> Tensor:
-        """Of the loss in w, float32 (size,)."""
+        """Gradient of the loss in w, float32 (size,)."""
         tensors = self._tensors(w)
         for tensor in tensors:
             tensor.requires_grad_()

@@ -1,4 +1,4 @@
-"""Methods in which a client's own model is held near a common one: pFedMe and Ditto."""
+"""Methods that keep a client's own model near a common one: pFedMe and Ditto."""
 
 from collections.abc import Sequence
 

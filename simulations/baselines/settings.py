@@ -1,11 +1,11 @@
-"""The baselines' settings, and the ones that validation chose."""
+"""The baselines' settings, and the values chosen by validation."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a method trains; a method reads what its docstring names.
+    """Training settings; a method uses those that its docstring names.
 
     rounds: of the federation, or epochs. rate: learning rate of the common model. batch: rows a step. steps:
     a client's local steps a round. dropout: fraction of clients absent at random in each round. pull: weight

@@ -1,1 +1,1 @@
-"""What a masked and an encrypted sum cost on this machine."""
+"""Benchmarks of masked and encrypted sums on this machine."""

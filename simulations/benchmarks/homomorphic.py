@@ -1,9 +1,9 @@
-"""What encryption costs: our parameter sets beside the form in which NVFlare uses TenSEAL, in one run.
+"""The cost of encryption: our parameter sets compared with TenSEAL as NVFlare uses it, in one run.
 
 One thread, CPU seconds for 10⁶ values. *NVFlare*: CKKS of N = 8192, [60, 40, 40], scale 2⁴⁰, TenSEAL's own
-messages with the context attached, encrypted with the secret key that all clients share there; and the same with
-a public key, which is what it takes if clients may not read each other. Ours are timed with all that a session
-does to the vector: fixed-point code, packing, tags, checks, flooding.
+messages with the context attached, encrypted with the secret key that all clients share there; and the same with a
+public key, which is necessary if clients must not read each other's data. Our times include all that a session does to
+the vector: fixed-point encoding, packing, tags, checks, flooding.
 """
 
 import os
@@ -47,7 +47,7 @@ def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
     vectors = np.random.default_rng(0).uniform(-_BOUND, _BOUND, (2, _VALUES))
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (NVFLARE, NVFLARE_PUBLIC, *LATTICES)}
     for _ in range(repeats):
-        for name, found in runs.items():  # in turn, so that a busy neighbour on the machine meets all
+        for name, found in runs.items():  # in turn, so that other load on the machine affects all alike
             watch(name)
             found.append(_ours(name, vectors) if name in LATTICES else _nvflare(name, vectors))
     sets = []

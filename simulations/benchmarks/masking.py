@@ -1,7 +1,7 @@
-"""What masking costs: the client's rate against raw keystream, and the whole protocol's CPU.
+"""The cost of masking: the client's rate compared with raw keystream, and the CPU time of the whole protocol.
 
-Everything is measured in one process, CPU seconds throughout. Keystream and masking are timed in turn,
-so that a busy neighbour on the machine meets both.
+Everything runs in one process and is measured in CPU seconds. Keystream and masking are timed in turn, so that other
+load on the machine affects both alike.
 """
 
 import os
@@ -58,7 +58,7 @@ def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """What the figures depend on: these packages, too."""
+    """The machine and the versions that the figures depend on, including these packages."""
     names = ("secure-afl", "numpy", "cryptography", "msgspec", *packages)
     return {
         "processor": _processor(),
@@ -70,7 +70,7 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name; where the system does not say, its kind."""
+    """The processor's name, or its architecture if the system does not tell the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -80,7 +80,7 @@ def _processor() -> str:
 
 
 def _masking_rate(repeats: int) -> dict[str, float]:
-    """Bytes a second of raw AES-256-CTR, and of `add_keystreams`, for 50 masks of 10⁶ values."""
+    """Bytes per second of raw AES-256-CTR and of `add_keystreams`, for 50 masks of 10⁶ values."""
     vector = np.zeros(_VALUES, np.uint64)
     zeros, scratch = bytes(CHUNK_BYTES), bytearray(CHUNK_BYTES)
     raw, masking = [], []
@@ -136,7 +136,7 @@ def _protocol(n: int, m: int, dropout: float) -> dict[str, float]:
 
 
 def _server_memory(n: int, m: int) -> float:
-    """Most memory the server takes while a sum is collected and opened, in float64 vectors of m values."""
+    """The server's peak memory while it collects and opens a sum, in float64 vectors of m values."""
     aggregator, contributions = _session(n, m, 0.0)
     cohort = aggregator.cohort
     server, peaks = cohort.server, [0]
@@ -152,7 +152,7 @@ def _server_memory(n: int, m: int) -> float:
 
 
 class _Measured:
-    """A server whose every call is measured: memory above what was held when the round began."""
+    """A server whose calls are measured: memory above that at the beginning of the round."""
 
     def __init__(self, server: MaskingServer, peaks: list[int]) -> None:
         self.held = 0

@@ -1,8 +1,8 @@
-"""What many clients cost: one masked sum over thousands of them, every one our real client, with the sparse graph.
+"""The cost of many clients: one masked sum over thousands of real clients, with the sparse graph.
 
-The server is in this process and all clients are in a second one, so the server's CPU and memory are its own. Messages
-go through a pipe as bytes. Clients that drop out do so after their keys are shared, the worst place: the server then
-rebuilds their pairwise masks.
+The server runs in this process and all clients in a second one, so that the server's CPU time and memory are measured
+separately. Messages go through a pipe as bytes. Clients drop out after the key exchange, the most expensive moment: the
+server must then rebuild their pairwise masks.
 """
 
 import gc
@@ -43,8 +43,8 @@ BOUND = 1.0  # of every value
 
 @dataclass(frozen=True)
 class Scale:
-    """One size. dropout: the share of clients that fall silent after the key exchange; corrupted: the share that is
-    assumed to collude, which the graph bears besides.
+    """One size. dropout: the fraction of clients that drops out after the key exchange; corrupted: the fraction assumed to
+    collude, which the graph tolerates in addition.
     """
 
     clients: int
@@ -55,7 +55,7 @@ class Scale:
 
     @property
     def policy(self) -> Policy:
-        """Of every client: what a sparse graph needs."""
+        """Every client's policy, as a sparse graph requires."""
         return Policy(
             corrupted=self.corrupted,
             dropout=self.dropout,
@@ -70,14 +70,14 @@ class Scale:
 
     @property
     def memory(self) -> int:
-        """Bytes that all parties take on one machine, about: each of n clients holds lists of all n members. Measured from
-        300 to 10,000 clients.
+        """Approximate bytes of all parties on one machine: each of n clients holds lists of all n members. Measured from 300
+        to 10,000 clients.
         """
         return 500_000_000 + 95_000 * self.clients + 200 * self.clients**2
 
     @property
     def gone(self) -> frozenset[int]:
-        """Who drops out: every so-manieth."""
+        """The clients that drop out, evenly spaced."""
         count = round(self.dropout * self.clients)
         return frozenset(at * self.clients // count for at in range(count)) if count else frozenset()
 
@@ -85,7 +85,7 @@ class Scale:
 def measure(sizes: Sequence[Scale], watch: Callable[[str], None]) -> dict[str, Any]:
     """Figures of every size, the smallest first. `watch` is called `steps` times.
 
-    Raises `DataError` if this machine has not the memory for so many clients.
+    Raises `DataError` if this machine lacks the memory for so many clients.
     """
     for size in sizes:
         if (need := size.memory) > (free := psutil.virtual_memory().available):
@@ -93,7 +93,7 @@ def measure(sizes: Sequence[Scale], watch: Callable[[str], None]) -> dict[str, A
                 f"expected about {need / 1e9:.1f} GB of free memory for {size.clients:,} clients in one process, got "
                 f"{free / 1e9:.1f}"
             )
-    idle = _resident()  # a session begins in what the one before it, a smaller one, has freed
+    idle = _resident()  # a session reuses the memory that the smaller one before it has freed
     rows = [_session(size, idle, watch) for size in sorted(sizes, key=lambda size: size.clients)]
     return {"machine": machine("psutil"), "sizes": rows, "law": _law(rows)}
 
@@ -104,9 +104,9 @@ def steps(sizes: Sequence[Scale]) -> int:
 
 
 def _law(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A client's CPU seconds as a + b·log₂ n + c·n, no term negative, and how much of their variance that explains.
+    """Fit a client's CPU seconds as a + b·log₂ n + c·n with non-negative terms; also the explained variance.
 
-    The keys of neighbours grow with log n; that everybody's number is read, in three messages, with n.
+    The number of neighbours' keys grows with log n; reading all clients' indices, in three messages, grows with n.
     """
     if len(rows) < 4:
         return {}
@@ -130,7 +130,7 @@ def _terms(n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _clients(pipe: Connection, size: Scale) -> None:
-    """Makes the roster, answers batches of messages, and at the end says what the sum must be."""
+    """Make the roster, answer batches of messages, and finally return the expected sum."""
     identities = [Identity.generate() for _ in range(size.clients)]
     roster = Roster(tuple(Member(f"client-{place}", one.verify_key) for place, one in enumerate(identities)))
     pipe.send([member.verify_key for member in roster.members])

@@ -1,1 +1,1 @@
-"""Data sets and how they are divided among clients."""
+"""Data sets (`dataset.load`; a new built-in one is a function there) and their division among clients (`partition`)."""

@@ -1,4 +1,4 @@
-"""Data sets, each on a scale that the parties of a federation can agree on before anyone looks at a row."""
+"""Data sets, each on a scale that the parties of a federation can agree on before anyone reads a row."""
 
 import math
 import zipfile
@@ -29,7 +29,7 @@ _READ_FROM_FILE = "scale: powers of two read from this file; in a real federatio
 
 
 class About(NamedTuple):
-    """What is known of a column before anything is learned. missing: the share of its rows without a value."""
+    """Facts about a column before training. missing: the fraction of its rows without a value."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class About(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The table and codebook that a data set was made of. rows: of the table, from 1, in the order of the data set."""
+    """The table and codebook of a data set. rows: row numbers in the table, from 1, in the order of the data set."""
 
     table: str
     form: Form | None
@@ -52,13 +52,13 @@ class Dataset:
 
     X: float64 (rows, features). y: int64 (rows,), each in 0..len(classes)-1; of a number to predict, which has no
     classes, float64 (rows,) within `target.range`.
-    site: str (rows,), who holds the row, or None. classes, features: names. row_norm: public bound on the
+    site: str (rows,), the holder of each row, or None. classes, features: names. row_norm: public bound on the
     euclidean norm of any row; it follows from the scale. note: where the scale is from.
     shape: of one row: (channels, height, width) for images, the columns in that order, else (features,).
-    from_rows: the scale was read from the rows, so that it tells of them: no promise about a row holds then.
-    about: the columns of the table that the features are made of; empty for images.
-    codebook: of a table, given or made from its rows. origin: None without a given one.
-    weights: float64 (rows,), how much each row counts in training, None where all count once.
+    from_rows: whether the scale was read from the rows and so reveals something about them: then no privacy guarantee
+    for a row holds. about: the columns of the table from which the features derive; empty for images.
+    codebook: of a table, given or inferred from its rows. origin: None if no codebook was given.
+    weights: float64 (rows,), each row's weight in training; None: all weights are 1.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Dataset:
 
     @property
     def target(self) -> "Target | None":
-        """The number to predict, as the codebook has it; None where there are classes."""
+        """The number to predict, as the codebook defines it; None if there are classes."""
         return self.codebook.outcome if self.codebook and not self.classes else None  # type: ignore[return-value]
 
     @property
@@ -112,7 +112,7 @@ class Dataset:
 
     @property
     def layout(self) -> "Layout | None":
-        """Of a table, which features are 0 or 1; None for what is no table. Raises `DataError`, see `Layout.of`."""
+        """Which features of a table are 0 or 1; None if the data is not a table. Raises `DataError`, see `Layout.of`."""
         from secure_afl.tables.disclosure import Layout
 
         return Layout.of(self.codebook) if self.codebook else None
@@ -141,14 +141,14 @@ def load(
     form: Form | None = None,
     codebook: Path | None = None,
 ) -> Dataset:
-    """Load what `source` names; DataError says what does not fit.
+    """Load the data set that `source` names. Raises `DataError` for unknown sources and for data that do not fit.
 
     `heart`, `mnist5k`, `digits`: built in, see files/README.md. `synthetic`, `synthetic:A,B`:
     Synthetic(A, B), by default (0.5, 0.5), drawn with `seed`, which nothing else here uses.
-    A table (.csv, .parquet, .xlsx, …, see `tables.reading`; form: how it is written), as its codebook has it; without one
-    `tables.inferred` makes one from the rows, and refuses whatever is in doubt.
-    .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels, height, width) are images, the rest is
-    flattened; `y` will do for `label`.
+    A table (.csv, .parquet, .xlsx, …, see `tables.reading`; form: its format), read by its codebook; without one
+    `tables.inferred` infers a codebook from the rows and refuses ambiguous columns.
+    .npz: `X` or `x`, rows first; (rows, height, width) and (rows, channels, height, width) are images, other shapes are
+    flattened; `y` is accepted for `label`.
     A folder: the published files of MNIST, Fashion-MNIST or CIFAR-10, training and test rows together.
     `flwr:NAME`: images of the Hugging Face Hub or of a folder of parquet files, all splits together.
     Without a column of the default name `site` there are no sites.
@@ -194,7 +194,7 @@ def load(
         _names(path, rows.table, site_column, keep=True).astype(np.str_) if has_site else None,
         tuple(map(str, values)),
         tuple(rows.features),
-        # Rounded up, so that the bound still holds after somebody squares it.
+        # Rounded up, so that the bound still holds after squaring.
         math.nextafter(math.sqrt(len(rows.features)), math.inf),
         rows.note,
         rows.shape,
@@ -203,7 +203,7 @@ def load(
 
 
 def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) -> Dataset:
-    """A table as its codebook has it: the scale is public."""
+    """A table read by its codebook: the scale is public."""
     from secure_afl.tables import codebook as codebooks
     from secure_afl.tables import reading
 
@@ -261,7 +261,7 @@ def _mnist5k() -> _Rows:
 
 
 def _digits() -> _Rows:
-    from sklearn.datasets import load_digits  # slow to import: only who asks for it waits
+    from sklearn.datasets import load_digits  # slow to import, so only here
 
     pixels, y = load_digits(return_X_y=True)
     return _images(pixels.reshape(-1, 1, 8, 8), 16, {"label": y})
@@ -285,7 +285,7 @@ def _numbered(X: Floats) -> list[str]:
 
 
 def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> NDArray[Any]:
-    """Labels or sites: words, or int64 where all are whole numbers; `keep` leaves them as they are written."""
+    """Labels or sites: strings, or int64 if all are whole numbers; `keep` leaves them as strings."""
     if name not in table:
         raise DataError(f"{path.name}: no column {name!r}, there are {', '.join(table)}")
     values = np.asarray(table[name])
@@ -300,7 +300,7 @@ def _names(path: Path, table: dict[str, Any], name: str, keep: bool = False) -> 
 
 
 def _power(values: Floats) -> Any:
-    """Per column the smallest power of two that covers it: dividing by it costs no digit and can be undone."""
+    """Per column the smallest power of two that covers it: dividing by it is exact and reversible."""
     fraction, exponent = np.frexp(np.abs(values).max(axis=0))
     return np.ldexp(1.0, exponent - (fraction == 0.5))
 

@@ -1,4 +1,4 @@
-"""The files in which MNIST, Fashion-MNIST and CIFAR-10 were published, read from a folder of the user's."""
+"""Read the original files of MNIST, Fashion-MNIST and CIFAR-10 from a folder."""
 
 import gzip
 import io
@@ -35,10 +35,10 @@ _MOST_BYTES = 2**30  # of one IDX file: EMNIST, the largest published, has 0.64e
 def read(folder: Path) -> tuple[Pixels, Labels]:
     """All images of the folder, training files first, uint8 (rows, channels, height, width), and their labels.
 
-    Which format it is, the names say: IDX files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…`
+    The file names determine the format: IDX files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…`
     (also with a dot before `idx`, also with `.gz`), or `data_batch_1.bin` to `_5.bin` and `test_batch.bin`, or
-    the same without `.bin`, which are Python pickles and are read without running anything in them.
-    Raises DataError for a folder with none, with a part or with several of these, and for broken files.
+    the same without `.bin`, which are Python pickles; reading them runs no code from them.
+    Raises `DataError` for a folder with none, only some, or several of these formats, and for broken files.
     """
     form, files = _files(folder)
     if form == "MNIST (IDX)":

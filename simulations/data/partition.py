@@ -1,4 +1,4 @@
-"""Who holds which rows: the sites of the data, or one of the usual ways to divide a single set."""
+"""Divide rows among clients: by the sites of the data, or by one of the usual partitions of a single data set."""
 
 import re
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
     whole = kind == "labels" and number.is_integer()
     if spec not in ("site", "iid") and not (number > 0 and (whole or kind in ("dirichlet", "uneven"))):
         raise DataError(f"unknown partition {spec!r}; the forms are\n{FORMS}")
-    rng = np.random.default_rng(seed)  # it shapes an experiment and guards no secret
+    rng = np.random.default_rng(seed)  # it makes an experiment repeatable and protects no secret
     if kind == "site":
         if data.site is None:
             raise DataError(f"{data.name} names no sites: use iid, dirichlet:A, labels:K or uneven:A")

@@ -1,4 +1,4 @@
-"""Synthetic(alpha, beta): a hundred devices whose rows and labelling rules differ, drawn and not collected."""
+"""Synthetic(alpha, beta): random rows of a hundred devices with different distributions and labelling rules."""
 
 import math
 import re

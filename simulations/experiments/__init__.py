@@ -1,1 +1,1 @@
-"""What the tables and plots in docs/ are made by: each experiment is a program that measures and then prints."""
+"""The experiments behind the tables and plots in docs/: each is a program that measures and then prints."""

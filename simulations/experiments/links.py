@@ -1,4 +1,4 @@
-"""The network between clients and server as experiments assume it, since they run in one process."""
+"""The assumed network between clients and server, as experiments run in one process."""
 
 from dataclasses import dataclass
 

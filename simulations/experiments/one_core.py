@@ -1,4 +1,4 @@
-"""One thread for every method: what a comparison on one core needs."""
+"""Limit every method to one thread, for comparisons on one core."""
 
 import torch
 from threadpoolctl import threadpool_limits

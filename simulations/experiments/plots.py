@@ -1,4 +1,4 @@
-"""Pictures of the experiments, from their figures alone."""
+"""Plots of the experiments, from their figures alone."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The learning problems on which methods are compared: data, who holds them, and the models that are trained."""
+"""The learning problems for comparing methods: data, their partition, and the trained models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Parties as processes on this machine: folders, certificates, a Flower network, its simulation engine."""
+"""Run parties as processes on this machine: folders, certificates, a Flower network, Flower's simulation engine."""

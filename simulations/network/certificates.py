@@ -1,4 +1,4 @@
-"""Keys for a Flower network on this machine alone: a throw-away authority, its server certificate, node keys."""
+"""Keys for a local Flower network: a temporary certificate authority, a server certificate, node keys."""
 
 from dataclasses import dataclass
 from pathlib import Path

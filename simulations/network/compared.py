@@ -1,4 +1,4 @@
-"""A study over Flower beside the same study in one process."""
+"""Compare a study over Flower with the same study in one process."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def phase_table(report: Mapping[str, Any]) -> str:
-    """The report's phases for people: bytes are those of one client, the most of any."""
+    """The report's phases as a text table; bytes are those of the client with the most."""
     lines = [f"{'phase':<28}{'seconds':>9}{'server CPU s':>14}{'bytes up':>12}{'bytes down':>12}"]
     for one in report["phases"]:
         lines.append(
@@ -34,7 +34,8 @@ def phase_table(report: Mapping[str, Any]) -> str:
 def compare(
     parties: LaidOut, report: Mapping[str, Any], rows: Dataset, parts: Sequence[Part], holders: int
 ) -> None:
-    """Print the model of the network beside that of one process, over the same survivors, and what both are worth."""
+    """Print the difference between the network's model and the one of a single process over the same survivors, and
+    their accuracies."""
     terms, study = Folder(parties.server).terms()
     aggregator = (
         MaskedAggregator(terms.policy)

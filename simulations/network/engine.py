@@ -1,7 +1,7 @@
-"""What Flower's simulation engine makes of many clients: one masked sum there, and the same without it.
+"""Many clients on Flower's simulation engine: one masked sum with the engine and the same sum without it.
 
-The engine, and in it the server, is a process of its own here; Ray starts others, which answer for the clients. Needs
-the extra `simulation`.
+The engine with the server runs in its own process; Ray starts further processes, which answer for the clients. Needs the
+extra `simulation`.
 """
 
 import os
@@ -37,7 +37,7 @@ def steps(size: Scale) -> int:
 
 
 def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
-    """Figures of both. actors: processes of Ray that answer for clients.
+    """Measure both. actors: number of Ray processes that answer for clients.
 
     Clients' folders lie where temporary files do. Raises `MissingExtraError` without Ray and Flower, and `DataError` if the engine
     fails.
@@ -121,7 +121,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def lines(figures: dict[str, Any]) -> dict[str, str]:
-    """What no table has, by name."""
+    """Facts that are in no table, by name."""
     engine, here, machine = figures["engine"], figures["in_process"], figures["machine"]
     versions = machine["versions"]
     server = max(here["server_memory"].values())

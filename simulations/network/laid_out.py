@@ -1,4 +1,4 @@
-"""A data set with sites, laid out as the folders that its parties would have on their machines."""
+"""Lay out a data set with sites as the folders that its parties would have on their machines."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ _CODEBOOK = "codebook.toml"
 
 @dataclass(frozen=True)
 class LaidOut:
-    """Folders: parties' by their numbers, clients first, and the server's. See `secure_afl.node.site`."""
+    """The parties' folders by index, clients first, and the server's folder. See `secure_afl.node.site`."""
 
     clients: tuple[Path, ...]
     holders: tuple[Path, ...]
@@ -40,7 +40,7 @@ def lay_out(
 ) -> LaidOut:
     """Folders for a model of the training rows, a client for each part. encoder: of a network; None is a ridge model.
 
-    Raises `FileError` if one is there already or cannot be written, `DataError` for an encoder that is none.
+    Raises `FileError` if a folder exists or cannot be written, `DataError` for an unknown encoder.
     """
     names = [part.client for part in parts]
     agreed = _study(data, backend, encoder, _CODEBOOK)
@@ -87,9 +87,9 @@ def lay_out(
 
 
 def settle(folder: Path, name: str, *, server: bool = False) -> Member:
-    """A party's, or the server's, new folder, with its `identity.key`.
+    """Make the folder of a party or the server, with its `identity.key`.
 
-    Raises `FileError` if it is there already or cannot be written.
+    Raises `FileError` if it exists or cannot be written.
     """
     try:
         folder.mkdir(parents=True, mode=0o700)
@@ -101,12 +101,12 @@ def settle(folder: Path, name: str, *, server: bool = False) -> Member:
 
 
 def policy_for(backend: str, encoder: str | None) -> Policy:
-    """Of every party: all but the encoder "seeded" need a server whose layers are taken as they come."""
+    """Every party's policy. All encoders but "seeded" require trust in the server's layers (`trusts_reports`)."""
     return Policy(backends=frozenset({backend}), trusts_reports=encoder not in (None, "seeded"))
 
 
 def _table(data: Dataset) -> tuple[list[str], list[list[str]]]:
-    """A header, and the cells of all rows: as they came, where a codebook says what they mean, else numbers."""
+    """A header and the cells of all rows: the original cells if there is a codebook, otherwise numbers."""
     if data.origin is None:
         rows = [
             [*map(repr, row), data.classes[place]]

@@ -1,6 +1,6 @@
 """A Flower network on this machine: the server's SuperLink and a node for each party, with TLS and node authentication.
 
-The same programs as across machines, and so the same costs but for the network's. Needs the extra `flower`.
+The programs are those used across machines, so costs are the same except for the network. Needs the extra `flower`.
 """
 
 import os
@@ -26,7 +26,7 @@ from secure_afl.protocol.transport import logs
 from secure_afl.simulations.network import certificates
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "flower"
-_START, _STOP = 600.0, 5.0  # seconds; a program that ends is not waited for
+_START, _STOP = 600.0, 5.0  # seconds
 _NAME = "server"
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -34,7 +34,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     "PYTHONUNBUFFERED": "1",
-    logs.VARIABLE: "text",  # whoever watches the run reads its phases
+    logs.VARIABLE: "text",  # the caller reads phases from these lines
 }
 
 
@@ -85,7 +85,7 @@ class Loopback:
         limit: float = 300.0,
         watch: Callable[[str], None] = lambda line: None,
     ) -> str:
-        """Submit the study of the server's folder, and wait until it is over; gives what the run said.
+        """Submit the study of the server's folder, wait until it is over, and return its output.
 
         deadline: of a phase; limit: of the run, both in seconds; watch: called with each line. Raises `DataError` if
         the run did not end in time, or left no report.
@@ -98,7 +98,7 @@ class Loopback:
         else:
             learning = ("secure-afl", "study", "run", self.server, "--deadline", deadline)
             said = self._watched(learning, limit, watch)
-        # Flower's own command ends with 0 whatever became of the run.
+        # Flower's own command exits with 0 whether or not the run succeeded.
         if not report.exists():
             raise DataError(f"the run ended without a report:\n{said[-3000:]}")
         return said
@@ -111,16 +111,16 @@ class Loopback:
         limit: float = 300.0,
         watch: Callable[[str], None] = lambda line: None,
     ) -> str:
-        """Have a run of any app, as `flwr run` takes its settings, and wait until it is over; gives what it said."""
+        """Run any app with settings as for `flwr run`, wait until it is over, and return its output."""
         command = ("flwr", "run", app, _NAME, "--stream", "--run-config", settings)
         return self._watched(command, limit, watch)
 
     def kill(self, party: int) -> None:
-        """End a party's node at once, as a loss of power would."""
+        """Kill a party's node, like a loss of power."""
         self._signal(f"node-{party}", signal.SIGKILL)
 
     def start(self, party: int) -> None:
-        """Start the node of a party, at first or after its end."""
+        """Start or restart a party's node."""
         folder, key = self.parties[party], self._made.nodes[party]
         if not self.stock:
             self._start(f"node-{party}", *self._node, folder)
@@ -134,11 +134,11 @@ class Loopback:
         )
 
     def await_end(self, party: int, limit: float) -> None:
-        """Until a party's node has ended. Raises `subprocess.TimeoutExpired` after so many seconds."""
+        """Wait until a party's node has ended. Raises `subprocess.TimeoutExpired` after `limit` seconds."""
         self._programs[f"node-{party}"].wait(limit)
 
     def kill_server(self) -> None:
-        """End the ServerApp at once; the SuperLink and the nodes stay."""
+        """Kill the ServerApp; the SuperLink and the nodes keep running."""
         for program in psutil.Process(self._programs["superlink"].pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 if any(word.endswith("flwr-serverapp") for word in program.cmdline()):
@@ -203,7 +203,7 @@ class Loopback:
         raise DataError(f"the SuperLink does not answer: {self._log('superlink')}")
 
     def _watched(self, command: Sequence[object], limit: float, watch: Callable[[str], None]) -> str:
-        """What a program said, until it was over or the time was."""
+        """A program's output, until it ended or the time was up."""
         said: list[str] = []
         (self.home / "run.log").unlink(missing_ok=True)
         program = self._start("run", str(command[0]), *command[1:])
@@ -221,7 +221,7 @@ class Loopback:
 
     def _start(self, name: str, program: str, *arguments: object) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:
-            # A session of its own, so that what it starts ends with it.
+            # In its own session, so that its child processes end with it.
             self._programs[name] = subprocess.Popen(
                 [_installed(program), *map(str, arguments)],
                 env=self._environment(),
@@ -254,7 +254,7 @@ class Loopback:
         for name, program in self._programs.items():
             with suppress(subprocess.TimeoutExpired):
                 program.wait(max(0.0, ends - time.monotonic()))
-            self._signal(name, signal.SIGKILL)  # also what it started and did not end
+            self._signal(name, signal.SIGKILL)  # also its remaining child processes
             program.wait()
 
 

@@ -1,10 +1,10 @@
 """One masked sum over many clients as apps of Flower, each client with its own folder. Needs the extra `flower`.
 
-    scale.json, roster.toml     what everybody knows; a process reads it once, whatever number of clients it answers for
-    7/identity.key, 7/state.db  what client 7 has alone: opened anew for every message, as on a machine of its own
+    scale.json, roster.toml     common to all; a process reads them once for all its clients
+    7/identity.key, 7/state.db  only client 7's: opened again for every message, as on its own machine
 
-`SECURE_AFL_SCALE` names the folder. Clients that drop out refuse when their vector is wanted: their keys are shared
-by then, the worst place.
+`SECURE_AFL_SCALE` names the folder. Clients drop out by refusing to give their vector, after the key exchange: the most
+expensive moment.
 """
 
 import os
@@ -46,7 +46,7 @@ from secure_afl.sums.aggregation import SessionSettings, proposed
 VARIABLE = "SECURE_AFL_SCALE"
 REPORT = "report.json"
 _POLL = 0.2  # seconds
-_LOOKED_AT = 5000  # messages a second: a look goes through all that is waited for, and holds up the engine
+_LOOKED_AT = 5000  # messages per second: each look queries all pending messages and blocks the engine
 
 
 def lay_out(root: Path, size: Scale) -> None:
@@ -59,7 +59,7 @@ def lay_out(root: Path, size: Scale) -> None:
 
 @cache
 def _known(root: Path) -> tuple[Scale, Terms]:
-    """What everybody knows."""
+    """The facts common to all parties."""
     size = msgspec.json.decode((root / "scale.json").read_bytes(), type=Scale)
     return size, Terms(roster_file.read(root / "roster.toml"), tuple(size.plan), size.policy)
 
@@ -88,7 +88,7 @@ client_app = answering(endpoint_of)
 
 
 def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any]:
-    """The server's side; gives the figures. watch: is told of each phase.
+    """The server's side; returns the figures. watch: called with each phase.
 
     Raises `RoundAbortedError`, `AssertionError` for a wrong sum.
     """
@@ -121,7 +121,7 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any
 
 
 class Memory:
-    """Looks at this process while the `with` block runs. peaks: bytes in each phase, the most that were seen."""
+    """Observe this process's memory during the `with` block. peaks: the most bytes seen in each phase."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
@@ -140,12 +140,12 @@ class Memory:
         self._looking.join()
 
     def phase(self, name: str) -> None:
-        """A phase begins."""
+        """Begin a phase."""
         self.peaks[name] = self._process.memory_info().rss
         print(f"phase: {name}", flush=True)
 
     def others(self) -> int:
-        """Bytes of the processes that this one started."""
+        """Bytes of the child processes."""
         return sum(child.memory_info().rss for child in self._process.children(recursive=True))
 
     def _look(self) -> None:
@@ -166,8 +166,10 @@ def _check(size: Scale, survivors: tuple[int, ...], opened: npt.NDArray[np.int64
 
 
 def start_ray(actors: int, tries: int = 20) -> None:
-    """Start Ray for that many actors, again if it does not live: on a busy machine its node gives up on its own helpers
-    after some 20 seconds, and whoever uses it then waits for ever. Raises what Ray raises.
+    """Start Ray for `actors` actors, and retry if it dies.
+
+    On a busy machine Ray's node gives up on its own helpers after about 20 seconds, and its users then wait for ever.
+    Re-raises Ray's exceptions.
     """
     import ray
 
@@ -184,7 +186,7 @@ def start_ray(actors: int, tries: int = 20) -> None:
             while any(node["Alive"] for node in ray.nodes()):
                 if ray.wait(answers, timeout=1.0)[0]:
                     return
-        except Exception:  # a node that is late is of no narrower kind
+        except Exception:  # Ray has no narrower exception for a late node
             if not left:
                 raise
         ray.shutdown()
@@ -192,8 +194,9 @@ def start_ray(actors: int, tries: int = 20) -> None:
 
 
 def main() -> None:
-    """All of it on Flower's simulation engine, in this process and in as many of Ray's as the first argument says;
-    figures go to `report.json`. Not to be called in `__main__`, which Ray's processes do not have.
+    """Run everything on Flower's simulation engine, in this process and as many Ray processes as the first argument says.
+
+    Writes figures to `report.json`. Do not call it in `__main__`, which Ray's processes do not have.
     """
     from flwr.simulation import run_simulation
 

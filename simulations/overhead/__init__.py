@@ -1,1 +1,2 @@
-"""What a secure sum costs: every party, every phase, over a grid of sizes, with fitted laws and a report."""
+"""The cost of a secure sum, such as `mask` or `bfv+mask`: every party and phase over a grid of sizes, with fitted laws
+and a report."""

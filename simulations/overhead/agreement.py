@@ -1,4 +1,4 @@
-"""Whether two reports agree: which medians differ by more than both runs' spread."""
+"""Compare two reports: which medians differ by more than the spread of both runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from secure_afl.simulations.overhead.measure import ALL_PHASES
 
 _Key = tuple[Any, ...]
 RESOLUTION = 0.05
-"""Of times and memory: a smaller difference of two runs, relative to the earlier median, is none; of bytes any is one."""
+"""Tolerance for times and memory, relative to the earlier median; byte counts must match."""
 
 _COUNTED = ("bytes_up", "bytes_down")
 
@@ -33,8 +33,8 @@ def read(file: Path) -> Figures:
 
 
 def compare(now: Figures, earlier: Figures) -> dict[str, Any]:
-    """What of both was measured in each, over all phases; `differ`: where the medians are further apart than the two
-    interquartile ranges together, and than `RESOLUTION`. notes: what else is not the same.
+    """Compare what both reports measured, over all phases. `differ`: medians further apart than both interquartile ranges
+    together and than `RESOLUTION`. notes: other differences.
     """
     ours, theirs = _medians(now), _medians(earlier)
     common = [key for key in ours if key in theirs]

@@ -1,4 +1,4 @@
-"""All figures of a report: every cell measured, repeat after repeat, and what follows from the medians."""
+"""All figures of a report: measurements of every cell, repeat by repeat, and results from the medians."""
 
 import csv
 import io
@@ -30,13 +30,13 @@ MEMORY = "peak_memory_bytes"
 QUANTITIES = (*Cost._fields, MEMORY)
 Figures = dict[str, Any]
 Samples = dict[tuple[str, str, str], list[float]]
-"""By party, phase and quantity, one number a repeat."""
+"""By party, phase and quantity, one number per repeat."""
 Watch = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. command: that makes this report again. full: see `Axes.cells`."""
+    """What to measure. command: reproduces this report. full: see `Axes.cells`."""
 
     axes: Axes
     full: bool
@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """In their order."""
+        """The cells, in order."""
         return self.axes.cells(full=self.full)
 
     @property
     def memory_repeats(self) -> int:
-        """Sessions of a cell in which memory is measured: one, as it varies by less than 1 %."""
+        """Number of memory measurements per cell: one, as memory varies by less than 1 %."""
         return int(memory.measurable())
 
     @property
@@ -61,13 +61,13 @@ class Plan:
 
 
 def measure(plan: Plan, watch: Watch) -> Figures:
-    """All figures. Raises `WrongSumError` if a sum is wrong: nothing is reported then."""
+    """Measure all figures. Raises `WrongSumError`, without a report, if a sum is wrong."""
     began, started = datetime.now(UTC), time.perf_counter()
     for backend in plan.axes.backends:
         watch(f"warming up: {backend}")
-        session(plan.axes.base(backend))  # what is loaded at its first use is no cost of a session
+        session(plan.axes.base(backend))  # loading modules at first use is not a cost of a session
     samples: dict[Cell, Samples] = {cell: defaultdict(list) for cell in plan.cells}
-    # Repeats outermost: a busy hour of the machine meets all cells alike, and shows in their spread.
+    # Repeats are the outermost loop: load on the machine affects all cells alike and shows in their spread.
     for repeat in range(plan.repeats):
         for cell in plan.cells:
             watch(f"{repeat + 1} of {plan.repeats}: {shown(cell)}")
@@ -94,13 +94,13 @@ def measure(plan: Plan, watch: Watch) -> Figures:
 
 
 def shown(cell: Cell) -> str:
-    """A cell in few words."""
+    """A short description of a cell."""
     words = f"{cell.backend}, {cell.clients} clients, {cell.values:,} values, {cell.dropout:.0%} dropouts"
     return words + (f", {cell.profile.value}" if cell.profile else "")
 
 
 def add(samples: Samples, costs: Session) -> None:
-    """One more repeat."""
+    """Add a repeat."""
     for party, phases in costs.items():
         for phase, cost in phases.items():
             for quantity, value in cost._asdict().items():
@@ -143,7 +143,7 @@ _LAW_QUANTITIES = ("cpu_seconds", "bytes_up", "bytes_down", MEMORY)
 
 
 def _laws(rows: Sequence[dict[str, Any]], bases: Sequence[Cell], axes: Axes) -> list[dict[str, Any]]:
-    """One for each backend, profile, axis, party and quantity that has points enough."""
+    """A law for each backend, profile, axis, party and quantity with enough points."""
     said: list[dict[str, Any]] = []
     for base in bases:
         for profile in axes.profiles if base.masked else (None,):
@@ -161,8 +161,8 @@ _AXES = {"clients": ("clients",), "values": ("features", "classes", "values"), "
 
 
 def _on(row: Mapping[str, Any], base: Cell, profile: Profile | None, along: Sequence[str]) -> bool:
-    """Whether a cell differs from the base at most along the axis and in the profile; and for the laws of sparse graphs
-    is not one with a complete graph, which a small cohort has.
+    """Whether a cell differs from the base at most along the axis and in the profile. Laws of sparse graphs exclude cells
+    with a complete graph, as small cohorts have.
     """
     fixed = {
         key: value for key, value in base.described().items() if key not in (*along, "neighbours", "profile")
@@ -244,7 +244,7 @@ COST_COLUMNS = ("party", "phase", "quantity", "median", "q1", "q3")
 
 
 def to_csv(figures: Figures) -> str:
-    """One line for each cost of each cell, peers included: what JSON has, but for single repeats and laws."""
+    """One line for each cost of each cell, peers included: the JSON's content without single repeats and laws."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*CELL_COLUMNS, *COST_COLUMNS, "repeats"])

@@ -1,4 +1,4 @@
-"""What is measured: a grid of cells, each one secure sum of one size under one backend."""
+"""The measured grid: each cell is one secure sum of one size under one backend."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,9 +23,9 @@ _NARROWEST = 4
 class Cell:
     """One secure sum: the statistics of `features` columns and `classes` labels, over so many clients.
 
-    dropout: the share of clients that fall silent after the keys. width: bytes of a word; the precision is the most
+    dropout: the fraction of clients that drops out after the key exchange. width: bytes of a word; the precision is the most
     that it holds (None for CKKS, which has none). suite, profile: of the masks (None without masks; encrypted
-    sessions always reckon with a server that lies).
+    sessions always assume that the server may lie).
 
     Raises `DataError` for what no session can be, and what the protocol refuses, before anything is measured.
     """
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def holders(self) -> int:
-        """How many key holders there are."""
+        """Number of key holders."""
         return int(self.backend.encrypted)
 
     @property
@@ -73,7 +73,7 @@ class Cell:
 
     @property
     def policy(self) -> Policy:
-        """Of every client: the default one, as far as the cell allows."""
+        """Every client's policy: the default, as far as the cell allows."""
         return Policy(
             dropout=max(self.dropout, Policy.dropout),
             backends=frozenset({self.backend}),
@@ -83,7 +83,7 @@ class Cell:
 
     @property
     def neighbours(self) -> int:
-        """Clients that one client shares masks with; 0 without masks."""
+        """Number of clients with which a client shares masks; 0 without masks."""
         if self.profile is None:
             return 0
         policy = self.policy
@@ -92,12 +92,12 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        """Whether every client is every other's neighbour."""
+        """Whether every two clients are neighbours."""
         return self.neighbours == self.clients - 1
 
     @property
     def encryption(self) -> Encryption | None:
-        """How the sum is encrypted, if it is; the key holder releases the sum, so that it can be checked."""
+        """How the sum is encrypted, or None. The key holder releases the sum, so that it can be checked."""
         return Encryption(self.backend) if self.backend.encrypted else None
 
     @property
@@ -110,7 +110,7 @@ class Cell:
 
     @property
     def silent(self) -> frozenset[int]:
-        """Who drops out: a fixed draw."""
+        """The clients that drop out: a fixed draw."""
         return dropouts(self.clients, self.dropout, seed=0)
 
     @property
@@ -119,11 +119,11 @@ class Cell:
         return "collecting" if self.masked else "encrypting"
 
     def names(self) -> list[str]:
-        """Of the clients, by number."""
+        """The clients' names, by index."""
         return [f"client-{place:04}" for place in range(self.clients)]
 
     def described(self) -> dict[str, object]:
-        """As it stands in figures."""
+        """The cell as written in figures."""
         said: dict[str, object] = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in ("suite", "profile"):
             said[name] = said[name] and getattr(self, name).value
@@ -132,7 +132,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Axes:
-    """Values of each parameter. Where the others vary, a parameter has its first value.
+    """Values of each parameter. While another parameter varies, a parameter has its first value.
 
     sparse: the numbers of clients under the profiles after the first; None is `clients`.
     """
@@ -154,11 +154,11 @@ class Axes:
                 raise DataError(f"{one.name}: expected at least one value and none twice, got {list(values)}")
 
     def base(self, backend: Backend) -> Cell:
-        """Where the axes meet."""
+        """The cell where the axes meet."""
         return self._cell(backend, *(getattr(self, name)[0] for name in _PARAMETERS))
 
     def cells(self, *, full: bool) -> tuple[Cell, ...]:
-        """One axis at a time from the base; full: every combination. No cell twice, the order fixed."""
+        """One axis at a time from the base; full: every combination. No cell occurs twice, and the order is fixed."""
         walk = self._product if full else self._star
         return tuple(dict.fromkeys(cell for backend in self.backends for cell in walk(backend)))
 

@@ -15,8 +15,8 @@ FAR = 1_000_000
 
 @dataclass(frozen=True)
 class Form:
-    """Terms of a law, first a constant. signed: whether coefficients may be negative, for a law that is not read beyond
-    its points; without it no extrapolation falls below zero.
+    """Terms of a law, the first a constant. signed: allow negative coefficients, for laws that are not extrapolated;
+    otherwise no extrapolation falls below zero.
     """
 
     variable: str
@@ -68,9 +68,9 @@ class Law:
 
 
 def fit(form: Form, x: Sequence[float], y: Sequence[float]) -> Law | None:
-    """The law of y, all positive, at different x; None for fewer points than one more than it has coefficients.
+    """Fit a law to positive y at different x; None unless there are more points than coefficients.
 
-    Every point counts by its relative error, so that small sizes are not lost beside large ones.
+    The fit minimises relative errors, so that small sizes count as much as large ones.
     """
     if len(x) < len(form.terms) + 2 or min(y) <= 0:
         return None
@@ -100,7 +100,7 @@ def _solved(form: Form, x: Vector, y: Vector) -> Vector:
 
 
 def extrapolated(form: Form, x: Sequence[float], y: Sequence[float], at: float) -> tuple[float, float]:
-    """The least and the most that the law says at a place beyond its points, of all of these or without any one."""
+    """The smallest and largest prediction at a point beyond the data, fitted to all points and to all but one."""
     places, values = np.array(x, np.float64), np.array(y, np.float64)
     said = [
         float((form.rows(np.array([at])) @ _solved(form, places[kept], values[kept]))[0])

@@ -1,4 +1,4 @@
-"""One session of a cell in this process: what every party spends in every phase, if the sum is right."""
+"""Run one session of a cell in this process and measure every party's cost in every phase, if the sum is right."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ Vector = npt.NDArray[np.float64]
 
 
 class WrongSumError(SecureAflError):
-    """A sum is not that of the survivors: what it cost is not reported."""
+    """A sum is not that of the survivors; its cost is not reported."""
 
 
 class Cost(NamedTuple):
-    """What one party spent. bytes_up: what it sends; bytes_down: what it is sent; also for a server."""
+    """One party's cost. bytes_up: bytes that it sends; bytes_down: bytes that it receives; also for a server."""
 
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -41,12 +41,12 @@ Session = dict[str, dict[str, Cost]]
 
 
 def vector(cell: Cell, place: int) -> Vector:
-    """What a client adds to the sum: values from -1 to 1. Public and fixed, as they are no secret here."""
+    """A client's vector: values from -1 to 1, fixed and public, as they need no secrecy here."""
     return np.random.default_rng(place).uniform(-1, 1, cell.values)
 
 
 class Drawn(Mapping[str, Contribution]):
-    """Every client's contribution, drawn when it is asked for: n vectors are never in memory together."""
+    """Every client's contribution, drawn on request: n vectors are never in memory together."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -63,8 +63,8 @@ class Drawn(Mapping[str, Contribution]):
 
 
 def check(cell: Cell, found: Aggregate) -> None:
-    """Raises `WrongSumError` unless this is the plain sum of those who did not fall silent: to the last unit where
-    the backend is exact, and within the stated error everywhere.
+    """Raises `WrongSumError` unless this is the plain sum of the clients that did not drop out: to the last unit for an
+    exact backend, and within the stated error for all.
     """
     names = cell.names()
     survivors = [place for place in range(cell.clients) if place not in cell.silent]
@@ -104,7 +104,7 @@ class _Counting(FaultyNetwork):
 
 
 def session(cell: Cell) -> Session:
-    """Costs of one session, keys included. Raises `WrongSumError`, and what the protocol raises."""
+    """Costs of one session, keys included. Raises `WrongSumError` and the protocol's errors."""
     network = _Counting(cell)
     aggregator: MaskedAggregator | EncryptedAggregator
     masks = {"profile": cell.profile, "suite": cell.suite} if cell.masked else {}

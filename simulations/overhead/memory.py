@@ -1,8 +1,8 @@
-"""Peak memory of a party: a session in which one client, the server and the key holder have a process each.
+"""Peak memory of a party, in a session where one client, the server and the key holder each have their own process.
 
-What is measured is resident memory, SEAL's too, above that of the idle process with its imports. It needs Linux,
-where a process can have its own high-water mark set back. The other clients share this process, which carries the
-messages. Processes that encrypt a long vector for a party (`crypto.workers`) are not counted.
+The figure is resident memory, including SEAL's, above that of the idle process with its imports. It needs Linux, where
+a process can reset its high-water mark. The other clients share this process, which carries the messages. Worker
+processes that encrypt a long vector for a party (`crypto.workers`) are not counted.
 """
 
 import gc
@@ -51,7 +51,7 @@ class ProcessEndedError(SecureAflError):
 
 
 def measurable() -> bool:
-    """Whether this system tells a process its own peak."""
+    """Whether this system reports a process's own peak."""
     try:
         _MARK.write_text("5")
         _resident("VmHWM")
@@ -69,7 +69,7 @@ def _resident(field: str) -> int:
 
 
 class _Peak:
-    """The most memory that this process takes in each phase, above what it has now."""
+    """This process's peak memory in each phase, above its present memory."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -78,13 +78,13 @@ class _Peak:
         self._phase: str | None = None
 
     def begin(self, phase: str) -> None:
-        """What comes now belongs to this phase."""
+        """Begin a phase."""
         self.end()
         self._phase = phase
         _MARK.write_text("5")
 
     def end(self) -> None:
-        """The phase is over."""
+        """End the phase."""
         if self._phase is not None:
             most = max(_resident("VmHWM") - self._idle, 0)
             self.by_phase[self._phase] = max(self.by_phase.get(self._phase, 0), most)
@@ -167,7 +167,7 @@ class _Hosted:
             )
 
     def answer(self, channel: Channel, data: bytes) -> bytes:
-        """What goes back to the server."""
+        """The answer to the server."""
         machine = self._machines[channel]
         answer = machine.receive(data)
         if isinstance(answer, SumWanted):
@@ -252,5 +252,5 @@ def _server(pipe: Connection, cell: Cell) -> None:
         pipe.send(None)
         pipe.send(peak.by_phase)
     except SecureAflError as error:
-        # Not every error can be sent as it is.
+        # Not every error can be pickled.
         pipe.send(error if isinstance(error, WrongSumError) else ProcessEndedError(str(error)))

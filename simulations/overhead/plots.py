@@ -100,7 +100,7 @@ def _along(lines: Sequence[Mapping[str, Any]], axis: str, label: str, log_axes: 
 
 
 def _parties(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those that any of the cells has."""
+    """The parties that occur in any of the cells."""
     return [party for party in _PARTIES if any(found(cell, party, "cpu_seconds") for cell in cells)]
 
 
@@ -120,7 +120,7 @@ def _logarithmic(panel: Any) -> None:
 
 
 def _draw(panel: Any, line: Mapping[str, Any], axis: str, party: str, quantity: str, factor: float) -> None:
-    """One line with the quartiles as bars; costs of nothing are not drawn."""
+    """One line with the quartiles as bars; zero costs are not drawn."""
     points = [
         (cell[axis], row)
         for cell in line["cells"]

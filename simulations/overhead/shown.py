@@ -1,4 +1,4 @@
-"""Figures for people: amounts with units, tables of a terminal, and the page."""
+"""Format figures: amounts with units, tables for a terminal, and the page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,13 +37,13 @@ def amount(quantity: str, value: float) -> str:
 
 
 def cost(cell: Mapping[str, Any], party: str, quantity: str, phase: str = ALL_PHASES) -> str:
-    """A median; an en dash for what the party does not have."""
+    """A median; an en dash if the party has no such cost."""
     row = found(cell, party, quantity, phase)
     return amount(quantity, row["median"]) if row else "–"
 
 
 def spread(cell: Mapping[str, Any], party: str, quantity: str) -> str:
-    """The interquartile range; nothing where it is nothing."""
+    """The interquartile range; empty if it is zero."""
     row = found(cell, party, quantity)
     return f"± {amount(quantity, row['q3'] - row['q1'])}" if row and row["q3"] > row["q1"] else ""
 
@@ -178,7 +178,7 @@ _CAPTIONS = {
 
 
 def page(figures: Figures, pictures: Mapping[str, str]) -> str:
-    """One HTML file that needs nothing else."""
+    """A self-contained HTML file."""
     tools: dict[str, Callable[..., Any] | Sequence[str] | Mapping[str, str] | str] = {
         "amount": amount,
         "cost": cost,

@@ -1,1 +1,1 @@
-"""The attacks, by what each is after: rows, labels, membership, keys."""
+"""The attacks by target: rows, labels, membership, keys."""

@@ -1,4 +1,4 @@
-"""Collusion: the server, and clients that give it all that they have, against one client."""
+"""Collusion: the server and clients that give it everything that they have, against one client."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ _MASK, _BFV = "secure-afl, mask", "secure-afl, bfv"
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Ours with more and more colluders, and designs in which one is enough."""
+    """Attack our design with a growing number of colluders, and designs in which one colluder is enough."""
     rng, statistic = setting.draws(6), Statistic.of(setting.data)
 
     def vectors() -> list[Floats]:
@@ -77,14 +77,14 @@ _NOTES = {
 
 
 def masked(vectors: Sequence[Floats], statistic: Statistic, colluders: int) -> tuple[Floats, Floats]:
-    """What server and the last `colluders` clients read of the first one by all that they have, and the sum."""
+    """What the server and the last `colluders` clients can read of the first client's vector, and of the sum."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
     aggregator = MaskedAggregator(network=tap)
     aggregator.open(names, [statistic.plan])
     cohort = aggregator.cohort
     parameters, transcript = cohort.server.parameters, cohort.server.parameters.transcript()
     league = {place: cohort.clients[place] for place in range(len(names) - colluders, len(names))}
-    # The colluders' own programs: what they hold is the server's before they are asked for anything.
+    # The colluders' own programs: the server has all that they hold from the start.
     held = {place: client._memory.rounds[0] for place, client in league.items()}
     shares = {place + 1: keys.shares[_VICTIM][messages.SEED_SHARE] for place, keys in held.items()}
     keys = {
@@ -104,7 +104,7 @@ def masked(vectors: Sequence[Floats], statistic: Statistic, colluders: int) -> t
 
 
 def _share(vectors: Sequence[Floats]) -> Floats:
-    """A client's share of the sum, less what the one that helps knows of it."""
+    """A client's share of the sum without the helping client's part."""
     return np.asarray(np.sum(vectors[:-1], axis=0) / (len(vectors) - 1))
 
 
@@ -116,7 +116,7 @@ def _finding(
     design: str, ours: bool, measured: str, errors: Sequence[tuple[float, float]], note: str
 ) -> Finding:
     mine, guesses = zip(*errors, strict=True)
-    # Nobody guesses a vector to six digits.
+    # A guess never reaches six digits of a vector.
     chance = 0.0 if min(mine) < 1e-6 else paired(mine, guesses)
     value, guess = float(np.mean(mine)), float(np.mean(guesses))
     return Finding(NAME, design, ours, measured, value, guess, len(mine), chance, note)

@@ -1,4 +1,4 @@
-"""Differencing: two sums that should differ by nothing an outsider can read, subtracted (So et al., arXiv 2106.03328)."""
+"""Differencing: subtract two sums whose difference should reveal nothing (So et al., arXiv 2106.03328)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ Sums = tuple[Floats, Floats | None]
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Three ways to two sums, each without and with the rule that forbids it."""
+    """Three ways to obtain two sums, each without and with the rule that forbids it."""
     rng, statistic = setting.draws(5), Statistic.of(setting.data)
     findings = []
     for attack in (_without_a_client, _with_one_record_more, _between_two_layers):
@@ -83,7 +83,7 @@ def _vectors(
     statistic: Statistic,
     rng: np.random.Generator,
 ) -> list[Finding]:
-    """How far the difference is from the lost client's vector. The guess is a client's share of the first sum."""
+    """The distance of the difference from the lost client's vector. The guess is a client's share of the first sum."""
     measured, findings = f"{how}: relative error of its vector", []
     for forget, note in zip((True, False), designs, strict=True):
         errors, guesses = [], []
@@ -174,7 +174,7 @@ class _Server:
         return self.aggregator.sum(number, given)
 
     def second(self, ask: Callable[[], Aggregate]) -> Floats | None:
-        """What the clients let the server have of a sum that it should not ask for."""
+        """What the clients release of a sum that the server must not request."""
         try:
             return ask().total
         except RoundAbortedError:

@@ -1,4 +1,4 @@
-"""Reconstruction: the rows of a client, or of all clients, if these have fewer rows than features."""
+"""Reconstruction: the rows of a client, or of all clients together, with fewer rows than features."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from secure_afl.simulations.data.dataset import Floats
 NAME = "few-rows"
 _SIZES = (2, 5, 10, 20, 40)  # rows a client, of plain uploads
 _SIZE = 5  # of the other designs
-_DRAWN = 20  # more than there are labels, so that labels alone do not tell
+_DRAWN = 20  # more than the number of labels, so that labels alone do not determine the rows
 _OTHERS = (designs.SCALAR, designs.KEYSTREAM, designs.FLOATS, designs.BOTH_SHARES, designs.OURS)
 _SUMMED = (5, 8)  # rows a client, of sums that are opened
 STEPS = len(_SIZES) + len(_OTHERS) + len(_SUMMED)
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Plain uploads of ever more rows, then the other designs, then sums of ours that were opened as planned."""
+    """Attack plain uploads of growing size, then the other designs, then our sums opened as planned."""
     rng, statistic = setting.draws(2), Statistic.of(setting.data)
     findings: list[Finding] = []
     gallery = None
@@ -64,7 +64,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
 
 @dataclass(frozen=True, eq=False)
 class _Attacked:
-    """The true rows, the nearest that was found to each (or what guessing gives), and how many are exact."""
+    """The true rows, the nearest found row for each (or a guess), and the number of exact ones."""
 
     true: Floats
     nearest: Floats
@@ -84,7 +84,7 @@ def _attack(
 
 
 def _finding(design: Design, size: int, right: int, clients: int) -> Finding:
-    # Nobody guesses a row to the last bit, so one that is right is no guess.
+    # A guess never gives a row exactly, so an exact row is not a guess.
     chance, note = float(not right), f"{right} of {size * clients} rows exact"
     share = right / (size * clients)
     measured = f"rows read exactly, {size} a client, share"
@@ -92,7 +92,7 @@ def _finding(design: Design, size: int, right: int, clients: int) -> Finding:
 
 
 def _gallery(setting: Setting, attacked: _Attacked, same: Floats) -> Gallery | None:
-    """The rows, what the attack reads, and rows that are no pictures but have the same Gram and cross-covariance."""
+    """The rows, what the attack reads, and non-pictures with the same Gram matrix and cross-covariance."""
     shape = setting.data.shape
     if len(shape) < 3:
         return None

@@ -1,8 +1,8 @@
 """CKKS: the secret key from two decrypted sums (Li and Micciancio, eprint 2020/1533).
 
-A raw decryption is exact but for the noise: encoded again it is c₀ + c₁·s itself. SEAL keeps ciphertexts as values at
-the roots of unity, where that is a linear equation for each root. Real parts only couple the roots ζ and ζ̄, places
-i and N − 1 − i: two unknowns, so two sums give all of the key.
+A raw decryption contains the ciphertext's noise: encoded again it is exactly c₀ + c₁·s. SEAL stores ciphertexts as values
+at the roots of unity, where this is a linear equation for each root. Real parts couple only the roots ζ and ζ̄, at indices
+i and N − 1 − i: two unknowns, so two sums give the whole key.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ Key = list[list[int]]
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Two sums are opened; with the key that they give, a client's upload is decrypted."""
+    """Open two sums, recover the key from them, and decrypt a client's upload with it."""
     rng, statistic = setting.draws(7), Statistic.of(setting.data)
     findings = []
     for design, ours, opened, note in (
@@ -63,7 +63,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
 
 
 def _cut(vector: Floats) -> Floats:
-    """As many entries as one ciphertext holds: the Gram's first rows."""
+    """The entries that fit into one ciphertext: the Gram matrix's first rows."""
     part = np.zeros(_LATTICE.slots)
     part[: len(vector)] = vector[: _LATTICE.slots]
     return part
@@ -77,11 +77,11 @@ def _total(uploads: Sequence[Residues]) -> Residues:
 
 
 Opened = tuple[list[list[Residues]], list[Floats], FixedPoint]
-"""Of two sums: the uploads, what the server gets, and the code."""
+"""Of two sums: the uploads, the server's results, and the encoding."""
 
 
 def raw(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
-    """The same parameters, but what the library decrypts is given to the server."""
+    """The same parameters, but the server gets the library's raw decryption."""
     _, (code,) = ckks.choose([ckks.Demand(_LATTICE.slots, bound, bound)], CLIENTS)
     holder = seal.SecretKey(_LATTICE)
     uploads = [[ckks.encrypt(_LATTICE, holder.public_key, one, code) for one in wave] for wave in waves]
@@ -90,7 +90,7 @@ def raw(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
 
 
 def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
-    """Ours: uploads out of the frames, and the sums as the key holder released them."""
+    """Our design: uploads from the frames, and the sums as the key holder released them."""
     tap, first = Tap(), SumPlan("wave 1", _LATTICE.slots, bound, error=bound)
     aggregator = EncryptedAggregator("ckks", release="sum", network=tap)
     aggregator.open(_NAMES, [first, replace(first, statistic="wave 2")])
@@ -104,7 +104,7 @@ def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
 
 
 def recovered(lattice: Lattice, sums: Sequence[Residues], given_out: Sequence[Floats]) -> Key:
-    """The key, if what was given out, in units of the code, is exact."""
+    """The key, if the released values, in units of the encoding, are exact."""
     found = []
     opened = [at_roots(lattice, values) for values in given_out]
     for at, p in enumerate(lattice.primes):

@@ -1,4 +1,4 @@
-"""A client's label histogram, and how many rows it has: with a column of ones both stand in its upload."""
+"""A client's label histogram and its number of rows: with a column of ones, its statistic contains both."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ STEPS = len(DESIGNS)
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Clients with two labels each, of different sizes. The guess is the histogram, and the mean count, of the sum,
-    which the server sees in any design.
+    """Attack clients of different sizes with two labels each. The guess is the sum's histogram and mean count, which the
+    server sees in any design.
     """
     rng, statistic = setting.draws(3), Statistic.of(setting.data)
     findings: list[Finding] = []
@@ -44,7 +44,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
 
 
 def _off(found: Floats, truth: Floats) -> float:
-    """How large a share of the rows has another label in the histogram `found`: half the sum of differences."""
+    """The fraction of rows with a wrong label in the histogram `found`: half the sum of the differences."""
     shares = np.clip(found, 0.0, None)
     shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(truth), 1 / len(truth))
     return float(np.abs(shares - truth / truth.sum()).sum() / 2)

@@ -1,10 +1,10 @@
-"""Rows that columns of 0 and 1 single out in an opened sum, and what disclosure control leaves of them.
+"""Rows that columns of 0 and 1 single out in an opened sum, with and without disclosure control.
 
-A combination v of the columns that is ±1 in one pooled row and 0 in all others has vᵀGv = 1, and then G·v is that row.
-If the coefficients are whole numbers, so is the design's product with v: then vᵀGv = 1 says just that, and nobody needs
-to know a row. So the attacker looks for short vectors in the lattice that the columns span: it reduces their basis,
-and tries sums of up to three vectors of it. The classes are columns too: their Gram is in the cross-covariance and
-the counts.
+Take a combination v of the columns that is ±1 in one pooled row and 0 in all others. Then vᵀGv = 1, and G·v is that row.
+For integer coefficients the design's product with v is integer, so vᵀGv = 1 identifies such a v without knowing any row.
+The attacker therefore searches short vectors in the lattice that the columns span: it reduces their basis and tries
+sums of up to three basis vectors. The classes are columns too: the cross-covariance and the counts contain their Gram
+matrix.
 """
 
 import itertools
@@ -28,7 +28,7 @@ _WEIGHT = 2**10
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """As many divisions of the rows as are repeated; in how many the opened sum shows a row. Nothing for data without
+    """Repeat with different divisions of the rows and count the opened sums that show a row. No finding for data without
     columns of 0 and 1.
     """
     data, findings = setting.data, []
@@ -68,7 +68,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
 
 
 def singled_out(gram: Floats, cross: Floats, indicators: list[int]) -> list[Floats]:
-    """Rows (d,) that can be read from Gram (1 + d, 1 + d) and cross-covariance (1 + d, c), the column of ones first.
+    """Rows (d,) that Gram (1 + d, 1 + d) and cross-covariance (1 + d, c) reveal, the column of ones first.
 
     indicators: which columns are 0 or 1 in every row, the first included.
     """
@@ -83,7 +83,7 @@ def singled_out(gram: Floats, cross: Floats, indicators: list[int]) -> list[Floa
 
 
 def units(gram: Ints) -> list[Ints]:
-    """Whole-numbered v with vᵀGv = 1, for a Gram of whole numbers: among sums of up to three vectors of a reduced basis."""
+    """Integer v with vᵀGv = 1 for an integer Gram matrix, among sums of up to three vectors of a reduced basis."""
     gram, vectors = _shortened(gram)
     squares, found = np.diag(gram), []
     for count in (1, 2, 3):

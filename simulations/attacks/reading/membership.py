@@ -1,7 +1,7 @@
-"""Membership: is a person's row in a sum? What a sum itself tells, no secure sum hides; noise does.
+"""Membership inference: is a person's row in a sum? A secure sum cannot hide what the sum itself reveals; noise can.
 
-The leverage xᵀ(G + γI)⁻¹x of a row that G contains is smaller than another's by what the row itself adds to G, and a
-model errs less on rows that it learned from (Yeom et al., CSF 2018).
+The leverage xᵀ(G + γI)⁻¹x of a row in G is smaller than that of a new row, since the row itself is part of G. And a model
+has smaller errors on its training rows (Yeom et al., CSF 2018).
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ _INTERCEPT, _ROW_NORM, _MOST_ROWS = 0.25, 1.04, 2**10  # a column of it beside r
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """Some federations; in each the scores of its rows, and of as many that it does not hold."""
+    """Score the rows of several federations, and as many rows outside each."""
     rng, scores = setting.draws(4), defaultdict[tuple[str, str], list[tuple[Floats, Floats]]](list)
     data = short_rows(setting.data)
     epsilons = () if data.from_rows else _EPSILONS  # no promise holds on a scale that was read from the rows
@@ -92,7 +92,7 @@ def _masked(
 
 
 def _private(vectors: Sequence[Floats], bounds: PublicBounds, epsilon: float) -> tuple[Floats, Floats]:
-    """The Gram that is solved, and the weights, if every client adds its noise."""
+    """The solved Gram matrix and the weights, if every client adds its noise."""
     count = len(vectors)
     noise = client_noise(
         Privacy(epsilon, _DELTA), bounds, clients=count, survivors=count, colluders=1, target_norm=1.0
@@ -107,7 +107,7 @@ def _gram(vector: Floats, bounds: PublicBounds) -> Floats:
 
 
 def _leverage(gram: Floats) -> Floats:
-    """The inverse that leverages are of."""
+    """The inverse matrix for leverages."""
     ridge = _RIDGE * abs(np.trace(gram)) / len(gram)
     return np.asarray(np.linalg.inv(gram + ridge * np.eye(len(gram))))
 

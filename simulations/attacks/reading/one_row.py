@@ -1,4 +1,4 @@
-"""Reconstruction: the row of a client that has one, and rows that stand in the sum of many."""
+"""Reconstruction: the row of a client with a single row, and single rows in the sum of many."""
 
 import secrets
 
@@ -22,7 +22,7 @@ _SHOWN = 10
 
 
 def measure(setting: Setting, watch: Watch) -> Result:
-    """All designs, the same attack on each; then sums of ours that were opened as planned."""
+    """The same attack on all designs, then on our sums opened as planned."""
     rng, statistic = setting.draws(1), Statistic.of(setting.data)
     findings, lines = [], []
     for design in DESIGNS:
@@ -38,7 +38,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
 
 
 def _standing(statistic: Statistic, setting: Setting, rng: np.random.Generator) -> Finding:
-    """Sums of many rows; in how many of them a feature that one row has alone gives this row away."""
+    """How many sums of many rows reveal a row through a feature that only this row has."""
     shown = exact = read = 0
     for _ in range(_SUMS):
         clients = controlled(setting.data, draw(setting.data, [_ROWS] * CLIENTS, rng))
@@ -80,7 +80,7 @@ class Trials:
             self.errors.append(_rms(found, true))
             self.guesses.append(_rms(known.guess, true))
             self.exact += known.exact(found, true)
-            # Rows of other people are drawn as the true one is: who sees nothing picks each as often.
+            # Other people's rows are drawn like the true one: without an upload each is picked equally often.
             others = known.other[rng.choice(len(known.other), _OF - 1, replace=False)]
             nearest = np.linalg.norm(others - found, axis=1).min()
             self.picked += bool(np.linalg.norm(true - found) < nearest)
@@ -134,7 +134,7 @@ def _rms(found: Floats, true: Floats) -> float:
 
 
 def _gallery(setting: Setting, lines: list[tuple[str, Trials]]) -> Gallery | None:
-    """For each design some originals and, below, what the attack made of them."""
+    """For each design some original pictures and, below, the attack's reconstructions."""
     shape = setting.data.shape
     if len(shape) < 3:
         return None

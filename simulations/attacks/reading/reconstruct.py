@@ -1,4 +1,4 @@
-"""Rows out of one client's Gram matrix and cross-covariance."""
+"""Reconstruct rows from one client's Gram matrix and cross-covariance."""
 
 import numpy as np
 from scipy.linalg import eigh, null_space
@@ -8,8 +8,8 @@ from secure_afl.errors import DataError
 from secure_afl.simulations.attacks.population import Known
 from secure_afl.simulations.data.dataset import Floats
 
-_NORM = 1e-4  # by which the norm of a row's coordinates, which is 1, may be off
-_TRIES = 8  # linear programs for each row that is looked for
+_NORM = 1e-4  # tolerance for the norm of a row's coordinates, which is 1
+_TRIES = 8  # linear programs for each row to find
 _CLEAR = 1e-6  # of a number that is read from a sum of many rows
 _DIGITS = 6  # in which two readings of one row agree
 _UNSEEN = 1e-9  # of the largest eigenvalue: what lies below is rounding
@@ -18,8 +18,8 @@ _UNSEEN = 1e-9  # of the largest eigenvalue: what lies below is rounding
 def one_row(gram: Floats, cross: Floats, known: Known) -> Floats:
     """The row x (d,) of a client that has one, in the format.
 
-    G = xxᵀ has one eigenvector, which is x up to its length and sign; the cross-covariance, x in the column of its
-    label, gives the sign. From noise it gives what the largest eigenvector of noise is.
+    G = xxᵀ has one eigenvector, x up to length and sign; the cross-covariance has x in the column of its label and gives
+    the sign. For noise the result is the noise's largest eigenvector.
     """
     size = len(gram) - 1
     values, vectors = eigh(gram[1:, 1:], subset_by_index=[size - 1, size - 1])
@@ -31,8 +31,8 @@ def one_row(gram: Floats, cross: Floats, known: Known) -> Floats:
 def standing_rows(gram: Floats, known: Known) -> Floats:
     """Rows (k, d) that can be read in a Gram of any number of rows, one for each feature that only one row has.
 
-    Such a feature's line of the Gram is that row times its value there. The column of ones tells which they are: the sum
-    of the feature, squared, is the sum of its squares.
+    Such a feature's row of the Gram matrix is that data row times its value there. The column of ones identifies these
+    features: the squared sum of the feature equals the sum of its squares.
     """
     squares, sums = np.diag(gram)[1:], gram[0, 1:]
     alone = np.flatnonzero((squares > _CLEAR) & (np.abs(sums**2 - squares) <= _CLEAR * squares))
@@ -73,7 +73,7 @@ def few_rows(gram: Floats, cross: Floats, known: Known, rng: np.random.Generator
 def _rows_of(
     R: Floats, sums: Floats, wanted: Floats, count: int, total: Floats, known: Known, rng: np.random.Generator
 ) -> list[Floats]:
-    """The coordinates of rows of one label: `count` of them, which add up to `total`."""
+    """The coordinates of `count` rows of one label, which add up to `total`."""
     if count == 1:
         return [total]
     start, free = np.linalg.lstsq(sums.T, wanted, rcond=None)[0], null_space(sums.T)

@@ -1,1 +1,1 @@
-"""Weak designs that others shipped, and how each is read."""
+"""Weak designs of shipped libraries, and how a server reads each."""

@@ -39,7 +39,7 @@ class AnswersTwice(MaskingClient):
 def read(
     vectors: Sequence[Floats], statistic: Statistic, client: type[MaskingClient] = AnswersTwice
 ) -> dict[int, Floats]:
-    """What the server reads of the first client: its upload without the masks whose seeds were given away."""
+    """The first client's vector as the server reads it: its upload without the masks whose seeds were revealed."""
     names, members, tap = [f"client {place}" for place in range(len(vectors))], Members(), Tap()
     policy = Policy(profiles=frozenset({Profile.SEMI_HONEST}), suites=frozenset({Suite.X25519}))
     roster, plan = members.roster(names), [statistic.plan]

@@ -1,6 +1,6 @@
-"""A client that helps the server against encrypted sums: it uploads what cancels everybody but the victim.
+"""A client that helps the server against encrypted sums: its upload cancels all clients but the victim.
 
-Ciphertexts can be added by anybody and carry no proof of what is in them. Masks under the encryption stop this.
+Anyone can add ciphertexts, and a ciphertext carries no proof of its content. Masks under the encryption prevent this.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _VICTIM = 0
 
 
 class _Cancels(HomomorphicClient):
-    """The last client to be asked; the server hands it the others' uploads."""
+    """The client that is asked last; the server gives it the other clients' uploads."""
 
     tap: Tap
 
@@ -64,7 +64,7 @@ class _InLeague(LocalEncryptedSessions):
 
 
 def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
-    """What the server reads of the first client: the "sum" that the key holder opens."""
+    """The first client's vector as the server reads it: the "sum" that the key holder opens."""
     tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
     settings = SessionSettings(Policy(backends=frozenset({Backend.BFV})))
     encryption = Encryption.of(Backend.BFV, None)

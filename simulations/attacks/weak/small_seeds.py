@@ -1,4 +1,4 @@
-"""Masks out of MT19937 with 28 bits of seed, as in Flower's SecAgg+, and the search through all seeds.
+"""Masks from MT19937 with 28-bit seeds, as in Flower's SecAgg+, and the search through all seeds.
 
 There a pair secret is base64 text that is folded by XOR into 4 bytes. Letters have 7 bits, so 28 of 32 are free.
 """
@@ -17,7 +17,7 @@ from secure_afl.simulations.data.dataset import Floats
 SEEDS = 2**28
 _AT_ONCE = 2**15  # seeds whose generators' states stay in cache
 _STATE, _AHEAD = 624, 397
-_CHECKED = 3  # words that must all fit: a wrong seed does for one in 2^96
+_CHECKED = 3  # words that must all match: a wrong seed matches with probability 2^-96
 _Seeds = npt.NDArray[np.uint32]
 
 

@@ -1,8 +1,7 @@
-"""Other libraries beside ours: the same sum of the same vectors, in the same run, on the same machine.
+"""Compare other libraries with ours: the same sum of the same vectors, in the same run, on the same machine.
 
-Each peer's own code does what its client and its server do; in place of a network there are direct calls. What a peer
-cannot do (bear dropouts, say) is said beside its figures. Needs the extra `peers`; what is not installed is left out,
-and named.
+Each peer's own code runs its client and its server; direct calls replace the network. The report names what a peer
+cannot do, for example tolerate dropouts. Needs the extra `peers`; libraries that are not installed are named and skipped.
 """
 
 import warnings
@@ -29,7 +28,7 @@ SIZE = Cell(Backend.MASK, 50, 1386, 28, dropout=0.2, width=4, suite=Suite.HYBRID
 
 @dataclass(frozen=True)
 class Peer:
-    """package: what must be installed; module: has `session(cell)`; dropouts: whether it bears them."""
+    """package: what must be installed; module: has `session(cell)`; dropouts: whether it tolerates them."""
 
     name: str
     package: str
@@ -84,7 +83,7 @@ def steps(repeats: int) -> int:
 
 
 def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
-    """Figures of ours and of every peer that is installed, repeat by repeat in turn; ratios of Flower's and ours."""
+    """Figures of our sum and of every installed peer, measured in turn at each repeat; ratios of Flower's and ours."""
     there = [peer for peer in PEERS if peer.installed]
     runs: dict[str, tuple[Cell, Callable[[Cell], Session]]] = {OURS: (SIZE, session)}
     for peer in there:
@@ -116,7 +115,7 @@ def _described(name: str, cell: Cell, samples: Samples) -> dict[str, Any]:
 
 
 def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """A peer's medians over ours; of bytes, all that a client sends and is sent, ours over theirs."""
+    """A peer's medians divided by ours; for the bytes that a client sends and receives, ours divided by theirs."""
     return {
         "peer": theirs["backend"],
         "client_cpu": _sum(theirs, CLIENT, ("cpu_seconds",)) / _sum(ours, CLIENT, ("cpu_seconds",)),

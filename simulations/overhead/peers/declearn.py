@@ -1,7 +1,7 @@
 """declearn's masking-based secure aggregation: its own setup (X3DH by way of the server), encryption and messages.
 
-Its coroutines run in turn in this process, one step after the other, so that each party's time is its own. It bears no
-dropouts.
+Its coroutines run in turn in this process, one step after the other, so that each party's time is measured separately. It
+does not tolerate dropouts.
 """
 
 from collections import defaultdict, deque
@@ -74,7 +74,7 @@ async def _join(config: Any, network: "_AtClient") -> Any:
 
 
 def _run(parties: Mapping[str, Coroutine[Any, Any, Any]]) -> tuple[dict[str, Spent], dict[str, Any]]:
-    """Every coroutine a step at a time, until all have returned: what each spent, and what it gave."""
+    """Run every coroutine step by step until all have returned; their costs and results."""
     spent = dict.fromkeys(parties, Spent(0.0, 0.0))
     results: dict[str, Any] = {}
     while len(results) < len(parties):

@@ -1,4 +1,4 @@
-"""TenSEAL in the way in which NVFlare uses it: CKKS, one secret key for all clients, the context in every message.
+"""TenSEAL as NVFlare uses it: CKKS, one secret key for all clients, the context in every message.
 
 N = 8192, [60, 40, 40], scale 2⁴⁰. The server adds what it loads; every client decrypts the sum. Three clients encrypt,
 since there is nothing that one client's messages owe to the others'; the server loads and adds them as often as there

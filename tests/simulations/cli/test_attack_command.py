@@ -360,7 +360,7 @@ def test_the_commands_names_are_those_of_the_table() -> None:
     assert f"One of {', '.join(table.ATTACKS)};" in text
     code, output = run("attack", "--only", "magic")
     assert code == 1
-    assert "expected attacks out of one-row, few-rows" in re.sub(r"\s+", " ", output)
+    assert "expected attacks from one-row, few-rows" in re.sub(r"\s+", " ", output)
 
 
 def test_numbers_and_pictures() -> None:
