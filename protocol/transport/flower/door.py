@@ -6,12 +6,13 @@ node or take a ServerApp's task. The doors are plain ASGI and know only the path
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 FLEET = "/v1/fleet/"
 PULL = f"{FLEET}pull-messages"
+ACTIVATE = f"{FLEET}activate-node"
 SENDING = "/v1/runtime/push-messages"
 """The ServerApp's path for sending messages to nodes."""
 WAIT_HEADER = "secure-afl-wait"
@@ -19,19 +20,27 @@ WAIT_HEADER = "secure-afl-wait"
 seconds to wait."""
 LONGEST_WAIT = 20.0  # seconds; proxies cut silent connections after 60
 LARGEST_BODY = 2**26  # bytes; Flower cuts what it sends into objects of 20 MiB
+ALL_BODIES = 2**29  # bytes of all requests at a time; others wait
+LONGEST_BODY = 300.0  # seconds that a body may take, and that a request waits for room
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
+T = TypeVar("T")
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Doors:
-    """Both doors of an application, for one event loop."""
+    """Both doors of an application, for one event loop. vouched: whether a node that may connect signed these headers;
+    nothing of a request's body is taken before.
+    """
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, vouched: Callable[[Mapping[str, str]], bool]) -> None:
         self._application = application
+        self._vouched = vouched
+        self._bodies = 0  # bytes that requests say they have
+        self._room = asyncio.Condition()
         self._sent = asyncio.Event()  # set, and replaced, whenever the ServerApp has sent a message
         self._closing = False
 
@@ -45,13 +54,41 @@ class Doors:
         if scope["type"] != "http" or not scope["path"].startswith(FLEET):
             await _refuse(scope, send, 404)
             return
-        body = await _body(receive)
-        if body is None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._vouched(headers):
+            # As Flower does with a key that is not registered.
+            await _refuse(scope, send, 412 if scope["path"] == ACTIVATE else 401)
+            return
+        length = headers.get("content-length", "")
+        if not length.isdecimal():
+            await _refuse(scope, send, 411)
+        elif int(length) > LARGEST_BODY:
             await _refuse(scope, send, 413)
-        elif scope["path"] == PULL and (wait := _wait(scope)):
-            await self._held(scope, body, receive, send, wait)
         else:
-            await self._application(scope, _given(body, receive), send)
+            try:
+                async with self._reserved(int(length)):
+                    body = await _in_time(_body(receive))
+                    if body is None:
+                        return
+                    if scope["path"] == PULL and (wait := _wait(scope)):
+                        await self._held(scope, body, receive, send, wait)
+                    else:
+                        await self._application(scope, _given(body, receive), send)
+            except _LateError:
+                await _refuse(scope, send, 408)
+
+    @asynccontextmanager
+    async def _reserved(self, length: int) -> AsyncIterator[None]:
+        """Room for a body. Raises `_LateError` if there is none for long."""
+        async with self._room:
+            await _in_time(self._room.wait_for(lambda: self._bodies + length <= ALL_BODIES))
+            self._bodies += length
+        try:
+            yield
+        finally:
+            self._bodies -= length
+            async with self._room:
+                self._room.notify_all()
 
     async def private(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The door for the operator and the ServerApp, with all interfaces. Web pages in a browser on the same machine can
@@ -101,13 +138,25 @@ def _wait(scope: Scope) -> float:
     return 0.0
 
 
+class _LateError(Exception):
+    """A body that takes too long, or has no room."""
+
+
+async def _in_time(coming: Awaitable[T]) -> T:
+    """Raises `_LateError`."""
+    try:
+        return await asyncio.wait_for(coming, LONGEST_BODY)
+    except TimeoutError:
+        raise _LateError from None
+
+
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None if it is too large or its sender has disconnected."""
+    """The whole body, no longer than it said; None if its sender has disconnected."""
     body, more = bytearray(), True
     while more:
         event = await receive()
         body += event.get("body", b"")
-        if event["type"] != "http.request" or len(body) > LARGEST_BODY:
+        if event["type"] != "http.request":
             return None
         more = event.get("more_body", False)
     return bytes(body)
@@ -149,5 +198,7 @@ async def _refuse(scope: Scope, send: Send, status: int) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
     elif scope["type"] == "http":
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        # Closed: what comes of the body is not waited for.
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})

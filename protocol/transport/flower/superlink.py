@@ -1,10 +1,12 @@
 """Flower's SuperLink with two doors and a database; see `door`. Internal names of Flower: see `fleet.TRIED`."""
 
 import asyncio
+import datetime
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from base64 import b64decode
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,25 @@ from flwr.common.constant import (
     ISOLATION_MODE_SUBPROCESS,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
     TRANSPORT_TYPE_GRPC_RERE,
 )
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+    NodeStatus,
+)
+from flwr.supercore.date import now
 from flwr.supercore.http_logging import get_uvicorn_log_config
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_public_key,
+    public_key_to_bytes,
+    uses_nist_ec_curve,
+    verify_signature,
+)
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -108,7 +124,8 @@ class SuperLink:
             ) from None
         self._state = application.state.linkstate_factory.state()
         admit(self._state, admitted)
-        self._doors = Doors(application)
+        self._admitted = admitted
+        self._doors = Doors(application, lambda headers: signed(headers, self._admitted))
         common: dict[str, Any] = {
             "interface": "asgi3",
             "ws": "none",
@@ -160,7 +177,9 @@ class SuperLink:
         while True:
             await asyncio.sleep(self._every)
             try:
-                await asyncio.to_thread(lambda: admit(self._state, self._keys()))
+                keys = await asyncio.to_thread(self._keys)
+                await asyncio.to_thread(admit, self._state, keys)
+                self._admitted = keys
                 self._certify()
             except FileError as error:  # other keys stay unchanged
                 if str(error) != said:
@@ -226,6 +245,22 @@ def admit(state: Any, keys: Mapping[bytes, str]) -> None:
                 "make a new one"
             ) from None
         _LOG.info("node %s may connect: %s", number, name)
+
+
+def signed(headers: Mapping[str, str], keys: Container[bytes]) -> bool:
+    """Whether one of these keys signed the time in a request's headers, as Flower checks again with the request's body."""
+    try:
+        key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
+        time = headers[TIMESTAMP_HEADER]
+        age = (now() - datetime.datetime.fromisoformat(time)).total_seconds()
+        return (
+            key in keys
+            and -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+            and verify_signature(bytes_to_public_key(key), time.encode("ascii"), signature)
+        )
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def _config(link: Link, executor: bool) -> SuperLinkLifespanConfig:

@@ -1,19 +1,25 @@
 """A node's connection and the SuperLink's doors, against Flower itself: a version that moves what we use fails here first."""
 
+import asyncio
+import datetime
 import importlib.metadata
 import socket
+import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nodes are not tested here")
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.task_identity import TaskIdentity
 from worlds.patience import HANG
 from worlds.superlinks import Here, superlink
@@ -122,8 +128,6 @@ def test_a_refusal_is_an_error_without_a_text(here: Here, monkeypatch: pytest.Mo
 
 def test_a_clock_that_is_off_costs_no_reply(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four minutes: Flower itself would say that the message has expired. Five are refused at the door."""
-    import datetime
-
     node = online(here, 0)
     grid = here.grid()
     monkeypatch.setattr(TaskIdentity, "_run_id", grid.run.run_id)
@@ -293,9 +297,77 @@ def test_the_public_door_has_nothing_but_the_fleet_interface(here: Here, path: s
     context.load_verify_locations(cadata=here.authority.decode())
     with httpx.Client(verify=context) as client:
         url = httpx.URL(f"https://{here.public}").copy_with(raw_path=path.encode())
+        here.register(0)
+        headers = {"content-type": "application/protobuf", "content-length": "0", **signature(here.keys[0])}
         for method in ("GET", "POST", "OPTIONS"):
-            answer = client.request(method, url, headers={"content-type": "application/protobuf"})
+            answer = client.request(method, url, headers=headers, content=b"")
             assert answer.status_code == 404, (method, path, answer.text)
+
+
+def signature(secret: ec.EllipticCurvePrivateKey, days: int = 0) -> dict[str, str]:
+    """The headers of a request of the node with that key, so many days ago."""
+    at = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)).isoformat()
+    return {
+        "flwr-public-key": b64encode(public_key_to_bytes(secret.public_key())).decode(),
+        "flwr-timestamp": at,
+        "flwr-signature": b64encode(sign_message(secret, at.encode())).decode(),
+    }
+
+
+@pytest.mark.parametrize("key", ["none", "a stranger's", "a node's, of yesterday"])
+def test_nothing_of_a_body_is_read_before_its_sender_is_known(here: Here, key: str) -> None:
+    """The weak design keeps 64 MiB of each stranger that sends no end."""
+    headers = {"content-length": "67108864"}
+    if key != "none":
+        secret = ec.generate_private_key(ec.SECP384R1()) if "stranger" in key else here.keys[0]
+        headers |= signature(secret, days=int("yesterday" in key))
+    lines = ["POST /v1/fleet/pull-messages HTTP/1.1", "host: x", *(f"{k}: {v}" for k, v in headers.items())]
+    context = ssl.create_default_context(cadata=here.authority.decode())
+    host, port = here.public.split(":")
+    with (
+        socket.create_connection((host, int(port)), HANG) as plain,
+        context.wrap_socket(plain, server_hostname=host) as door_,
+    ):
+        door_.sendall("\r\n".join([*lines, "", "x"]).encode())
+        said = b""
+        while more := door_.recv(4096):  # ends: the door closes, and waits for no body
+            said += more
+    assert said.startswith(b"HTTP/1.1 401")
+
+
+def test_all_bodies_together_have_a_bound_and_each_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "ALL_BODIES", 100)
+    monkeypatch.setattr(door, "LONGEST_BODY", 0.05)
+    taken, answers = list[bytes](), list[int]()
+
+    async def application(scope: door.Scope, receive: door.Receive, send: door.Send) -> None:
+        taken.append((await receive())["body"])
+
+    async def send(event: door.Event) -> None:
+        answers.extend([event["status"]] if "status" in event else [])
+
+    async def asked(doors: door.Doors, length: bytes, *parts: bytes) -> None:
+        left = list(parts)
+
+        async def receive() -> door.Event:
+            if not left:
+                await asyncio.sleep(HANG)
+            return {"type": "http.request", "body": left.pop(0), "more_body": len(left) > 0 or not parts[-1]}
+
+        scope = {"type": "http", "path": "/v1/fleet/x", "headers": [(b"content-length", length)]}
+        await doors.public(scope, receive, send)
+
+    async def all_of_it() -> None:
+        doors = door.Doors(application, lambda headers: True)
+        await asyncio.gather(*(asked(doors, b"60", b"a" * 10, b"") for _ in range(3)))  # never end
+        assert answers == [408] * 3
+        await asked(doors, b"60", b"b" * 60)
+        await asked(doors, str(2**27).encode(), b"c")
+        await asked(doors, b"", b"d")
+
+    asyncio.run(all_of_it())
+    assert answers[3:] == [413, 411]
+    assert taken == [b"b" * 60]
 
 
 def test_the_private_door_is_not_for_pages_in_a_browser(here: Here) -> None:
