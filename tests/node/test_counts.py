@@ -100,7 +100,7 @@ def test_a_server_gives_up_where_clients_would_refuse(tmp_path: Path) -> None:
 def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> None:
     """Else a site could be counted, and then left out of the sum that was allowed for it."""
     table = flag_table(tmp_path, sites=5)
-    counting, summing = 3, 7  # phases in which clients upload
+    counting, summing = 3, 8  # phases in which clients upload
     for phase, survivors in ((counting, 4), (summing, 0)):
         parties = Coded(tmp_path / str(phase), table, FLAGS, also="rows_per_column = 1\n")
         post = Post(parties, {(phase, 0)})
