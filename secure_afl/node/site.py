@@ -159,6 +159,7 @@ class Folder:
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
             layers = study.unpacked(learned)
             study.check_before(wanted.round, layers)
+            study.check_verified({number: one.total for number, one in wanted.verified.items()}, layers)
             if known := ahead(study, wanted.round):
                 return known
             X, y, weights, name = self.data(study)

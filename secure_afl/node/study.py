@@ -45,7 +45,7 @@ With exact sums, differential privacy by noise that the clients add (docs/privac
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -275,6 +275,12 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 "expected the counts of the pooled rows before other sums, the server announced none"
             )
         self.counts.check(learned[0][0])
+
+    def check_verified(self, verified: Mapping[int, Floats], learned: Sequence[Floats]) -> None:
+        """Raises `PolicyError` if sums that the server announced are others than this party accepted.
+
+        verified: accepted sums by their numbers, empty where sums are not checked; learned: what was announced.
+        """
 
     @property
     def known_ahead(self) -> int:
@@ -590,6 +596,16 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         own = None if weights is None else weights[found.kept]
         accepted = _accepted(learned)
         return self.estimator().respond(found.X[found.kept], y[found.kept], who, number, accepted, own)
+
+    def check_verified(self, verified: Mapping[int, Floats], learned: Sequence[Floats]) -> None:
+        if not verified:
+            return
+        for number, announced in _accepted(learned).items():
+            if number not in verified or not np.array_equal(verified[number], announced.total):
+                got = "another" if number in verified else "one that it did not"
+                raise PolicyError(
+                    f"expected sum {number} as this party accepted it, the server announced {got}"
+                )
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the first sum and its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""

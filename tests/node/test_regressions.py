@@ -12,9 +12,9 @@ from worlds.coded import Coded
 
 from secure_afl.errors import DataError
 from secure_afl.node.site import TABLE_MODEL, Folder
-from secure_afl.node.study import Study, packed, parse
+from secure_afl.node.study import RegressionStudy, Study, packed, parse
 from secure_afl.protocol.files import policy
-from secure_afl.protocol.session.errors import FileError, LocalProtocolError, RoundAbortedError
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import Aggregate
@@ -52,8 +52,18 @@ def coded(root: Path, model: str) -> tuple[Coded, pd.DataFrame]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("model", ["logistic", "poisson"])
-def test_a_deployed_regression_is_statsmodels(tmp_path: Path, model: str) -> None:
+def test_a_deployed_regression_is_statsmodels(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, frame = coded(tmp_path / "study", model)
+    checked: list[int] = []
+    check = RegressionStudy.check_verified
+
+    def noted(study: RegressionStudy, verified: Any, learned: Any) -> None:
+        checked.append(len(verified))
+        check(study, verified, learned)
+
+    monkeypatch.setattr(RegressionStudy, "check_verified", noted)
     fitted = world.deployed()
     family = sm.families.Binomial() if model == "logistic" else sm.families.Poisson()
     design = sm.add_constant(pd.DataFrame({"age": frame.age, "sex": frame.sex == "m"}).astype(float))
@@ -69,6 +79,7 @@ def test_a_deployed_regression_is_statsmodels(tmp_path: Path, model: str) -> Non
         assert shown.lines(own) == shown.lines(server)
         assert own.about.data == models.AS_SAID
     assert fitted.n_iter_ < 12
+    assert max(checked) == fitted.n_iter_ + 1  # each announced sum was one that the party had accepted
     assert len(world.here().rounds_) == len(fitted.rounds_)
 
 
@@ -134,6 +145,22 @@ def test_a_party_answers_for_no_coefficients_but_its_own(tmp_path: Path) -> None
             study.vector(wrong, np.vstack([X] * 2), np.concatenate([y] * 2), "A", [first * 2])
     with pytest.raises(DataError, match="expected an entry error"):
         study.vector(1, X, y, "A", [first - 1e-9 * (np.arange(first.size) == first.size - 1)])
+
+
+def test_a_server_that_announces_other_sums_than_a_party_accepted_is_refused(tmp_path: Path) -> None:
+    world, _ = coded(tmp_path / "study", "logistic")
+    _, study = Folder(world.server).terms()
+    X, y, *_ = Folder(world.folders[0]).data(study)
+    total = study.vector(0, X, y, "A")
+    announced = [np.append(total, 1e-9)[None, :]]
+    study.check_verified({0: total}, announced)
+    study.check_verified({}, announced)  # sums are not checked: reports are trusted
+    for verified, match in (
+        ({0: total + 2.0**-30}, "announced another"),
+        ({1: total}, "one that it did not"),
+    ):
+        with pytest.raises(PolicyError, match=match):
+            study.check_verified(verified, announced)
 
 
 @pytest.mark.slow
