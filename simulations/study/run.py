@@ -56,7 +56,7 @@ def phases(settings: Settings, data: Dataset) -> int:
         from secure_afl.simulations.study import networks
 
         sums = networks.sums(settings, data)
-    masks = 3 + sums * (3 if settings.profile is Profile.ACTIVE else 2)
+    masks = 3 + sums * (4 if settings.profile is Profile.ACTIVE else 2)
     # Four phases for the key; collecting, challenging, checking and opening for a sum.
     return (masks if settings.backend.masked else 0) + (4 + 4 * sums if settings.backend.encrypted else 0)
 
