@@ -37,22 +37,53 @@ def show_command(folder: Party) -> None:
                 _say(f"  - {escape(line)}")
         if (folder / "identity.key").exists():
             found = here.approval()
-            _say(
-                escape(f"approved here by {found.by}: {found.reason}")
-                if found
-                else "not approved here: `secure-afl study approve`"
-            )
+            if found is None:
+                _say("not approved here: `secure-afl study approve`")
+            elif found.rosters != tuple(one.digest for one in terms.parties.rosters().values()):
+                _say(
+                    "approved here with another roster, so the node refuses: `secure-afl study approve` again"
+                )
+            else:
+                _say(escape(f"approved here by {found.by}: {found.reason}"))
 
 
 @study.command("approve")
-def approve_command(folder: Party, by: By, reason: Reason) -> None:
+def approve_command(
+    folder: Party,
+    by: By,
+    reason: Reason,
+    study: Annotated[
+        str,
+        typer.Option(
+            help="The digest that `study show` printed, or its first 16 digits; asked for if not given."
+        ),
+    ] = "",
+) -> None:
     """Let this party's node take part in the study of its folder, with its present roster. The party's audit log has it, signed.
     A study or roster that changes must be approved again.
     """
     from secure_afl.node.site import Folder
+    from secure_afl.protocol.session.errors import FileError
+    from secure_afl.protocol.session.roster import grouped
 
     with refusals_shown():
-        Folder(folder).approve(by, reason)
+        here = Folder(folder)
+        terms, read = here.terms()
+        rosters = terms.parties.rosters()
+        digits = "".join(study.split()).lower()
+        if study and not (len(digits) >= 16 and read.digest.hex().startswith(digits)):
+            raise FileError(
+                f"expected the folder's study {grouped(read.digest)}, or its first 16 digits, got {study!r}: read "
+                "`secure-afl study show` again"
+            )
+        _say(f"[bold]study[/] {grouped(read.digest)}")
+        for name, one in rosters.items():
+            _say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
+        if not study:
+            typer.confirm(
+                "Approve this study, as `secure-afl study show` says it, with these parties?", abort=True
+            )
+        here.approve(by, reason, (read.digest, tuple(one.digest for one in rosters.values())))
         _say("approved")
 
 

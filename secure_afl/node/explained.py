@@ -1,10 +1,15 @@
 """A study in words, for the operator who decides whether the party takes part."""
 
+from typing import Any
+
+import msgspec
+
 from secure_afl.node.study import RegressionStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.endpoint import Terms
+from secure_afl.tables.codebook import Codebook
 
 _MODELS = {
     "ridge": "A linear model (ridge)",
@@ -33,11 +38,47 @@ def _learned(study: Study) -> tuple[str, ...]:
         columns += ", ".join(study.codebook.columns)
     else:
         columns = f"{len(study.features)} columns of the table: {', '.join(study.features)}"
+    aim = (
+        f"tells {study.label!r} apart: {', '.join(study.classes)}"
+        if study.classes
+        else f"predicts the number {study.label!r}"
+    )
+    parameters = msgspec.to_builtins(getattr(study, study.model))
     return (
-        f"{model} that tells {study.label!r} apart: {', '.join(study.classes)}.",
+        f"{model} that {aim}.",
         f"{columns}.",
+        *(_book(study.codebook) if study.codebook else ()),
+        f"Parameters: {_listed(parameters) or 'none'}.",
         f"At most {study.max_rows:,} rows of a site; a row beyond the agreed bounds is an error, and nothing leaves.",
     )
+
+
+def _book(codebook: Codebook) -> tuple[str, ...]:
+    """All that a codebook says."""
+    said = msgspec.to_builtins(codebook)
+    columns = said.pop("columns")
+    outcome = said.pop("outcome")
+    return (
+        *(f"Column {name!r}: {_listed(column)}." for name, column in columns.items()),
+        f"Outcome: {_listed(outcome)}.",
+        *(f"{name.replace('_', ' ').capitalize()}: {_text(value)}." for name, value in said.items() if value),
+    )
+
+
+def _listed(fields: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_text(value)}"
+        for name, value in fields.items()
+        if value is not None and value is not False and value not in ("", [], ())
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} = {_text(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:

@@ -183,13 +183,16 @@ class Folder:
         )
         return endpoint
 
-    def approve(self, by: str, reason: str) -> None:
+    def approve(self, by: str, reason: str, shown: tuple[bytes, tuple[bytes, ...]] | None = None) -> None:
         """The operator's decision that this party takes part in the study of its folder, with the roster that is there, signed
-        into its audit log. by, reason: in the operator's words. Raises `FileError` for empty ones, `AuditError`.
+        into its audit log. by, reason: in the operator's words. shown: digests of the study and of the rosters that the
+        operator saw. Raises `FileError` for empty words, and if other files than those shown are there by now, `AuditError`.
         """
         parties = roster.read(self.path / "roster.toml")
         rosters = tuple(one.digest for one in parties.rosters().values())
         study = study_file.read(self.path / "study.toml")
+        if shown not in (None, (study.digest, rosters)):
+            raise FileError(f"{self.path}: the study or the roster is not what was shown: read it again")
         event = Approved(study.digest, rosters, *_words(by, reason))
         member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
         everybody = [one.verify_key for one in parties.everybody]

@@ -232,7 +232,8 @@ def test_the_commands_say_what_to_do_next(tmp_path: Path) -> None:
     fingerprint = roster.read(office / "server" / "roster.toml").clients.fingerprint
     assert fingerprint in said
     assert "approve" in said
-    typed("study", "approve", tmp_path / "0", "--by", "A", "--reason", "B")
+    study = Folder(tmp_path / "0").terms()[1].digest.hex()
+    typed("study", "approve", tmp_path / "0", "--by", "A", "--reason", "B", "--study", study)
     again = CliRunner().invoke(app, ["provision", str(tmp_path / "project.toml"), str(office)])
     assert again.exit_code == 1
     assert "a new folder or an empty one" in " ".join(again.output.split())

@@ -121,6 +121,66 @@ def test_a_decision_waits_for_a_node_that_is_at_work(tmp_path: Path) -> None:
     assert Folder(folder).approval() is not None
 
 
+def test_what_is_approved_is_what_was_shown(tmp_path: Path) -> None:
+    """In the weak design a study that is swapped after it was read is approved."""
+    federation = unapproved(tmp_path)
+    folder = federation.folders[0]
+    words = ["study", "approve", str(folder), "--by", "N", "--reason", "R"]
+    shown = Folder(folder).terms()[1].digest.hex()
+    at = folder / "study.toml"
+    whole = at.read_text()
+    at.write_text(whole.replace("max_rows = 100", "max_rows = 101"))
+    for given, said in ((shown, "read `secure-afl study show` again"), (shown[:15], "first 16 digits")):
+        done = CliRunner().invoke(app, [*words, "--study", given], env={"COLUMNS": "200"})
+        assert done.exit_code == 1
+        assert said in done.output
+    assert CliRunner().invoke(app, words, input="n\n").exit_code == 1
+    with pytest.raises(FileError, match="not what was shown"):
+        Folder(folder).approve("N", "R", (bytes.fromhex(shown), ()))
+    assert Folder(folder).approval() is None
+    at.write_text(whole)
+    assert CliRunner().invoke(app, [*words, "--study", shown[:16]]).exit_code == 0
+    members = federation.parties.clients.members
+    (folder / "roster.toml").write_text(roster.text(roster.Parties(Roster(members[:3]), None)))
+    done = CliRunner().invoke(app, ["study", "show", str(folder)], env={"COLUMNS": "200"})
+    assert "approved here with another roster" in done.output
+    assert "approved here by" not in done.output
+
+
+def test_all_that_a_study_says_is_shown(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    folder = federation.folders[0]
+    (folder / "study.toml").write_text(
+        """backend = "mask"
+max_rows = 100
+[codebook]
+filter = "a >= 2"
+products = [["a", "b"]]
+[codebook.columns]
+a = { kind = "number", range = [1, 9], unit = "mm", knots = [2, 3, 5] }
+b = { kind = "category", levels = { low = ["l", "L"], high = ["h"] }, missing = ["NA"], when_missing = "leave out" }
+[codebook.outcome]
+kind = "number"
+column = "c"
+range = [0, 7]
+[ridge]
+ridge = 0.25
+"""
+    )
+    shown = CliRunner().invoke(app, ["study", "show", str(folder)], env={"COLUMNS": "200"}).output
+    for words in (
+        "predicts the number 'c'",
+        "Filter: 'a >= 2'",
+        "Products: [['a', 'b']]",
+        "range [1.0, 9.0], unit 'mm', knots [2.0, 3.0, 5.0]",
+        "low = ['l', 'L']; high = ['h']",
+        "when missing 'leave out'",
+        "range [0.0, 7.0]",
+        "ridge 0.25",
+    ):
+        assert words in shown, shown
+
+
 def decisions(folder: Path) -> list[type]:
     entries = read((folder / AUDIT).read_bytes()).entries
     return [type(one.event) for one in entries if isinstance(one.event, Approved | Revoked)]
@@ -203,7 +263,7 @@ def test_the_commands_say_what_they_do(tmp_path: Path) -> None:
     folder = str(federation.folders[0])
 
     def told(*arguments: str) -> str:
-        done = CliRunner().invoke(app, ["study", *arguments], env={"COLUMNS": "200"})
+        done = CliRunner().invoke(app, ["study", *arguments], env={"COLUMNS": "200"}, input="y\n")
         return f"{done.exit_code} {done.output}"
 
     shown = told("show", folder)
@@ -220,8 +280,8 @@ def test_the_commands_say_what_they_do(tmp_path: Path) -> None:
     ):
         assert words in shown
     assert told("revoke", folder, "--by", "N", "--reason", "R")[0] == "1"
-    assert told("approve", folder, "--by", " ", "--reason", "R").startswith("1 error: expected the name")
-    assert told("approve", folder, "--by", "Dr Noor", "--reason", "vote 12").startswith("0 approved")
+    assert told("approve", folder, "--by", " ", "--reason", "R").startswith("1 ")
+    assert told("approve", folder, "--by", "Dr Noor", "--reason", "vote 12").endswith("approved\n")
     assert "approved here by Dr Noor: vote 12" in told("show", folder)
     assert told("revoke", folder, "--by", "Dr Noor", "--reason", "R").startswith("0 revoked: study ")
     report = verify({"log": (federation.folders[0] / AUDIT).read_bytes()})
