@@ -167,7 +167,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         if (agreement.lattice, agreement.release, agreement.rounds) != wanted:
             raise WireError(
                 f"expected the {len(self._agreed)} sums that were agreed on under {self._lattice.name}, releasing "
-                f"the {self._encryption.release.value}, got others"
+                f"the {self._encryption.release.value}, got a different plan"
             )
         if (agreement.session, agreement.masks) != self._source.session(agreement):
             raise WireError(

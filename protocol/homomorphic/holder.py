@@ -154,7 +154,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         if (agreement.lattice, agreement.release, bool(agreement.masks), agreement.rounds) != wanted:
             raise WireError(
                 f"expected the {len(self._agreed)} sums that were agreed on under {self._lattice.name}, releasing "
-                f"the {self._encryption.release.value}, got others"
+                f"the {self._encryption.release.value}, got a different plan"
             )
 
     def _commit(self, agreement: Agreement) -> bytes:

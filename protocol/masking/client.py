@@ -1,4 +1,5 @@
-"""A client of masked sums, sans-IO: bytes in, bytes out; no socket, thread, clock or global."""
+"""A client of masked sums, which makes the masks (`contribute`). Sans-IO: bytes in, bytes out; no socket, thread, clock
+or global."""
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -325,7 +326,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return self.wanted
 
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
-        """The masked upload of `values` (float64, as many as `wanted.spec` says), the answer to `wanted`.
+        """Mask `values` (float64, as many as `wanted.spec` says): the upload that answers `wanted`.
 
         data_set: what its owner calls the data behind the vector; the ledger lets it serve one session only.
 
@@ -413,13 +414,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
 
     @property
     def session(self) -> tuple[bytes, bytes]:
-        """The session's number and transcript. Raises `LocalProtocolError` before there is one."""
+        """The session's number and transcript. Raises `LocalProtocolError` before a session exists."""
         if self.state is ClientState.START:
             raise LocalProtocolError(f"{self.name}: no masked session has begun")
         return self._memory.parameters.session, self._transcript
 
     def masked(self, number: int) -> tuple[npt.NDArray[np.uint64], str]:
-        """The masked vector of the round that was contributed last, to be encrypted, and its data set's name."""
+        """The masked vector of the last contributed round, for encryption, and its data set's name."""
         masked = self._memory.masked if self.state is not ClientState.START else None
         if masked is None or masked.round != number:
             raise LocalProtocolError(f"{self.name}: nothing was masked for round {number}")
@@ -531,7 +532,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     # ---- small steps -----------------------------------------------------------------------------
 
     def _check_group(self, what: str, group: frozenset[int], number: int) -> None:
-        """The sum must hide this client in enough others, all around and next to it."""
+        """Check that the sum hides this client among enough others, in the cohort and among its neighbours."""
         parameters = self._memory.parameters
         self._policy.check_group(what, len(group), len(self._roster.members), self._plan[number].survivors)
         near = len(group & self._neighbours) + 1
@@ -551,7 +552,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
 
     @property
     def wanted(self) -> SumWanted:
-        """The sum that the server asked for last."""
+        """The sum that the server requested last."""
         participants = tuple(sorted(self._memory.participants))
         return SumWanted(self._memory.round, self._spec, participants, self.verified)
 

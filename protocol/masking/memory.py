@@ -87,7 +87,7 @@ class Memory(Guarded, msgspec.Struct, dict=True):
 
     @cached_property
     def channel(self) -> KeyPair:
-        """What neighbours seal shares to; given to nobody."""
+        """The key to which neighbours seal shares; it never leaves this client."""
         return KeyPair(self.parameters.suite, self.channel_seed, Label.CHANNEL_KEY)
 
     def forget_channel(self) -> None:

@@ -50,7 +50,7 @@ from secure_afl.protocol.session.wire import DIGEST_BYTES, WireError, answered, 
 
 @dataclass
 class _Round:
-    """One sum in the making."""
+    """A sum in progress."""
 
     number: int
     participants: frozenset[int]
@@ -83,7 +83,7 @@ class MaskingServer(SignedServer[FromClient]):
     dropped out. In state READY, `open_round` begins a sum; in state UNMASKING, `result` opens it. Where clients check sums,
     it is in state OPENED then, and `advance` asks them, and once more ends that: a sum that they refuse ends the session.
 
-    `left_out` names those that quarrel about sealed shares, where nobody can tell who is at fault.
+    `left_out` names clients that disagree about sealed shares, where it cannot be determined who is at fault.
     """
 
     def __init__(self, parameters: Parameters, roster: Roster) -> None:
@@ -175,7 +175,7 @@ class MaskingServer(SignedServer[FromClient]):
     def _settle(self) -> Outbox:
         """Leave out whoever dealt unsigned bundles, and both parties of every other complaint.
 
-        Of those two at least one lies, and nobody can tell which; so c corrupted clients take at most
+        At least one of the two lies, and it cannot be determined which; so c corrupted clients take at most
         c others with them.
         """
         standing = self._complaints  # whoever did not confirm is gone already
@@ -209,7 +209,7 @@ class MaskingServer(SignedServer[FromClient]):
     # ---- phases 3 to 5 ---------------------------------------------------------------------------
 
     def open_round(self, number: int, among: Collection[int] | None = None) -> Outbox:
-        """Ask everybody in good standing, or those `among` them, for the vectors of round `number`.
+        """Ask all clients in good standing, or those `among` them, for the vectors of round `number`.
 
         Rounds only go forward.
         """
@@ -227,11 +227,11 @@ class MaskingServer(SignedServer[FromClient]):
 
     @property
     def uploaded(self) -> frozenset[int]:
-        """Who uploaded in the round that is open."""
+        """The clients that have uploaded in the open round."""
         return self._round.survivors
 
     def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
-        """Where masked vectors travel encrypted: their decrypted sum mod `RoundSpec.modulus`, and whose it is."""
+        """Take the decrypted sum of masked vectors that travelled encrypted, mod `RoundSpec.modulus`, and its clients."""
         self._expect(ServerState.COLLECTING)
         current = self._round
         if not self.parameters.encrypted or not current.survivors.issuperset(contributors):
@@ -242,7 +242,7 @@ class MaskingServer(SignedServer[FromClient]):
         current.survivors = frozenset(contributors)
 
     def give_up_round(self) -> None:
-        """Leave the round that is open; nothing of it is released."""
+        """Abandon the open round; nothing of it is released."""
         self._expect(ServerState.COLLECTING)
         self.state, self.waiting_for = ServerState.READY, frozenset()
 

@@ -32,7 +32,7 @@ Units = npt.NDArray[np.int32 | np.int64 | np.uint32 | np.uint64]
 
 
 class TagKey(Guarded):
-    """The key of one round over so many participants, each of whom has an index among them."""
+    """The key of a round over its participants, each with an index among them."""
 
     def __init__(self, key: bytes, participants: int) -> None:
         stream = keystream(key)
@@ -69,7 +69,7 @@ def round_key(
 
 
 def commitment(transcript: bytes, dealer: int, secret: bytes) -> bytes:
-    """The hash by which a dealer makes known that it deals the same secret to everybody."""
+    """The hash by which a dealer commits to dealing the same secret to all participants."""
     return digest(Label.TAG_COMMITMENT, transcript, integer(dealer), secret)
 
 

@@ -117,7 +117,7 @@ class Elsewhere:
         expected = [member.name for member in self.parties.clients.members]
         if list(names) != expected:
             raise LocalProtocolError(
-                f"expected a session of the {len(expected)} clients of the roster, got others"
+                f"expected a session of the {len(expected)} clients of the roster, got different clients"
             )
         return self.parties.clients
 

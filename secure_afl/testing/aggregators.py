@@ -1388,7 +1388,7 @@ def _no_common_run(bench: Bench, sent: Sequence[Envelope]) -> None:
 
 def no_key_is_common(bench: Bench) -> str | None:
     """No 32 bytes that could be a key leave two clients, unless they came from the server before; and no two clients'
-    keys (`held`) are the same but for what two share: whoever held it could read everybody's upload.
+    keys (`held`) are the same but for what two share: a party with it could read every upload.
     """
     if bench.network:
         aggregator, wire = bench.make()
@@ -1398,7 +1398,7 @@ def no_key_is_common(bench: Bench) -> str | None:
     elif bench.held is None:
         bench.needs_network()
     if bench.held is None:
-        return "only what travels was compared: nobody said which keys clients hold"
+        return "only messages were compared: no keys were given (held)"
     aggregator, _ = bench.make()
     (entry,) = plan = bench.plan(4)
     bench.session(aggregator, plan, [bench.data(entry)])

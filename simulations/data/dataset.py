@@ -166,7 +166,7 @@ def load(
         return _coded("heart", rows_of_heart, None, _FOLDER / "heart.toml", site_column)
     if codebook:
         if label_column != "label":
-            raise DataError("expected the label as outcome in the codebook, got --label-column besides")
+            raise DataError("the codebook names the outcome: leave out --label-column")
         return _coded(called(source), source, form, codebook, site_column)
     if tabular:
         return _file(source, form, site_column, label_column)

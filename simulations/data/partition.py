@@ -49,7 +49,7 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
     `dirichlet` is Hsu et al. 2019 (arXiv 1909.06335): equal sizes, label proportions of a client drawn from
     Dirichlet(A, ..., A), without replacement. `labels` is McMahan et al. 2017 as in pFedMe: client j holds
     the labels (j + u) mod classes, u < K, in log-normal shares. Two rows or more always give a test row.
-    Raises DataError for an unknown spec, a client without rows, or labels that nobody would hold.
+    Raises `DataError` for an unknown spec, a client without rows, or labels that no client would hold.
     """
     kind, _, text = spec.partition(":")
     number = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) else 0.0
@@ -121,7 +121,9 @@ def _dirichlet(data: Dataset, clients: int, concentration: float, rng: np.random
 def _labels(data: Dataset, clients: int, each: int, rng: np.random.Generator) -> Ints:
     classes = len(data.classes)
     if nobody := data.classes[clients + each - 1 :]:
-        raise DataError(f"labels:{each} needs {classes - each + 1} clients: nobody holds {', '.join(nobody)}")
+        raise DataError(
+            f"labels:{each} needs {classes - each + 1} clients: no client holds {', '.join(nobody)}"
+        )
     counts = np.zeros((clients, classes), np.int64)
     for label, total in enumerate(np.bincount(data.y, minlength=classes)):
         holders = np.flatnonzero((label - np.arange(clients)) % classes < each)

@@ -53,7 +53,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Outcome:
-    """accuracy: of everybody's network over all test rows; personal: of each client's own on its test rows, over
+    """accuracy: of the common network over all test rows; personal: of each client's own on its test rows, over
     all rows; survivors: of the last sum.
     """
 

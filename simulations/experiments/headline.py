@@ -1,6 +1,6 @@
 """How long each method trains and how well: FedACnnL and pFedACnnL under masks against gradient methods.
 
-One process runs everybody one after another. Compute is the critical path, as if clients computed at the same
+One process runs all parties one after another. Compute is the critical path, as if clients computed at the same
 time; the network is computed from bytes and round trips by a stated `Link`. Training time is their sum.
 """
 

@@ -1,7 +1,7 @@
 """The two doors of a SuperLink. Nodes use the public door, which offers only Flower's fleet interface; the
 operator's commands and the ServerApp use the private one, on loopback.
 
-Flower serves all three at one port, and asks nobody but nodes who they are: whoever reaches it may submit an app, register a
+Flower serves all three at one port and authenticates only nodes: whoever reaches the port may submit an app, register a
 node or take a ServerApp's task. The doors are plain ASGI and know only the paths of Flower's interfaces.
 """
 

@@ -47,7 +47,7 @@ _FIRST = 1000  # Flower's numbers of nodes are not 0
 def session(cell: Cell) -> Session:
     """Costs of one sum. Raises `WrongSumError` unless Flower's mean is that of the survivors, within its quantization."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    # Outside an engine a message needs somebody to come from.
+    # Outside an engine a message needs a sender.
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     grid = _Grid(cell)
     result: list[Vector] = []

@@ -157,7 +157,9 @@ def test_an_invitation() -> None:
             "expected a cohort of roster members with site-1 in it, the invitation omits it", cohort=cohort
         )
     refused("expected at least 3 clients, the server named 2", PolicyError, cohort=(0, 1))
-    sums = "expected the 3 sums that were agreed on under bfv-60-joint, releasing the sum, got others"
+    sums = (
+        "expected the 3 sums that were agreed on under bfv-60-joint, releasing the sum, got a different plan"
+    )
     first, *rest = honest.agreement.rounds
     for fields in (
         {"rounds": honest.agreement.rounds[:2]},

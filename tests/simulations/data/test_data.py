@@ -120,7 +120,7 @@ def test_a_codebook_needs_a_table_and_says_what_is_predicted(tmp_path: Path) -> 
         with pytest.raises(DataError, match="expected a table with a codebook"):
             load(source, codebook=book)
     table = str(data_module._FOLDER / "heart_disease_uci.csv")
-    with pytest.raises(DataError, match="expected the label as outcome in the codebook"):
+    with pytest.raises(DataError, match="the codebook names the outcome: leave out --label-column"):
         load(table, codebook=book, label_column="num")
     with pytest.raises(DataError, match="expected one site column, got 'ward' and 'dataset'"):
         load(table, codebook=book, site_column="ward")

@@ -174,7 +174,9 @@ def test_refusals() -> None:
     for clients in (0, -1, 5):
         with pytest.raises(DataError, match=f"{clients} clients cannot share 4 rows: ask for 1 to 4"):
             partition(sited, "iid", clients, 0)
-    with pytest.raises(DataError, match="labels:2 needs 9 clients: nobody holds label 4, label 5, label 6"):
+    with pytest.raises(
+        DataError, match="labels:2 needs 9 clients: no client holds label 4, label 5, label 6"
+    ):
         partition(MANY, "labels:2", 3, 0)
     with pytest.raises(DataError, match=r"client-00[02] gets no row to train on: ask for fewer clients"):
         partition(dataset([0, 1, 1, 1, 1], 2), "labels:1", 4, 0)  # two clients for one row of label 0
