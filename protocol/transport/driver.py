@@ -260,7 +260,8 @@ class Exchange:
         before: str = self.steps.state.value
 
         def add(spent: Spent) -> None:
-            ended = self.steps.state.value if before in ("ready", "opened") else before
+            after = self.steps.state.value  # giving clients an opened sum begins a phase, too
+            ended = after if before == "ready" or after == "answering" else before
             self._meter.of(phase or ended).add_server(spent)
 
         with spending(add):

@@ -29,6 +29,7 @@ from secure_afl.protocol.masking.messages import Upload
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 
 # ---- exactly, over a small ring ------------------------------------------------------------------
@@ -58,7 +59,7 @@ class Bare(MaskingClient):
         self._memory: Any = SimpleNamespace(
             parameters=parameters, round=0, participants=frozenset(cohort), rounds={0: keys}, accepted={}
         )
-        self._answers, self._identity = b"", Identity.generate()
+        self._answers, self._identity, self._policy = b"", Identity.generate(), Policy()
 
     def _frame(self, message: object) -> bytes:
         return b""
