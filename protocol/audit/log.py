@@ -8,6 +8,7 @@ import glob
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,11 +80,20 @@ class AuditLog:
         except OSError as error:
             raise AuditError(f"cannot open the audit log {path}: {error.strerror}") from None
         try:
+            self._check_owned()
             self._lock(wait)
             self._continue(party, role)
         except BaseException:
             os.close(self._file)
             raise
+
+    def _check_owned(self) -> None:
+        found = os.fstat(self._file)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o022 or found.st_uid != os.geteuid():
+            raise AuditError(
+                f"expected an audit log that only its owner can write to, got {self.path} with mode "
+                f"{stat.S_IMODE(found.st_mode):04o} of user {found.st_uid}"
+            )
 
     def _lock(self, wait: float) -> None:
         ends = time.monotonic() + wait

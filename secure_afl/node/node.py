@@ -54,6 +54,9 @@ _HELD = 20.0  # seconds that a door of ours holds a question for a message
 _OPEN = 1.0  # seconds after the last message during which the party's files stay open
 _LONGEST_OPEN = 15.0  # seconds after which others may have them, also in the middle of a session
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds until a SuperLink that is away is looked for again
+_FOREIGN = (
+    16  # kinds of messages that are not ours that the audit log has of a process; the node's own log has all
+)
 _PERSISTENT = 120.0  # seconds during which a reply is sent again
 
 
@@ -267,7 +270,8 @@ class Node:
     def _refuse(self, delivery: Delivery, error: NotOursError) -> None:
         kind, app = visible(delivery.kind[:64]), self._apps[delivery.run]
         tell(Foreign(kind, delivery.run, app, str(error)))
-        if (delivery.run, kind) in self._noted:  # once: nobody can fill the audit log
+        # Once, and a few kinds: nobody can fill the audit log.
+        if (delivery.run, kind) in self._noted or len(self._noted) >= _FOREIGN:
             return
         self._noted.add((delivery.run, kind))
         try:

@@ -18,7 +18,7 @@ from cryptography import x509
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.node.site import AUDIT, Folder
+from secure_afl.node.site import AUDIT, Folder, check_name
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
@@ -167,6 +167,7 @@ def _ledger(folder: Folder, terms: Terms) -> str:
     used = None
     if (folder.path / "state.db").exists():
         with closing(_store(folder.path)) as store:
+            check_name(name, store)
             used = store.ledger.used(name)
             if used and store.open_sessions():
                 return f"{name!r} is in use by session {session_name(used[0])}, which is under way"

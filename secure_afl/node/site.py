@@ -17,6 +17,7 @@ Nothing here comes from the server but the model.
 
 import os
 import secrets
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -75,6 +76,23 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str = "utf-8"
     sheet: str = ""
     query: str = ""
+
+    def __post_init__(self) -> None:
+        normal = unicodedata.normalize("NFKC", self.name).strip()
+        if not normal or normal != self.name or not normal.isprintable():
+            raise DataError(
+                f"expected a name of the data set that is not empty, and of printable characters without spaces around "
+                f"them, got {self.name!r}"
+            )
+
+
+def check_name(name: str, store: Store) -> None:
+    """Raises `FileError` for a data set that the ledger knows by a name in other cases: it would be let out twice."""
+    for known in store.ledger.data_sets():
+        if known != name and known.casefold() == name.casefold():
+            raise FileError(
+                f"expected {known!r}, by which the ledger knows a data set, or another name, got {name!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -161,8 +179,10 @@ class Folder:
             study.check_before(wanted.round, layers)
             study.check_verified({number: one.total for number, one in wanted.verified.items()}, layers)
             if known := ahead(study, wanted.round):
+                check_name(known[1], store)
                 return known
             X, y, weights, name = self.data(study)
+            check_name(name, store)
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS

@@ -1,5 +1,6 @@
 """A party takes part in a study that its operator approved, and in no other."""
 
+import re
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -179,6 +180,32 @@ ridge = 0.25
         "ridge 0.25",
     ):
         assert words in shown, shown
+
+
+def test_a_log_that_others_can_write_to_is_not_continued(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    (federation.folders[0] / AUDIT).chmod(0o666)
+    with pytest.raises(AuditError, match="only its owner can write to"):
+        asked(federation)
+
+
+@pytest.mark.parametrize("name", ["", " ", "rows ", "ro\u200bws", "\uff52ows", "Rows"])
+def test_a_data_set_has_one_name(tmp_path: Path, name: str) -> None:
+    """In the weak design each of these names lets the same rows into another session."""
+    federation = Federation(tmp_path)
+    folder = federation.folders[0]
+    _, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
+    with closing(Store(folder / "state.db", identity)) as store:
+        store.ledger.use("rows", b"s" * 32)
+    (folder / "data.toml").write_text(f'table = "rows.csv"\nname = "{name}"\n')
+    done = CliRunner().invoke(app, ["check", str(folder)], env={"COLUMNS": "300"})
+    assert re.search(r"expected (a name of the data set|'rows', by which the ledger)", done.output), (
+        done.output
+    )
+    post = Post(federation)
+    with pytest.warns(DropoutWarning, match="without site-0"):
+        learned(federation, post)
+    assert "expected" in str(post.refusals[0])
 
 
 def decisions(folder: Path) -> list[type]:

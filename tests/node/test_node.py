@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from secure_afl.node.node import Memory, Node, interval, pause, recalled, rememb
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Foreign
 from secure_afl.protocol.session.errors import FileError
-from secure_afl.protocol.transport.flower.fleet import Delivery, Fleet, FleetError
+from secure_afl.protocol.transport.flower.fleet import Delivery, Fleet, FleetError, NotOursError
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_records
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.post import Channel, Letter, who_is_there
@@ -134,6 +135,20 @@ def test_a_message_of_another_kind_is_refused_and_noted_once(
     assert here.app in said[0]
     events = [entry.event for entry in read((folder / "audit.jsonl").read_bytes()).entries]
     assert [event for event in events if isinstance(event, Foreign)] == [Foreign("query.shell", here.app)]
+
+
+def test_invented_kinds_of_messages_do_not_fill_the_audit_log(federation: Federation) -> None:
+    """In the weak design each new type costs lines of the audit log for ever."""
+    node = Node(federation.folders[0])
+    node._apps[1] = "a" * 64
+    for number in range(120):
+        foreign = SimpleNamespace(kind=f"query.k{number}\x1b[2J", run=1)
+        node._refuse(foreign, NotOursError("not ours"))  # type: ignore[arg-type]
+    node._desk.close()
+    events = [one.event for one in read((federation.folders[0] / "audit.jsonl").read_bytes()).entries]
+    kinds = [event.kind for event in events if isinstance(event, Foreign)]
+    assert 0 < len(kinds) <= 16
+    assert all(kind.isprintable() for kind in kinds)
 
 
 def test_an_app_that_is_not_expected_is_refused(grid: HttpGrid, federation: Federation) -> None:
