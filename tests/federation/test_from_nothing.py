@@ -61,12 +61,14 @@ class Machine:
         path = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}"
         return {**os.environ, "HOME": str(self.path / "home"), "PATH": path, "OMP_NUM_THREADS": "1"}
 
-    def type(self, command: str) -> str:
+    def type(self, command: str, answer: str = "") -> str:
+        """answer: what is typed when the command asks."""
         self.typed += 1
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.path,
             env=self.environment(),
+            input=answer,
             capture_output=True,
             text=True,
             check=False,
@@ -124,7 +126,7 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
     for name, site in sites.items():
         shutil.copy(office.path / "federation" / "rosters" / "1.json", site.path)
         site.type(at(name, accept))
-        site.type(at(name, approve))
+        site.type(at(name, approve), "y\n")
         sent += 1
 
     with office.running(serve):
