@@ -207,7 +207,7 @@ class CountsTwice(MaskingServer):
 class LeavesMasksOfDropouts(MaskingServer):
     """Does not take out the pairwise masks of those that dropped out."""
 
-    def _pair_keys(self, client: int) -> dict[int, bytes]:
+    def _pair_secrets(self, client: int) -> dict[int, bytes]:
         return {}
 
 
