@@ -66,7 +66,7 @@ QUIET = {
 class Link:
     """A SuperLink's settings. public, private: host and port; certificate, key: TLS files of the public door (PEM).
 
-    database: the file of its state; None keeps the state in memory, where each request takes a third of the time.
+    database: the file of its state; None keeps the state in memory, where each request costs a third.
     """
 
     public: tuple[str, int]
