@@ -322,5 +322,7 @@ def test_nothing_that_makes_a_message_looks_at_a_clock() -> None:
     # For deadlines and for other processes, by a clock that only goes forward.
     waiting = {"protocol/transport/flower/server.py", "protocol/durable/store.py"}
     writing_down = {f"protocol/audit/{name}.py" for name in ("events", "log", "story")}
-    assert looking == measuring | waiting | writing_down | {"protocol/transport/logs.py"}
+    # Whether a sender signed its request just now, as Flower does.
+    fresh = {"protocol/transport/flower/superlink.py"}
+    assert looking == measuring | waiting | writing_down | fresh | {"protocol/transport/logs.py"}
     assert "time.time" not in "".join((ROOT / name).read_text() for name in measuring | waiting)
