@@ -167,10 +167,10 @@ def _servers(policy: Policy) -> tuple[str, ...]:
         )
     else:
         lines.append("A server that lies about who takes part, who dropped out, or what other parties said.")
-    if policy.verify == {Verify.TAGS} and _gives_sums(policy):
+    if policy.verify == {Verify.TAGS} and policy.profiles == {Profile.ACTIVE} and _gives_sums(policy):
         lines.append(
-            "A server that hands out another sum than it opened, if no client of the session helps it: this client is "
-            "given every masked sum, and checks it (verify tags)."
+            "A server that hands out another sum than it opened, if no client of the session helps it: this client "
+            "checks every masked sum that it is given (verify tags)."
         )
     if Suite.X25519 not in policy.suites:
         lines.append("A server that keeps all messages until it has a quantum computer.")

@@ -554,7 +554,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     def wanted(self) -> SumWanted:
         """The sum that the server requested last."""
         participants = tuple(sorted(self._memory.participants))
-        return SumWanted(self._memory.round, self._spec, participants, self.verified)
+        verified = self.verified if self._verifies else None
+        return SumWanted(self._memory.round, self._spec, participants, verified)
 
     @property
     def _verifies(self) -> bool:

@@ -100,18 +100,24 @@ class VerifiedSum:
         """As real numbers."""
         return np.ldexp(self.units.astype(np.float64), -self.spec.fraction_bits)
 
+    @property
+    def entry_error(self) -> float:
+        """Bound on each entry's distance from the exact sum of what was encoded."""
+        return self.spec.code(len(self.survivors)).entry_error(len(self.survivors))
+
 
 @dataclass(frozen=True)
 class SumWanted:
     """A server's request for a client's vector. The answer comes from the client's `contribute`.
 
-    verified: the session's sums that this client has accepted so far, by round; the vector may follow from them.
+    verified: the session's sums that this client has accepted so far, by round; the vector may follow from them. None where
+    clients do not check sums.
     """
 
     round: int
     spec: RoundSpec
     participants: tuple[int, ...]
-    verified: Mapping[int, VerifiedSum] = field(default_factory=dict, compare=False, repr=False)
+    verified: Mapping[int, VerifiedSum] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -132,10 +132,13 @@ def gradient_words(rules: Rules, rows: ClientRows, eta: Matrix) -> Matrix:
 
 
 def stands_out(rules: Rules, rows: ClientRows, curvature: Matrix) -> bool:
-    """Whether the information matrix, with the matrix before it, would show a row nearly alone: in all rows, or in
-    those of one column.
+    """Whether the information matrix, with the matrix before it, would show a row nearly alone: in all rows, in those of
+    one column, or in those with either value of a column that takes two.
     """
-    A = np.column_stack([np.ones(len(rows.X)), rows.X]) * rows.weights[:, None]
+    X, low, high = rows.X, rows.X.min(axis=0, initial=np.inf), rows.X.max(axis=0, initial=-np.inf)
+    two = ((low == X) | (high == X)).all(axis=0)  # as they are summed: 0 and 1, -1 and 1, or others
+    sides = [X[:, two] == low[two], X[:, two] == high[two]]
+    A = np.column_stack([np.ones(len(X)), X[:, ~two], *sides]) * rows.weights[:, None]
     largest = leverages(A, curvature).max(axis=0, initial=0.0)
     return bool(largest[0] > rules.most_leverage or (largest[1:] > rules.most_in_column).any())
 

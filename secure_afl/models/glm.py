@@ -252,8 +252,15 @@ class _GLM(FederatedTable):
         assert next_.at is not None
         rules = self.rules(agreed.system.features - 1)
         eta = rows.predictor(next_.start, next_.at.point, self._scaling(rules.features))
-        made = glm.gradient_words if next_.number != rules.steps + 1 else glm.information_words
-        return made(rules, rows, eta)
+        if next_.number != rules.steps + 1:
+            return glm.gradient_words(rules, rows, eta)
+        # A client that lies can cancel the flag of another one.
+        if glm.stands_out(rules, rows, rules.family.weight(eta)):
+            raise LocalProtocolError(
+                "expected no information matrix to be asked for, since a row here would stand out in it; some client has "
+                "cancelled the flag that said so"
+            )
+        return glm.information_words(rules, rows, eta)
 
     def respond(
         self,

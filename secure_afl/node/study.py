@@ -62,7 +62,7 @@ from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError
-from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.parameters import SumPlan, VerifiedSum
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
@@ -276,11 +276,14 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             )
         self.counts.check(learned[0][0])
 
-    def check_verified(self, verified: Mapping[int, Floats], learned: Sequence[Floats]) -> None:
-        """Raises `PolicyError` if sums that the server announced are others than this party accepted.
+    def check_verified(self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]) -> None:
+        """Raises `PolicyError` if sums that the server announced are not those that this party accepted, one that it was not
+        given included.
 
-        verified: accepted sums by their numbers, empty where sums are not checked; learned: what was announced.
+        verified: all accepted sums by their numbers; learned: what was announced.
         """
+        if self.counts is not None and learned:
+            _check_same(0, verified, np.rint, learned[0][0])
 
     @property
     def known_ahead(self) -> int:
@@ -597,14 +600,13 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         accepted = _accepted(learned)
         return self.estimator().respond(found.X[found.kept], y[found.kept], who, number, accepted, own)
 
-    def check_verified(self, verified: Mapping[int, Floats], learned: Sequence[Floats]) -> None:
-        if not verified:
-            return
+    def check_verified(self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]) -> None:
         for number, announced in _accepted(learned).items():
-            if number not in verified or not np.array_equal(verified[number], announced.total):
-                got = "another" if number in verified else "one that it did not"
+            _check_same(number, verified, np.asarray, announced.total)
+            if number == 0 and announced.entry_error != verified[0].entry_error:
                 raise PolicyError(
-                    f"expected sum {number} as this party accepted it, the server announced {got}"
+                    f"expected the error {verified[0].entry_error:g} of an entry, which the agreed encoding has, the server "
+                    f"announced {announced.entry_error:g}"
                 )
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -691,6 +693,15 @@ class PoissonStudy(RegressionStudy, frozen=True, kw_only=True):
         return FederatedPoissonRegression(
             largest_count=self.codebook.outcome.range[1], **self._common(aggregator)
         )
+
+
+def _check_same(
+    number: int, verified: Mapping[int, VerifiedSum], read: Callable[[Floats], Floats], announced: Floats
+) -> None:
+    """Raises `PolicyError` unless this sum was announced as the party accepted it. read: what is announced of a sum."""
+    if number not in verified or not np.array_equal(read(verified[number].total), announced):
+        got = "another" if number in verified else "one that it was not given to check"
+        raise PolicyError(f"expected sum {number} as this party accepted it, the server announced {got}")
 
 
 def _accepted(layers: Sequence[Floats]) -> "dict[int, Aggregate]":

@@ -1,6 +1,7 @@
 """Logistic and Poisson regression over several sites are statsmodels' GLM on the pooled rows."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from secure_afl import (
     PlainAggregator,
     Policy,
 )
+from secure_afl.analytic.glm import ClientRows, stands_out
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import ColumnWarning, DataError, SolveError
 from secure_afl.models.estimator import rows_by_site
@@ -226,6 +228,27 @@ def test_no_information_matrix_is_summed_up_where_a_row_stands_out() -> None:
     with pytest.raises(SolveError, match="would show one row of all, or of a column's rows, nearly alone"):
         fitted.inference()
     agree(FederatedLogisticRegression(least_rows=1, **shape).fit(X, y, site).inference(), expected)
+
+    # Another client cancels the flag: whose rows stand out answers for no information matrix all the same.
+    accepted: dict[int, Any] = dict(enumerate(fitted.rounds_))
+    last: Any = fitted.rounds_[-1]
+    accepted[fitted.n_iter_] = replace(last, total=last.total - np.eye(len(last.total))[-1])
+    client, number = FederatedLogisticRegression(**shape), fitted.steps + 1
+    with pytest.raises(LocalProtocolError, match="since a row here would stand out"):
+        client.respond(X[:200], y[:200], "the flagged site", number, accepted)
+    assert np.isfinite(client.respond(X[200:], y[200:], "the other", number, accepted)).all()
+
+
+def test_a_row_stands_out_among_those_without_a_flag_too() -> None:
+    """The level that is no column of its own: ones less the flag, whatever 0 and 1 are summed as."""
+    flag = np.repeat([0.0, 1.0], [6, 200])
+    curvature = np.where(np.arange(206) == 0, 0.01, 0.2)
+    for zero, one in ((0.0, 1.0), (-1.0, 1.0)):
+        X = np.where(flag == 1, one, zero)[:, None]
+        rules = FederatedLogisticRegression(column_bounds=[1.0], classes=[0, 1]).rules(1)
+        client = ClientRows(X, flag, np.ones(206), np.zeros(206))
+        assert stands_out(rules, client, curvature)
+        assert not stands_out(rules, client, np.full(206, 0.2))
 
 
 def test_dependent_and_constant_columns_have_no_coefficient() -> None:

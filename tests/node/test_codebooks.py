@@ -21,7 +21,6 @@ from secure_afl.node.study import packed
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.post import Channel, Letter
-from secure_afl.simulations.attacks.reading.leverage import singled_out
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
 from secure_afl.simulations.data.partition import partition
@@ -240,6 +239,8 @@ def flags(tmp_path: Path) -> Path:
 
 def test_no_row_is_singled_out_in_a_sum_over_deployed_sites(flags: Path, tmp_path: Path) -> None:
     """With `least_rows = 1`, as sites were before, a patient stands in the sum word for word."""
+    from secure_afl.simulations.attacks.reading.leverage import singled_out  # needs TenSEAL
+
     for least_rows, read in ((1, [60.0]), (5, [])):
         hospitals = Coded(tmp_path / str(least_rows), flags, f"least_rows = {least_rows}\n{FLAGS}")
         there, here = hospitals.deployed(), hospitals.here()

@@ -70,6 +70,7 @@ class Lying:
         ([100, 96, 4], "at least 5 pooled rows of the class 'yes'"),
         (None, "the server announced none"),
         ([100, 42, 42], "the server announced none"),  # no counts, so not taken
+        ([100, 50, 50], "sum 0 as this party accepted it, the server announced another"),
     ],
 )
 def test_clients_refuse_a_sum_over_too_few_rows_whatever_the_server_wants(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,15 +153,22 @@ def test_a_server_that_announces_other_sums_than_a_party_accepted_is_refused(tmp
     _, study = Folder(world.server).terms()
     X, y, *_ = Folder(world.folders[0]).data(study)
     total = study.vector(0, X, y, "A")
+
+    def accepted(total: Any) -> Any:
+        return SimpleNamespace(total=total, entry_error=1e-9)
+
     announced = [np.append(total, 1e-9)[None, :]]
-    study.check_verified({0: total}, announced)
-    study.check_verified({}, announced)  # sums are not checked: reports are trusted
+    study.check_verified({0: accepted(total)}, announced)
+    verified: Any
     for verified, match in (
-        ({0: total + 2.0**-30}, "announced another"),
-        ({1: total}, "one that it did not"),
+        ({0: accepted(total + 2.0**-30)}, "announced another"),
+        ({1: accepted(total)}, "one that it was not given to check"),
+        ({}, "one that it was not given to check"),  # a server that withholds what shows its lie
     ):
         with pytest.raises(PolicyError, match=match):
             study.check_verified(verified, announced)
+    with pytest.raises(PolicyError, match="expected the error 1e-09 of an entry"):
+        study.check_verified({0: accepted(total)}, [np.append(total, 1.5)[None, :]])
 
 
 @pytest.mark.slow
