@@ -203,8 +203,11 @@ def test_a_message_that_was_lost_with_a_process_is_asked_again(
 
 
 def test_two_nodes_in_one_folder_are_one_too_many(federation: Federation) -> None:
-    with nodes(federation.folders[0]), pytest.raises(FileError, match="got one that runs"):
-        Node(federation.folders[0]).work()
+    folder = federation.folders[0]
+    with nodes(folder):
+        until(lambda: recalled(folder).node != 0)  # it is at work, in a thread of its own
+        with pytest.raises(FileError, match="got one that runs"):
+            Node(folder).work()
 
 
 def test_a_superlink_that_is_away_is_waited_for(
