@@ -138,7 +138,7 @@ class Stopping(Post):
         if party:
             return super().ask(party, letter, address)
         match PHASES[self.phases - 1]:
-            case "sharing" | "unmasking":
+            case "sharing" | "unmasking" | "answering":
                 self.node.send(letter)
                 first = self.node.answer()
                 self._stop()
@@ -169,7 +169,7 @@ class Stopping(Post):
         aside.rename(table)
 
 
-PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking")
+PHASES = ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking", "answering")
 
 
 @pytest.mark.long
@@ -181,7 +181,7 @@ def test_a_node_that_is_stopped_anywhere_loses_nothing(tmp_path: Path, on_term: 
         weights = learned(federation, post)
     finally:
         post.node.stop()
-    assert post.stops == 3
+    assert post.stops == 4
     assert np.array_equal(weights, in_process(federation))
     assert faults(federation) == []
 
