@@ -212,6 +212,14 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         classes = (y[:, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
         return control_waves(X, Layout.of(self.codebook), classes, self.least_rows, self.waves)
 
+    def contributed(
+        self, X: Floats, y: Labels, weights: Floats | None
+    ) -> tuple[Floats, Labels, Floats | None]:
+        """The rows that a site contributes as it codes them, with labels and weights. Raises `DataError` for too few."""
+        found = self.controlled(X, y)
+        kept = found.kept
+        return found.X[kept], y[kept], None if weights is None else weights[kept]
+
     @property
     def encryption(self) -> Encryption | None:
         """How sums are encrypted; None for masks alone."""
@@ -431,10 +439,8 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
     ) -> Floats:
-        found = self.controlled(X, y)
-        kept = found.kept
-        own = None if weights is None else weights[kept]
-        return self.estimator().vector(found.X[kept], y[kept], who, number, own)
+        rows, labels, own = self.contributed(X, y, weights)
+        return self.estimator().vector(rows, labels, who, number, own)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         weights = (1 + len(self.features), len(self.classes) or 1)
@@ -512,9 +518,8 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     ) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        found = self.controlled(X, y)
-        rows = found.X[found.kept] / self.fedacnnl.scale
-        return self.estimator().vector(rows, y[found.kept], who, learned)
+        rows, labels, _ = self.contributed(X, y, weights)
+        return self.estimator().vector(rows / self.fedacnnl.scale, labels, who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
@@ -595,10 +600,8 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
     ) -> Floats:
-        found = self.controlled(X, y)
-        own = None if weights is None else weights[found.kept]
-        accepted = _accepted(learned)
-        return self.estimator().respond(found.X[found.kept], y[found.kept], who, number, accepted, own)
+        rows, labels, own = self.contributed(X, y, weights)
+        return self.estimator().respond(rows, labels, who, number, _accepted(learned), own)
 
     def check_verified(self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]) -> None:
         for number, announced in _accepted(learned).items():

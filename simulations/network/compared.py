@@ -45,8 +45,9 @@ def compare(
         )
     )
     survivors = report["survivors"][-1]
+    # As sites contribute them, under disclosure control.
     tables = [
-        (*Folder(folder).data(study)[:3], part.client)
+        (*study.contributed(*Folder(folder).data(study)[:3]), part.client)
         for folder, part in zip(parties.clients, parts, strict=True)
         if part.client in survivors
     ]

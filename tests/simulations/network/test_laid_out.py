@@ -4,10 +4,12 @@ import stat
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from worlds.folders import Post
 
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.node.site import Folder
@@ -15,8 +17,10 @@ from secure_afl.protocol.session.errors import FileError
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import default_spec, partition
+from secure_afl.simulations.network.compared import compare
 from secure_afl.simulations.network.laid_out import lay_out
 from secure_afl.simulations.study.networks import network_for
+from secure_afl.sums.remote import Elsewhere, remote
 
 HEART = load("heart")
 PARTS = partition(HEART, "site", None, seed=0)
@@ -66,6 +70,20 @@ def test_a_network_is_laid_out_as_the_one_that_run_trains(tmp_path: Path, data: 
     assert terms.policy.trusts_reports
     X, y, *_ = Folder(made.clients[2]).data(study)
     assert len(study.vector(0, X, y, "site")) == terms.plan[0].length
+
+
+def test_the_comparison_is_with_the_rows_that_sites_contribute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under disclosure control, which codes many of the heart data's values otherwise."""
+    made = lay_out(tmp_path, HEART, PARTS, backend="mask")
+    terms, study = Folder(made.server).terms()
+    post = Post(SimpleNamespace(folders=list(made.clients)))
+    names = [part.client for part in PARTS]
+    weights, _ = study.learn(remote(Elsewhere(terms.parties, post.carry), terms.policy, None), names)
+    np.savez(made.server / "model.npz", *weights)
+    compare(made, {"survivors": [names]}, HEART, PARTS, 0)
+    assert "weights over the network and in one process: the same, bit for bit" in capsys.readouterr().out
 
 
 def test_the_demonstration_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
