@@ -164,6 +164,10 @@ class Measure:
         """Which rows of X have a value: (rows,)."""
         return np.ones(len(X), np.bool_) if self.flag is None else X[:, self.flag] == 0
 
+    def values(self, X: Floats) -> Floats:
+        """The first term of each row, infinite where there is no value: (rows,)."""
+        return np.where(self.recorded(X), X[:, self.terms[0]], np.inf)
+
     def draw_in(self, X: Floats, least_rows: int) -> int:
         """Move values with too large a leverage in the measure's own terms to the next value, in X; how many were moved.
 
@@ -191,8 +195,7 @@ class Measure:
 
     def valued(self, X: Floats) -> "Valued | None":
         """Its values as levels, if it has so few in X, or is an ordinal."""
-        keys = np.where(self.recorded(X), X[:, self.terms[0]], np.inf)
-        found, first = np.unique(keys, return_index=True)
+        found, first = np.unique(self.values(X), return_index=True)
         if not self.ordinal and len(found) > _FEW:
             return None
         columns = self.terms if self.flag is None else (*self.terms, self.flag)
@@ -212,8 +215,7 @@ class Valued:
 
     def levels(self, X: Floats) -> Ints:
         """The level of each row of X (rows, columns)."""
-        keys = np.where(self.measure.recorded(X), X[:, self.columns[0]], np.inf)
-        return np.searchsorted(self.positions, keys).astype(np.int64)
+        return np.searchsorted(self.positions, self.measure.values(X)).astype(np.int64)
 
     def code(self, X: Floats, levels: Ints) -> None:
         """Write levels into X."""
