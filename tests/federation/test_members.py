@@ -1,7 +1,6 @@
 """Members that come, go and get other keys: each is a new edition of the roster, and none an old session's."""
 
 import ssl
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -136,12 +135,22 @@ def test_a_new_certificate_is_of_the_same_authority(world: Founded) -> None:
 
 
 def test_a_server_that_runs_shows_a_new_certificate_and_keeps_the_old_one_if_that_is_damaged(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: no SuperLink is tested here")
-    from worlds.patience import HANG
+    from worlds.patience import until
     from worlds.superlinks import superlink
 
+    from secure_afl.protocol.transport.flower import superlink as at_the_link
+    from secure_afl.protocol.transport.flower.superlink import Link
+
+    looks, changed = list[Link](), at_the_link._changed
+
+    def look(link: Link) -> tuple[int, ...]:
+        looks.append(link)
+        return changed(link)
+
+    monkeypatch.setattr(at_the_link, "_changed", look)
     with superlink(tmp_path) as here:
         address = (here.link.public[0], here.link.public[1])
 
@@ -149,15 +158,14 @@ def test_a_server_that_runs_shows_a_new_certificate_and_keeps_the_old_one_if_tha
             return ssl.get_server_certificate(address)
 
         def await_other(than: str) -> str:
-            ends = time.monotonic() + HANG
-            while shown() == than and time.monotonic() < ends:
-                time.sleep(0.02)
+            until(lambda: shown() != than)
             return shown()
 
         first = shown()
         here.link.certificate.write_bytes(b"damaged")
         authority = Authority.make("another", 9)
-        time.sleep(0.2)  # a few looks; more of them change nothing
+        seen = len(looks)
+        until(lambda: len(looks) > seen + 2)  # more of them change nothing
         assert shown() == first
         certificate, key = authority.server("localhost", 9)
         here.link.key.unlink()

@@ -76,14 +76,11 @@ def test_the_steps_give_an_installation_that_runs(tmp_path: Path) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
     }
-    for word, rest in steps():
-        if word != "RUN" or rest.startswith("useradd"):
-            continue
-        command = rest.replace("/src", str(copied)).replace("/opt/", f"{tmp_path}/opt/")
-        command = command.replace("python3 ", f"{shlex.quote(sys.executable)} ", 1)
-        done = subprocess.run(
+
+    def ran(command: str | list[str | Path], *, shell: bool = False) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             command,
-            shell=True,
+            shell=shell,
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -91,6 +88,13 @@ def test_the_steps_give_an_installation_that_runs(tmp_path: Path) -> None:
             check=False,
             timeout=HANG,
         )
+
+    for word, rest in steps():
+        if word != "RUN" or rest.startswith("useradd"):
+            continue
+        command = rest.replace("/src", str(copied)).replace("/opt/", f"{tmp_path}/opt/")
+        command = command.replace("python3 ", f"{shlex.quote(sys.executable)} ", 1)
+        done = ran(command, shell=True)
         if done.returncode and "/requirements.txt" in command and "Could not find a version" in done.stderr:
             pytest.skip("THE LOCK'S VERSIONS ARE NOT TO BE HAD HERE: the container's steps are not tried")
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
@@ -101,13 +105,5 @@ def test_the_steps_give_an_installation_that_runs(tmp_path: Path) -> None:
         (["node", "party"], 1, "node.toml"),
         (["check", "party"], 1, "identity.key"),
     ):
-        done = subprocess.run(
-            [program, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=HANG,
-        )
+        done = ran([program, *arguments])
         assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr

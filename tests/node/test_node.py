@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 from worlds.folders import Federation, in_process, model
-from worlds.patience import HANG
+from worlds.patience import HANG, until
 from worlds.superlinks import Here, superlink
 
 from secure_afl.node import flower_app
@@ -70,13 +69,6 @@ def federation(here: Here, tmp_path: Path) -> Federation:
         (folder / "node").chmod(0o600)
         (folder / "node.toml").write_text(f'superlink = "{here.public}"\nauthority = "../ca.crt"\n')
     return federation
-
-
-def until(done: Callable[[], bool]) -> None:
-    ends = time.monotonic() + HANG
-    while not done():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 @contextmanager

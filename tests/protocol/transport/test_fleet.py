@@ -6,11 +6,11 @@ import importlib.metadata
 import socket
 import ssl
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nodes are not teste
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.task_identity import TaskIdentity
-from worlds.patience import HANG
+from worlds.patience import HANG, until
 from worlds.superlinks import Here, superlink
 
 from secure_afl.protocol.session.errors import FileError
@@ -51,13 +51,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
 def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TaskIdentity, "_task_id", 1)
     monkeypatch.setattr(TaskIdentity, "_node_id", 1)
-
-
-def until(done: Callable[[], bool]) -> None:
-    ends = time.monotonic() + HANG
-    while not done():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def test_this_version_of_flower_was_tried() -> None:
@@ -185,7 +178,22 @@ def _fault(one: Fleet) -> str | None:
     return None
 
 
-def test_a_message_wakes_a_node_that_waits(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the door holds a node's question."""
+    holds, noted = door.Doors._held, threading.Event()
+
+    async def hold(*asked: Any) -> None:
+        noted.set()
+        await holds(*asked)
+
+    monkeypatch.setattr(door.Doors, "_held", hold)
+    return noted
+
+
+def test_a_message_wakes_a_node_that_waits(
+    here: Here, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The door holds the question; nothing comes without the ServerApp's message, and nobody has to ask again."""
     monkeypatch.setattr(door, "LONGEST_WAIT", HANG)
     node = online(here, 3)
@@ -194,7 +202,7 @@ def test_a_message_wakes_a_node_that_waits(here: Here, monkeypatch: pytest.Monke
     grid = here.grid()
     monkeypatch.setattr(TaskIdentity, "_run_id", grid.run.run_id)
     waiting.start()
-    time.sleep(0.5)
+    until(held.is_set)
     grid.push_messages([Message(answer_records(b""), node.node, MESSAGE_TYPE, ttl=HANG)])
     waiting.join(HANG)
     assert got
@@ -203,12 +211,12 @@ def test_a_message_wakes_a_node_that_waits(here: Here, monkeypatch: pytest.Monke
 
 
 def test_a_node_that_dies_while_it_waits_takes_no_message_with_it(
-    here: Here, monkeypatch: pytest.MonkeyPatch
+    here: Here, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = online(here, 4)
     dying = threading.Thread(target=lambda: _quietly(lambda: killed.pull(door.LONGEST_WAIT)), daemon=True)
     dying.start()
-    time.sleep(0.5)
+    until(held.is_set)
     for one in list(killed._client._client._transport._pool.connections):
         one._connection._network_stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
     dying.join(HANG)
