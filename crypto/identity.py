@@ -60,7 +60,8 @@ def public_key(verify_key: bytes) -> Ed25519PublicKey:
     y = int.from_bytes(verify_key, "little") & (2**255 - 1)
     if y >= _PRIME:
         raise CryptoError(
-            "expected an identity key in its canonical encoding, got another encoding: it is forged"
+            "expected an identity key in its canonical encoding, got a coordinate of 2^255 - 19 or more, which no honest "
+            "program writes: refuse the key"
         )
     if y in _SMALL:
         raise CryptoError(

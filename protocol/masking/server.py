@@ -459,7 +459,10 @@ class MaskingServer(SignedServer[FromClient]):
             case Verdict():
                 answer = self._answered[self.round]
                 if message.accepted not in (b"", messages.accepted_digest(answer.digest, sender)):
-                    raise WireError("expected the digest of the opened sum, or none, got another")
+                    raise WireError(
+                        f"expected the digest of the opened sum, or none, as the verdict of round {self.round}, got "
+                        f"{message.accepted.hex()[:16]}…"
+                    )
                 answer.verdicts[sender] = bool(message.accepted)
 
     def _check_statement(self, sender: int, statement: Statement) -> None:
@@ -467,12 +470,17 @@ class MaskingServer(SignedServer[FromClient]):
         view = messages.consent_parts(self._transcript, self._directory, self.round, *sets)
         statement.verify(self.roster.members[sender].verify_key, view)
         if statement.upload != self._round.roots[sender]:
-            raise WireError("expected the root of the upload that it sent, got another")
+            raise WireError(
+                f"expected the root of the upload that it sent, {self._round.roots[sender].hex()[:16]}…, got "
+                f"{statement.upload.hex()[:16]}…"
+            )
         if statement.accepted:
             answer = self._answered.get(int.from_bytes(statement.accepted[:8]))
             said = answer and messages.accepted_digest(answer.digest, sender)
             if said != statement.accepted[8:]:
-                raise WireError("expected the digest of a sum that was opened, got another")
+                raise WireError(
+                    f"expected the digest of a sum that was opened, after its number, got {statement.accepted.hex()[:32]}…"
+                )
 
     def _check_reveal(self, sender: int, reveal: Reveal) -> None:
         current = self._round

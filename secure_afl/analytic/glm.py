@@ -178,7 +178,10 @@ def opened(rules: Rules, words: Matrix, start: Start, columns: Scaling) -> Opene
     """
     flags = np.rint(words[-2:])
     if not (flags >= 0).all():
-        raise SolveError("expected flags of 0 and 1 in a sum of gradients, got others")
+        raise SolveError(
+            f"expected numbers of clients as the flags in a sum of gradients, got {flags.tolist()}: a client does not "
+            "follow the protocol"
+        )
     deviance, saturated = np.ldexp(words[-_EXTRA:-2], rules.shift).tolist()
     gradient = standardised(start, columns, words[:-_EXTRA])
     return Opened(Seen(gradient, deviance, flags[0] > 0), saturated, flags[1] > 0)

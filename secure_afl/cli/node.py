@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secure_afl.cli.terminal import console, escape, refusals_shown
-from secure_afl.errors import DataError
+from secure_afl.crypto.errors import missing
 
 
 def node(
@@ -102,4 +102,4 @@ def status(
 
 def _check_flower() -> None:
     if find_spec("flwr") is None:
-        raise DataError("expected flwr, got none: pip install 'secure-afl[flower]'")
+        raise missing("flwr")

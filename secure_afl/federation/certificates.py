@@ -60,10 +60,14 @@ class Authority:
             read, shown = load_pem_private_key(key, None), x509.load_pem_x509_certificate(certificate)
         except (ValueError, TypeError):
             raise FileError(
-                "expected an authority's key and certificate in PEM, got something else"
+                "expected an authority's key and certificate in PEM, got bytes that are neither: bring back the files "
+                "that were made together"
             ) from None
         if not isinstance(read, ec.EllipticCurvePrivateKey) or read.public_key() != shown.public_key():
-            raise FileError("expected an authority's key that its certificate names, got another")
+            raise FileError(
+                "expected the key that the authority's certificate names, got a different one: bring back the files that "
+                "were made together"
+            )
         return cls(read, shown)
 
     @property

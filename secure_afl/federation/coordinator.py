@@ -251,7 +251,10 @@ def _check(folder: Path, project: Project, path: Path, answer: Answer, replace: 
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise FileError(f"{path}: expected a node's public key (ecdsa), got something else")
+        raise FileError(
+            f"{path}: expected a node's public key (ecdsa) in the answer of {answer.name}, got {answer.node_key[:24]!r}: ask "
+            "for the answer again"
+        )
 
 
 def _keep(folder: Path, answer: Answer) -> None:

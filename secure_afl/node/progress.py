@@ -58,7 +58,7 @@ class RunTold:
 
 @contextmanager
 def run_told() -> Iterator[RunTold]:
-    """A run, and in the end whether a model came of it; raises what it raises."""
+    """Context of a run, which tells at the end whether there is a model. Re-raises the body's exception."""
     started = time.perf_counter()
     try:
         yield RunTold()
