@@ -19,6 +19,7 @@ from secure_afl.protocol.transport.flower.superlink import QUIET
 
 _HERE = Path(__file__).resolve()
 _EVERY = 1.0  # seconds from one question whether a run is over to the next
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in Flower's lines
 _NUMBER = re.compile(r"Successfully started run (\d+)")
 
 
@@ -55,7 +56,8 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
         errors="replace",
     ) as program:
         assert program.stdout is not None
-        for line in program.stdout:
+        for coloured in program.stdout:
+            line = _COLOUR.sub("", coloured)
             watch(line)
             if found := _NUMBER.search(line):
                 number = found[1]
