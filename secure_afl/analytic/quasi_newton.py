@@ -31,9 +31,8 @@ GRID = 2.0**-30
 # A step that changes predictors by less, as a root mean square, ends the fit: standard errors depend on the point to
 # first order, coefficients, which are corrected once more, to second.
 _CLOSE = 2.0**-23
-_DEPENDENT = (
-    2.0**-26
-)  # variance that a column has left given those before it, below which it follows from them
+# Variance that a column has left given those before it, below which it follows from them.
+_DEPENDENT = 2.0**-26
 _LONGEST = 4.0  # root mean square of the change of predictors in one step
 _OVERSHOT = (
     0.5  # slope at the end of a step, in parts of that at its start, above which the step was too long

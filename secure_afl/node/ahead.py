@@ -12,9 +12,8 @@ from secure_afl.node.site import Folder
 from secure_afl.node.study import Floats, Study
 from secure_afl.protocol.transport.driver import Contribution
 
-_SETTLED = (
-    2 * 10**9
-)  # nanoseconds since a file changed: file systems do not tell changes apart that follow at once
+# Nanoseconds since a file changed: file systems do not tell changes apart that follow at once.
+_SETTLED = 2 * 10**9
 
 
 class Ahead:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity
+from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.messages import FROM_CLIENT, FromClient
 from secure_afl.protocol.masking.server import MaskingServer
@@ -169,3 +171,14 @@ class Backwards(PerfectNetwork):
     def flush(self, phase: str) -> list[Envelope]:
         held, self._held = self._held[::-1], []
         return held
+
+
+class OneKeyForAll(MaskingClient):
+    """Uses the key that dropouts give away for its channel too."""
+
+    def _advertise(self, parameters: Parameters) -> bytes:
+        frame = super()._advertise(parameters)
+        self._memory.__dict__["channel"] = key = self._memory.rounds[0].mask_key
+        honest = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.ADVERTISE)
+        self._memory.advertised = self._frame(replace(honest, channel_key=key.public_key))
+        return self._memory.advertised

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from msgspec import msgpack
 from msgspec.structs import replace
-from worlds.cohorts import BOUND, EVERY_PROFILE, Session, Tap, World, link, world
+from worlds.cohorts import BOUND, EVERY_PROFILE, OneKeyForAll, Session, Tap, World, link, world
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
@@ -553,17 +553,6 @@ def test_replaced_public_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(RemoteProtocolError, match=r"the keys of site-1: .* a wrong signature"):
         shares_for(parties.client(VICTIM), parties.propose())
-
-
-class OneKeyForAll(MaskingClient):
-    """Uses the key that dropouts give away for its channel too."""
-
-    def _advertise(self, parameters: Parameters) -> bytes:
-        frame = super()._advertise(parameters)
-        self._memory.__dict__["channel"] = key = self._memory.rounds[0].mask_key
-        honest = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.ADVERTISE)
-        self._memory.advertised = self._frame(replace(honest, channel_key=key.public_key))
-        return self._memory.advertised
 
 
 @pytest.mark.parametrize(("kind", "leaks"), [(OneKeyForAll, True), (MaskingClient, False)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from worlds.cohorts import EVERY_PROFILE, Session, World, link, world
+from worlds.cohorts import EVERY_PROFILE, OneKeyForAll, Session, World, link, world
 from worlds.encrypted import KeyWorld
 
 from secure_afl.crypto import ring
@@ -32,7 +32,7 @@ from secure_afl.protocol.masking.messages import (
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ClientState, ServerState
 from secure_afl.protocol.session.errors import RemoteProtocolError, RoundAbortedError
-from secure_afl.protocol.session.parameters import Parameters, Profile, SumWanted
+from secure_afl.protocol.session.parameters import Profile, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.server import OpenedSum, Outbox
@@ -236,17 +236,6 @@ def test_two_clients_get_different_sums() -> None:
                 client.receive(shown)
                 revealed.add(place)
         assert revealed == (set(range(N)) if kind is Forgets else set())
-
-
-class OneKeyForAll(MaskingClient):
-    """Uses the key that dropouts give away for its channel too."""
-
-    def _advertise(self, parameters: Parameters) -> bytes:
-        frame = super()._advertise(parameters)
-        self._memory.__dict__["channel"] = key = self._memory.rounds[0].mask_key
-        honest = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.ADVERTISE)
-        self._memory.advertised = self._frame(replace(honest, channel_key=key.public_key))
-        return self._memory.advertised
 
 
 @pytest.mark.parametrize("kind", [OneKeyForAll, MaskingClient])
