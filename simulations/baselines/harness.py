@@ -1,6 +1,5 @@
 """Shared parts of the baselines: clients' rows, mini-batches, dropouts, averages, and cost accounting."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.simulations.baselines.model import Model
 from secure_afl.simulations.baselines.settings import Settings
 from secure_afl.simulations.data.dataset import Dataset
@@ -38,7 +38,7 @@ class ClientRows:
 class Point:
     """The state after a round; costs are cumulative and exclude evaluation.
 
-    compute_seconds: training time if clients compute in parallel: in each round the slowest survivor's work plus the
+    compute_seconds: CPU seconds if clients compute in parallel: in each round the slowest survivor's work plus the
     server's. client_seconds: work of all clients together. bytes_up, bytes_down: of a client that takes part in every
     round, float32 parameters; the first model comes from the public seed and costs nothing. accuracy: over all clients'
     test rows; with a personal method each client uses its own model.
@@ -150,9 +150,9 @@ class Account:
         return results
 
     def at_server(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        started = time.perf_counter()
+        started = cpu_seconds()
         result = work(*args, **kwargs)
-        self._compute += time.perf_counter() - started
+        self._compute += cpu_seconds() - started
         return result
 
     def at_the_end(
@@ -187,7 +187,7 @@ def _timed(
 ) -> tuple[list[T], list[float]]:
     results, seconds = [], []
     for k in numbers:
-        started = time.perf_counter()
+        started = cpu_seconds()
         results.append(work(k, *args, **kwargs))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(cpu_seconds() - started)
     return results, seconds

@@ -1,6 +1,5 @@
 """FedACnnL and pFedACnnL with an account of what each party spends, in the words of the baselines' account."""
 
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secure_afl.analytic.solve import Solution
+from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.errors import DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import summed
@@ -35,8 +35,9 @@ _FLOAT64 = 8
 class Account:
     """What one training costs.
 
-    Seconds are wall-clock seconds of the critical path: in each step the slowest client, and the server. Clients'
-    work is timed; all other time that `fit` takes counts as the server's, so that nothing is left out.
+    Seconds are CPU seconds of the critical path: in each step the slowest client, and the server. Clients' work is
+    timed; all other work of `fit` counts as the server's, so that nothing is left out. With one thread they are what a
+    clock shows on an idle machine, and other programs do not add to them.
 
     learning_seconds: statistics, forward passes, solves, and sums in the clear; protocol_seconds: keys, encoding,
     masks, adding, unmasking; adapting_seconds: personal heads, of the slowest client; bytes_up, bytes_down: of the
@@ -99,9 +100,9 @@ def train(
     rows, site = stacked({part.client: part.train for part in parts})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DropoutWarning)  # the survivors are in the outcome
-        started = time.perf_counter()
+        started = cpu_seconds()
         model.fit(data.X[rows], data.y[rows], site)
-        elapsed = time.perf_counter() - started
+        elapsed = cpu_seconds() - started
     # Before predictions, which would be timed too.
     account = _account(model, aggregator, elapsed)
     tests, owner = stacked({part.client: part.test for part in parts})
@@ -190,10 +191,10 @@ class _Metered:
         costs = self.inner.cohort.costs
         for phase, cost in costs.items():
             before = self._read.get(phase, {})
-            for client, seconds in cost.client_wall.items():
+            for client, seconds in cost.client_seconds.items():
                 self.clients.add((exchange, phase), client, seconds - before.get(client, 0.0))
-        self._read = {phase: dict(cost.client_wall) for phase, cost in costs.items()}
-        self.server_seconds = sum(cost.server_wall for cost in costs.values())
+        self._read = {phase: dict(cost.client_seconds) for phase, cost in costs.items()}
+        self.server_seconds = sum(cost.server_seconds for cost in costs.values())
 
 
 class _Timed(PFedACnnL):
@@ -206,15 +207,15 @@ class _Timed(PFedACnnL):
         return self
 
     def _learner(self, X: Any, places: Any, who: str) -> Any:
-        started = time.perf_counter()
+        started = cpu_seconds()
         learner = super()._learner(X, places, who)
-        self.learning.add("start", who, time.perf_counter() - started)
+        self.learning.add("start", who, cpu_seconds() - started)
         return _TimedLearner(learner, who, self.learning)
 
     def _adapted(self, *arguments: Any) -> Personal:
-        started = time.perf_counter()
+        started = cpu_seconds()
         own = super()._adapted(*arguments)
-        self.adapting.append(time.perf_counter() - started)
+        self.adapting.append(cpu_seconds() - started)
         return own
 
 
@@ -236,7 +237,7 @@ class _TimedLearner:
         return self._timed("install", known, *weights)
 
     def _timed(self, step: str, known: Trained, *weights: Any) -> Any:
-        started = time.perf_counter()
+        started = cpu_seconds()
         result = getattr(self._inner, step)(known, *weights)
-        self._clock.add((step, known.at), self._who, time.perf_counter() - started)
+        self._clock.add((step, known.at), self._who, cpu_seconds() - started)
         return result

@@ -3,7 +3,6 @@
 Networks are trained on pooled rows: under masks they are the same bit for bit (tests/models/networks/test_fedacnnl.py).
 """
 
-import time
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from rich.table import Table
 
 from secure_afl.cli.terminal import table
+from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.network import AvgPool, Conv, Flatten, Network, ReLU, Widen
@@ -81,9 +81,9 @@ def measure(seeds: int, watch: Callable[[str], None]) -> dict[str, Any]:
             watch(f"{name}, seed {seed}")
             model = FedACnnL(network, encoder=encoder.value, seed=seed)
             validation = model.fit_pooled(data.X[fit], data.y[fit]).score(data.X[held_out], data.y[held_out])
-            started = time.perf_counter()
+            started = cpu_seconds()
             model.fit_pooled(data.X[train], data.y[train])
-            seconds = time.perf_counter() - started
+            seconds = cpu_seconds() - started
             records.append(
                 {
                     "row": name,

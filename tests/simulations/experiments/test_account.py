@@ -82,7 +82,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [0.0]
     with monkeypatch.context() as patch:
         patch.setattr(PFedACnnL, "predict", lambda model, X, site=None: np.zeros(len(X)))
-        patch.setattr(time, "perf_counter", lambda: now[0])
+        for name in ("perf_counter", "process_time"):
+            patch.setattr(time, name, lambda: now[0])
         yield now
 
 
