@@ -36,3 +36,7 @@ class SolveError(SecureAflError, ValueError):
 
 class ColumnWarning(UserWarning):
     """A column is constant, or its values are so far below its bound that few of their digits count."""
+
+
+class LabelWarning(UserWarning):
+    """A regressor got targets that look like labels of classes."""

@@ -1,5 +1,6 @@
 """Ridge regression and a ridge classifier that several parties learn from sums of their statistics."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -14,7 +15,7 @@ from secure_afl.analytic.discriminants import Discriminants, discriminants
 from secure_afl.analytic.moments import Scaling
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.analytic.solve import Solution
-from secure_afl.errors import DataError
+from secure_afl.errors import DataError, LabelWarning
 from secure_afl.models.columns import Columns
 from secure_afl.models.estimator import (
     FederatedClassifier,
@@ -285,13 +286,15 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
 def _seen(values: Floats) -> list[Any]:
     """The range of each column of (rows,) or (rows, targets); a bound on the magnitude of one that does not vary.
 
-    Raises `DataError` for zeros and ones alone: they look like labels.
+    Warns (`LabelWarning`) of zeros and ones alone: they may be labels.
     """
     columns = values.reshape(len(values), -1)
     if np.isin(columns, (0, 1)).all():
-        raise DataError(
-            "expected y as numbers to predict, got 0 and 1 alone: for labels use FederatedRidgeClassifier; if they are "
-            "numbers, say so with target_bounds=(0, 1)"
+        warnings.warn(
+            "y is 0 and 1 alone: this regressor predicts numbers between them, and its score is R². For labels use "
+            "FederatedRidgeClassifier; if they are numbers, target_bounds=(0, 1) says so",
+            LabelWarning,
+            stacklevel=6,
         )
     finite = columns[np.isfinite(columns).all(axis=1)]  # others are refused next
     if not len(finite):

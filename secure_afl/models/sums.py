@@ -518,9 +518,8 @@ class FederatedTable(Federated):
             raise
         except RoundAbortedError as error:
             if hasattr(self, "_kept"):
-                error.add_note(
-                    "the sum of the fit before is kept: refit(ridge=…) solves it again without a session"
-                )
+                note = "the sum of the fit before is kept: refit(ridge=…) solves it again without a session"
+                error.__notes__ = [note, *getattr(error, "__notes__", [])]  # before those of each client
             raise
         self._keep(kept)
         self._learn(kept, result)

@@ -32,7 +32,7 @@ from secure_afl import (
 )
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DataError, SolveError
+from secure_afl.errors import DataError, LabelWarning, SolveError
 from secure_afl.node import study
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
@@ -152,7 +152,6 @@ def test_several_targets() -> None:
     ("bounds", "change", "text"),
     [
         (None, np.nan, "site 3: expected finite y"),
-        (None, "labels", "got 0 and 1 alone: for labels use FederatedRidgeClassifier"),
         (None, "many", "expected y as numbers|for labels use FederatedRidgeClassifier"),
         ((300, -100), None, "expected target_bounds as 1 numbers above 0 or ranges"),
         ("high", None, "expected target_bounds as 1 numbers"),
@@ -168,14 +167,32 @@ def test_several_targets() -> None:
 def test_targets_that_do_not_fit_spend_no_data(bounds: Any, change: Any, text: str) -> None:
     X, y, site = table(0)
     wrong: Any = y.astype(object) if isinstance(change, str) else y.copy()
-    if change == "labels":
-        wrong = (y > 100).astype(int)
-    elif change is not None:
+    if change is not None:
         wrong[7] = change
     aggregator = quick()
     with pytest.raises(DataError, match=text):
         regressor(target_bounds=bounds, aggregator=aggregator).fit(X, wrong, site)
     regressor(aggregator=aggregator).fit(X, y, site)
+
+
+def test_zeros_and_ones_are_numbers_to_a_regressor_which_says_so() -> None:
+    X, y, site = table(0)
+    labels = (y > 100).astype(int)
+    reference = make_pipeline(StandardScaler(), Ridge(alpha=0.12)).fit(X, labels)
+    with pytest.warns(LabelWarning, match="For labels use FederatedRidgeClassifier"):
+        model = regressor(target_bounds=None).fit(X, labels, site)
+    np.testing.assert_allclose(model.predict(X), reference.predict(X), rtol=1e-7)
+    assert model.score(X, labels) == pytest.approx(reference.score(X, labels), rel=1e-8)
+    regressor(target_bounds=(0, 1)).fit(X, labels, site)  # warns of nothing
+
+
+def test_an_error_of_a_second_fit_says_first_how_to_solve_the_sum_again() -> None:
+    X, y, site = table(0)
+    model = regressor(target_bounds=(-100, 300)).fit(X, y, site)
+    with pytest.raises(RoundAbortedError) as refused:
+        model.set_params(ridge=0.5).fit(X, y, site)
+    assert refused.value.__notes__[0].startswith("the sum of the fit before is kept: refit(ridge=…)")
+    assert model.refit(ridge=0.5).ridge_ == 0.5
 
 
 @pytest.mark.parametrize(
