@@ -17,19 +17,19 @@ SHARE_BYTES = 33
 
 def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
     """Split a secret into one 33-byte share per point (distinct integers ≥ 1); any `threshold` shares recover it."""
-    places = list(points)
+    indices = list(points)
     if len(secret) != KEY_BYTES:
         raise CryptoError(f"expected a secret of {KEY_BYTES} bytes, got {len(secret)}")
-    if len(set(places)) != len(places) or any(not 0 < point < PRIME for point in places):
+    if len(set(indices)) != len(indices) or any(not 0 < point < PRIME for point in indices):
         raise CryptoError("share points must be distinct and at least 1")
-    if not 1 <= threshold <= len(places):
+    if not 1 <= threshold <= len(indices):
         raise CryptoError(
-            f"expected a threshold of 1 to {len(places)} (the number of shares), got {threshold}"
+            f"expected a threshold of 1 to {len(indices)} (the number of shares), got {threshold}"
         )
     # Highest power first, the secret last: Horner's order.
     coefficients = [secrets.randbelow(PRIME) for _ in range(threshold - 1)] + [int.from_bytes(secret, "big")]
     shares = {}
-    for point in places:
+    for point in indices:
         value = 0
         for coefficient in coefficients:
             value = (value * point + coefficient) % PRIME

@@ -82,7 +82,7 @@ class View:
 
     log: Log
     agreed: At[Agreed]
-    place: int  # the party's index; −1 is the server
+    index: int  # the party's index; −1 is the server
     events: list[At[AnyEvent]] = field(default_factory=list)
 
     def of(self, kind: type[E]) -> list[At[E]]:
@@ -121,16 +121,16 @@ class Session:
         members, keepers = len(self.roster.members), len(self.holders.members) if self.holders else 0
         return (*self.terms.cohort, *range(members, members + keepers))
 
-    def name(self, place: int) -> str:
-        at = place - len(self.roster.members)
+    def name(self, index: int) -> str:
+        at = index - len(self.roster.members)
         if self.holders and at >= 0:
             return self.holders.name(at)
-        return self.roster.name(place)
+        return self.roster.name(index)
 
-    def key(self, place: int) -> bytes:
-        at = place - len(self.roster.members)
+    def key(self, index: int) -> bytes:
+        at = index - len(self.roster.members)
         return (
-            self.holders.members[at] if self.holders and at >= 0 else self.roster.members[place]
+            self.holders.members[at] if self.holders and at >= 0 else self.roster.members[index]
         ).verify_key
 
 
@@ -147,10 +147,10 @@ class Report:
     def missing(self) -> tuple[str, ...]:
         """Parties of sessions, including the server, without a valid log: what they did is not checked."""
         names = {
-            session.name(place): None
+            session.name(index): None
             for session in self.sessions
-            for place in session.invited
-            if place not in session.parties
+            for index in session.invited
+            if index not in session.parties
         }
         if any(session.server is None for session in self.sessions):
             names = {"the server": None, **names}
@@ -319,10 +319,10 @@ def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
             raise AuditError(f"{session.server.log.file} already holds this session, as its server's log")
         session.server = View(log, agreed, -1)
         return session.server
-    place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
-    if place is None or session.name(place) != log.begun.party:
+    index = next((one for one in session.invited if session.key(one) == log.begun.key), None)
+    if index is None or session.name(index) != log.begun.party:
         raise AuditError(f"the log is not signed with {log.begun.party}'s key in the session's roster")
-    view = session.parties.setdefault(place, View(log, agreed, place))
+    view = session.parties.setdefault(index, View(log, agreed, index))
     if view.agreed.event != event:  # an identical event answers a repeated invitation
         raise AuditError("the session was agreed on before, with another plan or policy")
     return view
@@ -390,11 +390,11 @@ def _messages(session: Session) -> Iterator[Finding]:
     server = session.server
     if server is None:
         return
-    for place, view in session.parties.items():
-        name = session.name(place)
+    for index, view in session.parties.items():
+        name = session.name(index)
         for sender, sends, receiver, receives in (
-            (view, view.of(Sent), server, [one for one in server.of(Received) if one.event.sender == place]),
-            (server, [one for one in server.of(Sent) if place in one.event.to], view, view.of(Received)),
+            (view, view.of(Sent), server, [one for one in server.of(Received) if one.event.sender == index]),
+            (server, [one for one in server.of(Sent) if index in one.event.to], view, view.of(Received)),
         ):
             known = {one.event.frame.digest: one.event.frame for one in sends}
             for one in receives:
@@ -417,10 +417,10 @@ def _lost(session: Session) -> Iterator[Finding]:
     server = session.server
     if server is None:
         return
-    for place, view in session.parties.items():
+    for index, view in session.parties.items():
         for sender, sends, receiver in (
             (view, view.of(Sent), server),
-            (server, [one for one in server.of(Sent) if place in one.event.to], view),
+            (server, [one for one in server.of(Sent) if index in one.event.to], view),
         ):
             arrived = {one.event.frame.digest for one in receiver.of(Received)}
             refused = {one.event.digest for one in receiver.of(Refused)}
@@ -428,14 +428,14 @@ def _lost(session: Session) -> Iterator[Finding]:
                 if one.event.frame.digest in arrived:
                     continue
                 fate = "was refused by" if one.event.frame.digest in refused else "did not reach"
-                whom = "the server" if receiver is server else session.name(place)
+                whom = "the server" if receiver is server else session.name(index)
                 yield Finding(sender.log.file, one.line, f"{_said(one.event.frame)} {fate} {whom}")
 
 
 def _missing(session: Session) -> Iterator[Finding]:
     """Parties whose logs are missing."""
     view = session.server or next(iter(session.parties.values()))
-    missing = [session.name(place) for place in session.invited if place not in session.parties]
+    missing = [session.name(index) for index in session.invited if index not in session.parties]
     if session.server is None:
         missing.insert(0, "the server")
     if missing:
@@ -449,15 +449,15 @@ def _missing(session: Session) -> Iterator[Finding]:
 def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
     """Parties that took part in the session according to others, while their own logs do not mention it."""
     for log in logs:
-        place = next((one for one in session.invited if session.key(one) == log.begun.key), None)
-        if session.server is None or place is None or place in session.parties:
+        index = next((one for one in session.invited if session.key(one) == log.begun.key), None)
+        if session.server is None or index is None or index in session.parties:
             continue
         for one in session.server.of(Received):
-            if one.event.sender == place:
+            if one.event.sender == index:
                 yield Finding(
                     session.server.log.file,
                     one.line,
-                    f"{_said(one.event.frame)} arrived from {session.name(place)}, whose log {log.file} does not mention "
+                    f"{_said(one.event.frame)} arrived from {session.name(index)}, whose log {log.file} does not mention "
                     "this session",
                 )
                 break
@@ -488,11 +488,11 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
     A log is incomplete if the server named its party to others and the log lacks what that party must have sent before.
     """
     given = {
-        place: log.file for log in logs for place in session.invited if session.key(place) == log.begun.key
+        index: log.file for log in logs for index in session.invited if session.key(index) == log.begun.key
     }
     sent = {
-        (place, one.event.frame.message, one.event.frame.round, one.event.frame.attempt)
-        for place, view in session.parties.items()
+        (index, one.event.frame.message, one.event.frame.round, one.event.frame.attempt)
+        for index, view in session.parties.items()
         for one in view.of(Sent)
     }
     heard = session.server.of(Received) if session.server else []
@@ -524,17 +524,17 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                         f"{_names(session, members)} ({first.log.file})",
                     )
             number = frame.round if kind in ("upload", "consent", "encrypted upload") else None
-            for place in frame.members:
-                if place not in given or (place, kind, number, frame.attempt) in sent:
+            for index in frame.members:
+                if index not in given or (index, kind, number, frame.attempt) in sent:
                     continue
-                if place in named:  # report it once
+                if index in named:  # report it once
                     continue
-                named.add(place)
+                named.add(index)
                 at = f" of round {number}" if number is not None else ""
                 yield Finding(
                     view.log.file,
                     one.line,
-                    f"“{frame.message}” names {session.name(place)}, whose log {given[place]} has no “{kind}”{at}: that "
+                    f"“{frame.message}” names {session.name(index)}, whose log {given[index]} has no “{kind}”{at}: that "
                     "log ends early or is incomplete",
                 )
 
@@ -544,17 +544,17 @@ def _rewritten(session: Session) -> Iterator[Finding]:
     named: set[int] = set()
     for view in session.parties.values():
         for one in view.received("consents"):
-            for place, head in one.event.frame.logs:
-                other = session.parties.get(place)
-                if other is None or place in named:
+            for index, head in one.event.frame.logs:
+                other = session.parties.get(index)
+                if other is None or index in named:
                     continue
                 chain = other.log.chain
                 if head != chain.last and head not in {entry.previous for entry in chain.entries}:
-                    named.add(place)
+                    named.add(index)
                     yield Finding(
                         view.log.file,
                         one.line,
-                        f"{session.name(place)} signed in round {one.event.frame.round} how its log ended then, and no line of "
+                        f"{session.name(index)} signed in round {one.event.frame.round} how its log ended then, and no line of "
                         f"{other.log.file} ends so: that log was cut, or written anew afterwards",
                     )
 
@@ -732,5 +732,5 @@ def _said(frame: Frame) -> str:
     return f"“{frame.message}”{at} ({frame.size:,} bytes)"
 
 
-def _names(session: Session, places: Sequence[int]) -> str:
-    return ", ".join(map(session.name, sorted(places))) or "no client"
+def _names(session: Session, indices: Sequence[int]) -> str:
+    return ", ".join(map(session.name, sorted(indices))) or "no client"

@@ -302,15 +302,15 @@ def frame(message: Message, data: bytes) -> Frame:
     accepted: bool | None = None
     match message:
         case (
-            masking.SumRequest(participants=places)
-            | masking.Survivors(survivors=places)
-            | masking.Confirm(complaints=places)
-            | homomorphic.EncryptedRequest(participants=places)
-            | homomorphic.Offer(contributors=places)
-            | Parameters(cohort=places)
-            | Agreement(cohort=places)
+            masking.SumRequest(participants=indices)
+            | masking.Survivors(survivors=indices)
+            | masking.Confirm(complaints=indices)
+            | homomorphic.EncryptedRequest(participants=indices)
+            | homomorphic.Offer(contributors=indices)
+            | Parameters(cohort=indices)
+            | Agreement(cohort=indices)
         ):
-            members = places
+            members = indices
         case (
             masking.Directory(frames=pairs)
             | masking.Delivery(bundles=pairs)

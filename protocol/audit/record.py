@@ -152,10 +152,10 @@ class RecordedServer(Layer[SumServer]):
             yield Released(self._session, came.round, came.survivors, came.dropouts, len(came.values))
         elif isinstance(came, Mapping):
             receivers: dict[Frame, list[int]] = {}
-            for data, places in alike(came):
-                receivers.setdefault(frame(_FROM_SERVER.decode(data), data), []).extend(places)
-            for sent, places in receivers.items():
-                yield Sent(self._session, sent, tuple(places))
+            for data, indices in alike(came):
+                receivers.setdefault(frame(_FROM_SERVER.decode(data), data), []).extend(indices)
+            for sent, indices in receivers.items():
+                yield Sent(self._session, sent, tuple(indices))
 
 
 def refused(session: bytes, data: bytes, error: SecureAflError, sender: int | None = None) -> Refused:

@@ -142,13 +142,13 @@ def _account(session: Session, masks: Session | None, view: View) -> Account:
     uploads = tuple(
         _upload(session, masks, view, one) for one in view.sent("encrypted upload" if encrypted else "upload")
     )
-    below = masks.parties.get(view.place) if masks else None
+    below = masks.parties.get(view.index) if masks else None
     views = [view, *([below] if below and below is not view else [])]
-    return Account(session.name(view.place), uploads, tuple(_besides(session, views)))
+    return Account(session.name(view.index), uploads, tuple(_besides(session, views)))
 
 
 def _upload(session: Session, masks: Session | None, view: View, sent: At[Sent]) -> Upload:
-    client, number, rounds = session.name(view.place), sent.event.frame.round, session.terms.rounds
+    client, number, rounds = session.name(view.index), sent.event.frame.round, session.terms.rounds
     planned = rounds[number] if number is not None and number < len(rounds) else None
     statistic, values = (planned.statistic, planned.length) if planned else ("?", 0)
     form, words = _FORMS[_form(session)]
@@ -184,7 +184,7 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
         if one.event.round != number:
             continue
         survivors = one.event.survivors
-        if view.place not in survivors:
+        if view.index not in survivors:
             return "not in the sum", "it is in no sum and stays hidden"
         group = f"the sum over {len(survivors)} clients ({names(session, survivors)})"
         if session.holders is None or opened is not session:
@@ -203,13 +203,13 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
 
 def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
     """What else a client sent in a session and in the masked session beneath it."""
-    client = session.name(views[0].place)
+    client = session.name(views[0].index)
 
     def sent(*messages: str) -> list[At[Sent]]:
         return [one for view in views for one in view.sent(*messages)]
 
     begin = sum(one.event.frame.size for one in sent("advertise", "shares", "confirm", "joined"))
-    holders = {place for one in sent("shares") for place in one.event.frame.members}
+    holders = {index for one in sent("shares") for index in one.event.frame.members}
     if holders:
         yield (
             f"To begin, it sent public keys, and shares of its secret keys, each sealed to one of {len(holders)} other "
@@ -257,7 +257,7 @@ def _revealed(session: Session, views: Sequence[View]) -> Iterator[str]:
             if isinstance(one.event, Received) and one.event.frame.message == "survivors":
                 survivors = one.event.frame.members
             elif isinstance(one.event, Sent) and one.event.frame.message == "reveal":
-                outside = tuple(place for place in one.event.frame.members if place not in survivors)
+                outside = tuple(index for index in one.event.frame.members if index not in survivors)
                 given[len(one.event.frame.members) - len(outside), outside] += 1
     for (inside, outside), times in given.items():
         sums = "a sum" if times == 1 else f"each of {times} sums"
@@ -272,8 +272,8 @@ def _times(events: Sequence[object]) -> str:
     return "Once" if len(events) == 1 else f"{len(events)} times"
 
 
-def names(session: Session, places: Sequence[int]) -> str:
+def names(session: Session, indices: Sequence[int]) -> str:
     """Names of parties, at most as many as fit into a sentence."""
-    listed = [session.name(place) for place in places]
+    listed = [session.name(index) for index in indices]
     rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + rest

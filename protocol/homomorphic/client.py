@@ -112,8 +112,8 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"expected a masked session for {Backend.BFV_MASK} only, got {encryption.backend}"
             )
         super().__init__(identity, plan, messages.INVITATION, messages.TO_CLIENT, CLIENT_MEMORY)
-        self.place = roster.place(identity.verify_key)
-        self.name = roster.name(self.place)
+        self.index = roster.index(identity.verify_key)
+        self.name = roster.name(self.index)
         self.state = ClientState.START
         self._roster = roster
         self._holders = holders
@@ -155,7 +155,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             raise WireError(
                 "expected the roster and key holders that this party was given, the server proposes others: compare files"
             )
-        if self.place not in agreement.cohort or agreement.cohort[-1] >= len(self._roster.members):
+        if self.index not in agreement.cohort or agreement.cohort[-1] >= len(self._roster.members):
             raise WireError(
                 f"expected a cohort of roster members with {self.name} in it, the invitation omits it or includes "
                 "non-members"
@@ -203,7 +203,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"{request.attempt} at round {request.round}"
             )
         participants = frozenset(request.participants)
-        if not participants <= frozenset(self._memory.agreement.cohort) or self.place not in participants:
+        if not participants <= frozenset(self._memory.agreement.cohort) or self.index not in participants:
             raise WireError(
                 f"expected participants out of the cohort with {self.name} among them, the request omits it or includes "
                 "non-members"
@@ -276,7 +276,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 f"expected an offer of round {self._memory.round}, attempt {self._memory.attempt}, this one differs"
             )
         contributors = frozenset(offer.contributors)
-        if not contributors <= self._memory.participants or self.place not in contributors:
+        if not contributors <= self._memory.participants or self.index not in contributors:
             raise WireError(
                 f"expected contributors out of the participants with {self.name} among them, the offer omits it or "
                 "includes other clients"

@@ -74,8 +74,8 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         solve: Solve | None = None,
     ) -> None:
         super().__init__(identity, plan, AGREEMENT, messages.TO_HOLDER, HOLDER_MEMORY)
-        self.number = holders.place(identity.verify_key)
-        self.place = len(roster.members) + self.number
+        self.number = holders.index(identity.verify_key)
+        self.index = len(roster.members) + self.number
         self.name = holders.name(self.number)
         self.state = HolderState.START
         self._roster = roster
@@ -163,14 +163,14 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         self._begin(HolderMemory(agreement, self.state, self._answers, demands(self._plan)))
         self._key = self._made(self._transcript)
         return self._frame(
-            KeyCommitment(messages.share_commitment(self._transcript, self.place, self._held.share))
+            KeyCommitment(messages.share_commitment(self._transcript, self.index, self._held.share))
         )
 
     def _share(self, message: KeyCommitments) -> bytes:
         commitments = {}
-        if [who for who, _ in message.frames] != list(self._places):
+        if [who for who, _ in message.frames] != list(self._indices):
             raise WireError(
-                f"expected commitments of {len(self._places)} key holders, got {len(message.frames)}"
+                f"expected commitments of {len(self._indices)} key holders, got {len(message.frames)}"
             )
         for (who, frame), holder in zip(message.frames, self._holders.members, strict=True):
             # All of them answered the same agreement.
@@ -183,12 +183,12 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
     def _announce(self, message: KeyShares) -> bytes:
         shares = dict(message.shares)
         if shares.keys() != self._memory.commitments.keys():
-            raise WireError(f"expected shares of {len(self._places)} key holders, got {len(shares)}")
+            raise WireError(f"expected shares of {len(self._indices)} key holders, got {len(shares)}")
         for who, share in shares.items():
             if messages.share_commitment(self._transcript, who, share) != self._memory.commitments[who]:
                 name = self._holders.name(who - len(self._roster.members))
                 raise WireError(f"the share of {name} is not the one that it committed to")
-        public = public_key(self._lattice, self._transcript, [shares[who] for who in self._places])
+        public = public_key(self._lattice, self._transcript, [shares[who] for who in self._indices])
         parts = messages.key_parts(self._transcript, public)
         return self._frame(KeyAnnouncement(self._identity.sign(Label.KEY_SIGNATURE, *parts)))
 
@@ -315,7 +315,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
     # ---- small steps -----------------------------------------------------------------------------
 
     @property
-    def _places(self) -> range:
+    def _indices(self) -> range:
         """The indices of all key holders."""
         return range(len(self._roster.members), len(self._roster.members) + len(self._holders.members))
 

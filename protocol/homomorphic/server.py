@@ -75,7 +75,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         self.state: ServerState = ServerState.START
         self._least = least
         self._lattice = LATTICES[agreement.lattice]
-        self._places = range(len(roster.members), len(roster.members) + len(holders.members))
+        self._indices = range(len(roster.members), len(roster.members) + len(holders.members))
         self._said: dict[int, bytes] = {}  # each key holder's answer in this phase
         self._joined: frozenset[int] = frozenset()
         self._attempt = 0
@@ -87,8 +87,8 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def start(self) -> Outbox:
         """Propose the session to the key holders."""
         self._expect(ServerState.START)
-        self.state, self.waiting_for = ServerState.COMMITTING, frozenset(self._places)
-        return self._sent(dict.fromkeys(self._places, encode(self.agreement)))
+        self.state, self.waiting_for = ServerState.COMMITTING, frozenset(self._indices)
+        return self._sent(dict.fromkeys(self._indices, encode(self.agreement)))
 
     def advance(self) -> Outbox:
         """End the phase with the parties that answered; return the messages of the next phase.
@@ -109,7 +109,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         if self.state not in steps:
             raise LocalProtocolError(f"nothing to advance in state {self.state.value}")
         # A blamed party is not waited for and gave nothing usable.
-        if missing := self.waiting_for.union(self.blame).intersection(self._places):
+        if missing := self.waiting_for.union(self.blame).intersection(self._indices):
             raise self._abort(f"key holders are missing, and none can be replaced: {self._names(missing)}")
         before = self.state
         outbox = steps[before]()
@@ -122,20 +122,20 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
 
     def _pass_commitments(self) -> Outbox:
         message = encode(KeyCommitments(self._transcript, tuple(sorted(self._said.items()))))
-        return dict.fromkeys(self._places, message)
+        return dict.fromkeys(self._indices, message)
 
     def _pass_shares(self) -> Outbox:
-        shares = [self._said[place] for place in self._places]
+        shares = [self._said[index] for index in self._indices]
         try:
             self._key = keys.public_key(self._lattice, self._transcript, shares)
         except CryptoError as error:
             raise self._abort(f"the key holders' shares make no key: {error}") from None
         return dict.fromkeys(
-            self._places, encode(KeyShares(self._transcript, tuple(zip(self._places, shares, strict=True))))
+            self._indices, encode(KeyShares(self._transcript, tuple(zip(self._indices, shares, strict=True))))
         )
 
     def _invite(self) -> Outbox:
-        signatures = tuple(self._said[place] for place in self._places)
+        signatures = tuple(self._said[index] for index in self._indices)
         return dict.fromkeys(self.agreement.cohort, encode(Invitation(self.agreement, self._key, signatures)))
 
     def _settle(self) -> Outbox:
@@ -176,10 +176,10 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         fingerprint = messages.ciphertexts_digest(self._transcript, current.packed)
         contributors = tuple(sorted(current.contributors))
         self._offered = Offer(self._transcript, current.number, current.attempt, contributors, fingerprint)
-        return dict.fromkeys(self._places, encode(self._offered))
+        return dict.fromkeys(self._indices, encode(self._offered))
 
     def _check(self) -> Outbox:
-        challenges = tuple(self._challenges[place] for place in self._places)
+        challenges = tuple(self._challenges[index] for index in self._indices)
         self._round.check = encode(Check(self._transcript, self._offered, challenges))
         return dict.fromkeys(self._offered.contributors, self._round.check)
 
@@ -196,7 +196,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
             tuple(sorted(current.answers.items())),
             memoryview(current.packed),
         )
-        return dict.fromkeys(self._places, encode(message))
+        return dict.fromkeys(self._indices, encode(message))
 
     def result(self) -> OpenedSum:
         """The opened sum. Raises `RoundAbortedError` if the key holders' answers do not give one."""
@@ -215,9 +215,9 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     def _values(self, length: int) -> npt.NDArray[Any]:
         current = self._round
         if len(self.holders.members) > 1:
-            parts = [current.opened[place] for place in self._places]
+            parts = [current.opened[index] for index in self._indices]
             return keys.put_together(self._lattice, current.total, parts, length)
-        return self._numbers(current.opened[self._places[0]])
+        return self._numbers(current.opened[self._indices[0]])
 
     def _numbers(self, payload: bytes | memoryview) -> npt.NDArray[Any]:
         """The numbers that a single key holder released."""
@@ -228,7 +228,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
     # ---- what a party may send -------------------------------------------------------------------
 
     def _member(self, sender: int) -> Member:
-        if sender in self._places:
+        if sender in self._indices:
             return self.holders.members[sender - len(self.roster.members)]
         if sender not in self.agreement.cohort:
             raise WireError("expected a party of this session, got an unknown one")
@@ -238,7 +238,7 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
         lattice = self._lattice
         longest = {
             ServerState.SHARING: lattice.public_key_bytes,
-            ServerState.CHECKING: len(self._places) * (9 * len(lattice.no_tags) + 9),
+            ServerState.CHECKING: len(self._indices) * (9 * len(lattice.no_tags) + 9),
         }
         if self.state in (ServerState.COLLECTING, ServerState.OPENING):
             # The size of an upload; no form of a key holder's answer is longer.
@@ -274,9 +274,9 @@ class HomomorphicServer(SignedServer[FromClient | FromHolder]):
                 self._verify(sender, message.signature, Label.CHALLENGE_SIGNATURE, parts)
                 self._challenges[sender] = message
             case Tags():
-                if len(message.tags) != len(self._places):
+                if len(message.tags) != len(self._indices):
                     raise WireError(
-                        f"expected tags for {len(self._places)} key holders, got {len(message.tags)}"
+                        f"expected tags for {len(self._indices)} key holders, got {len(message.tags)}"
                     )
                 for tags in message.tags:
                     self._lattice.add_tags(self._lattice.no_tags, tags)

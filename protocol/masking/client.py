@@ -83,8 +83,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         log_head: Callable[[], bytes] = bytes,
     ) -> None:
         super().__init__(identity, plan, PARAMETERS, messages.FROM_SERVER, MEMORY)
-        self.place = roster.place(identity.verify_key)
-        self.name = roster.name(self.place)
+        self.index = roster.index(identity.verify_key)
+        self.name = roster.name(self.index)
         self.state = ClientState.START
         self._roster = roster
         # What a server must propose; a plan that fits no word is our own program's fault, and said here.
@@ -114,7 +114,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
 
     def _begin(self, kept: Memory) -> None:
         super()._begin(kept)
-        self._neighbours = graph.Graph(kept.parameters)[self.place]
+        self._neighbours = graph.Graph(kept.parameters)[self.index]
 
     # ---- phases 0 to 2: keys and shares for all rounds -------------------------------------------
 
@@ -123,7 +123,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             raise WireError(
                 "expected the roster that this client was given, the server proposes another: compare roster files"
             )
-        if self.place not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
+        if self.index not in parameters.cohort or parameters.cohort[-1] >= len(self._roster.members):
             raise WireError(
                 f"expected a cohort of roster members with {self.name} in it, the proposal omits it or includes non-members"
             )
@@ -161,8 +161,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         mask_keys = tuple(keys.mask_key.public_key for keys in rounds.values())
         commitment = b""
         if self._verifies:
-            secret = self._memory.tag_secrets[self.place] = secrets.token_bytes(KEY_BYTES)
-            commitment = tags.commitment(self._transcript, self.place, secret)
+            secret = self._memory.tag_secrets[self.index] = secrets.token_bytes(KEY_BYTES)
+            commitment = tags.commitment(self._transcript, self.index, secret)
         advertise = Advertise(self._memory.channel.public_key, mask_keys, commitment)
         self._memory.advertised = self._frame(advertise)
         return self._memory.advertised
@@ -170,7 +170,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
     def _share(self, directory: Directory) -> bytes:
         advertised = {}
         for sender, frame in directory.frames:
-            if sender != self.place and sender not in self._neighbours:
+            if sender != self.index and sender not in self._neighbours:
                 raise WireError(f"expected keys of neighbours only, got {self._roster.name(sender)}'s")
             verify_key = self._roster.members[sender].verify_key
             try:
@@ -184,7 +184,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             except WireError as error:
                 raise WireError(f"the keys of {self._roster.name(sender)}: {error}") from None
             advertised[sender] = advertise
-        if (self.place, self._memory.advertised) not in directory.frames:
+        if (self.index, self._memory.advertised) not in directory.frames:
             raise WireError(
                 "expected this client's own keys back as it sent them, the server altered or omitted them"
             )
@@ -192,7 +192,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             raise WireError(
                 f"expected keys of at least {self._memory.parameters.threshold}, got {len(advertised)}"
             )
-        del advertised[self.place]
+        del advertised[self.index]
         answer = self._frame(self._deal(advertised))
         self._memory.directory = directory.digest()
         self._memory.advertisers = frozenset(advertised)
@@ -200,9 +200,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return answer
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
-        suite, threshold, here = self._memory.parameters.suite, self._memory.parameters.threshold, self.place
+        suite, threshold, here = self._memory.parameters.suite, self._memory.parameters.threshold, self.index
         # The dealer is one of the holders: of its self mask it may reveal a share, of its mask seed never.
-        points = [place + 1 for place in (*advertised, here)]
+        points = [index + 1 for index in (*advertised, here)]
         dealt = {
             number: (split(keys.mask_seed, threshold, points), split(keys.self_seed, threshold, points))
             for number, keys in self._memory.rounds.items()
@@ -267,14 +267,14 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return self._frame(Confirm(tuple(complaints)))
 
     def _accept(self, dealer: int, bundle: Bundle) -> None:
-        if bundle.recipient != self.place:
+        if bundle.recipient != self.index:
             raise WireError(f"expected a bundle for {self.name}")
         bundle.check(
             self._memory.parameters.suite, len(self._memory.rounds), dealer, self._memory.parameters.verify
         )
         bundle.verify(self._roster.members[dealer].verify_key, self._transcript, dealer)
         plain = self._memory.channel.open(
-            bundle.sealed, messages.shares_info(self._transcript, dealer, self.place)
+            bundle.sealed, messages.shares_info(self._transcript, dealer, self.index)
         )
         accepted = []
         for number, keys in self._memory.rounds.items():
@@ -282,9 +282,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             shares = (plain[at : at + SHARE_BYTES], plain[at + SHARE_BYTES : at + 2 * SHARE_BYTES])
             held: tuple[bytes, ...] = shares
             if bundle.pair_secrets:
-                info = messages.pair_info(self._transcript, number, dealer, self.place)
+                info = messages.pair_info(self._transcript, number, dealer, self.index)
                 held = (*shares, keys.mask_key.open(bundle.pair_secrets[number], info))
-            if bundle.commitments[number] != self._commitments(number, dealer, self.place, held):
+            if bundle.commitments[number] != self._commitments(number, dealer, self.index, held):
                 raise CryptoError("a share or pair secret is not the one that was committed to")
             accepted.append((keys, shares, held[2:]))
         if self._verifies:
@@ -308,7 +308,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             )
         participants = frozenset(request.participants)
         unknown = participants - frozenset(self._memory.parameters.cohort)
-        if unknown or self.place not in participants:
+        if unknown or self.index not in participants:
             raise WireError(
                 f"expected participants out of the cohort with {self.name} among them, the request omits it or includes "
                 "non-members"
@@ -361,11 +361,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         }
         pairs = {
             other: messages.pair_mask_key(
-                keys.pair_secrets[other], self._transcript, self._memory.round, self.place, other
+                keys.pair_secrets[other], self._transcript, self._memory.round, self.index, other
             )
             for other in self._memory.participants & self._neighbours
         }
-        own = messages.self_mask_key(keys.self_seed, self._transcript, self._memory.round, self.place)
+        own = messages.self_mask_key(keys.self_seed, self._transcript, self._memory.round, self.index)
         words: ring.Words = units
         if not spec.modulus:
             words = units.astype(ring.words_of(spec.width), copy=False)
@@ -374,8 +374,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             words = ring.modular(units, spec.modulus)
         add_keystreams(
             words,
-            plus=[own, *(key for other, key in pairs.items() if other > self.place)],
-            minus=[key for other, key in pairs.items() if other < self.place],
+            plus=[own, *(key for other, key in pairs.items() if other > self.index)],
+            minus=[key for other, key in pairs.items() if other < self.index],
             modulus=spec.modulus,
         )
         self.state = ClientState.UPLOADED
@@ -386,13 +386,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             payload = ring.pack(words, spec.width)
         upload = Upload(self._memory.round, payload, tag)
         frame, self._memory.upload = rooted_frame(
-            self._identity, self._transcript, self._answers, self.place, upload
+            self._identity, self._transcript, self._answers, self.index, upload
         )
         return frame
 
     def _tagged(self, units: ring.Words, keys: RoundKeys, pairs: Collection[int]) -> bytes:
         """The masked tag of this client's vector; the round's key is kept for the check of the sum."""
-        memory, here, spec = self._memory, self.place, self._spec
+        memory, here, spec = self._memory, self.index, self._spec
         participants = sorted(memory.participants)
         memory.tag_key = tags.round_key(
             [memory.tag_secrets[one] for one in participants],
@@ -433,7 +433,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             raise WireError(
                 "expected survivors out of this round's participants, the server names clients that were not asked"
             )
-        if self.place not in survivors:
+        if self.index not in survivors:
             raise WireError(f"{self.name} uploaded, yet the server declares it dropped out")
         self._check_group("survivors", survivors, message.round)
         if self._plan[message.round].same_survivors:
@@ -450,7 +450,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         if self._memory.accepted:
             last = max(self._memory.accepted)
             digest = self._memory.accepted[last].digest
-            accepted = integer(last) + messages.accepted_digest(digest, self.place)
+            accepted = integer(last) + messages.accepted_digest(digest, self.index)
         statement = Statement.sign(
             self._identity,
             self._consent_parts(),
@@ -506,7 +506,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             self.state = ClientState.REJECTED
             return self._frame(Verdict(answer.round, b"", self._log_head()))
         memory.accepted[answer.round] = Accepted(tuple(survivors), verified.digest, answer.payload)
-        said = messages.accepted_digest(verified.digest, self.place)
+        said = messages.accepted_digest(verified.digest, self.index)
         return self._frame(Verdict(answer.round, said, self._log_head()))
 
     @property
@@ -523,7 +523,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         keys = self._memory.current
         assert keys is not None
         self._memory.current = None
-        shares = {self.place: keys.own_share}
+        shares = {self.index: keys.own_share}
         for dealer in self._memory.participants & self._neighbours:
             kind = messages.SELF_SHARE if dealer in self._memory.survivors else messages.SEED_SHARE
             shares[dealer] = keys.shares[dealer][kind]

@@ -392,8 +392,8 @@ class MaskingServer(SignedServer[FromClient]):
     def _collecting(self) -> tuple[type[Any], ServerState] | None:
         return states.SERVER[self.parameters.mode].get(self.state)
 
-    def _check_place(self, sender: int, message: FromClient) -> None:
-        super()._check_place(sender, message)
+    def _check_index(self, sender: int, message: FromClient) -> None:
+        super()._check_index(sender, message)
         if isinstance(message, Upload | Consent | Reveal | Verdict) and message.round != self.round:
             raise WireError(f"expected round {self.round}, got round {message.round}")
 

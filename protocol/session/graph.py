@@ -111,12 +111,12 @@ class Graph:
             draw = keystream(digest(Label.GRAPH, parameters.transcript()))
             order = np.frombuffer(draw(8 * len(self._cohort)), "<u8").argsort(kind="stable")
             self._circle = self._cohort[order]
-            self._places = order.argsort()
+            self._indices = order.argsort()
             reach = parameters.degree // 2
             self._steps = np.array([step for step in range(-reach, reach + 1) if step])
 
     def __getitem__(self, client: int) -> frozenset[int]:
         if self._complete:
             return self._members - {client}
-        at = self._places[self._cohort.searchsorted(client)]
+        at = self._indices[self._cohort.searchsorted(client)]
         return frozenset(self._circle[(at + self._steps) % len(self._circle)].tolist())

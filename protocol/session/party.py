@@ -69,7 +69,7 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
     """
 
     state: S
-    place: int
+    index: int
     name: str
     _memory: Kept  # set once a session exists
 
@@ -186,4 +186,4 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         return message
 
     def _frame(self, message: Message) -> bytes:
-        return sign_frame(self._identity, self._transcript, self._answers, self.place, message)
+        return sign_frame(self._identity, self._transcript, self._answers, self.index, message)

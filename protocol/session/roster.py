@@ -64,11 +64,11 @@ class Roster:
         parts = [part for member in self.members for part in (member.name.encode(), member.verify_key)]
         return digest(Label.ROSTER, *parts)
 
-    def place(self, verify_key: bytes) -> int:
+    def index(self, verify_key: bytes) -> int:
         """The index of the member with this key. Raises `LocalProtocolError` for an unknown key."""
-        for place, member in enumerate(self.members):
+        for index, member in enumerate(self.members):
             if member.verify_key == verify_key:
-                return place
+                return index
         raise LocalProtocolError(
             f"the identity {verify_key.hex()[:16]}… is unknown: expected the key of one of the roster's {len(self.members)} members"
         )
@@ -83,9 +83,9 @@ class Roster:
         """Its first four groups: enough to tell versions apart, too few to detect a forgery."""
         return grouped(self.digest[:8])
 
-    def name(self, place: int) -> str:
+    def name(self, index: int) -> str:
         """A member's name for messages; an index outside the roster is shown as a number."""
-        return self.members[place].name if 0 <= place < len(self.members) else f"unknown member {place}"
+        return self.members[index].name if 0 <= index < len(self.members) else f"unknown member {index}"
 
 
 def grouped(value: bytes) -> str:

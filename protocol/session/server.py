@@ -140,7 +140,7 @@ class SignedServer(ABC, Generic[M]):
             raise self._blamed(sender, error) from None
         # An old message that the network repeats is refused, but no party is to blame.
         try:
-            self._check_place(sender, message)
+            self._check_index(sender, message)
         except WireError as error:
             raise RemoteProtocolError("the server", name, str(error)) from None
         try:
@@ -161,7 +161,7 @@ class SignedServer(ABC, Generic[M]):
     def _collecting(self) -> tuple[type[Any], Enum] | None:
         """The kind of message that this state collects, and the next state."""
 
-    def _check_place(self, sender: int, message: M) -> None:
+    def _check_index(self, sender: int, message: M) -> None:
         """Raises `WireError` if the sender may not send this message now."""
         collecting, kind = self._collecting(), type(message).__name__
         if collecting is None or type(message) is not collecting[0]:

@@ -125,13 +125,13 @@ class PhaseCost:
 class Meter:
     """Measurements of a session. costs: by phase, in order; refusals: by any party in this process.
 
-    places: the key holders' indices.
+    indices: the key holders' indices.
     """
 
-    def __init__(self, places: Collection[int]) -> None:
+    def __init__(self, indices: Collection[int]) -> None:
         self.costs: dict[str, PhaseCost] = {}
         self.refusals: list[ProtocolError | CryptoError] = []
-        self._places = frozenset(places)
+        self._indices = frozenset(indices)
 
     def of(self, phase: str) -> PhaseCost:
         """The cost of a phase so far."""
@@ -140,7 +140,7 @@ class Meter:
     def count(self, phase: str, party: int, size: int, *, upward: bool) -> None:
         """Count a message of `size` bytes, from a party or to it."""
         cost = self.of(phase)
-        if party in self._places:
+        if party in self._indices:
             cost.holder_bytes += size
         else:
             sent = cost.up if upward else cost.down
@@ -232,12 +232,12 @@ class Exchange:
     """The server of a session, its link to the parties and its meter (see `Meter`). steps: the server to drive."""
 
     def __init__(
-        self, steps: SumServer, link: Link, watch: Callable[[str], None], places: Collection[int] = ()
+        self, steps: SumServer, link: Link, watch: Callable[[str], None], indices: Collection[int] = ()
     ) -> None:
         self.steps = steps
         self._link = link
         self._watch = watch
-        self._meter = Meter(places)
+        self._meter = Meter(indices)
         self.costs, self.refusals = self._meter.costs, self._meter.refusals
 
     def run(self, step: Callable[[], Outbox], contribute: Contribute) -> None:

@@ -42,9 +42,9 @@ class EncryptedCohort(Exchange):
     ) -> None:
         steps, reached, keepers = recorded or (server, clients, holders)
         members = len(server.roster.members)
-        places = range(members, members + len(server.holders.members))
+        indices = range(members, members + len(server.holders.members))
         link = Remote(carry) if carry else Local(reached, keepers, network)
-        super().__init__(steps, link, watch, places)
+        super().__init__(steps, link, watch, indices)
         self.server, self.clients, self.holders = server, clients, holders
 
     def set_up(self) -> None:

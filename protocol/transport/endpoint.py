@@ -98,7 +98,7 @@ class Endpoint:
             raise LocalProtocolError("approving studies needs an audit log: give the party one")
         keys = [member.verify_key for member in terms.parties.everybody]
         if identity.verify_key not in keys:
-            terms.parties.clients.place(identity.verify_key)  # raises if unknown
+            terms.parties.clients.index(identity.verify_key)  # raises if unknown
         self.party = keys.index(identity.verify_key)
         self.name = terms.parties.everybody[self.party].name
         self._holds_key = self.party >= len(terms.parties.clients.members)

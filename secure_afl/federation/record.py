@@ -185,8 +185,8 @@ def _protection(
 def _parties(terms: Terms, sessions: list[Session], said: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     labels, sentences = said["labels"], said["sentences"]
     rows = [tuple(labels[name] for name in ("party", "role", "contributed", "receives"))]
-    for place, member in enumerate(terms.parties.clients.members):
-        given = {_contributed(session, place) for session in sessions}
+    for index, member in enumerate(terms.parties.clients.members):
+        given = {_contributed(session, index) for session in sessions}
         contributed = (
             said["yes"] if True in given else said["open"] if None in given or not given else said["no"]
         )
@@ -197,14 +197,14 @@ def _parties(terms: Terms, sessions: list[Session], said: Mapping[str, Any]) -> 
     return tuple(rows)
 
 
-def _contributed(session: Session, place: int) -> bool | None:
+def _contributed(session: Session, index: int) -> bool | None:
     """Whether a client is in a sum that was opened, by the server's log or its own; None if neither is there."""
     if session.server:
-        return any(place in one.event.survivors for one in session.server.of(Released))
-    view = session.parties.get(place)
+        return any(index in one.event.survivors for one in session.server.of(Released))
+    view = session.parties.get(index)
     if view is None:
         return None
-    return any(place in one.event.frame.members for one in view.received("survivors", "check"))
+    return any(index in one.event.frame.members for one in view.received("survivors", "check"))
 
 
 def _decisions(report: Report, study: Study, said: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

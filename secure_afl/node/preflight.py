@@ -67,10 +67,10 @@ def looked_at(path: Path) -> Iterator[Finding]:
         yield _tried("sessions", lambda: _sessions(path))
         yield _tried("SuperLink", lambda: _server(path))
         return
-    place = _tried("roster", lambda: _place(path, terms))
-    yield place
+    membership = _tried("roster", lambda: _membership(path, terms))
+    yield membership
     yield _tried("plan", lambda: _plan(terms))
-    if not place.fault and _is_client(path, terms):
+    if not membership.fault and _is_client(path, terms):
         yield _tried("data", lambda: _data(folder, study))
         yield _tried("ledger", lambda: _ledger(folder, terms))
     yield _tried("sessions", lambda: _sessions(path))
@@ -111,10 +111,10 @@ def _is_client(path: Path, terms: Terms) -> bool:
     return _member(path, terms) < len(terms.parties.clients.members)
 
 
-def _place(path: Path, terms: Terms) -> str:
-    place, clients = _member(path, terms), len(terms.parties.clients.members)
-    name = terms.parties.everybody[place].name
-    return f"{name} is client {place + 1} of {clients}" if place < clients else f"{name} is a key holder"
+def _membership(path: Path, terms: Terms) -> str:
+    index, clients = _member(path, terms), len(terms.parties.clients.members)
+    name = terms.parties.everybody[index].name
+    return f"{name} is client {index + 1} of {clients}" if index < clients else f"{name} is a key holder"
 
 
 def _plan(terms: Terms) -> str:

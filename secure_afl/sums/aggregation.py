@@ -222,10 +222,10 @@ class LocalSessions:
         policy, roster, recorded = settings.policy, self.members.roster(clients), None
         parameters = proposed(roster, plan, settings, agreed)
         parties = {
-            place: MaskingClient(
+            index: MaskingClient(
                 identity, roster, plan, policy, ledger, agreed=agreed, log_head=self._head(name)
             )
-            for place, name in enumerate(clients)
+            for index, name in enumerate(clients)
             for identity, ledger in [self.members[name]]
         }
         server = MaskingServer(parameters, roster)
@@ -233,8 +233,8 @@ class LocalSessions:
             recorded = (
                 RecordedServer(server, self.logs.server, Agreed(parameters, roster)),
                 {
-                    place: RecordedClient(one, self._log(one.name), roster, plan, policy)
-                    for place, one in parties.items()
+                    index: RecordedClient(one, self._log(one.name), roster, plan, policy)
+                    for index, one in parties.items()
                 },
             )
         return Cohort(server, parties, self._network, settings.watch, recorded=recorded)
@@ -244,7 +244,7 @@ class LocalSessions:
             raise LocalProtocolError(
                 f"expected a contribution from every client, got none from {', '.join(missing)}"
             )
-        return lambda place, wanted: contributions[roster.name(place)]
+        return lambda index, wanted: contributions[roster.name(index)]
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> None:
         self.members.renew(data_set, may_expose=may_expose)
@@ -426,7 +426,7 @@ def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -
     """Decode an opened sum of fixed-point units. Raises `CryptoError` if honest clients cannot have made it."""
     code = spec.code(len(roster.members))
     return Aggregate(
-        survivors=tuple(roster.name(place) for place in result.survivors),
+        survivors=tuple(roster.name(index) for index in result.survivors),
         entry_error=0.0 if plan.exact else code.entry_error(len(result.survivors)),
         length=spec.length,
         total=code.decode_sum(result.values, len(result.survivors)),

@@ -100,24 +100,24 @@ class LocalEncryptedSessions(LocalSessions):
         first = len(roster.members)  # the first key holder's index
         solve = weights if encryption.release is Release.WEIGHTS else None
         parties, keepers = {}, {}
-        for place, (identity, ledger) in enumerate(self.members[one.name] for one in roster.members):
+        for index, (identity, ledger) in enumerate(self.members[one.name] for one in roster.members):
             terms = (identity, roster, holders, plan, policy, ledger, encryption)
-            parties[place] = HomomorphicClient(*terms, masks=masks.clients[place] if masks else None)
-        for place, (identity, ledger) in enumerate(
+            parties[index] = HomomorphicClient(*terms, masks=masks.clients[index] if masks else None)
+        for index, (identity, ledger) in enumerate(
             (self._holders[one.name] for one in holders.members), first
         ):
             terms = (identity, roster, holders, plan, policy, ledger, encryption)
-            keepers[place] = KeyHolder(*terms, solve=solve)
+            keepers[index] = KeyHolder(*terms, solve=solve)
         if self.logs:
             known, logs = (roster, plan, policy, holders), self.logs
             recorded = (
                 RecordedServer(server, logs.server, Agreed(server.agreement, roster, holders)),
-                {place: RecordedClient(one, self._log(one.name), *known) for place, one in parties.items()},
+                {index: RecordedClient(one, self._log(one.name), *known) for index, one in parties.items()},
                 {
-                    place: RecordedParty(
+                    index: RecordedParty(
                         one, logs.of(one.name, Role.HOLDER, self._holders[one.name][0]), *known
                     )
-                    for place, one in keepers.items()
+                    for index, one in keepers.items()
                 },
             )
         return EncryptedCohort(server, parties, keepers, self._network, settings.watch, recorded=recorded)
@@ -196,7 +196,7 @@ class EncryptedSums(Sums[EncryptedCohort]):
         """Survivors, entry error and length of a sum."""
         server, plan, who = self.cohort.server, self._plan[opened.round], opened.survivors
         error = server.agreement.entry_error(opened.round, plan, len(server.roster.members), len(who))
-        return tuple(server.roster.name(place) for place in who), error, plan.length
+        return tuple(server.roster.name(index) for index in who), error, plan.length
 
     def _run(self, number: int, contribute: Contribute, among: Collection[int] | None) -> OpenedSum:
         if self.masks is None:

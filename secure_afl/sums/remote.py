@@ -140,12 +140,12 @@ class Elsewhere:
         if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:
             return
         names = [member.name for member in self.parties.clients.members]
-        places = [names.index(name) for name in to]
+        indices = [names.index(name) for name in to]
         learned = Learned(terms.transcript(), salt, model)
         data = encode(learned)
         if self.log:
-            self.log.note(Sent(learned.transcript, frame(learned, data), tuple(places)))
-        cohort.tell("telling", dict.fromkeys(places, data), self.carry(Channel.LEARNED, terms.session))
+            self.log.note(Sent(learned.transcript, frame(learned, data), tuple(indices)))
+        cohort.tell("telling", dict.fromkeys(indices, data), self.carry(Channel.LEARNED, terms.session))
 
 
 class RemoteMaskedAggregator(MaskedSums):

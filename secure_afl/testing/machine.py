@@ -190,10 +190,10 @@ class Session:
         idle = self.state in (ServerState.READY, ServerState.COLLECTING)
         return idle and self.round + 1 < len(self.plan)
 
-    def units(self, number: int, place: int) -> npt.NDArray[np.int64]:
+    def units(self, number: int, index: int) -> npt.NDArray[np.int64]:
         """The fixed-point integers of one client's vector."""
         code = self.parameters.rounds[number].code(len(self.cohort))
-        return code.encode(self.vectors[number, place]).view(np.int64)
+        return code.encode(self.vectors[number, index]).view(np.int64)
 
 
 class SecureSumMachine(RuleBasedStateMachine):
@@ -276,14 +276,14 @@ class SecureSumMachine(RuleBasedStateMachine):
         # No two sessions of an example may have one number: it is drawn, and shrinks.
         parameters = structs.replace(drawn, session=self.started.to_bytes(2) + drawn.session[2:])
         vectors = {
-            (number, place): vector
+            (number, index): vector
             for number, one in enumerate(plan)
-            for place, vector in enumerate(data.draw(strategies.cohorts(n, one.length, one.bound)))
+            for index, vector in enumerate(data.draw(strategies.cohorts(n, one.length, one.bound)))
         }
         if new_data:
             self.data_set = f"rows {self.started}"
         session = Session(parameters, plan, self.make_server(parameters, self.roster), vectors)
-        session.clients = {place: self._client(session, place) for place in session.cohort}
+        session.clients = {index: self._client(session, index) for index in session.cohort}
         self.sessions = [*self.sessions, session][-_KEEPING_SESSIONS:]
         self.started += 1
         self.at = len(self.sessions) - 1
@@ -291,9 +291,9 @@ class SecureSumMachine(RuleBasedStateMachine):
         if at_once:
             self.go_on(Then(3))
 
-    def _client(self, session: Session, place: int) -> MaskingClient:
+    def _client(self, session: Session, index: int) -> MaskingClient:
         return self.make_client(
-            self.identities[place], self.roster, session.plan, self.policy, self.ledgers[place]
+            self.identities[index], self.roster, session.plan, self.policy, self.ledgers[index]
         )
 
     @precondition(lambda self: len(self.sessions) > 1)
@@ -373,12 +373,12 @@ class SecureSumMachine(RuleBasedStateMachine):
         history = [*source.said, *source.told]
         old = history[which % len(history)]
         self.session.deceived |= not old.upward
-        client = self._place(to) if other else old.client
+        client = self._index(to) if other else old.client
         self._deliver(replace(old, phase=self.session.state.value, client=client))
 
     # ---- clients ---------------------------------------------------------------------------------
 
-    def _place(self, which: int) -> int:
+    def _index(self, which: int) -> int:
         return which % len(self.identities)
 
     @precondition(
@@ -387,19 +387,19 @@ class SecureSumMachine(RuleBasedStateMachine):
     @step(which=_which, remembers=st.booleans())
     def restart(self, which: int, remembers: bool) -> None:
         """A client begins anew with the same identity and ledger; with its memory it goes on where it was."""
-        session, place = self.session, self._place(which)
-        before, session.clients[place] = session.clients[place], self._client(session, place)
+        session, index = self.session, self._index(which)
+        before, session.clients[index] = session.clients[index], self._client(session, index)
         if remembers and before.state is not ClientState.START:
-            session.clients[place].resume(before.memory())
+            session.clients[index].resume(before.memory())
         else:
-            session.lost.add(place)
+            session.lost.add(index)
 
     @step(which=_which, everybody=st.booleans())
     def renew(self, which: int, everybody: bool) -> None:
         """An owner, or all of them, lets its data set serve another session."""
-        for place in range(len(self.identities)) if everybody else [self._place(which)]:
-            self.ledgers[place].renew(self.data_set, may_expose=True)
-            self.renewed[place, self.data_set] += 1
+        for index in range(len(self.identities)) if everybody else [self._index(which)]:
+            self.ledgers[index].renew(self.data_set, may_expose=True)
+            self.renewed[index, self.data_set] += 1
 
     # ---- a server that lies ----------------------------------------------------------------------
 
@@ -495,7 +495,7 @@ class SecureSumMachine(RuleBasedStateMachine):
     def _deadline(self) -> None:
         session = self.session
         session.lost |= {one.client for one in session.in_flight}
-        silent = [self.roster.name(place) for place in sorted(session.server.waiting_for - session.lost)]
+        silent = [self.roster.name(index) for index in sorted(session.server.waiting_for - session.lost)]
         hold(
             not silent or not self._must_go_on(),
             f"in the phase {session.state.value} the server got no answer that it takes from {', '.join(silent)}",
@@ -523,50 +523,50 @@ class SecureSumMachine(RuleBasedStateMachine):
             hold(party.state is before, f"{who} went from {before.value} to {party.state.value} on a refusal")
 
     def _to_server(self, envelope: Envelope) -> None:
-        session, place = self.session, envelope.client
-        session.server.receive(place, envelope.data)
-        own = any((one.client, one.data) == (place, envelope.data) for one in session.said)
-        hold(own, f"the server took what {self.roster.name(place)} did not say")
+        session, index = self.session, envelope.client
+        session.server.receive(index, envelope.data)
+        own = any((one.client, one.data) == (index, envelope.data) for one in session.said)
+        hold(own, f"the server took what {self.roster.name(index)} did not say")
         if isinstance(_said(envelope.data), Upload):
-            session.counted |= {place}
+            session.counted |= {index}
 
     def _to_client(self, envelope: Envelope) -> None:
-        session, place = self.session, envelope.client
-        client = session.clients[place]
+        session, index = self.session, envelope.client
+        client = session.clients[index]
         answer = client.receive(envelope.data)
         if isinstance(answer, SumWanted):
             try:
-                answer = client.contribute(answer, session.vectors[answer.round, place], self.data_set)
+                answer = client.contribute(answer, session.vectors[answer.round, index], self.data_set)
             except PolicyError:  # the data set was used before; nothing else is wrong with these vectors
-                session.lost.add(place)
+                session.lost.add(index)
                 return
-        said = Envelope(session.state.value, place, upward=True, data=answer)
+        said = Envelope(session.state.value, index, upward=True, data=answer)
         session.said.append(said)
         session.in_flight.append(said)
-        self._note(session, place, _said(answer))
+        self._note(session, index, _said(answer))
 
-    def _note(self, session: Session, place: int, message: FromClient) -> None:
+    def _note(self, session: Session, index: int, message: FromClient) -> None:
         """Writes down what a client said."""
         match message:
             case Upload():
-                session.uploads[message.round, place] += 1
-                use = (place, self.data_set, self.renewed[place, self.data_set])
+                session.uploads[message.round, index] += 1
+                use = (index, self.data_set, self.renewed[index, self.data_set])
                 self.uses[use].add(session.parameters.session)
                 spec = session.parameters.rounds[message.round]
-                plain = bytes(ring.pack(session.units(message.round, place).view(np.uint64), spec.width))
+                plain = bytes(ring.pack(session.units(message.round, index).view(np.uint64), spec.width))
                 # By chance a mask of 8 bytes is zero once in 2^64 uploads.
                 bare = spec.payload_bytes >= 8 and plain == bytes(message.payload)
-                hold(not bare, f"{self.roster.name(place)} uploaded its vector without a mask")
+                hold(not bare, f"{self.roster.name(index)} uploaded its vector without a mask")
             case Shares():
                 for number, (_, own) in enumerate(message.own_commitments):
-                    session.dealt[number, place, place].append((b"", own))
+                    session.dealt[number, index, index].append((b"", own))
                 for bundle in message.bundles:
                     for number, hashes in enumerate(bundle.commitments):
-                        session.dealt[number, bundle.recipient, place].append(hashes)
+                        session.dealt[number, bundle.recipient, index].append(hashes)
             case Consent():
-                session.consents[message.round][place] = message.statement
+                session.consents[message.round][index] = message.statement
             case Reveal():
-                self._note_reveal(session, place, message)
+                self._note_reveal(session, index, message)
 
     def _note_reveal(self, session: Session, holder: int, reveal: Reveal) -> None:
         kinds = []
@@ -604,7 +604,7 @@ class SecureSumMachine(RuleBasedStateMachine):
                 frozenset(result.survivors) == counted,
                 f"a sum names the survivors {result.survivors}, the uploads taken were {sorted(counted)}",
             )
-            rows = [session.units(result.round, place).tolist() for place in result.survivors]
+            rows = [session.units(result.round, index).tolist() for index in result.survivors]
             truth = [sum(column) for column in zip(*rows, strict=True)]
             opened = ring.signed(result.values, session.parameters.rounds[result.round].width).tolist()
             hold(opened == truth, f"a released sum is {opened}, its survivors' vectors add up to {truth}")
@@ -647,15 +647,15 @@ class SecureSumMachine(RuleBasedStateMachine):
 
     def one_vector_under_one_key(self, session: Session) -> None:
         """No client uploads twice in a round: two vectors under one mask give their difference away."""
-        for (number, place), times in session.uploads.items():
-            hold(times == 1, f"{self.roster.name(place)} uploaded {times} times in round {number}")
+        for (number, index), times in session.uploads.items():
+            hold(times == 1, f"{self.roster.name(index)} uploaded {times} times in round {number}")
 
     def data_sets_serve_one_session(self) -> None:
         """A data set leaves its client, masked, in one session only until its owner renews it."""
-        for (place, data_set, _), sessions in self.uses.items():
+        for (index, data_set, _), sessions in self.uses.items():
             hold(
                 len(sessions) == 1,
-                f"{self.roster.name(place)} used {data_set!r} in {len(sessions)} sessions and did not renew it",
+                f"{self.roster.name(index)} used {data_set!r} in {len(sessions)} sessions and did not renew it",
             )
 
     def related_sums_have_the_same_survivors(self, session: Session) -> None:

@@ -86,8 +86,8 @@ def rosters(
     Names are "site-0", "site-1" and so on, or with `any_names` whatever a roster takes.
     """
     size, first = draw(st.integers(min_size, max_size)), draw(st.integers(0, 2**32))
-    signers = tuple(seeded_identity(first + place) for place in range(size))
-    names = [f"site-{place}" for place in range(size)]
+    signers = tuple(seeded_identity(first + index) for index in range(size))
+    names = [f"site-{index}" for index in range(size)]
     if any_names:
         letters = st.text(
             st.characters(categories=("L", "M", "N", "P", "S"), include_characters=" "),

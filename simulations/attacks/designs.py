@@ -36,7 +36,7 @@ class Design:
 
 def plain(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Every vector travels as float64."""
-    return {place: np.frombuffer(vector.tobytes()) for place, vector in enumerate(vectors)}
+    return {index: np.frombuffer(vector.tobytes()) for index, vector in enumerate(vectors)}
 
 
 def one_key(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
@@ -56,18 +56,18 @@ def _contributions(names: list[str], vectors: Sequence[Floats]) -> dict[str, tup
 
 def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Our default design; the raw uploads read as fixed-point words."""
-    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
     aggregator = MaskedAggregator(network=tap)
     aggregator.open(names, [statistic.plan])
     aggregator.sum(0, _contributions(names, vectors))
     spec = aggregator.cohort.server.parameters.rounds[0]
     code = spec.code(len(names))
-    return {place: decoded(tap.words(place, spec.length, spec.width), code) for place in range(len(names))}
+    return {index: decoded(tap.words(index, spec.length, spec.width), code) for index in range(len(names))}
 
 
 def opened_sum(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     """The server's result of a session in our design: the opened sum over all clients."""
-    aggregator, names = MaskedAggregator(), [f"client {place}" for place in range(len(vectors))]
+    aggregator, names = MaskedAggregator(), [f"client {index}" for index in range(len(vectors))]
     aggregator.open(names, [statistic.plan])
     return aggregator.sum(0, _contributions(names, vectors)).total
 
@@ -75,24 +75,24 @@ def opened_sum(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
 def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Masked as in our design, plus a message with the number of rows beside each upload."""
     read = masked(vectors, statistic)
-    for place, vector in enumerate(vectors):
+    for index, vector in enumerate(vectors):
         message = json.dumps({"num_examples": int(vector[-1])})
-        read[place][-1] = json.loads(message)["num_examples"]
+        read[index][-1] = json.loads(message)["num_examples"]
     return read
 
 
 def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Our design under encryption; the first residues of each ciphertext read as numbers up to the agreed bound."""
-    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
     aggregator = EncryptedAggregator(backend, release="sum", network=tap)
     aggregator.open(names, [statistic.plan])
     aggregator.sum(0, _contributions(names, vectors))
     lattice, length = LATTICES[aggregator.cohort.server.agreement.lattice], statistic.plan.length
     read: dict[int, Floats] = {}
-    for place in range(len(names)):
-        first = tap.ciphertexts(place, length, lattice)[:, 0, 0, : lattice.slots]
+    for index in range(len(names)):
+        first = tap.ciphertexts(index, length, lattice)[:, 0, 0, : lattice.slots]
         residues = ring.centred(first.reshape(-1)[:length], lattice.primes[0])
-        read[place] = residues.astype(np.float64) * (statistic.plan.bound / (lattice.primes[0] // 2))
+        read[index] = residues.astype(np.float64) * (statistic.plan.bound / (lattice.primes[0] // 2))
     return read
 
 

@@ -132,25 +132,25 @@ def _terms(n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _clients(pipe: Connection, size: Scale) -> None:
     """Make the roster, answer batches of messages, and finally return the expected sum."""
     identities = [Identity.generate() for _ in range(size.clients)]
-    roster = Roster(tuple(Member(f"client-{place}", one.verify_key) for place, one in enumerate(identities)))
+    roster = Roster(tuple(Member(f"client-{index}", one.verify_key) for index, one in enumerate(identities)))
     pipe.send([member.verify_key for member in roster.members])
     clients = [MaskingClient(one, roster, size.plan, size.policy, Ledger()) for one in identities]
     code = size.plan[0].spec(size.clients).code(size.clients)
     draws, total = np.random.default_rng(0), np.zeros(size.length, np.int64)
     while (batch := pipe.recv()) is not None:
         answers, spent = [], 0.0
-        for place, data in batch:
+        for index, data in batch:
             started = time.process_time()
-            answer = clients[place].receive(data)
+            answer = clients[index].receive(data)
             spent += time.process_time() - started
             if isinstance(answer, SumWanted):
                 values = draws.uniform(-BOUND, BOUND, size.length)
                 started = time.process_time()
-                answer = clients[place].contribute(answer, values, "rows")
+                answer = clients[index].contribute(answer, values, "rows")
                 spent += time.process_time() - started
-                if place not in size.gone:
+                if index not in size.gone:
                     total += ring.signed(code.encode(values), 8)
-            answers.append((place, answer))
+            answers.append((index, answer))
         pipe.send((answers, spent))
     pipe.send((total, _resident()))
 
@@ -174,7 +174,7 @@ def _session(size: Scale, idle: int, watch: Callable[[str], None]) -> dict[str, 
 def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], None]) -> dict[str, Any]:
     started = time.perf_counter()
     watch(f"{size.clients:,} clients: identities")
-    roster = Roster(tuple(Member(f"client-{place}", key) for place, key in enumerate(pipe.recv())))
+    roster = Roster(tuple(Member(f"client-{index}", key) for index, key in enumerate(pipe.recv())))
     gc.collect()
     clock = time.process_time()
     parameters = proposed(roster, size.plan, SessionSettings(size.policy, Profile.SEMI_HONEST, size.suite))
@@ -195,18 +195,18 @@ def _driven(size: Scale, idle: int, pipe: Connection, watch: Callable[[str], Non
         waiting = list(outbox)
         for at in range(0, len(waiting), _BATCH):
             clock = time.process_time()
-            batch = [(place, outbox[place]) for place in waiting[at : at + _BATCH]]
+            batch = [(index, outbox[index]) for index in waiting[at : at + _BATCH]]
             server_s += time.process_time() - clock
             down += sum(len(data) for _, data in batch)
             pipe.send(batch)
             answers, spent = pipe.recv()
             client_s += spent
             clock = time.process_time()
-            for place, frame in answers:
-                if phase == "collecting" and place in size.gone:
+            for index, frame in answers:
+                if phase == "collecting" and index in size.gone:
                     continue
                 up += len(frame)
-                server.receive(place, frame)
+                server.receive(index, frame)
             server_s += time.process_time() - clock
             memory[phase] = max(memory.get(phase, 0), _resident() - idle)
         seconds[phase] = time.perf_counter() - phase_started

@@ -109,8 +109,8 @@ def _table(data: Dataset) -> tuple[list[str], list[list[str]]]:
     """A header and the cells of all rows: the original cells if there is a codebook, otherwise numbers."""
     if data.origin is None:
         rows = [
-            [*map(repr, row), data.classes[place]]
-            for row, place in zip(data.X.tolist(), data.y.tolist(), strict=True)
+            [*map(repr, row), data.classes[index]]
+            for row, index in zip(data.X.tolist(), data.y.tolist(), strict=True)
         ]
         return [*data.features, "label"], rows
     from secure_afl.tables import reading

@@ -51,7 +51,7 @@ _LOOKED_AT = 5000  # messages per second: each look queries all pending messages
 
 def lay_out(root: Path, size: Scale) -> None:
     """The folders of all clients. Raises `FileError` if they cannot be written."""
-    members = [settle(root / str(place), f"client-{place}") for place in range(size.clients)]
+    members = [settle(root / str(index), f"client-{index}") for index in range(size.clients)]
     parties = roster_file.Parties(Roster(tuple(members)))
     whole.write_new(root / "roster.toml", roster_file.text(parties).encode(), whole.PUBLIC)
     whole.write_new(root / "scale.json", msgspec.json.encode(asdict(size)), whole.PUBLIC)
@@ -64,22 +64,22 @@ def _known(root: Path) -> tuple[Scale, Terms]:
     return size, Terms(roster_file.read(root / "roster.toml"), tuple(size.plan), size.policy)
 
 
-def values(size: Scale, place: int) -> npt.NDArray[np.float64]:
+def values(size: Scale, index: int) -> npt.NDArray[np.float64]:
     """The vector of a client."""
-    return np.random.default_rng(place).uniform(-BOUND, BOUND, size.length)
+    return np.random.default_rng(index).uniform(-BOUND, BOUND, size.length)
 
 
 def endpoint_of(context: Context) -> Endpoint:
     """The client with a node's number."""
-    root, place = Path(os.environ[VARIABLE]), int(context.node_config["partition-id"])
+    root, index = Path(os.environ[VARIABLE]), int(context.node_config["partition-id"])
     size, terms = _known(root)
-    folder = root / str(place)
+    folder = root / str(index)
     _, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
 
     def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
-        if place in size.gone:
+        if index in size.gone:
             raise DataError("this client drops out")
-        return values(size, place), "rows"
+        return values(size, index), "rows"
 
     return Endpoint(identity, terms, Store(folder / "state.db", identity), contribute)
 
@@ -156,11 +156,11 @@ class Memory:
 
 def _check(size: Scale, survivors: tuple[int, ...], opened: npt.NDArray[np.int64]) -> None:
     """Raises `AssertionError` unless this is the plain sum over all clients that did not drop out."""
-    stayed = [place for place in range(size.clients) if place not in size.gone]
+    stayed = [index for index in range(size.clients) if index not in size.gone]
     code = size.plan[0].spec(size.clients).code(size.clients)
     expected = np.zeros(size.length, np.int64)
-    for place in stayed:
-        expected += ring.signed(code.encode(values(size, place)), 8)
+    for index in stayed:
+        expected += ring.signed(code.encode(values(size, index)), 8)
     if list(survivors) != stayed or not np.array_equal(opened, expected):
         raise AssertionError("the sum is not that of the clients that stayed")
 

@@ -120,7 +120,7 @@ class Cell:
 
     def names(self) -> list[str]:
         """The clients' names, by index."""
-        return [f"client-{place:04}" for place in range(self.clients)]
+        return [f"client-{index:04}" for index in range(self.clients)]
 
     def described(self) -> dict[str, object]:
         """The cell as written in figures."""

@@ -40,9 +40,9 @@ Session = dict[str, dict[str, Cost]]
 """By party, then by phase, `ALL_PHASES` among them."""
 
 
-def vector(cell: Cell, place: int) -> Vector:
+def vector(cell: Cell, index: int) -> Vector:
     """A client's vector: values from -1 to 1, fixed and public, as they need no secrecy here."""
-    return np.random.default_rng(place).uniform(-1, 1, cell.values)
+    return np.random.default_rng(index).uniform(-1, 1, cell.values)
 
 
 class Drawn(Mapping[str, Contribution]):
@@ -50,16 +50,16 @@ class Drawn(Mapping[str, Contribution]):
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._places = {name: place for place, name in enumerate(cell.names())}
+        self._indices = {name: index for index, name in enumerate(cell.names())}
 
     def __getitem__(self, name: str) -> Contribution:
-        return vector(self._cell, self._places[name]), DATA_SET
+        return vector(self._cell, self._indices[name]), DATA_SET
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._indices)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
 
 def check(cell: Cell, found: Aggregate) -> None:
@@ -67,12 +67,12 @@ def check(cell: Cell, found: Aggregate) -> None:
     exact backend, and within the stated error for all.
     """
     names = cell.names()
-    survivors = [place for place in range(cell.clients) if place not in cell.silent]
-    if list(found.survivors) != [names[place] for place in survivors]:
+    survivors = [index for index in range(cell.clients) if index not in cell.silent]
+    if list(found.survivors) != [names[index] for index in survivors]:
         raise WrongSumError(f"expected {len(survivors)} survivors, got {len(found.survivors)}: {cell}")
     plain, words = np.zeros(cell.values), np.zeros(cell.values, np.uint64)
-    for place in survivors:
-        values = vector(cell, place)
+    for index in survivors:
+        values = vector(cell, index)
         plain += values
         if found.code is not None:
             words += found.code.encode(values)
@@ -128,17 +128,17 @@ def session(cell: Cell) -> Session:
 
 def _costs(cell: Cell, sessions: Sequence[Exchange], network: _Counting) -> Session:
     clients: dict[int, dict[str, Cost]] = {
-        place: {} for place in range(cell.clients) if place not in cell.silent
+        index: {} for index in range(cell.clients) if index not in cell.silent
     }
     server: dict[str, Cost] = {}
     holder: dict[str, Cost] = {}
     for phase, cost in (pair for one in sessions for pair in one.costs.items()):
-        for place, phases in clients.items():
+        for index, phases in clients.items():
             phases[phase] = Cost(
-                cost.client_seconds.get(place, 0.0),
-                cost.client_wall.get(place, 0.0),
-                network.up[place, phase],
-                network.down[place, phase],
+                cost.client_seconds.get(index, 0.0),
+                cost.client_wall.get(index, 0.0),
+                network.up[index, phase],
+                network.down[index, phase],
             )
         sent = sum(size for (_, when), size in network.down.items() if when == phase)
         server[phase] = Cost(cost.server_seconds, cost.server_wall, sent, network.arrived[phase])

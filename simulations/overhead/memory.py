@@ -98,22 +98,22 @@ def peaks(cell: Cell) -> dict[str, Peaks]:
     """
     watched = min(set(range(cell.clients)) - cell.silent)
     with ExitStack() as stack:
-        pipes = {place: stack.enter_context(_process(_party, cell, place)) for place in _apart(cell, watched)}
+        pipes = {index: stack.enter_context(_process(_party, cell, index)) for index in _apart(cell, watched)}
         server = stack.enter_context(_process(_server, cell))
         identities = {
-            place: Identity.generate() for place in range(cell.clients + cell.holders) if place not in pipes
+            index: Identity.generate() for index in range(cell.clients + cell.holders) if index not in pipes
         }
-        keys = {place: one.verify_key for place, one in identities.items()}
-        keys |= {place: _received(pipe) for place, pipe in pipes.items()}
+        keys = {index: one.verify_key for index, one in identities.items()}
+        keys |= {index: _received(pipe) for index, pipe in pipes.items()}
         parties = _parties(cell, keys)
-        here = {place: _Hosted(cell, place, one, parties) for place, one in identities.items()}
+        here = {index: _Hosted(cell, index, one, parties) for index, one in identities.items()}
         for pipe in (server, *pipes.values()):
             pipe.send(parties)
         _carry_all(cell, server, pipes, here)
         found = {SERVER: _received(server)}
-        for place, pipe in pipes.items():
+        for index, pipe in pipes.items():
             pipe.send(None)
-            found[CLIENT if place == watched else HOLDER] = _received(pipe)
+            found[CLIENT if index == watched else HOLDER] = _received(pipe)
     return {party: {ALL_PHASES: max(phases.values()), **phases} for party, phases in found.items()}
 
 
@@ -122,7 +122,7 @@ def _apart(cell: Cell, watched: int) -> list[int]:
 
 
 def _parties(cell: Cell, keys: Mapping[int, bytes]) -> Parties:
-    clients = Roster(tuple(Member(name, keys[place]) for place, name in enumerate(cell.names())))
+    clients = Roster(tuple(Member(name, keys[index]) for index, name in enumerate(cell.names())))
     if not cell.holders:
         return Parties(clients)
     return Parties(clients, Roster((Member("key holder", keys[cell.clients]),)))
@@ -134,28 +134,28 @@ def _carry_all(
     """Messages of the server to all parties, and their answers one by one, until it has the sum."""
     while (letters := _received(server)) is not None:
         phase, channel, outbox = letters
-        for place, data in outbox.items():
-            if place in cell.silent and phase == cell.falls_silent:
+        for index, data in outbox.items():
+            if index in cell.silent and phase == cell.falls_silent:
                 continue
-            if place in pipes:
-                pipes[place].send((phase, channel, data))
-                answer = _received(pipes[place])
+            if index in pipes:
+                pipes[index].send((phase, channel, data))
+                answer = _received(pipes[index])
             else:
-                answer = here[place].answer(channel, data)
-            server.send((place, answer))
+                answer = here[index].answer(channel, data)
+            server.send((index, answer))
         server.send(None)
 
 
 class _Hosted:
     """A client or key holder: the state machines of one party."""
 
-    def __init__(self, cell: Cell, place: int, identity: Identity, parties: Parties) -> None:
+    def __init__(self, cell: Cell, index: int, identity: Identity, parties: Parties) -> None:
         self._cell = cell
-        self._place = place
+        self._index = index
         plan, policy, ledger, encryption = (cell.plan,), cell.policy, Ledger(), cell.encryption
         self._machines: dict[Channel, Party] = {}
         masks = None
-        if cell.masked and place < cell.clients:
+        if cell.masked and index < cell.clients:
             agreed = encryption.agreed(plan, cell.clients, cell.holders)[1] if encryption else None
             masks = MaskingClient(identity, parties.clients, plan, policy, ledger, agreed=agreed)
             self._machines[Channel.MASKED] = masks
@@ -163,7 +163,7 @@ class _Hosted:
             assert parties.key_holders is not None
             common = (identity, parties.clients, parties.key_holders, plan, policy, ledger, encryption)
             self._machines[Channel.ENCRYPTED] = (
-                HomomorphicClient(*common, masks=masks) if place < cell.clients else KeyHolder(*common)
+                HomomorphicClient(*common, masks=masks) if index < cell.clients else KeyHolder(*common)
             )
 
     def answer(self, channel: Channel, data: bytes) -> bytes:
@@ -172,7 +172,7 @@ class _Hosted:
         answer = machine.receive(data)
         if isinstance(answer, SumWanted):
             contributor: Contributor = machine  # type: ignore[assignment]  # key holders are never asked
-            answer = contributor.contribute(answer, vector(self._cell, self._place), DATA_SET)
+            answer = contributor.contribute(answer, vector(self._cell, self._index), DATA_SET)
         return answer
 
 
@@ -207,13 +207,13 @@ def _received(pipe: Connection) -> Any:
     return answer
 
 
-def _party(pipe: Connection, cell: Cell, place: int) -> None:
+def _party(pipe: Connection, cell: Cell, index: int) -> None:
     """A client or the key holder."""
     identity = Identity.generate()
     pipe.send(identity.verify_key)
     parties = pipe.recv()
     peak = _Peak()
-    hosted = _Hosted(cell, place, identity, parties)
+    hosted = _Hosted(cell, index, identity, parties)
     while (letter := pipe.recv()) is not None:
         phase, channel, data = letter
         peak.begin(phase)

@@ -183,12 +183,12 @@ def _phases(figures: Figures) -> str:
     for panel, party in zip(
         figure.subplots(1, len(parties), sharey=True, squeeze=False)[0], parties, strict=True
     ):
-        for place, cell in enumerate(cells):
+        for index, cell in enumerate(cells):
             left = 0.0
             for phase in phases:
                 row = found(cell, party, "cpu_seconds", phase)
                 width = 1e3 * row["median"] if row else 0.0
-                panel.barh(place, width, left=left, color=colours[phase])
+                panel.barh(index, width, left=left, color=colours[phase])
                 left += width
         panel.set_yticks(range(len(cells)), [cell["backend"] for cell in cells])
         panel.invert_yaxis()

@@ -236,7 +236,7 @@ def _chart(result: Run, clients: Sequence[Mapping[str, Any]]) -> Any:
     panel = figure.subplots()
     width = 0.8 / len(bars)
     for number, (kind, label, colour) in enumerate(bars):
-        at = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(shown))]
+        at = [index + (number - (len(bars) - 1) / 2) * width for index in range(len(shown))]
         panel.bar(at, [one[kind] for one in shown], width, label=label, color=colour)
     panel.axhline(
         result.scores["together"], color="black", linestyle="--", label="together, everybody's test rows"

@@ -80,7 +80,7 @@ def aggregator_for(
     silent = dropouts(len(clients), settings.dropout, settings.seed)
     policy = settings.policy()
     if settings.backend is Backend.PLAIN:
-        return _Thinned(policy, frozenset(clients[place] for place in silent))
+        return _Thinned(policy, frozenset(clients[index] for index in silent))
     masks: dict[str, Any] = {"profile": settings.profile, "suite": settings.suite, "watch": watch}
     masks["audit"] = settings.audit
     # In a layered session clients fall silent before they mask.

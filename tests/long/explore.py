@@ -241,29 +241,29 @@ class Search:
         least = state
         for renamed in self._renamings:
             other = [0] * len(state)
-            for place, name in enumerate(state):
-                other[renamed[place]] = self.model.image(name, renamed)
+            for index, name in enumerate(state):
+                other[renamed[index]] = self.model.image(name, renamed)
             least = min(least, tuple(other))
         return least
 
     def trace(self, state: State) -> list[str]:
         """The messages that lead there, in the order of their turns."""
         lines = []
-        for place, name in enumerate(state):
+        for index, name in enumerate(state):
             node = self.model.nodes[name]
             while node.said is not None:
                 before = self.model.nodes[node.parent]
                 gained = [_fact(fact) for fact in self.model.facts(node.facts & ~before.facts)]
                 rank = self.model.rank(before.site, node.said)
-                lines.append((rank, place, f"to site {place}: {_words(node.said)}{''.join(gained)}"))
+                lines.append((rank, index, f"to site {index}: {_words(node.said)}{''.join(gained)}"))
                 node = before
         return [text for _, _, text in sorted(lines)]
 
 
-def _content(said: Said, place: int) -> Said:
+def _content(said: Said, index: int) -> Said:
     """What a server that says the same to everybody says; bundles are each client's own."""
     if said[0] == "delivery":
-        return "delivery", said[1], tuple(sorted({*said[2], place})), said[3]
+        return "delivery", said[1], tuple(sorted({*said[2], index})), said[3]
     return said[:4] if said[0] == "consents" else said
 
 
@@ -274,7 +274,7 @@ def _words(said: Said) -> str:
         case "parameters":
             return f"invitation to {where}"
         case "directory":
-            keys = ", ".join(f"{place}{'*' if variant else ''}" for place, variant in what[0])
+            keys = ", ".join(f"{index}{'*' if variant else ''}" for index, variant in what[0])
             return f"{where}, keys of {{{keys}}}"
         case "delivery":
             return f"{where}, bundles of {_set(what[0])}"
@@ -298,8 +298,8 @@ def _fact(fact: tuple[object, ...]) -> str:
     return ""
 
 
-def _set(places: Iterable[int]) -> str:
-    return "{" + ", ".join(map(str, places)) + "}"
+def _set(indices: Iterable[int]) -> str:
+    return "{" + ", ".join(map(str, indices)) + "}"
 
 
 ACTIVE = Bounds()

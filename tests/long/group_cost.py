@@ -40,7 +40,7 @@ class Moments(PFedACnnL):
     def _grouped(
         self, aggregator: Aggregator, held: Mapping[str, Ints], runs: list[grouping.Run], least: int
     ) -> tuple[dict[str, int], list[grouping.Run], Outcome]:
-        own = [weak_groups.histogram(places, self.network.classes) for places in held.values()]
+        own = [weak_groups.histogram(indices, self.network.classes) for indices in held.values()]
         groups = weak_groups.assigned(own, len(runs), least, self.seed)
         return dict(zip(held, groups, strict=True)), runs[: max(groups) + 1], Outcome(tuple(held), 0.0, 0)
 

@@ -662,9 +662,9 @@ def _is_right(
         total = ring.centred(opened, LATTICES[proposed.lattice].plain_modulus)
     else:
         total = ring.signed(opened, 8 if first.agreement else code.width)
-    lives = {place: range(one.mortal.life + 1) for place, one in session.remotes.items()}
-    for each in product(*(lives.get(place, range(1)) for place in survivors)):
-        vectors = [vector(place, number, life) for place, life in zip(survivors, each, strict=True)]
+    lives = {index: range(one.mortal.life + 1) for index, one in session.remotes.items()}
+    for each in product(*(lives.get(index, range(1)) for index in survivors)):
+        vectors = [vector(index, number, life) for index, life in zip(survivors, each, strict=True)]
         units = [ring.signed(code.encode(one), 8).tolist() for one in vectors]
         if total.tolist() == [sum(entry) for entry in zip(*units, strict=True)]:
             return True

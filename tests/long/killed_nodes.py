@@ -57,16 +57,16 @@ class Life:
 def lived(backend: str, victim: str, last: int, moment: str, then: str) -> Life:
     """A study of a new federation on a new network."""
     with tempfile.TemporaryDirectory() as temporary:
-        root, place = Path(temporary), VICTIMS[victim]
+        root, index = Path(temporary), VICTIMS[victim]
         federation = Federation(root / "parties", CLIENTS, holders=int(backend != "mask"), backend=backend)
         for party, folder in enumerate(federation.folders):
-            (folder / "dies").write_text(f"{last if party == place else 0} {moment}")
+            (folder / "dies").write_text(f"{last if party == index else 0} {moment}")
         started = time.perf_counter()
         with loopback.Loopback(root / "network", federation.folders, federation.server, node=NODE) as network:
 
             def revive() -> None:
-                network.await_end(place, _LIMIT)
-                network.start(place)
+                network.await_end(index, _LIMIT)
+                network.start(index)
 
             if last and then == "back":
                 threading.Thread(target=revive, daemon=True).start()
@@ -80,7 +80,7 @@ def lived(backend: str, victim: str, last: int, moment: str, then: str) -> Life:
         asked = (federation.folders[VICTIMS[victim]] / "asked").read_text().splitlines()
         missing = bool(last) and then == "gone"
         said, right = (
-            _stopped(federation, stopped) if stopped else _learned(federation, place if missing else -1)
+            _stopped(federation, stopped) if stopped else _learned(federation, index if missing else -1)
         )
         if stopped:  # without a client there is a sum
             right = right and victim == "holder" and missing
@@ -100,12 +100,12 @@ def _learned(federation: Federation, gone: int) -> tuple[str, bool]:
     """The model of everybody who is left is that of the survivors, who are all but the victim at least."""
     report = json.loads((federation.server / "report.json").read_text())
     (survivors,) = report["survivors"]
-    places = [federation.names.index(name) for name in survivors]
-    expected = in_process(federation, places)
+    indices = [federation.names.index(name) for name in survivors]
+    expected = in_process(federation, indices)
     left = [folder for party, folder in enumerate(federation.folders) if party not in (gone, HOLDER)]
     same = [np.array_equal(model(folder)[0], expected) for folder in (federation.server, *left)]
-    enough = set(places) >= set(range(CLIENTS)) - {gone}
-    return f"sum of {len(places)}, {'right' if all(same) else 'WRONG'}", all(same) and enough
+    enough = set(indices) >= set(range(CLIENTS)) - {gone}
+    return f"sum of {len(indices)}, {'right' if all(same) else 'WRONG'}", all(same) and enough
 
 
 def lives(backend: str, victim: str, moments: Sequence[str], thens: Sequence[str]) -> Iterator[Life]:

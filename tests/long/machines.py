@@ -309,12 +309,12 @@ def _outbox_of(session: Session | KeySession, phase: str) -> Outbox:
 
 def _answers(session: Session | KeySession, outbox: Outbox) -> dict[int, bytes]:
     frames = {}
-    for place, data in outbox.items():
+    for index, data in outbox.items():
         parties: dict[int, Any] = {**session.clients, **getattr(session, "holders", {})}
-        answer = parties[place].receive(data)
+        answer = parties[index].receive(data)
         if isinstance(answer, SumWanted):
-            answer = parties[place].contribute(answer, *session.contribute(place, answer))
-        frames[place] = answer
+            answer = parties[index].contribute(answer, *session.contribute(index, answer))
+        frames[index] = answer
     return frames
 
 
@@ -335,9 +335,9 @@ def masking_servers() -> list[Serving]:
     for phase in _MASKED_PHASES:
         session, outbox = _masked_at(Profile.ACTIVE, phase)
         frames = _answers(session, outbox)
-        for place, frame in frames.items():
-            if place != VICTIM:
-                session.server.receive(place, frame)
+        for index, frame in frames.items():
+            if index != VICTIM:
+                session.server.receive(index, frame)
         found.append(_masking_server(session, bases, frames[VICTIM]))
     for phase in ("start", "ready", "opened", "aborted"):
         session = _masked_session(Profile.ACTIVE, Held())
@@ -345,8 +345,8 @@ def masking_servers() -> list[Serving]:
             session.set_up()
         elif phase == "opened":
             session, outbox = _masked_at(Profile.ACTIVE, "unmasking")
-            for place, frame in _answers(session, outbox).items():
-                session.server.receive(place, frame)
+            for index, frame in _answers(session, outbox).items():
+                session.server.receive(index, frame)
             session.server.result()
         elif phase == "aborted":
             session.server.start()
@@ -574,9 +574,9 @@ def homomorphic_servers(backend: str = "bfv", holders: int = 2) -> list[Serving]
         session, outbox = _encrypted_at(backend, holders, phase)
         frames = _answers(session, outbox)
         victim = VICTIM if VICTIM in frames else session.world.members
-        for place, frame in frames.items():
-            if place != victim:
-                session.server.receive(place, frame)
+        for index, frame in frames.items():
+            if index != victim:
+                session.server.receive(index, frame)
         found.append(_homomorphic_server(session, bases, victim, frames[victim]))
     for phase in ("start", "ready", "opened", "aborted"):
         session = _encrypted_session(backend, holders)
@@ -653,8 +653,8 @@ def key_holders(backend: str = "bfv", holders: int = 1) -> list[Machine]:
     found = []
     for state in encrypted_states.HolderState:
         session, outbox = _encrypted_at(backend, holders, phases[state.value])
-        place = session.world.members
-        party, pending = session.holders[place], outbox[place]
+        index = session.world.members
+        party, pending = session.holders[index], outbox[index]
         assert party.state is state
         found.append(_encrypted_party("KeyHolder", session, party, bases, pending))
         if state.value == "committed" and holders > 1:

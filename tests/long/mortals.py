@@ -150,11 +150,11 @@ class Setting:
         return {layer: DurableServer(one, store, f"{self.name} {layer}") for layer, one in fresh.items()}
 
 
-def vector(place: int, number: int, life: int) -> npt.NDArray[np.float64]:
+def vector(index: int, number: int, life: int) -> npt.NDArray[np.float64]:
     """What a client contributes to a round. A program that was started anew computes something else: it may round
     otherwise, or have new rows.
     """
-    return np.random.default_rng([place, number, life]).uniform(-BOUND, BOUND, LENGTH)
+    return np.random.default_rng([index, number, life]).uniform(-BOUND, BOUND, LENGTH)
 
 
 # ---- the socket ----------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def _hashed_verify(verify_key: bytes, signature: bytes, label: Label, *parts: by
 class Site:
     """One honest client of the federation: what it remembers, and its part in every session."""
 
-    place: int
+    index: int
     ledger: Ledger
     sessions: list[MaskingClient]
     revealed: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -257,7 +257,7 @@ class Site:
 class Node:
     """A state of one site. facts, gone: what left it, as a set of bits; path: how it was reached first."""
 
-    place: int
+    index: int
     site: Site
     facts: int
     parent: int
@@ -312,13 +312,13 @@ class Model:
         )
         draws = np.random.default_rng(n)
         self.vectors: dict[tuple[int, int], npt.NDArray[np.float64]] = {
-            (place, r): draws.uniform(-BOUND, BOUND, LENGTH)
-            for place in self.cohort
+            (index, r): draws.uniform(-BOUND, BOUND, LENGTH)
+            for index in self.cohort
             for r in range(bounds.rounds)
         }
         with self.stand_ins():
             self._prepare()
-            self.roots = tuple(self._intern(place, self._site(place), 0, -1, None) for place in bounds.honest)
+            self.roots = tuple(self._intern(index, self._site(index), 0, -1, None) for index in bounds.honest)
 
     @contextmanager
     def stand_ins(self) -> Iterator[None]:
@@ -359,14 +359,14 @@ class Model:
 
     # ---- what there is to send -------------------------------------------------------------------
 
-    def _site(self, place: int) -> Site:
+    def _site(self, index: int) -> Site:
         ledger = NoLedger() if self.bounds.weak == "ledger" else Ledger()
         kind = _KINDS.get(self.bounds.weak, MaskingClient)
         return Site(
-            place,
+            index,
             ledger,
             [
-                kind(self._identities[place], self.roster, self.plan, self.policy, ledger)
+                kind(self._identities[index], self.roster, self.plan, self.policy, ledger)
                 for _ in range(self.bounds.sessions)
             ],
         )
@@ -398,38 +398,38 @@ class Model:
             )
             parameters = replace(proposed, session=hashlib.sha256(b"session %d" % s).digest())
             self.parameters.append(parameters)
-            sites = {place: self._site(place) for place in self.cohort}
-            for place, site in sites.items():
-                self._frames[s, place, 0] = self._hear(site, s, "parameters", encode(parameters))
-                if place in bounds.liars:
-                    other = self._site(place)
-                    self._draws.begin(place, s, "second keys")
+            sites = {index: self._site(index) for index in self.cohort}
+            for index, site in sites.items():
+                self._frames[s, index, 0] = self._hear(site, s, "parameters", encode(parameters))
+                if index in bounds.liars:
+                    other = self._site(index)
+                    self._draws.begin(index, s, "second keys")
                     answer = other.sessions[s].receive(encode(parameters))
                     assert isinstance(answer, bytes)
-                    self._frames[s, place, 1] = self._with_same_secret(s, place, answer)
-            directory = self._bytes(("directory", s, tuple((place, 0) for place in self.cohort), ""))
-            for place, site in sites.items():
+                    self._frames[s, index, 1] = self._with_same_secret(s, index, answer)
+            directory = self._bytes(("directory", s, tuple((index, 0) for index in self.cohort), ""))
+            for index, site in sites.items():
                 frame = self._hear(site, s, "directory", directory)
                 shares = decode(frame[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
                 assert isinstance(shares, Shares)
                 for bundle in shares.bundles:
-                    self._bundles[s, place, bundle.recipient] = bundle
-            for place, site in sites.items():
-                others = tuple(one for one in self.cohort if one != place)
-                self._hear(site, s, "delivery", self._bytes(("delivery", s, others, ""), place))
+                    self._bundles[s, index, bundle.recipient] = bundle
+            for index, site in sites.items():
+                others = tuple(one for one in self.cohort if one != index)
+                self._hear(site, s, "delivery", self._bytes(("delivery", s, others, ""), index))
                 self._learn(site, s)
 
-    def _with_same_secret(self, s: int, place: int, frame: bytes) -> bytes:
+    def _with_same_secret(self, s: int, index: int, frame: bytes) -> bytes:
         """A liar's second keys, with the commitment of the first: it deals one secret for tags, and no client complains."""
         one, two = (
-            decode(each[:-SIGNATURE_BYTES], messages.ADVERTISE) for each in (self._frames[s, place, 0], frame)
+            decode(each[:-SIGNATURE_BYTES], messages.ADVERTISE) for each in (self._frames[s, index, 0], frame)
         )
         said, question = replace(two, tag_commitment=one.tag_commitment), encode(self.parameters[s])
         transcript = self.parameters[s].transcript()
-        return wire.sign_frame(self._identities[place], transcript, wire.answered(question), place, said)
+        return wire.sign_frame(self._identities[index], transcript, wire.answered(question), index, said)
 
     def _learn(self, site: Site, s: int) -> None:
-        client, place = site.sessions[s], site.place
+        client, index = site.sessions[s], site.index
         transcript = self.parameters[s].transcript()
         for r, keys in client._memory.rounds.items():
             held = {
@@ -437,16 +437,16 @@ class Model:
                 for dealer, pair in keys.shares.items()
                 for kind, share in enumerate(pair)
             }
-            for (dealer, kind), share in {**held, (place, SELF): keys.own_share}.items():
-                self._share_of[share] = s, r, place, dealer, kind
-                self.share_bytes[s, r, place, dealer, kind] = share
-            self.seeds[s, r, place, SEED], self.seeds[s, r, place, SELF] = keys.mask_seed, keys.self_seed
+            for (dealer, kind), share in {**held, (index, SELF): keys.own_share}.items():
+                self._share_of[share] = s, r, index, dealer, kind
+                self.share_bytes[s, r, index, dealer, kind] = share
+            self.seeds[s, r, index, SEED], self.seeds[s, r, index, SELF] = keys.mask_seed, keys.self_seed
             names: dict[tuple[Any, ...], bytes] = {
-                ("self", s, r, place): messages.self_mask_key(keys.self_seed, transcript, r, place)
+                ("self", s, r, index): messages.self_mask_key(keys.self_seed, transcript, r, index)
             }
             for other, secret in keys.pair_secrets.items():
-                pair = ("pair", s, r, min(place, other), max(place, other))
-                names[pair] = messages.pair_mask_key(secret, transcript, r, place, other)
+                pair = ("pair", s, r, min(index, other), max(index, other))
+                names[pair] = messages.pair_mask_key(secret, transcript, r, index, other)
             for name, key in names.items():
                 assert self.mask_keys.setdefault(name, key) == key, (
                     "two neighbours have different pair secrets"
@@ -454,7 +454,7 @@ class Model:
                 self._mask_of[key] = name
 
     def _hear(self, site: Site, s: int, step: str, data: bytes) -> bytes:
-        self._draws.begin(site.place, s, step)
+        self._draws.begin(site.index, s, step)
         answer = site.sessions[s].receive(data)
         assert isinstance(answer, bytes)
         return answer
@@ -488,7 +488,7 @@ class Model:
                 source = (s + 1) % self.bounds.sessions if twist == "of another session" else s
                 if twist == "to another session":
                     transcript = hashlib.sha256(transcript).digest()
-                frames = tuple((place, self._frames[source, place, variant]) for place, variant in entries)
+                frames = tuple((index, self._frames[source, index, variant]) for index, variant in entries)
                 return encode(Directory(transcript, frames))
             case "delivery":
                 dealers, twist = what
@@ -510,14 +510,14 @@ class Model:
                 good = messages.consent_parts(transcript, digest, number, participants, survivors)
                 less = messages.consent_parts(transcript, digest, number, participants, survivors[1:])
                 statements = []
-                for place in self.cohort:
-                    stated = self._stated(place, less if fill == "of another set" else good)
-                    if place in valid:
-                        statements.append((place, self._stated(place, good)))
-                    elif fill == "forged" and place in survivors:
-                        statements.append((place, replace(stated, signature=bytes(SIGNATURE_BYTES))))
-                    elif fill == "of another set" and place in survivors:
-                        statements.append((place, stated))
+                for index in self.cohort:
+                    stated = self._stated(index, less if fill == "of another set" else good)
+                    if index in valid:
+                        statements.append((index, self._stated(index, good)))
+                    elif fill == "forged" and index in survivors:
+                        statements.append((index, replace(stated, signature=bytes(SIGNATURE_BYTES))))
+                    elif fill == "of another set" and index in survivors:
+                        statements.append((index, stated))
                 return encode(Consents(transcript, number, tuple(statements)))
             case "answer":
                 # No sum of theirs: what fits its tag leads to a state in which a client does just what it does without.
@@ -525,12 +525,12 @@ class Model:
                 return encode(Answer(transcript, what[0], payload, bytes(TAG_BYTES)))
         raise AssertionError(kind)
 
-    def _stated(self, place: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Statement:
+    def _stated(self, index: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Statement:
         """What a client says with its consent. No client looks at the root of another's upload."""
-        return Statement.sign(self._identities[place], view, upload=upload, accepted=b"", log=b"")
+        return Statement.sign(self._identities[index], view, upload=upload, accepted=b"", log=b"")
 
     def _directory_digest(self, s: int, entries: tuple[tuple[int, int], ...]) -> bytes:
-        frames = tuple((place, self._frames[s, place, variant]) for place, variant in entries)
+        frames = tuple((index, self._frames[s, index, variant]) for index, variant in entries)
         return Directory(self.parameters[s].transcript(), frames).digest()
 
     def _alphabet(self, node: Node) -> Iterator[Said]:
@@ -544,7 +544,7 @@ class Model:
             for kind, message in _MESSAGES.items():
                 if kind == "consents" and self._view(node.site, s) is None:
                     continue
-                yield from islice(self._all(kind, s, node.place), None if message in taken else 3)
+                yield from islice(self._all(kind, s, node.index), None if message in taken else 3)
 
     def _all(self, kind: str, s: int, here: int) -> Iterator[Said]:
         bounds = self.bounds
@@ -556,24 +556,24 @@ class Model:
                 changes = ("", "low threshold", "other profile", "hybrid keys", "another length")
                 yield from (("parameters", s, change) for change in changes)
             case "directory":
-                everybody = tuple((place, 0) for place in whole)
+                everybody = tuple((index, 0) for index in whole)
                 yield "directory", s, everybody, ""
                 yield "directory", s, everybody, "to another session"
                 if bounds.sessions > 1:
                     yield "directory", s, everybody, "of another session"
                 if not bounds.honest_setup:
-                    both = {place: (None, 0, 1) for place in bounds.liars} if bounds.equivocate else {}
-                    for chosen in product(*(both.get(place, (None, 0)) for place in whole)):
-                        entries = tuple((place, v) for place, v in enumerate(chosen) if v is not None)
+                    both = {index: (None, 0, 1) for index in bounds.liars} if bounds.equivocate else {}
+                    for chosen in product(*(both.get(index, (None, 0)) for index in whole)):
+                        entries = tuple((index, v) for index, v in enumerate(chosen) if v is not None)
                         if entries != everybody:
                             yield "directory", s, entries, ""
             case "delivery":
-                for dealers in {tuple(place for place in one if place != here): 0 for one in shown}:
+                for dealers in {tuple(index for index in one if index != here): 0 for one in shown}:
                     yield "delivery", s, dealers, ""
                     yield from (("delivery", s, dealers, ("broken", dealer)) for dealer in dealers)
             case "request":
-                for r, places in product(range(bounds.rounds), shown):
-                    yield from (("request", s, r, places, when) for when in ("upload", "not ready"))
+                for r, indices in product(range(bounds.rounds), shown):
+                    yield from (("request", s, r, indices, when) for when in ("upload", "not ready"))
             case "survivors":
                 yield from (("survivors", s, *what) for what in product(range(bounds.rounds), sets))
             case "consents":
@@ -606,16 +606,16 @@ class Model:
         before, trial = self._print(node.site), self._copy(node.site)
         for said in self._alphabet(node):
             view = self._view(node.site, said[1])
-            data = self._bytes(said, node.place, view)
+            data = self._bytes(said, node.index, view)
             self.calls += 1
             taken = self._take(trial, said, data)
             if taken is None:
                 self.refused += 1
                 continue
-            need, facts = self._need(node.place, said, view), node.facts
+            need, facts = self._need(node.index, said, view), node.facts
             for fact in taken:
                 facts |= self.bit(fact)
-            target = self._intern(node.place, trial, facts, name, said)
+            target = self._intern(node.index, trial, facts, name, said)
             trial = self._copy(node.site)
             if target == name:
                 continue  # nothing changed
@@ -631,17 +631,17 @@ class Model:
         node = self.nodes[name]
         with self.stand_ins():
             site = self._copy(node.site)
-            taken = self._take(site, said, self._bytes(said, node.place, self._view(node.site, said[1])))
-            assert taken is not None, f"site {node.place} refuses {said}, which its likes accept"
+            taken = self._take(site, said, self._bytes(said, node.index, self._view(node.site, said[1])))
+            assert taken is not None, f"site {node.index} refuses {said}, which its likes accept"
             facts = node.facts
             for fact in taken:
                 facts |= self.bit(fact)
-            return self._intern(node.place, site, facts, name, said)
+            return self._intern(node.index, site, facts, name, said)
 
     def _take(self, site: Site, said: Said, data: bytes) -> list[Fact] | None:
         """Give the site a message; what it lets out, or None if it refuses."""
         kind, s, *what = said
-        client, here = site.sessions[s], site.place
+        client, here = site.sessions[s], site.index
         self._draws.begin(here, s, kind)
         try:
             answer = client.receive(data)
@@ -683,7 +683,7 @@ class Model:
         return [("advertised", s, here)] if kind == "parameters" else []
 
     def _upload(self, site: Site, s: int, wanted: SumWanted) -> list[Fact]:
-        client, here = site.sessions[s], site.place
+        client, here = site.sessions[s], site.index
         try:
             frame = client.contribute(wanted, self.vectors[here, wanted.round], DATA_SET)
         except PolicyError:
@@ -703,11 +703,11 @@ class Model:
         kind, s, *what = said
         facts: list[Fact] = []
         if kind == "directory":
-            facts = [("advertised", s, place) for place, _ in what[0] if place != here]
+            facts = [("advertised", s, index) for index, _ in what[0] if index != here]
         elif kind == "delivery":
             facts = [("bundle", s, dealer, here) for dealer in what[0]]
         elif kind == "consents":
-            facts = [("consent", s, what[0], place, view) for place in what[1]]
+            facts = [("consent", s, what[0], index, view) for index in what[1]]
         need = 0
         for fact in facts:
             if fact[3 if kind == "consents" else 2] in self.bounds.honest:
@@ -748,11 +748,11 @@ class Model:
             yield self.known[low.bit_length() - 1]
             held ^= low
 
-    def _intern(self, place: int, site: Site, facts: int, parent: int, said: Said | None) -> int:
-        key = place, self._print(site), facts
+    def _intern(self, index: int, site: Site, facts: int, parent: int, said: Said | None) -> int:
+        key = index, self._print(site), facts
         if key not in self._names:
             self._names[key] = len(self.nodes)
-            self.nodes.append(Node(place, site, facts, parent, said))
+            self.nodes.append(Node(index, site, facts, parent, said))
         return self._names[key]
 
     @staticmethod
@@ -761,7 +761,7 @@ class Model:
         sessions = [_copied(client) for client in site.sessions]
         for client in sessions:
             client._ledger = ledger
-        return Site(site.place, ledger, sessions, dict(site.revealed))
+        return Site(site.index, ledger, sessions, dict(site.revealed))
 
     def _print(self, site: Site) -> bytes:
         """All that the site's objects hold, hashed, but for the digest of the message that is answered."""
@@ -778,11 +778,11 @@ class Model:
             low = next(i for i in range(len(renamed)) if renamed[i] > renamed[i + 1])
             swap = (*range(low), low + 1, low, *range(low + 2, len(renamed)))
             if renamed != swap:
-                rest = tuple(renamed[place] for place in swap)
+                rest = tuple(renamed[index] for index in swap)
                 after = self.image(name, swap)
                 result = after if rest == tuple(range(len(rest))) else self.image(after, rest)
             elif node.said is None:
-                result = self.roots[renamed[node.place]]
+                result = self.roots[renamed[node.index]]
             else:
                 result = self.step(self.image(node.parent, renamed), _renamed(node.said, renamed))
             self._images[key] = result
@@ -798,16 +798,16 @@ class Model:
 
 
 def _renamed(said: Said, to: tuple[int, ...]) -> Said:
-    def places(of: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(to[place] for place in of))
+    def indices(of: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(to[index] for index in of))
 
     match said:
         case ("directory", s, entries, twist):
-            return "directory", s, tuple(sorted((to[place], variant) for place, variant in entries)), twist
+            return "directory", s, tuple(sorted((to[index], variant) for index, variant in entries)), twist
         case ("delivery", s, dealers, twist):
-            return "delivery", s, places(dealers), (twist[0], to[twist[1]]) if twist else twist
+            return "delivery", s, indices(dealers), (twist[0], to[twist[1]]) if twist else twist
         case ("request" | "survivors" | "consents" as kind, s, r, of, *rest):
-            return kind, s, r, places(of), *rest
+            return kind, s, r, indices(of), *rest
     return said
 
 

@@ -47,12 +47,12 @@ class Clock:
 def session(here: World, parameters: Parameters, values: np.ndarray) -> Clock:
     """One session of one sum; the measured client is the first."""
     server, clock = MaskingServer(parameters, here.roster), Clock()
-    clients = {place: here.client(place) for place in parameters.cohort}
+    clients = {index: here.client(index) for index in parameters.cohort}
 
     def answers(outbox: dict[int, bytes], phase: str = "") -> None:
-        for place, data in outbox.items():
-            answer = answered(clients[place], data, phase if place == 0 else "")
-            server.receive(place, answer)
+        for index, data in outbox.items():
+            answer = answered(clients[index], data, phase if index == 0 else "")
+            server.receive(index, answer)
 
     def answered(client: MaskingClient, data: bytes, phase: str) -> bytes:
         def step() -> bytes:

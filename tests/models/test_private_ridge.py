@@ -120,7 +120,7 @@ def test_more_dropouts_than_the_noise_is_made_for_release_nothing() -> None:
 def test_a_client_that_agreed_to_other_noise_takes_no_part() -> None:
     class Other(MaskingClient):
         def __init__(self, identity: Any, roster: Any, plan: Any, *args: Any, **options: Any) -> None:
-            if roster.place(identity.verify_key) == 2:
+            if roster.index(identity.verify_key) == 2:
                 (one,) = plan
                 weak = replace(one.noise, reach=one.noise.reach - 1)
                 plan = [replace(one, noise=weak)]

@@ -186,10 +186,10 @@ class CountsInTheClear(Broken):
     """Flower: beside the masked vector goes the number of examples."""
 
     def sum(self, number: int, contributions: Given) -> Aggregate:
-        for place, (vector, _) in enumerate(contributions.values()):
+        for index, (vector, _) in enumerate(contributions.values()):
             count = vector.ravel()[-1:].astype(str).tolist()
             text = f'{{"num_examples": {"".join(count).removesuffix(".0")}}}'
-            list(self.network.carry(Envelope("counting", place, True, text.encode())))
+            list(self.network.carry(Envelope("counting", index, True, text.encode())))
         return super().sum(number, contributions)
 
 
@@ -214,8 +214,8 @@ class PlaintextFallback(Broken):
 
     def sum(self, number: int, contributions: Given) -> Aggregate:
         if number:
-            for place, (vector, _) in enumerate(contributions.values()):
-                list(self.network.carry(Envelope("fallback", place, True, vector.tobytes())))
+            for index, (vector, _) in enumerate(contributions.values()):
+                list(self.network.carry(Envelope("fallback", index, True, vector.tobytes())))
         return super().sum(number, contributions)
 
 

@@ -42,18 +42,18 @@ Masks = Mapping[tuple[int, ...], Values]
 class Bare(MaskingClient):
     """Our client's `contribute` alone: it has keys, and signs nothing."""
 
-    def __init__(self, place: int, cohort: range, modulus: int, own: int, pairs: Mapping[int, int]) -> None:
+    def __init__(self, index: int, cohort: range, modulus: int, own: int, pairs: Mapping[int, int]) -> None:
         spec = SimpleNamespace(
             length=1, modulus=modulus, width=8, code=lambda n: FixedPoint(0, modulus, n, 8)
         )
-        self.place, self.name, self.state = place, f"site-{place}", ClientState.REQUESTED
-        self._neighbours = frozenset(cohort) - {place}
+        self.index, self.name, self.state = index, f"site-{index}", ClientState.REQUESTED
+        self._neighbours = frozenset(cohort) - {index}
         self._ledger = Ledger()
         self._plan = (SumPlan("sum", 1, 1.0),)
         self._transcript = b""
         keys = SimpleNamespace(
-            self_seed=_key(own, place, place),
-            pair_secrets={j: _key(value, place, j) for j, value in pairs.items()},
+            self_seed=_key(own, index, index),
+            pair_secrets={j: _key(value, index, j) for j, value in pairs.items()},
         )
         parameters = SimpleNamespace(rounds=(spec,), cohort=tuple(cohort), session=b"", verify=Verify.NONE)
         self._memory: Any = SimpleNamespace(
@@ -73,7 +73,7 @@ def _key(value: int, one: int, other: int) -> bytes:
 @pytest.fixture
 def small_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask is not derived from a secret, and no stream is drawn from a key: the secret names the mask's value."""
-    monkeypatch.setattr(messages, "self_mask_key", lambda seed, transcript, number, place: seed)
+    monkeypatch.setattr(messages, "self_mask_key", lambda seed, transcript, number, index: seed)
     monkeypatch.setattr(messages, "pair_mask_key", lambda secret, transcript, number, one, other: secret)
     monkeypatch.setattr(prg, "keystream", lambda key: lambda size: bytes([key[0], *bytes(7)]) * (size // 8))
 
@@ -376,7 +376,7 @@ class Recorder:
             masking = False
 
         def contribute(self: MaskingClient, wanted: SumWanted, values: Any, data_set: str) -> bytes:
-            recorder.where = (self._memory.parameters.session.hex(), wanted.round, self.place)
+            recorder.where = (self._memory.parameters.session.hex(), wanted.round, self.index)
             return real_contribute(self, wanted, values, data_set)
 
         with pytest.MonkeyPatch.context() as patched:
@@ -389,11 +389,11 @@ class Recorder:
         """What is used twice."""
         found = []
         for uses in self.uses.values():
-            places = [where for where, _ in uses]
-            rounds = {where[:2] for where in places}
-            if len(uses) > 2 or len(rounds) > 1 or len(set(places)) < len(places):
+            indices = [where for where, _ in uses]
+            rounds = {where[:2] for where in indices}
+            if len(uses) > 2 or len(rounds) > 1 or len(set(indices)) < len(indices):
                 found.append(f"a key for {len(uses)} vectors of {len(rounds)} rounds")
-            elif len(uses) == 2 and {(1, min(places)), (-1, max(places))} != {(s, w) for w, s in uses}:
+            elif len(uses) == 2 and {(1, min(indices)), (-1, max(indices))} != {(s, w) for w, s in uses}:
                 found.append("a pair's key without opposite signs")
         blocks: dict[bytes, bytes] = {}
         for (key, _), stream in self.streams.items():
@@ -479,7 +479,7 @@ def test_no_block_of_ciphertext_comes_twice() -> None:
     for _ in range(2):
         tap, keys = Tap(), KeyWorld(3, "bfv")
         session = keys.session(tap, length=8)
-        session.vectors = {place: np.full(8, 1.5) for place in session.vectors}
+        session.vectors = {index: np.full(8, 1.5) for index in session.vectors}
         session.set_up().sum()
         uploads_seen += [tap.last("encrypting", i).data for i in range(3)]
     assert len({len(data) for data in uploads_seen}) == 1

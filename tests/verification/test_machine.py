@@ -67,10 +67,10 @@ def test_runs_reach_what_they_are_about() -> None:
             if (said, waiting) == (len(self.session.said), self.session.server.waiting_for):
                 self.events.add("refused")
 
-        def _client(self, session: Session, place: int) -> MaskingClient:
-            if place in session.clients:
+        def _client(self, session: Session, index: int) -> MaskingClient:
+            if index in session.clients:
                 self.events.add("restarted")
-            return super()._client(session, place)
+            return super()._client(session, index)
 
         def teardown(self) -> None:
             released = [session for session in self.sessions if session.released]
@@ -197,10 +197,10 @@ class Crashes(MaskingClient):
 class CountsTwice(MaskingServer):
     """Adds an upload again when the network repeats it."""
 
-    def _check_place(self, sender: int, message: FromClient) -> None:
+    def _check_index(self, sender: int, message: FromClient) -> None:
         waiting = self.waiting_for
         self.waiting_for |= {sender} if isinstance(message, Upload) else set()
-        super()._check_place(sender, message)
+        super()._check_index(sender, message)
         self.waiting_for = waiting
 
 
@@ -222,8 +222,8 @@ class NamesEverybody(MaskingServer):
 class RefusesTheFirst(MaskingServer):
     """Takes no shares from its first member: too strict to be of use."""
 
-    def _check_place(self, sender: int, message: FromClient) -> None:
-        super()._check_place(sender, message)
+    def _check_index(self, sender: int, message: FromClient) -> None:
+        super()._check_index(sender, message)
         if isinstance(message, Reveal) and sender == 0:
             raise WireError("expected shares from others")
 

@@ -38,7 +38,7 @@ SOME = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_rosters_are_their_identities(drawn: Any) -> None:
     roster, signers = drawn
     assert 1 <= len(signers) <= 7
-    assert [roster.place(one.verify_key) for one in signers] == list(range(len(signers)))
+    assert [roster.index(one.verify_key) for one in signers] == list(range(len(signers)))
 
 
 @SOME
@@ -229,11 +229,11 @@ def test_a_dropout_schedule_leaves_out_just_its_clients(data: st.DataObject) -> 
     # Of four clients one may be lost: three are the threshold.
     schedule = data.draw(strategies.dropout_schedules(4, most=1))
     proposed = data.draw(strategies.parameters(roster, plan, policy).filter(lambda one: one.threshold == 3))
-    clients = {place: MaskingClient(one, roster, plan, policy, Ledger()) for place, one in enumerate(signers)}
+    clients = {index: MaskingClient(one, roster, plan, policy, Ledger()) for index, one in enumerate(signers)}
     network = FaultyNetwork(strategies.silence(schedule))
     cohort = Cohort(MaskingServer(proposed, roster), clients, network)
     cohort.set_up()
-    result = cohort.sum(0, lambda place, wanted: (np.array([0.5]), "rows"))
+    result = cohort.sum(0, lambda index, wanted: (np.array([0.5]), "rows"))
     early = (*strategies.KEY_PHASES, "collecting")
     gone = frozenset().union(*(schedule.get(phase, frozenset()) for phase in early))
     assert set(result.survivors) == set(range(4)) - gone

@@ -407,7 +407,7 @@ def test_masks_may_be_below_every_modulus_of_33_to_63_bits(modulus: int) -> None
 
 def test_numbers_outside_of_a_roster_have_no_name() -> None:
     roster = world(3).roster
-    assert [roster.name(place) for place in (-1, 0, 2, 3)] == [
+    assert [roster.name(index) for index in (-1, 0, 2, 3)] == [
         "unknown member -1",
         roster.members[0].name,
         roster.members[2].name,

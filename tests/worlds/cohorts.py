@@ -71,8 +71,8 @@ class World:
             verify=None if Verify.TAGS in self.policy.verify else Verify.NONE,
         )
 
-    def client(self, place: int, kind: type[MaskingClient] = MaskingClient) -> MaskingClient:
-        return kind(self.identities[place], self.roster, self.plan, self.policy, self.ledgers[place])
+    def client(self, index: int, kind: type[MaskingClient] = MaskingClient) -> MaskingClient:
+        return kind(self.identities[index], self.roster, self.plan, self.policy, self.ledgers[index])
 
     def session(
         self,
@@ -82,7 +82,7 @@ class World:
         kinds: Mapping[int, type[MaskingClient]] | None = None,
         client: type[MaskingClient] = MaskingClient,
     ) -> "Session":
-        members = {place: self.client(place, (kinds or {}).get(place, client)) for place in parameters.cohort}
+        members = {index: self.client(index, (kinds or {}).get(index, client)) for index in parameters.cohort}
         return Session(self, parameters, Cohort(MaskingServer(parameters, self.roster), members, network))
 
 
@@ -106,13 +106,13 @@ class Session:
         # Fresh data in every session, unless a test says otherwise.
         self.data_set = secrets.token_hex(8)
         self.vectors = {
-            (place, r): draws.uniform(-BOUND, BOUND, spec.length)
-            for place in self.parameters.cohort
+            (index, r): draws.uniform(-BOUND, BOUND, spec.length)
+            for index in self.parameters.cohort
             for r, spec in enumerate(self.parameters.rounds)
         }
 
-    def contribute(self, place: int, wanted: SumWanted) -> Contribution:
-        return self.vectors[place, wanted.round], self.data_set
+    def contribute(self, index: int, wanted: SumWanted) -> Contribution:
+        return self.vectors[index, wanted.round], self.data_set
 
     def set_up(self) -> "Session":
         self.cohort.set_up()
@@ -121,10 +121,10 @@ class Session:
     def sum(self, number: int = 0) -> OpenedSum:
         return self.cohort.sum(number, self.contribute)
 
-    def integer_sum(self, places: Sequence[int], number: int = 0) -> npt.NDArray[np.int64]:
+    def integer_sum(self, indices: Sequence[int], number: int = 0) -> npt.NDArray[np.int64]:
         """What the sum must be, on plain Python integers of the fixed-point code."""
         code = self.codes[number]
-        units = [ring.signed(code.encode(self.vectors[place, number]), 8) for place in places]
+        units = [ring.signed(code.encode(self.vectors[index, number]), 8) for index in indices]
         return np.array([sum(int(one[at]) for one in units) for at in range(len(units[0]))], dtype=np.int64)
 
     def opened(self, result: OpenedSum) -> npt.NDArray[np.int64]:

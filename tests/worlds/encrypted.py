@@ -84,32 +84,32 @@ class KeyWorld:
             cohort=cohort,
             masked=(parameters.session, parameters.transcript()) if parameters else None,
         )
-        clients = {place: self.client(place, plan, masks) for place in agreement.cohort}
+        clients = {index: self.client(index, plan, masks) for index in agreement.cohort}
         holders = {self.members + number: self.holder(number, plan, solve) for number in range(self.holders)}
         server = HomomorphicServer(agreement, self.roster, self.keepers, least=self.least)
         return KeySession(self, plan, EncryptedCohort(server, clients, holders, network), masks)
 
-    def client(self, place: int, plan: Sequence[SumPlan], masks: Cohort | None = None) -> HomomorphicClient:
+    def client(self, index: int, plan: Sequence[SumPlan], masks: Cohort | None = None) -> HomomorphicClient:
         return HomomorphicClient(
-            self.identities[place],
+            self.identities[index],
             self.roster,
             self.keepers,
             plan,
             self.policy,
-            self.ledgers[place],
+            self.ledgers[index],
             self.encryption,
-            masks=masks.clients[place] if masks else None,
+            masks=masks.clients[index] if masks else None,
         )
 
     def holder(self, number: int, plan: Sequence[SumPlan], solve: Solve | None = None) -> KeyHolder:
-        place = self.members + number
+        index = self.members + number
         return KeyHolder(
-            self.identities[place],
+            self.identities[index],
             self.roster,
             self.keepers,
             plan,
             self.policy,
-            self.ledgers[place],
+            self.ledgers[index],
             self.encryption,
             solve=solve,
         )
@@ -127,10 +127,10 @@ class KeyWorld:
             rounds=agreed,
         )
         parties = {
-            place: MaskingClient(
-                self.identities[place], self.roster, plan, self.policy, self.ledgers[place], agreed=agreed
+            index: MaskingClient(
+                self.identities[index], self.roster, plan, self.policy, self.ledgers[index], agreed=agreed
             )
-            for place in range(n)
+            for index in range(n)
         }
         return Cohort(MaskingServer(parameters, self.roster), parties, network)
 
@@ -152,13 +152,13 @@ class KeySession:
         draws = np.random.default_rng(self.world.members)
         self.data_set = secrets.token_hex(8)  # fresh data in every session, unless a test says otherwise
         self.vectors = {
-            (place, r): draws.uniform(-one.bound, one.bound, one.length)
-            for place in self.agreement.cohort
+            (index, r): draws.uniform(-one.bound, one.bound, one.length)
+            for index in self.agreement.cohort
             for r, one in enumerate(self.plan)
         }
 
-    def contribute(self, place: int, wanted: SumWanted) -> Contribution:
-        return self.vectors[place, wanted.round], self.data_set
+    def contribute(self, index: int, wanted: SumWanted) -> Contribution:
+        return self.vectors[index, wanted.round], self.data_set
 
     def set_up(self) -> "KeySession":
         if self.masks:
@@ -178,11 +178,13 @@ class KeySession:
             return opened.survivors, opened.values
         return opened.survivors, ring.centred(opened.values, self.lattice.plain_modulus)
 
-    def is_right(self, number: int, places: Sequence[int], total: npt.NDArray[np.int64 | np.float64]) -> bool:
+    def is_right(
+        self, number: int, indices: Sequence[int], total: npt.NDArray[np.int64 | np.float64]
+    ) -> bool:
         """Whether that is the sum of these clients: on Python's integers, or within CKKS's bound."""
-        code, vectors = self.codes[number], [self.vectors[place, number] for place in places]
+        code, vectors = self.codes[number], [self.vectors[index, number] for index in indices]
         if self.lattice.plain_modulus:
             units = [ring.signed(code.encode(vector), 8).tolist() for vector in vectors]
             return bool(total.tolist() == [sum(entry) for entry in zip(*units, strict=True)])
-        error = ckks.entry_error(self.lattice, code, len(places), self.agreement.decryptions)
+        error = ckks.entry_error(self.lattice, code, len(indices), self.agreement.decryptions)
         return bool(abs(total - np.sum(vectors, axis=0)).max() <= error)

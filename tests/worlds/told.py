@@ -70,7 +70,7 @@ class Told:
         self.roster = self._roster(self.clients)
         self.keepers = None if self.backend == "mask" else self._roster(keepers)
         self.parties = Parties(self.roster, self.keepers)
-        self.places = tuple(self.cohort or range(len(self.clients)))
+        self.indices = tuple(self.cohort or range(len(self.clients)))
         self.masks: Parameters | None = None
         self.agreement: Agreement | None = None
         self._digests = count(1)
@@ -88,7 +88,7 @@ class Told:
 
     def parameters(self, rounds: Sequence[RoundSpec] | None = None) -> Parameters:
         """Of a masked session of these clients."""
-        n = len(self.places)
+        n = len(self.indices)
         return Parameters.propose(
             self.roster,
             self.plan,
@@ -120,7 +120,7 @@ class Told:
     def up(
         self,
         terms: Terms,
-        place: int,
+        index: int,
         message: str,
         size: int,
         number: int | None = None,
@@ -132,14 +132,14 @@ class Told:
         """A party's message to the server. number: of the round."""
         session = terms.transcript()
         frame = Frame(message, next(self._digests).to_bytes(32), size, number, attempt, members)
-        self.add(self.names[place], Sent(session, frame))
+        self.add(self.names[index], Sent(session, frame))
         if not lost:
-            self.add("server", Received(session, frame, place))
+            self.add("server", Received(session, frame, index))
 
     def down(
         self,
         terms: Terms,
-        places: Sequence[int],
+        indices: Sequence[int],
         message: str,
         size: int,
         number: int | None = None,
@@ -150,33 +150,33 @@ class Told:
         """One message of the server to several."""
         session = terms.transcript()
         frame = Frame(message, next(self._digests).to_bytes(32), size, number, attempt, members)
-        self.add("server", Sent(session, frame, tuple(places)))
-        for place in places:
-            self.add(self.names[place], Received(session, frame))
+        self.add("server", Sent(session, frame, tuple(indices)))
+        for index in indices:
+            self.add(self.names[index], Received(session, frame))
 
     def begin(self) -> "Told":
         """Both sessions, or the one."""
-        members = [self.names[place] for place in self.places]
+        members = [self.names[index] for index in self.indices]
         if terms := self.masks:
             self.agrees(terms, "server", *members)
-            self.down(terms, self.places, "parameters", 159, members=self.places)
-            for place in self.places:
-                self.up(terms, place, "advertise", 100 + place)
-            self.down(terms, self.places, "directory", 500, members=self.places)
-            for place in self.places:
-                others = tuple(one for one in self.places if one != place)
-                self.up(terms, place, "shares", 1000 + place, members=others)
-            for place in self.places:
-                self.up(terms, place, "confirm", 74)
+            self.down(terms, self.indices, "parameters", 159, members=self.indices)
+            for index in self.indices:
+                self.up(terms, index, "advertise", 100 + index)
+            self.down(terms, self.indices, "directory", 500, members=self.indices)
+            for index in self.indices:
+                others = tuple(one for one in self.indices if one != index)
+                self.up(terms, index, "shares", 1000 + index, members=others)
+            for index in self.indices:
+                self.up(terms, index, "confirm", 74)
         if self.agreement:
             keepers = tuple(range(len(self.clients), len(self.names)))
-            self.agrees(self.agreement, "server", *members, *(self.names[place] for place in keepers))
-            self.down(self.agreement, keepers, "agreement", 189, members=self.places)
-            for place in keepers:
-                self.up(self.agreement, place, "key announcement", 148)
-            self.down(self.agreement, self.places, "invitation", 99, members=self.places)
-            for place in self.places:
-                self.up(self.agreement, place, "joined", 72)
+            self.agrees(self.agreement, "server", *members, *(self.names[index] for index in keepers))
+            self.down(self.agreement, keepers, "agreement", 189, members=self.indices)
+            for index in keepers:
+                self.up(self.agreement, index, "key announcement", 148)
+            self.down(self.agreement, self.indices, "invitation", 99, members=self.indices)
+            for index in self.indices:
+                self.up(self.agreement, index, "joined", 72)
         return self
 
     def sum(
@@ -187,7 +187,7 @@ class Told:
         if self.masks:
             self.masked_uploads(number, masked)
         if self.agreement:
-            asked = masked if self.masks else self.places
+            asked = masked if self.masks else self.indices
             self.encrypted_uploads(number, number + 1, asked, present)
             self.opened(number, number + 1, present)
         if self.masks:
@@ -196,9 +196,9 @@ class Told:
 
     def masked_uploads(self, number: int, present: Sequence[int]) -> None:
         assert self.masks
-        self.down(self.masks, self.places, "sum request", 53, number, members=self.places)
-        for place in self.places:
-            self.up(self.masks, place, "upload", 103, number, lost=place not in present)
+        self.down(self.masks, self.indices, "sum request", 53, number, members=self.indices)
+        for index in self.indices:
+            self.up(self.masks, index, "upload", 103, number, lost=index not in present)
 
     def unmasked(self, number: int, present: tuple[int, ...]) -> None:
         """From the survivors' set to the sum."""
@@ -206,11 +206,11 @@ class Told:
         assert terms
         self.down(terms, present, "survivors", 50, number, members=present)
         if self.profile is Profile.ACTIVE:
-            for place in present:
-                self.up(terms, place, "consent", 140, number)
+            for index in present:
+                self.up(terms, index, "consent", 140, number)
             self.down(terms, present, "consents", 250, number, members=present)
-        for place in present:
-            self.up(terms, place, "reveal", 222, number, members=self.places)
+        for index in present:
+            self.up(terms, index, "reveal", 222, number, members=self.indices)
         self.releases(terms, number, present)
 
     def encrypted_uploads(
@@ -220,15 +220,15 @@ class Told:
         self.down(
             self.agreement, asked, "encrypted request", 60, number, attempt=attempt, members=tuple(asked)
         )
-        for place in asked:
+        for index in asked:
             self.up(
                 self.agreement,
-                place,
+                index,
                 "encrypted upload",
                 65_625,
                 number,
                 attempt=attempt,
-                lost=place not in present,
+                lost=index not in present,
             )
 
     def checked(self, number: int, attempt: int, present: tuple[int, ...], vouching: Sequence[int]) -> None:
@@ -240,8 +240,8 @@ class Told:
         for keeper in keepers:
             self.up(terms, keeper, "challenge", 175)
         self.down(terms, present, "check", 234, number, attempt=attempt, members=present)
-        for place in present:
-            self.up(terms, place, "tags", 124, lost=place not in vouching)
+        for index in present:
+            self.up(terms, index, "tags", 124, lost=index not in vouching)
 
     def opened(self, number: int, attempt: int, present: tuple[int, ...]) -> None:
         """From the offer to the sum."""
@@ -255,7 +255,7 @@ class Told:
         self.releases(terms, number, present)
 
     def releases(self, terms: Terms, number: int, present: tuple[int, ...]) -> None:
-        dropouts = tuple(place for place in self.places if place not in present)
+        dropouts = tuple(index for index in self.indices if index not in present)
         values = self.plan[number].length if self.release is Release.SUM else 6
         self.add("server", Released(terms.transcript(), number, present, dropouts, values))
 
@@ -297,8 +297,8 @@ class Told:
 def begun_anew(**given: Any) -> Told:
     """Round 0 under BFV, of which hospital-1 uploads and then does not vouch; so the others encrypt again."""
     told = Told("bfv", **given).begin()
-    told.encrypted_uploads(0, 1, told.places, told.places)
-    told.checked(0, 1, told.places, PRESENT)
+    told.encrypted_uploads(0, 1, told.indices, told.indices)
+    told.checked(0, 1, told.indices, PRESENT)
     told.encrypted_uploads(0, 2, PRESENT, PRESENT)
     told.opened(0, 2, PRESENT)
     return told.end()

@@ -17,9 +17,9 @@ def slots(survivors: int) -> SumPlan:
     return SumPlan("slots", 9, bound=1.0, survivors=survivors, same_survivors=True, trusts_server=True)
 
 
-def histogram(places: npt.NDArray[np.int64], classes: int) -> Matrix:
+def histogram(indices: npt.NDArray[np.int64], classes: int) -> Matrix:
     """The fractions of a client's rows with each label, on a grid of 2⁻²⁰."""
-    return np.asarray(np.rint(np.bincount(places, minlength=classes) / len(places) * 2.0**20) / 2.0**20)
+    return np.asarray(np.rint(np.bincount(indices, minlength=classes) / len(indices) * 2.0**20) / 2.0**20)
 
 
 def moments(own: Matrix) -> Matrix:

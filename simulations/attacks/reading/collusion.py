@@ -78,18 +78,18 @@ _NOTES = {
 
 def masked(vectors: Sequence[Floats], statistic: Statistic, colluders: int) -> tuple[Floats, Floats]:
     """What the server and the last `colluders` clients can read of the first client's vector, and of the sum."""
-    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
     aggregator = MaskedAggregator(network=tap)
     aggregator.open(names, [statistic.plan])
     cohort = aggregator.cohort
     parameters, transcript = cohort.server.parameters, cohort.server.parameters.transcript()
-    league = {place: cohort.clients[place] for place in range(len(names) - colluders, len(names))}
+    league = {index: cohort.clients[index] for index in range(len(names) - colluders, len(names))}
     # The colluders' own programs: the server has all that they hold from the start.
-    held = {place: client._memory.rounds[0] for place, client in league.items()}
-    shares = {place + 1: keys.shares[_VICTIM][messages.SEED_SHARE] for place, keys in held.items()}
+    held = {index: client._memory.rounds[0] for index, client in league.items()}
+    shares = {index + 1: keys.shares[_VICTIM][messages.SEED_SHARE] for index, keys in held.items()}
     keys = {
-        place: messages.pair_mask_key(own.pair_secrets[_VICTIM], transcript, 0, _VICTIM, place)
-        for place, own in held.items()
+        index: messages.pair_mask_key(own.pair_secrets[_VICTIM], transcript, 0, _VICTIM, index)
+        for index, own in held.items()
     }
     total = aggregator.sum(
         0, {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)}

@@ -16,7 +16,7 @@ from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
 NAME = "differencing"
 _CLIENTS, _ROWS, _VICTIM = 5, 20, 0
 _SESSIONS = 12
-_NAMES = [f"client {place}" for place in range(_CLIENTS)]
+_NAMES = [f"client {index}" for index in range(_CLIENTS)]
 _OURS = "secure-afl, mask"
 STEPS = 3
 Sums = tuple[Floats, Floats | None]

@@ -33,8 +33,8 @@ def measure(setting: Setting, watch: Watch) -> Result:
         if design is designs.PLAIN:
             reads = {0: reads[0]}
         attacked = [
-            _attack(clients.X[place], clients.known, statistic.parts(read), rng)
-            for place, read in reads.items()
+            _attack(clients.X[index], clients.known, statistic.parts(read), rng)
+            for index, read in reads.items()
         ]
         right = sum(one.right for one in attacked)
         findings.append(_finding(design, size, right, len(attacked)))

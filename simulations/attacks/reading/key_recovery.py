@@ -24,7 +24,7 @@ from secure_afl.sums.encrypted import EncryptedAggregator
 NAME = "ckks-key"
 STEPS = 2
 _LATTICE = LATTICES["ckks-compact"]
-_NAMES = [f"client {place}" for place in range(CLIENTS)]
+_NAMES = [f"client {index}" for index in range(CLIENTS)]
 _SESSIONS = 12
 _ROWS = 5
 Key = list[list[int]]
@@ -98,7 +98,7 @@ def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
     for number, wave in enumerate(waves):
         given = {name: (vector, "rows") for name, vector in zip(_NAMES, wave, strict=True)}
         values.append(aggregator.sum(number, given).total)
-        uploads.append([tap.ciphertexts(place, _LATTICE.slots, _LATTICE) for place in range(CLIENTS)])
+        uploads.append([tap.ciphertexts(index, _LATTICE.slots, _LATTICE) for index in range(CLIENTS)])
     assert aggregator.cohort.server.agreement.lattice == _LATTICE.name
     return uploads, values, aggregator.cohort.server.agreement.rounds[0].code(CLIENTS)
 

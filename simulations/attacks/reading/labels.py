@@ -30,8 +30,8 @@ def measure(setting: Setting, watch: Watch) -> Result:
             clients = draw(setting.data, sizes, rng, per_label=True)
             vectors = statistic.vectors(clients)
             overall = np.sum([statistic.parts(vector)[1][0] for vector in vectors], axis=0)
-            for place, vector in design.read(vectors, statistic).items():
-                truth = statistic.parts(vectors[place])[1][0]
+            for index, vector in design.read(vectors, statistic).items():
+                truth = statistic.parts(vectors[index])[1][0]
                 _, cross, count = statistic.parts(vector)
                 errors["labels"].append((_off(cross[0], truth), _off(overall, truth)))
                 most = statistic.bounds.rows

@@ -38,7 +38,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
         if not (layout and layout.variables):
             continue
         statistic = Statistic.of(data)
-        columns = [place for variable in layout.variables for place in variable.indicators]
+        columns = [index for variable in layout.variables for index in variable.indicators]
         shown = exact = read = 0
         for seed in range(setting.seed, setting.seed + setting.repeats):
             spec = default_spec(data)
@@ -47,7 +47,7 @@ def measure(setting: Setting, watch: Watch) -> Result:
             held = [(control.data.X[part.train], control.data.y[part.train]) for part in control.parts]
             vectors = [statistic.model.vectors(X, y, "a client")[0] for X, y in held]
             gram, cross, _ = statistic.parts(designs.opened_sum(vectors, statistic))
-            rows = singled_out(gram, cross, [0, *(1 + place for place in columns)])
+            rows = singled_out(gram, cross, [0, *(1 + index for index in columns)])
             true = np.concatenate([X for X, _ in held])
             right = sum(bool((np.abs(true - row).max(axis=1) < 1e-6).any()) for row in rows)
             shown, exact, read = shown + bool(right), exact + right, read + len(rows)
@@ -87,15 +87,15 @@ def units(gram: Ints) -> list[Ints]:
     gram, vectors = _shortened(gram)
     squares, found = np.diag(gram), []
     for count in (1, 2, 3):
-        for places in itertools.combinations(range(len(gram)), count - 1):
+        for indices in itertools.combinations(range(len(gram)), count - 1):
             for signs in itertools.product((1, -1), repeat=count - 1):
                 first = np.zeros(len(gram), dtype=np.int64)
-                first[list(places)] = signs
+                first[list(indices)] = signs
                 with_each = gram @ first
                 alone = first @ with_each
                 for sign in (1, -1):
                     for last in np.flatnonzero(alone + 2 * sign * with_each + squares == 1):
-                        if last > max(places, default=-1):
+                        if last > max(indices, default=-1):
                             found.append(vectors.T @ first + sign * vectors[last])
     return found
 

@@ -83,11 +83,11 @@ def _masked(
     """The uploads of a real session, as the server reads them, and the sum."""
     tap = Tap()
     aggregator = MaskedAggregator(network=tap)
-    names = [f"client {place}" for place in range(len(vectors))]
+    names = [f"client {index}" for index in range(len(vectors))]
     aggregator.open(names, [SumPlan("statistics", bounds.length, bounds.magnitude, noise=noise)])
     one = aggregator.sum(0, {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)})
     assert one.code is not None
-    uploads = [decoded(tap.words(place, one.length, one.code.width), one.code) for place in range(len(names))]
+    uploads = [decoded(tap.words(index, one.length, one.code.width), one.code) for index in range(len(names))]
     return uploads, one.total
 
 

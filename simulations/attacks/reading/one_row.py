@@ -74,8 +74,8 @@ class Trials:
         """One session of clients with a row each."""
         clients = draw(setting.data, [1] * CLIENTS, rng)
         known = clients.known
-        for place, vector in design.read(self.statistic.vectors(clients), self.statistic).items():
-            true = clients.X[place][0]
+        for index, vector in design.read(self.statistic.vectors(clients), self.statistic).items():
+            true = clients.X[index][0]
             found = self._attacked(vector, known)
             self.errors.append(_rms(found, true))
             self.guesses.append(_rms(known.guess, true))

@@ -40,28 +40,28 @@ def read(
     vectors: Sequence[Floats], statistic: Statistic, client: type[MaskingClient] = AnswersTwice
 ) -> dict[int, Floats]:
     """The first client's vector as the server reads it: its upload without the masks whose seeds were revealed."""
-    names, members, tap = [f"client {place}" for place in range(len(vectors))], Members(), Tap()
+    names, members, tap = [f"client {index}" for index in range(len(vectors))], Members(), Tap()
     policy = Policy(profiles=frozenset({Profile.SEMI_HONEST}), suites=frozenset({Suite.X25519}))
     roster, plan = members.roster(names), [statistic.plan]
     parameters = proposed(roster, plan, SessionSettings(policy, Profile.SEMI_HONEST, Suite.X25519))
     clients = {
-        place: client(members[name][0], roster, plan, policy, members[name][1])
-        for place, name in enumerate(names)
+        index: client(members[name][0], roster, plan, policy, members[name][1])
+        for index, name in enumerate(names)
     }
     cohort = Cohort(MaskingServer(parameters, roster), clients, tap)
     cohort.set_up()
-    cohort.collect(0, lambda place, wanted: (vectors[place], "rows"))
+    cohort.collect(0, lambda index, wanted: (vectors[index], "rows"))
     everybody, others = parameters.cohort, parameters.cohort[1:]
 
     def ask(survivors: tuple[int, ...]) -> dict[int, bytes]:
         request, answers = encode(Survivors(parameters.transcript(), 0, survivors)), {}
-        for place in others:
+        for index in others:
             try:
-                answer = clients[place].receive(request)
+                answer = clients[index].receive(request)
             except RemoteProtocolError:
                 continue
             assert isinstance(answer, bytes)
-            answers[place] = answer
+            answers[index] = answer
         return answers
 
     survived, dropped = ask(everybody), ask(others)

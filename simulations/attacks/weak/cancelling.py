@@ -34,8 +34,8 @@ class _Cancels(HomomorphicClient):
     def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
         lattice, length = self._lattice, wanted.spec.length
         total = lattice.zeros(length)
-        for place in set(wanted.participants) - {_VICTIM, self.place}:
-            lattice.add(total, self.tap.ciphertexts(place, length, lattice))
+        for index in set(wanted.participants) - {_VICTIM, self.index}:
+            lattice.add(total, self.tap.ciphertexts(index, length, lattice))
         for at, prime in enumerate(lattice.primes):
             total[..., at, :] = (np.uint64(prime) - total[..., at, :]) % np.uint64(prime)
         return self._upload(total, messages.data_set_digest(self.name, data_set))
@@ -65,7 +65,7 @@ class _InLeague(LocalEncryptedSessions):
 
 def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     """The first client's vector as the server reads it: the "sum" that the key holder opens."""
-    tap, names = Tap(), [f"client {place}" for place in range(len(vectors))]
+    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
     settings = SessionSettings(Policy(backends=frozenset({Backend.BFV})))
     encryption = Encryption.of(Backend.BFV, None)
     sessions = _InLeague(encryption, 1, tap)

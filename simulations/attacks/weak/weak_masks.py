@@ -37,13 +37,13 @@ def pairs(clients: int, new: Callable[[], bytes]) -> list[dict[int, bytes]]:
     return held
 
 
-def _masked(words: Words, place: int, keys: dict[int, bytes], width: int) -> Words:
+def _masked(words: Words, index: int, keys: dict[int, bytes], width: int) -> Words:
     """An upload under pairwise keystreams, as the wire's words."""
     total = words.copy()
     add_keystreams(
         total,
-        plus=[key for other, key in keys.items() if other > place],
-        minus=[key for other, key in keys.items() if other < place],
+        plus=[key for other, key in keys.items() if other > index],
+        minus=[key for other, key in keys.items() if other < index],
     )
     return total & _ones(width)
 
@@ -59,10 +59,10 @@ def scalar(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]
         pairs(len(vectors), lambda: secrets.token_bytes(KEY_BYTES)),
     )
     read = {}
-    for place, vector in enumerate(vectors):
-        one = _masked(np.zeros(1, np.uint64), place, keys[place], code.width)
+    for index, vector in enumerate(vectors):
+        one = _masked(np.zeros(1, np.uint64), index, keys[index], code.width)
         upload = (code.encode(vector) + one) & _ones(code.width)
-        read[place] = decoded(upload - mode(upload).mode, code)
+        read[index] = decoded(upload - mode(upload).mode, code)
     return read
 
 
@@ -75,20 +75,20 @@ def one_keystream(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, 
         pairs(len(vectors), lambda: secrets.token_bytes(KEY_BYTES)),
     )
     read = {}
-    for place, vector in enumerate(vectors):
+    for index, vector in enumerate(vectors):
         gram, cross, _ = statistic.parts(vector)
         rows = np.concatenate([gram, cross.T])
-        stream = _masked(np.zeros(rows.shape[1], np.uint64), place, keys[place], code.width)
+        stream = _masked(np.zeros(rows.shape[1], np.uint64), index, keys[index], code.width)
         uploads = (code.encode(rows.ravel()).reshape(rows.shape) + stream) & _ones(code.width)
         found = decoded((uploads - mode(uploads, axis=0).mode).ravel(), code).reshape(rows.shape)
         gram, cross = found[: len(gram)], found[len(gram) :].T
-        read[place] = np.concatenate([*upper(gram), cross.ravel(), [gram[0, 0]]])
+        read[index] = np.concatenate([*upper(gram), cross.ravel(), [gram[0, 0]]])
     return read
 
 
 def floats(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Masks are standard normal floats: what is read is the upload itself, with noise that is small beside it."""
-    read = {place: vector.copy() for place, vector in enumerate(vectors)}
+    read = {index: vector.copy() for index, vector in enumerate(vectors)}
     for one in read:
         for other in range(one):
             mask = gaussian(statistic.bounds.length)

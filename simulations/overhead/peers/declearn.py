@@ -42,12 +42,12 @@ def session(cell: Cell) -> Session:
     clients: dict[int, dict[str, Cost]] = {}
     total: Any = None
     work, received = Spent(0.0, 0.0), 0
-    for place, name in enumerate(cell.names()):
-        update = ModelUpdates(NumpyVector({"sum": vector(cell, place)}), 1.0)
+    for index, name in enumerate(cell.names()):
+        update = ModelUpdates(NumpyVector({"sum": vector(cell, index)}), 1.0)
         reply = TrainReply(n_epoch=1, n_steps=1, t_spent=0.0, updates=update, aux_var={})
         started = Spent.now()
         data = SecaggTrainReply.from_cleartext_message(reply, results[name]).serialize()
-        clients[place] = {_SETUP: setup[name], _COLLECTING: Cost(*started.since(), bytes_up=len(data))}
+        clients[index] = {_SETUP: setup[name], _COLLECTING: Cost(*started.since(), bytes_up=len(data))}
         received += len(data)
         started = Spent.now()
         message = SerializedMessage.from_bin_message(data).deserialize()
@@ -56,7 +56,7 @@ def session(cell: Cell) -> Session:
     started = Spent.now()
     opened = total.decrypt_wrapped_message(results[SERVER])
     work = _added(work, started.since())
-    plain = sum(vector(cell, place) for place in range(cell.clients))
+    plain = sum(vector(cell, index) for index in range(cell.clients))
     step = 2 * _CLIP * 2.0 ** (cell.clients.bit_length() - _BITS)
     tolerance = cell.clients * max(step, 2.0**-45)
     if not abs(np.asarray(opened.updates.updates.coefs["sum"]) - plain).max() <= tolerance:

@@ -71,16 +71,16 @@ def session(cell: Cell) -> Session:
         spent, away = started.since(), Spent(grid.spent.cpu - inside.cpu, grid.spent.wall - inside.wall)
         sizes = [sum(one[_STAGES[number]] for one in sent.values()) for sent in (grid.down, grid.arrived)]
         server[_STAGES[number]] = Cost(spent.cpu - away.cpu, spent.wall - away.wall, *sizes)
-    survivors = [place for place in range(cell.clients) if place not in cell.silent]
-    mean = sum(vector(cell, place) for place in survivors) / len(survivors)
+    survivors = [index for index in range(cell.clients) if index not in cell.silent]
+    mean = sum(vector(cell, index) for index in survivors) / len(survivors)
     if len(result) != 1 or not abs(result[0] - mean).max() <= 2 * _CLIP / _LEVELS:
         raise WrongSumError(f"Flower's mean is not that of the survivors: {cell}")
     clients = {
-        place: {
-            stage: Cost(*grid.work[place][stage], grid.up[place][stage], grid.down[place][stage])
+        index: {
+            stage: Cost(*grid.work[index][stage], grid.up[index][stage], grid.down[index][stage])
             for stage in _STAGES
         }
-        for place in survivors
+        for index in survivors
     }
     return summary(clients, {SERVER: server})
 
@@ -88,7 +88,7 @@ def session(cell: Cell) -> Session:
 def _context(grid: "_Grid", result: list[Vector]) -> Any:
     """What the workflow asks of a server: the clients, and a strategy that keeps the mean."""
     nothing = ndarrays_to_parameters([np.zeros(1)])
-    clients = [SimpleNamespace(node_id=_FIRST + place) for place in range(grid.cell.clients)]
+    clients = [SimpleNamespace(node_id=_FIRST + index) for index in range(grid.cell.clients)]
 
     def configure(number: int, parameters: Any, manager: Any) -> list[Any]:
         return [(client, FitIns(nothing, {})) for client in clients]
@@ -122,32 +122,32 @@ class _Grid:
         self.arrived: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._stage = 0
         self._contexts = {
-            place: Context(
-                run_id=1, node_id=_FIRST + place, node_config={}, state=RecordDict(), run_config={}
+            index: Context(
+                run_id=1, node_id=_FIRST + index, node_config={}, state=RecordDict(), run_config={}
             )
-            for place in range(cell.clients)
+            for index in range(cell.clients)
         }
 
     def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Sequence[Any]:
         """Every message to its client, all answers."""
         began, answers, name = Spent.now(), [], _STAGES[self._stage]
         for message in messages:
-            place = message.metadata.dst_node_id - _FIRST
-            message.metadata.__dict__["_message_id"] = f"{self._stage}/{place}"
-            self.down[place][name] += _size(message.content)
-            if self._stage >= _COLLECTING and place in self.cell.silent:
+            index = message.metadata.dst_node_id - _FIRST
+            message.metadata.__dict__["_message_id"] = f"{self._stage}/{index}"
+            self.down[index][name] += _size(message.content)
+            if self._stage >= _COLLECTING and index in self.cell.silent:
                 continue
-            answer = self._answer(place, name, message)
-            answer.metadata.__dict__["_message_id"] = f"r{self._stage}/{place}"
-            self.up[place][name] += _size(answer.content)
-            self.arrived[place][name] += _size(answer.content)
+            answer = self._answer(index, name, message)
+            answer.metadata.__dict__["_message_id"] = f"r{self._stage}/{index}"
+            self.up[index][name] += _size(answer.content)
+            self.arrived[index][name] += _size(answer.content)
             answers.append(answer)
         self._stage += 1
         spent = began.since()
         self.spent = Spent(self.spent.cpu + spent.cpu, self.spent.wall + spent.wall)
         return answers
 
-    def _answer(self, place: int, stage: str, message: Any) -> Any:
+    def _answer(self, index: int, stage: str, message: Any) -> Any:
         # Contents of its own for every client: the workflow shares them among messages.
         contents = {
             key: ConfigRecord(dict(record)) if isinstance(record, ConfigRecord) else record
@@ -155,11 +155,11 @@ class _Grid:
         }
         own = Message(RecordDict(contents), metadata=message.metadata)
         training = [Spent(0.0, 0.0)]
-        train = _train(vector(self.cell, place), training) if stage == "collecting" else _no_train
+        train = _train(vector(self.cell, index), training) if stage == "collecting" else _no_train
         started = Spent.now()
-        answer = secaggplus_mod(own, self._contexts[place], train)
+        answer = secaggplus_mod(own, self._contexts[index], train)
         spent = started.since()
-        self.work[place][stage] = Spent(spent.cpu - training[0].cpu, spent.wall - training[0].wall)
+        self.work[index][stage] = Spent(spent.cpu - training[0].cpu, spent.wall - training[0].wall)
         return answer
 
 

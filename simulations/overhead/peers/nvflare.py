@@ -35,8 +35,8 @@ def session(cell: Cell) -> Session:
     encrypting = min(_ENCRYPTING, survivors)
     clients: dict[int, dict[str, Cost]] = {}
     messages: list[tuple[list[bytes], int]] = []
-    for place in range(encrypting):
-        values = vector(cell, place)
+    for index in range(encrypting):
+        values = vector(cell, index)
         started = Spent.now()
         message = [
             tenseal.ckks_vector(context, values[at : at + _SLOTS]).serialize()
@@ -44,7 +44,7 @@ def session(cell: Cell) -> Session:
         ]
         attached = context.serialize(save_secret_key=False)
         size = len(attached) + sum(map(len, message))
-        clients[place] = {"encrypting": Cost(*started.since(), bytes_up=size)}
+        clients[index] = {"encrypting": Cost(*started.since(), bytes_up=size)}
         messages.append((message, size))
     total: list[Any] = []
     started, received = Spent.now(), 0

@@ -169,14 +169,14 @@ def tampered(lines: list[bytes], at: int, how: str, data: st.DataObject) -> tupl
         changed = list(lines)
         changed[at], changed[other] = changed[other], changed[at]
         return changed, {number, other + 1}
-    place = data.draw(st.integers(0, len(line) - 1))
+    index = data.draw(st.integers(0, len(line) - 1))
     if how == "flip":
-        flipped = line[place] ^ data.draw(st.integers(1, 255))
-        return [*lines[:at], line[:place] + bytes([flipped]) + line[place + 1 :], *lines[at + 1 :]], {number}
+        flipped = line[index] ^ data.draw(st.integers(1, 255))
+        return [*lines[:at], line[:index] + bytes([flipped]) + line[index + 1 :], *lines[at + 1 :]], {number}
     if how == "cut a byte":
-        return [*lines[:at], line[:place] + line[place + 1 :], *lines[at + 1 :]], {number}
+        return [*lines[:at], line[:index] + line[index + 1 :], *lines[at + 1 :]], {number}
     added = bytes([data.draw(st.integers(0, 255))])
-    return [*lines[:at], line[:place] + added + line[place:], *lines[at + 1 :]], {number}
+    return [*lines[:at], line[:index] + added + line[index:], *lines[at + 1 :]], {number}
 
 
 @pytest.mark.slow

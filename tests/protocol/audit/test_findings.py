@@ -310,8 +310,8 @@ def _an_answer_for_no_round(told: Told) -> None:
 def shown_as(told: Told, **fields: Any) -> None:
     """Other survivors of the second round, in all logs."""
     told.change("server", 34, **fields)
-    for place in PRESENT:
-        told.change(told.names[place], 16, **fields)
+    for index in PRESENT:
+        told.change(told.names[index], 16, **fields)
 
 
 OTHERS = "sums planned over the same clients were answered for over different clients"
@@ -420,9 +420,9 @@ def _other_participants_at_a_client(told: Told) -> None:
 def claimed(number: int, over: str, *lines: int) -> list[str]:
     """Of survivors whom the server claims, and clients were shown others on these lines."""
     return [
-        f"server, line {(29, 42)[number]}: round {number}: the server reports a sum over {over}, but hospital-{place} was shown "
-        f"{THREE} (hospital-{place}, line {line})"
-        for place, line in zip(PRESENT, lines, strict=True)
+        f"server, line {(29, 42)[number]}: round {number}: the server reports a sum over {over}, but hospital-{index} was shown "
+        f"{THREE} (hospital-{index}, line {line})"
+        for index, line in zip(PRESENT, lines, strict=True)
     ]
 
 
@@ -485,9 +485,9 @@ def _an_upload_from_nobody(told: Told) -> None:
     mask,
     "server, line 26: round 0: the server reports a sum over hospital-0, hospital-2, but uploads came from no client",
     *(
-        f"server, line 26: round 0: the server reports a sum over hospital-0, hospital-2, but hospital-{place} was shown {THREE} "
-        f"(hospital-{place}, line 10)"
-        for place in PRESENT
+        f"server, line 26: round 0: the server reports a sum over hospital-0, hospital-2, but hospital-{index} was shown {THREE} "
+        f"(hospital-{index}, line 10)"
+        for index in PRESENT
     ),
     "server, line 26: round 0: expected the answers of at least 3 clients before it is opened, got 2",
 )
@@ -519,9 +519,9 @@ def _masks_that_came_off_another_sum(told: Told) -> None:
     layered,
     f"server, line 50: round 0: the server reports a sum over {ALL}, but uploads came from {THREE}",
     *(
-        f"server, line 50: round 0: the server reports a sum over {ALL}, but hospital-{place} was shown {THREE} "
-        f"(hospital-{place}, line 17)"
-        for place in PRESENT
+        f"server, line 50: round 0: the server reports a sum over {ALL}, but hospital-{index} was shown {THREE} "
+        f"(hospital-{index}, line 17)"
+        for index in PRESENT
     ),
     "server, line 50: round 0: masks were removed from a sum that the key holders did not open for these clients",
 )
@@ -670,8 +670,8 @@ def _another_sum_that_was_given_up(told: Told) -> None:
 @case(
     mask,
     *(
-        f"server, line {line}: “reveal” (222 bytes) is described differently in hospital-{place}"
-        for line, place in zip((26, 27, 28), PRESENT, strict=True)
+        f"server, line {line}: “reveal” (222 bytes) is described differently in hospital-{index}"
+        for line, index in zip((26, 27, 28), PRESENT, strict=True)
     ),
     "server, line 28: round None was answered for, and no line records its outcome",
 )

@@ -61,7 +61,7 @@ def without_server() -> Told:
 def given_up() -> Told:
     """Two key holders; a round that is begun anew, and one that ends with the session."""
     told = begun_anew(holders=2)
-    told.encrypted_uploads(1, 3, told.places, (0, 2))
+    told.encrypted_uploads(1, 3, told.indices, (0, 2))
     assert told.agreement
     told.add("server", Aborted(told.agreement.transcript(), "a key holder is missing"))
     return told

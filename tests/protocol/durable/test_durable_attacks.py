@@ -159,20 +159,20 @@ def test_a_server_that_is_interrupted_counts_no_upload_twice(tmp_path: Path) -> 
     session.set_up()
     sent = durable.open_round(0)
     uploads = {}
-    for place, client in session.clients.items():
-        wanted: Any = client.receive(sent[place])
-        uploads[place] = client.contribute(wanted, session.vectors[place, 0], "rows")
+    for index, client in session.clients.items():
+        wanted: Any = client.receive(sent[index])
+        uploads[index] = client.contribute(wanted, session.vectors[index, 0], "rows")
     durable.receive(1, uploads[1])
     interrupted(durable.server, "_take", lambda: durable.receive(0, uploads[0]))
     for again in (lambda: durable.receive(0, uploads[0]), durable.advance):
         with pytest.raises(StoreError, match="make a new object from the store"):
             again()
     durable = DurableServer(fresh(), store, "s")
-    for place in (0, 2, 3):
-        durable.receive(place, uploads[place])
+    for index in (0, 2, 3):
+        durable.receive(index, uploads[index])
     for _ in range(2):
-        for place, message in durable.advance().items():
-            durable.receive(place, session.clients[place].receive(message))
+        for index, message in durable.advance().items():
+            durable.receive(index, session.clients[index].receive(message))
     interrupted(durable.server, "result", durable.result)
     with pytest.raises(StoreError, match="make a new object from the store"):
         durable.result()
@@ -461,10 +461,10 @@ def test_a_journal_is_of_one_server(tmp_path: Path) -> None:
     store = Store(tmp_path / "a", Identity.generate())
     durable = DurableServer(MaskingServer(parameters, here.roster), store, "s")
     sent, session = durable.start(), here.session(parameters)
-    for place in range(4):
-        answer = session.clients[place].receive(sent[place])
+    for index in range(4):
+        answer = session.clients[index].receive(sent[index])
         assert isinstance(answer, bytes)
-        durable.receive(place, answer)
+        durable.receive(index, answer)
     for other in (here.propose(), replace_session(parameters)):
         with pytest.raises(StoreError, match="its parameters, rosters or program have changed"):
             DurableServer(MaskingServer(other, here.roster), store, "s")

@@ -39,7 +39,7 @@ def again(party: Any, fresh: Any) -> Any:
     except LocalProtocolError:
         return party
     fresh.resume(memory)
-    assert (fresh.state, fresh.place) == (party.state, party.place)
+    assert (fresh.state, fresh.index) == (party.state, party.index)
     assert fresh.memory() == memory
     return fresh
 
@@ -47,8 +47,8 @@ def again(party: Any, fresh: Any) -> Any:
 def masked_session(n: int, profile: Profile, rounds: int = 2) -> tuple[Session, Restarts]:
     here = world(n)
 
-    def restart(place: int) -> None:
-        clients[place] = again(clients[place], here.client(place))
+    def restart(index: int) -> None:
+        clients[index] = again(clients[index], here.client(index))
 
     network = Restarts(restart)
     session = here.session(here.propose(profile=profile, rounds=rounds), network)
@@ -57,17 +57,17 @@ def masked_session(n: int, profile: Profile, rounds: int = 2) -> tuple[Session, 
 
 
 def encrypted_session(world: KeyWorld, **options: Any) -> tuple[KeySession, Restarts]:
-    def restart(place: int) -> None:
-        if place in holders:
-            fresh = world.holder(place - world.members, session.plan, options.get("solve"))
-            holders[place] = again(holders[place], fresh)
+    def restart(index: int) -> None:
+        if index in holders:
+            fresh = world.holder(index - world.members, session.plan, options.get("solve"))
+            holders[index] = again(holders[index], fresh)
             return
         if session.masks:
             masks: Any = session.masks.clients
             _, agreed = world.encryption.agreed(session.plan, world.members, world.holders)
-            parts = world.identities[place], world.roster, session.plan, world.policy, world.ledgers[place]
-            masks[place] = again(masks[place], MaskingClient(*parts, agreed=agreed))
-        clients[place] = again(clients[place], world.client(place, session.plan, session.masks))
+            parts = world.identities[index], world.roster, session.plan, world.policy, world.ledgers[index]
+            masks[index] = again(masks[index], MaskingClient(*parts, agreed=agreed))
+        clients[index] = again(clients[index], world.client(index, session.plan, session.masks))
 
     network = Restarts(restart)
     session = world.session(network, **options)
@@ -92,8 +92,8 @@ def test_restarted_clients_unmask_a_dropout() -> None:
     lost = FaultyNetwork([Fault("drop", "collecting", frozenset({2}))])
     session = here.session(here.propose(rounds=2), lost).set_up()
     clients: Any = session.clients
-    for place in range(6):
-        clients[place] = again(clients[place], here.client(place))
+    for index in range(6):
+        clients[index] = again(clients[index], here.client(index))
     result = session.sum()
     assert 2 not in result.survivors
     assert len(result.survivors) == 5

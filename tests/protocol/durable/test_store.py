@@ -287,11 +287,11 @@ class Anew(DurableParty):
         return said
 
 
-def durable(here: World, place: int, path: Path) -> Anew:
+def durable(here: World, index: int, path: Path) -> Anew:
     def make(ledger: Ledger) -> MaskingClient:
-        return MaskingClient(here.identities[place], here.roster, here.plan, here.policy, ledger)
+        return MaskingClient(here.identities[index], here.roster, here.plan, here.policy, ledger)
 
-    return Anew(make, path / f"client {place}", here.identities[place])
+    return Anew(make, path / f"client {index}", here.identities[index])
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -299,8 +299,8 @@ def test_masked_sums_of_clients_that_die_after_every_message(profile: Profile, t
     here = world(4)
     session = here.session(here.propose(profile=profile, rounds=2))
     clients: Any = session.clients
-    for place in range(4):
-        clients[place] = durable(here, place, tmp_path)
+    for index in range(4):
+        clients[index] = durable(here, index, tmp_path)
     session.set_up()
     for number in range(2):
         result = session.sum(number)
@@ -377,17 +377,17 @@ def replace_by_durable(session: KeySession, path: Path) -> None:
     here, clients, holders = session.world, *(vars(session)[name] for name in ("clients", "holders"))
     kept = list(here.ledgers)
 
-    def maker(place: int) -> Callable[[Ledger], Any]:
+    def maker(index: int) -> Callable[[Ledger], Any]:
         def make(ledger: Ledger) -> Any:
-            here.ledgers[place] = ledger
-            number = place - here.members
-            return here.client(place, session.plan) if number < 0 else here.holder(number, session.plan)
+            here.ledgers[index] = ledger
+            number = index - here.members
+            return here.client(index, session.plan) if number < 0 else here.holder(number, session.plan)
 
         return make
 
-    for place in range(len(kept)):
-        parties = clients if place < here.members else holders
-        parties[place] = Anew(maker(place), path / f"party {place}", here.identities[place])
+    for index in range(len(kept)):
+        parties = clients if index < here.members else holders
+        parties[index] = Anew(maker(index), path / f"party {index}", here.identities[index])
 
 
 def test_a_message_that_cannot_be_written_down_changes_nothing(tmp_path: Path) -> None:
@@ -630,15 +630,15 @@ def test_what_was_sent_last_is_sent_again_to_those_that_did_not_answer(tmp_path:
     parameters = here.propose()
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")
     here.session(parameters)
-    clients = [here.client(place) for place in range(4)]
+    clients = [here.client(index) for index in range(4)]
     sent = handle.start()
-    answers = [clients[place].receive(sent[place]) for place in range(4)]
-    for place in (0, 2):
-        handle.receive(place, answers[place])
+    answers = [clients[index].receive(sent[index]) for index in range(4)]
+    for index in (0, 2):
+        handle.receive(index, answers[index])
     with pytest.raises(ProtocolError):
         handle.receive(1, b"x" * 100)
     handle.restart()
-    assert handle.pending() == {place: sent[place] for place in (1, 3)}
+    assert handle.pending() == {index: sent[index] for index in (1, 3)}
     assert handle.state.value == "advertising"
 
 

@@ -255,15 +255,15 @@ def test_a_servers_steps_come_back_from_the_log(tmp_path: Path) -> None:
     def fresh(store: Store) -> DurableServer:
         return DurableServer(MaskingServer(parameters, here.roster), store, "s")
 
-    clients = [here.client(place) for place in range(4)]
+    clients = [here.client(index) for index in range(4)]
     with closing(Store(path, owner)) as store:
         sent = fresh(store).start()
-    answers: list[Any] = [clients[place].receive(sent[place]) for place in range(4)]
-    for place in (0, 1, 2):
-        killed_behind(partial(lambda place: fresh(Store(path, owner)).receive(place, answers[place]), place))
-        assert log_bytes(path) > len(answers[place])
+    answers: list[Any] = [clients[index].receive(sent[index]) for index in range(4)]
+    for index in (0, 1, 2):
+        killed_behind(partial(lambda index: fresh(Store(path, owner)).receive(index, answers[index]), index))
+        assert log_bytes(path) > len(answers[index])
         with closing(Store(path, owner)) as store:
-            assert fresh(store).server.waiting_for == set(range(place + 1, 4))
+            assert fresh(store).server.waiting_for == set(range(index + 1, 4))
             assert log_bytes(path) == 0
 
 

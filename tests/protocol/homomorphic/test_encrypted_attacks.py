@@ -110,16 +110,16 @@ class World:
 
     def client(
         self,
-        place: int,
+        index: int,
         kind: type[HomomorphicClient] = HomomorphicClient,
         masks: MaskingClient | None = None,
     ) -> HomomorphicClient:
-        about = (self.identities[place], self.roster, self.keepers, self.plan, POLICY, self.ledgers[place])
+        about = (self.identities[index], self.roster, self.keepers, self.plan, POLICY, self.ledgers[index])
         return kind(*about, self.encryption, masks=masks)
 
     def holder(self, number: int = 0, kind: type[KeyHolder] = KeyHolder) -> KeyHolder:
-        place = self.clients + number
-        about = (self.identities[place], self.roster, self.keepers, self.plan, POLICY, self.ledgers[place])
+        index = self.clients + number
+        about = (self.identities[index], self.roster, self.keepers, self.plan, POLICY, self.ledgers[index])
         solve = unsolvable if self.encryption.release is Release.WEIGHTS else None
         return kind(*about, self.encryption, solve=solve)
 
@@ -137,8 +137,8 @@ class World:
         agreement = Agreement.propose(self.encryption, self.roster, self.keepers, self.plan, masked=beneath)
         server = HomomorphicServer(agreement, self.roster, self.keepers, least=3)
         clients = {
-            place: self.client(place, client, masks.clients[place] if masks else None)
-            for place in range(self.clients)
+            index: self.client(index, client, masks.clients[index] if masks else None)
+            for index in range(self.clients)
         }
         holders = {self.clients + number: self.holder(number, holder) for number in range(self.holders)}
         return EncryptedCohort(server, clients, holders, network)
@@ -156,23 +156,23 @@ class World:
             rounds=agreed,
         )
         clients = {
-            place: MaskingClient(
-                self.identities[place], self.roster, self.plan, POLICY, self.ledgers[place], agreed=agreed
+            index: MaskingClient(
+                self.identities[index], self.roster, self.plan, POLICY, self.ledgers[index], agreed=agreed
             )
-            for place in range(self.clients)
+            for index in range(self.clients)
         }
         cohort = Cohort(MaskingServer(parameters, self.roster), clients)
         cohort.set_up()
         return cohort
 
-    def contribute(self, place: int, wanted: SumWanted) -> Contribution:
-        return self.vectors[place], "rows"
+    def contribute(self, index: int, wanted: SumWanted) -> Contribution:
+        return self.vectors[index], "rows"
 
-    def units(self, places: Collection[int]) -> list[int]:
+    def units(self, indices: Collection[int]) -> list[int]:
         """The sum that this must be, in units."""
         _, specs = self.encryption.agreed(self.plan, self.clients, self.holders)
         code = specs[0].code(self.clients)
-        vectors = [code.encode(self.vectors[place]).view(np.int64).tolist() for place in places]
+        vectors = [code.encode(self.vectors[index]).view(np.int64).tolist() for index in indices]
         return [sum(column) for column in zip(*vectors, strict=True)]
 
 
@@ -213,16 +213,16 @@ class Attack:
         participants = tuple(sorted(among if among is not None else self.clients))
         request = encode(EncryptedRequest(self.transcript, number, attempt, participants))
         self.number, self.attempt = number, attempt
-        for place in participants:
-            answer = self.clients[place].receive(request)
+        for index in participants:
+            answer = self.clients[index].receive(request)
             if isinstance(answer, SumWanted):
-                answer = self.clients[place].contribute(answer, *self.world.contribute(place, answer))
-            self.uploads[place] = self.lattice.unpack(said(answer).payload, LENGTH)
+                answer = self.clients[index].contribute(answer, *self.world.contribute(index, answer))
+            self.uploads[index] = self.lattice.unpack(said(answer).payload, LENGTH)
 
-    def total(self, places: Collection[int]) -> Residues:
+    def total(self, indices: Collection[int]) -> Residues:
         total = self.lattice.zeros(LENGTH)
-        for place in places:
-            self.lattice.add(total, self.uploads[place])
+        for index in indices:
+            self.lattice.add(total, self.uploads[index])
         return total
 
     def offer(self, total: Residues, contributors: Collection[int], **changes: Any) -> Offer:
@@ -234,9 +234,9 @@ class Attack:
         challenges = tuple(said(holder.receive(encode(offer))) for holder in self.holders)
         return encode(Check(self.transcript, offer, challenges))
 
-    def tagged(self, check: bytes, places: Collection[int]) -> dict[int, bytes]:
-        frames = {place: self.clients[place].receive(check) for place in places}
-        return {place: frame for place, frame in frames.items() if isinstance(frame, bytes)}
+    def tagged(self, check: bytes, indices: Collection[int]) -> dict[int, bytes]:
+        frames = {index: self.clients[index].receive(check) for index in indices}
+        return {index: frame for index, frame in frames.items() if isinstance(frame, bytes)}
 
     def opening(self, check: bytes, frames: Mapping[int, bytes], total: Residues) -> bytes:
         packed = memoryview(self.lattice.pack(total))
@@ -579,8 +579,8 @@ def invited(world: World) -> tuple[Invitation, KeyHolder]:
     server = cohort.server
     outbox = server.start()
     while server.state is not ServerState.INVITING:
-        for place in cohort.holders:
-            server.receive(place, cohort.holders[place].receive(outbox[place]))
+        for index in cohort.holders:
+            server.receive(index, cohort.holders[index].receive(outbox[index]))
         outbox = server.advance()
     return decode(outbox[0], messages.INVITATION), cohort.holders[world.clients]
 
@@ -772,19 +772,19 @@ def test_a_rogue_key_share(monkeypatch: pytest.MonkeyPatch) -> None:
         agreement, rogue = world.agreement(), world.clients + 2
         transcript, lattice = agreement.transcript(), LATTICES[agreement.lattice]
         honest = {world.clients + number: world.holder(number) for number in range(2)}
-        frames = {place: holder.receive(encode(agreement)) for place, holder in honest.items()}
+        frames = {index: holder.receive(encode(agreement)) for index, holder in honest.items()}
         own = joint_key.KeyShare(lattice, joint_key.common(lattice, transcript))
         committed = KeyCommitment(messages.share_commitment(transcript, rogue, own.public))
         question = answered(encode(agreement))
         frames[rogue] = sign_frame(world.identities[rogue], transcript, question, rogue, committed)
         commitments = encode(KeyCommitments(transcript, tuple(sorted(frames.items()))))
-        shares = {place: said(holder.receive(commitments)).share for place, holder in honest.items()}
+        shares = {index: said(holder.receive(commitments)).share for index, holder in honest.items()}
         shares[rogue] = rogue_share(lattice, own.public, list(shares.values()))
         shown = encode(KeyShares(transcript, tuple(sorted(shares.items()))))
         for holder in honest.values():
             assert isinstance(holder.receive(shown), bytes)
         key = joint_key.public_key(
-            lattice, joint_key.common(lattice, transcript), [shares[place] for place in sorted(shares)]
+            lattice, joint_key.common(lattice, transcript), [shares[index] for index in sorted(shares)]
         )
         return agreement, own, key
 
@@ -1042,15 +1042,15 @@ def test_server_and_all_key_holders_see_no_more_than_masked_vectors() -> None:
             masks.collect(0, world.contribute)
         attack.collect()
         key = attack.holders[0]._key
-        opened = [key.words(attack.uploads[place], LENGTH) for place in range(4)]  # type: ignore[union-attr]
+        opened = [key.words(attack.uploads[index], LENGTH) for index in range(4)]  # type: ignore[union-attr]
         return attack, [ring.centred(one, attack.lattice.plain_modulus).tolist() for one in opened]
 
     attack, vectors = read(BFV)
-    assert vectors == [attack.world.units([place]) for place in range(4)]
+    assert vectors == [attack.world.units([index]) for index in range(4)]
     attack, vectors = read(MASKED)
     half = attack.lattice.plain_modulus // 2
-    for place, vector in enumerate(vectors):
-        assert not set(vector) & set(attack.world.units([place]))
+    for index, vector in enumerate(vectors):
+        assert not set(vector) & set(attack.world.units([index]))
     assert max(abs(entry) for vector in vectors for entry in vector) > half // 4  # uniform in Z_t
 
 
@@ -1063,9 +1063,9 @@ def test_a_client_in_league_with_the_server_reads_a_key_share() -> None:
     attack.collect()
     bits = joint_key.smudging_bits(lattice, 2, 4) + 8
     forged = negative(lattice, attack.total(range(3)))
-    for place, prime in enumerate(lattice.primes):
-        constant = int(forged[0, 1, place, 0]) + 2**bits
-        forged[0, 1, place, 0] = constant % prime
+    for index, prime in enumerate(lattice.primes):
+        constant = int(forged[0, 1, index, 0]) + 2**bits
+        forged[0, 1, index, 0] = constant % prime
     attack.uploads[3] = attack.clients[3]._ciphertexts = forged
     parts = attack.open(attack.total(range(4)), range(4))
     for holder, part in zip(attack.holders, parts, strict=True):
@@ -1078,9 +1078,9 @@ def test_a_client_in_league_with_the_server_reads_a_key_share() -> None:
         value = np.where(value > lattice.modulus // 2, value - lattice.modulus, value)
         share = ((value + 2 ** (bits - 1)) // 2**bits).astype(np.int64)
         assert set(share.tolist()) == {-1, 0, 1}
-        for place, prime in enumerate(lattice.primes):
+        for index, prime in enumerate(lattice.primes):
             secret = ntt.factors(ntt.forward((share % prime).astype(np.uint64), prime), prime)
-            assert np.array_equal(secret, holder._key._secret._factors[place])  # type: ignore[union-attr]
+            assert np.array_equal(secret, holder._key._secret._factors[index])  # type: ignore[union-attr]
 
 
 def test_masks_and_encryption_over_different_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1289,8 +1289,8 @@ def at(what: str, world: World) -> tuple[Any, bytes]:
         outbox = server.start()
         for step in range(1 if what == "commitments" else 2):
             del step
-            for place, keeper in keepers.items():
-                server.receive(place, keeper.receive(outbox[place]))
+            for index, keeper in keepers.items():
+                server.receive(index, keeper.receive(outbox[index]))
             outbox = server.advance()
         return keepers[world.clients], outbox[world.clients]
     if what == "invitation":
@@ -1345,11 +1345,11 @@ def test_a_server_refuses_what_is_no_answer_while_a_key_is_made(phase: str, data
     server = cohort.server
     outbox = server.start()
     while server.state.value != phase:
-        for place, holder in cohort.holders.items():
-            server.receive(place, holder.receive(outbox[place]))
+        for index, holder in cohort.holders.items():
+            server.receive(index, holder.receive(outbox[index]))
         outbox = server.advance()
     answers = {
-        place: (cohort.holders.get(place) or cohort.clients[place]).receive(outbox[place]) for place in outbox
+        index: (cohort.holders.get(index) or cohort.clients[index]).receive(outbox[index]) for index in outbox
     }
     refuses(server, answers, data)
 
@@ -1364,15 +1364,15 @@ def test_a_server_refuses_what_is_no_answer_in_a_round(phase: str, data: st.Data
     outbox = server.open_round(0)
     while True:
         answers = {}
-        for place, message in outbox.items():
-            answer = (cohort.holders.get(place) or cohort.clients[place]).receive(message)
+        for index, message in outbox.items():
+            answer = (cohort.holders.get(index) or cohort.clients[index]).receive(message)
             if isinstance(answer, SumWanted):
-                answer = cohort.clients[place].contribute(answer, *world.contribute(place, answer))
-            answers[place] = answer
+                answer = cohort.clients[index].contribute(answer, *world.contribute(index, answer))
+            answers[index] = answer
         if server.state.value == phase:
             break
-        for place, answer in answers.items():
-            server.receive(place, answer)
+        for index, answer in answers.items():
+            server.receive(index, answer)
         outbox = server.advance()
     refuses(server, answers, data, world)
 
@@ -1400,9 +1400,9 @@ def refuses(
         assert set(server.blame) <= ({sender} if signed else set())
         assert waiting - server.waiting_for == set(server.blame)
     # Whatever it was, the step after it is a step or an error of ours.
-    for place, answer in answers.items():
-        if place in server.waiting_for:
-            server.receive(place, answer)
+    for index, answer in answers.items():
+        if index in server.waiting_for:
+            server.receive(index, answer)
     try:
         server.advance()
         if server.state is ServerState.OPENED:

@@ -871,7 +871,7 @@ trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=5), max_lea
 def places_in(tree: Any, path: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
     """The paths to all parts of a message."""
     inner = (
-        [place for at, one in enumerate(tree) for place in places_in(one, (*path, at))]
+        [index for at, one in enumerate(tree) for index in places_in(one, (*path, at))]
         if isinstance(tree, list)
         else []
     )

@@ -157,13 +157,13 @@ def test_extreme_vectors_sum_up_right(backend: str, n: int, fraction_bits: int, 
     length = data.draw(st.integers(1, 8))
     session = KeyWorld(n, backend).session(length=length, fraction_bits=fraction_bits).set_up()
     same = data.draw(st.booleans(), label="all at one bound")
-    for place in range(n):
+    for index in range(n):
         drawn = (
             np.full(length, BOUND)
             if same
             else np.array(data.draw(st.lists(entries, min_size=length, max_size=length)))
         )
-        session.vectors[place, 0] = drawn
+        session.vectors[index, 0] = drawn
     who, total = session.sum()
     assert who == tuple(range(n))
     assert session.is_right(0, who, total)
@@ -190,8 +190,8 @@ def test_a_committee_opens_the_same_sums(n: int, plan: dict[str, int], data: st.
 
 def test_a_committee_holds_a_layered_sum_at_the_bound() -> None:
     session = KeyWorld(4, "bfv+mask", holders=3).session(length=3).set_up()
-    for place in range(4):
-        session.vectors[place, 0] = np.array([BOUND, -BOUND, 0.0])
+    for index in range(4):
+        session.vectors[index, 0] = np.array([BOUND, -BOUND, 0.0])
     who, total = session.sum()
     assert session.is_right(0, who, total)
 

@@ -163,11 +163,11 @@ def test_overlap_and_repeat_in_unmask_lists() -> None:
     parties = world(5)
     attack = Attack(parties.session(parties.propose(), client=AnswersTwoLists))
     both: dict[int, dict[int, bytes]] = {messages.SELF_SHARE: {}, messages.SEED_SHARE: {}}
-    for place, client in attack.session.clients.items():
+    for index, client in attack.session.clients.items():
         assert isinstance(client, AnswersTwoLists)
         for (target, kind), share in client.answer({VICTIM, 1, 2}, {VICTIM, 3}).items():
             if target == VICTIM:
-                both[kind][place + 1] = share
+                both[kind][index + 1] = share
     threshold = attack.session.parameters.threshold
     seeds = [combine(both[kind], threshold) for kind in (messages.SEED_SHARE, messages.SELF_SHARE)]
     assert attack.unmask(VICTIM, *seeds).tolist() == attack.truth()
@@ -252,16 +252,16 @@ def test_both_shares_of_one_client() -> None:
     parties = world(5)
     everybody, others = range(5), range(1, 5)
     attack = Attack(parties.session(parties.propose(profile=Profile.SEMI_HONEST), client=Forgetful))
-    first = {place: attack.ask(place, everybody) for place in others}
-    second = {place: attack.ask(place, others) for place in others}
+    first = {index: attack.ask(index, everybody) for index in others}
+    second = {index: attack.ask(index, others) for index in others}
     seeds = attack.secret(VICTIM, second), attack.secret(VICTIM, first)
     assert attack.unmask(VICTIM, *seeds).tolist() == attack.truth()
 
     attack = Attack(parties.session(parties.propose(profile=Profile.SEMI_HONEST)))
-    for place in others:
-        attack.ask(place, everybody)
+    for index in others:
+        attack.ask(index, everybody)
         with pytest.raises(RemoteProtocolError, match="in state ready expected SumRequest, got Survivors"):
-            attack.ask(place, others)
+            attack.ask(index, others)
 
 
 def test_survivor_set_under_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,8 +272,8 @@ def test_survivor_set_under_the_threshold(monkeypatch: pytest.MonkeyPatch) -> No
         without_policy(patched)
         low = parties.propose(profile=Profile.SEMI_HONEST, near=graph.Neighbourhood(4, 2))
         attack = Attack(parties.session(low, client=weak("_check_group")))
-        reveals = {place: attack.ask(place, pair) for place in pair}
-        masks = [attack.secret(place, reveals) for place in range(2, 5)]
+        reveals = {index: attack.ask(index, pair) for index in pair}
+        masks = [attack.secret(index, reveals) for index in range(2, 5)]
         kind = ring.words_of(attack.session.codes[0].width)
         total: Any = attack.unmask(VICTIM, None, attack.secret(VICTIM, reveals)).astype(kind)
         total += attack.unmask(1, None, attack.secret(1, reveals)).astype(kind)
@@ -293,28 +293,28 @@ def test_survivor_set_under_the_threshold(monkeypatch: pytest.MonkeyPatch) -> No
 def test_split_view_between_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell half of the clients that the victim survived and the other half that it dropped out."""
     parties = world(6, NO_POLICY)
-    halves = {place: range(6) if place < 3 else range(1, 6) for place in range(6)}
+    halves = {index: range(6) if index < 3 else range(1, 6) for index in range(6)}
     with monkeypatch.context() as patched:
         without_policy(patched)
         low = parties.propose(profile=Profile.SEMI_HONEST, near=graph.Neighbourhood(5, 3))
         attack = Attack(parties.session(low))
-        reveals = {place: attack.ask(place, view) for place, view in halves.items()}
-        self_seed = attack.secret(VICTIM, {place: reveals[place] for place in range(3)})
-        mask_seed = attack.secret(VICTIM, {place: reveals[place] for place in range(3, 6)})
+        reveals = {index: attack.ask(index, view) for index, view in halves.items()}
+        self_seed = attack.secret(VICTIM, {index: reveals[index] for index in range(3)})
+        mask_seed = attack.secret(VICTIM, {index: reveals[index] for index in range(3, 6)})
         assert attack.unmask(VICTIM, mask_seed, self_seed).tolist() == attack.truth()
 
     # Ours, first line: such a threshold is refused. Second line, with our own: nobody finds enough consents.
     assert low.threshold < graph.least_threshold(Profile.SEMI_HONEST, 6, 5)
     attack = Attack(parties.session(parties.propose()))
     statements = {}
-    for place, view in halves.items():
-        consent = decode(memoryview(attack.ask(place, view))[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
+    for index, view in halves.items():
+        consent = decode(memoryview(attack.ask(index, view))[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        statements[place] = consent.statement
-    for place, view in halves.items():
+        statements[index] = consent.statement
+    for index, view in halves.items():
         shown = tuple((who, one) for who, one in statements.items() if who in view)
         with pytest.raises(RemoteProtocolError, match="another view"):
-            attack.say(place, Consents(attack.transcript, 0, shown))
+            attack.say(index, Consents(attack.transcript, 0, shown))
 
 
 def test_two_survivor_sets_never_both_find_a_quorum() -> None:
@@ -335,24 +335,24 @@ def test_participants_shown_differently_to_two_clients() -> None:
     session = parties.session(parties.propose()).set_up()
     transcript = session.parameters.transcript()
     statements = {}
-    for place, client in session.clients.items():
-        participants = tuple(range(7)) if place < 4 else (*range(2, 7),)
-        if place not in participants:
+    for index, client in session.clients.items():
+        participants = tuple(range(7)) if index < 4 else (*range(2, 7),)
+        if index not in participants:
             continue
         wanted = client.receive(encode(SumRequest(transcript, 0, participants)))
         assert isinstance(wanted, SumWanted)
-        client.contribute(wanted, *session.contribute(place, wanted))
+        client.contribute(wanted, *session.contribute(index, wanted))
         frame = client.receive(
-            encode(Survivors(transcript, 0, (2, 3, 4, 5, 6) if place >= 4 else (0, 1, 2, 3, 4)))
+            encode(Survivors(transcript, 0, (2, 3, 4, 5, 6) if index >= 4 else (0, 1, 2, 3, 4)))
         )
         assert isinstance(frame, bytes)
         consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        statements[place] = consent.statement
-    for place in (0, 4):
-        shown = tuple((who, statements[who]) for who in ((0, 1, 2, 3, 4) if place == 0 else (2, 3, 4, 5, 6)))
+        statements[index] = consent.statement
+    for index in (0, 4):
+        shown = tuple((who, statements[who]) for who in ((0, 1, 2, 3, 4) if index == 0 else (2, 3, 4, 5, 6)))
         with pytest.raises(RemoteProtocolError, match="another view"):
-            session.clients[place].receive(encode(Consents(transcript, 0, shown)))
+            session.clients[index].receive(encode(Consents(transcript, 0, shown)))
 
 
 # ---- parameters ----------------------------------------------------------------------------------
@@ -451,15 +451,15 @@ def test_clients_that_were_shown_other_parameters_do_not_talk() -> None:
     proposed = parties.propose()
     downgraded = replace(proposed, suite=Suite.HYBRID)
     frames = {}
-    for place in range(4):
-        answer = parties.client(place).receive(encode(proposed if place < 2 else downgraded))
+    for index in range(4):
+        answer = parties.client(index).receive(encode(proposed if index < 2 else downgraded))
         assert isinstance(answer, bytes)
-        frames[place] = answer
+        frames[index] = answer
     victim = parties.client(0)
     parties.ledgers[0]._sessions.clear()
     answer = victim.receive(encode(proposed))
     assert isinstance(answer, bytes)
-    shown = tuple((place, frames[place] if place else answer) for place in range(4))
+    shown = tuple((index, frames[index] if index else answer) for index in range(4))
     with pytest.raises(RemoteProtocolError, match="the keys of site-2"):
         victim.receive(encode(Directory(proposed.transcript(), shown)))
 
@@ -524,12 +524,12 @@ def test_replaced_public_key(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = client.receive(encode(parameters))
         assert isinstance(answer, bytes)
         fakes = {
-            place: KeyPair(parameters.suite, bytes([place]) * 32, Label.CHANNEL_KEY) for place in (1, 2, 3)
+            index: KeyPair(parameters.suite, bytes([index]) * 32, Label.CHANNEL_KEY) for index in (1, 2, 3)
         }
         frames = {0: answer}
-        for place, pair in fakes.items():
+        for index, pair in fakes.items():
             forged = Advertise(pair.public_key, (pair.public_key,), bytes(32))
-            frames[place] = sign_frame(parties.identities[0], bytes(32), bytes(32), place, forged)
+            frames[index] = sign_frame(parties.identities[0], bytes(32), bytes(32), index, forged)
         directory = Directory(parameters.transcript(), tuple(sorted(frames.items())))
         answer = client.receive(encode(directory))
         assert isinstance(answer, bytes)
@@ -563,10 +563,10 @@ def test_reconstructed_seeds_open_no_channel(kind: type[MaskingClient], leaks: b
     attack = Attack(session)
     others = range(1, 5)
     reveals = {}
-    for place in others:  # all agree that the victim dropped out
-        reveals[place] = attack.ask(place, others)
-    signatures = tuple((place, _consent(reveals[place])) for place in others)
-    reveals = {place: attack.say(place, Consents(attack.transcript, 0, signatures)) for place in others}
+    for index in others:  # all agree that the victim dropped out
+        reveals[index] = attack.ask(index, others)
+    signatures = tuple((index, _consent(reveals[index])) for index in others)
+    reveals = {index: attack.say(index, Consents(attack.transcript, 0, signatures)) for index in others}
     seed = attack.secret(VICTIM, reveals)
     assert seed == session.clients[VICTIM]._memory.current.mask_seed  # type: ignore[union-attr]
     opened = 0
@@ -601,7 +601,7 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
 
     def opened_late() -> tuple[list[int], Attack]:
         attack = Attack(parties.session(parties.propose(profile=Profile.SEMI_HONEST)))
-        reveals = {place: attack.ask(place, others) for place in others}
+        reveals = {index: attack.ask(index, others) for index in others}
         return attack.unmask(VICTIM, attack.secret(VICTIM, reveals), None).tolist(), attack
 
     with monkeypatch.context() as patched:  # one mask only, as in the first protocol of Bonawitz et al.
@@ -624,9 +624,9 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
     assert (
         ring.signed(mask, attack.session.codes[0].width).tolist() == attack.truth()
     )  # that, and nothing else
-    for place in others:  # and nobody gives a share of it any more
+    for index in others:  # and nobody gives a share of it any more
         with pytest.raises(RemoteProtocolError):
-            attack.ask(place, range(5))
+            attack.ask(index, range(5))
 
 
 def test_the_server_takes_no_late_upload() -> None:
@@ -827,7 +827,7 @@ class SealsGarbage(MaskingClient):
             if bundle.recipient == 1:
                 fields["commitments"] = ((bytes(32),) * len(bundle.commitments[0]),)
             bundles.append(
-                Bundle.sign(self._identity, self._transcript, self.place, sealed=bundle.sealed, **fields)
+                Bundle.sign(self._identity, self._transcript, self.index, sealed=bundle.sealed, **fields)
             )
         return Shares(dealt.own_commitments, tuple(bundles))
 
@@ -874,14 +874,14 @@ class ForgedPair(MaskingClient):
         bundles = []
         for bundle in dealt.bundles:
             holder = bundle.recipient
-            where = (self._transcript, 0, self.place, holder)
+            where = (self._transcript, 0, self.index, holder)
             committed = messages.commitment(*where, messages.PAIR_SECRET, forged)
             sealed = seal(suite, advertised[holder].mask_keys[0], forged, messages.pair_info(*where))
             bundles.append(
                 Bundle.sign(
                     self._identity,
                     self._transcript,
-                    self.place,
+                    self.index,
                     recipient=holder,
                     sealed=bundle.sealed,
                     pair_secrets=(sealed,),

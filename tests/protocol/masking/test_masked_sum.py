@@ -206,7 +206,7 @@ def test_every_width_carries_the_same_sum(fraction_bits: int) -> None:
     session = WORLDS[4].session(WORLDS[4].propose(fraction_bits=fraction_bits, length=30)).set_up()
     result = session.sum()
     code = session.codes[0]
-    real = np.sum([session.vectors[place, 0] for place in range(4)], axis=0)
+    real = np.sum([session.vectors[index, 0] for index in range(4)], axis=0)
     assert np.abs(code.decode_sum(result.values, 4) - real).max() <= code.entry_error(4) + 1e-12
 
 
@@ -282,7 +282,7 @@ def test_in_a_sparse_graph_every_dropout_needs_neighbours_that_are_left() -> Non
         circle.append(min(at[circle[-1]] - set(circle)))
     for number, lost in enumerate(((0,), (0, 3), (0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4))):
         silent.clear()
-        silent.update(circle[place] for place in lost)
+        silent.update(circle[index] for index in lost)
         if lost in ((0,), (0, 3)):
             result = session.sum(number)
             assert session.opened(result).tolist() == session.integer_sum(result.survivors, number).tolist()

@@ -64,14 +64,14 @@ def opened(session: Session, number: int = 0) -> tuple[OpenedSum, Outbox]:
 def verdicts(session: Session, answers: Outbox, lie: Lie) -> dict[int, bytes]:
     """What each client says to the answer that the liar makes of the honest one; empty is a refusal."""
     said = {}
-    for place, data in answers.items():
+    for index, data in answers.items():
         honest = decode(data, messages.FROM_SERVER)
         assert isinstance(honest, Answer)
-        frame = session.clients[place].receive(encode(lie(session, place, honest)))
+        frame = session.clients[index].receive(encode(lie(session, index, honest)))
         assert isinstance(frame, bytes)
         verdict = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(verdict, Verdict)
-        said[place] = verdict.accepted
+        said[index] = verdict.accepted
     return said
 
 
@@ -87,34 +87,34 @@ def with_units(session: Session, answer: Answer, values: Any) -> Answer:
     return replace(answer, payload=ring.pack(values.astype(np.int64).view(np.uint64), width))
 
 
-def altered(session: Session, place: int, answer: Answer) -> Answer:
+def altered(session: Session, index: int, answer: Answer) -> Answer:
     values = units(session, answer)
     values[2] += 1
     return with_units(session, answer, values)
 
 
-def wrapped(session: Session, place: int, answer: Answer) -> Answer:
+def wrapped(session: Session, index: int, answer: Answer) -> Answer:
     """An entry that is as many moduli off as its bytes hold: the largest that they hold."""
     values, spec = units(session, answer), session.parameters.rounds[answer.round]
     values[0] = 2 ** (8 * spec.width - 1) - 1
     return with_units(session, answer, values)
 
 
-def scaled(session: Session, place: int, answer: Answer) -> Answer:
+def scaled(session: Session, index: int, answer: Answer) -> Answer:
     tag = tags.packed(2 * int.from_bytes(answer.tag, "little"))
     return replace(with_units(session, answer, 2 * units(session, answer)), tag=tag)
 
 
-def negated(session: Session, place: int, answer: Answer) -> Answer:
+def negated(session: Session, index: int, answer: Answer) -> Answer:
     tag = tags.packed(-int.from_bytes(answer.tag, "little"))
     return replace(with_units(session, answer, -units(session, answer)), tag=tag)
 
 
-def another_tag(session: Session, place: int, answer: Answer) -> Answer:
+def another_tag(session: Session, index: int, answer: Answer) -> Answer:
     return replace(answer, tag=tags.packed(int.from_bytes(answer.tag, "little") + 1))
 
 
-def no_tag(session: Session, place: int, answer: Answer) -> Answer:
+def no_tag(session: Session, index: int, answer: Answer) -> Answer:
     return replace(answer, tag=bytes(17))
 
 
@@ -163,17 +163,17 @@ def test_a_sum_of_an_earlier_round(monkeypatch: pytest.MonkeyPatch) -> None:
             parties = world(N)
             session = parties.session(parties.propose(rounds=2)).set_up()
             _, answers = opened(session)
-            old = {place: decode(data, messages.FROM_SERVER) for place, data in answers.items()}
-            honest = verdicts(session, answers, lambda session, place, answer: answer)
+            old = {index: decode(data, messages.FROM_SERVER) for index, data in answers.items()}
+            honest = verdicts(session, answers, lambda session, index, answer: answer)
             assert all(honest.values())
-            for place in session.clients:  # they said so to the server
-                session.server._answered[0].verdicts[place] = True
+            for index in session.clients:  # they said so to the server
+                session.server._answered[0].verdicts[index] = True
             session.server.waiting_for = frozenset()
             session.server.advance()
             _, answers = opened(session, 1)
 
-            def again(session: Session, place: int, answer: Answer, old: Mapping[int, Any] = old) -> Answer:
-                served: Answer = replace(old[place], round=1)
+            def again(session: Session, index: int, answer: Answer, old: Mapping[int, Any] = old) -> Answer:
+                served: Answer = replace(old[index], round=1)
                 return served
 
             assert set(map(bool, verdicts(session, answers, again).values())) == {weak}
@@ -192,7 +192,7 @@ def test_a_server_that_changes_the_survivors(kind: type[MaskingClient]) -> None:
         cohort.run(server.advance, session.contribute)
     server._round.total -= own.astype(server._round.total.dtype)
     server.result()
-    said = verdicts(session, server.advance(), lambda session, place, answer: answer)
+    said = verdicts(session, server.advance(), lambda session, index, answer: answer)
     assert set(map(bool, said.values())) == {kind is Believes}
     wrong = session.integer_sum(range(3)).tolist()
     assert [one.units.tolist() for one in lost.verified.values()] == ([wrong] if kind is Believes else [])
@@ -201,13 +201,13 @@ def test_a_server_that_changes_the_survivors(kind: type[MaskingClient]) -> None:
 def test_two_clients_get_different_sums() -> None:
     """One of the two is wrong, and refused. Clients that took both find out before they give anything for another sum."""
 
-    def split(session: Session, place: int, answer: Answer) -> Answer:
-        return altered(session, place, answer) if place >= 2 else answer
+    def split(session: Session, index: int, answer: Answer) -> Answer:
+        return altered(session, index, answer) if index >= 2 else answer
 
     parties = world(N)
     session = parties.session(parties.propose(rounds=2)).set_up()
     said = verdicts(session, opened(session)[1], split)
-    assert [bool(said[place]) for place in range(N)] == [True, True, False, False]
+    assert [bool(said[index]) for index in range(N)] == [True, True, False, False]
 
     class Forgets(Believes):
         def _contradicts(self, sender: int, accepted: bytes) -> bool:
@@ -221,20 +221,20 @@ def test_two_clients_get_different_sums() -> None:
         assert len(sums) == 2
         transcript, revealed = session.parameters.transcript(), set[int]()
         statements = []
-        for place, client in session.clients.items():
+        for index, client in session.clients.items():
             wanted = client.receive(encode(SumRequest(transcript, 1, tuple(range(N)))))
             assert isinstance(wanted, SumWanted)
-            client.contribute(wanted, *session.contribute(place, wanted))
+            client.contribute(wanted, *session.contribute(index, wanted))
             frame = client.receive(encode(Survivors(transcript, 1, tuple(range(N)))))
             assert isinstance(frame, bytes)
             consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
             assert isinstance(consent, messages.Consent)
-            statements.append((place, consent.statement))
+            statements.append((index, consent.statement))
         shown = encode(messages.Consents(transcript, 1, tuple(statements)))
-        for place, client in session.clients.items():
+        for index, client in session.clients.items():
             with suppress(RemoteProtocolError):  # "… or another sum before …"
                 client.receive(shown)
-                revealed.add(place)
+                revealed.add(index)
         assert revealed == (set(range(N)) if kind is Forgets else set())
 
 
@@ -256,7 +256,7 @@ def test_dropped_clients_opened_seeds_give_no_tag_key(kind: type[MaskingClient])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MaskingServer, "_take", watching)
         session.set_up()
-    seeds = {place: session.clients[place]._memory.rounds[0].mask_seed for place in gone}
+    seeds = {index: session.clients[index]._memory.rounds[0].mask_seed for index in gone}
     _, answers = opened(session)
     transcript, suite = session.parameters.transcript(), session.parameters.suite
     secrets = {}
@@ -270,12 +270,12 @@ def test_dropped_clients_opened_seeds_give_no_tag_key(kind: type[MaskingClient])
     assert sorted(secrets) == (list(range(7)) if kind is OneKeyForAll else [])
     if kind is MaskingClient:
         return
-    listed = [secrets[place] for place in range(7)]
+    listed = [secrets[index] for index in range(7)]
     key = tags.TagKey(tags.round_key(listed, transcript, session.server._directory, 0, range(7)), 7)
     spec = session.parameters.rounds[0]
 
-    def forged(session: Session, place: int, answer: Answer) -> Answer:
-        false = altered(session, place, answer)
+    def forged(session: Session, index: int, answer: Answer) -> Answer:
+        false = altered(session, index, answer)
         words = units(session, false).view(np.uint64)
         tag = tags.polynomial(key._r, words, 5 * spec.magnitude, spec.word_bytes) + sum(key._pads[:5])
         return replace(false, tag=tags.packed(tag))
@@ -290,7 +290,7 @@ class DealsUnequally(MaskingClient):
     """Deals client 0 another secret for tags than the rest."""
 
     def _deal(self, advertised: dict[int, Advertise]) -> Shares:
-        real, info = sealing, messages.shares_info(self._transcript, self.place, 0)
+        real, info = sealing, messages.shares_info(self._transcript, self.index, 0)
 
         def seal(suite: Suite, key: bytes, plain: bytes, about: bytes) -> bytes:
             return real(suite, key, plain[:-KEY_BYTES] + bytes(KEY_BYTES) if about == info else plain, about)
@@ -321,7 +321,7 @@ def test_an_unequal_dealer(kind: type[MaskingClient]) -> None:
         return
     assert session.server.left_out.keys() == {0, 2}
     assert session.sum().survivors == (1, 3, 4, 5, 6)
-    assert all(session.clients[place].verified for place in (1, 3, 4, 5, 6))
+    assert all(session.clients[index].verified for index in (1, 3, 4, 5, 6))
 
 
 class TagsAnother(MaskingClient):
@@ -369,14 +369,14 @@ def test_every_survivor_has_the_sum(silent: tuple[int, ...]) -> None:
     parties = world(5)
     session = parties.session(parties.propose(rounds=2)).set_up()
     link(session.cohort)._network = FaultyNetwork([Fault("drop", "collecting", frozenset(silent))])
-    alive = [place for place in range(5) if place not in silent]
+    alive = [index for index in range(5) if index not in silent]
     for number in range(2):
         result = session.sum(number)
         expected = session.integer_sum(alive, number)
         assert session.opened(result).tolist() == expected.tolist()
         digests = set()
-        for place in alive:
-            one = session.clients[place].verified[number]
+        for index in alive:
+            one = session.clients[index].verified[number]
             assert one.units.tolist() == expected.tolist()
             assert one.survivors == tuple(alive)
             code = session.codes[number]
@@ -384,7 +384,7 @@ def test_every_survivor_has_the_sum(silent: tuple[int, ...]) -> None:
             digests.add(one.digest)
         assert len(digests) == 1
         link(session.cohort)._network = FaultyNetwork([Fault("drop", "collecting", frozenset(silent))])
-    assert not any(session.clients[place].verified for place in silent)
+    assert not any(session.clients[index].verified for index in silent)
     # A vector may follow from them: they come with the next request.
     wanted = session.clients[0].wanted
     assert sorted(wanted.verified or ()) == [0, 1]
@@ -396,8 +396,8 @@ def test_masked_and_encrypted_sums_are_checked_over_the_contributors() -> None:
     survivors, total = session.sum(0)
     assert survivors == (0, 1, 2)
     assert session.masks is not None
-    for place in (0, 1, 2):
-        one = session.masks.clients[place].verified[0]
+    for index in (0, 1, 2):
+        one = session.masks.clients[index].verified[0]
         assert one.survivors == (0, 1, 2)
         assert one.units.tolist() == total.tolist()
 
@@ -406,11 +406,11 @@ def test_there_is_one_answer_a_round() -> None:
     parties = world(N)
     session = parties.session(parties.propose()).set_up()
     _, answers = opened(session)
-    assert all(verdicts(session, answers, lambda session, place, answer: answer).values())
-    for place, client in session.clients.items():
+    assert all(verdicts(session, answers, lambda session, index, answer: answer).values())
+    for index, client in session.clients.items():
         assert client._memory.tag_key == b""
         with pytest.raises(RemoteProtocolError, match="in state ready expected SumRequest, got Answer"):
-            client.receive(answers[place])
+            client.receive(answers[index])
 
 
 def test_a_sum_that_never_comes_keeps_no_client_from_the_next() -> None:
@@ -418,7 +418,7 @@ def test_a_sum_that_never_comes_keeps_no_client_from_the_next() -> None:
     session = parties.session(parties.propose(rounds=2)).set_up()
     link(session.cohort)._network = FaultyNetwork([Fault("drop", "answering", frozenset({1}), upward=False)])
     session.sum(0)
-    assert sorted(place for place, one in session.clients.items() if not one.verified) == [1]
+    assert sorted(index for index, one in session.clients.items() if not one.verified) == [1]
     link(session.cohort)._network = FaultyNetwork([])
     session.sum(1)
     assert [sorted(one.verified) for one in session.clients.values()] == [[0, 1], [1], [0, 1], [0, 1]]
@@ -448,7 +448,7 @@ def test_what_a_client_says_of_its_own_upload_is_checked() -> None:
     server, cohort = session.server, session.cohort
     cohort.collect(0, session.contribute)
     roots = dict(server._round.roots)
-    assert roots == {place: client._memory.upload for place, client in session.clients.items()}
+    assert roots == {index: client._memory.upload for index, client in session.clients.items()}
     pending = server.advance()
     frame = session.clients[1].receive(pending[1])
     assert isinstance(frame, bytes)

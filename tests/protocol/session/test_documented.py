@@ -85,7 +85,7 @@ STRUCTS = (
 def test_every_message_and_its_fields_in_order(struct: type[Message]) -> None:
     table = rows(section(f"`{struct.__struct_config__.tag}`"))[1:]
     assert [row[1] for row in table] == list(struct.__struct_fields__)
-    assert [row[0] for row in table] == [str(place + 1) for place in range(len(table))]
+    assert [row[0] for row in table] == [str(index + 1) for index in range(len(table))]
 
 
 ENCRYPTED_STRUCTS = (
@@ -102,7 +102,7 @@ ENCRYPTED_STRUCTS = (
 def test_every_message_of_encrypted_sums(struct: type[Message]) -> None:
     table = rows(section(f"`{struct.__struct_config__.tag}`", ENCRYPTED))[1:]
     assert [row[1] for row in table] == list(struct.__struct_fields__)
-    assert [row[0] for row in table] == [str(place + 1) for place in range(len(table))]
+    assert [row[0] for row in table] == [str(index + 1) for index in range(len(table))]
 
 
 def test_the_parameter_sets() -> None:
@@ -309,7 +309,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
     tap, members = Lossy(), world(4)
     parameters = members.propose(suite=suite, length=7, fraction_bits=30)
     session = members.session(parameters, tap, client=Opens).set_up()
-    seeds = {place: client._memory.rounds[0] for place, client in session.clients.items()}
+    seeds = {index: client._memory.rounds[0] for index, client in session.clients.items()}
     result = session.sum()
     everyone, alive, zero = range(4), (0, 2, 3), u64(0)
 
@@ -351,10 +351,10 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         seed_commitment = digest("SELF_COMMITMENT", transcript, zero, u64(dealer), own.self_seed)
         assert own_commitments == [seed_commitment, committed(dealer, dealer, 1, own.own_share)]
         for _, holder, sealed, secrets, [commitments], signature in bundles:
-            places = (transcript, u64(dealer), u64(holder))
+            indices = (transcript, u64(dealer), u64(holder))
             opening = session.clients[holder]
             assert isinstance(opening, Opens)
-            plain = opening.opening.open(sealed, bind("SHARES_INFO", *places))
+            plain = opening.opening.open(sealed, bind("SHARES_INFO", *indices))
             held[holder] = plain
             secret = list[bytes]()
             if dealer < holder:
@@ -368,20 +368,20 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
             tag_secrets[dealer] = plain[66:]
             kept = (plain[:33], plain[33:66], *secret)
             assert commitments == [committed(dealer, holder, kind, each) for kind, each in enumerate(kept)]
-            signed = (*places, sealed, b"".join(secrets), b"".join(commitments))
+            signed = (*indices, sealed, b"".join(secrets), b"".join(commitments))
             keys[dealer].verify(signature, bind("BUNDLE_SIGNATURE", *signed))
         assert interpolate({holder: plain[:33] for holder, plain in held.items()}) == own.mask_seed
         some = {dealer: own.own_share, **{holder: held[holder][33:66] for holder in list(held)[: t - 1]}}
         assert interpolate(some) == own.self_seed
 
     # Phase 3: the uploads.
-    def self_mask(place: int, seed: bytes) -> list[int]:
-        return stream(derive(seed, "SELF_MASK", transcript, zero, u64(place)), m)
+    def self_mask(index: int, seed: bytes) -> list[int]:
+        return stream(derive(seed, "SELF_MASK", transcript, zero, u64(index)), m)
 
     def pair_mask(low: int, high: int) -> list[int]:
         return stream(derive(pairs[low, high], "PAIR_MASK", transcript, zero, u64(low), u64(high)), m)
 
-    frames = [part for place, frame in asked["directory", 0][2] for part in (u64(place), frame)]
+    frames = [part for index, frame in asked["directory", 0][2] for part in (u64(index), frame)]
     directory = digest("DIRECTORY", *frames)
     secret_of_all = digest("TAG_SECRETS", *(tag_secrets[i] for i in everyone))
     context = (transcript, directory, zero, b"".join(map(u64, everyone)))

@@ -58,7 +58,7 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
     advertised = framed(
         messages.Advertise(bytes(suite.public_key_bytes), (bytes(suite.public_key_bytes),) * rounds, DIGEST)
     )
-    bundles = tuple(bundle(suite, rounds, place) for place in neighbours)
+    bundles = tuple(bundle(suite, rounds, index) for index in neighbours)
     server._round, server._next_round = server_round(rounds - 1), rounds
     statement = messages.Statement(DIGEST, bytes(40), DIGEST, SIGNATURE)
     answers: dict[ServerState, Message | bytes] = {
@@ -69,7 +69,7 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
         ServerState.CONSENTING: messages.Consent(rounds - 1, statement),
         ServerState.ANSWERING: messages.Verdict(rounds - 1, DIGEST, DIGEST),
         ServerState.UNMASKING: messages.Reveal(
-            rounds - 1, tuple((place, bytes(SHARE_BYTES)) for place in (*neighbours, LAST))
+            rounds - 1, tuple((index, bytes(SHARE_BYTES)) for index in (*neighbours, LAST))
         ),
     }
     for server.state, answer in answers.items():
@@ -77,11 +77,11 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
         assert size <= server._largest_frame(0) < 2 * size + 500, server.state
     questions = [
         parameters,
-        messages.Directory(DIGEST, tuple((place, advertised) for place in (*neighbours, LAST))),
-        messages.Delivery(DIGEST, tuple((place, bundle(suite, rounds, LAST)) for place in neighbours)),
+        messages.Directory(DIGEST, tuple((index, advertised) for index in (*neighbours, LAST))),
+        messages.Delivery(DIGEST, tuple((index, bundle(suite, rounds, LAST)) for index in neighbours)),
         messages.SumRequest(DIGEST, rounds - 1, tuple(everybody)),
         messages.Survivors(DIGEST, rounds - 1, tuple(everybody)),
-        messages.Consents(DIGEST, rounds - 1, tuple((place, statement) for place in everybody)),
+        messages.Consents(DIGEST, rounds - 1, tuple((index, statement) for index in everybody)),
         messages.Answer(DIGEST, rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
     ]
     assert max(len(encode(message)) for message in questions) <= BIG.client(0)._largest_message
@@ -109,7 +109,7 @@ def test_of_encrypted_sums(backend: str, holders: int, members: int, lengths: tu
     plan = [SumPlan(f"{number} {name}"[:64], length, 100.0, 10) for number, length in enumerate(lengths)]
     agreement = Agreement.propose(here.encryption, here.roster, here.keepers, plan)
     lattice, last = LATTICES[agreement.lattice], len(plan) - 1
-    everybody, places = tuple(range(members)), range(members, members + holders)
+    everybody, indices = tuple(range(members)), range(members, members + holders)
     sums, key = memoryview(bytes(lattice.ciphertext_bytes(max(lengths)))), bytes(lattice.public_key_bytes)
     tags = homomorphic.Tags(
         (tuple(prime - 1 for prime in lattice.primes for _ in range(2)),) * holders, DIGEST
@@ -120,8 +120,8 @@ def test_of_encrypted_sums(backend: str, holders: int, members: int, lengths: tu
     check = homomorphic.Check(DIGEST, offer, (challenge,) * holders)
     to_holder = [
         agreement,
-        homomorphic.KeyCommitments(DIGEST, tuple((place, framed(commitment)) for place in places)),
-        homomorphic.KeyShares(DIGEST, tuple((place, key) for place in places)),
+        homomorphic.KeyCommitments(DIGEST, tuple((index, framed(commitment)) for index in indices)),
+        homomorphic.KeyShares(DIGEST, tuple((index, key) for index in indices)),
         offer,
         homomorphic.Opening(DIGEST, encode(check), tuple((who, framed(tags)) for who in everybody), sums),
     ]

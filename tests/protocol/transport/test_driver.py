@@ -86,7 +86,7 @@ def exchange(clock: Clock, carry: Carry | None = None) -> tuple[Exchange, Stub, 
     holders = {2: Stub(clock, 40, b"opened")}
     link = Remote(carry) if carry else Local(clients, holders, None)
     steps: Any = server  # of which an Exchange uses only `receive` and `state`
-    return Exchange(steps, link, watched.append, places=(2,)), server, watched
+    return Exchange(steps, link, watched.append, indices=(2,)), server, watched
 
 
 def step(clock: Clock, server: Stub) -> Outbox:
@@ -179,8 +179,8 @@ def test_a_masked_session_with_logs_goes_through_them() -> None:
     recorded = (
         RecordedServer(session.server, logs["server"], Agreed(session.parameters, here.roster)),
         {
-            place: RecordedClient(client, logs[place], here.roster, here.plan, here.policy)
-            for place, client in session.clients.items()
+            index: RecordedClient(client, logs[index], here.roster, here.plan, here.policy)
+            for index, client in session.clients.items()
         },
     )
     cohort = Cohort(session.server, session.clients, recorded=recorded)
@@ -197,11 +197,11 @@ def test_an_encrypted_session_with_logs_goes_through_them() -> None:
     session = here.session()
     logs: dict[int | str, Any] = {who: Log() for who in (*range(6), "server")}
 
-    def known(place: int) -> tuple[Any, ...]:
-        return logs[place], here.roster, session.plan, here.policy, here.keepers
+    def known(index: int) -> tuple[Any, ...]:
+        return logs[index], here.roster, session.plan, here.policy, here.keepers
 
-    clients = {place: RecordedClient(one, *known(place)) for place, one in session.clients.items()}
-    holders = {place: RecordedParty(one, *known(place)) for place, one in session.holders.items()}
+    clients = {index: RecordedClient(one, *known(index)) for index, one in session.clients.items()}
+    holders = {index: RecordedParty(one, *known(index)) for index, one in session.holders.items()}
     agreed = Agreed(session.agreement, here.roster, here.keepers)
     steps = RecordedServer(session.server, logs["server"], agreed)
     cohort = EncryptedCohort(

@@ -123,13 +123,13 @@ def test_few_rows_are_read_from_a_plain_upload_and_none_from_a_masked_one(digits
     clients = draw(digits, [5] * 4, rng)
     vectors = statistic.vectors(clients)
     for design, right in ((designs.PLAIN, 5), (designs.OURS, 0)):
-        for place, vector in design.read(vectors, statistic).items():
+        for index, vector in design.read(vectors, statistic).items():
             gram, cross, _ = statistic.parts(vector)
             rows = reconstruct.few_rows(gram, cross, clients.known, rng)
             exact = {tuple(clients.known.plausible(row)) for row in rows} & {
-                tuple(x) for x in clients.X[place]
+                tuple(x) for x in clients.X[index]
             }
-            assert len(exact) == right, (design.name, place)
+            assert len(exact) == right, (design.name, index)
 
 
 def test_a_row_that_alone_has_a_feature_is_read_from_the_opened_sum() -> None:

@@ -194,10 +194,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_leaves_no_figures_and_page_of_an_earlier_one(tmp_path: Path) -> None:
-    places = {"--json": tmp_path / "run.json", "--html": tmp_path / "run.html"}
-    options = [str(word) for pair in places.items() for word in pair]
+    indices = {"--json": tmp_path / "run.json", "--html": tmp_path / "run.html"}
+    options = [str(word) for pair in indices.items() for word in pair]
     assert run("run", *options)[0] == 0
-    before = {path: path.read_bytes() for path in places.values()}
+    before = {path: path.read_bytes() for path in indices.values()}
     assert run("run", *options, "--dropout", "0.5")[0] == 1
     for path, data in before.items():
         assert not path.exists()

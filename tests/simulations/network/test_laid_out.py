@@ -34,7 +34,7 @@ def test_every_row_comes_back_at_its_site_to_the_bit(tmp_path: Path) -> None:
     for part, folder in zip(PARTS, made.clients, strict=True):
         X, y, _, name = Folder(folder).data(study)
         assert np.array_equal(X, HEART.X[part.train])
-        assert y.tolist() == [HEART.classes[place] for place in HEART.y[part.train]]
+        assert y.tolist() == [HEART.classes[index] for index in HEART.y[part.train]]
         assert name == "heart"
 
 

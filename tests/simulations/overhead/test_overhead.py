@@ -148,7 +148,7 @@ def test_a_session_of_every_backend(backend: str) -> None:
 
 
 def test_the_worst_client_and_the_median_one() -> None:
-    clients = {place: {"a": Cost(place, 1, 10 - place), "b": Cost(1, place)} for place in (1, 2, 6)}
+    clients = {index: {"a": Cost(index, 1, 10 - index), "b": Cost(1, index)} for index in (1, 2, 6)}
     found = summary(clients, {})
     assert found[CLIENT] == {ALL_PHASES: Cost(3, 3, 8), "a": Cost(2, 1, 8), "b": Cost(1, 2)}
     assert found[WORST] == {ALL_PHASES: Cost(7, 7, 9), "a": Cost(6, 1, 9), "b": Cost(1, 6)}
@@ -156,10 +156,10 @@ def test_the_worst_client_and_the_median_one() -> None:
 
 def _right(cell: Cell) -> Aggregate:
     code = FixedPoint(20, 2**20, cell.clients, 5)
-    survivors = [place for place in range(cell.clients) if place not in cell.silent]
-    units = sum(code.encode(vector(cell, place)).view(np.int64) for place in survivors)
+    survivors = [index for index in range(cell.clients) if index not in cell.silent]
+    units = sum(code.encode(vector(cell, index)).view(np.int64) for index in survivors)
     assert isinstance(units, np.ndarray)
-    names = tuple(cell.names()[place] for place in survivors)
+    names = tuple(cell.names()[index] for index in survivors)
     return Aggregate(names, code.entry_error(4), cell.values, np.ldexp(units.astype(float), -20), units, code)
 
 

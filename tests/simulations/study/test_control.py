@@ -56,8 +56,8 @@ def test_numbers_become_numbers_of_other_rows_or_missing(heart: Dataset) -> None
     for part in held.parts:
         before, after = heart.X[part.train], held.data.X[part.train]
         for measure in heart.layout.measures:
-            for place in measure.terms:
-                assert set(after[:, place].tolist()) <= {*before[:, place].tolist(), 0.0}
+            for index in measure.terms:
+                assert set(after[:, index].tolist()) <= {*before[:, index].tolist(), 0.0}
             flags = 0 if measure.flag is None else before[:, measure.flag] != after[:, measure.flag]
             drawn_in = (before[:, measure.terms] != after[:, measure.terms]).any(axis=1) & (flags == 0)
             assert drawn_in.mean() < 0.1
@@ -108,8 +108,8 @@ def test_what_cannot_be_controlled_is_refused(heart: Dataset) -> None:
 
 def test_an_approximate_sum_is_told_which_columns_are_0_or_1(heart: Dataset) -> None:
     """Else a level that all sites merge is a constant column that CKKS cannot tell from one that varies."""
-    places = indicators(heart.codebook, Backend.CKKS)
+    indices = indicators(heart.codebook, Backend.CKKS)
     whole = np.isin(heart.X, (0, 1)).all(axis=0)
-    assert places
-    assert set(places) <= set(np.flatnonzero(whole).tolist())
+    assert indices
+    assert set(indices) <= set(np.flatnonzero(whole).tolist())
     assert indicators(heart.codebook, Backend.MASK) == indicators(None, Backend.CKKS) == ()
