@@ -68,7 +68,7 @@ class Noise:
             numbers += [block.length, block.deviation.numerator, block.deviation.denominator]
         return digest(Label.NOISE, *(str(number).encode() for number in numbers))
 
-    def draw(self, code: FixedPoint) -> npt.NDArray[np.int64]:
+    def draw(self, encoding: FixedPoint) -> npt.NDArray[np.int64]:
         """Draw fresh noise in units of the encoding, from the operating system's random bits.
 
         Raises `CryptoError` if a deviation is below 8 units or a draw exceeds the reach. Such a draw is neither clipped
@@ -76,7 +76,7 @@ class Noise:
         """
         parts = []
         for block in self.blocks:
-            deviation = block.deviation * Fraction(2) ** code.fraction_bits
+            deviation = block.deviation * Fraction(2) ** encoding.fraction_bits
             if not deviation:
                 parts.append(np.zeros(block.length, np.int64))
                 continue
@@ -91,18 +91,20 @@ class Noise:
             parts.append(part)
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def add(self, values: npt.NDArray[np.float64], bound: float, code: FixedPoint) -> npt.NDArray[np.uint64]:
+    def add(
+        self, values: npt.NDArray[np.float64], bound: float, encoding: FixedPoint
+    ) -> npt.NDArray[np.uint64]:
         """Encode `values`, none of which exceeds `bound`, and add noise, mod 2⁶⁴: what a client uploads.
 
-        code: made for `bound` + `reserve`. Raises `CryptoError` for values that exceed the bound or are not finite, an
+        encoding: made for `bound` + `reserve`. Raises `CryptoError` for values that exceed the bound or are not finite, an
         encoding without room for the noise, a wrong length, and like `draw`. The text reveals no value.
         """
         if len(values) != self.length:
             raise CryptoError(f"expected {self.length} values, got {len(values)}")
-        one = Fraction(2) ** code.fraction_bits
+        one = Fraction(2) ** encoding.fraction_bits
         most = ceil(Fraction(bound) * one)
-        if most + floor(self.reserve * one) > code.magnitude:
+        if most + floor(self.reserve * one) > encoding.magnitude:
             raise CryptoError(
-                f"expected an encoding with room for values up to {bound:g} and their noise, got {code}"
+                f"expected an encoding with room for values up to {bound:g} and their noise, got {encoding}"
             )
-        return replace(code, magnitude=most).encode(values) + self.draw(code).view(np.uint64)
+        return replace(encoding, magnitude=most).encode(values) + self.draw(encoding).view(np.uint64)

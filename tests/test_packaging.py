@@ -133,9 +133,9 @@ def test_flower_is_known_in_few_places_and_its_app_ships_no_code_of_its_own() ->
     assert apps <= knows
     assert {path.parent for path in knows - apps} == {ROOT / "protocol/transport/flower"}
     for path in (ROOT / "apps").rglob("*.py"):
-        code = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.Expr)]
+        encoding = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.Expr)]
         assert imported(path) <= {"secure_afl"}
-        assert [type(node) for node in code] in ([], [ast.ImportFrom, ast.Assign]), path
+        assert [type(node) for node in encoding] in ([], [ast.ImportFrom, ast.Assign]), path
 
 
 def imported(path: Path) -> set[str]:

@@ -53,9 +53,9 @@ def choose(
 
 
 def _code(demand: Demand, summands: int, lattice: Lattice) -> FixedPoint:
-    code = FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=lattice.room)
+    encoding = FixedPoint.fit(demand.bound, summands, demand.fraction_bits, room=lattice.room)
     # Words travel in full: a sum is checked as a whole.
-    return replace(code, width=8)
+    return replace(encoding, width=8)
 
 
 def noise(lattice: Lattice, summands: int, holders: int = 1) -> float:

@@ -53,17 +53,17 @@ def choose(demands: Sequence[Demand], summands: int) -> tuple[Lattice, list[Fixe
     if all(demand.error == inf for demand in demands):
         return SETS[-1], [fit(demand, summands, SETS[-1]) for demand in demands]
     for lattice in SETS:
-        codes = [fit(demand, summands, lattice) for demand in demands]
+        encodings = [fit(demand, summands, lattice) for demand in demands]
         decryptions = sum(lattice.count(demand.length) for demand in demands)
-        for demand, code in zip(demands, codes, strict=True):
-            error = entry_error(lattice, code, summands, decryptions)
+        for demand, encoding in zip(demands, encodings, strict=True):
+            error = entry_error(lattice, encoding, summands, decryptions)
             if error > demand.error:
                 refused = (
                     f"{lattice.name} guarantees an error of {error:.2g}, but {demand.error:.2g} was requested"
                 )
                 break
         else:
-            return lattice, codes
+            return lattice, encodings
     raise CryptoError(f"{refused}: agree on a smaller bound, or accept a larger error")
 
 
@@ -98,7 +98,7 @@ def noise(lattice: Lattice, summands: int) -> float:
     return 2 * part * (1 + secret) + fresh + summands * degree / 2
 
 
-def deviation(lattice: Lattice, code: FixedPoint, summands: int, decryptions: int) -> float:
+def deviation(lattice: Lattice, encoding: FixedPoint, summands: int, decryptions: int) -> float:
     """σ of the flooding noise on each entry of a sum: √(12·decryptions)·2^(s/2)·‖noise of one ciphertext‖₂.
 
     decryptions: number of ciphertexts decrypted in the whole session. The norm is over a ciphertext's slots:
@@ -107,10 +107,10 @@ def deviation(lattice: Lattice, code: FixedPoint, summands: int, decryptions: in
     """
     norm = 2 * lattice.degree**1.5 * sqrt(summands / 24) + sqrt(lattice.slots) * summands / 2
     units: float = sqrt(12 * decryptions) * 2.0 ** (FLOODING_BITS / 2) * norm
-    return units * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    return units * 2.0 ** (-lattice.scale_bits - encoding.fraction_bits)
 
 
-def entry_error(lattice: Lattice, code: FixedPoint, summands: int, decryptions: int) -> float:
+def entry_error(lattice: Lattice, encoding: FixedPoint, summands: int, decryptions: int) -> float:
     """Bound on |released − exact sum| of 2²⁰ entries; it fails with probability 2⁻³⁸ at most.
 
     It adds the scheme's noise, the flooding, the grid, and the error of SEAL's float64 transforms of the clients'
@@ -118,23 +118,25 @@ def entry_error(lattice: Lattice, code: FixedPoint, summands: int, decryptions: 
     the tests found (`tests/crypto/lattice/test_ckks.py`).
     """
     rounded = lattice.degree / 2  # worst case of rounding the flooding noise to integers
-    scheme = (noise(lattice, summands) + rounded) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
-    sigma = deviation(lattice, code, summands, decryptions)
-    largest = summands * code.magnitude * 2.0**-code.fraction_bits
+    scheme = (noise(lattice, summands) + rounded) * 2.0 ** (-lattice.scale_bits - encoding.fraction_bits)
+    sigma = deviation(lattice, encoding, summands, decryptions)
+    largest = summands * encoding.magnitude * 2.0**-encoding.fraction_bits
     return scheme + (_TAILS + 1 / 16) * sigma + 2 * _TRANSFORM * largest
 
 
 def encrypt(
-    lattice: Lattice, public_key: bytes, values: npt.NDArray[np.float64], code: FixedPoint
+    lattice: Lattice, public_key: bytes, values: npt.NDArray[np.float64], encoding: FixedPoint
 ) -> Residues:
     """Encrypt real values within the encoding's bound. Raises `CryptoError` like `FixedPoint.encode`."""
     from secure_afl.crypto.lattice import seal  # loads TenSEAL; a server does not need it
 
-    code.encode(values)  # refuses values that are not finite or exceed the bound
-    return seal.encrypt(lattice, public_key, np.ldexp(values, code.fraction_bits))
+    encoding.encode(values)  # refuses values that are not finite or exceed the bound
+    return seal.encrypt(lattice, public_key, np.ldexp(values, encoding.fraction_bits))
 
 
-def flood(total: Residues, lattice: Lattice, code: FixedPoint, summands: int, decryptions: int) -> Residues:
+def flood(
+    total: Residues, lattice: Lattice, encoding: FixedPoint, summands: int, decryptions: int
+) -> Residues:
     """Add Gaussian noise of `deviation` to a sum of ciphertexts, before it is decrypted.
 
     The noise is added to the integers of the encrypted polynomial, so every later step processes only values that the
@@ -144,7 +146,7 @@ def flood(total: Residues, lattice: Lattice, code: FixedPoint, summands: int, de
     Raises `CryptoError` if the modulus has no room for it.
     """
     sigma: float = np.ldexp(
-        deviation(lattice, code, summands, decryptions), code.fraction_bits + lattice.scale_bits
+        deviation(lattice, encoding, summands, decryptions), encoding.fraction_bits + lattice.scale_bits
     ) * sqrt(2 / lattice.degree)  # per coefficient; a slot's real part adds N with weights of norm² N/2
     left = lattice.modulus // 2 - (lattice.room << lattice.scale_bits)
     if _TAILS * sigma + noise(lattice, summands) > min(left, 2**62):
@@ -159,23 +161,25 @@ def flood(total: Residues, lattice: Lattice, code: FixedPoint, summands: int, de
 
 
 def released(
-    slots: npt.NDArray[np.float64], lattice: Lattice, code: FixedPoint, summands: int, decryptions: int
+    slots: npt.NDArray[np.float64], lattice: Lattice, encoding: FixedPoint, summands: int, decryptions: int
 ) -> npt.NDArray[np.float64]:
     """Round the decryption of a flooded sum for release, to a grid with spacing a power of two of at most σ/8.
 
     slots: in units of the encoding. Raises `CryptoError` if an entry exceeds what clients within the bound can
     contribute: the sum was altered or encrypted under another key.
     """
-    sigma = deviation(lattice, code, summands, decryptions)
-    limit = summands * code.magnitude * (1 + 2.0**-30) + noise(lattice, summands) * 2.0**-lattice.scale_bits
-    limit += _TAILS * float(np.ldexp(sigma, code.fraction_bits))
+    sigma = deviation(lattice, encoding, summands, decryptions)
+    limit = (
+        summands * encoding.magnitude * (1 + 2.0**-30) + noise(lattice, summands) * 2.0**-lattice.scale_bits
+    )
+    limit += _TAILS * float(np.ldexp(sigma, encoding.fraction_bits))
     if len(slots) and not float(np.abs(slots).max()) <= limit:
         raise CryptoError(
             f"the sum of {summands} clients has an entry over {limit:g} units, which clients that keep to the "
             "agreed bound cannot reach: a client is faulty, a message was altered, or the key is wrong"
         )
     grid = 2.0 ** floor(log2(sigma / 8))
-    return np.asarray(np.rint(np.ldexp(slots, -code.fraction_bits) / grid) * grid)
+    return np.asarray(np.rint(np.ldexp(slots, -encoding.fraction_bits) / grid) * grid)
 
 
 def gaussian(count: int) -> npt.NDArray[np.float64]:

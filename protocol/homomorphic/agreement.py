@@ -87,12 +87,12 @@ class Encryption:
                 raise LocalProtocolError(
                     f"{noisy[0]!r} has noise for differential privacy, which needs exact sums: use mask, bfv or bfv+mask"
                 )
-            lattice, codes = ckks.choose(
+            lattice, encodings = ckks.choose(
                 [ckks.Demand(one.length, one.bound, one.error) for one in plan], members
             )
         else:
             sets = bfv.SETS if holders == 1 else bfv.JOINT_SETS
-            lattice, codes = bfv.choose(
+            lattice, encodings = bfv.choose(
                 [bfv.Demand(one.largest, one.fraction_bits) for one in plan], members, sets
             )
             if holders > 1:
@@ -102,13 +102,13 @@ class Encryption:
             RoundSpec(
                 one.statistic,
                 one.length,
-                code.fraction_bits,
-                code.magnitude,
-                code.width,
+                encoding.fraction_bits,
+                encoding.magnitude,
+                encoding.width,
                 modulus,
                 one.noise_digest,
             )
-            for one, code in zip(plan, codes, strict=True)
+            for one, encoding in zip(plan, encodings, strict=True)
         )
 
 
@@ -151,7 +151,7 @@ class Agreement(Message, frozen=True, tag="agreement"):
             if spec.modulus != (LATTICES[self.lattice].plain_modulus if self.masks else 0):
                 raise WireError(f"{spec.statistic}: the masks of this sum are not those of the session")
             try:
-                magnitude = spec.code(len(self.cohort)).magnitude
+                magnitude = spec.encoding(len(self.cohort)).magnitude
             except CryptoError as error:
                 raise WireError(f"{spec.statistic}: {error}") from None
             if len(self.cohort) * magnitude > LATTICES[self.lattice].room:
@@ -180,10 +180,10 @@ class Agreement(Message, frozen=True, tag="agreement"):
 
         members: number in the roster. The bound is proven for BFV; for CKKS see `ckks.entry_error`.
         """
-        lattice, code = LATTICES[self.lattice], self.rounds[number].code(members)
+        lattice, encoding = LATTICES[self.lattice], self.rounds[number].encoding(members)
         if not lattice.plain_modulus:
-            return ckks.entry_error(lattice, code, contributors, self.decryptions)
-        return 0.0 if plan.exact else code.entry_error(contributors)
+            return ckks.entry_error(lattice, encoding, contributors, self.decryptions)
+        return 0.0 if plan.exact else encoding.entry_error(contributors)
 
     @classmethod
     def propose(

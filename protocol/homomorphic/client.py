@@ -237,8 +237,8 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         spec = wanted.spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
-        code = spec.code(len(self._roster.members))
-        units = self._plan[wanted.round].encode(values, code)  # raises for values out of bounds
+        encoding = spec.encoding(len(self._roster.members))
+        units = self._plan[wanted.round].encode(values, encoding)  # raises for values out of bounds
         try:
             self._ledger.use(
                 data_set,
@@ -254,7 +254,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
             frame = self._encrypted(words, name)
             self._memory.words = words.astype("<u8").tobytes()
             return frame
-        return self._upload(ckks.encrypt(self._lattice, self._memory.key, values, code), name)
+        return self._upload(ckks.encrypt(self._lattice, self._memory.key, values, encoding), name)
 
     def _encrypted(self, words: npt.NDArray[np.uint64], data_set: bytes) -> bytes:
         return self._upload(bfv.encrypt(self._lattice, self._memory.key, words), data_set)

@@ -288,7 +288,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
 
     def _released(self, offer: Offer, total: Residues) -> bytes:
         spec, summands = self._spec(offer), len(offer.contributors)
-        code = spec.code(len(self._roster.members))
+        encoding = spec.encoding(len(self._roster.members))
         key = self._held
         if isinstance(key, JointKey):
             return key.part(total, len(self._roster.members))
@@ -297,14 +297,14 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
             if self._encryption.masked:
                 return words.tobytes()
             units = ring.centred(words, self._lattice.plain_modulus).view(np.uint64)
-            values = code.decode_sum(units, summands)
+            values = encoding.decode_sum(units, summands)
             if self._encryption.release is Release.SUM:
                 return words.tobytes()
         else:
             decryptions = self._memory.agreement.decryptions
-            flooded = ckks.flood(total, self._lattice, code, summands, decryptions)
+            flooded = ckks.flood(total, self._lattice, encoding, summands, decryptions)
             slots = key.slots(flooded, spec.length)
-            values = ckks.released(slots, self._lattice, code, summands, decryptions)
+            values = ckks.released(slots, self._lattice, encoding, summands, decryptions)
             if self._encryption.release is Release.SUM:
                 return values.tobytes()
         assert self._solve is not None

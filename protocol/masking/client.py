@@ -135,7 +135,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             )
             raise WireError(
                 f"expected the {len(self._agreed)} sums that were agreed on, got {len(parameters.rounds)}"
-                + (f", with another name, length, bound, noise or code for {differs!r}" if differs else "")
+                + (
+                    f", with another name, length, bound, noise or encoding for {differs!r}"
+                    if differs
+                    else ""
+                )
             )
 
     def _advertise(self, parameters: Parameters) -> bytes:
@@ -341,8 +345,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         spec = self._spec
         if values.shape != (spec.length,):
             raise LocalProtocolError(f"{self.name}: expected {spec.length} values, got shape {values.shape}")
-        code = spec.code(len(self._memory.parameters.cohort))
-        units = self._plan[wanted.round].encode(values, code)
+        encoding = spec.encoding(len(self._memory.parameters.cohort))
+        units = self._plan[wanted.round].encode(values, encoding)
         try:
             self._ledger.use(
                 data_set,

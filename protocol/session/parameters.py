@@ -72,7 +72,7 @@ class RoundSpec(Message, frozen=True, tag="round"):
         """Of the words that vectors are added in, and tags are computed on: 4 or 8."""
         return 8 if self.modulus else np.dtype(ring.words_of(self.width)).itemsize
 
-    def code(self, summands: int) -> FixedPoint:
+    def encoding(self, summands: int) -> FixedPoint:
         """The fixed-point encoding for `summands` clients. Raises `CryptoError` if their sum can overflow."""
         return FixedPoint(self.fraction_bits, self.magnitude, summands, self.width)
 
@@ -103,7 +103,7 @@ class VerifiedSum:
     @property
     def entry_error(self) -> float:
         """Bound on each entry's distance from the exact sum of what was encoded."""
-        return self.spec.code(len(self.survivors)).entry_error(len(self.survivors))
+        return self.spec.encoding(len(self.survivors)).entry_error(len(self.survivors))
 
 
 @dataclass(frozen=True)
@@ -210,12 +210,12 @@ class SumPlan:
         """The digest of the noise for `RoundSpec`."""
         return self.noise.digest if self.noise else b""
 
-    def encode(self, values: npt.NDArray[np.float64], code: FixedPoint) -> npt.NDArray[np.uint64]:
+    def encode(self, values: npt.NDArray[np.float64], encoding: FixedPoint) -> npt.NDArray[np.uint64]:
         """Encode `values` for upload, before masking or encryption, with fresh noise at each call.
 
         Raises `CryptoError` for a value that is not finite or exceeds the bound, and like `Noise.draw`.
         """
-        return self.noise.add(values, self.bound, code) if self.noise else code.encode(values)
+        return self.noise.add(values, self.bound, encoding) if self.noise else encoding.encode(values)
 
     def spec(self, roster: int) -> RoundSpec:
         """The round that a server must propose to a roster of this size.
@@ -223,13 +223,13 @@ class SumPlan:
         It depends only on what was agreed, so no choice of the server (a cohort, a bound) can make a client's answer
         reveal its data. Raises `CryptoError` if 8-byte words cannot hold the sum.
         """
-        code = FixedPoint.fit(self.largest, roster, self.fraction_bits)
+        encoding = FixedPoint.fit(self.largest, roster, self.fraction_bits)
         return RoundSpec(
             self.statistic,
             self.length,
-            code.fraction_bits,
-            code.magnitude,
-            code.width,
+            encoding.fraction_bits,
+            encoding.magnitude,
+            encoding.width,
             noise=self.noise_digest,
         )
 
@@ -308,7 +308,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
             if spec.modulus != self.rounds[0].modulus:
                 raise WireError("expected the same mask modulus in all rounds, got different ones")
             try:
-                magnitude = spec.code(n).magnitude
+                magnitude = spec.encoding(n).magnitude
             except CryptoError as error:
                 raise WireError(f"{spec.statistic}: {error}") from None
             if spec.modulus and n * magnitude > spec.modulus // 2:

@@ -253,7 +253,7 @@ def client_noise(
     clients: members of the roster; survivors: the fewest that each sum must include (`SumPlan.survivors`);
     colluders: how many of them may know or leave out their noise: those in league with the server, and one more if
     a client is itself curious. The noise of the others, survivors − colluders, is enough for (ε, δ).
-    fraction_bits: the fewest of the fixed-point code. target_norm, waves: see `sensitivity`.
+    fraction_bits: the fewest of the fixed-point encoding. target_norm, waves: see `sensitivity`.
 
     Raises DataError unless 0 ≤ colluders < survivors ≤ clients.
     """

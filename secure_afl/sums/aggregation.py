@@ -67,12 +67,12 @@ class Outcome:
 class Aggregate(Outcome):
     """A sum over survivors.
 
-    total: float64 (length,). units: the same sum in int64 fixed-point units of `code`; None for a sum of floats.
+    total: float64 (length,). units: the same sum in int64 fixed-point units of `encoding`; None for a sum of floats.
     """
 
     total: npt.NDArray[np.float64]
     units: npt.NDArray[np.int64] | None = None
-    code: FixedPoint | None = None
+    encoding: FixedPoint | None = None
 
 
 class Aggregator(Protocol):
@@ -424,14 +424,14 @@ class MaskedAggregator(MaskedSums, LocalSums):
 
 def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:
     """Decode an opened sum of fixed-point units. Raises `CryptoError` if honest clients cannot have made it."""
-    code = spec.code(len(roster.members))
+    encoding = spec.encoding(len(roster.members))
     return Aggregate(
         survivors=tuple(roster.name(index) for index in result.survivors),
-        entry_error=0.0 if plan.exact else code.entry_error(len(result.survivors)),
+        entry_error=0.0 if plan.exact else encoding.entry_error(len(result.survivors)),
         length=spec.length,
-        total=code.decode_sum(result.values, len(result.survivors)),
-        units=ring.signed(result.values, code.width),
-        code=code,
+        total=encoding.decode_sum(result.values, len(result.survivors)),
+        units=ring.signed(result.values, encoding.width),
+        encoding=encoding,
     )
 
 

@@ -391,9 +391,9 @@ class Bench:
         return outcome
 
     def _judge_units(self, outcome: Aggregate, numbers: Sequence[Vector], what: str) -> None:
-        if outcome.units is None or outcome.code is None:
+        if outcome.units is None or outcome.encoding is None:
             return
-        bits = outcome.code.fraction_bits
+        bits = outcome.encoding.fraction_bits
         columns = zip(*(np.rint(np.ldexp(one, bits)).tolist() for one in numbers), strict=True)
         if outcome.units.tolist() != [sum(map(int, column)) for column in columns]:
             _fail(f"{what} in units is not the sum of the survivors' units")

@@ -192,8 +192,8 @@ class Session:
 
     def units(self, number: int, index: int) -> npt.NDArray[np.int64]:
         """The fixed-point integers of one client's vector."""
-        code = self.parameters.rounds[number].code(len(self.cohort))
-        return code.encode(self.vectors[number, index]).view(np.int64)
+        encoding = self.parameters.rounds[number].encoding(len(self.cohort))
+        return encoding.encode(self.vectors[number, index]).view(np.int64)
 
 
 class SecureSumMachine(RuleBasedStateMachine):

@@ -42,11 +42,11 @@ def plain(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
 def one_key(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """CKKS with one secret key for all clients; one client decrypts the first client's upload for the server."""
     demand = ckks.Demand(statistic.plan.length, statistic.plan.bound)
-    lattice, (code,) = ckks.choose([demand], len(vectors))
+    lattice, (encoding,) = ckks.choose([demand], len(vectors))
     everybodys = seal.SecretKey(lattice)
-    upload = ckks.encrypt(lattice, everybodys.public_key, vectors[0], code)
+    upload = ckks.encrypt(lattice, everybodys.public_key, vectors[0], encoding)
     slots, _ = everybodys.decrypt(upload, statistic.plan.length)
-    return {0: np.ldexp(slots, -code.fraction_bits)}
+    return {0: np.ldexp(slots, -encoding.fraction_bits)}
 
 
 def _contributions(names: list[str], vectors: Sequence[Floats]) -> dict[str, tuple[Floats, str]]:
@@ -61,8 +61,10 @@ def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]
     aggregator.open(names, [statistic.plan])
     aggregator.sum(0, _contributions(names, vectors))
     spec = aggregator.cohort.server.parameters.rounds[0]
-    code = spec.code(len(names))
-    return {index: decoded(tap.words(index, spec.length, spec.width), code) for index in range(len(names))}
+    encoding = spec.encoding(len(names))
+    return {
+        index: decoded(tap.words(index, spec.length, spec.width), encoding) for index in range(len(names))
+    }
 
 
 def opened_sum(vectors: Sequence[Floats], statistic: Statistic) -> Floats:

@@ -54,6 +54,6 @@ class Tap(PerfectNetwork):
         return lattice.unpack(upload.payload, length)
 
 
-def decoded(words: ring.Words, code: FixedPoint) -> Floats:
+def decoded(words: ring.Words, encoding: FixedPoint) -> Floats:
     """Decode words as one client's vector, whatever they contain."""
-    return np.ldexp(ring.signed(words, code.width).astype(np.float64), -code.fraction_bits)
+    return np.ldexp(ring.signed(words, encoding.width).astype(np.float64), -encoding.fraction_bits)

@@ -135,7 +135,7 @@ def _clients(pipe: Connection, size: Scale) -> None:
     roster = Roster(tuple(Member(f"client-{index}", one.verify_key) for index, one in enumerate(identities)))
     pipe.send([member.verify_key for member in roster.members])
     clients = [MaskingClient(one, roster, size.plan, size.policy, Ledger()) for one in identities]
-    code = size.plan[0].spec(size.clients).code(size.clients)
+    encoding = size.plan[0].spec(size.clients).encoding(size.clients)
     draws, total = np.random.default_rng(0), np.zeros(size.length, np.int64)
     while (batch := pipe.recv()) is not None:
         answers, spent = [], 0.0
@@ -149,7 +149,7 @@ def _clients(pipe: Connection, size: Scale) -> None:
                 answer = clients[index].contribute(answer, values, "rows")
                 spent += time.process_time() - started
                 if index not in size.gone:
-                    total += ring.signed(code.encode(values), 8)
+                    total += ring.signed(encoding.encode(values), 8)
             answers.append((index, answer))
         pipe.send((answers, spent))
     pipe.send((total, _resident()))

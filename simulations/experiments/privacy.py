@@ -150,11 +150,11 @@ class _Sums:
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         plan, clients = self._plan, len(contributions)
         noisy = clients if self._trust.everybody else 1
-        code = plan.spec(clients).code(clients)
+        encoding = plan.spec(clients).encoding(clients)
         words = np.zeros(plan.length, np.uint64)
         for client, (vector, _) in enumerate(contributions.values()):
-            words += (plan if client < noisy else replace(plan, noise=None)).encode(vector, code)
-        return Aggregate(tuple(contributions), 0.0, plan.length, code.decode_sum(words, clients))
+            words += (plan if client < noisy else replace(plan, noise=None)).encode(vector, encoding)
+        return Aggregate(tuple(contributions), 0.0, plan.length, encoding.decode_sum(words, clients))
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)

@@ -157,10 +157,10 @@ class Memory:
 def _check(size: Scale, survivors: tuple[int, ...], opened: npt.NDArray[np.int64]) -> None:
     """Raises `AssertionError` unless this is the plain sum over all clients that did not drop out."""
     stayed = [index for index in range(size.clients) if index not in size.gone]
-    code = size.plan[0].spec(size.clients).code(size.clients)
+    encoding = size.plan[0].spec(size.clients).encoding(size.clients)
     expected = np.zeros(size.length, np.int64)
     for index in stayed:
-        expected += ring.signed(code.encode(values(size, index)), 8)
+        expected += ring.signed(encoding.encode(values(size, index)), 8)
     if list(survivors) != stayed or not np.array_equal(opened, expected):
         raise AssertionError("the sum is not that of the clients that stayed")
 

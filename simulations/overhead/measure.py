@@ -74,10 +74,10 @@ def check(cell: Cell, found: Aggregate) -> None:
     for index in survivors:
         values = vector(cell, index)
         plain += values
-        if found.code is not None:
-            words += found.code.encode(values)
-    if found.code is not None and (
-        found.units is None or not np.array_equal(ring.signed(words, found.code.width), found.units)
+        if found.encoding is not None:
+            words += found.encoding.encode(values)
+    if found.encoding is not None and (
+        found.units is None or not np.array_equal(ring.signed(words, found.encoding.width), found.units)
     ):
         raise WrongSumError(f"the sum is not the sum of the fixed-point vectors: {cell}")
     rounding = len(survivors) ** 2 * 2.0**-52  # of the plain sum itself

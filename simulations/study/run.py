@@ -124,11 +124,11 @@ class Witness:
         self.plain_seconds += time.process_time() - started
         if self._noisy:  # which only the clients know
             return
-        if isinstance(result, Aggregate) and result.units is not None and result.code is not None:
+        if isinstance(result, Aggregate) and result.units is not None and result.encoding is not None:
             words = np.zeros(len(result.units), dtype=np.uint64)
             for name in result.survivors:
-                words += result.code.encode(contributions[name][0])
-            same = bool(np.array_equal(ring.signed(words, result.code.width), result.units))
+                words += result.encoding.encode(contributions[name][0])
+            same = bool(np.array_equal(ring.signed(words, result.encoding.width), result.units))
             self.identical = same and self.identical is not False
 
 

@@ -34,8 +34,8 @@ PUBLIC = Privacy(1.0, 1e-6)
 
 def units(X: Matrix, Y: Matrix, bounds: PublicBounds, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three blocks of a client's integers, as real numbers."""
-    code = FixedPoint(bits, 2**62, 1, 8)
-    packed = code.encode(SufficientStatistics.from_rows(X, Y, bounds).pack()).view(np.int64) * 2.0**-bits
+    encoding = FixedPoint(bits, 2**62, 1, 8)
+    packed = encoding.encode(SufficientStatistics.from_rows(X, Y, bounds).pack()).view(np.int64) * 2.0**-bits
     gram, cross, count = np.split(packed, [bounds.length - 1 - bounds.features * bounds.outputs, -1])
     return gram, cross, count
 
@@ -275,7 +275,7 @@ def test_the_sum_that_the_server_opens_has_the_noise_of_its_survivors() -> None:
     """Two sums over the same data, many entries: their variance is 2·survivors·σ²."""
     bounds = PublicBounds(40, 20, row_norm=1.0, rows=10)
     noise = client_noise(PUBLIC, bounds, clients=6, survivors=4, colluders=1)
-    code = FixedPoint.fit(noise.padded(bounds.magnitude), 6, 32)
+    encoding = FixedPoint.fit(noise.padded(bounds.magnitude), 6, 32)
     rng = np.random.default_rng(0)
     parts = []
     for _ in range(5):
@@ -285,8 +285,8 @@ def test_the_sum_that_the_server_opens_has_the_noise_of_its_survivors() -> None:
     for _ in range(2):
         words = np.zeros(bounds.length, np.uint64)
         for part in parts:
-            words += noise.add(part, bounds.magnitude, code)
-        totals.append(code.decode_sum(words & np.uint64(2 ** (8 * code.width) - 1), 5))
+            words += noise.add(part, bounds.magnitude, encoding)
+        totals.append(encoding.decode_sum(words & np.uint64(2 ** (8 * encoding.width) - 1), 5))
     difference = totals[0] - totals[1]
     start = 0
     for block in noise.blocks[:2]:

@@ -25,42 +25,42 @@ def fitted(bound: float, n: int, f: int) -> FixedPoint | None:
 def test_fit_gives_the_narrowest_width_that_cannot_overflow_and_fills_it(
     bound: float, n: int, f: int
 ) -> None:
-    code = fitted(bound, n, f)
+    encoding = fitted(bound, n, f)
     units = max(1, -(-Fraction(bound) * Fraction(2) ** f // 1))
-    if code is None:
+    if encoding is None:
         assert n * units >= 2**63
         return
-    assert code.fraction_bits >= f
-    assert code.magnitude >= Fraction(bound) * Fraction(2) ** code.fraction_bits
-    assert n * code.magnitude < 2 ** (8 * code.width - 1)
-    assert code.width == 4 or n * units >= 2 ** (8 * code.width - 9)
-    if code.fraction_bits < 512:
-        doubled = max(1, -(-Fraction(bound) * Fraction(2) ** (code.fraction_bits + 1) // 1))
-        assert n * doubled >= 2 ** (8 * code.width - 1)
+    assert encoding.fraction_bits >= f
+    assert encoding.magnitude >= Fraction(bound) * Fraction(2) ** encoding.fraction_bits
+    assert n * encoding.magnitude < 2 ** (8 * encoding.width - 1)
+    assert encoding.width == 4 or n * units >= 2 ** (8 * encoding.width - 9)
+    if encoding.fraction_bits < 512:
+        doubled = max(1, -(-Fraction(bound) * Fraction(2) ** (encoding.fraction_bits + 1) // 1))
+        assert n * doubled >= 2 ** (8 * encoding.width - 1)
 
 
 @given(bounds, st.integers(1, 6), bits, st.data())
 def test_a_sum_is_exact_on_integers_and_within_its_error_on_reals(
     bound: float, n: int, f: int, data: st.DataObject
 ) -> None:
-    code = fitted(bound, n, f)
-    if code is None:
+    encoding = fitted(bound, n, f)
+    if encoding is None:
         return
     value = st.floats(-bound, bound)
     columns = data.draw(st.lists(st.lists(value, min_size=n, max_size=n), min_size=1, max_size=5))
     vectors = np.array(columns, dtype=np.float64).T
     total = np.zeros(len(columns), dtype=np.uint64)
     for vector in vectors:
-        ring.add_packed(total, ring.pack(code.encode(vector.copy()), code.width), code.width)
+        ring.add_packed(total, ring.pack(encoding.encode(vector.copy()), encoding.width), encoding.width)
     units = [
-        sum(round(Fraction(x) * Fraction(2) ** code.fraction_bits) for x in column) for column in columns
+        sum(round(Fraction(x) * Fraction(2) ** encoding.fraction_bits) for x in column) for column in columns
     ]
-    assert ring.signed(total, code.width).tolist() == units
-    decoded = code.decode_sum(total, n)
+    assert ring.signed(total, encoding.width).tolist() == units
+    decoded = encoding.decode_sum(total, n)
     for got, column in zip(decoded, columns, strict=True):
         exact = sum(map(Fraction, column))
         rounding = abs(Fraction(float(got))) / 2**53
-        assert abs(Fraction(float(got)) - exact) <= Fraction(code.entry_error(n)) + rounding
+        assert abs(Fraction(float(got)) - exact) <= Fraction(encoding.entry_error(n)) + rounding
 
 
 def test_a_signalling_nan_is_refused_without_a_warning() -> None:
@@ -71,30 +71,30 @@ def test_a_signalling_nan_is_refused_without_a_warning() -> None:
 
 @given(st.integers(1, 100), st.integers(0, 30), st.floats(allow_nan=True, allow_infinity=True))
 def test_what_is_over_the_bound_is_refused_and_not_quoted(n: int, f: int, value: float) -> None:
-    code = FixedPoint.fit(1000.0, n, f)
-    inside = abs(value) <= code.magnitude / 2**code.fraction_bits
+    encoding = FixedPoint.fit(1000.0, n, f)
+    inside = abs(value) <= encoding.magnitude / 2**encoding.fraction_bits
     vector = np.array([1.0, value])
     if inside:
-        code.encode(vector)
+        encoding.encode(vector)
         return
     with pytest.raises(CryptoError) as refused:
-        code.encode(vector)
+        encoding.encode(vector)
     assert "1 of 2 values" in str(refused.value)
     assert repr(value) not in str(refused.value) or not np.isfinite(value)
 
 
 def test_an_impossible_sum_is_noticed() -> None:
-    code = FixedPoint.fit(1.0, 4, 16)
-    three = np.array([3 * code.magnitude], dtype=np.uint64)
-    assert code.decode_sum(three, 3)
+    encoding = FixedPoint.fit(1.0, 4, 16)
+    three = np.array([3 * encoding.magnitude], dtype=np.uint64)
+    assert encoding.decode_sum(three, 3)
     negative = (-three.view(np.int64)).view(np.uint64)
-    assert code.decode_sum(negative, 3) == -code.decode_sum(three, 3)
+    assert encoding.decode_sum(negative, 3) == -encoding.decode_sum(three, 3)
     with pytest.raises(CryptoError, match="a client is faulty"):
-        code.decode_sum(negative - np.uint64(1), 3)
+        encoding.decode_sum(negative - np.uint64(1), 3)
     with pytest.raises(CryptoError, match="a client is faulty"):
-        code.decode_sum(three + np.uint64(1), 3)
+        encoding.decode_sum(three + np.uint64(1), 3)
     with pytest.raises(CryptoError, match="summands"):
-        code.decode_sum(three, 5)
+        encoding.decode_sum(three, 5)
 
 
 @pytest.mark.parametrize(
@@ -129,30 +129,30 @@ def test_only_float64_vectors_are_encoded(vector: np.ndarray) -> None:
 
 
 def test_the_error_of_an_entry_is_of_encoding_and_a_long_sum_is_rounded_to_float64_besides() -> None:
-    code = FixedPoint(0, 2**60, 2, 8)
-    assert code.entry_error(2) == np.nextafter(1.0, 2)
+    encoding = FixedPoint(0, 2**60, 2, 8)
+    assert encoding.entry_error(2) == np.nextafter(1.0, 2)
     units = np.array([2**61 - 2**8 - off for off in range(1, 256)], np.int64)
-    decoded = code.decode_sum(units.view(np.uint64), 2)
+    decoded = encoding.decode_sum(units.view(np.uint64), 2)
     worst = max(abs(Fraction(float(one)) - int(exact)) for one, exact in zip(decoded, units, strict=True))
-    assert code.entry_error(2) < worst <= Fraction(2**61, 2**53)
+    assert encoding.entry_error(2) < worst <= Fraction(2**61, 2**53)
 
 
 @pytest.mark.parametrize("summands", [1, 2, 5])
 def test_the_error_of_an_entry_is_half_a_unit_of_each_summand(summands: int) -> None:
     for bits in (-3, 0, 20):
-        code = FixedPoint(bits, 2**60, 5, 8)
-        assert code.entry_error(summands) == np.nextafter(summands * 2.0 ** -(bits + 1), np.inf)
+        encoding = FixedPoint(bits, 2**60, 5, 8)
+        assert encoding.entry_error(summands) == np.nextafter(summands * 2.0 ** -(bits + 1), np.inf)
 
 
 def test_no_value_wraps_where_integers_of_64_bits_end() -> None:
     most = 2**63 - 2**10  # the largest float64 below 2⁶³
-    code = FixedPoint(0, most, 1, 8)
+    encoding = FixedPoint(0, most, 1, 8)
     inside = [2.0**62, float(most), -(2.0**62), -float(most)]
-    assert code.encode(np.array(inside)).view(np.int64).tolist() == inside
+    assert encoding.encode(np.array(inside)).view(np.int64).tolist() == inside
     for value in (2.0**63, 1.5 * 2**63, 2.0**64, 1.5 * 2**64, 1e300):
         for sign in (-1, 1):
             with pytest.raises(CryptoError, match="1 of 2 values are over the agreed bound"):
-                code.encode(np.array([0.0, sign * value]))
+                encoding.encode(np.array([0.0, sign * value]))
 
 
 def test_bits_left_over_go_to_the_fraction_up_to_the_most_there_are() -> None:

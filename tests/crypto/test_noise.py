@@ -33,24 +33,26 @@ def test_the_sum_of_the_worst_vectors_and_noise_never_overflows(
 ) -> None:
     """The certificate covers the noise: with every entry and every draw at its bound, on one side, the sum is right."""
     noise = Noise((Block(4, Fraction(bound) / 3 + 1),), reach=12)
-    code = FixedPoint.fit(noise.padded(bound), clients, bits)
+    encoding = FixedPoint.fit(noise.padded(bound), clients, bits)
     rng = np.random.default_rng(seed)
     values = bound * rng.choice([-1.0, 1.0, 0.3], size=(clients, 4))
     values[:, 0] = bound
-    extreme = int(noise.reserve * Fraction(2) ** code.fraction_bits)
+    extreme = int(noise.reserve * Fraction(2) ** encoding.fraction_bits)
     draws = np.full(4, extreme, np.int64)
     total = np.zeros(4, np.uint64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(discrete_gaussian, "draw", lambda count, variance: draws)
         for one in values:
-            total += noise.add(one, bound, code)
-    mask = np.uint64(2 ** (8 * code.width) - 1)
+            total += noise.add(one, bound, encoding)
+    mask = np.uint64(2 ** (8 * encoding.width) - 1)
     assert np.array_equal(
-        ring.signed(total & mask, code.width),
-        sum(code.encode(one).view(np.int64) for one in values) + clients * draws,
+        ring.signed(total & mask, encoding.width),
+        sum(encoding.encode(one).view(np.int64) for one in values) + clients * draws,
     )
     np.testing.assert_allclose(
-        code.decode_sum(total & mask, clients), values.sum(axis=0) + clients * float(noise.reserve), rtol=1e-2
+        encoding.decode_sum(total & mask, clients),
+        values.sum(axis=0) + clients * float(noise.reserve),
+        rtol=1e-2,
     )
 
 

@@ -657,15 +657,15 @@ def _is_right(
         return False
     opened = np.frombuffer(words, "<u8").astype(np.uint64)
     proposed: Any = decode(first.masks, PARAMETERS) if first.masks else decode(first.agreement, AGREEMENT)
-    code = proposed.rounds[number].code(CLIENTS)
+    encoding = proposed.rounds[number].encoding(CLIENTS)
     if not first.masks:
         total = ring.centred(opened, LATTICES[proposed.lattice].plain_modulus)
     else:
-        total = ring.signed(opened, 8 if first.agreement else code.width)
+        total = ring.signed(opened, 8 if first.agreement else encoding.width)
     lives = {index: range(one.mortal.life + 1) for index, one in session.remotes.items()}
     for each in product(*(lives.get(index, range(1)) for index in survivors)):
         vectors = [vector(index, number, life) for index, life in zip(survivors, each, strict=True)]
-        units = [ring.signed(code.encode(one), 8).tolist() for one in vectors]
+        units = [ring.signed(encoding.encode(one), 8).tolist() for one in vectors]
         if total.tolist() == [sum(entry) for entry in zip(*units, strict=True)]:
             return True
     return False

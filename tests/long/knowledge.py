@@ -152,7 +152,7 @@ class Adversary:
         result: dict[Opened, bool] = {}
         for s, r, weights in self.opened(facts, seeds):
             spec = model.parameters[s].rounds[r]
-            code = spec.code(model.bounds.clients)
+            encoding = spec.encoding(model.bounds.clients)
             total, truth = (np.zeros(spec.length, np.uint64) for _ in range(2))
             for fact in facts:
                 if fact[:3] != ("upload", s, r) or fact[3] not in dict(weights):
@@ -169,7 +169,7 @@ class Adversary:
                     minus=[key for key, sign in known if sign > 0],
                 )
                 total += weight * words
-                truth += weight * code.encode(model.vectors[fact[3], r])
+                truth += weight * encoding.encode(model.vectors[fact[3], r])
             same = ring.signed(total, spec.width) == ring.signed(truth, spec.width)
             result[s, r, weights] = bool(same.all())
         return result

@@ -55,11 +55,11 @@ def noise_of(model: FederatedRidgeClassifier, data: tuple[Any, Any, Any]) -> tup
     total = np.zeros(plan.length, np.uint64)
     for name in one.survivors:
         (vector,) = model.vectors(X[site == name], y[site == name], name)
-        total += one.code.encode(vector)  # type: ignore[attr-defined]
+        total += one.encoding.encode(vector)  # type: ignore[attr-defined]
     added = one.units - ring.signed(total, 8)  # type: ignore[attr-defined]
     assert plan.noise is not None
     blocks = [np.full(block.length, float(block.deviation)) for block in plan.noise.blocks]
-    unit = 2.0**-one.code.fraction_bits  # type: ignore[attr-defined]
+    unit = 2.0**-one.encoding.fraction_bits  # type: ignore[attr-defined]
     return added.astype(np.float64), np.concatenate(blocks) / unit
 
 
@@ -100,7 +100,7 @@ def test_dropouts_leave_less_noise_and_still_enough() -> None:
     # Seven survive as agreed; one may collude, and one is curious: five are enough.
     bounds = model.bounds(3, 3)
     moved = sensitivity(privacy, bounds, fraction_bits=32, target_norm=1.0)
-    unit = 2.0 ** -model.rounds_[0].code.fraction_bits  # type: ignore[attr-defined]
+    unit = 2.0 ** -model.rounds_[0].encoding.fraction_bits  # type: ignore[attr-defined]
     loss = sum(
         (distance / (deviation[at] * unit)) ** 2 / 5
         for distance, at in ((moved.gram, 0), (moved.cross, 10), (moved.count, 22))
@@ -227,7 +227,7 @@ def test_units_as_fine_as_the_words_allow_have_noise(row_norm: float) -> None:
     (plan,) = model.plan(3, SITES)
     X, y, _ = rows(20)
     (vector,) = model.vectors(row_norm * X, y, "site")
-    plan.encode(vector, plan.spec(SITES).code(SITES))
+    plan.encode(vector, plan.spec(SITES).encoding(SITES))
 
 
 def test_a_site_without_rows_takes_part_too() -> None:
@@ -263,14 +263,14 @@ def measured(weaker: int = 1) -> float:
     # Many sums at once: the same noise on each entry, made by what a client calls.
     blocks = tuple(Block(size * SUMS, one) for size, one in zip(sizes, deviations, strict=True))
     many = replace(plan, length=plan.length * SUMS, noise=replace(plan.noise, blocks=blocks))
-    code = many.spec(clients).code(clients)
+    encoding = many.spec(clients).encoding(clients)
     (more,), (less,) = (model.vectors(np.ones((count, 1)), [0] * count, "site") for count in (1, 0))
     direction = (more - less) / np.repeat(np.array(deviations, float), sizes) ** 2
 
     def log_likelihood_ratios(vector: Floats) -> Floats:
         """Of so many sums over this client's vector and its noise."""
         tiled = [np.tile(part, SUMS) for part in np.split(vector, np.cumsum(sizes)[:-1])]
-        total = code.decode_sum(many.encode(np.concatenate(tiled), code), 1)
+        total = encoding.decode_sum(many.encode(np.concatenate(tiled), encoding), 1)
         parts = np.split(total, np.cumsum(sizes)[:-1] * SUMS)
         sums = np.column_stack([part.reshape(SUMS, -1) for part in parts])
         ratios: Floats = (sums - (more + less) / 2) @ direction

@@ -86,7 +86,7 @@ def entry_error(lattice: Set, code: Code, n: int, decryptions: int) -> float:
 
 
 def released(lattice: Set, code: Code, slots: list[float], n: int, decryptions: int) -> list[float]:
-    """Slots, in units of the code, as values on a grid."""
+    """Slots, in units of the encoding, as values on a grid."""
     sigma, scale = deviation(lattice, code, n, decryptions), 2.0**code.fraction_bits
     limit = n * code.magnitude * (1 + 2.0**-30) + ckks_noise(lattice, n) / 2.0**lattice.scale_bits
     need(all(abs(slot) <= limit + 9.2 * sigma * scale for slot in slots), "a sum that clients can reach")

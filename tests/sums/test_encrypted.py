@@ -179,7 +179,7 @@ def test_exact_encrypted_sums_are_the_same_whoever_opens_them_and_masks_have_mor
             assert isinstance(mine, Aggregate)
             assert isinstance(theirs, Aggregate)
             assert isinstance(fine, Aggregate)
-            assert mine.code == theirs.code
+            assert mine.encoding == theirs.encoding
             assert np.array_equal(mine.units, theirs.units)  # type: ignore[arg-type]
             # 59 bits against 63.
             assert 8 * fine.entry_error < mine.entry_error == theirs.entry_error

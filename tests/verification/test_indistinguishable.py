@@ -44,7 +44,7 @@ class Bare(MaskingClient):
 
     def __init__(self, index: int, cohort: range, modulus: int, own: int, pairs: Mapping[int, int]) -> None:
         spec = SimpleNamespace(
-            length=1, modulus=modulus, width=8, code=lambda n: FixedPoint(0, modulus, n, 8)
+            length=1, modulus=modulus, width=8, encoding=lambda n: FixedPoint(0, modulus, n, 8)
         )
         self.index, self.name, self.state = index, f"site-{index}", ClientState.REQUESTED
         self._neighbours = frozenset(cohort) - {index}
@@ -118,8 +118,8 @@ def splits(clients: int, total: int, modulus: int) -> list[tuple[int, ...]]:
 
 def distribution(view: Sequence[Values], modulus: int) -> Values:
     """How many cases give each view."""
-    code = sum(column * modulus**at for at, column in enumerate(view))
-    return np.bincount(np.asarray(code), minlength=modulus ** len(view))
+    encoding = sum(column * modulus**at for at, column in enumerate(view))
+    return np.bincount(np.asarray(encoding), minlength=modulus ** len(view))
 
 
 def all_equal(distributions: Sequence[Values]) -> bool:
@@ -426,7 +426,7 @@ def test_no_mask_byte_is_used_twice() -> None:
                 session.sum(number)
     assert recorder.counts() == (2 * rounds * n, 2 * rounds * n * (n - 1) // 2)
     assert len(recorder.streams) == 2 * rounds * n * n
-    size = np.dtype(ring.words_of(session.codes[0].width)).itemsize
+    size = np.dtype(ring.words_of(session.encodings[0].width)).itemsize
     assert size * length > prg.CHUNK_BYTES
     assert all(len(stream) == size * length for stream in recorder.streams.values())
     assert recorder.faults() == []

@@ -60,7 +60,7 @@ def test_clients_take_what_their_policy_allows(n: int, data: st.DataObject) -> N
     proposed = data.draw(strategies.parameters(roster, plan, policy))
     client = MaskingClient(signers[0], roster, plan, policy, Ledger())
     assert client.receive(encode(proposed))
-    assert all(spec.code(n).width <= 8 for spec in proposed.rounds)
+    assert all(spec.encoding(n).width <= 8 for spec in proposed.rounds)
 
 
 @SOME

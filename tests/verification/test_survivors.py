@@ -143,14 +143,14 @@ def test_the_noise_is_bounded_term_by_term(lattice: Lattice) -> None:
 
 def test_the_error_of_an_entry_is_bounded_term_by_term() -> None:
     lattice, summands, ciphertexts = LATTICES["ckks-precise"], 10, 3
-    code = FixedPoint(fraction_bits=-2, magnitude=1000, summands=16, width=8)
+    encoding = FixedPoint(fraction_bits=-2, magnitude=1000, summands=16, width=8)
     unit = 2.0 ** (2 - lattice.scale_bits)
     norm = 2 * lattice.degree**1.5 * sqrt(summands / 24) + sqrt(lattice.degree / 2) * summands / 2
     sigma = sqrt(12 * ciphertexts) * 2**20 * norm * unit
-    assert ckks.deviation(lattice, code, summands, ciphertexts) == pytest.approx(sigma, rel=1e-12)
+    assert ckks.deviation(lattice, encoding, summands, ciphertexts) == pytest.approx(sigma, rel=1e-12)
     terms = ((ckks.noise(lattice, summands) + lattice.degree / 2) * unit, (9.2 + 1 / 16) * sigma)
     transforms = 2 * 2.0**-46 * summands * 1000 * 4
-    error = ckks.entry_error(lattice, code, summands, ciphertexts)
+    error = ckks.entry_error(lattice, encoding, summands, ciphertexts)
     assert error - sum(terms) - transforms == pytest.approx(0, abs=1e-12 * error)
 
 

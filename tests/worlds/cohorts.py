@@ -101,7 +101,7 @@ class Session:
     def __post_init__(self) -> None:
         self.server, self.clients = self.cohort.server, self.cohort.clients
         n = len(self.world.identities)
-        self.codes = [spec.code(n) for spec in self.parameters.rounds]
+        self.encodings = [spec.encoding(n) for spec in self.parameters.rounds]
         draws = np.random.default_rng(n)
         # Fresh data in every session, unless a test says otherwise.
         self.data_set = secrets.token_hex(8)
@@ -122,13 +122,13 @@ class Session:
         return self.cohort.sum(number, self.contribute)
 
     def integer_sum(self, indices: Sequence[int], number: int = 0) -> npt.NDArray[np.int64]:
-        """What the sum must be, on plain Python integers of the fixed-point code."""
-        code = self.codes[number]
-        units = [ring.signed(code.encode(self.vectors[index, number]), 8) for index in indices]
+        """What the sum must be, on plain Python integers of the fixed-point encoding."""
+        encoding = self.encodings[number]
+        units = [ring.signed(encoding.encode(self.vectors[index, number]), 8) for index in indices]
         return np.array([sum(int(one[at]) for one in units) for at in range(len(units[0]))], dtype=np.int64)
 
     def opened(self, result: OpenedSum) -> npt.NDArray[np.int64]:
-        return ring.signed(result.values, self.codes[result.round].width)
+        return ring.signed(result.values, self.encodings[result.round].width)
 
     def message(self, envelope: Envelope) -> FromClient:
         """What a client's frame says."""

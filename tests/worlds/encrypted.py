@@ -148,7 +148,7 @@ class KeySession:
         self.server, self.clients, self.holders = self.cohort.server, self.cohort.clients, self.cohort.holders
         self.agreement = self.server.agreement
         self.lattice = LATTICES[self.agreement.lattice]
-        self.codes = [spec.code(self.world.members) for spec in self.agreement.rounds]
+        self.encodings = [spec.encoding(self.world.members) for spec in self.agreement.rounds]
         draws = np.random.default_rng(self.world.members)
         self.data_set = secrets.token_hex(8)  # fresh data in every session, unless a test says otherwise
         self.vectors = {
@@ -169,7 +169,7 @@ class KeySession:
     def sum(
         self, number: int = 0, among: Collection[int] | None = None
     ) -> tuple[tuple[int, ...], npt.NDArray[np.int64] | npt.NDArray[np.float64]]:
-        """Whose sum was opened, and the sum: in units of the code, or float64 under CKKS."""
+        """Whose sum was opened, and the sum: in units of the encoding, or float64 under CKKS."""
         if self.masks:
             masked = layered_sum(self.masks, self.cohort, number, self.contribute, among)
             return masked.survivors, ring.signed(masked.values, 8)
@@ -182,9 +182,9 @@ class KeySession:
         self, number: int, indices: Sequence[int], total: npt.NDArray[np.int64 | np.float64]
     ) -> bool:
         """Whether that is the sum of these clients: on Python's integers, or within CKKS's bound."""
-        code, vectors = self.codes[number], [self.vectors[index, number] for index in indices]
+        encoding, vectors = self.encodings[number], [self.vectors[index, number] for index in indices]
         if self.lattice.plain_modulus:
-            units = [ring.signed(code.encode(vector), 8).tolist() for vector in vectors]
+            units = [ring.signed(encoding.encode(vector), 8).tolist() for vector in vectors]
             return bool(total.tolist() == [sum(entry) for entry in zip(*units, strict=True)])
-        error = ckks.entry_error(self.lattice, code, len(indices), self.agreement.decryptions)
+        error = ckks.entry_error(self.lattice, encoding, len(indices), self.agreement.decryptions)
         return bool(abs(total - np.sum(vectors, axis=0)).max() <= error)

@@ -46,10 +46,10 @@ def measure(setting: Setting, watch: Watch) -> Result:
                 [_cut(vector) for vector in statistic.vectors(draw(setting.data, [_ROWS] * CLIENTS, rng))]
                 for _ in range(2)
             ]
-            uploads, values, code = opened(waves, statistic.plan.bound)
+            uploads, values, encoding = opened(waves, statistic.plan.bound)
             sums = [_total(wave) for wave in uploads]
-            key = recovered(_LATTICE, sums, [np.ldexp(one, code.fraction_bits) for one in values])
-            read = np.ldexp(opened_with(_LATTICE, uploads[0][0], key), -code.fraction_bits)
+            key = recovered(_LATTICE, sums, [np.ldexp(one, encoding.fraction_bits) for one in values])
+            read = np.ldexp(opened_with(_LATTICE, uploads[0][0], key), -encoding.fraction_bits)
             errors.append(relative(read, waves[0][0]))
             guesses.append(relative(values[0] / CLIENTS, waves[0][0]))
             right += errors[-1] < 1e-3
@@ -82,11 +82,11 @@ Opened = tuple[list[list[Residues]], list[Floats], FixedPoint]
 
 def raw(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
     """The same parameters, but the server gets the library's raw decryption."""
-    _, (code,) = ckks.choose([ckks.Demand(_LATTICE.slots, bound, bound)], CLIENTS)
+    _, (encoding,) = ckks.choose([ckks.Demand(_LATTICE.slots, bound, bound)], CLIENTS)
     holder = seal.SecretKey(_LATTICE)
-    uploads = [[ckks.encrypt(_LATTICE, holder.public_key, one, code) for one in wave] for wave in waves]
+    uploads = [[ckks.encrypt(_LATTICE, holder.public_key, one, encoding) for one in wave] for wave in waves]
     slots = [holder.decrypt(_total(wave), _LATTICE.slots)[0] for wave in uploads]
-    return uploads, [np.ldexp(one, -code.fraction_bits) for one in slots], code
+    return uploads, [np.ldexp(one, -encoding.fraction_bits) for one in slots], encoding
 
 
 def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
@@ -100,7 +100,7 @@ def released(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:
         values.append(aggregator.sum(number, given).total)
         uploads.append([tap.ciphertexts(index, _LATTICE.slots, _LATTICE) for index in range(CLIENTS)])
     assert aggregator.cohort.server.agreement.lattice == _LATTICE.name
-    return uploads, values, aggregator.cohort.server.agreement.rounds[0].code(CLIENTS)
+    return uploads, values, aggregator.cohort.server.agreement.rounds[0].encoding(CLIENTS)
 
 
 def recovered(lattice: Lattice, sums: Sequence[Residues], given_out: Sequence[Floats]) -> Key:

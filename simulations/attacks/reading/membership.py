@@ -86,8 +86,10 @@ def _masked(
     names = [f"client {index}" for index in range(len(vectors))]
     aggregator.open(names, [SumPlan("statistics", bounds.length, bounds.magnitude, noise=noise)])
     one = aggregator.sum(0, {name: (vector, "rows") for name, vector in zip(names, vectors, strict=True)})
-    assert one.code is not None
-    uploads = [decoded(tap.words(index, one.length, one.code.width), one.code) for index in range(len(names))]
+    assert one.encoding is not None
+    uploads = [
+        decoded(tap.words(index, one.length, one.encoding.width), one.encoding) for index in range(len(names))
+    ]
     return uploads, one.total
 
 

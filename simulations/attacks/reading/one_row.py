@@ -10,7 +10,7 @@ from secure_afl.simulations.attacks.finding import Finding, Gallery, Result, Wat
 from secure_afl.simulations.attacks.population import CLIENTS, Known, Setting, Statistic, controlled, draw
 from secure_afl.simulations.attacks.reading.reconstruct import one_row, standing_rows
 from secure_afl.simulations.attacks.tap import decoded
-from secure_afl.simulations.attacks.weak.weak_masks import code_of
+from secure_afl.simulations.attacks.weak.weak_masks import encoding_of
 from secure_afl.simulations.data.dataset import Floats
 
 NAME = "one-row"
@@ -96,7 +96,7 @@ class Trials:
         """An upload of random bytes."""
         length = self.statistic.plan.length
         words = np.frombuffer(secrets.token_bytes(8 * length), "<u8").astype(np.uint64)
-        return decoded(words, code_of(self.statistic, CLIENTS))
+        return decoded(words, encoding_of(self.statistic, CLIENTS))
 
     def findings(self, design: Design) -> list[Finding]:
         if not self.errors:

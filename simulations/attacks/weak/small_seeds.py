@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secure_afl.simulations.attacks.population import Statistic
 from secure_afl.simulations.attacks.tap import decoded
-from secure_afl.simulations.attacks.weak.weak_masks import code_of
+from secure_afl.simulations.attacks.weak.weak_masks import encoding_of
 from secure_afl.simulations.data.dataset import Floats
 
 SEEDS = 2**28
@@ -77,10 +77,10 @@ def read(vectors: Sequence[Floats], statistic: Statistic, window: int = SEEDS) -
     whole: its low 32 bits are zero, as plans have at least 32 fraction bits. window: how many seeds are tried, the
     right one somewhere among them.
     """
-    code = code_of(statistic, len(vectors))
+    encoding = encoding_of(statistic, len(vectors))
     number = secrets.randbelow(SEEDS)
     own = int(seeds(np.array([number]))[0])
-    upload = code.encode(vectors[0]) + mask(own, statistic.bounds.length)
+    upload = encoding.encode(vectors[0]) + mask(own, statistic.bounds.length)
     start = 0 if window == SEEDS else (number - secrets.randbelow(window)) % SEEDS
     found = search(upload, 0, start, window)
-    return {} if found is None else {0: decoded(upload - mask(found, len(upload)), code)}
+    return {} if found is None else {0: decoded(upload - mask(found, len(upload)), encoding)}

@@ -58,4 +58,4 @@ def unmasked(
         plus=[key for other, key in pairs.items() if other < target],
         minus=[key for other, key in pairs.items() if other > target] + own,
     )
-    return np.asarray(decoded(words, spec.code(len(parameters.cohort))))
+    return np.asarray(decoded(words, spec.encoding(len(parameters.cohort))))

@@ -23,9 +23,9 @@ from secure_afl.simulations.data.dataset import Floats
 Words = npt.NDArray[np.uint64]
 
 
-def code_of(statistic: Statistic, clients: int) -> FixedPoint:
-    """The fixed-point code that the sum has."""
-    return statistic.plan.spec(clients).code(clients)
+def encoding_of(statistic: Statistic, clients: int) -> FixedPoint:
+    """The fixed-point encoding that the sum has."""
+    return statistic.plan.spec(clients).encoding(clients)
 
 
 def pairs(clients: int, new: Callable[[], bytes]) -> list[dict[int, bytes]]:
@@ -54,15 +54,15 @@ def _ones(width: int) -> np.uint64:
 
 def scalar(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """One number masks a whole vector. Most products of features are zero, so the commonest word is that number."""
-    code, keys = (
-        code_of(statistic, len(vectors)),
+    encoding, keys = (
+        encoding_of(statistic, len(vectors)),
         pairs(len(vectors), lambda: secrets.token_bytes(KEY_BYTES)),
     )
     read = {}
     for index, vector in enumerate(vectors):
-        one = _masked(np.zeros(1, np.uint64), index, keys[index], code.width)
-        upload = (code.encode(vector) + one) & _ones(code.width)
-        read[index] = decoded(upload - mode(upload).mode, code)
+        one = _masked(np.zeros(1, np.uint64), index, keys[index], encoding.width)
+        upload = (encoding.encode(vector) + one) & _ones(encoding.width)
+        read[index] = decoded(upload - mode(upload).mode, encoding)
     return read
 
 
@@ -70,17 +70,17 @@ def one_keystream(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, 
     """Every row of the Gram and every column of the cross-covariance travels as a vector of its own, all under one
     keystream. Rows of features that are always zero are the keystream itself: in each place, the commonest word.
     """
-    code, keys = (
-        code_of(statistic, len(vectors)),
+    encoding, keys = (
+        encoding_of(statistic, len(vectors)),
         pairs(len(vectors), lambda: secrets.token_bytes(KEY_BYTES)),
     )
     read = {}
     for index, vector in enumerate(vectors):
         gram, cross, _ = statistic.parts(vector)
         rows = np.concatenate([gram, cross.T])
-        stream = _masked(np.zeros(rows.shape[1], np.uint64), index, keys[index], code.width)
-        uploads = (code.encode(rows.ravel()).reshape(rows.shape) + stream) & _ones(code.width)
-        found = decoded((uploads - mode(uploads, axis=0).mode).ravel(), code).reshape(rows.shape)
+        stream = _masked(np.zeros(rows.shape[1], np.uint64), index, keys[index], encoding.width)
+        uploads = (encoding.encode(rows.ravel()).reshape(rows.shape) + stream) & _ones(encoding.width)
+        found = decoded((uploads - mode(uploads, axis=0).mode).ravel(), encoding).reshape(rows.shape)
         gram, cross = found[: len(gram)], found[len(gram) :].T
         read[index] = np.concatenate([*upper(gram), cross.ravel(), [gram[0, 0]]])
     return read

@@ -1,4 +1,4 @@
-"""BFV: the code and the set of a session, exact sums, noise under its bound, and no silent garbage."""
+"""BFV: the encoding and the parameter set of a session, exact sums, noise under its bound, and no silent garbage."""
 
 from dataclasses import replace
 from math import ceil, prod
@@ -37,27 +37,27 @@ def signed(found: Words, lattice: Lattice) -> list[int]:
     return [int(word) - lattice.plain_modulus * (int(word) > half) for word in found]
 
 
-# ---- which set, which code -----------------------------------------------------------------------
+# ---- which set, which encoding -----------------------------------------------------------------------
 
 
 @given(bounds, st.integers(1, 130), st.integers(0, 40))
 def test_a_code_that_fits_is_the_masks_code_and_any_code_leaves_room(bound: float, n: int, bits: int) -> None:
     try:
-        lattice, (code,) = bfv.choose([Demand(bound, bits)], n)
+        lattice, (encoding,) = bfv.choose([Demand(bound, bits)], n)
     except CryptoError:
         with pytest.raises(CryptoError):
             FixedPoint.fit(bound, n, bits, room=B60.plain_modulus // 2)
         return
     room = lattice.plain_modulus // 2
-    assert n * code.magnitude <= room
-    assert code.fraction_bits >= bits
-    assert code.magnitude >= bound * 2.0**code.fraction_bits
+    assert n * encoding.magnitude <= room
+    assert encoding.fraction_bits >= bits
+    assert encoding.magnitude >= bound * 2.0**encoding.fraction_bits
     masked = FixedPoint.fit(bound, n, bits)
     if n * masked.magnitude <= room:
-        assert (code.fraction_bits, code.magnitude) == (masked.fraction_bits, masked.magnitude)
+        assert (encoding.fraction_bits, encoding.magnitude) == (masked.fraction_bits, masked.magnitude)
     else:
         # The finest that the set holds: one bit more would not fit.
-        finer = max(1, ceil(bound * 2.0 ** (code.fraction_bits + 1)))
+        finer = max(1, ceil(bound * 2.0 ** (encoding.fraction_bits + 1)))
         assert n * finer > room
     if lattice is B60:
         with pytest.raises(CryptoError):
@@ -67,9 +67,9 @@ def test_a_code_that_fits_is_the_masks_code_and_any_code_leaves_room(bound: floa
 def test_the_larger_set_is_taken_for_one_sum_that_needs_it_and_then_for_all() -> None:
     small, large = Demand(1.0, 20), Demand(1e6, 30)
     assert bfv.choose([small], 10)[0] is B46
-    lattice, codes = bfv.choose([small, large], 10)
+    lattice, encodings = bfv.choose([small, large], 10)
     assert lattice is B60
-    assert codes == [replace(FixedPoint.fit(1.0, 10, 20), width=8), bfv.choose([large], 10)[1][0]]
+    assert encodings == [replace(FixedPoint.fit(1.0, 10, 20), width=8), bfv.choose([large], 10)[1][0]]
     assert bfv.choose([small], 10, bfv.JOINT_SETS)[0] is JOINT
 
 
@@ -126,19 +126,19 @@ def test_decoded_sums_are_bit_for_bit_those_of_masks_and_within_the_entry_error(
 ) -> None:
     """One key, few entries: `choose`, encode, encrypt, add, decrypt, decode, against masks' ring sum."""
     bound = 100.0
-    lattice, (code,) = bfv.choose([Demand(bound, 20)], n)
+    lattice, (encoding,) = bfv.choose([Demand(bound, 20)], n)
     column = st.lists(st.floats(-bound, bound), min_size=3, max_size=3)
     vectors = np.array(data.draw(st.lists(column, min_size=n, max_size=n)))
     total, masked = lattice.zeros(3), np.zeros(3, np.uint64)
     for vector in vectors:
-        units = code.encode(vector)
+        units = encoding.encode(vector)
         masked += units
         upload = bfv.encrypt(lattice, KEY46.public_key, words(units.view(np.int64), lattice))
         lattice.add(total, upload)
     found = signed(bfv.checked(*KEY46.decrypt(total, 3), lattice), lattice)
-    decoded = code.decode_sum(np.array(found, np.int64).view(np.uint64), n)
-    assert np.array_equal(decoded, code.decode_sum(masked, n))
-    assert (np.abs(decoded - vectors.sum(0)) <= code.entry_error(n) + n * bound * 2.0**-52).all()
+    decoded = encoding.decode_sum(np.array(found, np.int64).view(np.uint64), n)
+    assert np.array_equal(decoded, encoding.decode_sum(masked, n))
+    assert (np.abs(decoded - vectors.sum(0)) <= encoding.entry_error(n) + n * bound * 2.0**-52).all()
 
 
 KEY46 = seal.SecretKey(B46)
@@ -261,19 +261,19 @@ def test_a_sum_past_half_of_t_wraps_silently_in_seal_and_has_no_code_here() -> N
     values, budget = KEY46.decrypt(total, 1)
     assert budget >= 2
     assert values[0] == -1  # and no error from anybody
-    # Ours: the code's room is n·magnitude ≤ t/2, and what a client may encode is within the magnitude.
-    _, (code,) = bfv.choose([Demand(float(most), 0)], 2)
-    assert 2 * code.magnitude <= bfv.choose([Demand(float(most), 0)], 2)[0].plain_modulus // 2
+    # Ours: the room of the encoding is n·magnitude ≤ t/2, and what a client may encode is within the magnitude.
+    _, (encoding,) = bfv.choose([Demand(float(most), 0)], 2)
+    assert 2 * encoding.magnitude <= bfv.choose([Demand(float(most), 0)], 2)[0].plain_modulus // 2
     with pytest.raises(CryptoError, match="need more than"):
         FixedPoint.fit(float(most), 2, 0, room=most)
 
 
 def test_a_sum_beyond_what_clients_may_reach_is_refused_after_decryption() -> None:
-    lattice, (code,) = bfv.choose([Demand(1.0, 30)], 3)
-    cheating = words(np.array([3 * code.magnitude + 1]), lattice)
+    lattice, (encoding,) = bfv.choose([Demand(1.0, 30)], 3)
+    cheating = words(np.array([3 * encoding.magnitude + 1]), lattice)
     values, budget = KEY46.decrypt(bfv.encrypt(lattice, KEY46.public_key, cheating), 1)
     with pytest.raises(CryptoError, match="a client is faulty"):
-        code.decode_sum(np.array(values).view(np.uint64), 3)
+        encoding.decode_sum(np.array(values).view(np.uint64), 3)
     assert budget >= 2
 
 
@@ -310,7 +310,7 @@ def test_a_flipped_bit_is_silent_in_seal_but_never_in_the_tags(
     name: str, key: dict[str, seal.SecretKey]
 ) -> None:
     """Each bit of one residue of either polynomial, for every prime. Many of them give a wrong sum with
-    budget to spare: only tags see those (and the code's range, where it is far under t/2).
+    budget to spare: only tags see those (and the range of the encoding, where it is far under t/2).
     """
     lattice = LATTICES[name]
     vector = np.arange(lattice.slots) % 1000
@@ -335,7 +335,7 @@ def test_a_flipped_bit_is_silent_in_seal_but_never_in_the_tags(
 def test_a_chosen_ciphertext_makes_the_key_holder_an_oracle_for_its_key() -> None:
     """Weak design: whoever adds hands the key holder a sum that it likes. (0, ⌊q/t⌋) decrypts, with the largest
     budget there is, to the secret key itself: that is how this file measures noise. Ours: the holder decrypts only
-    what has the tags of the clients' uploads; and the values of such a sum are far out of its code's range.
+    what has the tags of the clients' uploads; and the values of such a sum are far out of the range of its encoding.
     """
     chosen = B46.zeros(1)
     chosen[0, 1, 0, 0] = B46.modulus // B46.plain_modulus
@@ -346,9 +346,9 @@ def test_a_chosen_ciphertext_makes_the_key_holder_an_oracle_for_its_key() -> Non
     upload = seal.encrypt(B46, KEY46.public_key, np.arange(9))[0]
     assert largest_noise(B46, upload, secret) < bfv.noise(B46, 1)  # the key that comes out opens uploads
     assert B46.tags(chosen, b"\1" * 32) != B46.tags(upload[None], b"\1" * 32)
-    _, (code,) = bfv.choose([Demand(1.0, 30)], 10)
+    _, (encoding,) = bfv.choose([Demand(1.0, 30)], 10)
     with pytest.raises(CryptoError, match="a client is faulty"):
-        code.decode_sum(values.view(np.uint64), 10)
+        encoding.decode_sum(values.view(np.uint64), 10)
 
 
 # ---- seal ----------------------------------------------------------------------------------------

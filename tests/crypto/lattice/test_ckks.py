@@ -1,4 +1,4 @@
-"""CKKS: the code and the set of a session, errors under their bounds, and flooding before release."""
+"""CKKS: the encoding and the parameter set of a session, errors under their bounds, and flooding before release."""
 
 from math import inf, log2, sqrt
 
@@ -28,17 +28,17 @@ def key() -> dict[str, seal.SecretKey]:
     return {name: seal.SecretKey(LATTICES[name]) for name in NAMES}
 
 
-def code_of(lattice: Lattice, bound: float, n: int) -> FixedPoint:
-    """The code that `choose` gives with this set."""
+def encoding_of(lattice: Lattice, bound: float, n: int) -> FixedPoint:
+    """the encoding that `choose` gives with this set."""
     if lattice is PRECISE:
-        found, (code,) = ckks.choose([Demand(1, bound)], n)
+        found, (encoding,) = ckks.choose([Demand(1, bound)], n)
     else:
-        found, (code,) = ckks.choose([Demand(1, bound, bound * n)], n)
+        found, (encoding,) = ckks.choose([Demand(1, bound, bound * n)], n)
     assert found is lattice
-    return code
+    return encoding
 
 
-# ---- which set, which code -----------------------------------------------------------------------
+# ---- which set, which encoding -----------------------------------------------------------------------
 
 
 @given(st.floats(1e-50, 1e50), st.integers(2, 5000), st.sampled_from(NAMES))
@@ -49,12 +49,12 @@ def test_no_sum_of_clients_within_the_bound_leaves_the_modulus_and_the_scale_is_
     bound: float, n: int, name: str
 ) -> None:
     lattice = LATTICES[name]
-    code = code_of(lattice, bound, n)
+    encoding = encoding_of(lattice, bound, n)
     limit = lattice.modulus / 2 - ckks.noise(lattice, n)
-    assert code.magnitude >= bound * 2.0**code.fraction_bits
+    assert encoding.magnitude >= bound * 2.0**encoding.fraction_bits
     # `encode` lets half a unit more than the magnitude pass.
-    assert (n * (code.magnitude + 0.5)) * 2.0**lattice.scale_bits <= limit
-    assert 2 * n * (code.magnitude + 1) * 2.0**lattice.scale_bits > 0.99 * limit
+    assert (n * (encoding.magnitude + 0.5)) * 2.0**lattice.scale_bits <= limit
+    assert 2 * n * (encoding.magnitude + 1) * 2.0**lattice.scale_bits > 0.99 * limit
 
 
 @pytest.mark.parametrize("lattice", [COMPACT, PRECISE], ids=NAMES)
@@ -65,12 +65,12 @@ def test_the_code_grows_coarser_at_the_very_bound_that_a_finer_one_does_not_hold
     most = lattice.room // n
     for bits in range(-512, 513):
         bound = float(np.ldexp(most, -bits))
-        code = ckks.fit(Demand(1, bound), n, lattice)
-        assert (code.fraction_bits, code.magnitude) == (bits, most)
+        encoding = ckks.fit(Demand(1, bound), n, lattice)
+        assert (encoding.fraction_bits, encoding.magnitude) == (bits, most)
         over = Demand(1, float(np.nextafter(bound, inf)))
         if bits > -512:
-            code = ckks.fit(over, n, lattice)
-            assert (code.fraction_bits, code.magnitude) == (bits - 1, most // 2 + 1)
+            encoding = ckks.fit(over, n, lattice)
+            assert (encoding.fraction_bits, encoding.magnitude) == (bits - 1, most // 2 + 1)
         else:
             with pytest.raises(CryptoError, match=f"cannot hold a sum of {n} values"):
                 ckks.fit(over, n, lattice)
@@ -79,9 +79,9 @@ def test_the_code_grows_coarser_at_the_very_bound_that_a_finer_one_does_not_hold
 
 
 def test_the_compact_set_is_taken_only_where_it_meets_every_error() -> None:
-    code = code_of(COMPACT, 1.0, 10)
-    guaranteed = ckks.entry_error(COMPACT, code, 10, 1)
-    assert ckks.choose([Demand(1, 1.0, guaranteed)], 10) == (COMPACT, [code])
+    encoding = encoding_of(COMPACT, 1.0, 10)
+    guaranteed = ckks.entry_error(COMPACT, encoding, 10, 1)
+    assert ckks.choose([Demand(1, 1.0, guaranteed)], 10) == (COMPACT, [encoding])
     assert ckks.choose([Demand(1, 1.0, guaranteed / 1.001)], 10)[0] is PRECISE
     # One demand that needs the precise set takes all with it; an open one alone gets the best there is.
     assert ckks.choose([Demand(1, 1.0, 1.0), Demand(1, 1.0, 1e-9)], 10)[0] is PRECISE
@@ -96,13 +96,13 @@ def test_whatever_is_chosen_guarantees_what_was_asked_for(
     bound: float, n: int, length: int, relative: float
 ) -> None:
     error = relative * bound
-    best = ckks.entry_error(PRECISE, code_of(PRECISE, bound, n), n, PRECISE.count(length))
+    best = ckks.entry_error(PRECISE, encoding_of(PRECISE, bound, n), n, PRECISE.count(length))
     if best > error:
         with pytest.raises(CryptoError, match=r"ckks-precise guarantees an error of .* was requested"):
             ckks.choose([Demand(length, bound, error)], n)
         return
-    lattice, (code,) = ckks.choose([Demand(length, bound, error)], n)
-    assert ckks.entry_error(lattice, code, n, lattice.count(length)) <= error
+    lattice, (encoding,) = ckks.choose([Demand(length, bound, error)], n)
+    assert ckks.entry_error(lattice, encoding, n, lattice.count(length)) <= error
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), inf, 1e300, 1e-300])
@@ -113,11 +113,11 @@ def test_bounds_out_of_range_are_refused(bound: float) -> None:
 
 
 def test_values_over_the_bound_or_not_finite_are_not_encrypted(key: dict[str, seal.SecretKey]) -> None:
-    code = code_of(COMPACT, 1.0, 10)
-    over = (code.magnitude + 1) * 2.0**-code.fraction_bits
+    encoding = encoding_of(COMPACT, 1.0, 10)
+    over = (encoding.magnitude + 1) * 2.0**-encoding.fraction_bits
     for value in (over, -over, float("nan"), inf):
         with pytest.raises(CryptoError, match="1 of 2 values"):
-            ckks.encrypt(COMPACT, key["ckks-compact"].public_key, np.array([0.0, value]), code)
+            ckks.encrypt(COMPACT, key["ckks-compact"].public_key, np.array([0.0, value]), encoding)
 
 
 # ---- errors --------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def test_the_noise_of_a_sum_stays_under_its_bound_and_the_bound_is_no_fantasy(
         worst = max(worst, float(np.abs(slots).max()) * 2.0**lattice.scale_bits)
         norm = float(np.linalg.norm(slots)) * 2.0**lattice.scale_bits
         # What `deviation` is made from: √12·2²⁰ of the bound on this norm.
-        code = FixedPoint(0, 1, n, 8)
-        flooding = ckks.deviation(lattice, code, n, 1) * 2.0**lattice.scale_bits
+        encoding = FixedPoint(0, 1, n, 8)
+        flooding = ckks.deviation(lattice, encoding, n, 1) * 2.0**lattice.scale_bits
         assert 1 < flooding / (sqrt(12) * 2.0**20) / norm < 20
     assert 0.005 < worst / ckks.noise(lattice, n) < 1
 
@@ -153,7 +153,7 @@ def test_sums_are_within_the_noise_before_and_within_the_entry_error_after_flood
 ) -> None:
     """Entries from the bound down to 2⁻⁴⁰ of it, one column where all clients are at the bound."""
     lattice, bound, draws = LATTICES[name], 1000.0, np.random.default_rng(n)
-    code = code_of(lattice, bound, n)
+    encoding = encoding_of(lattice, bound, n)
     length = lattice.slots + 7
     decryptions = lattice.count(length)
     total, exact = lattice.zeros(length), np.zeros(length, np.longdouble)
@@ -161,15 +161,15 @@ def test_sums_are_within_the_noise_before_and_within_the_entry_error_after_flood
         values = draws.uniform(-bound, bound, length) * 2.0 ** -draws.uniform(0, 40, length)
         values[0], values[-1] = bound, -bound
         exact += values
-        lattice.add(total, ckks.encrypt(lattice, key[name].public_key, values, code))
+        lattice.add(total, ckks.encrypt(lattice, key[name].public_key, values, encoding))
     slots, _ = key[name].decrypt(total, length)
-    raw = np.abs(np.ldexp(slots, -code.fraction_bits) - exact).max()
-    scheme = ckks.noise(lattice, n) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
+    raw = np.abs(np.ldexp(slots, -encoding.fraction_bits) - exact).max()
+    scheme = ckks.noise(lattice, n) * 2.0 ** (-lattice.scale_bits - encoding.fraction_bits)
     assert raw <= scheme + 2 * ckks._TRANSFORM * n * bound
-    slots, _ = key[name].decrypt(ckks.flood(total, lattice, code, n, decryptions), length)
-    released = ckks.released(slots, lattice, code, n, decryptions)
+    slots, _ = key[name].decrypt(ckks.flood(total, lattice, encoding, n, decryptions), length)
+    released = ckks.released(slots, lattice, encoding, n, decryptions)
     found = np.abs(released - exact).max()
-    guaranteed = ckks.entry_error(lattice, code, n, decryptions)
+    guaranteed = ckks.entry_error(lattice, encoding, n, decryptions)
     assert found <= guaranteed
     assert found > guaranteed / 100
     assert found > raw
@@ -229,17 +229,17 @@ def test_added_noise_has_the_deviation_of_the_rule_and_the_result_is_on_the_grid
     name: str, decryptions: int
 ) -> None:
     lattice, n, count = LATTICES[name], 10, 50 * LATTICES[name].slots
-    code = code_of(lattice, 100.0, n)
-    sigma = ckks.deviation(lattice, code, n, decryptions)
+    encoding = encoding_of(lattice, 100.0, n)
+    sigma = ckks.deviation(lattice, encoding, n, decryptions)
     nothing = lattice.zeros(count)
-    flooded = ckks.flood(nothing, lattice, code, n, decryptions)
+    flooded = ckks.flood(nothing, lattice, encoding, n, decryptions)
     assert not nothing.any()
     assert not flooded[:, 1].any()
     slots, _ = seal.decode(lattice, flooded, count)
-    released = ckks.released(slots, lattice, code, n, decryptions)
+    released = ckks.released(slots, lattice, encoding, n, decryptions)
     grid = 2.0 ** np.floor(np.log2(sigma / 8))
     assert (released / grid == np.rint(released / grid)).all()
-    assert np.abs(released - np.ldexp(slots, -code.fraction_bits)).max() <= grid / 2
+    assert np.abs(released - np.ldexp(slots, -encoding.fraction_bits)).max() <= grid / 2
     # Imaginary parts too, though nobody sees them: times X^(N/2), which is ±i at every root. The flooding must be
     # alike in all N dimensions, since the noise is in all of them.
     turned = np.zeros_like(flooded)
@@ -250,20 +250,20 @@ def test_added_noise_has_the_deviation_of_the_rule_and_the_result_is_on_the_grid
         turned[:, 0, at] = ntt.multiply(flooded[:, 0, at], by, prime)
     imaginary, _ = seal.decode(lattice, turned, count)
     for part in (slots, imaginary):
-        draws = np.ldexp(part, -code.fraction_bits) / sigma
+        draws = np.ldexp(part, -encoding.fraction_bits) / sigma
         assert (
             chi2.isf(1 - FALSE_ALARM / 2, count) < float((draws**2).sum()) < chi2.isf(FALSE_ALARM / 2, count)
         )
         assert kstest(draws, "norm").pvalue > FALSE_ALARM
     assert abs(float(np.corrcoef(slots, imaginary)[0, 1])) < 6.2 / sqrt(count)
-    assert not np.array_equal(flooded, ckks.flood(nothing, lattice, code, n, decryptions))
+    assert not np.array_equal(flooded, ckks.flood(nothing, lattice, encoding, n, decryptions))
 
 
 def test_a_flooding_for_which_the_modulus_has_no_room_is_refused() -> None:
-    code = code_of(COMPACT, 100.0, 10)
-    ckks.flood(COMPACT.zeros(1), COMPACT, code, 10, 10_000)
+    encoding = encoding_of(COMPACT, 100.0, 10)
+    ckks.flood(COMPACT.zeros(1), COMPACT, encoding, 10, 10_000)
     with pytest.raises(CryptoError, match="cannot hold the flooding noise of 10000000000 decryptions"):
-        ckks.flood(COMPACT.zeros(1), COMPACT, code, 10, 10**10)
+        ckks.flood(COMPACT.zeros(1), COMPACT, encoding, 10, 10**10)
 
 
 def shift(pair: seal.SecretKey, values: Reals) -> float:
@@ -291,11 +291,11 @@ def test_float64_carries_noise_past_a_flooding_that_comes_after_it(key: dict[str
 
 def test_the_deviation_is_that_of_the_published_rule() -> None:
     """σ = √(12·q)·2^(s/2)·‖noise‖₂ (eprint 2022/816): by √ in decryptions, and about so in summands."""
-    code = code_of(COMPACT, 1.0, 10)
-    one = ckks.deviation(COMPACT, code, 10, 1)
-    assert ckks.deviation(COMPACT, code, 10, 100) == pytest.approx(10 * one)
-    assert ckks.deviation(COMPACT, code, 40, 1) >= 2 * one
-    norm = 2 * 4096**1.5 * sqrt(10 / 24) * 2.0 ** -(28 + code.fraction_bits)
+    encoding = encoding_of(COMPACT, 1.0, 10)
+    one = ckks.deviation(COMPACT, encoding, 10, 1)
+    assert ckks.deviation(COMPACT, encoding, 10, 100) == pytest.approx(10 * one)
+    assert ckks.deviation(COMPACT, encoding, 40, 1) >= 2 * one
+    norm = 2 * 4096**1.5 * sqrt(10 / 24) * 2.0 ** -(28 + encoding.fraction_bits)
     assert one == pytest.approx(sqrt(12) * 2.0**20 * norm, rel=0.1)
     assert ckks.FLOODING_BITS == 40
 
@@ -310,9 +310,9 @@ def test_flooding_bounds_the_divergence_and_the_advantage_that_are_stated(
     40 bits are of that divergence. The total variation, which is what an attacker gains, is its square root.
     """
     lattice, n = LATTICES[name], 10
-    code = code_of(lattice, 1.0, n)
-    error = 2 * lattice.degree**1.5 * sqrt(n / 24) * 2.0 ** (-lattice.scale_bits - code.fraction_bits)
-    divergence = decryptions * (error / ckks.deviation(lattice, code, n, decryptions)) ** 2 / 2
+    encoding = encoding_of(lattice, 1.0, n)
+    error = 2 * lattice.degree**1.5 * sqrt(n / 24) * 2.0 ** (-lattice.scale_bits - encoding.fraction_bits)
+    divergence = decryptions * (error / ckks.deviation(lattice, encoding, n, decryptions)) ** 2 / 2
     advantage = sqrt(divergence / 2)
     assert 2.0**-45.5 < divergence < 2.0**-44
     assert 2.0**-23.5 < advantage < 2.0**-22
@@ -321,43 +321,43 @@ def test_flooding_bounds_the_divergence_and_the_advantage_that_are_stated(
 @pytest.mark.parametrize("name", NAMES)
 def test_entries_that_clients_cannot_reach_and_nan_are_refused(name: str) -> None:
     lattice, n = LATTICES[name], 4
-    code = code_of(lattice, 10.0, n)
-    most = float(n * code.magnitude)
-    ckks.released(np.array([most, -most]), lattice, code, n, 1)
-    flooding = float(np.ldexp(ckks.deviation(lattice, code, n, 1), code.fraction_bits))
+    encoding = encoding_of(lattice, 10.0, n)
+    most = float(n * encoding.magnitude)
+    ckks.released(np.array([most, -most]), lattice, encoding, n, 1)
+    flooding = float(np.ldexp(ckks.deviation(lattice, encoding, n, 1), encoding.fraction_bits))
     over = 1.001 * most + 1 + 10 * flooding
     for bad in (over, -over, inf, -inf, float("nan")):
         with pytest.raises(CryptoError, match="the sum of 4 clients has an entry over") as refused:
-            ckks.released(np.array([0.0, bad, 0.0]), lattice, code, n, 1)
+            ckks.released(np.array([0.0, bad, 0.0]), lattice, encoding, n, 1)
         assert f"{bad:g}" not in str(refused.value)
 
 
 def test_the_limit_of_a_released_entry_is_the_sum_of_what_can_make_it() -> None:
     """All clients at the bound, a rounding of 2⁻³⁰, the scheme's noise, and flooding that 2²⁰ draws do not pass."""
     lattice, n, decryptions = PRECISE, 4, 3
-    for code in (code_of(lattice, 10.0, n), FixedPoint(0, 1, n, 8), FixedPoint(-2, 2**20, n, 8)):
-        sigma = ckks.deviation(lattice, code, n, decryptions) * 2.0**code.fraction_bits
+    for encoding in (encoding_of(lattice, 10.0, n), FixedPoint(0, 1, n, 8), FixedPoint(-2, 2**20, n, 8)):
+        sigma = ckks.deviation(lattice, encoding, n, decryptions) * 2.0**encoding.fraction_bits
         limit = (
-            n * code.magnitude * (1 + 2.0**-30)
+            n * encoding.magnitude * (1 + 2.0**-30)
             + ckks.noise(lattice, n) * 2.0**-lattice.scale_bits
             + 9.2 * sigma
         )
         for sign in (-1, 1):
-            ckks.released(np.array([0.0, sign * limit * (1 - 1e-12)]), lattice, code, n, decryptions)
+            ckks.released(np.array([0.0, sign * limit * (1 - 1e-12)]), lattice, encoding, n, decryptions)
             with pytest.raises(CryptoError, match="has an entry over"):
-                ckks.released(np.array([0.0, sign * limit * (1 + 1e-12)]), lattice, code, n, decryptions)
-    assert ckks.released(np.zeros(0), lattice, code, n, decryptions).shape == (0,)
+                ckks.released(np.array([0.0, sign * limit * (1 + 1e-12)]), lattice, encoding, n, decryptions)
+    assert ckks.released(np.zeros(0), lattice, encoding, n, decryptions).shape == (0,)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_key_is_silent_in_seal_and_refused_here(name: str, key: dict[str, seal.SecretKey]) -> None:
     """Garbage fills (−q/2, q/2) in its coefficients, √N times that in its slots."""
     lattice, n = LATTICES[name], 4
-    code = code_of(lattice, 10.0, n)
-    upload = ckks.encrypt(lattice, key[name].public_key, np.ones(lattice.slots), code)
-    slots, _ = seal.SecretKey(lattice).decrypt(ckks.flood(upload, lattice, code, n, 1), lattice.slots)
+    encoding = encoding_of(lattice, 10.0, n)
+    upload = ckks.encrypt(lattice, key[name].public_key, np.ones(lattice.slots), encoding)
+    slots, _ = seal.SecretKey(lattice).decrypt(ckks.flood(upload, lattice, encoding, n, 1), lattice.slots)
     with pytest.raises(CryptoError, match="the key is wrong"):
-        ckks.released(slots, lattice, code, n, 1)
+        ckks.released(slots, lattice, encoding, n, 1)
 
 
 def test_a_sum_past_half_of_q_wraps_silently_in_seal_and_has_no_code_here(
@@ -370,8 +370,8 @@ def test_a_sum_past_half_of_q_wraps_silently_in_seal_and_has_no_code_here(
         COMPACT.add(total, upload)
     slots, _ = pair.decrypt(total, COMPACT.slots)
     assert np.abs(slots).max() < 2.0**10  # 8·2²⁹·2²⁸ is q, but for 2¹⁴
-    code = code_of(COMPACT, 2.0**29, 4)
-    assert 4 * code.magnitude * 2**COMPACT.scale_bits < COMPACT.modulus // 2
+    encoding = encoding_of(COMPACT, 2.0**29, 4)
+    assert 4 * encoding.magnitude * 2**COMPACT.scale_bits < COMPACT.modulus // 2
 
 
 # ---- Gaussian draws ------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_two_raw_decryptions_give_the_whole_secret_key_away(
 @pytest.mark.parametrize(("name", "size"), [("ckks-compact", 100.0), ("ckks-precise", 2.0**-8)])
 def test_two_released_sums_give_nothing_of_the_key_away(name: str, size: float) -> None:
     """Ours: of two sums whose raw decryptions give the key away, what is released does not hit one place (a guess
-    hits one in 2⁴⁶). `size` is in units of the code: small, so that float64 itself hides nothing.
+    hits one in 2⁴⁶). `size` is in units of the encoding: small, so that float64 itself hides nothing.
     """
     lattice, n, bound = LATTICES[name], 5, 1000.0
     found, (code,) = ckks.choose([Demand(lattice.slots, bound, bound if name == "ckks-compact" else 1e-6)], n)

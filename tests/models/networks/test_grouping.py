@@ -97,8 +97,8 @@ def test_a_client_is_where_most_of_its_rows_are(labels: list[int], groups: int) 
     assert grouping.own(places[::-1], runs) == own
     term = grouping.count(own, groups)
     plan = grouping.plan(groups, 2)
-    code = plan.spec(20).code(20)
-    assert np.array_equal(code.decode_sum(code.encode(term), 1), term)
+    encoding = plan.spec(20).encoding(20)
+    assert np.array_equal(encoding.decode_sum(encoding.encode(term), 1), term)
     assert (term.sum(), term[own], np.abs(term).max()) == (1, 1, plan.bound)
 
 

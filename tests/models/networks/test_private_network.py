@@ -70,10 +70,10 @@ def test_the_sum_has_the_noise_of_all_survivors() -> None:
     total = np.zeros(plan.length, np.uint64)
     for name in one.survivors:
         vector = private.vector(X[site == name], y[site == name], name)
-        total += one.code.encode(vector)  # type: ignore[attr-defined]
+        total += one.encoding.encode(vector)  # type: ignore[attr-defined]
     added = (one.units - ring.signed(total, 8)).astype(np.float64)  # type: ignore[attr-defined]
     assert plan.noise is not None
-    unit = 2.0**-one.code.fraction_bits  # type: ignore[attr-defined]
+    unit = 2.0**-one.encoding.fraction_bits  # type: ignore[attr-defined]
     deviation = np.concatenate([np.full(b.length, float(b.deviation) / unit) for b in plan.noise.blocks])
     scaled = np.sum((added / (deviation * sqrt(SITES))) ** 2)
     assert chi2.ppf(1e-9, len(added)) < scaled < chi2.isf(1e-9, len(added))

@@ -171,8 +171,8 @@ class World:
     def units(self, indices: Collection[int]) -> list[int]:
         """The sum that this must be, in units."""
         _, specs = self.encryption.agreed(self.plan, self.clients, self.holders)
-        code = specs[0].code(self.clients)
-        vectors = [code.encode(self.vectors[index]).view(np.int64).tolist() for index in indices]
+        encoding = specs[0].encoding(self.clients)
+        vectors = [encoding.encode(self.vectors[index]).view(np.int64).tolist() for index in indices]
         return [sum(column) for column in zip(*vectors, strict=True)]
 
 
@@ -553,8 +553,8 @@ def test_a_sum_out_of_range_is_not_cut_until_it_fits(entry: int) -> None:
     """A narrow code would read a sum modulo its width, and take nearly anything for a sum."""
     world = World()
     lattice, (spec,) = world.encryption.agreed(world.plan, world.clients, 1)
-    code = spec.code(world.clients)
-    assert world.clients * code.magnitude < 2**31 < abs(entry) < lattice.plain_modulus // 2
+    encoding = spec.encoding(world.clients)
+    assert world.clients * encoding.magnitude < 2**31 < abs(entry) < lattice.plain_modulus // 2
 
     class Shouts(HomomorphicClient):
         """Its words are far over the agreed bound."""
@@ -1007,8 +1007,8 @@ def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[in
     attack.lattice.add(seen, negative(attack.lattice, attack.total([0, 1, 2])))
     attack.uploads[3] = attack.clients[3]._ciphertexts = seen
     opened = attack.units(attack.open(attack.total(range(4)), range(4)))
-    code = world.agreement().rounds[0].code(world.clients)
-    return opened, world.units([VICTIM]), float(DEVIATION) * 2.0**code.fraction_bits
+    encoding = world.agreement().rounds[0].encoding(world.clients)
+    return opened, world.units([VICTIM]), float(DEVIATION) * 2.0**encoding.fraction_bits
 
 
 @pytest.mark.slow

@@ -960,9 +960,11 @@ def test_the_error_of_an_entry_is_none_only_where_sums_are_exact() -> None:
     for backend in ("bfv", "ckks"):
         here = KeyWorld(4, backend)
         agreement = here.session().agreement
-        lattice, code = LATTICES[agreement.lattice], agreement.rounds[0].code(4)
-        approximate = ckks.entry_error(lattice, code, 3, agreement.decryptions) if backend == "ckks" else 0.0
-        for exact, error in ((True, 0.0), (False, code.entry_error(3))):
+        lattice, encoding = LATTICES[agreement.lattice], agreement.rounds[0].encoding(4)
+        approximate = (
+            ckks.entry_error(lattice, encoding, 3, agreement.decryptions) if backend == "ckks" else 0.0
+        )
+        for exact, error in ((True, 0.0), (False, encoding.entry_error(3))):
             plan = SumPlan("sum 0", 5, 100.0, 20, exact=exact)
             assert agreement.entry_error(0, plan, 4, 3) == (approximate or error)
-        assert code.entry_error(3) > 0
+        assert encoding.entry_error(3) > 0

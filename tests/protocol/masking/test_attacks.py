@@ -113,7 +113,7 @@ class Attack:
         """`target`'s upload without the masks that these seeds make."""
         upload = self.said("collecting", target)
         assert isinstance(upload, Upload)
-        width = self.session.codes[0].width
+        width = self.session.encodings[0].width
         words = np.zeros(self.session.parameters.rounds[0].length, ring.words_of(width))
         ring.add_packed(words, upload.payload, width)
         pairs = self.pair_keys(target, mask_seed) if mask_seed else {}
@@ -274,14 +274,14 @@ def test_survivor_set_under_the_threshold(monkeypatch: pytest.MonkeyPatch) -> No
         attack = Attack(parties.session(low, client=weak("_check_group")))
         reveals = {index: attack.ask(index, pair) for index in pair}
         masks = [attack.secret(index, reveals) for index in range(2, 5)]
-        kind = ring.words_of(attack.session.codes[0].width)
+        kind = ring.words_of(attack.session.encodings[0].width)
         total: Any = attack.unmask(VICTIM, None, attack.secret(VICTIM, reveals)).astype(kind)
         total += attack.unmask(1, None, attack.secret(1, reveals)).astype(kind)
         for dropped, seed in zip(range(2, 5), masks, strict=True):
             keys = attack.pair_keys(dropped, seed)
             add_keystreams(total, minus=[keys[0], keys[1]])  # both survivors are the lower of each pair
-        colluders = ring.signed(attack.session.codes[0].encode(attack.session.vectors[1, 0]), 8)
-        assert (ring.signed(total, attack.session.codes[0].width) - colluders).tolist() == attack.truth()
+        colluders = ring.signed(attack.session.encodings[0].encode(attack.session.vectors[1, 0]), 8)
+        assert (ring.signed(total, attack.session.encodings[0].width) - colluders).tolist() == attack.truth()
 
     for profile in Profile:
         attack = Attack(parties.session(parties.propose(profile=profile)))
@@ -490,11 +490,11 @@ def test_replayed_round() -> None:
         attack.said("collecting", VICTIM),
         decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT),
     ]
-    words = np.zeros((2, 5), ring.words_of(session.codes[0].width))
+    words = np.zeros((2, 5), ring.words_of(session.encodings[0].width))
     for total, upload in zip(words, uploads, strict=True):
         assert isinstance(upload, Upload)
-        ring.add_packed(total, upload.payload, session.codes[0].width)
-    assert ring.signed(words[0] - words[1], session.codes[0].width).tolist() == attack.truth()
+        ring.add_packed(total, upload.payload, session.encodings[0].width)
+    assert ring.signed(words[0] - words[1], session.encodings[0].width).tolist() == attack.truth()
 
     attack = Attack(parties.session(parties.propose(rounds=2)))
     for state in ("uploaded", "consented"):
@@ -619,10 +619,10 @@ def test_late_upload_of_a_declared_dropout_stays_hidden(monkeypatch: pytest.Monk
     client = attack.session.clients[VICTIM]
     assert client._memory.current is not None
     own = messages.self_mask_key(client._memory.current.self_seed, attack.transcript, 0, VICTIM)
-    mask: Any = np.array(seen, dtype=np.int64).astype(ring.words_of(attack.session.codes[0].width))
+    mask: Any = np.array(seen, dtype=np.int64).astype(ring.words_of(attack.session.encodings[0].width))
     add_keystreams(mask, minus=[own])
     assert (
-        ring.signed(mask, attack.session.codes[0].width).tolist() == attack.truth()
+        ring.signed(mask, attack.session.encodings[0].width).tolist() == attack.truth()
     )  # that, and nothing else
     for index in others:  # and nobody gives a share of it any more
         with pytest.raises(RemoteProtocolError):

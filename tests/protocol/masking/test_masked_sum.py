@@ -205,9 +205,9 @@ def test_an_aborted_round_releases_nothing_and_the_next_is_exact() -> None:
 def test_every_width_carries_the_same_sum(fraction_bits: int) -> None:
     session = WORLDS[4].session(WORLDS[4].propose(fraction_bits=fraction_bits, length=30)).set_up()
     result = session.sum()
-    code = session.codes[0]
+    encoding = session.encodings[0]
     real = np.sum([session.vectors[index, 0] for index in range(4)], axis=0)
-    assert np.abs(code.decode_sum(result.values, 4) - real).max() <= code.entry_error(4) + 1e-12
+    assert np.abs(encoding.decode_sum(result.values, 4) - real).max() <= encoding.entry_error(4) + 1e-12
 
 
 @pytest.mark.parametrize("profile", Profile)

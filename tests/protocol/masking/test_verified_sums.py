@@ -187,7 +187,7 @@ def test_a_server_that_changes_the_survivors(kind: type[MaskingClient]) -> None:
     cohort, server = session.cohort, session.server
     cohort.collect(0, session.contribute)
     lost = session.clients[3]
-    own = session.codes[0].encode(session.vectors[3, 0])
+    own = session.encodings[0].encode(session.vectors[3, 0])
     while server.state is not ServerState.UNMASKING:
         cohort.run(server.advance, session.contribute)
     server._round.total -= own.astype(server._round.total.dtype)
@@ -379,8 +379,8 @@ def test_every_survivor_has_the_sum(silent: tuple[int, ...]) -> None:
             one = session.clients[index].verified[number]
             assert one.units.tolist() == expected.tolist()
             assert one.survivors == tuple(alive)
-            code = session.codes[number]
-            assert one.total.tolist() == code.decode_sum(result.values, len(alive)).tolist()
+            encoding = session.encodings[number]
+            assert one.total.tolist() == encoding.decode_sum(result.values, len(alive)).tolist()
             digests.add(one.digest)
         assert len(digests) == 1
         link(session.cohort)._network = FaultyNetwork([Fault("drop", "collecting", frozenset(silent))])

@@ -329,7 +329,7 @@ def test_a_second_implementation_agrees_byte_for_byte(suite: Suite) -> None:
         parts = (transcript, question[one.client], u64(one.client), root(body))
         keys[one.client].verify(one.data[-64:], bind("FRAME_SIGNATURE", *parts))
 
-    # Phase 0: the roster's digest and the fixed-point code.
+    # Phase 0: the roster's digest and the fixed-point encoding.
     named = [part for member in members.roster.members for part in (member.name.encode(), member.verify_key)]
     assert asked["parameters", 0][6] == digest("ROSTER", *named)
     t, (_, _, m, f, magnitude, w, _, _) = asked["parameters", 0][9], asked["parameters", 0][10][0]

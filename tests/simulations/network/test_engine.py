@@ -58,8 +58,8 @@ def test_a_sum_over_clients_with_folders_of_their_own(root: Path, monkeypatch: p
 @pytest.mark.parametrize(("changed", "wrong"), [("a value", 1), ("a survivor", 0)])
 def test_another_sum_is_found_out(changed: str, wrong: int) -> None:
     stayed = tuple(index for index in range(20) if index not in SIZE.gone)
-    code = SIZE.plan[0].spec(20).code(20)
-    total = sum((code.encode(many_nodes.values(SIZE, index)).view(np.int64) for index in stayed), wrong)
+    encoding = SIZE.plan[0].spec(20).encoding(20)
+    total = sum((encoding.encode(many_nodes.values(SIZE, index)).view(np.int64) for index in stayed), wrong)
     with pytest.raises(AssertionError, match="not that of"):
         many_nodes._check(SIZE, stayed if wrong else stayed[1:], np.asarray(total))
 

@@ -155,12 +155,14 @@ def test_the_worst_client_and_the_median_one() -> None:
 
 
 def _right(cell: Cell) -> Aggregate:
-    code = FixedPoint(20, 2**20, cell.clients, 5)
+    encoding = FixedPoint(20, 2**20, cell.clients, 5)
     survivors = [index for index in range(cell.clients) if index not in cell.silent]
-    units = sum(code.encode(vector(cell, index)).view(np.int64) for index in survivors)
+    units = sum(encoding.encode(vector(cell, index)).view(np.int64) for index in survivors)
     assert isinstance(units, np.ndarray)
     names = tuple(cell.names()[index] for index in survivors)
-    return Aggregate(names, code.entry_error(4), cell.values, np.ldexp(units.astype(float), -20), units, code)
+    return Aggregate(
+        names, encoding.entry_error(4), cell.values, np.ldexp(units.astype(float), -20), units, encoding
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def _right(cell: Cell) -> Aggregate:
         lambda one: replace(one, units=one.units + np.eye(1, len(one.units), 3, dtype=np.int64)[0]),
         lambda one: replace(one, units=None),
         lambda one: replace(one, total=one.total + 1e-3),
-        lambda one: replace(one, total=one.total * np.nan, code=None),
+        lambda one: replace(one, total=one.total * np.nan, encoding=None),
     ],
 )
 def test_a_wrong_sum_is_never_measured(wrong: Callable[[Any], Aggregate]) -> None:
