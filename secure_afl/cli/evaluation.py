@@ -26,31 +26,37 @@ def print_classified(found: "Classified") -> None:
     for said in found.calibration:
         shown.add_row(_share(said.said), str(said.rows), _share(said.observed))
     console.print(shown)
-    over = "" if binary else ", mean of classes"
-    print_figures(
-        {
-            "rows": str(found.rows),
-            "accuracy": _share(found.accuracy),
-            "guessing the largest class": _share(found.majority),
-            "balanced accuracy": _share(found.balanced_accuracy),
-            f"AUC{over}": _share(found.auc),
-            f"Brier score{over}": _share(found.brier),
-        }
-    )
+    print_figures(of_classes(found))
+
+
+def of_classes(found: "Classified") -> dict[str, str]:
+    """The figures of a classifier that are one number."""
+    over = "" if len(found.by_class) == 2 else ", mean of classes"
+    return {
+        "rows": f"{found.rows:,}",
+        "accuracy": _share(found.accuracy),
+        "guessing the largest class": _share(found.majority),
+        "balanced accuracy": _share(found.balanced_accuracy),
+        f"AUC{over}": _share(found.auc),
+        f"Brier score{over}": _share(found.brier),
+    }
 
 
 def print_measured(found: "Measured", unit: str) -> None:
     """The figures of a regression. unit: of the outcome."""
+    print_figures(of_number(found, unit))
+
+
+def of_number(found: "Measured", unit: str) -> dict[str, str]:
+    """The figures of a regression. unit: of the outcome."""
     of = unit and f" {unit}"
-    print_figures(
-        {
-            "rows": str(found.rows),
-            "RMSE": f"{found.rmse:.4g}{of}",
-            "MAE": f"{found.mae:.4g}{of}",
-            "RMSE of guessing the mean": f"{found.guess_rmse:.4g}{of}",
-            "R²": _share(found.r2),
-        }
-    )
+    return {
+        "rows": f"{found.rows:,}",
+        "RMSE": f"{found.rmse:.4g}{of}",
+        "MAE": f"{found.mae:.4g}{of}",
+        "RMSE of guessing the mean": f"{found.guess_rmse:.4g}{of}",
+        "R²": _share(found.r2),
+    }
 
 
 def print_figures(figures: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ bound that follows from the same counts. Of a number they add up errors and squa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,19 +35,51 @@ _SUM_BITS = 58
 
 class Evaluated(NamedTuple):
     """figures: of all sites' rows; auc_error: how far areas may be from those of the rows, for each class; cut: rows whose
-    error is larger than the outcome's range, and counts as that.
+    error is larger than the outcome's range, and counts as that. survivors: the sites in the sum; least_rows: see `HeldOut`.
     """
 
     figures: Classified | Measured
     auc_error: tuple[float, ...] = ()
     cut: int = 0
+    survivors: tuple[str, ...] = ()
+    least_rows: int = 1
+
+    def json(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            **asdict(self.figures),
+            "auc_error": list(self.auc_error),
+            "bins": BINS,
+            "cut": self.cut,
+            "survivors": list(self.survivors),
+            "least_rows": self.least_rows,
+        }
+
+    def notes(self) -> list[str]:
+        """What a reader must know beside the figures."""
+        said = []
+        if self.auc_error:
+            said.append(
+                f"AUC, Brier score and calibration are from scores in {BINS} bins: the AUC is within ±{max(self.auc_error):.2g} "
+                "of that of the rows; accuracy, recall and precision are exact"
+            )
+        if self.cut:
+            said.append(f"{self.cut} errors larger than the outcome's range count as that range")
+        if self.least_rows > 1:
+            said.append(
+                f"rows that are fewer than {self.least_rows} of a class, or in all, at a site are not in it"
+                if isinstance(self.figures, Classified)
+                else f"a site with fewer than {self.least_rows} rows is not in it"
+            )
+        return said
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """What is agreed on. classes: of the outcome, or none for a number; range: (low, high) of the number; max_rows: of one
     site; least_rows: a site leaves out the rows of a class of which it has fewer, and all if it has fewer in all. Parts of
-    a calibration table with fewer rows are not shown; whoever holds the sum knows them.
+    a calibration table with fewer rows are not shown; whoever holds the sum knows them. agreement: what else stands in the
+    sum's name.
 
     Raises `DataError`.
     """
@@ -56,6 +88,7 @@ class HeldOut:
     range: tuple[float, float] = (0.0, 1.0)
     max_rows: int = 2**16
     least_rows: int = 5
+    agreement: str = ""
 
     def __post_init__(self) -> None:
         if len(self.classes) == 1 or not self.range[0] < self.range[1]:
@@ -70,13 +103,13 @@ class HeldOut:
 
     def plan(self, clients: int) -> SumPlan:
         """The sum."""
-        asked = f"least_rows {self.least_rows}"
-        if self.classes:
-            name = f"held-out rows of {len(self.classes)} classes, {asked}"
-            return SumPlan(name, self.length, float(self.max_rows), 0, exact=True)
         low, high = self.range
+        of = f"of {len(self.classes)} classes" if self.classes else f"of {low:.6g} to {high:.6g}"
+        name = f"held-out rows {of}, {self.agreement or f'least_rows {self.least_rows}'}"
+        if self.classes:
+            return SumPlan(name, self.length, float(self.max_rows), 0, exact=True)
         bits = min(40, _SUM_BITS - (self.max_rows * clients).bit_length())
-        return SumPlan(f"held-out rows, {low:g} to {high:g}, {asked}", 6, float(self.max_rows), bits)
+        return SumPlan(name, self.length, float(self.max_rows), bits)
 
     def vector(self, truth: npt.NDArray[Any], predicted: Floats) -> Floats:
         """What a site puts into the sum. truth: place in `classes`, or a number, of each row (rows,); predicted: scores
@@ -86,9 +119,10 @@ class HeldOut:
             raise DataError(f"expected at most {self.max_rows} held-out rows, got {len(truth)}")
         return self._counts(truth, predicted) if self.classes else self._errors(truth, predicted)
 
-    def opened(self, total: Floats) -> Evaluated:
+    def opened(self, total: Floats, survivors: tuple[str, ...] = ()) -> Evaluated:
         """The figures in a sum. Raises `DataError` if no site contributed rows."""
-        return self._of_counts(total) if self.classes else self._of_errors(total)
+        found = self._of_counts(total) if self.classes else self._of_errors(total)
+        return found._replace(survivors=survivors, least_rows=self.least_rows)
 
     @property
     def _shown(self) -> tuple[int, ...]:
@@ -166,6 +200,26 @@ class HeldOut:
         return Evaluated(figures, cut=round(cut))
 
 
+def predictions(model: Any, X: Any) -> Floats:
+    """What a fitted model says of rows: scores (rows, classes), or numbers (rows,)."""
+    if not hasattr(model, "classes_"):
+        return np.asarray(model.predict(X))
+    scores = getattr(model, "predict_proba", None) or getattr(model, "class_scores", None)
+    return np.asarray((scores or model.decision_function)(X))
+
+
+def summed(
+    aggregator: Aggregator, agreed: HeldOut, vectors: Mapping[str, Floats], data_set: str = "held-out rows"
+) -> Evaluated:
+    """The figures in a sum of sites' vectors, in a session of its own. data_set: what the ledgers call these rows.
+
+    Raises `DataError` if no site contributed rows, and what the aggregator raises.
+    """
+    aggregator.open(list(vectors), [agreed.plan(len(vectors))])
+    result = aggregator.sum(0, {name: (vector, data_set) for name, vector in vectors.items()})
+    return agreed.opened(result.total, result.survivors)
+
+
 def evaluate(
     model: Any,
     X: Any,
@@ -191,17 +245,11 @@ def evaluate(
     if hasattr(model, "classes_"):
         truth, classes = parse_labels(y, model.classes_.tolist(), sites, len(features))
         agreed = HeldOut(tuple(map(str, classes)), max_rows=largest, least_rows=least_rows)
-        scores = getattr(model, "predict_proba", None) or getattr(model, "class_scores", None)
-        predicted: Floats = (scores or model.decision_function)(X)
     else:
         if target_range is None:
             raise DataError("expected target_range, a range (low, high) of y that was agreed on, got None")
         truth = np.asarray(y, dtype=np.float64)
         agreed = HeldOut(range=target_range, max_rows=largest, least_rows=least_rows)
-        predicted = model.predict(X)
-    vectors: Mapping[str, Floats] = {
-        name: agreed.vector(truth[rows], predicted[rows]) for name, rows in sites.items()
-    }
-    aggregator.open(list(vectors), [agreed.plan(len(vectors))])
-    result = aggregator.sum(0, {name: (vector, data_set) for name, vector in vectors.items()})
-    return agreed.opened(result.total)
+    predicted = predictions(model, X)
+    vectors = {name: agreed.vector(truth[rows], predicted[rows]) for name, rows in sites.items()}
+    return summed(aggregator, agreed, vectors, data_set)

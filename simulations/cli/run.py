@@ -73,6 +73,11 @@ _SETTINGS = {
         min=1,
         show_default=False,
     ),
+    "federated_evaluation": typer.Option(
+        "--federated-evaluation",
+        help="Count the common model's hits and errors on the clients' test rows in a second secure sum, as clients apart from "
+        "each other would: nobody sees the figures of one client.",
+    ),
     "device": typer.Option(help="Where fedacnnl computes: cpu or cuda."),
     "backend": typer.Option(
         help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "

@@ -190,9 +190,9 @@ def print_scores(result: Run) -> None:
 
 def print_left(result: Run) -> None:
     """What each client sent, and in which form."""
-    backend = result.figures["backend"]
+    backend, evaluation = result.figures["backend"], left_for_evaluation(result.figures)
     shown = table(
-        "What left each client: these bytes and nothing else",
+        f"What left each client{evaluation and ' for the model'}: these bytes and nothing else",
         ("client", "its vector for the sum", "keys"),
         names=1,
     )
@@ -203,3 +203,16 @@ def print_left(result: Run) -> None:
         shown.add_row(f"… and {len(rows) - _MOST} more", "", "")
     console.print(shown)
     console.print(_SENTENCES[backend], highlight=False)
+    if evaluation:
+        console.print(evaluation, highlight=False)
+
+
+def left_for_evaluation(figures: Mapping[str, Any]) -> str:
+    """What each client sent besides, for figures of its test rows; empty for nothing. figures: of a run."""
+    found = figures["federated_evaluation"]
+    if not found:
+        return ""
+    return (
+        f"For the figures on test rows each client sent {found['upload_per_client']:,} bytes more, in a session of their own: "
+        f"counts of its test rows, {_SENT[figures['backend']]}, and keys."
+    )

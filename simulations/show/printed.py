@@ -50,12 +50,16 @@ def print_run(result: Run, note: str, model: "Model | None" = None) -> None:
 
 
 def _print_held_out(result: Run) -> None:
-    """How good everyone's model is on all test rows."""
+    """How good everyone's model is on all test rows; out of the secure sum, where one was made."""
     from secure_afl.analytic.evaluation import Classified, Measured
 
-    if result.held_out:
-        console.print("[bold]The common model on the test rows of all clients[/]")
-    if isinstance(result.held_out, Classified):
-        print_classified(result.held_out)
-    if isinstance(result.held_out, Measured):
-        print_measured(result.held_out, result.figures["unit"])
+    shown = result.evaluated.figures if result.evaluated else result.held_out
+    through = ", counted in a secure sum: nobody saw the figures of one client" if result.evaluated else ""
+    if shown:
+        console.print(f"[bold]The common model on the test rows of all clients{through}[/]")
+    if isinstance(shown, Classified):
+        print_classified(shown)
+    if isinstance(shown, Measured):
+        print_measured(shown, result.figures["unit"])
+    for note in result.evaluated.notes() if result.evaluated else ():
+        console.print(escape(note), highlight=False)

@@ -3,9 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from secure_afl.analytic.evaluation import Measured
+from secure_afl.cli.evaluation import of_classes, of_number
 from secure_afl.cli.pages import inline, page, svg
 from secure_afl.simulations.benchmarks.masking import machine
-from secure_afl.simulations.show.answers import described, effects, headings, meaning, remarks
+from secure_afl.simulations.show.answers import (
+    described,
+    effects,
+    headings,
+    left_for_evaluation,
+    meaning,
+    remarks,
+)
 from secure_afl.simulations.show.forest import forest
 from secure_afl.simulations.study.control import sentences
 from secure_afl.simulations.study.report import Run
@@ -67,6 +76,7 @@ def run_page(result: Run, note: str, command: str, model: Model | None = None) -
         forest=inline("image/svg+xml", svg(picture).encode()) if picture else "",
         clients=clients,
         personal=result.personal,
+        tested=_tested(result),
         personal_on_all=any(one["personal_on_all"] is not None for one in clients),
         chart=inline("image/svg+xml", svg(_chart(result, clients)).encode()),
         phases=result.phases(),
@@ -75,6 +85,31 @@ def run_page(result: Run, note: str, command: str, model: Model | None = None) -
         command=command,
         note=note.removeprefix("scale: "),
     )
+
+
+def _tested(result: Run) -> dict[str, Any]:
+    """How good the common model is on all test rows: sentences, figures by name, and rows by class, none for a number."""
+    shown = result.evaluated.figures if result.evaluated else result.held_out
+    if shown is None:
+        return {}
+    said = ["The common model on the test rows of all clients, from which nothing was learned."]
+    if result.evaluated:
+        said[0] += (
+            " Each client counted hits and errors on its own test rows, and a secure sum added the counts up: nobody saw the "
+            "figures of one client."
+        )
+        said += [f"{note[0].upper()}{note[1:]}." for note in result.evaluated.notes()]
+    if isinstance(shown, Measured):
+        return {"said": said, "figures": of_number(shown, result.figures["unit"]), "classes": []}
+    classes = [
+        (
+            one.name,
+            f"{one.rows:,}",
+            *("–" if part is None else f"{part:.3f}" for part in (one.recall, one.precision)),
+        )
+        for one in shown.by_class
+    ]
+    return {"said": said, "figures": of_classes(shown), "classes": classes}
 
 
 def _what(result: Run) -> str:
@@ -143,6 +178,8 @@ def _left(figures: Mapping[str, Any]) -> list[str]:
                 if figures["suite"] == "hybrid"
                 else "Keys are X25519 alone: who records the traffic today could open it with a quantum computer later."
             )
+    if evaluation := left_for_evaluation(figures):
+        told.append(evaluation)
     told += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences(figures)]
     if "personal" in figures.get("accuracy", ()):
         told.append(

@@ -10,6 +10,7 @@ from secure_afl.simulations.study.control import sentences
 
 if TYPE_CHECKING:  # NumPy
     from secure_afl.analytic.evaluation import Classified, Measured
+    from secure_afl.models.evaluation import Evaluated
 
 KEY_PHASES = (
     *("start", "advertising", "sharing", "confirming"),
@@ -58,7 +59,7 @@ class PhaseRow(NamedTuple):
 class Run:
     """What came of a run. `figures` is what the JSON file holds; `costs` is by phase; `learned` is the common model;
     `session` is its number in hexadecimal digits, empty where nothing was agreed on; `held_out` says how good the model
-    is on all clients' test rows.
+    is on all clients' test rows, and `evaluated` the same out of a secure sum, where one was asked for.
     """
 
     figures: dict[str, Any]
@@ -67,6 +68,7 @@ class Run:
     learned: Any = None
     session: str = ""
     held_out: "Classified | Measured | None" = None
+    evaluated: "Evaluated | None" = None
 
     @property
     def survivors(self) -> list[list[str]]:

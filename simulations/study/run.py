@@ -16,6 +16,7 @@ from secure_afl.analytic.evaluation import Classified, Measured, classified, mea
 from secure_afl.analytic.solve import Solution
 from secure_afl.crypto import ring
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, GroupWarning, SolveError
+from secure_afl.models.evaluation import Evaluated, HeldOut, predictions, summed
 from secure_afl.models.glm import STEPS, FederatedLogisticRegression, FederatedPoissonRegression
 from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
 from secure_afl.models.sums import FederatedTable, split_rounds
@@ -150,10 +151,14 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     witness = Witness(aggregator)
     try:
         models = _models(data, parts, control, settings, witness)
+        sessions, evaluated = _sessions(aggregator), None
+        if settings.federated_evaluation:
+            least = LEAST_ROWS if settings.least_rows is None else settings.least_rows
+            evaluated = _evaluated(data, parts, models.together, aggregator, least)
+        later = [one for one in _sessions(aggregator) if one not in sessions]
     finally:
         if not isinstance(aggregator, PlainAggregator):
             aggregator.close()
-    sessions = _sessions(aggregator)
     costs = {phase: cost for session in sessions for phase, cost in session.costs.items()}
     test, _ = stacked({part.client: part.test for part in parts})
     tested = held_out(data, models.together, test)
@@ -162,6 +167,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
         | _learned(data, parts, models, witness, settings)
         | {
             "held_out": asdict(tested),
+            "federated_evaluation": evaluated and evaluated.json() | {"upload_per_client": _uploaded(later)},
             "disclosure": {
                 "least_rows": settings.control(data.codebook) if control.figures else None,
                 "by_client": control.figures,
@@ -180,7 +186,7 @@ def run(data: Dataset, parts: Sequence[Part], settings: Settings, watch: Callabl
     for session in sessions:
         figures |= _agreed(session, aggregator.policy)
     refusals = [refusal for session in sessions for refusal in session.refusals]
-    return Run(figures, costs, refusals, models.together, _number_of(sessions), tested)
+    return Run(figures, costs, refusals, models.together, _number_of(sessions), tested, evaluated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -526,15 +532,30 @@ def _quality(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> flo
 
 def held_out(data: Dataset, model: "Learned", rows: npt.NDArray[np.intp]) -> Classified | Measured:
     """How good a model is on these rows."""
-    X, truth = data.X[rows], data.y[rows]
-    if isinstance(model, FederatedRidge | FederatedPoissonRegression):
-        return measured(truth, model.predict(X))
-    if isinstance(model, FederatedLogisticRegression):
-        return classified(truth, model.predict_proba(X), data.classes)
-    scores = (
-        model.class_scores(X) if isinstance(model, FederatedRidgeClassifier) else model.decision_function(X)
-    )
-    return classified(truth, scores, data.classes)
+    truth, predicted = data.y[rows], predictions(model, data.X[rows])
+    return measured(truth, predicted) if data.target else classified(truth, predicted, data.classes)
+
+
+def _evaluated(
+    data: Dataset, parts: Sequence[Part], model: "Learned", aggregator: Aggregator, least_rows: int
+) -> Evaluated:
+    """The same on all clients' test rows, of which each gives counts to a secure sum of their own."""
+    most = max(2**16, *(len(part.test) for part in parts))
+    agreed = HeldOut(data.classes, max_rows=most, least_rows=least_rows)
+    if data.target:
+        agreed = HeldOut(range=data.target.range, max_rows=most, least_rows=least_rows)
+    vectors = {}
+    for part in parts:
+        X, truth = data.X[part.test], data.y[part.test]
+        none = np.zeros((0, len(data.classes)) if data.classes else 0)
+        vectors[part.client] = agreed.vector(truth, predictions(model, X) if len(X) else none)
+    return summed(aggregator, agreed, vectors)
+
+
+def _uploaded(sessions: Sequence[Exchange]) -> int:
+    """The bytes that the median client sent in all phases, those of keys among them."""
+    costs = [cost for session in sessions for cost in session.costs.values()]
+    return int(of_median_client([cost.up for cost in costs]))
 
 
 def of_median_client(by_phase: Sequence[Mapping[int, float]]) -> float:

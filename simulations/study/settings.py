@@ -28,7 +28,8 @@ class Settings:
     to its rows, from the heads of `groups` groups; trusts_reports: see `Policy`; key_holders: of an encrypted backend;
     audit: a folder for every party's audit log; epsilon, delta: of differential privacy, None for none; clip: the norm
     to which it shortens rows, None for the data's public bound; least_rows: of disclosure control for tables, None for
-    what the codebook says, or for none with epsilon.
+    what the codebook says, or for none with epsilon; federated_evaluation: the figures of the clients' test rows come out of
+    a secure sum of counts, too.
     """
 
     model: str = "ridge"
@@ -50,6 +51,7 @@ class Settings:
     delta: float = 1e-5
     clip: float | None = None
     least_rows: int | None = None
+    federated_evaluation: bool = False
 
     def __post_init__(self) -> None:
         from secure_afl.protocol.homomorphic.agreement import RELEASES
@@ -116,6 +118,16 @@ class Settings:
                 "least_rows",
                 private and self.least_rows not in (None, 1),
                 "needs no epsilon: how a row is coded must not depend on other rows where noise protects it",
+            ),
+            (
+                "federated_evaluation",
+                self.federated_evaluation and private,
+                "needs no epsilon: counts of test rows have no noise, so nothing would be promised of these",
+            ),
+            (
+                "federated_evaluation",
+                self.federated_evaluation and (not self.backend.exact or self.release == "weights"),
+                "needs exact sums that are opened: the backend mask, bfv+mask or bfv, without --release weights",
             ),
             (
                 "audit",
