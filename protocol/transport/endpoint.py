@@ -27,7 +27,7 @@ from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWante
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.wire import WireError, decode
 from secure_afl.protocol.transport.driver import Contribution
-from secure_afl.protocol.transport.post import LEARNED, Channel, Learned, Letter, here
+from secure_afl.protocol.transport.post import LEARNED, Channel, Envelope, Learned, here
 
 _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 _TERMS: Decoder[Parameters | Agreement | Invitation] = Decoder(Parameters | Agreement | Invitation)
@@ -115,21 +115,21 @@ class Endpoint:
         self._study = study
         self._opened: AuditLog | None = None
 
-    def answer(self, letter: Letter, address: int) -> bytes:
+    def answer(self, envelope: Envelope, address: int) -> bytes:
         """Answer an envelope. address: where the transport delivered it.
 
         Raises the exceptions of the party, the store and `contribute`; do not send their texts to the server.
         """
-        match letter.channel:
+        match envelope.channel:
             case Channel.WHEREABOUTS:
-                return here(self._identity, self._terms.parties, self.party, letter, address)
+                return here(self._identity, self._terms.parties, self.party, envelope, address)
             case Channel.LEARNED:
-                return self._told(letter)
+                return self._told(envelope)
             case Channel.END:
-                self._ended(letter)
+                self._ended(envelope)
                 return b""
             case Channel.MASKED | Channel.ENCRYPTED:
-                answer = self._converse(letter)
+                answer = self._converse(envelope)
                 self._under_way()
                 return answer
             case other:
@@ -146,17 +146,17 @@ class Endpoint:
         if self._opened:
             self._opened.close()
 
-    def _ended(self, letter: Letter) -> None:
+    def _ended(self, envelope: Envelope) -> None:
         """Erase the session, its secrets first, and take what was learned in it: once, and only if this party was in the
         session and its study is approved. The answer is the same for a party that was not.
         """
-        name, model = _name(Channel.LEARNED, letter.session), message_digest(letter.data)
+        name, model = _name(Channel.LEARNED, envelope.session), message_digest(envelope.data)
         with self._store.transaction():
             kept = self._store.kept(name)
             told = kept.memory if kept else b""
-            is_open = any(self._store.kept(_name(channel, letter.session)) for channel in _SESSIONS)
+            is_open = any(self._store.kept(_name(channel, envelope.session)) for channel in _SESSIONS)
             for channel in _SESSIONS:
-                self._store.forget(_name(channel, letter.session))
+                self._store.forget(_name(channel, envelope.session))
             if is_open:  # who is killed from here on takes this model again, and no other
                 self._store.keep(name, Kept(told, model, b""))
             elif kept is None or kept.question != model:
@@ -165,38 +165,38 @@ class Endpoint:
         log = self._log()
         try:
             if log:
-                log.note(Ended(letter.session, len(letter.data)))
-            if letter.data:
+                log.note(Ended(envelope.session, len(envelope.data)))
+            if envelope.data:
                 self._check_approved()
-                _check_goes_on(letter.data, told)
-                self._learned(letter.data, told, letter.session)
+                _check_goes_on(envelope.data, told)
+                self._learned(envelope.data, told, envelope.session)
         except SecureAflError as error:
             if log:
-                log.append(refused(b"", letter.data, error))
+                log.append(refused(b"", envelope.data, error))
             raise
         finally:
             self._store.forget(name)
 
-    def _converse(self, letter: Letter) -> bytes:
-        party = self._party(letter)
+    def _converse(self, envelope: Envelope) -> bytes:
+        party = self._party(envelope)
         log, terms = self._log(), self._terms
         try:
             self._check_approved()
-            _check_number(letter)
+            _check_number(envelope)
         except (LocalProtocolError, PolicyError) as error:
             if log:
-                log.append(refused(b"", letter.data, error))
+                log.append(refused(b"", envelope.data, error))
             raise
         if log is None:
-            return self._said(party, letter)
+            return self._said(party, envelope)
         recorded = (RecordedParty if self._holds_key else RecordedClient)(
             party, log, terms.parties.clients, terms.plan, terms.policy, terms.parties.key_holders
         )
-        answer = self._said(recorded, letter)
+        answer = self._said(recorded, envelope)
         try:
             self._check_approved()  # it may have been revoked while this was computed
         except PolicyError as error:
-            log.append(refused(b"", letter.data, error))
+            log.append(refused(b"", envelope.data, error))
             raise
         return answer
 
@@ -216,13 +216,13 @@ class Endpoint:
                 "`secure-afl study approve`"
             )
 
-    def _said(self, party: DurableParty | RecordedParty[Any], letter: Letter) -> bytes:
-        answer = party.receive(letter.data)
+    def _said(self, party: DurableParty | RecordedParty[Any], envelope: Envelope) -> bytes:
+        answer = party.receive(envelope.data)
         if isinstance(answer, bytes):
             return answer
         assert isinstance(party, DurableParty | RecordedClient)  # key holders never contribute a vector
         try:
-            values, data_set = self._contribute(answer, self._known(letter.session))
+            values, data_set = self._contribute(answer, self._known(envelope.session))
             self._check_approved()  # again, before the data set is spent
         except Exception as error:  # whatever the fault (file, row, model), no vector leaves
             if isinstance(party, RecordedClient):
@@ -230,19 +230,19 @@ class Endpoint:
             raise
         return party.contribute(answer, values, data_set)
 
-    def _told(self, letter: Letter) -> bytes:
+    def _told(self, envelope: Envelope) -> bytes:
         """Store what the server announces about the sums so far. It can only grow; earlier parts must not change."""
-        learned = decode(letter.data, LEARNED)
+        learned = decode(envelope.data, LEARNED)
         log = self._log()
         try:
             with self._store.transaction():
                 self._check_approved()
-                self._keep_told(letter.session, learned)
+                self._keep_told(envelope.session, learned)
                 if log:  # log first: an unlogged announcement serves no sum
-                    log.note(Received(learned.transcript, frame(learned, letter.data)))
+                    log.note(Received(learned.transcript, frame(learned, envelope.data)))
         except SecureAflError as error:
             if log:
-                log.append(refused(learned.transcript, letter.data, error))
+                log.append(refused(learned.transcript, envelope.data, error))
             raise
         return b""
 
@@ -252,7 +252,7 @@ class Endpoint:
                 f"{self.name} takes part in no sum that depends on the server's announcements"
             )
         channel = Channel.ENCRYPTED if self._terms.encryption else Channel.MASKED
-        if learned.transcript != self._party(Letter(channel, session)).transcript:
+        if learned.transcript != self._party(Envelope(channel, session)).transcript:
             raise LocalProtocolError(f"{self.name} takes part in no session of that number and transcript")
         known = self._known(session)
         if not known.startswith(learned.model):  # otherwise it is repeated or late
@@ -278,18 +278,18 @@ class Endpoint:
             self._opened = opened
         return self._opened
 
-    def _party(self, letter: Letter) -> DurableParty:
+    def _party(self, envelope: Envelope) -> DurableParty:
         """The party that this envelope is for, in its present state."""
-        name = _name(letter.channel, letter.session)
-        return DurableParty(lambda ledger: self._made(letter, ledger), self._store, name)
+        name = _name(envelope.channel, envelope.session)
+        return DurableParty(lambda ledger: self._made(envelope, ledger), self._store, name)
 
-    def _made(self, letter: Letter, ledger: Ledger) -> Keeping:
+    def _made(self, envelope: Envelope, ledger: Ledger) -> Keeping:
         """The party that this envelope is for, in its state before the session."""
         terms, encryption = self._terms, self._terms.encryption
-        if letter.channel is Channel.MASKED and not self._holds_key and terms.backend.masked:
+        if envelope.channel is Channel.MASKED and not self._holds_key and terms.backend.masked:
             return self._masked(ledger)
-        if letter.channel is Channel.MASKED or encryption is None:
-            raise LocalProtocolError(f"{self.name}: no {letter.channel.value} sums were agreed on")
+        if envelope.channel is Channel.MASKED or encryption is None:
+            raise LocalProtocolError(f"{self.name}: no {envelope.channel.value} sums were agreed on")
         holders = terms.parties.key_holders
         assert holders is not None  # `Terms` ensures it
         common = (
@@ -306,7 +306,7 @@ class Endpoint:
         if not encryption.masked:
             return HomomorphicClient(*common)
         masks = self._masked(ledger)
-        if kept := self._store.kept(_name(Channel.MASKED, letter.session)):
+        if kept := self._store.kept(_name(Channel.MASKED, envelope.session)):
             masks.resume(kept.memory)
         return HomomorphicClient(*common, masks=masks)
 
@@ -332,17 +332,17 @@ class Endpoint:
         return log.head if log else b""
 
 
-def _check_number(letter: Letter) -> None:
+def _check_number(envelope: Envelope) -> None:
     """Raises `LocalProtocolError` if the terms belong to a different session than the envelope names: every log uses
     this number."""
     try:
-        terms = decode(letter.data, _TERMS)
+        terms = decode(envelope.data, _TERMS)
     except WireError:  # not terms; the party refuses it
         return
     session = terms.agreement.session if isinstance(terms, Invitation) else terms.session
-    if session != letter.session:
+    if session != envelope.session:
         raise LocalProtocolError(
-            f"expected the terms of session {session_name(letter.session)}…, got those of {session_name(session)}…"
+            f"expected the terms of session {session_name(envelope.session)}…, got those of {session_name(session)}…"
         )
 
 

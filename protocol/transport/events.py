@@ -16,7 +16,7 @@ from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import ProtocolError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.wire import WireError
-from secure_afl.protocol.transport.post import Letter
+from secure_afl.protocol.transport.post import Envelope
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event"):
@@ -219,13 +219,17 @@ def bound(study: bytes, parties: Parties) -> Bound:
     return Bound(study.hex()[:16], rosters["clients"], rosters.get("key_holders", ""))
 
 
-def answered(party: str, letter: Letter, answer: bytes, seconds: float) -> Answered:
+def answered(party: str, envelope: Envelope, answer: bytes, seconds: float) -> Answered:
     """The event for an envelope and a node's answer."""
-    session = session_name(letter.session)
-    return Answered(party, letter.channel.value, session, len(letter.data), len(answer), seconds)
+    session = session_name(envelope.session)
+    return Answered(party, envelope.channel.value, session, len(envelope.data), len(answer), seconds)
 
 
-def refused(party: str, letter: Letter | None, error: BaseException, seconds: float) -> Refused:
+def refused(party: str, envelope: Envelope | None, error: BaseException, seconds: float) -> Refused:
     """The event for an envelope, if it was readable, and the reason for a node's refusal."""
-    about = (letter.channel.value, session_name(letter.session), len(letter.data)) if letter else ("", "", 0)
+    about = (
+        (envelope.channel.value, session_name(envelope.session), len(envelope.data))
+        if envelope
+        else ("", "", 0)
+    )
     return Refused(party, *about, seconds, *told(error))

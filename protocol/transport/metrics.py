@@ -28,9 +28,12 @@ from secure_afl.protocol.transport.events import (
 VARIABLE = "SECURE_AFL_METRICS"
 _BOUNDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # seconds
 _TABLE = {
-    "secure_afl_messages": ("counter", "Letters to a party, by channel and whether it answered or refused."),
-    "secure_afl_bytes": ("counter", "Bytes of letters and answers, without the transport's."),
-    "secure_afl_message_seconds": ("histogram", "From a letter to its answer, or refusal, at a party."),
+    "secure_afl_messages": (
+        "counter",
+        "Envelopes for a party, by channel and whether it answered or refused.",
+    ),
+    "secure_afl_bytes": ("counter", "Bytes of envelopes and answers, without the transport's."),
+    "secure_afl_message_seconds": ("histogram", "From an envelope to its answer, or refusal, at a party."),
     "secure_afl_refusals": ("counter", "What a party refused, by class of error."),
     "secure_afl_phase_seconds": ("histogram", "Phases of a study at the server, over all rounds."),
     "secure_afl_silences": ("counter", "Nodes that said nothing to the server, or nothing readable."),

@@ -33,7 +33,7 @@ class Channel(Enum):
 
 
 @dataclass(frozen=True)
-class Letter:
+class Envelope:
     """An envelope: a message to a party. session: its number, 32 bytes; in WHEREABOUTS 32 fresh bytes with empty `data`."""
 
     channel: Channel
@@ -71,18 +71,18 @@ HERE = Decoder(Here)
 LEARNED = Decoder(Learned)
 
 
-def who_is_there() -> Letter:
+def who_is_there() -> Envelope:
     """A fresh question for the party at an address; an answer to an earlier question cannot answer it."""
-    return Letter(Channel.WHEREABOUTS, secrets.token_bytes(KEY_BYTES))
+    return Envelope(Channel.WHEREABOUTS, secrets.token_bytes(KEY_BYTES))
 
 
-def here(identity: Identity, parties: Parties, party: int, question: Letter, address: int) -> bytes:
+def here(identity: Identity, parties: Parties, party: int, question: Envelope, address: int) -> bytes:
     """The answer of the party with that index at that address of the transport."""
     signed = _signed(parties, party, question, address)
     return encode(Here(party, identity.sign(Label.HERE_SIGNATURE, *signed)))
 
 
-def found(parties: Parties, question: Letter, address: int, answer: bytes) -> int:
+def found(parties: Parties, question: Envelope, address: int, answer: bytes) -> int:
     """The index of the party at that address. Raises `WireError` for an answer that does not prove it."""
     told = decode(answer, HERE)
     everybody = parties.everybody
@@ -98,6 +98,6 @@ def found(parties: Parties, question: Letter, address: int, answer: bytes) -> in
     return told.party
 
 
-def _signed(parties: Parties, party: int, question: Letter, address: int) -> tuple[bytes, ...]:
+def _signed(parties: Parties, party: int, question: Envelope, address: int) -> tuple[bytes, ...]:
     digests = [roster.digest for roster in parties.rosters().values()]
     return (question.session, integer(address), integer(party), *digests)

@@ -132,8 +132,8 @@ def _carry_all(
     cell: Cell, server: Connection, pipes: Mapping[int, Connection], here: Mapping[int, "_Hosted"]
 ) -> None:
     """Messages of the server to all parties, and their answers one by one, until it has the sum."""
-    while (letters := _received(server)) is not None:
-        phase, channel, outbox = letters
+    while (envelopes := _received(server)) is not None:
+        phase, channel, outbox = envelopes
         for index, data in outbox.items():
             if index in cell.silent and phase == cell.falls_silent:
                 continue
@@ -214,8 +214,8 @@ def _party(pipe: Connection, cell: Cell, index: int) -> None:
     parties = pipe.recv()
     peak = _Peak()
     hosted = _Hosted(cell, index, identity, parties)
-    while (letter := pipe.recv()) is not None:
-        phase, channel, data = letter
+    while (envelope := pipe.recv()) is not None:
+        phase, channel, data = envelope
         peak.begin(phase)
         answer = hosted.answer(channel, data)
         peak.end()

@@ -11,7 +11,7 @@ from secure_afl.node.site import Folder
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.session.errors import RoundAbortedError
 from secure_afl.protocol.session.ledger import session_name
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli.main import app
 
 FORCE = "--may-expose-this-data-set"
@@ -29,7 +29,7 @@ def run_to_its_end(federation: Federation) -> bytes:
     learned(federation, post)
     (session,) = post.sessions
     for party in range(len(federation.folders)):
-        post.ask(party, Letter(Channel.END, session))
+        post.ask(party, Envelope(Channel.END, session))
     return session
 
 

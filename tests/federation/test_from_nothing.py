@@ -23,7 +23,7 @@ from secure_afl.node.site import Folder, kept
 from secure_afl.sums.aggregation import MaskedAggregator
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-HOSPITALS = [f"Hospital {letter}" for letter in "ABCD"]
+HOSPITALS = [f"Hospital {envelope}" for envelope in "ABCD"]
 PROGRAMS = Path(sys.executable).parent
 
 

@@ -16,7 +16,7 @@ from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import SumWanted
-from secure_afl.protocol.transport.post import Letter
+from secure_afl.protocol.transport.post import Envelope
 from secure_afl.tables import reading
 
 
@@ -36,7 +36,7 @@ class Reads:
 
 @dataclass
 class Prepared(Post):
-    """Parties as their nodes have them: rows are read before a letter comes."""
+    """Parties as their nodes have them: rows are read before an envelope comes."""
 
     known: dict[int, Ahead] = field(default_factory=dict)
 
@@ -46,10 +46,10 @@ class Prepared(Post):
         for one in self.known.values():
             one.refresh()
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
         folder = Folder(self.federation.folders[party])
         with closing(folder.endpoint(ahead=self.known[party].known)) as endpoint:
-            return endpoint.answer(letter, address)
+            return endpoint.answer(envelope, address)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -21,7 +21,7 @@ from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import AuditError, FileError, PolicyError
 from secure_afl.protocol.session.roster import Roster, grouped
-from secure_afl.protocol.transport.post import Channel, Letter, who_is_there
+from secure_afl.protocol.transport.post import Channel, Envelope, who_is_there
 from secure_afl.simulations.cli.main import app
 
 SESSION = bytes(32)
@@ -29,7 +29,7 @@ SESSION = bytes(32)
 
 def asked(federation: Federation, party: int = 0) -> bytes:
     """What a party says to a message of a session; it can be of none, as nobody gets so far who has not approved it."""
-    return Post(federation).ask(party, Letter(Channel.MASKED, SESSION, b"x"))
+    return Post(federation).ask(party, Envelope(Channel.MASKED, SESSION, b"x"))
 
 
 def is_heard(federation: Federation) -> bool:
@@ -52,7 +52,7 @@ def test_without_an_approval_a_party_says_who_it_is_and_nothing_else(tmp_path: P
     for _ in range(2):
         with pytest.raises(PolicyError, match="is not approved at site-0"):
             asked(federation)
-    assert Post(federation).ask(0, Letter(Channel.END, SESSION)) == b""
+    assert Post(federation).ask(0, Envelope(Channel.END, SESSION)) == b""
     events = [entry.event for entry in read((federation.folders[0] / AUDIT).read_bytes()).entries]
     assert [one.kind for one in events if isinstance(one, Refused)] == ["PolicyError"] * 2
 
@@ -277,7 +277,7 @@ def test_a_revocation_that_no_log_has_yet_counts_and_is_before_the_next_approval
     folder = Folder(federation.folders[0])
     with closing(folder.endpoint()) as node:
         with pytest.raises(SecureAflError):
-            node.answer(Letter(Channel.MASKED, SESSION, b"x"), 0)  # has the log open now
+            node.answer(Envelope(Channel.MASKED, SESSION, b"x"), 0)  # has the log open now
         folder.revoke("Dr Noor", "withdrawn")
         assert folder.approval() is None
     folder.approve("Dr Noor", "again")

@@ -23,7 +23,7 @@ from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.ledger import Budget, Ledger, Spending
 from secure_afl.protocol.session.parameters import spending
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli.main import app
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
 
@@ -48,7 +48,7 @@ def session(federation: Federation) -> Post:
     finally:
         for number in post.sessions:
             for party in range(len(federation.folders)):
-                post.ask(party, Letter(Channel.END, number))
+                post.ask(party, Envelope(Channel.END, number))
     return post
 
 

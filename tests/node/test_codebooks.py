@@ -20,7 +20,7 @@ from secure_afl.node.site import Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data import dataset
 from secure_afl.simulations.data.partition import partition
@@ -118,10 +118,10 @@ def test_a_model_file_that_does_not_fit_the_study_is_refused(
     sent = altered(content, change) if change else content[:-1]
     join(hospitals.folders[0], bytes(32))
     with pytest.raises(DataError, match=message):
-        client.answer(Letter(Channel.END, bytes(32), layers + sent), 0)
+        client.answer(Envelope(Channel.END, bytes(32), layers + sent), 0)
     assert not (hospitals.folders[0] / "model.npz").exists()
     join(hospitals.folders[0], bytes(32))
-    client.answer(Letter(Channel.END, bytes(32), layers + content), 0)
+    client.answer(Envelope(Channel.END, bytes(32), layers + content), 0)
     assert models.load(hospitals.folders[0] / "model.safetensors").ls_se is not None
     client.close()
 

@@ -31,7 +31,7 @@ from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower.fleet import Delivery, Fleet, FleetError, NotOursError
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_records
 from secure_afl.protocol.transport.flower.server import FlowerPost
-from secure_afl.protocol.transport.post import Channel, Letter, who_is_there
+from secure_afl.protocol.transport.post import Channel, Envelope, who_is_there
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
 
@@ -180,7 +180,7 @@ def test_a_message_that_was_lost_with_a_process_is_asked_again(
     remember(folder, Memory(killed._fleet.node))
     post = FlowerPost(grid, HANG, 0.1, {0: killed._fleet.node})
     answers: list[tuple[int, bytes]] = []
-    session = Letter(Channel.END, bytes(32)).session
+    session = Envelope(Channel.END, bytes(32)).session
     asking = threading.Thread(
         target=lambda: answers.extend(post.carry(Channel.END, session)({0: b""})), daemon=True
     )

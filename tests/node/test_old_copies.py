@@ -11,7 +11,7 @@ from secure_afl.node.preflight import looked_at
 from secure_afl.node.site import AUDIT, Folder
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.durable.store import StoreError
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli.main import app
 
 
@@ -22,8 +22,8 @@ class Copying(Post):
         super().__post_init__()
         self.copies: list[bytes] = []
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-        answer = super().ask(party, letter, address)
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+        answer = super().ask(party, envelope, address)
         if party == 0:
             self.copies.append((self.federation.folders[0] / "state.db").read_bytes())
         return answer
@@ -38,7 +38,7 @@ def copied(federation: Federation) -> Copying:
 def asked(federation: Federation, post: Post) -> bytes:
     """The invitation of the session, once more."""
     (session,) = post.sessions
-    return post.ask(0, Letter(Channel.MASKED, session, post.invitation))
+    return post.ask(0, Envelope(Channel.MASKED, session, post.invitation))
 
 
 @pytest.mark.parametrize("backend", ["mask", "bfv+mask"])

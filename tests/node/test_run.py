@@ -93,7 +93,7 @@ def test_the_server_writes_down_why_no_model_came_and_who_was_silent(
     federation = Federation(tmp_path)
 
     def reply(at: int, message: Message) -> Message | None:
-        lost = at > 101 and records.to_letter(message.content).channel is Channel.MASKED
+        lost = at > 101 and records.to_envelope(message.content).channel is Channel.MASKED
         return None if lost else node(federation, at - 100, message)
 
     with pytest.raises(RoundAbortedError) as error:

@@ -39,10 +39,10 @@ def test_a_run_is_seen_while_it_goes_on_and_when_it_is_over(
     seen: list[str] = []
 
     def reply(at: int, message: Message) -> Message | None:
-        letter = records.to_letter(message.content)
-        if letter.channel is Channel.MASKED:
+        envelope = records.to_envelope(message.content)
+        if envelope.channel is Channel.MASKED:
             seen.append(said(federation.server)["Run"])
-        lost = at > 101 and letter.channel is Channel.MASKED
+        lost = at > 101 and envelope.channel is Channel.MASKED
         return None if lost else node(federation, at - 100, message)
 
     with pytest.raises(RoundAbortedError):

@@ -12,7 +12,7 @@ from secure_afl.node.study import Study, packed
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.network.laid_out import settle
 from secure_afl.sums.remote import Elsewhere, remote
 from secure_afl.tables import codebook as codebooks
@@ -98,7 +98,7 @@ class Coded:
         (session,) = post.sessions
         file = Folder(self.server).keep_table_model(study, found[0], session)
         for party in range(len(self.folders)):
-            post.ask(party, Letter(Channel.END, session, packed(layers) + file))
+            post.ask(party, Envelope(Channel.END, session, packed(layers) + file))
         return found[0]
 
     def here(self) -> Any:

@@ -22,7 +22,7 @@ from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.endpoint import Terms
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.network.laid_out import settle
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -117,9 +117,9 @@ class Laid(Protocol):
 
 @dataclass
 class Post:
-    """Carries letters to parties that are made anew from their folders for every one.
+    """Carries envelopes to parties that are made anew from their folders for every one.
 
-    lost: (number of the phase, party) whose letters never arrive.
+    lost: (number of the phase, party) whose envelopes never arrive.
     """
 
     federation: Laid
@@ -135,10 +135,10 @@ class Post:
         self.sessions.add(session)
         return lambda outbox: self._carried(channel, session, outbox)
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-        """What a party's node does with a letter."""
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+        """What a party's node does with an envelope."""
         with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
-            return endpoint.answer(letter, address)
+            return endpoint.answer(envelope, address)
 
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
         number, self.phases = self.phases, self.phases + 1
@@ -147,7 +147,7 @@ class Post:
             if (number, party) in self.lost:
                 continue
             try:
-                yield party, self.ask(party, Letter(channel, session, data))
+                yield party, self.ask(party, Envelope(channel, session, data))
             except SecureAflError as error:
                 self.refusals.append(error)
 

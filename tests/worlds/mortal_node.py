@@ -19,7 +19,7 @@ import msgspec
 
 from secure_afl.node.node import Node
 from secure_afl.protocol.transport.endpoint import Endpoint
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 
 NODE = (sys.executable, str(Path(__file__)))  # for `Loopback(node=…)`
 
@@ -28,21 +28,21 @@ def mortal(folder: Path) -> None:
     """Have every endpoint of this process obey the folder's `dies`."""
     answers = Endpoint.answer
 
-    def answer(self: Endpoint, letter: Letter, address: int) -> bytes:
-        if letter.channel not in (Channel.MASKED, Channel.ENCRYPTED):
-            return answers(self, letter, address)
-        kind = msgspec.msgpack.decode(letter.data)[0]
+    def answer(self: Endpoint, envelope: Envelope, address: int) -> bytes:
+        if envelope.channel not in (Channel.MASKED, Channel.ENCRYPTED):
+            return answers(self, envelope, address)
+        kind = msgspec.msgpack.decode(envelope.data)[0]
         with (folder / "asked").open("a") as asked:
-            asked.write(f"{letter.channel.value} {kind}\n")
+            asked.write(f"{envelope.channel.value} {kind}\n")
         number = len((folder / "asked").read_text().splitlines())
         message, what = _fate(folder).rsplit(None, 1)
         if message not in (str(number), kind):
-            return answers(self, letter, address)
+            return answers(self, envelope, address)
         if what == "before":
             die()
         while what == "waits" and not (folder / "go").exists():
             time.sleep(0.05)
-        answered = answers(self, letter, address)
+        answered = answers(self, envelope, address)
         if what == "after":
             die()
         return answered

@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.events import ShippedCode, answered, refused
-from secure_afl.protocol.transport.flower.records import ACTION, answer_records, to_letter
+from secure_afl.protocol.transport.flower.records import ACTION, answer_records, to_envelope
 from secure_afl.protocol.transport.logs import listen, tell
 from secure_afl.protocol.transport.post import Channel
 
@@ -27,7 +27,7 @@ def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
         def endpoint() -> Iterator[Endpoint]:
             with closing(opened(context)) as party:
                 if (
-                    to_letter(message.content).channel is Channel.WHEREABOUTS
+                    to_envelope(message.content).channel is Channel.WHEREABOUTS
                     and "partition-id" not in context.node_config
                 ):
                     tell(ShippedCode(party.name))  # no simulation
@@ -45,15 +45,15 @@ def answer_to(
 
     Every failure gives the server the same empty refusal, since the text of an exception could reveal data.
     """
-    started, party, letter = time.perf_counter(), "", None
+    started, party, envelope = time.perf_counter(), "", None
     try:
         listen()
-        letter = to_letter(content)
+        envelope = to_envelope(content)
         with opened() as endpoint:
             party = endpoint.name
-            given = endpoint.answer(letter, node)
+            given = endpoint.answer(envelope, node)
     except Exception as error:  # noqa: BLE001
-        tell(refused(party, letter, error, time.perf_counter() - started))
+        tell(refused(party, envelope, error, time.perf_counter() - started))
         return answer_records(None)
-    tell(answered(party, letter, given, time.perf_counter() - started))
+    tell(answered(party, envelope, given, time.perf_counter() - started))
     return answer_records(given)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from secure_afl.protocol.session.wire import VERSION, WireError
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 
 ACTION = "secure_afl"
 MESSAGE_TYPE = f"query.{ACTION}"
@@ -18,14 +18,14 @@ _SERIALIZED = "secure_afl.bytes"  # not a NumPy type, so that NumPy never parses
 SHORT = 2**17  # bytes
 
 
-def to_records(letter: Letter) -> RecordDict:
+def to_records(envelope: Envelope) -> RecordDict:
     """Convert an envelope for a party."""
     return _records(
-        {"version": VERSION, "channel": letter.channel.value, "session": letter.session}, letter.data
+        {"version": VERSION, "channel": envelope.channel.value, "session": envelope.session}, envelope.data
     )
 
 
-def to_letter(records: RecordDict) -> Letter:
+def to_envelope(records: RecordDict) -> Envelope:
     """The envelope in a node's received records. Raises `WireError`."""
     _check_version(records)
     about = records.config_records.get(_ABOUT)
@@ -34,7 +34,7 @@ def to_letter(records: RecordDict) -> Letter:
         raise WireError(
             "expected a record with a channel and a session number: the message is not of secure-afl"
         )
-    return Letter(Channel(channel), session, _bytes(records))
+    return Envelope(Channel(channel), session, _bytes(records))
 
 
 def answer_records(answer: bytes | None) -> RecordDict:

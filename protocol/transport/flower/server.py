@@ -13,7 +13,7 @@ from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Carry
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, is_again, to_answer, to_records
-from secure_afl.protocol.transport.post import Channel, Letter, found, who_is_there
+from secure_afl.protocol.transport.post import Channel, Envelope, found, who_is_there
 
 _GRACE = (
     5.0  # seconds that a message outlives its phase: Flower's simulation fails if asked for an expired one
@@ -31,7 +31,7 @@ class _Question:
     """The question which party is at a node, and the deadline for its answer."""
 
     node: int
-    letter: Letter
+    envelope: Envelope
     ends: float
 
 
@@ -113,8 +113,8 @@ class FlowerPost:
                 for party, node in here.items()
                 if node in online and told.get(party) != node and times.get(node, 0) < _TIMES
             }
-            letters = {node: Letter(channel, session, outbox[party]) for node, party in going.items()}
-            waiting |= {number: (going[node], node) for number, node in self._push(letters, ends)}
+            envelopes = {node: Envelope(channel, session, outbox[party]) for node, party in going.items()}
+            waiting |= {number: (going[node], node) for number, node in self._push(envelopes, ends)}
             for node, party in going.items():
                 told[party] = node
                 times[node] = times.get(node, 0) + 1
@@ -155,11 +155,11 @@ class FlowerPost:
             self._questions[number] = _Question(node, question, ends)
         return self._online
 
-    def _push(self, letters: Mapping[int, Letter], ends: float) -> list[tuple[str, int]]:
+    def _push(self, envelopes: Mapping[int, Envelope], ends: float) -> list[tuple[str, int]]:
         """Send envelopes to nodes; returns the number and the node of each sent message."""
-        if not letters:
+        if not envelopes:
             return []
-        messages = [to_party(letter, node) for node, letter in letters.items()]
+        messages = [to_party(envelope, node) for node, envelope in envelopes.items()]
         for message in messages:
             message.metadata.ttl = max(ends - time.monotonic(), 1.0) + _GRACE
         sent = set(self.grid.push_messages(messages))
@@ -188,7 +188,7 @@ class FlowerPost:
             return
         assert self._parties is not None  # otherwise no node was asked
         try:
-            self.nodes[found(self._parties, question.letter, question.node, answer)] = question.node
+            self.nodes[found(self._parties, question.envelope, question.node, answer)] = question.node
         except WireError as error:
             self.silences.append(f"node {question.node}: {error}")
 
@@ -241,6 +241,6 @@ class _Rest:
         self._next = 1.3 * pause
 
 
-def to_party(letter: Letter, node: int) -> Message:
+def to_party(envelope: Envelope, node: int) -> Message:
     """An envelope as Flower's message to a node."""
-    return Message(to_records(letter), node, MESSAGE_TYPE)
+    return Message(to_records(envelope), node, MESSAGE_TYPE)

@@ -53,9 +53,9 @@ from secure_afl.protocol.transport.events import NotPersonal
 from secure_afl.protocol.transport.post import (
     LEARNED,
     Channel,
+    Envelope,
     Here,
     Learned,
-    Letter,
     found,
     who_is_there,
 )
@@ -137,13 +137,13 @@ def test_a_message_that_comes_again_stands_in_the_log_once(tmp_path: Path) -> No
 
 
 class Repeating(Post):
-    """Every letter is delivered twice; each time the party is a new process."""
+    """Every envelope is delivered twice; each time the party is a new process."""
 
     repeats = 0
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-        answer = super().ask(party, letter, address)
-        assert super().ask(party, letter, address) == answer
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+        answer = super().ask(party, envelope, address)
+        assert super().ask(party, envelope, address) == answer
         self.repeats += 1
         return answer
 
@@ -209,7 +209,7 @@ def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Pat
     weights = learned(federation, post)
     (session,) = post.sessions
     folder = federation.folders[0]
-    assert post.ask(0, Letter(Channel.END, session, packed([weights]))) == b""
+    assert post.ask(0, Envelope(Channel.END, session, packed([weights]))) == b""
     assert np.array_equal(model(folder)[0], weights)
     _, identity = read_key(folder / "identity.key", bytes)
     store = Store(folder / "state.db", identity)
@@ -218,7 +218,7 @@ def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Pat
         store.ledger.join(session)
     store.close()
     with pytest.raises(PolicyError, match="a replay is refused"):
-        post.ask(0, Letter(Channel.MASKED, session, post.invitation))
+        post.ask(0, Envelope(Channel.MASKED, session, post.invitation))
 
 
 def test_a_party_can_give_an_open_session_up(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_party_can_give_an_open_session_up(tmp_path: Path) -> None:
 
         said: tuple[str, ...] = ()
 
-        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
             if self.phases == 4 and party == 2:
                 told = [
                     CliRunner().invoke(
@@ -240,7 +240,7 @@ def test_a_party_can_give_an_open_session_up(tmp_path: Path) -> None:
                 ]
                 assert [one.exit_code for one in told] == [1, 0, 0]
                 self.said = tuple(one.output for one in told)
-            return super().ask(party, letter, address)
+            return super().ask(party, envelope, address)
 
     post = Patient(federation)
     with pytest.warns(DropoutWarning, match="without site-2"):
@@ -269,7 +269,7 @@ def test_one_session_under_two_names_is_joined_once(tmp_path: Path) -> None:
     (session,) = post.sessions
     called = f"expected the terms of session 00000000…, got those of {session.hex()[:8]}…"
     with pytest.raises(LocalProtocolError, match=called):
-        post.ask(0, Letter(Channel.MASKED, bytes(32), post.invitation))
+        post.ask(0, Envelope(Channel.MASKED, bytes(32), post.invitation))
 
 
 def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
     layers, _ = study.learn(aggregator, federation.names)
     (session,) = post.sessions
     for party, folder in enumerate(federation.folders):
-        post.ask(party, Letter(Channel.END, session, packed(layers)))
+        post.ask(party, Envelope(Channel.END, session, packed(layers)))
         X, y, *_ = Folder(folder).data(study)
         own = model(folder, "personal.npz")
         assert [one.shape for one in own] == [one.shape for one in layers]
@@ -298,13 +298,13 @@ def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
     layers = list(study.estimator().fit_pooled(X / 1000, y).weights_)
     for party in (0, 1):
         join(federation.folders[party], bytes(32))
-        assert post.ask(party, Letter(Channel.END, bytes(32), packed(layers))) == b""
+        assert post.ask(party, Envelope(Channel.END, bytes(32), packed(layers))) == b""
         assert len(model(federation.folders[party])) == len(layers)
     assert not (federation.folders[0] / "personal.npz").exists()
     layers[0] = layers[0] * 2
     join(federation.folders[1], bytes(32))
     with pytest.raises(DataError, match="the hidden layers are not those that the public seed gives"):
-        post.ask(1, Letter(Channel.END, bytes(32), packed(layers)))
+        post.ask(1, Envelope(Channel.END, bytes(32), packed(layers)))
 
 
 # ---- what the server tells between two sums ------------------------------------------------------
@@ -316,16 +316,16 @@ class Telling(Post):
     def __init__(self, federation: Federation, alter: Callable[[int, bytes], bytes] | None = None) -> None:
         super().__init__(federation)
         self.alter = alter
-        self.told: list[Letter] = []
+        self.told: list[Envelope] = []
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-        if letter.channel is Channel.LEARNED:
-            self.told.append(letter)
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+        if envelope.channel is Channel.LEARNED:
+            self.told.append(envelope)
             if self.alter:
-                learned_ = decode(letter.data, LEARNED)
+                learned_ = decode(envelope.data, LEARNED)
                 model_ = self.alter(party, learned_.model)
-                letter = replace(letter, data=encode(structs.replace(learned_, model=model_)))
-        return super().ask(party, letter, address)
+                envelope = replace(envelope, data=encode(structs.replace(learned_, model=model_)))
+        return super().ask(party, envelope, address)
 
 
 def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp_path: Path) -> None:
@@ -353,9 +353,9 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     with pytest.raises(LocalProtocolError, match="takes part in no session of that number"):
         post.ask(0, replace(first, session=bytes(32)))
     with pytest.raises(LocalProtocolError, match="contradict those it announced before"):
-        post.ask(0, Letter(Channel.END, session, packed(other)))
+        post.ask(0, Envelope(Channel.END, session, packed(other)))
     for party, folder in enumerate(federation.folders[1:], 1):
-        assert post.ask(party, Letter(Channel.END, session, packed(layers))) == b""
+        assert post.ask(party, Envelope(Channel.END, session, packed(layers))) == b""
         X, y, *_ = Folder(folder).data(study)
         assert np.array_equal(model(folder, "personal.npz")[-1], study.personal_head(X, y, "site", layers))
     for folder in federation.folders:  # of which the first one refused another model than it was told of
@@ -453,16 +453,16 @@ def test_who_needs_no_layers_is_told_of_none(tmp_path: Path, study: str, backend
     class Chatty(Post):
         asked = 0
 
-        def ask(self, to: int, letter: Letter, address: int = 0) -> bytes:
+        def ask(self, to: int, envelope: Envelope, address: int = 0) -> bytes:
             if to == party:
                 for transcript in (self.transcript, bytes(32)):
-                    told = Letter(
-                        Channel.LEARNED, letter.session, encode(Learned(transcript, bytes(32), bytes(48)))
+                    told = Envelope(
+                        Channel.LEARNED, envelope.session, encode(Learned(transcript, bytes(32), bytes(48)))
                     )
                     with pytest.raises(LocalProtocolError, match="takes part in no sum that depends on"):
                         super().ask(to, told)
                 self.asked += 1
-            return super().ask(to, letter, address)
+            return super().ask(to, envelope, address)
 
         @property
         def transcript(self) -> bytes:
@@ -481,14 +481,16 @@ def test_what_is_no_layer_is_not_kept(tmp_path: Path) -> None:
     wrong += [np.full(24, value).tobytes() for value in (5e-324, 2.0**-60 / 3, 1e308, np.nan, -np.inf)]
 
     class Wrong(Telling):
-        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-            if letter.channel is Channel.LEARNED and not self.told:
-                transcript = decode(letter.data, LEARNED).transcript
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+            if envelope.channel is Channel.LEARNED and not self.told:
+                transcript = decode(envelope.data, LEARNED).transcript
                 for told in wrong:
                     with pytest.raises(DataError):
-                        Post.ask(self, 0, replace(letter, data=encode(Learned(transcript, bytes(32), told))))
+                        Post.ask(
+                            self, 0, replace(envelope, data=encode(Learned(transcript, bytes(32), told)))
+                        )
                 assert not any(name.startswith("learned") for name in _kept(federation.folders[0]))
-            return super().ask(party, letter, address)
+            return super().ask(party, envelope, address)
 
     post = Wrong(federation)
     learned(federation, post)
@@ -503,14 +505,14 @@ def test_a_layer_that_is_not_in_the_log_is_not_kept(tmp_path: Path, monkeypatch:
     federation = Federation(tmp_path, study=LAYERED)
 
     class Killed(Telling):
-        def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
-            if letter.channel is Channel.LEARNED and len(self.told) == 0:
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+            if envelope.channel is Channel.LEARNED and len(self.told) == 0:
                 with monkeypatch.context() as patched:
                     patched.setattr(AuditLog, "note", _killed)
                     with pytest.raises(KeyboardInterrupt):
-                        Post.ask(self, party, letter)
+                        Post.ask(self, party, envelope)
                 assert not any(name.startswith("learned") for name in _kept(federation.folders[party]))
-            return super().ask(party, letter, address)
+            return super().ask(party, envelope, address)
 
     assert np.array_equal(learned(federation, Killed(federation)), in_process(federation))
 
@@ -526,18 +528,18 @@ def test_a_head_is_made_personal_on_layers_only_that_were_told_before(tmp_path: 
     layers = [np.zeros(shape) for shape in study.shapes()]
     post = Telling(federation)
     join(federation.folders[0], bytes(32))
-    assert post.ask(0, Letter(Channel.END, bytes(32), packed(layers))) == b""
+    assert post.ask(0, Envelope(Channel.END, bytes(32), packed(layers))) == b""
     assert len(model(federation.folders[0])) == 3
     learned(federation, post)
     for data in (b"", packed(layers)):  # of a session that was over when the model came
-        assert post.ask(0, Letter(Channel.END, post.told[0].session, data)) == b""
+        assert post.ask(0, Envelope(Channel.END, post.told[0].session, data)) == b""
     session = post.told[0].session
     assert Folder(federation.folders[1]).give_up() == [
         f"{kept} {session.hex()}" for kept in ("learned", "masked")
     ]
     with pytest.raises(LocalProtocolError, match="takes part in no session of that number"):
         post.ask(1, post.told[0])
-    assert post.ask(1, Letter(Channel.END, session, packed(layers))) == b""
+    assert post.ask(1, Envelope(Channel.END, session, packed(layers))) == b""
     assert not [one for one in federation.folders[:2] if (one / "personal.npz").exists()]
 
 
@@ -549,7 +551,7 @@ def test_a_site_that_is_killed_over_its_model_takes_it_again(
     layers, _ = study.learn(
         remote(Elsewhere(federation.parties, post.carry), terms.policy, None), federation.names
     )
-    end, folder = Letter(Channel.END, post.told[0].session, packed(layers)), federation.folders[0]
+    end, folder = Envelope(Channel.END, post.told[0].session, packed(layers)), federation.folders[0]
     dead, forget_ = [], Store.forget
 
     def killed(*arguments: object) -> None:
@@ -604,7 +606,7 @@ def test_a_head_that_only_some_rows_survive_is_refused_by_all(
     for party in (0, 1):
         join(federation.folders[party], bytes(32))
         with pytest.raises(DataError, match="not finite or too large"):
-            post.ask(party, Letter(Channel.END, bytes(32), packed(layers)))
+            post.ask(party, Envelope(Channel.END, bytes(32), packed(layers)))
         assert not list(federation.folders[party].glob("*.npz"))
 
 
@@ -647,7 +649,7 @@ def a_model(federation: Federation, value: float = 666.0) -> bytes:
 def test_a_server_plants_no_model_by_ending_a_session(tmp_path: Path, study: str, state: str) -> None:
     """The weak design takes the model of any end, reads the rows for it, and writes no line."""
     federation = Federation(tmp_path, study=study)
-    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    folder, end = federation.folders[0], Envelope(Channel.END, bytes(32), a_model(federation))
     if state == "revoked":
         Folder(folder).revoke("Dr Noor", "withdrawn")
     elif state == "never approved":
@@ -667,7 +669,7 @@ def test_a_model_is_taken_once_and_the_log_says_so_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = Federation(tmp_path, study=DEEP)
-    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    folder, end = federation.folders[0], Envelope(Channel.END, bytes(32), a_model(federation))
     join(folder, bytes(32))
     with monkeypatch.context() as patched:  # a log that cannot be written
         patched.setattr(AuditLog, "append", lambda *_: (_ for _ in ()).throw(AuditError("the disk is full")))
@@ -678,7 +680,7 @@ def test_a_model_is_taken_once_and_the_log_says_so_first(
     assert Post(federation).ask(0, end) == b""
     taken = model(folder)
     for value in (1.0, 2.0):
-        again = Letter(Channel.END, bytes(32), a_model(federation, value))
+        again = Envelope(Channel.END, bytes(32), a_model(federation, value))
         assert Post(federation).ask(0, again) == b""
     assert np.array_equal(model(folder)[-1], taken[-1])
     assert entries(folder, Ended) == [Ended(bytes(32), len(end.data))]
@@ -690,7 +692,7 @@ def test_the_end_of_a_session_tells_nothing_of_a_table(
 ) -> None:
     """The weak design refuses where the site's rows cannot be read, which is a bit of them at each end."""
     federation = Federation(tmp_path, study=DEEP)
-    folder, end = federation.folders[0], Letter(Channel.END, bytes(32), a_model(federation))
+    folder, end = federation.folders[0], Envelope(Channel.END, bytes(32), a_model(federation))
     (folder / "rows.csv").write_text("a,b,c,sick\n1,2,3,maybe\n")
     join(folder, bytes(32))
     assert Post(federation).ask(0, end) == b""
@@ -703,7 +705,7 @@ def test_the_end_of_a_session_tells_nothing_of_a_table(
 
 def test_where_nothing_was_learned_nothing_is_kept(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    assert Post(federation).ask(0, Letter(Channel.END, bytes(32))) == b""
+    assert Post(federation).ask(0, Envelope(Channel.END, bytes(32))) == b""
     assert not (federation.folders[0] / "model.npz").exists()
 
 
@@ -720,7 +722,7 @@ def test_a_model_that_is_none_is_not_kept(tmp_path: Path, study: str, data: byte
     federation = Federation(tmp_path, study=study)
     join(federation.folders[0], bytes(32))
     with pytest.raises(DataError, match="expected"):
-        Post(federation).ask(0, Letter(Channel.END, bytes(32), data))
+        Post(federation).ask(0, Envelope(Channel.END, bytes(32), data))
     assert not (federation.folders[0] / "model.npz").exists()
 
 
@@ -758,10 +760,10 @@ def test_who_is_not_in_the_roster_has_no_place(tmp_path: Path) -> None:
 def test_what_was_not_agreed_on_is_refused(tmp_path: Path) -> None:
     federation = Federation(tmp_path / "masks")
     with pytest.raises(LocalProtocolError, match="no encrypted sums were agreed on"):
-        Post(federation).ask(0, Letter(Channel.ENCRYPTED, bytes(32), b"x"))
+        Post(federation).ask(0, Envelope(Channel.ENCRYPTED, bytes(32), b"x"))
     federation = Federation(tmp_path / "both", holders=1, backend="bfv+mask")
     with pytest.raises(LocalProtocolError, match="no masked sums were agreed on"):
-        Post(federation).ask(4, Letter(Channel.MASKED, bytes(32), b"x"))
+        Post(federation).ask(4, Envelope(Channel.MASKED, bytes(32), b"x"))
     with pytest.raises(FileError, match="a roster with key holders"):
         Federation(tmp_path / "none", backend="bfv").terms()
     with pytest.raises(FileError, match="no system that key holders could solve: release the sum"):

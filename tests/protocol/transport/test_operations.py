@@ -28,7 +28,7 @@ from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.durable.store import StoreError
 from secure_afl.protocol.session.errors import AuditError
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.sums.remote import Elsewhere, remote
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ _NODE = """
 import signal, struct, sys
 from contextlib import closing
 from pathlib import Path
-from secure_afl.protocol.transport.post import Channel, Letter
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.node.site import Folder
 
 if sys.argv[2] == "flower":  # what Flower's programs do on SIGTERM
@@ -72,9 +72,9 @@ out.write(b"!")
 out.flush()
 while True:
     channel, size = struct.unpack(">BI", taken(5))
-    letter = Letter(list(Channel)[channel], taken(32), taken(size))
+    envelope = Envelope(list(Channel)[channel], taken(32), taken(size))
     with closing(Folder(Path(sys.argv[1])).endpoint()) as endpoint:
-        answer = endpoint.answer(letter, 0)
+        answer = endpoint.answer(envelope, 0)
     out.write(struct.pack(">I", len(answer)) + answer)
     out.flush()
 """
@@ -97,10 +97,10 @@ class Node:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def send(self, letter: Letter) -> None:
+    def send(self, envelope: Envelope) -> None:
         assert self.process.stdin is not None
-        head = struct.pack(">BI", list(Channel).index(letter.channel), len(letter.data))
-        self.process.stdin.write(head + letter.session + letter.data)
+        head = struct.pack(">BI", list(Channel).index(envelope.channel), len(envelope.data))
+        self.process.stdin.write(head + envelope.session + envelope.data)
 
     def answer(self) -> bytes:
         (size,) = struct.unpack(">I", self._exactly(4))
@@ -124,8 +124,8 @@ class Node:
 
 
 class Stopping(Post):
-    """Site 0 is a process. SIGTERM comes after its answers to two letters, and in the middle of the one that asks for its
-    vector; then a new process gets the same letter again.
+    """Site 0 is a process. SIGTERM comes after its answers to two envelopes, and in the middle of the one that asks for its
+    vector; then a new process gets the same envelope again.
     """
 
     def __init__(self, federation: Federation, on_term: str) -> None:
@@ -134,21 +134,21 @@ class Stopping(Post):
         self.node = Node(federation.folders[0], on_term)
         self.stops = 0
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
         if party:
-            return super().ask(party, letter, address)
+            return super().ask(party, envelope, address)
         match PHASES[self.phases - 1]:
             case "sharing" | "unmasking" | "answering":
-                self.node.send(letter)
+                self.node.send(envelope)
                 first = self.node.answer()
                 self._stop()
             case "collecting":
                 first = b""
-                self._stop_while_it_reads(letter)
+                self._stop_while_it_reads(envelope)
             case _:
-                self.node.send(letter)
+                self.node.send(envelope)
                 return self.node.answer()
-        self.node.send(letter)
+        self.node.send(envelope)
         answer = self.node.answer()
         assert first in (b"", answer)
         return answer
@@ -158,11 +158,11 @@ class Stopping(Post):
         self.stops += 1
         self.node = Node(self.federation.folders[0], self.on_term)
 
-    def _stop_while_it_reads(self, letter: Letter) -> None:
+    def _stop_while_it_reads(self, envelope: Envelope) -> None:
         table = self.federation.folders[0] / "rows.csv"
         aside = table.rename(table.with_name("aside.csv"))
         os.mkfifo(table)
-        self.node.send(letter)
+        self.node.send(envelope)
         with table.open("w"):  # from here on it waits for rows
             self._stop()
         table.unlink()
@@ -232,16 +232,16 @@ class Cramped(Post):
     ) -> None:
         super().__init__(federation)
         self.disk = disk
-        self.refused: list[set[str]] = []  # by letter
+        self.refused: list[set[str]] = []  # by envelope
 
-    def ask(self, party: int, letter: Letter, address: int = 0) -> bytes:
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
         if party:
-            return super().ask(party, letter, address)
+            return super().ask(party, envelope, address)
         self.refused.append(set())
         for room in range(0, 1 << 20, 2048):
             with self.disk(self.federation.folders[0], room):
                 try:
-                    return super().ask(party, letter, address)
+                    return super().ask(party, envelope, address)
                 except (StoreError, AuditError) as error:
                     self.refused[-1].add(type(error).__name__)
         raise AssertionError("a mebibyte is enough")

@@ -21,7 +21,7 @@ from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import VERSION, WireError
-from secure_afl.protocol.transport.post import Channel, Letter, here
+from secure_afl.protocol.transport.post import Channel, Envelope, here
 
 pytest.importorskip(
     "flwr", reason="FLOWER IS NOT INSTALLED: nothing of the transport over Flower is tested here"
@@ -47,10 +47,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize(
-    "letter", [Letter(Channel.MASKED, bytes(32), b"abc"), Letter(Channel.END, bytes(32))]
+    "envelope", [Envelope(Channel.MASKED, bytes(32), b"abc"), Envelope(Channel.END, bytes(32))]
 )
-def test_a_letter_comes_as_it_went(letter: Letter) -> None:
-    assert records.to_letter(to_party(letter, 7).content) == letter
+def test_an_envelope_comes_as_it_went(envelope: Envelope) -> None:
+    assert records.to_envelope(to_party(envelope, 7).content) == envelope
 
 
 @pytest.mark.parametrize("answer", [b"", b"abc", None])
@@ -75,9 +75,9 @@ def about(channel: str, session: str | bytes, version: str = VERSION) -> ConfigR
         ),
     ],
 )
-def test_records_that_are_no_letter_are_refused(content: RecordDict) -> None:
+def test_records_that_are_no_envelope_are_refused(content: RecordDict) -> None:
     with pytest.raises(WireError, match="expected"):
-        records.to_letter(content)
+        records.to_envelope(content)
 
 
 def test_two_versions_that_meet_both_say_so(
@@ -138,7 +138,7 @@ def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogC
 def test_a_client_without_its_files_says_no_more_than_that_it_refuses(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     (federation.folders[0] / "identity.key").unlink()
-    question = to_party(Letter(Channel.WHEREABOUTS, bytes(32)), 100)
+    question = to_party(Envelope(Channel.WHEREABOUTS, bytes(32)), 100)
     assert node(federation, 0, question).content == records.answer_records(None)
 
 
@@ -149,7 +149,7 @@ def test_whatever_a_node_does_it_is_a_dropout_and_no_more(tmp_path: Path, kind: 
 
     def reply(at: int, message: Message) -> Message | None:
         honest = node(federation, at - 100, message)
-        if at != 102 or records.to_letter(message.content).channel is not Channel.MASKED:
+        if at != 102 or records.to_envelope(message.content).channel is not Channel.MASKED:
             return honest
         if kind == "another's":  # a reply to a message that was never sent
             honest.metadata.__dict__["_reply_to_message_id"] = "4711"
@@ -175,7 +175,7 @@ def test_a_node_that_claims_to_be_another_gets_none_of_its_messages(tmp_path: Pa
     def reply(at: int, message: Message) -> Message:
         if at == 99:  # passes on what node 101 says of itself
             return Message(
-                node(federation, 1, to_party(records.to_letter(message.content), 101)).content,
+                node(federation, 1, to_party(records.to_envelope(message.content), 101)).content,
                 reply_to=message,
             )
         return node(federation, at - 100, message)
@@ -214,8 +214,8 @@ class Returning:
 
     def reply(self, at: int, message: Message) -> Message | None:
         party = self.party if at == 202 else at - 100
-        letter = records.to_letter(message.content)
-        if at == self.old and letter.channel in (Channel.MASKED, Channel.ENCRYPTED):
+        envelope = records.to_envelope(message.content)
+        if at == self.old and envelope.channel in (Channel.MASKED, Channel.ENCRYPTED):
             self.came += 1
             if self.came >= self.last:
                 if self.came == self.last:
@@ -261,8 +261,8 @@ def test_a_node_that_comes_later_and_claims_to_be_another_gets_none_of_its_messa
         if at != 99:
             grid.nodes = [99, 100, 101, 102, 103]
             return node(federation, at - 100, message)
-        got.append(records.to_letter(message.content).channel)
-        there = node(federation, 1, to_party(records.to_letter(message.content), 101))
+        got.append(records.to_envelope(message.content).channel)
+        there = node(federation, 1, to_party(records.to_envelope(message.content), 101))
         return Message(there.content, reply_to=message)
 
     grid = LocalGrid(4, reply)
@@ -278,7 +278,7 @@ def test_a_silent_stranger_is_waited_for_once_at_most(tmp_path: Path, clock: Clo
     federation = Federation(tmp_path)
 
     def reply(at: int, message: Message) -> Message | None:
-        gone = at == 103 and records.to_letter(message.content).channel is Channel.MASKED
+        gone = at == 103 and records.to_envelope(message.content).channel is Channel.MASKED
         if gone:
             return Message(records.answer_records(None), reply_to=message)
         return node(federation, at - 100, message) if at != 99 else None
@@ -305,7 +305,7 @@ class Stopping(LocalGrid):
         for number in message_ids:
             if number not in self.waiting:
                 continue
-            if records.to_letter(self.sent[int(number)].content).channel is not Channel.WHEREABOUTS:
+            if records.to_envelope(self.sent[int(number)].content).channel is not Channel.WHEREABOUTS:
                 if not self.left:
                     if came:
                         break
@@ -386,7 +386,7 @@ def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
     with_a_key(federation)
 
     def reply(at: int, message: Message) -> Message | None:
-        lost = at > 101 and records.to_letter(message.content).channel is Channel.MASKED
+        lost = at > 101 and records.to_envelope(message.content).channel is Channel.MASKED
         return None if lost else node(federation, at - 100, message)
 
     with pytest.raises(RoundAbortedError):
@@ -408,8 +408,8 @@ def test_a_failed_run_leaves_no_model_and_report_in_the_place_of_its_own(tmp_pat
         (folder / "data.toml").write_text('table = "rows.csv"\nname = "other rows"\n')
 
     def reply(at: int, message: Message) -> Message | None:
-        letter = records.to_letter(message.content)
-        lost = at > 101 and letter.channel is Channel.MASKED and b"directory" in letter.data[:16]
+        envelope = records.to_envelope(message.content)
+        lost = at > 101 and envelope.channel is Channel.MASKED and b"directory" in envelope.data[:16]
         return None if lost else node(federation, at - 100, message)
 
     with pytest.raises(RoundAbortedError):
@@ -481,12 +481,12 @@ class Timed(LocalGrid):
         self.pulls, self.late = 0, late
 
         def reply(at: int, message: Message) -> Message | None:
-            party, letter = at - 100, records.to_letter(message.content)
+            party, envelope = at - 100, records.to_envelope(message.content)
             if party in silent:
                 return None
-            said = letter.data[::-1]
-            if letter.channel is Channel.WHEREABOUTS:
-                said = here(identities[party], self.parties, party, letter, at)
+            said = envelope.data[::-1]
+            if envelope.channel is Channel.WHEREABOUTS:
+                said = here(identities[party], self.parties, party, envelope, at)
             return Message(records.answer_records(said), reply_to=message)
 
         super().__init__(3, reply)
@@ -634,8 +634,8 @@ def test_the_end_is_told_to_all_that_were_found(clock: Clock, learned: bytes) ->
     grid = Timed()
     post = FlowerPost(grid, 2.0, 0.25, {0: 100, 2: 102})
     post.end(bytes(32), learned) if learned else post.end(bytes(32))
-    letters = [records.to_letter(message.content) for message in grid.sent]
-    assert letters == [Letter(Channel.END, bytes(32), learned)] * 2
+    envelopes = [records.to_envelope(message.content) for message in grid.sent]
+    assert envelopes == [Envelope(Channel.END, bytes(32), learned)] * 2
     assert [message.metadata.dst_node_id for message in grid.sent] == [100, 102]
 
 

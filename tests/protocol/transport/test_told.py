@@ -155,7 +155,16 @@ def test_a_refused_file_is_withheld_in_the_log_and_a_session_has_one_number_ever
 
 # ---- secrets -------------------------------------------------------------------------------------
 
-ILLS = ("bound", "not a number", "no table", "no key", "another study", "garbage", "half a letter", "spent")
+ILLS = (
+    "bound",
+    "not a number",
+    "no table",
+    "no key",
+    "another study",
+    "garbage",
+    "half an envelope",
+    "spent",
+)
 
 
 def harm(federation: Federation, ill: str) -> None:
@@ -219,10 +228,10 @@ def test_no_secret_and_no_value_is_told_by_a_federation_with_refusals(tmp_path: 
     secrets: set[bytes] = set()
 
     def reply(at: int, message: Message) -> Any:
-        letter = records.to_letter(message.content)
-        if at == 100 and letter.channel is Channel.MASKED and ill in ("garbage", "half a letter"):
-            data = b"\x00" * 40 if ill == "garbage" else letter.data[: len(letter.data) // 2]
-            message.content = records.to_records(type(letter)(letter.channel, letter.session, data))
+        envelope = records.to_envelope(message.content)
+        if at == 100 and envelope.channel is Channel.MASKED and ill in ("garbage", "half an envelope"):
+            data = b"\x00" * 40 if ill == "garbage" else envelope.data[: len(envelope.data) // 2]
+            message.content = records.to_records(type(envelope)(envelope.channel, envelope.session, data))
         answer = grids.node(federation, at - 100, message)
         secrets.update(kept(federation, at - 100))
         return answer
