@@ -251,7 +251,7 @@ def client_noise(
     """The noise that each client adds to each of `sums` sums over the same records.
 
     clients: members of the roster; survivors: the fewest that each sum must include (`SumPlan.survivors`);
-    colluders: how many of them may know or leave out their noise: those in league with the server, and one more if
+    colluders: how many of them may know or leave out their noise: those colluding with the server, and one more if
     a client is itself curious. The noise of the others, survivors − colluders, is enough for (ε, δ).
     fraction_bits: the fewest of the fixed-point encoding. target_norm, waves: see `sensitivity`.
 

@@ -120,7 +120,7 @@ _SETTINGS = {
 _WARNINGS = {
     Backend.PLAIN: "[bold red]plain:[/] every client's statistics are shown to the server",
     **{
-        backend: f"[yellow]{backend}:[/] a client in league with the server, or the key holders with it, could read others' "
+        backend: f"[yellow]{backend}:[/] a client colluding with the server, or the key holders with it, could read others' "
         "uploads; bfv+mask bears either"
         for backend in (Backend.BFV, Backend.CKKS)
     },

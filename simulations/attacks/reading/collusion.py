@@ -83,9 +83,9 @@ def masked(vectors: Sequence[Floats], statistic: Statistic, colluders: int) -> t
     aggregator.open(names, [statistic.plan])
     cohort = aggregator.cohort
     parameters, transcript = cohort.server.parameters, cohort.server.parameters.transcript()
-    league = {index: cohort.clients[index] for index in range(len(names) - colluders, len(names))}
+    colluding = {index: cohort.clients[index] for index in range(len(names) - colluders, len(names))}
     # The colluders' own programs: the server has all that they hold from the start.
-    held = {index: client._memory.rounds[0] for index, client in league.items()}
+    held = {index: client._memory.rounds[0] for index, client in colluding.items()}
     shares = {index + 1: keys.shares[_VICTIM][messages.SEED_SHARE] for index, keys in held.items()}
     keys = {
         index: messages.pair_mask_key(own.pair_secrets[_VICTIM], transcript, 0, _VICTIM, index)

@@ -41,7 +41,7 @@ class _Cancels(HomomorphicClient):
         return self._upload(total, messages.data_set_digest(self.name, data_set))
 
 
-class _InLeague(LocalEncryptedSessions):
+class _Colluding(LocalEncryptedSessions):
     """Ours, whose last client is not."""
 
     tap: Tap
@@ -68,7 +68,7 @@ def read(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
     settings = SessionSettings(Policy(backends=frozenset({Backend.BFV})))
     encryption = Encryption.of(Backend.BFV, None)
-    sessions = _InLeague(encryption, 1, tap)
+    sessions = _Colluding(encryption, 1, tap)
     sessions.tap = tap
     aggregator = EncryptedSums(encryption, settings, sessions)
     aggregator.open(names, [statistic.plan])

@@ -802,7 +802,7 @@ def test_a_rogue_key_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_views_of_the_commitments_make_no_key() -> None:
-    """A holder in league with the server commits twice, and shows each honest holder another commitment."""
+    """A holder colluding with the server commits twice, and shows each honest holder another commitment."""
     world = World(holders=3)
     agreement, rogue = world.agreement(), world.clients + 2
     transcript, lattice = agreement.transcript(), LATTICES[agreement.lattice]
@@ -937,7 +937,7 @@ def test_a_committee_that_could_not_open_is_refused_before_a_key_is_made(
         BFV.agreed(planned(), 4, 2)
 
 
-# ---- clients in league with the server -----------------------------------------------------------
+# ---- clients colluding with the server -----------------------------------------------------------
 
 
 class Cancels(HomomorphicClient):
@@ -964,14 +964,14 @@ def cancelled(encryption: Encryption) -> tuple[Attack, list[int]]:
     if masks:
         masks.collect(0, world.contribute)
     attack.collect()
-    league = attack.clients[3]
+    colluding = attack.clients[3]
     # The last client does not upload its own but what cancels the others; its tags are honest about that.
     attack.uploads[3] = negative(attack.lattice, attack.total([1, 2]))
-    league._ciphertexts = attack.uploads[3]
+    colluding._ciphertexts = attack.uploads[3]
     return attack, attack.units(attack.open(attack.total(range(4)), range(4)))
 
 
-def test_a_client_in_league_with_the_server_cancels_the_others() -> None:
+def test_a_client_colluding_with_the_server_cancels_the_others() -> None:
     """Against bfv alone it succeeds: no proof stands behind a ciphertext. With masks there is nothing to read."""
     attack, opened = cancelled(BFV)
     assert opened == attack.world.units([VICTIM])
@@ -987,7 +987,7 @@ ATTEMPTS, DEVIATION = 24, Fraction(1, 4)
 
 
 def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[int], list[int], float]:
-    """What a league of one client and the server opens: the sum of the victim's uploads in many attempts at one round.
+    """What one client and the server can open together: the sum of the victim's uploads in many attempts at one round.
     Besides, the victim's units without noise, and the deviation of its noise in units.
     """
     noise = Noise((Block(LENGTH, DEVIATION),), reach=14)
@@ -1014,7 +1014,7 @@ def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[in
 @pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True], ids=["", "restarted"])
 def test_attempts_at_a_round_do_not_average_its_noise_away(restarted: bool) -> None:
-    """Under bfv alone a league reads the victim's upload, noise and all; in all attempts it is the same one."""
+    """Under bfv alone colluders read the victim's upload, noise and all; in all attempts it is the same one."""
 
     class Forgetting(HomomorphicClient):
         def receive(self, data: bytes) -> bytes | SumWanted:
@@ -1054,7 +1054,7 @@ def test_server_and_all_key_holders_see_no_more_than_masked_vectors() -> None:
     assert max(abs(entry) for vector in vectors for entry in vector) > half // 4  # uniform in Z_t
 
 
-def test_a_client_in_league_with_the_server_reads_a_key_share() -> None:
+def test_a_client_colluding_with_the_server_reads_a_key_share() -> None:
     """Succeeds, as documented: with ciphertexts of its own making the sum's second polynomial is a large constant, and
     what a key holder of a committee gives for it is its share, times that, under noise that is too small for it.
     """

@@ -176,7 +176,7 @@ def test_what_encryption_alone_does_not_bear_is_said() -> None:
     for backend, said in (("bfv", True), ("ckks", True), ("bfv+mask", False), ("mask", False)):
         code, output = run("run", "--backend", backend)
         assert code == 0
-        assert ("in league with the server" in output) is said
+        assert ("colluding with the server" in output) is said
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
