@@ -33,6 +33,7 @@ from secure_afl.protocol.audit.events import (
     Revoked,
     Role,
     Sent,
+    Taken,
     Terms,
 )
 from secure_afl.protocol.files.roster import Parties
@@ -190,8 +191,8 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         if parties is not None:
             findings += _known(one, parties)
         findings += [*_terms(one), *_told(one), *_messages(one), *_policies(one), *_silent(one, sound)]
-        findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one)]
-        notes += [*_lost(one), *_missing(one)]
+        findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one), *_models(one)]
+        notes += [*_lost(one), *_missing(one), *_unverified(one)]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
         findings += [*_releases(one), *_layers(one, masks)]
@@ -290,6 +291,12 @@ def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
                 yield Finding(log.file, line, str(error))
                 continue
             views[event.terms.transcript()] = view
+        elif isinstance(event, Taken):  # which knows the session's number
+            of = [view for view in views.values() if view.agreed.event.terms.session == event.session]
+            for view in of:
+                view.events.append(At(line, entry, event))
+            if not of:
+                yield Finding(log.file, line, "takes a model of a session that this log does not record")
         elif isinstance(event, InSession):
             if event.session in views:
                 views[event.session].events.append(At(line, entry, event))
@@ -581,6 +588,52 @@ def _verdicts(session: Session) -> Iterator[Finding]:
                     one.line,
                     f"round {frame.round}: {view.log.begun.party} accepted another opened sum than "
                     f"{first.log.begun.party} in {first.log.file}",
+                )
+
+
+def _models(session: Session) -> Iterator[Finding]:
+    """All parties that checked the sums of a session took the model of the same ones, each of those that it accepted."""
+    if not isinstance(session.terms, Parameters):
+        return  # encrypted sums are checked in the session of their masks
+    first: dict[int, tuple[bytes, tuple[int, ...], View]] = {}
+    for view in session.parties.values():
+        verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
+        for one in view.of(Taken):
+            if not one.event.unverified and False in verdicts.values():
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"{view.log.begun.party} took the model as verified, and had refused a sum of the session",
+                )
+            for checked in one.event.sums:
+                if not verdicts.get(checked.round):
+                    yield Finding(
+                        view.log.file,
+                        one.line,
+                        f"{view.log.begun.party} took the model of a sum of round {checked.round}, which its log does not record "
+                        "accepting",
+                    )
+                digest, survivors, other = first.setdefault(
+                    checked.round, (checked.digest, checked.survivors, view)
+                )
+                if (digest, survivors) != (checked.digest, checked.survivors):
+                    yield Finding(
+                        view.log.file,
+                        one.line,
+                        f"round {checked.round}: {view.log.begun.party} took the model of another sum, over "
+                        f"{_names(session, checked.survivors)}, than {other.log.begun.party} in {other.log.file}, over "
+                        f"{_names(session, survivors)}",
+                    )
+
+
+def _unverified(session: Session) -> Iterator[Finding]:
+    for view in session.parties.values():
+        for one in view.of(Taken):
+            if one.event.unverified:
+                yield Finding(
+                    view.log.file,
+                    one.line,
+                    f"{view.log.begun.party} took the model as the server says, unverified: {one.event.unverified}",
                 )
 
 

@@ -158,6 +158,24 @@ class Ended(Event, frozen=True, tag="session over"):
     size: Natural
 
 
+class CheckedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sum that the party accepted. digest: `masking.messages.sum_digest`, which covers a random tag."""
+
+    round: Natural
+    digest: bytes
+    survivors: tuple[Natural, ...]
+
+
+class Taken(Event, frozen=True, tag="model taken"):
+    """The party took the model of a session. session: its number; sums: those that it accepted, from which it computed the
+    model itself; unverified: why it checked none, empty if it did.
+    """
+
+    session: bytes
+    sums: tuple[CheckedSum, ...] = ()
+    unverified: str = ""
+
+
 class Foreign(Event, frozen=True, tag="foreign message"):
     """The node refused a message of a different protocol. kind: its type as the sender names it; app: digest of the app
     submitted with the run, which does not run here."""
@@ -228,6 +246,7 @@ AnyEvent = (
     | Approved
     | Revoked
     | Ended
+    | Taken
     | Foreign
     | Agreed
     | Received

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from secure_afl.protocol.audit.check import At, Report, Session, View
-from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Withheld
+from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Taken, Withheld
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.parameters import Parameters, Profile
 from secure_afl.protocol.session.profile import Verify
@@ -244,8 +244,19 @@ def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
     if refused := [one for view in views for one in view.of(Refused)]:
         first = refused[0].event.reason or refused[0].event.kind
         yield f"{_times(refused)} it refused a message from the server; the first: {first}"
+    for taken in dict.fromkeys(one.event for view in views for one in view.of(Taken)):
+        if taken.unverified:
+            yield f"It took the model as the server sent it, unverified: {taken.unverified}."
+        else:
+            yield f"It took the model that it computed from {_sums(taken)}, as the server's was the same."
     everything = [one.event.frame.size for view in views for one in view.of(Sent)]
     yield f"In all, {client} sent {sum(everything):,} bytes in {len(everything)} messages."
+
+
+def _sums(taken: Taken) -> str:
+    count, last = len(taken.sums), max(taken.sums, key=lambda one: one.round)
+    of = "the sum that it had checked" if count == 1 else f"the {count} sums that it had checked"
+    return f"{of}, the last one {last.digest.hex()[:16]}… over {len(last.survivors)} clients"
 
 
 def _revealed(session: Session, views: Sequence[View]) -> Iterator[str]:

@@ -8,11 +8,13 @@ from functools import cached_property
 
 import msgspec
 
+from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.hpke import KeyPair, Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.protocol.masking import states
-from secure_afl.protocol.session.parameters import Demands, Parameters
+from secure_afl.protocol.session.parameters import Demands, Parameters, SessionSums, VerifiedSum
+from secure_afl.protocol.session.profile import Profile, Verify
 
 
 class RoundKeys(Guarded, msgspec.Struct, dict=True):
@@ -95,6 +97,14 @@ class Memory(Guarded, msgspec.Struct, dict=True):
         self.channel_seed = b""
         self.__dict__.pop("channel", None)
 
+    @property
+    def verified(self) -> dict[int, VerifiedSum]:
+        """The opened sums that this client accepted, by round."""
+        return {
+            number: VerifiedSum(self.parameters.rounds[number], one.survivors, one.digest, one.packed)
+            for number, one in self.accepted.items()
+        }
+
     def forget_all(self) -> None:
         """Every secret: the session is over for this client."""
         self.forget_channel()
@@ -111,3 +121,26 @@ class Memory(Guarded, msgspec.Struct, dict=True):
 
 
 MEMORY = msgspec.msgpack.Decoder(Memory)
+
+_BELIEVED = {
+    Profile.SEMI_HONEST: "the session's profile is semi-honest, so the server is believed",
+    Profile.ACTIVE: 'the session has verify = "none", so no client is given a sum',
+}
+
+
+def without_secrets(memory: bytes) -> bytes:
+    """What `session_sums` needs of a client's memory; empty for one that this version cannot read."""
+    try:
+        found = MEMORY.decode(memory)
+    except (msgspec.DecodeError, SecureAflError):
+        return b""
+    found.forget_all()
+    return msgspec.msgpack.encode(found)
+
+
+def session_sums(memory: bytes) -> SessionSums:
+    """What a client with this memory knows of its session's sums."""
+    found = MEMORY.decode(memory)
+    if found.parameters.verify is Verify.NONE:
+        return SessionSums({}, _BELIEVED[found.parameters.profile])
+    return SessionSums(found.verified, refused=found.state is states.ClientState.REJECTED)

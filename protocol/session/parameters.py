@@ -107,6 +107,19 @@ class VerifiedSum:
 
 
 @dataclass(frozen=True)
+class SessionSums:
+    """What a client knows of a session's sums when the session is over.
+
+    verified: the sums that it accepted, by round. unverified: why it checks no sum; empty if it checks them. refused: whether
+    it found a sum to be wrong, and so takes nothing that came of the session.
+    """
+
+    verified: Mapping[int, VerifiedSum]
+    unverified: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
 class SumWanted:
     """A server's request for a client's vector. The answer comes from the client's `contribute`.
 

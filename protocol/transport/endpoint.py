@@ -9,7 +9,16 @@ from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
-from secure_afl.protocol.audit.events import Ended, Foreign, Received, Role, frame, message_digest
+from secure_afl.protocol.audit.events import (
+    CheckedSum,
+    Ended,
+    Foreign,
+    Received,
+    Role,
+    Taken,
+    frame,
+    message_digest,
+)
 from secure_afl.protocol.audit.log import AuditLog, Memory
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
@@ -20,10 +29,11 @@ from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
 from secure_afl.protocol.homomorphic.messages import Invitation
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.memory import session_sums, without_secrets
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger, session_name
-from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import Parameters, SessionSums, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.wire import WireError, decode
 from secure_afl.protocol.transport.driver import Contribution
@@ -65,14 +75,19 @@ class Terms:
         return self.encryption.backend if self.encryption else Backend.MASK
 
 
+TakesModel = Callable[[bytes, bytes, bytes, SessionSums], None]
+"""See `learned` of `Endpoint`."""
+
+
 class Endpoint:
     """One client or key holder, identified by its key's index in the roster.
 
     contribute: returns a client's vector for a sum and its data set's name, given what the server announced about
     earlier sums (empty if nothing). solve: a key holder's solver, with `Release.WEIGHTS`.
     check_told: raises for an announcement that no rows could have led to. waits: whether a sum needs an announcement.
-    learned: takes the server's final result, the announcements before it, and the session's number; no party has
-    verified them. Its exceptions reach the server as a refusal, so they must not depend on rows.
+    learned: takes the server's final result, the announcements before it, the session's number, and what this party knows of
+    the session's sums, from which the result must follow. Its exceptions reach the server as a refusal, so they must not
+    depend on rows.
     under_way: called after each answered message of a session: earlier results are then out of date.
     audit: the file of the audit log. study: the study's digest, if the audit log must hold the operator's approval before
     anything but the party's name leaves.
@@ -89,7 +104,7 @@ class Endpoint:
         solve: Solve | None = None,
         check_told: Callable[[bytes], None] = lambda model: None,
         waits: bool = False,
-        learned: Callable[[bytes, bytes, bytes], None] = lambda model, told, session: None,
+        learned: TakesModel = lambda model, told, session, sums: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
         study: bytes = b"",
@@ -155,13 +170,17 @@ class Endpoint:
             kept = self._store.kept(name)
             told = kept.memory if kept else b""
             is_open = any(self._store.kept(_name(channel, envelope.session)) for channel in _SESSIONS)
+            masked = self._store.kept(_name(Channel.MASKED, envelope.session))
+            known = without_secrets(masked.memory) if masked else b""
             for channel in _SESSIONS:
                 self._store.forget(_name(channel, envelope.session))
             if is_open:  # who is killed from here on takes this model again, and no other
-                self._store.keep(name, Kept(told, model, b""))
+                self._store.keep(name, Kept(told, model, known))
             elif kept is None or kept.question != model:
                 self._store.forget(name)
                 return
+            else:
+                known = kept.answer
         log = self._log()
         try:
             if log:
@@ -169,13 +188,36 @@ class Endpoint:
             if envelope.data:
                 self._check_approved()
                 _check_goes_on(envelope.data, told)
-                self._learned(envelope.data, told, envelope.session)
+                sums = self._sums(known)
+                self._learned(envelope.data, told, envelope.session, sums)
+                if log:
+                    log.note(_taken(envelope.session, sums))
         except SecureAflError as error:
             if log:
                 log.append(refused(b"", envelope.data, error))
             raise
         finally:
             self._store.forget(name)
+
+    def _sums(self, known: bytes) -> SessionSums:
+        """What this party knows of a session's sums. known: see `without_secrets`. Raises `PolicyError` if nothing of the session
+        may be taken.
+        """
+        if self._holds_key:
+            return SessionSums({}, "key holders are not given the model's sums to check")
+        if not self._terms.backend.masked:
+            return SessionSums({}, "sums that are encrypted and not masked are given to no client")
+        if not known:
+            raise PolicyError(
+                "expected this party's record of the session, to check the model, found one that this version cannot read: no "
+                "model is taken"
+            )
+        sums = session_sums(known)
+        if sums.refused:
+            raise PolicyError(
+                "this party refused a sum of the session, which did not fit its tag: no model of it is taken"
+            )
+        return sums
 
     def _converse(self, envelope: Envelope) -> bytes:
         party = self._party(envelope)
@@ -330,6 +372,13 @@ class Endpoint:
     def _head(self) -> bytes:
         log = self._log()
         return log.head if log else b""
+
+
+def _taken(session: bytes, sums: SessionSums) -> Taken:
+    checked = tuple(
+        CheckedSum(number, one.digest, one.survivors) for number, one in sorted(sums.verified.items())
+    )
+    return Taken(session, checked, sums.unverified)
 
 
 def _check_number(envelope: Envelope) -> None:

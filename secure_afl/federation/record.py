@@ -20,7 +20,7 @@ from secure_afl.federation.project import read as read_project
 from secure_afl.node.site import Folder
 from secure_afl.node.study import Study
 from secure_afl.protocol.audit.check import Report, Session, verify
-from secure_afl.protocol.audit.events import Approved, Released, Revoked
+from secure_afl.protocol.audit.events import Approved, Released, Revoked, Taken
 from secure_afl.protocol.files import keys
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import FileError
@@ -180,6 +180,20 @@ def _protection(
         for opened in session.server.of(Released) if session.server else ():
             count = len(opened.event.survivors)
             yield labels["session"], sentences["session"].format(name=session.number, count=count)
+        yield from _checked(session, said)
+
+
+def _checked(session: Session, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Which parties computed the model from totals that they had checked, and which took it as the server sent it."""
+    label, sentences = said["labels"]["checked"], said["sentences"]
+    sums: dict[str, list[str]] = {}  # names by digest
+    for view in session.parties.values():
+        for one in view.of(Taken):
+            last = max(one.event.sums, key=lambda of: of.round, default=None)
+            sums.setdefault(last.digest.hex()[:16] if last else "", []).append(view.log.begun.party)
+    for digest, names in sums.items():
+        key = "checked" if digest else "unchecked"
+        yield label, sentences[key].format(names=", ".join(names), digest=digest)
 
 
 def _parties(terms: Terms, sessions: list[Session], said: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

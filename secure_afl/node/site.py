@@ -12,7 +12,8 @@
     progress.json   made by the server: where a run is; runs/: what each run left
     *.previous.*    of an earlier session, put aside when the next one began
 
-Nothing here comes from the server but the model.
+Nothing here comes from the server but the model; where sums are checked, a party keeps the one that it computes from them
+itself, if the server's is the same.
 """
 
 import os
@@ -42,8 +43,8 @@ from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError, visible
 from secure_afl.protocol.session.ledger import Budget, session_name
-from secure_afl.protocol.session.parameters import SumPlan, SumWanted
-from secure_afl.protocol.session.roster import grouped
+from secure_afl.protocol.session.parameters import SessionSums, SumPlan, SumWanted
+from secure_afl.protocol.session.roster import Roster, grouped
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
 from secure_afl.protocol.transport.events import NotPersonal
@@ -197,7 +198,9 @@ class Folder:
             solve=_solved if weights else None,
             check_told=study.check_told,
             waits=study.counts is not None,
-            learned=lambda model, told, session: self._learned(model, told, session, study, endpoint.name),
+            learned=lambda model, told, session, sums: self._learned(
+                model, told, session, study, endpoint.name, sums, terms.parties.clients
+            ),
             under_way=self.put_aside,
             audit=self.path / AUDIT,
             study=b"" if unapproved else study.digest,
@@ -378,21 +381,38 @@ class Folder:
                 found.append(Spent(name, len(spendings), composed(spendings, delta), delta))
         return budget, found
 
-    def _learned(self, model: bytes, told: bytes, session: bytes, study: Study, who: str) -> None:
-        """Keep the model that the server sends; of a network, the site's own head besides, unless its hidden layers are
-        others than the seed's and those told before: how long it takes to fit a head to the rows tells of these.
+    def _learned(
+        self,
+        model: bytes,
+        told: bytes,
+        session: bytes,
+        study: Study,
+        who: str,
+        sums: SessionSums,
+        clients: Roster,
+    ) -> None:
+        """Keep the model that the server sends: where sums are checked, only as this party computes it from those that it
+        accepted, and what it computed. Of a network, keep the site's own head besides, unless the hidden layers are others than
+        the seed's and those told before: how long it takes to fit a head to the rows tells of these.
 
-        Raises `DataError` for a model that no site with this study takes, whatever its rows are.
+        Raises `DataError` for a model that no site with this study takes, whatever its rows are, and `PolicyError` for one that
+        does not follow from the sums.
         """
         layers, file = study.result(model)
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-        of_table = _of_table(study, layers[-1], file, session) if study.tabular else None
+        adapts, of_table = study.adapts(layers, told), None
+        if not sums.unverified:
+            digests = tuple(one.digest.hex() for _, one in sorted(sums.verified.items()))
+            layers, fitted = study.follow(sums.verified, clients, layers)
+            of_table = _model(study, fitted, session, digests) if study.tabular else None
+        elif study.tabular:
+            of_table = _of_table(study, layers[-1], file, session, sums.unverified)
         self.keep(MODEL, layers)
         if of_table:
             of_table.save(self.path / TABLE_MODEL)
-        if study.adapts(layers, told) and (self.path / "data.toml").exists():
+        if adapts and (self.path / "data.toml").exists():
             try:
                 X, y, _, _ = self.data(study)
                 if len(X):
@@ -406,13 +426,7 @@ class Folder:
         """
         if not study.tabular:
             return b""
-        from secure_afl.tables import model as models
-
-        assert study.codebook is not None
-        how = {"data": models.OF_STUDY, "backend": study.backend.value, "session": session.hex()}
-        made = (models.of_glm if hasattr(fitted, "family") else models.of_ridge)(
-            fitted, study.codebook, **how
-        )
+        made = _model(study, fitted, session)
         made.save(self.path / TABLE_MODEL)
         return made.content
 
@@ -458,7 +472,23 @@ def _solved(
     return weights(plan, total, entry_error, survivors)
 
 
-def _of_table(study: Study, weights: Floats, file: bytes, session: bytes) -> "Model":
+def _model(study: Study, fitted: Any, session: bytes, sums: tuple[str, ...] = ()) -> "Model":
+    """The model file of a fitted estimator. sums: digests of those that a party checked, from which it fitted it."""
+    from secure_afl.tables import model as models
+
+    assert study.codebook is not None
+    of = models.of_glm if hasattr(fitted, "family") else models.of_ridge
+    return of(
+        fitted,
+        study.codebook,
+        data=models.OF_STUDY,
+        backend=study.backend.value,
+        session=session.hex(),
+        verified=sums,
+    )
+
+
+def _of_table(study: Study, weights: Floats, file: bytes, session: bytes, unverified: str) -> "Model":
     """A party's model file, out of the one that the server sent, if any. Raises `DataError` for one that is not of these
     weights, of the study and of the session.
     """
@@ -466,7 +496,13 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes) -> "Mo
 
     assert study.codebook is not None
     return models.of_study(
-        weights, study.codebook, study.estimator(), study.backend.value, session.hex(), file
+        weights,
+        study.codebook,
+        study.estimator(),
+        study.backend.value,
+        session.hex(),
+        file,
+        unverified=unverified,
     )
 
 

@@ -56,7 +56,7 @@ import numpy.typing as npt
 
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
-from secure_afl.errors import ColumnWarning, DataError, SolveError
+from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
@@ -64,6 +64,7 @@ from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError
 from secure_afl.protocol.session.parameters import SumPlan, VerifiedSum
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.roster import Roster
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
 from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds, indicators
@@ -74,10 +75,8 @@ if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
     from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
-    from secure_afl.sums.counted import Counts
-    from secure_afl.sums.remote import RemoteEncryptedAggregator, RemoteMaskedAggregator
+    from secure_afl.sums.counted import Counts, Telling
 
-    Remote = RemoteMaskedAggregator | RemoteEncryptedAggregator
     Linear = (
         FederatedRidge | FederatedRidgeClassifier | FederatedLogisticRegression | FederatedPoissonRegression
     )
@@ -88,6 +87,7 @@ Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
 
 
 _MOST_ROUNDS = 1000  # of a study: each is a sum
+_ROUNDING = 1e-6  # of a layer's largest weight, by which two machines' solutions may differ
 
 
 class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -306,12 +306,40 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def learn(
         self,
-        aggregator: "Remote",
+        aggregator: "Telling",
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
         """The server's side: the model's weights, and what is known of each sum. learned: takes the fitted estimator."""
         raise NotImplementedError
+
+    def follow(
+        self, verified: Mapping[int, VerifiedSum], clients: Roster, layers: Sequence[Floats]
+    ) -> tuple[list[Floats], Any]:
+        """The model that follows from the sums that a party accepted, and its fitted estimator.
+
+        layers: the server's model. Raises `PolicyError` if it is another, but for rounding, or if a sum is missing.
+        """
+        from secure_afl.sums.recalled import Recalled
+
+        found: list[Any] = []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DropoutWarning)  # of sums that the party saw
+                warnings.simplefilter("ignore", ColumnWarning)  # which the model file says
+                names = [member.name for member in clients.members]
+                own, _ = self.learn(Recalled(verified, clients), names, found.append)
+        except SolveError as error:
+            raise PolicyError(
+                f"expected a model that follows from the sums that this party verified, which give none: {error}"
+            ) from None
+        for number, (mine, server) in enumerate(zip(own, layers, strict=True), 1):
+            if not np.allclose(mine, server, rtol=0, atol=_ROUNDING * abs(mine).max()):
+                raise PolicyError(
+                    "expected the model that follows from the sums that this party verified, the server's is another"
+                    + (f" (layer {number} of {len(own)})" if len(own) > 1 else "")
+                )
+        return own, found[0]
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
         """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
@@ -452,7 +480,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     def learn(
         self,
-        aggregator: "Remote",
+        aggregator: "Telling",
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
@@ -526,7 +554,7 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
 
     def learn(
         self,
-        aggregator: "Remote",
+        aggregator: "Telling",
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
@@ -637,7 +665,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
 
     def learn(
         self,
-        aggregator: "Remote",
+        aggregator: "Telling",
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
@@ -728,7 +756,7 @@ class _Announcing:
     layers: opened sums by their numbers, one row each; the first has its error behind it.
     """
 
-    def __init__(self, inner: "Remote", steps: int) -> None:
+    def __init__(self, inner: "Telling", steps: int) -> None:
         self.backend, self.policy = inner.backend, inner.policy
         self.layers: dict[int, Floats] = {}
         self._inner, self._steps = inner, steps

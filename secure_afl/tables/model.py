@@ -44,11 +44,14 @@ _ERRORS = ("ls_coef", "ls_se")
 
 
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a model is from. rows, freedom: pooled rows, and residual degrees of freedom of the standard errors, None
-    where nobody knows; certificate: proven bound on the distance from the weights of the pooled rows; ridge: penalty,
-    see `FederatedRidge`, None where a party was not told; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors:
-    why there are no standard errors. family: "logistic" or "poisson", empty for least squares; deviance: of these, None for
-    least squares.
+    """Where a model is from.
+
+    rows, freedom: pooled rows, and residual degrees of freedom of the standard errors, None where nobody knows; certificate:
+    proven bound on the distance from the weights of the pooled rows; ridge: penalty, see `FederatedRidge`, None where a party was
+    not told; survivors: of each sum; session: its number in hexadecimal digits, empty without one; no_errors: why there are no
+    standard errors; family: "logistic" or "poisson", empty for least squares; deviance: of these, None for least squares.
+    verified: digests of the sums that a party checked and from which it computed this; unverified: why it checked none. Both are
+    empty in a server's file.
     """
 
     data: str
@@ -64,10 +67,13 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str] = {}
     family: Literal["", "logistic", "poisson"] = ""
     deviance: float | None = None
+    verified: tuple[str, ...] = ()
+    unverified: str = ""
 
     def __post_init__(self) -> None:
         names = [name for one in self.survivors for name in one]
-        texts = [self.data, self.backend, self.session, self.privacy, self.no_errors, *names]
+        texts = [self.data, self.backend, self.session, self.privacy, self.no_errors, self.unverified, *names]
+        texts += self.verified
         if not all(text.isprintable() for text in [*texts, *self.versions, *self.versions.values()]):
             raise DataError("expected printable texts, got control characters")
 
@@ -238,6 +244,7 @@ def of_ridge(
     data: str,
     backend: str,
     session: str = "",
+    verified: tuple[str, ...] = (),
 ) -> Model:
     """The model of an estimator that learned from rows as `codebook` encodes them, its classes in the codebook's order.
 
@@ -258,6 +265,7 @@ def of_ridge(
         f"epsilon {fitted.privacy_.epsilon:g}, delta {fitted.privacy_.delta:g}" if fitted.privacy_ else "",
         why,
         _versions(),
+        verified=verified,
     )
     coef, intercept = _own(fitted.weights_, codebook, fitted)
     errors = _table_errors(of, regression) if regression else (None, None)
@@ -271,6 +279,7 @@ def of_glm(
     data: str,
     backend: str,
     session: str = "",
+    verified: tuple[str, ...] = (),
 ) -> Model:
     """The model of an estimator that learned from rows as `codebook` encodes them, as `of_ridge`."""
     of, statistics, why = terms(codebook), fitted.statistics_, ""
@@ -296,6 +305,7 @@ def of_glm(
         versions=_versions(),
         family=fitted.family,
         deviance=fitted.deviance_,
+        verified=verified,
     )
     return Model(codebook, coef, intercept, about, *errors)
 
@@ -312,8 +322,10 @@ def of_study(
     backend: str,
     session: str = "",
     file: bytes = b"",
+    *,
+    unverified: str,
 ) -> Model:
-    """A party's model: what the server says came out of a study. Nobody vouches for it.
+    """A party's model where it checks no sums: what the server says came out of a study. Nobody vouches for it.
 
     weights (1 + features, outputs): as `estimator`, which has not learned, would have them. file: the server's model file;
     empty if it sent the weights only. Raises `DataError` for a file of other weights, another study or another session.
@@ -322,7 +334,17 @@ def of_study(
     if not file:
         why = "the server sent the weights only"
         family: Literal["", "logistic", "poisson"] = getattr(estimator, "family", "")
-        about = About(AS_SAID, backend, None, (), session, no_errors=why, versions=_versions(), family=family)
+        about = About(
+            AS_SAID,
+            backend,
+            None,
+            (),
+            session,
+            no_errors=why,
+            versions=_versions(),
+            family=family,
+            unverified=unverified,
+        )
         return Model(codebook, *own, about)
     sent = parse(file, "the server's model file")
     for what, same in (
@@ -333,7 +355,8 @@ def of_study(
     ):
         if not same:
             raise DataError(f"the server's model file: expected {what}, got another")
-    return replace(sent, about=msgspec.structs.replace(sent.about, data=AS_SAID))
+    about = msgspec.structs.replace(sent.about, data=AS_SAID, verified=(), unverified=unverified)
+    return replace(sent, about=about)
 
 
 def _own(weights: Floats, codebook: Codebook, estimator: "Linear") -> tuple[Floats, Floats]:

@@ -130,6 +130,13 @@ def notes(model: Model) -> list[str]:
         said.append(f"distance to the weights of the pooled rows: at most {about.certificate:.1e}, proven")
     if about.privacy:
         said.append(f"differential privacy: {about.privacy}")
+    if about.verified:
+        more = f" and {len(about.verified) - 1} more" if len(about.verified) > 1 else ""
+        said.append(
+            f"verified: yes, its party computed it from sums that it checked ({about.verified[0][:16]}{more})"
+        )
+    if about.unverified:
+        said.append(f"verified: no, {about.unverified}")
     if about.session:
         said.append(f"session {about.session[:16]}")
     said.append(f"codebook {model.codebook.digest[:16]}")

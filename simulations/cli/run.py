@@ -217,9 +217,14 @@ def run_command(
         if rows.codebook and settings.model != "fedacnnl" and settings.clip is None:
             from secure_afl.tables import model
 
-            how = {"data": rows.name, "backend": settings.backend.value, "session": result.session}
             made = model.of_ridge if settings.model == "ridge" else model.of_glm
-            learned = made(result.learned, rows.codebook, **how)
+            learned = made(
+                result.learned,
+                rows.codebook,
+                data=rows.name,
+                backend=settings.backend.value,
+                session=result.session,
+            )
         if model_file and learned:
             learned.save(model_file)
             errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)

@@ -7,17 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from secure_afl.crypto.errors import SecureAflError
+from secure_afl.crypto.hpke import Suite
 from secure_afl.node.site import Folder, kept
 from secure_afl.node.study import NetworkStudy, Study
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.files.keys import read_key
+from secure_afl.protocol.masking.memory import Memory
+from secure_afl.protocol.masking.states import ClientState
+from secure_afl.protocol.session.parameters import Parameters, demands
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Profile, Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.transport.driver import Carry
@@ -160,10 +166,22 @@ def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> 
 
 
 def join(folder: Path, session: bytes) -> None:
-    """Have a party's store say that it is in a session, as after its first answer there."""
+    """Have a party's store say that it is in a session whose sums nobody checks, as after its first answer there."""
     _, identity = read_key(folder / "identity.key", bytes)
+    terms, _ = Folder(folder).terms()
+    clients = terms.parties.clients
+    parameters = Parameters.propose(
+        clients,
+        terms.plan,
+        profile=Profile.ACTIVE,
+        suite=Suite.HYBRID,
+        degree=len(clients.members) - 1,
+        threshold=len(clients.members),
+        verify=Verify.NONE,
+    )
+    memory = Memory(parameters, ClientState.READY, b"", b"", demands(terms.plan), b"", {})
     with closing(Store(folder / "state.db", identity)) as store:
-        store.keep(f"masked {session.hex()}", Kept(b"", b"", b""))
+        store.keep(f"masked {session.hex()}", Kept(msgspec.msgpack.encode(memory), b"", b""))
 
 
 def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> npt.NDArray[np.float64]:

@@ -1,0 +1,141 @@
+"""A party takes the model that follows from the sums that it verified, and no other."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec import structs
+from worlds.folders import LAYERED, RIDGE, Federation, Post, model
+from worlds.told import Told
+
+from secure_afl.node.site import Folder
+from secure_afl.node.study import Study, packed
+from secure_afl.protocol.audit.chain import read
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import CheckedSum, Frame, Sent, Taken
+from secure_afl.protocol.masking.messages import FROM_SERVER, Answer
+from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.protocol.session.wire import WireError, decode, encode
+from secure_afl.protocol.transport.post import Channel, Envelope
+from secure_afl.sums.remote import Elsewhere, remote
+
+
+class Altered(Post):
+    """A server that hands out another sum than it opened to one party; losing: the party whose uploads are lost, with none."""
+
+    lied: int = -1
+    losing: int = -1
+
+    def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+        try:
+            message: Any = decode(envelope.data, FROM_SERVER)
+        except WireError:
+            message = None
+        if party == self.losing and type(message).__name__ == "SumRequest":
+            raise PolicyError("this party was away")
+        if party == self.lied and isinstance(message, Answer):
+            other = bytes([message.payload[0] ^ 1]) + bytes(message.payload[1:])
+            envelope = replace(envelope, data=encode(structs.replace(message, payload=memoryview(other))))
+        return super().ask(party, envelope, address)
+
+
+def ended(federation: Federation, post: Post) -> tuple[list[Any], bytes, Study]:
+    """The model that the server learns, and its session."""
+    terms, study = Folder(federation.server).terms()
+    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
+    layers, _ = study.learn(aggregator, federation.names)
+    (session,) = post.sessions
+    return layers, session, study
+
+
+def log(folder: Path) -> bytes:
+    return (folder / "audit.jsonl").read_bytes()
+
+
+def taken(folder: Path) -> list[Taken]:
+    return [one.event for one in read(log(folder)).entries if isinstance(one.event, Taken)]
+
+
+@pytest.mark.parametrize("study", [RIDGE, LAYERED], ids=["ridge", "layers"])
+def test_a_right_sum_and_a_wrong_model(tmp_path: Path, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server opens and hands out the right sums, and ends with another head, which is a model as good as any. Without the
+    comparison it is taken."""
+    federation = Federation(tmp_path, study=study)
+    post = Post(federation)
+    layers, session, of = ended(federation, post)
+    wrong = [*layers[:-1], layers[-1] * 2]
+    with pytest.raises(PolicyError, match="that this party verified, the server's is another"):
+        post.ask(0, Envelope(Channel.END, session, packed(wrong)))
+    assert not (federation.folders[0] / "model.npz").exists()
+    assert taken(federation.folders[0]) == []
+    post.ask(1, Envelope(Channel.END, session, packed(layers)))
+    assert all(map(np.array_equal, model(federation.folders[1]), layers))
+    (one,) = taken(federation.folders[1])
+    assert [each.survivors for each in one.sums] == [(0, 1, 2, 3)] * len(of.plan(4))
+    assert not one.unverified
+    with monkeypatch.context() as weak:
+        weak.setattr(Study, "follow", lambda self, sums, clients, layers: (layers, None))
+        post.ask(2, Envelope(Channel.END, session, packed(wrong)))
+    assert np.array_equal(model(federation.folders[2])[-1], wrong[-1])
+    post.ask(3, Envelope(Channel.END, session, packed(layers)))
+    report = verify({str(at): log(federation.folders[at]) for at in (1, 3)}, federation.parties)
+    assert not [one for one in report.findings if "closing entry" not in one.text]
+
+
+def test_a_party_that_refused_a_sum_takes_no_model_of_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    post = Altered(federation)
+    post.lied = 1
+    layers, session, _ = ended(federation, post)
+    with pytest.raises(PolicyError, match="refused a sum of the session"):
+        post.ask(1, Envelope(Channel.END, session, packed(layers)))
+    assert not (federation.folders[1] / "model.npz").exists()
+    post.ask(0, Envelope(Channel.END, session, packed(layers)))
+    assert taken(federation.folders[1]) == []
+
+
+def test_a_party_that_was_not_in_the_sum_takes_no_model(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    post = Altered(federation)
+    post.losing = 2
+    with pytest.warns(UserWarning, match="without site-2"):
+        layers, session, _ = ended(federation, post)
+    with pytest.raises(PolicyError, match="it verified none of that number"):
+        post.ask(2, Envelope(Channel.END, session, packed(layers)))
+    assert not (federation.folders[2] / "model.npz").exists()
+    post.ask(0, Envelope(Channel.END, session, packed(layers)))
+
+
+@pytest.mark.slow
+def test_sums_that_nobody_checks_give_a_model_that_says_so(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, backend="bfv", holders=1)
+    post = Post(federation)
+    layers, session, _ = ended(federation, post)
+    post.ask(0, Envelope(Channel.END, session, packed(layers)))
+    (one,) = taken(federation.folders[0])
+    assert not one.sums
+    assert "encrypted and not masked" in one.unverified
+    report = verify({"0": log(federation.folders[0])}, federation.parties)
+    assert any("as the server says, unverified" in note.text for note in report.notes)
+
+
+def test_models_of_different_sums_are_found_in_the_logs() -> None:
+    told = Told()
+    assert told.masks is not None
+    told.agrees(told.masks, *told.clients[:2])
+
+    def accepts(party: str, digest: bytes, survivors: tuple[int, ...], accepted: bool = True) -> None:
+        assert told.masks is not None
+        verdict = Frame("verdict", digest, 100, 0, accepted=accepted)
+        sums = (CheckedSum(0, digest, survivors),)
+        told.add(party, Sent(told.masks.transcript(), verdict), Taken(told.masks.session, sums))
+
+    first, second = told.clients[:2]
+    accepts(first, b"a" * 32, (0, 1, 2))
+    accepts(second, b"b" * 32, (0, 1, 2, 3), accepted=False)
+    found = " ".join(one.text for one in told.end().report(first, second).findings)
+    assert f"round 0: {second} took the model of another sum" in found
+    assert f"{second} took the model as verified, and had refused a sum" in found
+    assert f"{second} took the model of a sum of round 0, which its log does not record accepting" in found
