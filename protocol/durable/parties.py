@@ -18,6 +18,8 @@ from secure_afl.protocol.session.wire import answered
 class Keeping(Party, Protocol):
     """A party whose memory can be stored: a `MaskingClient`, `HomomorphicClient` or `KeyHolder`."""
 
+    largest_message: int
+
     @property
     def transcript(self) -> bytes: ...
 

@@ -124,7 +124,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._source = _OwnVectors() if masks is None else _MaskedVectors(masks)
         self._ciphertexts: Residues | None = None  # ciphertexts that may still need tags
         parties = 16 * len(roster.members) + 256 * len(holders.members)
-        self._largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
+        self.largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
         self._steps = {Invitation: self._join, EncryptedRequest: self._want, Check: self._tag}
 
     def receive(self, data: bytes) -> bytes | SumWanted:

@@ -92,8 +92,8 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         tags = 256 + keepers * (9 * len(self._lattice.no_tags) + 9)
         longest = max((one.length for one in plan), default=0)
         opening = self._lattice.ciphertext_bytes(longest) + members * tags
-        self._largest_message = max(opening, keepers * (self._lattice.public_key_bytes + 256))
-        self._largest_message += 512 * len(plan) + 1024
+        self.largest_message = max(opening, keepers * (self._lattice.public_key_bytes + 256))
+        self.largest_message += 512 * len(plan) + 1024
         self._steps = {
             Agreement: self._commit,
             KeyCommitments: self._share,
@@ -107,7 +107,7 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
         if (
             self.state is not HolderState.CHALLENGED
             or self._memory.opening
-            or len(data) > self._largest_message
+            or len(data) > self.largest_message
         ):
             return False
         try:

@@ -92,9 +92,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._policy = policy
         self._ledger = ledger
         self._log_head = log_head
-        # Of every member its keys, or what it sealed to this client; or an opened sum.
-        keys = len(roster.members) * 2048 * (1 + len(plan))
-        self._largest_message = 1024 + max(keys, *(one.length * one.width for one in self._agreed))
+        self.largest_message = messages.largest_message(len(roster.members), self._agreed)
         self._steps = {
             Parameters: self._advertise,
             Directory: self._share,

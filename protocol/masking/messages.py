@@ -13,6 +13,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
+from secure_afl.protocol.session.parameters import RoundSpec
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import (
     DIGEST_BYTES,
@@ -343,6 +344,14 @@ def sum_digest(answer: bytes, survivors: Sequence[int]) -> bytes:
 def accepted_digest(opened: bytes, client: int) -> bytes:
     """What a client says of the sum of this digest when it accepts it; another's words are no use to it."""
     return digest(Label.ACCEPTED, opened, integer(client))
+
+
+def largest_message(members: int, rounds: Sequence[RoundSpec]) -> int:
+    """Bytes of the longest message that a client of these rounds takes or gives: keys of every member, what was sealed for
+    every member, a masked vector, an opened sum.
+    """
+    keys = members * 2048 * (1 + len(rounds))
+    return 1024 + max(keys, *(one.length * one.width for one in rounds))
 
 
 def sealed_bytes(rounds: int, verify: Verify) -> int:

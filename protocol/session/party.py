@@ -88,7 +88,7 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
         self._memories = memories
         self._transcript = b""  # empty before the session exists
         self._answers = b""  # digest of the message being answered
-        self._largest_message = 0
+        self.largest_message = 0  # bytes
         self._steps: Mapping[type, Callable[[Any], Answer]] = {}
 
     def __repr__(self) -> str:
@@ -101,7 +101,7 @@ class SignedParty(Guarded, ABC, Generic[S, Answer, Kept]):
 
     def receive(self, data: bytes) -> Answer:
         """Take a message of the server; return the frame that answers it, or the request for a vector."""
-        check_size(self.name, data, self._largest_message)
+        check_size(self.name, data, self.largest_message)
         question, self._answers = self._answers, answered(data)
         try:
             message = self._decoded(data)

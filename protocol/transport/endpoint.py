@@ -30,10 +30,11 @@ from secure_afl.protocol.homomorphic.holder import KeyHolder, Solve
 from secure_afl.protocol.homomorphic.messages import Invitation
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import session_sums, without_secrets
+from secure_afl.protocol.masking.messages import largest_message
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
 from secure_afl.protocol.session.ledger import Ledger, session_name
-from secure_afl.protocol.session.parameters import Parameters, SessionSums, SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import SESSION_BYTES, Parameters, SessionSums, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.wire import WireError, decode
 from secure_afl.protocol.transport.driver import Contribution
@@ -43,6 +44,8 @@ _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 _TERMS: Decoder[Parameters | Agreement | Invitation] = Decoder(Parameters | Agreement | Invitation)
 """Messages that begin a session at a party."""
 
+UNAPPROVED = 2**17
+"""Bytes of the longest message that a party takes which has not approved its study: terms, and who is asked for."""
 _WAIT = 10.0  # seconds to wait until an operator's command releases the audit log
 
 
@@ -70,6 +73,21 @@ class Terms:
         self.encryption.agreed(self.plan, len(clients), len(holders))
 
     @property
+    def largest_answer(self) -> int:
+        """Bytes of the longest answer that any party of these sums gives."""
+        members, longest = len(self.parties.clients.members), 0
+        if self.encryption and self.parties.key_holders:
+            holders = len(self.parties.key_holders.members)
+            lattice, rounds = self.encryption.agreed(self.plan, members, holders)
+            sums = lattice.ciphertext_bytes(max(one.length for one in rounds)) + 8192
+            longest = max(
+                sums, lattice.public_key_bytes + 8192, holders * (9 * len(lattice.no_tags) + 9) + 8192
+            )
+        else:
+            rounds = tuple(one.spec(members) for one in self.plan)
+        return max(longest, largest_message(members, rounds)) if self.backend.masked else longest
+
+    @property
     def backend(self) -> Backend:
         """The backend of the sums."""
         return self.encryption.backend if self.encryption else Backend.MASK
@@ -85,6 +103,7 @@ class Endpoint:
     contribute: returns a client's vector for a sum and its data set's name, given what the server announced about
     earlier sums (empty if nothing). solve: a key holder's solver, with `Release.WEIGHTS`.
     check_told: raises for an announcement that no rows could have led to. waits: whether a sum needs an announcement.
+    result: bytes of the longest result that the server can announce or end the session with.
     learned: takes the server's final result, the announcements before it, the session's number, and what this party knows of
     the session's sums, from which the result must follow. Its exceptions reach the server as a refusal, so they must not
     depend on rows.
@@ -104,6 +123,7 @@ class Endpoint:
         solve: Solve | None = None,
         check_told: Callable[[bytes], None] = lambda model: None,
         waits: bool = False,
+        result: int = 0,
         learned: TakesModel = lambda model, told, session, sums: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
@@ -125,6 +145,7 @@ class Endpoint:
         self._check_told = check_told
         self._told_between = waits or any(one.trusts_server for one in terms.plan)
         self._learned = learned
+        self._result, self._largest = result, 0
         self._under_way = under_way
         self._audit = audit
         self._study = study
@@ -149,6 +170,21 @@ class Endpoint:
                 return answer
             case other:
                 assert_never(other)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest message that this party can need: little while its study is not approved."""
+        try:
+            self._check_approved()
+        except PolicyError:
+            return UNAPPROVED
+        if self._largest:
+            return self._largest
+        channels = [Channel.ENCRYPTED] if self._terms.encryption else []
+        channels += [Channel.MASKED] if self._terms.backend.masked and not self._holds_key else []
+        parties = [self._made(Envelope(one, bytes(SESSION_BYTES)), Ledger()) for one in channels]
+        self._largest = max(UNAPPROVED, self._result + 1024, *(one.largest_message for one in parties))
+        return self._largest
 
     def note_foreign(self, kind: str, app: str) -> None:
         """Log the refusal of a message of a different protocol; see `Foreign`. Raises `AuditError`."""

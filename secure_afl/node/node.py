@@ -29,7 +29,7 @@ from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import roster, whole
 from secure_afl.protocol.session.errors import FileError, visible
-from secure_afl.protocol.transport.endpoint import Endpoint
+from secure_afl.protocol.transport.endpoint import UNAPPROVED, Endpoint
 from secure_afl.protocol.transport.events import (
     Connected,
     Foreign,
@@ -110,6 +110,14 @@ class Desk:
             self.close()
             raise
         self._used = time.monotonic()
+
+    def largest(self) -> int:
+        """Bytes of the longest message that the party can need now; little if it cannot tell, as it refuses then."""
+        try:
+            with self.opened() as endpoint:
+                return endpoint.largest
+        except (SecureAflError, OSError):
+            return UNAPPROVED
 
     def look_ahead(self) -> None:
         """Compute what a server may ask for, before it does."""
@@ -245,7 +253,8 @@ class Node:
             content = None
             try:
                 self._check(delivery)
-                content = answer_to(self._fleet.content(delivery), delivery.node, self._desk.opened)
+                taken = self._fleet.content(delivery, self._desk.largest())
+                content = answer_to(taken, delivery.node, self._desk.opened)
             except NotOursError as error:
                 self._refuse(delivery, error)
             took = time.perf_counter() - started

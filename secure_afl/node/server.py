@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from secure_afl.node.site import Folder
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower import superlink
@@ -97,7 +98,15 @@ def serve(path: Path) -> None:
     log = logging.getLogger(superlink.__name__)
     log.addHandler(listening)
     log.setLevel(logging.INFO)
-    superlink.SuperLink(link, lambda: superlink.node_keys(nodes)).run()
+    superlink.SuperLink(link, lambda: superlink.node_keys(nodes), most=lambda: largest_answer(path)).run()
+
+
+def largest_answer(path: Path) -> int:
+    """Bytes of the longest answer of a party in the study of a server's folder; none of what cannot be read."""
+    try:
+        return Folder(path).terms()[0].largest_answer
+    except FileError:
+        return 0
 
 
 def flower_home(path: Path) -> Path:

@@ -198,6 +198,7 @@ class Folder:
             solve=_solved if weights else None,
             check_told=study.check_told,
             waits=study.counts is not None,
+            result=study.largest_result([member.name for member in terms.parties.everybody]),
             learned=lambda model, told, session, sums: self._learned(
                 model, told, session, study, endpoint.name, sums, terms.parties.clients
             ),

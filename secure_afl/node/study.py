@@ -377,6 +377,19 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             return self.unpacked(data[:size]), data[size:]
         return self.unpacked(data), b""
 
+    def largest_result(self, members: Sequence[str]) -> int:
+        """Bytes of the longest result of the study over a roster of these names: its layers and its model file."""
+        weights = sum(8 * prod(shape) for shape in self.shapes())
+        if not self.tabular:
+            return weights
+        from secure_afl.tables.terms import terms
+
+        assert self.codebook is not None
+        names = sum(len(one.name) + 8 for one in terms(self.codebook))
+        who = len(self.plan(len(members))) * sum(len(one) + 8 for one in members)
+        # Coefficients in two units, and twice more with standard errors; JSON within JSON, 12 bytes a character at most.
+        return 5 * (weights + 4096) + 12 * (len(self.codebook.text) + names + who + 4096)
+
     @property
     def tabular(self) -> bool:
         """Whether there is a model file: of a linear model of columns that a codebook describes."""

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
-from worlds.folders import Federation, in_process, model
+from worlds.folders import Federation, Post, in_process, learned, model
 from worlds.patience import HANG, until
 from worlds.superlinks import Here, superlink
 
 from secure_afl.node import flower_app
 from secure_afl.node import node as node_module
 from secure_afl.node.node import Memory, Node, interval, pause, recalled, remember, settings
+from secure_afl.node.site import Folder
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Foreign
 from secure_afl.protocol.session.errors import FileError
@@ -127,6 +128,39 @@ def test_a_message_of_another_kind_is_refused_and_noted_once(
     assert here.app in said[0]
     events = [entry.event for entry in read((folder / "audit.jsonl").read_bytes()).entries]
     assert [event for event in events if isinstance(event, Foreign)] == [Foreign("query.shell", here.app)]
+
+
+def test_a_party_that_has_not_approved_reads_no_long_message(
+    grid: HttpGrid, federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = federation.folders[0]
+    Folder(folder).revoke("an operator", "a test")
+    long = to_records(Envelope(Channel.MASKED, bytes(32), bytes(2**18)))
+    with nodes(folder):
+        (reply,) = asked(grid, MESSAGE_TYPE, long)
+        assert reply.error.code == 1000
+        assert "longer one" in capfd.readouterr().err
+        Folder(folder).approve("an operator", "a test")
+        (reply,) = asked(grid, MESSAGE_TYPE, long)
+    assert reply.error.code == 1000  # a ridge of three columns needs no such message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["mask", "bfv", "bfv+mask", "ckks"])
+def test_no_message_or_answer_of_a_study_is_above_its_bound(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path, holders=0 if backend == "mask" else 1, backend=backend)
+    asked, answers = list[tuple[int, int]](), list[int]()
+
+    class Measured(Post):
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+            with closing(Folder(self.federation.folders[party]).endpoint()) as endpoint:
+                asked.append((len(envelope.data), endpoint.largest))
+                answers.append(len(endpoint.answer(envelope, address)))
+            return super().ask(party, envelope, address)
+
+    learned(federation, Measured(federation))
+    assert all(size <= most for size, most in asked)
+    assert max(answers) <= federation.terms()[0].largest_answer < 2**24
 
 
 def test_invented_kinds_of_messages_do_not_fill_the_audit_log(federation: Federation) -> None:

@@ -12,14 +12,20 @@ from typing import Any, TypeVar
 
 FLEET = "/v1/fleet/"
 PULL = f"{FLEET}pull-messages"
+PUSH, PUSH_OBJECT = f"{FLEET}push-messages", f"{FLEET}push-object"
 ACTIVATE = f"{FLEET}activate-node"
 SENDING = "/v1/runtime/push-messages"
 """The ServerApp's path for sending messages to nodes."""
+KEY_HEADER = "flwr-public-key"
+"""The header with a node's public key, which `vouched` has checked."""
+LARGEST_REPLY = 2**31
+"""Bytes of a reply where nobody says what the study needs."""
 WAIT_HEADER = "secure-afl-wait"
 """The header by which a node asks the public door to hold its pull request until a message arrives; its value: the most
 seconds to wait."""
 LONGEST_WAIT = 20.0  # seconds; proxies cut silent connections after 60
 LARGEST_BODY = 2**26  # bytes; Flower cuts what it sends into objects of 20 MiB
+SHORT_BODY = 2**17  # bytes of requests that are no part of a reply; also what Flower's records add to a reply
 ALL_BODIES = 2**29  # bytes of all requests at a time; others wait
 LONGEST_BODY = 300.0  # seconds that a body may take, and that a request waits for room
 
@@ -33,12 +39,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class Doors:
     """Both doors of an application, for one event loop. vouched: whether a node that may connect signed these headers;
-    nothing of a request's body is taken before.
+    nothing of a request's body is taken before. most: returns the bytes of the longest reply that the study needs. For each
+    message that a node gets it may send twice as many, in case its connection breaks once.
     """
 
-    def __init__(self, application: Application, vouched: Callable[[Mapping[str, str]], bool]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        vouched: Callable[[Mapping[str, str]], bool],
+        most: Callable[[], int] = lambda: LARGEST_REPLY,
+    ) -> None:
         self._application = application
         self._vouched = vouched
+        self._most = most
+        self._sent_bytes: dict[str, int] = {}  # since its last message, by a node's key
         self._bodies = 0  # bytes that requests say they have
         self._room = asyncio.Condition()
         self._sent = asyncio.Event()  # set, and replaced, whenever the ServerApp has sent a message
@@ -62,9 +76,11 @@ class Doors:
         length = headers.get("content-length", "")
         if not length.isdecimal():
             await _refuse(scope, send, 411)
-        elif int(length) > LARGEST_BODY:
+        elif int(length) > LARGEST_BODY or not self._has_room(headers, scope["path"], int(length)):
             await _refuse(scope, send, 413)
         else:
+            if scope["path"] == PULL:
+                send = self._noting(headers.get(KEY_HEADER, ""), send)
             try:
                 async with self._reserved(int(length)):
                     body = await _in_time(_body(receive))
@@ -76,6 +92,27 @@ class Doors:
                         await self._application(scope, _given(body, receive), send)
             except _LateError:
                 await _refuse(scope, send, 408)
+
+    def _has_room(self, headers: Mapping[str, str], path: str, length: int) -> bool:
+        """Whether a node may send so much more of its replies; others of its requests are short."""
+        if path not in (PUSH, PUSH_OBJECT):
+            return length <= SHORT_BODY
+        node = headers.get(KEY_HEADER, "")
+        sent = self._sent_bytes.get(node, 0) + length
+        if sent > 2 * (self._most() + SHORT_BODY):
+            return False
+        self._sent_bytes[node] = sent
+        return True
+
+    def _noting(self, node: str, send: Send) -> Send:
+        """Let a node that gets a message send its reply."""
+
+        async def noted(event: Event) -> None:
+            if event.get("body"):
+                self._sent_bytes.pop(node, None)
+            await send(event)
+
+        return noted
 
     @asynccontextmanager
     async def _reserved(self, length: int) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ were tried with, and `tests/protocol/transport/test_fleet.py` fails if a new ver
 """
 
 import ssl
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,12 +57,14 @@ from secure_afl.protocol.transport.flower.door import WAIT_HEADER
 TRIED = ("1.41.0",)
 """Versions of Flower with the internal names that this package uses."""
 
-MOST_OBJECTS, MOST_BYTES = (
-    4096,
-    2**31,
-)  # per message; ours have 3 to 6 objects and at most a few hundred MB
+MOST_OBJECTS = 4096  # of a message; ours have 3 to 6
+LARGEST_ANSWER = (
+    2**21
+)  # bytes of an answer that is no part of a message; the largest lists a message's objects
+RECORDS = 2**14  # bytes that Flower's records add to our message
 _SHORT = 2**17  # bytes
 _PULL = "/flwr.proto.Fleet/PullMessages"
+_PULL_OBJECT = "/v1/fleet/pull-object"
 _TIMEOUT = 60.0  # seconds until the objects of a message must have arrived
 _REFUSED = Error(1000, "refused")  # no details: the cause could reveal data
 T = TypeVar("T")
@@ -125,6 +128,10 @@ class Fleet:
             raise FleetError(
                 "expected certificates in PEM that authenticate the SuperLink, got no certificate"
             ) from None
+        # Called before an answer's body is read. Nothing is compressed, so the body is as long as its header says.
+        self._client._client.event_hooks = {"response": [self._measure]}
+        self._client._client.headers["accept-encoding"] = "identity"
+        self._left, self._room = 0, threading.Lock()  # bytes that a message's objects may still have
         self.node = 0
 
     def close(self) -> None:
@@ -178,35 +185,30 @@ class Fleet:
         answer = self._asked(self._client.GetRun, GetRunRequest(node=self._node(), run_id=run), _of_run)
         return str(answer.run.fab_hash)
 
-    def content(self, delivery: Delivery) -> RecordDict:
-        """A message's content. Also raises `NotOursError` for a message larger than any of ours, or unreadable."""
+    def content(self, delivery: Delivery, most: int) -> RecordDict:
+        """A message's content. Also raises `NotOursError` for an unreadable message, and for one of more than `most` bytes
+        before the excess is read.
+        """
         objects = sum(1 for _ in iterate_object_tree(delivery.tree))
         if objects > MOST_OBJECTS:
             raise NotOursError(f"expected a message of at most {MOST_OBJECTS} objects, got {objects}")
-        left, node, run = MOST_BYTES, self._node(), delivery.run
+        node, run, whole = self._node(), delivery.run, most + RECORDS
+        self._left = whole
         pull = make_pull_object_fn_protobuf(
             partial(self._asked, self._client.PullObject, fails=_of_run), node, run
         )
-
-        def bounded(number: str) -> bytes:
-            nonlocal left
-            data: bytes = pull(number)
-            left -= len(data)
-            if left < 0:
-                raise NotOursError(f"expected a message of at most {MOST_BYTES} bytes, got more")
-            return data
 
         confirm = partial(self._asked, self._client.ConfirmMessageReceived, fails=_of_run)
 
         def received(number: str) -> None:
             """Let the SuperLink delete an object; keep short ones until the end of the run, which saves a request."""
-            if MOST_BYTES - left > _SHORT:
+            if whole - self._left > _SHORT:
                 make_confirm_message_received_fn_protobuf(confirm, node, run)(number)
 
         try:
             message = pull_and_inflate_object_from_tree(
                 delivery.tree,
-                bounded,
+                pull,
                 received,
                 return_type=Message,
                 max_time=_TIMEOUT,
@@ -243,6 +245,26 @@ class Fleet:
             )
         except ObjectPushError:
             raise RunOverError("the SuperLink accepts no further part of this reply") from None
+
+    def _measure(self, response: httpx.Response) -> None:
+        """Refuse an answer that is too long, or does not say how long it is, before its body is read."""
+        response.raise_for_status()
+        length = response.headers.get("content-length", "")
+        if not length.isdecimal() or "content-encoding" in response.headers:
+            raise FleetError(
+                f"expected answers of {self._superlink} with a length and without compression, got others: does a proxy "
+                "change them?"
+            )
+        if response.request.url.path != _PULL_OBJECT:
+            if int(length) > LARGEST_ANSWER:
+                raise FleetError(
+                    f"expected an answer of at most {LARGEST_ANSWER:,} bytes of {self._superlink}, got {length}"
+                )
+            return
+        with self._room:  # Flower pulls objects in several threads
+            self._left -= int(length)
+            if self._left < 0:
+                raise NotOursError("expected a message no longer than the study can need, got a longer one")
 
     def _node(self) -> Node:
         return Node(node_id=self.node)

@@ -46,12 +46,14 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
-from secure_afl.protocol.transport.flower.door import Doors
+from secure_afl.protocol.transport.flower.door import LARGEST_REPLY, Doors
 
 _LOG = logging.getLogger(__name__)
+SILENT = 20.0  # seconds in which a new connection has to say what it wants
 _CLOSING = 2  # seconds for connections to end
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -96,11 +98,27 @@ def node_keys(folder: Path) -> dict[bytes, str]:
     return found
 
 
+_Protocol: Any = AutoHTTPProtocol
+
+
+class Prompt(_Protocol):  # type: ignore[misc]  # of uvicorn; which class depends on what is installed
+    """Closes a connection on which no whole head of a request comes in time; uvicorn itself waits for the first one for ever."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(SILENT, self._look)
+
+    def _look(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
 class SuperLink:
     """A SuperLink bound to its addresses; it serves with `run`.
 
     keys: returns the keys that may connect, see `node_keys`. It is called regularly, so added keys are admitted and
-    removed keys shut out while the SuperLink runs. executor: whether to run submitted ServerApps.
+    removed keys shut out while the SuperLink runs. most: see `Doors`, called
+    regularly, too. executor: whether to run submitted ServerApps.
     Raises `FileError` for unreadable keys, certificates or databases, and for an address in use.
     """
 
@@ -109,11 +127,13 @@ class SuperLink:
         link: Link,
         keys: Callable[[], Mapping[bytes, str]],
         *,
+        most: Callable[[], int] = lambda: LARGEST_REPLY,
         every: float = 2.0,
         executor: bool = True,
     ) -> None:
         self._link = link
         self._keys = keys
+        self._largest, self._most = most, most()
         self._every = every
         admitted = keys()
         try:
@@ -125,7 +145,7 @@ class SuperLink:
         self._state = application.state.linkstate_factory.state()
         admit(self._state, admitted)
         self._admitted = admitted
-        self._doors = Doors(application, lambda headers: signed(headers, self._admitted))
+        self._doors = Doors(application, lambda headers: signed(headers, self._admitted), lambda: self._most)
         common: dict[str, Any] = {
             "interface": "asgi3",
             "ws": "none",
@@ -135,7 +155,9 @@ class SuperLink:
         }
         tls: dict[str, Any] = {"ssl_certfile": str(link.certificate), "ssl_keyfile": str(link.key)}
         self._private = uvicorn.Server(uvicorn.Config(self._doors.private, lifespan="on", **common))
-        self._public = uvicorn.Server(uvicorn.Config(self._doors.public, lifespan="off", **common, **tls))
+        self._public = uvicorn.Server(
+            uvicorn.Config(self._doors.public, lifespan="off", http=Prompt, **common, **tls)
+        )
         self._certified = _changed(link)
         try:
             self._public.config.load()
@@ -180,6 +202,7 @@ class SuperLink:
                 keys = await asyncio.to_thread(self._keys)
                 await asyncio.to_thread(admit, self._state, keys)
                 self._admitted = keys
+                self._most = await asyncio.to_thread(self._largest)
                 self._certify()
             except FileError as error:  # other keys stay unchanged
                 if str(error) != said:

@@ -1179,7 +1179,7 @@ def test_over_long_messages_are_refused_unread_and_no_honest_one_is(world: World
         def carry(self, envelope: Envelope) -> list[Envelope]:
             if not envelope.upward:
                 party: Any = cohort.holders.get(envelope.client) or cohort.clients[envelope.client]
-                long = bytes(party._largest_message + 1)
+                long = bytes(party.largest_message + 1)
                 with pytest.raises(RemoteProtocolError, match=r"expected at most \d+ bytes"):
                     party.receive(long)
             return [envelope]
@@ -1199,7 +1199,7 @@ def test_a_long_agreement_is_read_in_linear_time() -> None:
     long = encode(replace(agreement, rounds=rounds))
     before = time.process_time()
     holder = world.holder()
-    holder._largest_message = len(long)
+    holder.largest_message = len(long)
     with pytest.raises(RemoteProtocolError, match="expected the 1 sums"):
         holder.receive(long)
     assert time.process_time() - before < 60

@@ -84,7 +84,7 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
         messages.Consents(DIGEST, rounds - 1, tuple((index, statement) for index in everybody)),
         messages.Answer(DIGEST, rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
     ]
-    assert max(len(encode(message)) for message in questions) <= BIG.client(0)._largest_message
+    assert max(len(encode(message)) for message in questions) <= BIG.client(0).largest_message
 
 
 def server_round(number: int) -> Any:
@@ -131,8 +131,8 @@ def test_of_encrypted_sums(backend: str, holders: int, members: int, lengths: tu
         check,
     ]
     for bound, questions in (
-        (here.holder(0, plan)._largest_message, to_holder),
-        (here.client(0, plan)._largest_message, to_client),
+        (here.holder(0, plan).largest_message, to_holder),
+        (here.client(0, plan).largest_message, to_client),
     ):
         size = max(len(encode(message)) for message in questions)
         assert size <= bound < 2 * size + 500 * (holders + len(plan)) + 2000

@@ -26,6 +26,7 @@ from worlds.superlinks import Here, superlink
 
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower import door, fleet
+from secure_afl.protocol.transport.flower import superlink as superlink_module
 from secure_afl.protocol.transport.flower.fleet import (
     Delivery,
     Fleet,
@@ -94,7 +95,7 @@ def test_a_message_goes_there_and_its_reply_comes_back(here: Here, monkeypatch: 
         assert delivery is not None
         assert (delivery.kind, delivery.run) == (MESSAGE_TYPE, grid.run.run_id)
         assert node.app(delivery.run) == here.app
-        asked = to_answer(node.content(delivery))
+        asked = to_answer(node.content(delivery, size))
         assert asked == bytes(size)
         again = Delivery.of_bytes(delivery.to_bytes())  # also by a process that has only its head
         node.reply(again, answer_records(asked[::-1] + b"!"), 0.1)
@@ -238,14 +239,57 @@ def _quietly(call: Callable[[], object]) -> None:
 def test_a_message_that_is_too_large_is_not_ours(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     node = online(here, 5)
     many = RecordDict({f"r{k}": ConfigRecord({"k": k}) for k in range(20)})
-    for limit in ("MOST_OBJECTS", "MOST_BYTES"):
+    faults = {
+        "MOST_OBJECTS": "expected a message of at most 20 objects",
+        "RECORDS": "no longer than the study",
+    }
+    for limit, fault in faults.items():
         sent(here, monkeypatch, node.node, MESSAGE_TYPE, many)
         delivery = node.pull(5.0)
         assert delivery is not None
         with monkeypatch.context() as small:
             small.setattr(fleet, limit, 20)
-            with pytest.raises(NotOursError, match="expected a message of at most 20"):
-                node.content(delivery)
+            with pytest.raises(NotOursError, match=fault):
+                node.content(delivery, 0)
+    node.deactivate(node.node)
+
+
+class Endless(httpx.SyncByteStream):
+    """A body without an end, which counts what is read of it."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.read += 2**16
+            yield bytes(2**16)
+
+
+@pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        ({"content-length": str(2**31)}, "no longer than the study can need"),
+        ({"transfer-encoding": "chunked"}, "with a length and without compression"),
+        ({"content-length": "100", "content-encoding": "gzip"}, "with a length and without compression"),
+    ],
+)
+def test_of_a_message_of_two_gigabytes_nothing_is_read(
+    here: Here, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], fault: str
+) -> None:
+    """The weak design keeps all of what any SuperLink sends, and looks then whether the study is approved."""
+    node = online(here, 5)
+    sent(here, monkeypatch, node.node, MESSAGE_TYPE, answer_records(b""))
+    delivery = node.pull(5.0)
+    assert delivery is not None
+    body, real = Endless(), node._client._client
+    lying = httpx.MockTransport(lambda request: httpx.Response(200, headers=headers, stream=body))
+    node._client._client = httpx.Client(transport=lying, event_hooks=real.event_hooks)
+    with pytest.raises(FleetError, match=fault):
+        node.content(delivery, 1000)
+    with pytest.raises(FleetError):
+        node.pull(0.0)
+    assert body.read == 0
+    node._client._client = real
     node.deactivate(node.node)
 
 
@@ -263,7 +307,7 @@ def test_a_run_that_is_over_is_no_fault_of_the_connection(
         control.StopRun(StopRunRequest(run_id=delivery.run))
     for call in (
         lambda: node.app(delivery.run),
-        lambda: node.content(delivery),
+        lambda: node.content(delivery, 100),
         lambda: node.reply(delivery, answer_records(b"")),
     ):
         with pytest.raises(RunOverError):
@@ -376,6 +420,60 @@ def test_all_bodies_together_have_a_bound_and_each_an_end(monkeypatch: pytest.Mo
     asyncio.run(all_of_it())
     assert answers[3:] == [413, 411]
     assert taken == [b"b" * 60]
+
+
+def test_a_node_sends_no_more_than_the_study_needs() -> None:
+    """The weak design keeps as much as a registered node likes to send, in the SuperLink's memory and database."""
+    answers, message = list[int](), [b""]
+
+    async def application(scope: door.Scope, receive: door.Receive, send: door.Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": message[0] if scope["path"] == door.PULL else b"x"})
+
+    async def send(event: door.Event) -> None:
+        answers.extend([event["status"]] if "status" in event else [])
+
+    async def receive() -> door.Event:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def asked(doors: door.Doors, path: str, length: int, node: str = "a") -> int:
+        headers = [(b"content-length", str(length).encode()), (door.KEY_HEADER.encode(), node.encode())]
+        await doors.public({"type": "http", "path": path, "headers": headers}, receive, send)
+        return answers.pop()
+
+    async def all_of_it() -> None:
+        doors = door.Doors(application, lambda headers: True, lambda: 10**6)
+        most = 2 * (10**6 + door.SHORT_BODY)
+        assert await asked(doors, door.PUSH_OBJECT, most) == 200
+        assert await asked(doors, door.PUSH_OBJECT, 1) == 413
+        assert await asked(doors, door.PUSH, 1) == 413
+        assert await asked(doors, door.PUSH_OBJECT, 1, "b") == 200
+        assert await asked(doors, door.PULL, 100) == 200  # no message, so no reply is due
+        assert await asked(doors, door.PUSH_OBJECT, 1) == 413
+        message[0] = b"a message"
+        assert await asked(doors, door.PULL, 100) == 200
+        assert await asked(doors, door.PUSH_OBJECT, most) == 200
+        for path in (door.PULL, door.ACTIVATE, "/v1/fleet/get-run"):
+            assert await asked(doors, path, door.SHORT_BODY + 1, "c") == 413
+
+    asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize("said", [b"", b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\n"])
+def test_a_connection_that_asks_for_nothing_is_closed(
+    here: Here, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """The weak design keeps it for ever, and a stranger opens as many as there are file descriptors."""
+    monkeypatch.setattr(superlink_module, "SILENT", 0.1)
+    context = ssl.create_default_context(cadata=here.authority.decode())
+    host, port = here.public.split(":")
+    with (
+        socket.create_connection((host, int(port)), HANG) as plain,
+        context.wrap_socket(plain, server_hostname=host) as silent,
+    ):
+        silent.sendall(said)
+        assert silent.recv(100) == b""
 
 
 def test_the_private_door_is_not_for_pages_in_a_browser(here: Here) -> None:
