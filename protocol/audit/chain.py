@@ -1,4 +1,4 @@
-"""Check one log: its lines, their signatures and their chain."""
+"""Check one log, or one file of it: its lines, their signatures and their chain."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from secure_afl.protocol.session.wire import WireError
 class Chain:
     """A checked log.
 
-    begun: the event of line 1; None if that is damaged, and then nothing below can be checked.
+    begun: the event of line 1, of which a log in several files has one in each; None if that is damaged, and then nothing below can be checked.
 
     entries: one for each line; last: the digest of the last line; torn: bytes after it, without a newline;
     faults: what is wrong with each invalid line. A line is checked against the last valid line above it, so an altered
@@ -26,11 +26,12 @@ class Chain:
 
 
 def read(data: bytes) -> Chain:
-    """Check a whole file."""
+    """Check a whole file, or several that continue each other."""
     *lines, rest = data.split(b"\n")
     begun: Begun | None = None
     entries: list[Entry] = []
     faults: list[tuple[int, str]] = []
+    part = 0
     sound, number, previous = 0, 0, b""  # the last valid line; its number and digest must stand in the next
     for at, line in enumerate(lines, 1):
         try:
@@ -40,8 +41,13 @@ def read(data: bytes) -> Chain:
                     raise WireError(f"expected a log's first entry, got entry {entry.number}")
                 check_signature(entry, entry.event.key)
                 begun = entry.event
+                part = begun.part
+                if part:  # what comes before is in other files
+                    number, previous = entry.number - 1, entry.previous
             elif isinstance(entry.event, Begun):
-                raise WireError("expected the log to begin once, on line 1")
+                if begun is None or entry.event.whose != begun.whose or entry.event.part != part + 1:
+                    raise WireError("expected the log to begin once, on line 1")
+                part += 1
             assert begun is not None
             check_signature(entry, begun.key)
         except CryptoError:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from secure_afl.protocol.audit.chain import Chain, read
@@ -20,6 +21,7 @@ from secure_afl.protocol.audit.events import (
     Approved,
     Begun,
     Closed,
+    Continues,
     Entry,
     Foreign,
     Forgotten,
@@ -167,7 +169,9 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
     notes: list[Finding] = []
     logs: list[Log] = []
     sound: list[Log] = []
-    for file, data in files.items():
+    joined, missing = _joined(files)
+    findings += missing
+    for file, data in joined.items():
         chain = read(data)
         findings += [Finding(file, line, text) for line, text in chain.faults]
         if chain.begun is None:
@@ -199,6 +203,30 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
     return Report(tuple(logs), tuple(findings), tuple(notes), tuple(sessions.values()))
 
 
+def _joined(files: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[Finding]]:
+    """Logs in several files as one each, under all their names: lines are counted on from the first file."""
+    chains = {file: read(data) for file, data in files.items()}
+    later = {file: one.begun.part for file, one in chains.items() if one.begun and one.begun.part}
+    found = {file: data for file, data in files.items() if file not in later}
+    ends = {chains[file].last: file for file in found}
+    missing = []
+    for file in sorted(later, key=lambda one: later[one]):
+        before = ends.pop(chains[file].entries[0].previous, None)
+        if before is None:
+            missing.append(
+                Finding(
+                    file,
+                    1,
+                    f"expected part {later[file]} of this log, which this file continues, got no file that ends where it begins: "
+                    "it was not given, or something was changed",
+                )
+            )
+        name = file if before is None else f"{before} + {Path(file).name}"
+        found[name] = (b"" if before is None else found.pop(before)) + files[file]
+        ends[chains[file].last] = name
+    return {name: found[name] for name in sorted(found, key=list(found).index)}, missing
+
+
 # ---- each log by itself --------------------------------------------------------------------------
 
 
@@ -210,6 +238,8 @@ def _ends(log: Log) -> Iterator[Finding]:
             lines + 1,
             f"an unfinished line of {log.chain.torn} bytes: the program stopped, or it was cut",
         )
+    elif isinstance(log.chain.entries[-1].event, Continues):
+        yield Finding(log.file, lines, "the log goes on in another file, which was not given")
     elif not isinstance(log.chain.entries[-1].event, Closed):
         yield Finding(
             log.file,

@@ -40,12 +40,22 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Begun(Event, frozen=True, tag="log begun"):
-    """The first line. key: verifies this line and all later ones."""
+    """The first line. key: verifies this line and all later ones.
+
+    Of a log in several files, the first line of each later one continues the last line of the file before, and repeats
+    what a party has to know. part: number of such files before; approved: what is approved; revoked: number of the last entry
+    that took an approval back; joined, uploaded: see `log.Memory`.
+    """
 
     version: str
     party: str
     role: Role
     key: bytes
+    part: Natural = 0
+    approved: "tuple[Approved, ...]" = ()
+    revoked: Natural = 0
+    joined: tuple[bytes, ...] = ()
+    uploaded: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -54,6 +64,15 @@ class Begun(Event, frozen=True, tag="log begun"):
             public_key(self.key)
         except CryptoError as error:
             raise WireError(str(error)) from None
+
+    @property
+    def whose(self) -> "tuple[str, str, Role, bytes]":
+        """What all files of a log have in common."""
+        return self.version, self.party, self.role, self.key
+
+
+class Continues(Event, frozen=True, tag="continued in another file"):
+    """The last line of a file: the log goes on in another one."""
 
 
 class Resumed(Event, frozen=True, tag="log resumed"):
@@ -214,6 +233,15 @@ class Refused(InSession, frozen=True, tag="refused"):
     sender: Natural | None = None
 
 
+class MoreRefused(Event, frozen=True, tag="more refused"):
+    """Refused messages that have no entry of their own, since the last entry that is no refusal; see `AuditLog.refuse`.
+
+    count: how many by now.
+    """
+
+    count: Natural
+
+
 class Withheld(InSession, frozen=True, tag="withheld"):
     """The client was asked for a vector and gave none. kind: of our error; its text could reveal values."""
 
@@ -239,6 +267,8 @@ class Aborted(InSession, frozen=True, tag="aborted"):
 
 AnyEvent = (
     Begun
+    | Continues
+    | MoreRefused
     | Resumed
     | Closed
     | Renewed

@@ -5,6 +5,7 @@ An entry is on disk before the message that it records leaves the party. If it c
 
 import fcntl
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -25,12 +26,17 @@ from secure_afl.protocol.audit.events import (
     Approved,
     Begun,
     Closed,
+    Continues,
+    Foreign,
     Forgotten,
+    MoreRefused,
+    Refused,
     Renewed,
     Resumed,
     Revoked,
     Role,
     Sent,
+    Withheld,
     encoded,
     line_digest,
     signed,
@@ -39,6 +45,9 @@ from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.session.errors import AuditError
 from secure_afl.protocol.session.wire import VERSION
 
+SINGLY = 32
+"""Refusals in a row that have an entry each."""
+_REFUSALS = Refused | Withheld | MoreRefused | Foreign | Resumed | Closed
 Clock = Callable[[], datetime]
 """Returns the party's own time in UTC. No decision depends on it."""
 
@@ -51,7 +60,8 @@ def wall_clock() -> datetime:
 class AuditLog:
     """A log open for writing, by one process at a time.
 
-    wait: seconds to wait until another process closes it. Opening continues an existing log of the same identity. It
+    wait: seconds to wait until another process closes it. known: what this process knows of the log since it was last open;
+    then lines that it has checked are not checked again, as long as the file holds these bytes and no others. Opening continues an existing log of the same identity. It
     removes a line that a crash left unfinished, and the next entry records this. A log with any other damage is not
     continued. Raises `AuditError`.
     """
@@ -65,27 +75,36 @@ class AuditLog:
         clock: Clock = wall_clock,
         *,
         wait: float = 0.0,
+        known: "Known | None" = None,
     ) -> None:
         self.path = path
         self._identity = identity
         self._clock = clock
         self._broken = False
-        self._number, self._previous = 0, b""
-        self._noted: set[bytes] = set()  # events
-        self._approved: dict[bytes, Approved] = {}  # by study
-        self.memory = Memory()
-        self.revoked = 0  # number of the last entry that took an approval back
+        self._known = Known() if known is None else known
+        self._resume = False  # before the next entry
+        ends = time.monotonic() + wait
+        while True:
+            try:
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise AuditError(f"cannot open the audit log {path}: {error.strerror}") from None
+            try:
+                self._check_owned()
+                self._lock(ends)
+                if self._is_current():
+                    self._continue(Begun(VERSION, party, role, identity.verify_key))
+                    return
+            except BaseException:
+                os.close(self._file)
+                raise
+            os.close(self._file)  # another process has begun another file meanwhile
+
+    def _is_current(self) -> bool:
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise AuditError(f"cannot open the audit log {path}: {error.strerror}") from None
-        try:
-            self._check_owned()
-            self._lock(wait)
-            self._continue(party, role)
-        except BaseException:
-            os.close(self._file)
-            raise
+            return os.path.samestat(os.fstat(self._file), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _check_owned(self) -> None:
         found = os.fstat(self._file)
@@ -95,8 +114,7 @@ class AuditLog:
                 f"{stat.S_IMODE(found.st_mode):04o} of user {found.st_uid}"
             )
 
-    def _lock(self, wait: float) -> None:
-        ends = time.monotonic() + wait
+    def _lock(self, ends: float) -> None:
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,42 +127,49 @@ class AuditLog:
                     ) from None
             time.sleep(0.05)
 
-    def _continue(self, party: str, role: Role) -> None:
+    def _continue(self, begun: Begun) -> None:
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        begun = Begun(VERSION, party, role, self._identity.verify_key)
-        if whole:
-            chain = read(whole)
-            if chain.faults:
-                line, fault = chain.faults[0]
-                raise AuditError(
-                    f"the audit log {self.path} is damaged and is not continued: line {line}: {fault}"
-                )
-            if chain.begun != begun:
-                raise AuditError(f"expected an audit log of {party} with its present key, got {self.path}")
-            self._number, self._previous = len(chain.entries), chain.last
-            self._noted = {encoded(entry.event) for entry in chain.entries}
-            self._approved = approvals(chain)
-            for entry in chain.entries:
-                self.memory.take(entry.event)
-            numbers = [one.number for one in chain.entries if isinstance(one.event, Revoked)]
-            self.revoked = max(numbers, default=0)
+        if not self._known.is_of(whole):
+            self._known.__init__()  # type: ignore[misc]  # in its place, for who has given it
+            if whole:
+                chain = read(whole)
+                if chain.faults:
+                    line, fault = chain.faults[0]
+                    raise AuditError(
+                        f"the audit log {self.path} is damaged and is not continued: line {line}: {fault}"
+                    )
+                for line_, entry in zip(whole.splitlines(keepends=True), chain.entries, strict=True):
+                    self._known.take(entry.number, entry.event, line_)
+        if whole and (self._known.begun is None or self._known.begun.whose != begun.whose):
+            raise AuditError(f"expected an audit log of {begun.party} with its present key, got {self.path}")
         os.ftruncate(self._file, len(whole))
         if not whole:
             self.append(begun)
             _sync_folder(self.path)
-        if data:
+        self._resume = bool(data)
+        if data and (len(data) > len(whole) or not self._known.closed):
+            self._resume = False
             self.append(Resumed(len(data) - len(whole)))
 
     @property
     def head(self) -> bytes:
         """The digest of the last line, which says what all lines are."""
-        return self._previous
+        return self._known.previous
+
+    @property
+    def memory(self) -> "Memory":
+        return self._known.memory
+
+    @property
+    def revoked(self) -> int:
+        """The number of the last entry that took an approval back."""
+        return self._known.revoked
 
     def approved(self, study: bytes) -> Approved | None:
         """The current approval of a study, or None, also after `revoke_at_once`. Raises `AuditError`."""
         self.take_revocations()
-        return self._approved.get(study)
+        return self._known.approved.get(study)
 
     def take_revocations(self) -> None:
         """Log the revocations that `revoke_at_once` left. Raises `AuditError`."""
@@ -155,15 +180,29 @@ class AuditLog:
     def note(self, event: AnyEvent) -> None:
         """Append an event unless the log has it: a repeated message is the same message."""
         known = encoded(event)
-        if self._broken or known not in self._noted:
+        if self._broken or known not in self._known.noted:
             self.append(event)
-            self._noted.add(known)
+
+    def refuse(self, event: Refused | Withheld) -> None:
+        """Append a refusal. Of more than `SINGLY` in a row, whatever sends them, the rest are counted: an entry says how many
+        whenever their number has doubled.
+        """
+        more = self._known.refusals + 1 - SINGLY
+        if more <= 0:
+            self.append(event)
+            return
+        self._known.refusals += 1
+        if more & (more - 1) == 0:
+            self.append(MoreRefused(more))
 
     def append(self, event: AnyEvent) -> None:
         """Write one entry and sync it to disk. After a failure every call raises `AuditError`."""
         if self._broken:
             raise AuditError(f"the audit log {self.path} is closed, or an earlier write failed")
-        line = signed(self._identity, self._number + 1, self._clock(), self._previous, event)
+        if self._resume:
+            self._resume = False
+            self.append(Resumed())
+        line = self._line(event)
         self._broken = True  # until the write has succeeded
         try:
             if os.write(self._file, line + b"\n") != len(line) + 1:
@@ -174,18 +213,59 @@ class AuditLog:
         except OSError as error:
             raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
         self._broken = False
-        self._number, self._previous = self._number + 1, line_digest(line)
-        _decide(self._approved, event)
-        self.memory.take(event)
-        if isinstance(event, Revoked):
-            self.revoked = self._number
+        self._known.take(self._known.number + 1, event, line + b"\n")
+
+    def _line(self, event: AnyEvent) -> bytes:
+        return signed(self._identity, self._known.number + 1, self._clock(), self._known.previous, event)
+
+    def rotate(self) -> Path:
+        """Begin another file, which continues this one and knows all that it says; gives where this one is now. No session
+        may be open. Raises `AuditError`.
+        """
+        begun, memory = self._known.begun, self.memory
+        assert begun is not None  # it is open
+        self.append(Continues())
+        part = (self._known.part or 0) + 1
+        first = Begun(
+            *begun.whose,
+            part,
+            tuple(one for _, one in sorted(self._known.approved.items())),
+            self.revoked,
+            tuple(sorted(memory.joined)),
+            tuple(sorted(memory.uploaded)),
+        )
+        line = self._line(first) + b"\n"
+        old = self.path.with_name(f"{self.path.stem}.part-{part:03d}{self.path.suffix}")
+        beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                os.write(file, line)
+                os.fsync(file)
+                if not (old.exists() and os.path.samestat(old.stat(), os.fstat(self._file))):
+                    os.link(self.path, old)  # never over another file
+                beside.replace(self.path)
+                _sync_folder(self.path)
+            except BaseException:
+                os.close(file)
+                raise
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise AuditError(f"cannot begin another file for {self.path}: {error.strerror}") from None
+        os.close(self._file)
+        self._file = file
+        number = self._known.number
+        self._known.__init__()  # type: ignore[misc]
+        self._known.take(number + 1, first, line)
+        return old
 
     def close(self) -> None:
         """Write the closing entry. A closed log can be opened again."""
         if self._file < 0:
             return
         try:
-            if not self._broken:
+            if not (self._broken or self._known.closed):
                 self.append(Closed())
         finally:
             os.close(self._file)
@@ -251,6 +331,9 @@ class Memory:
     def take(self, event: AnyEvent) -> None:
         """The next event of the log."""
         match event:
+            case Begun():
+                self.joined.update(event.joined)
+                self.uploaded.update(event.uploaded)
             case Agreed():
                 encrypted = isinstance(event.terms, Agreement)
                 self._sessions[event.terms.transcript()] = encrypted, event.terms.session
@@ -270,6 +353,46 @@ class Memory:
                 self.said.clear()
 
 
+class Known:
+    """What a process knows of a log, all of whose lines it has checked."""
+
+    def __init__(self) -> None:
+        self.begun: Begun | None = None
+        self.part = 0
+        self.number, self.previous = 0, b""
+        self.closed = False  # whether its last entry says so
+        self.noted: set[bytes] = set()  # events
+        self.approved: dict[bytes, Approved] = {}  # by study
+        self.memory = Memory()
+        self.revoked = 0
+        self.refusals = 0  # since any other entry
+        self._size, self._content = 0, hashlib.sha256()
+
+    def take(self, number: int, event: AnyEvent, line: bytes) -> None:
+        """The next line, with its newline."""
+        if isinstance(event, Begun):
+            self.begun, self.part, self.revoked = event, event.part, event.revoked
+        elif isinstance(event, Revoked):
+            self.revoked = number
+        if not isinstance(event, _REFUSALS):
+            self.refusals = 0
+        elif isinstance(event, MoreRefused):
+            self.refusals = max(self.refusals, SINGLY + event.count)
+        elif isinstance(event, Refused | Withheld):
+            self.refusals += 1
+        self.number, self.previous, self.closed = number, line_digest(line[:-1]), isinstance(event, Closed)
+        self.noted.add(encoded(event))
+        _decide(self.approved, event)
+        self.memory.take(event)
+        self._size += len(line)
+        self._content.update(line)
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether a file holds these lines and no others."""
+        same = len(data) == self._size and hashlib.sha256(data).digest() == self._content.digest()
+        return bool(data) and same
+
+
 def approvals(chain: Chain) -> dict[bytes, Approved]:
     """The studies' approvals in force at the end of a log, by study."""
     found: dict[bytes, Approved] = {}
@@ -279,7 +402,9 @@ def approvals(chain: Chain) -> dict[bytes, Approved]:
 
 
 def _decide(found: dict[bytes, Approved], event: AnyEvent) -> None:
-    if isinstance(event, Approved):
+    if isinstance(event, Begun):
+        found.update({one.study: one for one in event.approved})
+    elif isinstance(event, Approved):
         found[event.study] = event
     elif isinstance(event, Revoked):
         found.pop(event.study, None)

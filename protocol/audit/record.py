@@ -80,7 +80,7 @@ class RecordedParty(Generic[P]):
         try:
             answer = self._party.receive(data)
         except SecureAflError as error:
-            self._log.append(refused(self._session, data, error))
+            self._log.refuse(refused(self._session, data, error))
             raise
         message = _FROM_SERVER.decode(data)
         terms = message.agreement if isinstance(message, homomorphic.Invitation) else message
@@ -114,7 +114,7 @@ class RecordedClient(RecordedParty[Contributor]):
 
     def withhold(self, wanted: SumWanted, error: Exception) -> None:
         """Log that the client gives no vector. error: from computing the vector, or from `contribute`."""
-        self._log.append(Withheld(self._session, wanted.round, type(error).__name__))
+        self._log.refuse(Withheld(self._session, wanted.round, type(error).__name__))
 
 
 class RecordedServer(Layer[SumServer]):

@@ -19,7 +19,7 @@ from secure_afl.protocol.audit.events import (
     frame,
     message_digest,
 )
-from secure_afl.protocol.audit.log import AuditLog, Memory
+from secure_afl.protocol.audit.log import AuditLog, Known, Memory
 from secure_afl.protocol.audit.record import RecordedClient, RecordedParty, refused
 from secure_afl.protocol.durable.parties import DurableParty, Keeping
 from secure_afl.protocol.durable.store import Kept, Store, StoreError
@@ -108,8 +108,8 @@ class Endpoint:
     the session's sums, from which the result must follow. Its exceptions reach the server as a refusal, so they must not
     depend on rows.
     under_way: called after each answered message of a session: earlier results are then out of date.
-    audit: the file of the audit log. study: the study's digest, if the audit log must hold the operator's approval before
-    anything but the party's name leaves.
+    audit: the file of the audit log; log_known: what this process knows of it, see `AuditLog`. study: the study's digest,
+    if the audit log must hold the operator's approval before anything but the party's name leaves.
     Raises `LocalProtocolError` if the roster does not contain this identity.
     """
 
@@ -128,6 +128,7 @@ class Endpoint:
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
         study: bytes = b"",
+        log_known: Known | None = None,
     ) -> None:
         if study and audit is None:
             raise LocalProtocolError("approving studies needs an audit log: give the party one")
@@ -149,6 +150,7 @@ class Endpoint:
         self._under_way = under_way
         self._audit = audit
         self._study = study
+        self._log_known = log_known
         self._opened: AuditLog | None = None
 
     def answer(self, envelope: Envelope, address: int) -> bytes:
@@ -230,7 +232,7 @@ class Endpoint:
                     log.note(_taken(envelope.session, sums))
         except SecureAflError as error:
             if log:
-                log.append(refused(b"", envelope.data, error))
+                log.refuse(refused(b"", envelope.data, error))
             raise
         finally:
             self._store.forget(name)
@@ -263,7 +265,7 @@ class Endpoint:
             _check_number(envelope)
         except (LocalProtocolError, PolicyError) as error:
             if log:
-                log.append(refused(b"", envelope.data, error))
+                log.refuse(refused(b"", envelope.data, error))
             raise
         if log is None:
             return self._said(party, envelope)
@@ -274,7 +276,7 @@ class Endpoint:
         try:
             self._check_approved()  # it may have been revoked while this was computed
         except PolicyError as error:
-            log.append(refused(b"", envelope.data, error))
+            log.refuse(refused(b"", envelope.data, error))
             raise
         return answer
 
@@ -320,7 +322,7 @@ class Endpoint:
                     log.note(Received(learned.transcript, frame(learned, envelope.data)))
         except SecureAflError as error:
             if log:
-                log.append(refused(learned.transcript, envelope.data, error))
+                log.refuse(refused(learned.transcript, envelope.data, error))
             raise
         return b""
 
@@ -347,7 +349,7 @@ class Endpoint:
         """The audit log, if configured; it stays open until `close`."""
         if self._audit and self._opened is None:
             role = Role.HOLDER if self._holds_key else Role.CLIENT
-            opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT)
+            opened = AuditLog(self._audit, self._identity, self.name, role, wait=_WAIT, known=self._log_known)
             try:
                 check_remembers(self._store, opened.memory)
             except BaseException:

@@ -72,6 +72,24 @@ def verify_command(
         raise typer.Exit(1)
 
 
+@audit.command("rotate")
+def rotate_command(
+    folder: Annotated[Path, typer.Argument(help="The party's folder.", exists=True, file_okay=False)],
+) -> None:
+    """Begin another file of a party's audit log, which continues the one that is there: that one may go to an archive, for
+    `verify` asks for all of them. Not while a session is under way.
+    """
+    with refusals_shown():
+        from secure_afl.node.site import Folder
+
+        old = Folder(folder).rotate()
+        console.print(
+            escape(f"the log so far is {old}; keep it: `audit verify` needs all files of a log"),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 @audit.command("record")
 def record_command(
     folder: Annotated[

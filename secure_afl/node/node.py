@@ -27,6 +27,7 @@ from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node import study
 from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
+from secure_afl.protocol.audit.log import Known
 from secure_afl.protocol.files import roster, whole
 from secure_afl.protocol.session.errors import FileError, visible
 from secure_afl.protocol.transport.endpoint import UNAPPROVED, Endpoint
@@ -92,6 +93,7 @@ class Desk:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._ahead = Ahead(folder)
+        self._log = Known()
         self._endpoint: Endpoint | None = None
         self._opened = self._used = 0.0
 
@@ -103,7 +105,10 @@ class Desk:
     def opened(self) -> Iterator[Endpoint]:
         """The party. Whatever goes wrong closes its files: they are read anew for the next message."""
         if self._endpoint is None:
-            self._endpoint, self._opened = self._folder.endpoint(ahead=self._ahead.known), time.monotonic()
+            self._endpoint, self._opened = (
+                self._folder.endpoint(ahead=self._ahead.known, known=self._log),
+                time.monotonic(),
+            )
         try:
             yield self._endpoint
         except BaseException:

@@ -36,7 +36,7 @@ from secure_afl.node import study as study_file
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
-from secure_afl.protocol.audit.log import AuditLog, approvals, revocations, revoke_at_once
+from secure_afl.protocol.audit.log import AuditLog, Known, approvals, revocations, revoke_at_once
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
@@ -166,9 +166,10 @@ class Folder:
         *,
         unapproved: bool = False,
         ahead: Callable[[Study, int], Contribution | None] = lambda study, number: None,
+        known: Known | None = None,
     ) -> Endpoint:
         """The party of this folder. unapproved: for simulations, whose studies nobody has to approve. ahead: the vector of a
-        sum that was computed beforehand, if there is one (`secure_afl.node.ahead`).
+        sum that was computed beforehand, if there is one (`secure_afl.node.ahead`). known: see `AuditLog`.
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
@@ -205,6 +206,7 @@ class Folder:
             under_way=self.put_aside,
             audit=self.path / AUDIT,
             study=b"" if unapproved else study.digest,
+            log_known=known,
         )
         return endpoint
 
@@ -334,6 +336,25 @@ class Folder:
                     store.ledger.join(session)
             log.append(event)
         return aside
+
+    def rotate(self) -> Path:
+        """Begin another file of this party's audit log; gives where the full one is now. Raises `FileError` while a session is
+        under way, `AuditError`, and `StoreError` for its `state.db`.
+        """
+        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        begun = read(whole.read(self.path / AUDIT)).begun
+        if begun is None:
+            raise FileError(f"{self.path / AUDIT}: expected this party's audit log, got a damaged one")
+        with (
+            closing(Store(self.path / "state.db", identity)) as store,
+            closing(AuditLog(self.path / AUDIT, identity, member.name, begun.role, wait=_PATIENCE)) as log,
+        ):
+            if names := store.open_sessions():
+                raise FileError(
+                    f"{self.path / 'state.db'}: expected no session under way, got {', '.join(names)}: wait for its end, or "
+                    "give it up (secure-afl flower give-up)"
+                )
+            return log.rotate()
 
     def renew(self, data_set: str, *, may_expose: bool) -> str:
         """The owner's decision that a data set of this party's ledger may serve another session, noted in its audit log
