@@ -13,7 +13,8 @@ from secure_afl.analytic.statistics import Matrix, SufficientStatistics
 from secure_afl.crypto.kdf import Label, derive, integer
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.models.networks.encoder import Encoder
-from secure_afl.models.networks.network import Conv, Network, Trained, Weights, on_weight_grid, uniform
+from secure_afl.models.networks.grid import Weights, on_weight_grid, uniform
+from secure_afl.models.networks.network import Conv, Network, Trained
 
 _GAIN = 2.0  # gain of a seeded filter, in standard deviations of its weights
 _BLUR = 4  # passes of (1, 2, 1)/4: a standard deviation of 1.4 pixels

@@ -31,17 +31,13 @@ from secure_afl.models.estimator import (
 )
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded, codes, filters, seeded, summed
+from secure_afl.models.networks.grid import Weights, check_on_grid, on_weight_grid, to_grid
 from secure_afl.models.networks.network import (
-    GRID_BITS,
     Network,
     Trained,
-    Weights,
     apply_fixed,
     apply_trained,
-    check_on_grid,
-    on_weight_grid,
     patches,
-    to_grid,
 )
 from secure_afl.models.personal import Local
 from secure_afl.models.ridge import FederatedRidgeClassifier
@@ -238,7 +234,7 @@ class Coordinator:
         plan = []
         for number, known in enumerate(self.summed):
             bound = float(rows * known.positions) * max(known.limit, 1.0) ** 2
-            if clients * bound * 2.0 ** (2 * GRID_BITS) >= 2.0**53:
+            if clients * bound * 2.0 ** (2 * known.bits) >= 2.0**53:
                 raise DataError(
                     f"{clients} clients of up to {rows} rows with {known.positions} positions in layer {known.at} are "
                     "too many for exact sums: lower max_rows"
@@ -249,7 +245,7 @@ class Coordinator:
                     f"fedacnnl sum {number + 1} of {len(self.summed)}",
                     slots * self.bounds(known).length,
                     bound,
-                    fraction_bits=2 * GRID_BITS,
+                    fraction_bits=2 * known.bits,
                     survivors=self.survivors if slots > 1 else 0,
                     # Every layer's sum contains the counts of rows and labels; with slots there is also a count of groups.
                     same_survivors=len(self.summed) > 1 or slots > 1,

@@ -8,30 +8,32 @@ data.
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import ceil, prod
 from typing import get_args
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from secure_afl.crypto.errors import optional
-from secure_afl.crypto.kdf import Label, derive, integer
-from secure_afl.crypto.prg import add_keystreams
-from secure_afl.errors import DataError, SolveError
+from secure_afl.errors import DataError
+from secure_afl.models.networks.features import (
+    LARGEST,
+    WIDEN_LIMIT,
+    by_contrast,
+    deskewed,
+    exactly_deskewed,
+    exactly_normalised,
+    normalised,
+    sparse,
+    waves,
+    widened,
+)
+from secure_afl.models.networks.grid import GRID_BITS, divided, to_grid
 
 with optional():
     import torch
     from torch import Tensor
     from torch.nn import functional
-
-GRID_BITS = 10
-_EXACT_BITS = 53  # float64 holds every integer below 2^53
-_CONTRAST_FLOOR = 0.1  # added to a squared contrast, so that an empty patch stays empty
-_WIDEN_SCALE, _WIDEN_LIMIT = 2.0, 6.0
-Weights = npt.NDArray[np.float64]
-"""(1 + inputs, outputs), the first row the bias; on the grid of `on_weight_grid`."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,13 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AvgPool:
-    """The mean of each size×size square; incomplete squares at the border are dropped."""
+    """The mean of each size×size square; incomplete squares at the border are dropped.
+
+    stride: pixels from one square to the next; 0: size, so that squares do not overlap.
+    """
 
     size: int
+    stride: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,42 @@ class Widen:
     seed: int = 0
 
 
-Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen
+@dataclass(frozen=True)
+class Fourier:
+    """Keep the inputs and append `units` cosines of random projections, which the public `seed` fixes.
+
+    Their inner products approximate the Gaussian kernel exp(−‖x − x′‖²/(2·width²)) (Rahimi and Recht, NeurIPS 2007). Not
+    trained, needs no sum.
+    """
+
+    units: int
+    width: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Replace the inputs by `groups` blocks of 2^bits values, one of them 1 and the rest 0.
+
+    Each input is compared with `levels` thresholds spread evenly between `low` and `high`. The public `seed` shuffles the
+    answers into groups of `bits`; a group's pattern of answers chooses its 1. After SAFLe (arXiv 2512.03336). Not trained,
+    needs no sum; Gram matrices count samples.
+    """
+
+    groups: int
+    bits: int = 4
+    levels: int = 1
+    low: float = 0.0
+    high: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Deskew:
+    """Move an image's centre of brightness to the middle and shear it upright, see `deskewed`. It has no parameters."""
+
+
+Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen | Fourier | Sparse | Deskew
 Shape = tuple[int, ...]
 _KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in get_args(Layer)}
 
@@ -122,7 +163,8 @@ class Trained:
     """The facts about a trained layer that are known before training.
 
     at: its index in the network's layers. shape: of its input. inputs: length of a row of its least squares, without the
-    column of ones. positions: rows per sample. outputs: their number. limit: of |input|.
+    column of ones. positions: rows per sample. outputs: their number. limit: of |input|. bits: of the inputs' grid, 0 if
+    they are whole numbers.
     """
 
     at: int
@@ -132,6 +174,7 @@ class Trained:
     positions: int
     outputs: int
     limit: float
+    bits: int = GRID_BITS
 
 
 @dataclass(frozen=True)
@@ -165,7 +208,7 @@ class Network:
     @cached_property
     def trained(self) -> tuple[Trained, ...]:
         """The trained layers in order, the head last."""
-        shape, limit, bounded, found = self.input_shape, 1.0, True, []
+        shape, limit, bits, bounded, found = self.input_shape, 1.0, GRID_BITS, True, []
         for at, layer in enumerate(self.steps):
             after = _shape_after(shape, layer, at)
             if isinstance(layer, Conv | Dense):
@@ -176,24 +219,36 @@ class Network:
                 if isinstance(layer, Conv) and layer.contrast:
                     _check_normalised(at, layer, inputs, limit)
                     largest = 1.0
-                found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], largest))
-                bounded = False
+                    bits = GRID_BITS
+                found.append(Trained(at, layer, shape, inputs, prod(after[1:]), after[0], largest, bits))
+                bounded, bits = False, GRID_BITS
             elif isinstance(layer, ReLU):
                 # Rounding to the grid after the limit can end one step above it.
-                limit, bounded = ceil(layer.limit * 2.0**GRID_BITS) / 2.0**GRID_BITS, True
-            elif isinstance(layer, Widen | AvgPool):
+                limit = ceil(layer.limit * 2.0**GRID_BITS) / 2.0**GRID_BITS
+                bounded, bits = True, GRID_BITS
+            elif not isinstance(layer, MaxPool | Flatten):
                 if not bounded:
                     raise DataError(f"layer {at}, {layer}: a ReLU must bound its inputs")
-                if isinstance(layer, Widen):
-                    _check_normalised(at, layer, shape[0], limit)
-                    limit = max(limit, _WIDEN_LIMIT)
+                bits = 0 if isinstance(layer, Sparse) else GRID_BITS
+                match layer:
+                    case Widen():
+                        _check_normalised(at, layer, shape[0], limit)
+                        limit = max(limit, WIDEN_LIMIT)
+                    case Fourier():
+                        limit = max(limit, 1.0)
+                    case Sparse():
+                        limit = 1.0
+                    case Deskew() if not exactly_deskewed(shape, limit):
+                        raise DataError(
+                            f"layer {at}, {layer}: images of shape {shape} up to {limit:g} are too large to deskew exactly"
+                        )
             shape = after
         return tuple(found)
 
 
 def _check_normalised(at: int, layer: Layer, inputs: int, limit: float) -> None:
     """Raises `DataError` if the sums in `normalised` could exceed the integers that float64 represents."""
-    if (inputs * limit * 2.0**GRID_BITS) ** 2 >= 2.0**_EXACT_BITS:
+    if not exactly_normalised(inputs, limit):
         raise DataError(
             f"layer {at}, {layer}: {inputs} inputs up to {limit:g} are too many to normalise exactly"
         )
@@ -203,7 +258,7 @@ def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
     problem = DataError(f"layer {at}, {layer}, does not fit an input of shape {shape}")
     match layer:
         case ReLU(limit):
-            if not 0 < limit <= 64:
+            if not 0 < limit <= LARGEST:
                 raise problem
             return shape
         case Flatten():
@@ -216,74 +271,35 @@ def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
             if len(shape) != 1 or units < 1 or seed < 0:
                 raise problem
             return (shape[0] + units,)
+        case Fourier(units, width, seed):
+            if len(shape) != 1 or units < 1 or seed < 0 or not 2.0**-16 <= width <= 2.0**16:
+                raise problem
+            return (shape[0] + units,)
+        case Sparse(groups, bits, levels, low, high, seed):
+            if len(shape) != 1 or min(groups, bits, levels) < 1 or bits > 12 or seed < 0:
+                raise problem
+            if not -LARGEST <= low < high <= LARGEST:
+                raise problem
+            return (groups * 2**bits,)
+        case Deskew():
+            if len(shape) != 3:
+                raise problem
+            return shape
         case Conv(channels, kernel, stride, padding):
             if len(shape) != 3 or min(channels, kernel, stride) < 1 or padding < 0:
                 raise problem
             sides = [(side + 2 * padding - kernel) // stride + 1 for side in shape[1:]]
-        case MaxPool(size) | AvgPool(size):
+        case MaxPool(size):
             if len(shape) != 3 or size < 1:
                 raise problem
             channels, sides = shape[0], [side // size for side in shape[1:]]
+        case AvgPool(size, stride):
+            if len(shape) != 3 or size < 1 or stride < 0:
+                raise problem
+            channels, sides = shape[0], [(side - size) // (stride or size) + 1 for side in shape[1:]]
     if min(sides) < 1:
         raise problem
     return (channels, *sides)
-
-
-def to_grid(values: Tensor) -> Tensor:
-    """Round to multiples of 2⁻¹⁰, halves to even."""
-    return torch.round(values * 2.0**GRID_BITS) / 2.0**GRID_BITS
-
-
-def on_weight_grid(weights: npt.NDArray[np.float64], limit: float) -> Weights:
-    """Round weights to the finest power-of-two grid on which the layer's sums are exact in float64.
-
-    limit: of the layer's inputs. Raises `SolveError` if weights are not finite or too large for any grid.
-    """
-    bits = _weight_bits(weights, limit) - 1  # one bit is reserved for rounding the weights up
-    return np.asarray(np.ldexp(np.rint(np.ldexp(weights, bits)), -bits), dtype=np.float64)
-
-
-def check_on_grid(weights: npt.NDArray[np.float64], limit: float, *, exact: bool = True) -> None:
-    """Raises `DataError` unless a layer with these weights is exact: otherwise it may overflow for some rows only.
-
-    exact: False for a head from noisy sums, which lies on no grid; then only its size is checked.
-    """
-    try:
-        units = np.ldexp(weights, _weight_bits(weights, limit))
-    except SolveError as error:
-        raise DataError(str(error)) from None
-    if exact and (units != np.rint(units)).any():
-        raise DataError(
-            "expected a layer's weights on the grid on which its sums are exact, some lie between grid points"
-        )
-
-
-def _weight_bits(weights: npt.NDArray[np.float64], limit: float) -> int:
-    """The number of fraction bits that weights may have."""
-    with np.errstate(over="ignore"):  # an overflow is infinite and refused below
-        reach = float(np.abs(weights).sum(axis=0).max()) if weights.size else 0.0
-    if not np.isfinite(reach) or reach > 2.0**30:
-        raise SolveError(f"a layer's weights are not finite or too large: they sum up to {reach:g}")
-    # |Σ h·w| < max(limit, 1)·reach, in units of 2^-(10 + bits).
-    size = int(np.ceil(np.log2(max(limit, 1.0) * max(reach, 2.0**-20)))) + 1
-    return _EXACT_BITS - GRID_BITS - size
-
-
-def normalised(rows: Tensor) -> Tensor:
-    """Each row minus its mean, divided by √(‖row − mean‖² + 0.1), on the grid and at most 1 in magnitude.
-
-    It depends on no other row. Local contrast normalisation of a patch (Jarrett et al., ICCV 2009). It is exact: the sums
-    of integers below stay under 2⁵³ (`Network` ensures it); the rest is rounded value by value.
-    """
-    n = rows.shape[1]
-    total, squares = rows.sum(dim=1, keepdim=True), (rows * rows).sum(dim=1, keepdim=True)
-    length = (_divided(n * squares - total * total, n) + _CONTRAST_FLOOR).sqrt()
-    return to_grid((rows - _divided(total, n)) / length)
-
-
-def _divided(values: Tensor, by: int) -> Tensor:
-    """Divide by a tensor on the same device: for a plain number CUDA multiplies by 1/number and rounds twice."""
-    return values / torch.tensor(by, dtype=values.dtype, device=values.device)
 
 
 def patches(inputs: Tensor, layer: Conv | Dense) -> Tensor:
@@ -298,11 +314,20 @@ def patches(inputs: Tensor, layer: Conv | Dense) -> Tensor:
 
 def apply_trained(inputs: Tensor, known: Trained, weights: Tensor) -> Tensor:
     """The outputs of a trained layer: exact, float64, (samples, outputs, …)."""
-    scores = patches(inputs, known.layer) @ weights[1:] + weights[0]
     if isinstance(known.layer, Dense):
-        return scores
-    _, height, width = _shape_after(known.shape, known.layer, known.at)
-    return scores.reshape(len(inputs), height, width, known.outputs).permute(0, 3, 1, 2)
+        return patches(inputs, known.layer) @ weights[1:] + weights[0]
+    layer, values = known.layer, inputs.to(torch.float64)
+    _, height, width = _shape_after(known.shape, layer, known.at)
+    columns = functional.unfold(values, layer.kernel, padding=layer.padding, stride=layer.stride)
+    if layer.contrast:
+        padded = functional.pad(values, [layer.padding] * 4)
+        sums = [
+            functional.avg_pool2d(one, layer.kernel, layer.stride, divisor_override=1).sum(dim=1).flatten(1)
+            for one in (padded, padded * padded)
+        ]
+        columns = by_contrast(columns, *(one[:, None] for one in sums))
+    scores = (weights[1:].T @ columns).add_(weights[0][:, None])
+    return scores.reshape(len(inputs), known.outputs, height, width)
 
 
 def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
@@ -312,31 +337,18 @@ def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
             return to_grid(values.clamp(0.0, limit))
         case MaxPool(size):
             return functional.max_pool2d(values, size)
-        case AvgPool(size):
+        case AvgPool(size, stride):
             # Sums on the grid are exact in any order, so their rounding is the same everywhere.
-            return to_grid(_divided(functional.avg_pool2d(values, size, divisor_override=1), size**2))
+            sums = functional.avg_pool2d(values, size, stride or size, divisor_override=1)
+            return to_grid(divided(sums, size**2))
         case Flatten():
             return values.flatten(1)
         case Widen(units, seed):
-            directions = _directions(values.shape[1], units, seed).to(values.device)
-            return torch.cat(
-                [values, to_grid((normalised(values) @ directions).clamp(0.0, _WIDEN_LIMIT))], dim=1
-            )
+            return widened(values, units, seed)
+        case Fourier(units, width, seed):
+            return waves(values, units, width, seed)
+        case Sparse(groups, bits, levels, low, high, seed):
+            return sparse(values, groups, bits, levels, low, high, seed)
+        case Deskew():
+            return deskewed(values)
     raise AssertionError(f"{layer} has weights")
-
-
-@lru_cache(maxsize=4)
-def _directions(inputs: int, units: int, seed: int) -> Tensor:
-    """Uniform, (inputs, units), on the weight grid."""
-    drawn = uniform(seed.to_bytes(32, "big"), (inputs, units))
-    scaled = np.asarray(_WIDEN_SCALE * 3**0.5 * 2.0**-16 * drawn, dtype=np.float64)
-    return torch.tensor(on_weight_grid(scaled, limit=1.0))
-
-
-def uniform(seed: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Uniform odd integers between ±2¹⁶ from a keystream of a public seed: equal for every party, library and version."""
-    count = prod(shape)
-    words = np.zeros(-(-count // 4), dtype=np.uint64)
-    add_keystreams(words, plus=[derive(seed, Label.RANDOM_FEATURES, *map(integer, shape))])
-    drawn = words.astype("<u8").view("<u2")[:count].astype(np.int64)
-    return (2 * drawn + 1 - 2**16).reshape(shape)

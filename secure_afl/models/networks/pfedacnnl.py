@@ -19,7 +19,8 @@ from secure_afl.models.networks import grouping
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner, Training
-from secure_afl.models.networks.network import Network, Weights, on_weight_grid
+from secure_afl.models.networks.grid import Weights, on_weight_grid
+from secure_afl.models.networks.network import Network
 from secure_afl.models.personal import Adapted, Local
 from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
 

@@ -14,7 +14,19 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
-from secure_afl.models.networks.network import AvgPool, Conv, Dense, MaxPool, Network, ReLU, Widen
+from secure_afl.models.networks.network import (
+    AvgPool,
+    Conv,
+    Dense,
+    Deskew,
+    Flatten,
+    Fourier,
+    MaxPool,
+    Network,
+    ReLU,
+    Sparse,
+    Widen,
+)
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.simulations.data.dataset import load
@@ -32,6 +44,10 @@ NETWORKS = {
     ),
     "dense": Network((36,), (Dense(8), ReLU(3.0)), 3),
     "widened": Network((36,), (Widen(20), Dense(8), ReLU(3.0), Widen(10)), 3),
+    "deskewed": Network(
+        (1, 6, 6), (Deskew(), Conv(4, 3, contrast=True), ReLU(), AvgPool(3, 1), Flatten(), Fourier(9, 2.0)), 3
+    ),
+    "sparse": Network((36,), (Sparse(9, 3, 2, -1.0, 1.0), Dense(8), ReLU(3.0), Sparse(4, 2)), 3),
     "head": Network((36,), (), 3),
 }
 SEED = bytes(32)

@@ -9,7 +9,8 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import codes, seeded
 from secure_afl.models.networks.fedacnnl import SEED_BYTES, Coordinator, FedACnnL, Learner
-from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU, on_weight_grid
+from secure_afl.models.networks.grid import on_weight_grid
+from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile

@@ -15,6 +15,8 @@ from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.errors import DataError, SolveError
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded, codes, filters, moments, seeded
+from secure_afl.models.networks.features import normalised
+from secure_afl.models.networks.grid import check_on_grid, on_weight_grid, to_grid, uniform
 from secure_afl.models.networks.network import (
     AvgPool,
     Conv,
@@ -28,11 +30,7 @@ from secure_afl.models.networks.network import (
     Widen,
     apply_fixed,
     apply_trained,
-    check_on_grid,
-    normalised,
-    on_weight_grid,
-    to_grid,
-    uniform,
+    patches,
 )
 
 torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
@@ -147,6 +145,30 @@ def test_a_convolution_is_a_convolution() -> None:
     kernel = torch.tensor(weights[1:].T.reshape(4, 2, 3, 3).copy())
     expected = torch.nn.functional.conv2d(x, kernel, torch.tensor(weights[0]), stride=2, padding=1)
     torch.testing.assert_close(apply_trained(x, known, torch.tensor(weights)), expected)
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 2),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_a_convolution_scores_its_patches_bit_for_bit(
+    channels: int, kernel: int, stride: int, padding: int, contrast: bool, seed: int
+) -> None:
+    """Though it sums up windows instead of normalising each patch."""
+    draws = np.random.default_rng(seed)
+    layer = Conv(5, kernel, stride, padding, contrast)
+    known = Network((channels, 6, 5), (layer, ReLU()), 3).trained[0]
+    x = to_grid(
+        torch.tensor(draws.uniform(-1, 1, (4, channels, 6, 5)) * draws.choice([0.0, 0.01, 1.0], (4, 1, 1, 1)))
+    )
+    weights = torch.tensor(on_weight_grid(draws.normal(size=(1 + known.inputs, 5)), known.limit))
+    scores = patches(x, layer) @ weights[1:] + weights[0]
+    got = apply_trained(x, known, weights)
+    assert torch.equal(got.permute(0, 2, 3, 1).reshape(-1, 5), scores)
 
 
 @given(st.sampled_from(Encoder), st.integers(2, 6), st.integers(0, 3))

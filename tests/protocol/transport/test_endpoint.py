@@ -22,10 +22,13 @@ from secure_afl.models.networks.network import (
     AvgPool,
     Conv,
     Dense,
+    Deskew,
     Flatten,
+    Fourier,
     Layer,
     MaxPool,
     ReLU,
+    Sparse,
     Widen,
     layer_words,
     parse_layer,
@@ -864,7 +867,8 @@ def test_a_layer_that_is_none_is_named(layer: str, fault: str) -> None:
     st.builds(Conv, *[st.integers(1, 9)] * 4, st.booleans())
     | st.builds(ReLU, st.floats(0.5, 9))
     | st.builds(Widen, st.integers(1, 9), st.integers(0, 9))
-    | st.sampled_from([Dense(3), MaxPool(2), AvgPool(3), Flatten()])
+    | st.builds(Sparse, *[st.integers(1, 9)] * 3, *[st.floats(-9, 9)] * 2, st.integers(0, 9))
+    | st.sampled_from([Dense(3), MaxPool(2), AvgPool(3), AvgPool(3, 2), Flatten(), Fourier(3, 1.5), Deskew()])
 )
 def test_a_layer_comes_back_from_its_words(layer: Layer) -> None:
     assert parse_layer(tuple(layer_words(layer))) == layer

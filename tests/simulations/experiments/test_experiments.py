@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from secure_afl.models.networks.network import Dense, Network, ReLU
+from secure_afl.models.networks.fedacnnl import FedACnnL
+from secure_afl.models.networks.network import Dense, Fourier, Layer, Network, ReLU
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.policy import Policy
@@ -22,8 +23,10 @@ from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED, Settings
 from secure_afl.simulations.cli import main
+from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.experiments import (
     encoders,
+    features,
     headline,
     heterogeneity,
     personal,
@@ -186,6 +189,37 @@ def test_encoders_are_chosen_on_held_out_rows(monkeypatch: pytest.MonkeyPatch, t
     assert sgd["validation"] is None
     assert f"{first['row']} *" in shown(*encoders.tables(figures))
     assert plots.encoders(figures, tmp_path)[0].exists()
+
+
+def test_features_are_chosen_on_held_out_rows_and_marked_by_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: dict[str, tuple[Layer, ...]] = {
+        "columns": (),
+        "and 5 cosines": (Fourier(5, 2.0),),
+        "and 90 cosines": (Fourier(90, 2.0),),
+    }
+    monkeypatch.setattr(features, "PROBLEMS", {"heart": features.Problem("heart", 2, (50, 200), rows)})
+    said: list[str] = []
+    figures = features.measure(2, said.append)
+    assert len(said) == features.steps(2) == 6
+    records = figures["records"]
+    assert {(r["row"], r["seed"]) for r in records} == {(row, seed) for row in rows for seed in range(4)}
+    assert [r["values"] for r in records[::2]][:3] == [31, 36, 121]
+    assert all(r["held_out"] > 0.7 and r["test"] > 0.7 for r in records)
+    for wide, narrow in ((0.9, 0.8), (0.8, 0.9)):
+        for record in records:
+            record["held_out"] = wide if record["values"] == 121 else narrow * (record["values"] == 36)
+        text = shown(*features.tables(figures))
+        assert "and 5 cosines *" in text
+        assert ("and 90 cosines *" in text) == (wide > narrow)
+
+
+def test_features_of_the_table_are_those_of_the_network() -> None:
+    """Its accuracy is that of the estimator, whose sums are masked."""
+    data, network = load("heart"), Network((30,), (Fourier(40, 2.0),), 2)
+    model = FedACnnL(network, seed=3, ridge=0.1).fit_pooled(data.X, data.y)
+    np.testing.assert_allclose(
+        features.inputs(network, data.X, 3) @ model.weights_[-1], model.decision_function(data.X)
+    )
 
 
 @pytest.mark.slow
