@@ -121,8 +121,8 @@ class Session:
     @property
     def invited(self) -> tuple[int, ...]:
         """The indices of all parties but the server."""
-        members, keepers = len(self.roster.members), len(self.holders.members) if self.holders else 0
-        return (*self.terms.cohort, *range(members, members + keepers))
+        members, key_holders = len(self.roster.members), len(self.holders.members) if self.holders else 0
+        return (*self.terms.cohort, *range(members, members + key_holders))
 
     def name(self, index: int) -> str:
         at = index - len(self.roster.members)

@@ -189,13 +189,13 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
         group = f"the sum over {len(survivors)} clients ({names(session, survivors)})"
         if session.holders is None or opened is not session:
             return f"{len(survivors)} clients", f"the server learned only {group}"
-        keepers = " and ".join(one.name for one in session.holders.members)
+        key_holders = " and ".join(one.name for one in session.holders.members)
         if isinstance(session.terms, Agreement) and session.terms.release is Release.WEIGHTS:
             return (
                 f"{len(survivors)} clients",
-                f"{keepers} opened only {group}, and gave the server only the model solved from it",
+                f"{key_holders} opened only {group}, and gave the server only the model solved from it",
             )
-        return f"{len(survivors)} clients", f"{keepers} opened only {group}, and gave it to the server"
+        return f"{len(survivors)} clients", f"{key_holders} opened only {group}, and gave it to the server"
     if any(one.event.round in (number, None) for one in server.of(Aborted)):
         return "nothing was opened", "the round was abandoned and nothing of it was opened"
     return "unknown", "the server's log does not record that anything of it was opened"

@@ -88,11 +88,11 @@ class KeyHolder(SignedParty[HolderState, bytes, HolderMemory]):
             raise LocalProtocolError("expected a way to solve if weights are released, and only then")
         self._solve = solve
         self._key: WholeKey | JointKey | None = None  # None before the session and after its last round
-        members, keepers = len(roster.members), len(holders.members)
-        tags = 256 + keepers * (9 * len(self._lattice.no_tags) + 9)
+        members, key_holders = len(roster.members), len(holders.members)
+        tags = 256 + key_holders * (9 * len(self._lattice.no_tags) + 9)
         longest = max((one.length for one in plan), default=0)
         opening = self._lattice.ciphertext_bytes(longest) + members * tags
-        self.largest_message = max(opening, keepers * (self._lattice.public_key_bytes + 256))
+        self.largest_message = max(opening, key_holders * (self._lattice.public_key_bytes + 256))
         self.largest_message += 512 * len(plan) + 1024
         self._steps = {
             Agreement: self._commit,

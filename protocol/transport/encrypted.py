@@ -40,10 +40,10 @@ class EncryptedCohort(Exchange):
         recorded: Recorded | None = None,
         carry: Carry | None = None,
     ) -> None:
-        steps, reached, keepers = recorded or (server, clients, holders)
+        steps, reached, key_holders = recorded or (server, clients, holders)
         members = len(server.roster.members)
         indices = range(members, members + len(server.holders.members))
-        link = Remote(carry) if carry else Local(reached, keepers, network)
+        link = Remote(carry) if carry else Local(reached, key_holders, network)
         super().__init__(steps, link, watch, indices)
         self.server, self.clients, self.holders = server, clients, holders
 

@@ -99,7 +99,7 @@ class LocalEncryptedSessions(LocalSessions):
         encryption = self._encryption
         first = len(roster.members)  # the first key holder's index
         solve = weights if encryption.release is Release.WEIGHTS else None
-        parties, keepers = {}, {}
+        parties, key_holders = {}, {}
         for index, (identity, ledger) in enumerate(self.members[one.name] for one in roster.members):
             terms = (identity, roster, holders, plan, policy, ledger, encryption)
             parties[index] = HomomorphicClient(*terms, masks=masks.clients[index] if masks else None)
@@ -107,7 +107,7 @@ class LocalEncryptedSessions(LocalSessions):
             (self._holders[one.name] for one in holders.members), first
         ):
             terms = (identity, roster, holders, plan, policy, ledger, encryption)
-            keepers[index] = KeyHolder(*terms, solve=solve)
+            key_holders[index] = KeyHolder(*terms, solve=solve)
         if self.logs:
             known, logs = (roster, plan, policy, holders), self.logs
             recorded = (
@@ -117,10 +117,10 @@ class LocalEncryptedSessions(LocalSessions):
                     index: RecordedParty(
                         one, logs.of(one.name, Role.HOLDER, self._holders[one.name][0]), *known
                     )
-                    for index, one in keepers.items()
+                    for index, one in key_holders.items()
                 },
             )
-        return EncryptedCohort(server, parties, keepers, self._network, settings.watch, recorded=recorded)
+        return EncryptedCohort(server, parties, key_holders, self._network, settings.watch, recorded=recorded)
 
     def renew(self, data_set: str, *, may_expose: bool = False) -> None:
         super().renew(data_set, may_expose=may_expose)

@@ -58,8 +58,8 @@ def lay_out(
         settle(folder, name, server=folder is made.server)
         for folder, name in zip(folders, named, strict=True)
     ]
-    clients, keepers = members[: len(names)], members[len(names) : -1]  # the server is in no roster
-    roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(keepers)) if keepers else None)
+    clients, key_holders = members[: len(names)], members[len(names) : -1]  # the server is in no roster
+    roster = roster_file.Parties(Roster(tuple(clients)), Roster(tuple(key_holders)) if key_holders else None)
     common = {
         "roster.toml": roster_file.text(roster),
         "policy.toml": policy.text(policy_for(backend, encoder)),

@@ -388,7 +388,7 @@ def _proposed(paper: Setting, profile: str) -> Setting:
         masks, beneath = encode(parameters), (parameters.session, parameters.transcript())
     if paper.encryption is not None:
         agreement = encode(
-            Agreement.propose(paper.encryption, paper.roster, paper.keepers, PLAN, masked=beneath)
+            Agreement.propose(paper.encryption, paper.roster, paper.key_holders, PLAN, masked=beneath)
         )
     return replace(paper, masks=masks, agreement=agreement)
 

@@ -701,11 +701,11 @@ def _encrypted_party(
 def _sign_invitations(machine: Machine, session: KeySession) -> None:
     """Agreements and keys that all key holders signed."""
     honest = decode(machine.bases["invitation"], encrypted.INVITATION)
-    keepers = session.world.identities[session.world.members :]
+    key_holders = session.world.identities[session.world.members :]
 
     def signed(agreed: agreement.Agreement, key: bytes) -> bytes:
         parts = encrypted.key_parts(agreed.transcript(), key)
-        signatures = tuple(one.sign(Label.KEY_SIGNATURE, *parts) for one in keepers)
+        signatures = tuple(one.sign(Label.KEY_SIGNATURE, *parts) for one in key_holders)
         return encode(encrypted.Invitation(agreed, key, signatures))
 
     def another_agreement(data: bytes) -> bytes:
@@ -721,7 +721,7 @@ def _sign_invitations(machine: Machine, session: KeySession) -> None:
 def _sign_checks(machine: Machine, session: KeySession) -> None:
     """Offers that all key holders made."""
     honest = decode(machine.bases["check"], encrypted.CHECK)
-    keepers = session.world.identities[session.world.members :]
+    key_holders = session.world.identities[session.world.members :]
 
     def wrap(data: bytes) -> bytes:
         try:
@@ -730,8 +730,8 @@ def _sign_checks(machine: Machine, session: KeySession) -> None:
         except (msgspec.DecodeError, ValueError, RecursionError, OverflowError):
             return data
         challenges = tuple(
-            encrypted.Challenge(one.seed, keeper.sign(Label.CHALLENGE_SIGNATURE, *signed))
-            for one, keeper, signed in zip(honest.challenges, keepers, parts, strict=True)
+            encrypted.Challenge(one.seed, key_holder.sign(Label.CHALLENGE_SIGNATURE, *signed))
+            for one, key_holder, signed in zip(honest.challenges, key_holders, parts, strict=True)
         )
         return encode(encrypted.Check(honest.transcript, offer, challenges))
 

@@ -85,7 +85,7 @@ class Setting:
         )
 
     @cached_property
-    def keepers(self) -> Roster:
+    def key_holders(self) -> Roster:
         return Roster(
             tuple(Member(f"holder-{i}", one.verify_key) for i, one in enumerate(self.identities[CLIENTS:-1]))
         )
@@ -102,7 +102,7 @@ class Setting:
         """The rounds, where encryption has a say in them."""
         if self.encryption is None:
             return None
-        return self.encryption.agreed(PLAN, CLIENTS, len(self.keepers.members))[1]
+        return self.encryption.agreed(PLAN, CLIENTS, len(self.key_holders.members))[1]
 
     def party(self, layer: str, number: int, ledger: Ledger, masks: MaskingClient | None = None) -> Any:
         """A fresh client, or key holder. masks: of a client whose masked vectors are encrypted."""
@@ -110,7 +110,7 @@ class Setting:
         if layer == MASKS:
             return MaskingClient(identity, self.roster, PLAN, EVERY_BACKEND, ledger, agreed=self.agreed)
         assert self.encryption is not None
-        parts = (identity, self.roster, self.keepers, PLAN, EVERY_BACKEND, ledger, self.encryption)
+        parts = (identity, self.roster, self.key_holders, PLAN, EVERY_BACKEND, ledger, self.encryption)
         return HomomorphicClient(*parts, masks=masks) if number < CLIENTS else KeyHolder(*parts)
 
     def parties(self, number: int, ledger: Ledger) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Setting:
             fresh[MASKS] = MaskingServer(decode(self.masks, PARAMETERS), self.roster)
         if self.agreement:
             agreement, least = decode(self.agreement, AGREEMENT), EVERY_BACKEND.least_survivors(CLIENTS)
-            fresh[ENCRYPTED] = HomomorphicServer(agreement, self.roster, self.keepers, least=least)
+            fresh[ENCRYPTED] = HomomorphicServer(agreement, self.roster, self.key_holders, least=least)
         return {layer: DurableServer(one, store, f"{self.name} {layer}") for layer, one in fresh.items()}
 
 

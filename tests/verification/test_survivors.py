@@ -103,7 +103,9 @@ def test_a_plan_may_have_short_and_long_sums(lengths: tuple[int, int]) -> None:
 
 def test_sums_may_fill_the_room_and_no_more() -> None:
     keys = KeyWorld(4)
-    agreement = Agreement.propose(keys.encryption, keys.roster, keys.keepers, [SumPlan("sum", 5, 100.0, 20)])
+    agreement = Agreement.propose(
+        keys.encryption, keys.roster, keys.key_holders, [SumPlan("sum", 5, 100.0, 20)]
+    )
     most, rest = divmod(LATTICES[agreement.lattice].room, 4)
     assert rest == 0
     first = agreement.rounds[0]

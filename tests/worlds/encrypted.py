@@ -53,7 +53,7 @@ class KeyWorld:
         self.ledgers = [Ledger() for _ in self.identities]
         names = [f"site-{i}" for i in range(self.members)] + [f"holder-{i}" for i in range(self.holders)]
         parties = [Member(name, one.verify_key) for name, one in zip(names, self.identities, strict=True)]
-        self.roster, self.keepers = (
+        self.roster, self.key_holders = (
             Roster(tuple(part)) for part in (parties[: self.members], parties[self.members :])
         )
 
@@ -79,21 +79,21 @@ class KeyWorld:
         agreement = Agreement.propose(
             self.encryption,
             self.roster,
-            self.keepers,
+            self.key_holders,
             plan,
             cohort=cohort,
             masked=(parameters.session, parameters.transcript()) if parameters else None,
         )
         clients = {index: self.client(index, plan, masks) for index in agreement.cohort}
         holders = {self.members + number: self.holder(number, plan, solve) for number in range(self.holders)}
-        server = HomomorphicServer(agreement, self.roster, self.keepers, least=self.least)
+        server = HomomorphicServer(agreement, self.roster, self.key_holders, least=self.least)
         return KeySession(self, plan, EncryptedCohort(server, clients, holders, network), masks)
 
     def client(self, index: int, plan: Sequence[SumPlan], masks: Cohort | None = None) -> HomomorphicClient:
         return HomomorphicClient(
             self.identities[index],
             self.roster,
-            self.keepers,
+            self.key_holders,
             plan,
             self.policy,
             self.ledgers[index],
@@ -106,7 +106,7 @@ class KeyWorld:
         return KeyHolder(
             self.identities[index],
             self.roster,
-            self.keepers,
+            self.key_holders,
             plan,
             self.policy,
             self.ledgers[index],

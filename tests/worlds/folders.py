@@ -70,8 +70,8 @@ class Federation:
         for number, folder in enumerate(self.folders):
             name = self.names[number] if number < self.clients else f"holder-{number - self.clients}"
             members.append(settle(folder, name))
-        keepers = Roster(tuple(members[self.clients :])) if self.holders else None
-        self.parties = roster.Parties(Roster(tuple(members[: self.clients])), keepers)
+        key_holders = Roster(tuple(members[self.clients :])) if self.holders else None
+        self.parties = roster.Parties(Roster(tuple(members[: self.clients])), key_holders)
         self.server = self.root / "server"
         self.server.mkdir()
         for folder in (*self.folders, self.server):

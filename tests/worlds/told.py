@@ -56,8 +56,8 @@ class Told:
     release: Release = Release.SUM
 
     def __post_init__(self) -> None:
-        keepers = [f"key holder {number + 1}" for number in range(self.holders)]
-        roles = dict.fromkeys(self.clients, Role.CLIENT) | dict.fromkeys(keepers, Role.HOLDER)
+        key_holders = [f"key holder {number + 1}" for number in range(self.holders)]
+        roles = dict.fromkeys(self.clients, Role.CLIENT) | dict.fromkeys(key_holders, Role.HOLDER)
         roles["server"] = Role.SERVER
         if self.backend == "mask":
             roles = {name: role for name, role in roles.items() if role is not Role.HOLDER}
@@ -68,22 +68,22 @@ class Told:
             for name, role in roles.items()
         }
         self.roster = self._roster(self.clients)
-        self.keepers = None if self.backend == "mask" else self._roster(keepers)
-        self.parties = Parties(self.roster, self.keepers)
+        self.key_holders = None if self.backend == "mask" else self._roster(key_holders)
+        self.parties = Parties(self.roster, self.key_holders)
         self.indices = tuple(self.cohort or range(len(self.clients)))
         self.masks: Parameters | None = None
         self.agreement: Agreement | None = None
         self._digests = count(1)
         agreed = None
-        if self.keepers:
+        if self.key_holders:
             encryption = Encryption(Backend(self.backend), self.release)
             _, agreed = encryption.agreed(self.plan, len(self.clients), self.holders)
         if "mask" in self.backend:
             self.masks = self.parameters(agreed)
-        if self.keepers:
+        if self.key_holders:
             masked = (self.masks.session, self.masks.transcript()) if self.masks else None
             self.agreement = Agreement.propose(
-                encryption, self.roster, self.keepers, self.plan, cohort=self.cohort, masked=masked
+                encryption, self.roster, self.key_holders, self.plan, cohort=self.cohort, masked=masked
             )
 
     def parameters(self, rounds: Sequence[RoundSpec] | None = None) -> Parameters:
@@ -112,7 +112,7 @@ class Told:
         log[end:end] = events
 
     def agrees(self, terms: Terms, *parties: str) -> None:
-        holders = self.keepers if isinstance(terms, Agreement) else None
+        holders = self.key_holders if isinstance(terms, Agreement) else None
         for party in parties:
             own = (tuple(map(Planned.of, self.plan)), self.policy) if party != "server" else ((), None)
             self.add(party, Agreed(terms, self.roster, holders, *own))
@@ -169,10 +169,10 @@ class Told:
             for index in self.indices:
                 self.up(terms, index, "confirm", 74)
         if self.agreement:
-            keepers = tuple(range(len(self.clients), len(self.names)))
-            self.agrees(self.agreement, "server", *members, *(self.names[index] for index in keepers))
-            self.down(self.agreement, keepers, "agreement", 189, members=self.indices)
-            for index in keepers:
+            key_holders = tuple(range(len(self.clients), len(self.names)))
+            self.agrees(self.agreement, "server", *members, *(self.names[index] for index in key_holders))
+            self.down(self.agreement, key_holders, "agreement", 189, members=self.indices)
+            for index in key_holders:
                 self.up(self.agreement, index, "key announcement", 148)
             self.down(self.agreement, self.indices, "invitation", 99, members=self.indices)
             for index in self.indices:
@@ -235,10 +235,10 @@ class Told:
         """The offer to key holders, and who of the contributors vouches for it."""
         terms = self.agreement
         assert terms
-        keepers = range(len(self.clients), len(self.names))
-        self.down(terms, keepers, "offer", 81, number, attempt=attempt, members=present)
-        for keeper in keepers:
-            self.up(terms, keeper, "challenge", 175)
+        key_holders = range(len(self.clients), len(self.names))
+        self.down(terms, key_holders, "offer", 81, number, attempt=attempt, members=present)
+        for key_holder in key_holders:
+            self.up(terms, key_holder, "challenge", 175)
         self.down(terms, present, "check", 234, number, attempt=attempt, members=present)
         for index in present:
             self.up(terms, index, "tags", 124, lost=index not in vouching)
@@ -248,10 +248,10 @@ class Told:
         terms = self.agreement
         assert terms
         self.checked(number, attempt, present, present)
-        keepers = range(len(self.clients), len(self.names))
-        self.down(terms, keepers, "opening", 66_205, members=present)
-        for keeper in keepers:
-            self.up(terms, keeper, "opened", 131, number)
+        key_holders = range(len(self.clients), len(self.names))
+        self.down(terms, key_holders, "opening", 66_205, members=present)
+        for key_holder in key_holders:
+            self.up(terms, key_holder, "opened", 131, number)
         self.releases(terms, number, present)
 
     def releases(self, terms: Terms, number: int, present: tuple[int, ...]) -> None:

@@ -100,7 +100,7 @@ def _no_key_holders_where_the_terms_name_some(told: Told) -> None:
 @case(layered)
 def _key_holders_beside_masks(told: Told) -> None:
     """A party that has both rosters in one file names both, also where only clients take part."""
-    told.change("hospital-0", 2, holders=told.keepers)
+    told.change("hospital-0", 2, holders=told.key_holders)
 
 
 @case(mask, "hospital-0, line 3: the cohort names a client that is not in the roster")
@@ -825,9 +825,9 @@ def test_parties_that_are_not_those_that_are_known() -> None:
     told = bfv()
     key = Identity.generate().verify_key
     clients = Roster((*told.roster.members[:3], Member("hospital-3", key)))
-    assert told.keepers
+    assert told.key_holders
     holders = Roster((Member("key holder 1", key),))
-    begins = {one: one.digest.hex()[:16] for one in (told.roster, told.keepers, clients, holders)}
+    begins = {one: one.digest.hex()[:16] for one in (told.roster, told.key_holders, clients, holders)}
 
     def found(parties: Parties, *logs: str) -> list[str]:
         return list(map(str, verify(told.logs(*logs), parties).findings))
@@ -837,11 +837,13 @@ def test_parties_that_are_not_those_that_are_known() -> None:
             f"{at}: the session's {what} are those of roster {begins[named]}…, not of the given one ({given})"
         )
 
-    assert found(Parties(clients, told.keepers)) == [other("clients", told.roster, f"{begins[clients]}…")]
-    assert found(Parties(told.roster, holders)) == [other("key holders", told.keepers, f"{begins[holders]}…")]
-    assert found(Parties(told.roster)) == [other("key holders", told.keepers, "none")]
+    assert found(Parties(clients, told.key_holders)) == [other("clients", told.roster, f"{begins[clients]}…")]
+    assert found(Parties(told.roster, holders)) == [
+        other("key holders", told.key_holders, f"{begins[holders]}…")
+    ]
+    assert found(Parties(told.roster)) == [other("key holders", told.key_holders, "none")]
     assert found(Parties(told.roster), "server") == [
-        other("key holders", told.keepers, "none", "server, line 2")
+        other("key holders", told.key_holders, "none", "server, line 2")
     ]
     # Who knows key holders besides has no quarrel with a session that needs none.
     masked = mask()

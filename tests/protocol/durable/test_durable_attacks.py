@@ -314,10 +314,10 @@ def test_a_solver_that_fails_in_its_own_way_spends_the_sum_too(tmp_path: Path) -
 
     def make(ledger: Ledger) -> Any:
         here.ledgers[4] = ledger
-        keeper: Any = here.holder(0, session.plan)
+        key_holder: Any = here.holder(0, session.plan)
         if broken:
-            keeper._released = lambda *_: 1 // 0
-        return keeper
+            key_holder._released = lambda *_: 1 // 0
+        return key_holder
 
     party = DurableParty(make, store, "s")
     session.cohort.run(lambda: session.server.open_round(0), session.contribute)
@@ -347,10 +347,10 @@ def test_a_key_holder_killed_while_it_opens_a_sum_opens_that_one_or_none(
     def answer(data: bytes, fatal: bool = False) -> bytes:
         def make(ledger: Ledger) -> Any:
             here.ledgers[5] = ledger
-            keeper: Any = here.holder(0, session.plan)
+            key_holder: Any = here.holder(0, session.plan)
             if fatal:
-                keeper._released = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            return keeper
+                key_holder._released = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            return key_holder
 
         store = Store(path, owner)
         try:
@@ -485,7 +485,9 @@ def test_a_journal_is_of_one_least(tmp_path: Path) -> None:
     cohort.server = cohort.steps = Stands(durable)
     session.set_up()
     with pytest.raises(StoreError, match=r"step 11, advance, led to .'RoundAbortedError"):
-        DurableServer(HomomorphicServer(session.agreement, here.roster, here.keepers, least=5), store, "s")
+        DurableServer(
+            HomomorphicServer(session.agreement, here.roster, here.key_holders, least=5), store, "s"
+        )
 
 
 def test_a_journal_that_was_forgotten_is_not_written_on(tmp_path: Path) -> None:

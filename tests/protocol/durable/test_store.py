@@ -459,9 +459,9 @@ def failing(holder: Any, method: str, why: str) -> Callable[[Ledger], Any]:
     """How to make a key holder one method of which fails."""
 
     def make(ledger: Ledger) -> Any:
-        keeper = holder.make(ledger)
-        setattr(keeper, method, fail)
-        return keeper
+        key_holder = holder.make(ledger)
+        setattr(key_holder, method, fail)
+        return key_holder
 
     def fail(*_: object) -> bytes:
         raise CryptoError(why)
@@ -580,7 +580,7 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
     session = here.session(network)
     agreement, least = session.agreement, here.least
     handle = Handle(
-        lambda: HomomorphicServer(agreement, here.roster, here.keepers, least=least), tmp_path / "server"
+        lambda: HomomorphicServer(agreement, here.roster, here.key_holders, least=least), tmp_path / "server"
     )
     cohort: Any = session.cohort
     cohort.server = cohort.steps = handle
@@ -605,7 +605,7 @@ def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tm
     handles = [
         Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "masks"),
         Handle(
-            lambda: HomomorphicServer(agreement, here.roster, here.keepers, least=here.least),
+            lambda: HomomorphicServer(agreement, here.roster, here.key_holders, least=here.least),
             tmp_path / "encrypted",
         ),
     ]

@@ -100,13 +100,15 @@ class World:
         self.ledgers = [Ledger() for _ in self.identities]
         members = [Member(f"site-{at}", one.verify_key) for at, one in enumerate(self.identities)]
         self.roster = Roster(tuple(members[: self.clients]))
-        self.keepers = Roster(tuple(members[self.clients :]))
+        self.key_holders = Roster(tuple(members[self.clients :]))
         draws = np.random.default_rng(1)
         # The same vector in every round, as related sums have it.
         self.vectors = [np.round(draws.uniform(-90, 90, LENGTH)) for _ in range(self.clients)]
 
     def agreement(self, **changes: Any) -> Agreement:
-        return replace(Agreement.propose(self.encryption, self.roster, self.keepers, self.plan), **changes)
+        return replace(
+            Agreement.propose(self.encryption, self.roster, self.key_holders, self.plan), **changes
+        )
 
     def client(
         self,
@@ -114,12 +116,26 @@ class World:
         kind: type[HomomorphicClient] = HomomorphicClient,
         masks: MaskingClient | None = None,
     ) -> HomomorphicClient:
-        about = (self.identities[index], self.roster, self.keepers, self.plan, POLICY, self.ledgers[index])
+        about = (
+            self.identities[index],
+            self.roster,
+            self.key_holders,
+            self.plan,
+            POLICY,
+            self.ledgers[index],
+        )
         return kind(*about, self.encryption, masks=masks)
 
     def holder(self, number: int = 0, kind: type[KeyHolder] = KeyHolder) -> KeyHolder:
         index = self.clients + number
-        about = (self.identities[index], self.roster, self.keepers, self.plan, POLICY, self.ledgers[index])
+        about = (
+            self.identities[index],
+            self.roster,
+            self.key_holders,
+            self.plan,
+            POLICY,
+            self.ledgers[index],
+        )
         solve = unsolvable if self.encryption.release is Release.WEIGHTS else None
         return kind(*about, self.encryption, solve=solve)
 
@@ -134,8 +150,10 @@ class World:
         beneath = None
         if masks:
             beneath = (masks.server.parameters.session, masks.server.parameters.transcript())
-        agreement = Agreement.propose(self.encryption, self.roster, self.keepers, self.plan, masked=beneath)
-        server = HomomorphicServer(agreement, self.roster, self.keepers, least=3)
+        agreement = Agreement.propose(
+            self.encryption, self.roster, self.key_holders, self.plan, masked=beneath
+        )
+        server = HomomorphicServer(agreement, self.roster, self.key_holders, least=3)
         clients = {
             index: self.client(index, client, masks.clients[index] if masks else None)
             for index in range(self.clients)
@@ -529,14 +547,14 @@ def test_a_decryption_that_fails_is_not_tried_again() -> None:
 
 def test_a_refused_sum_uses_up_nobodys_data() -> None:
     world = World()
-    keeper = world.ledgers[world.clients]
+    key_holder = world.ledgers[world.clients]
     used = messages.known_as("site-3", messages.data_set_digest("site-3", "rows"))
-    keeper.use(used, b"earlier")
+    key_holder.use(used, b"earlier")
     attack = Attack(world)
     attack.collect()
     with pytest.raises(PolicyError, match="used in session"):
         attack.open(attack.total(range(4)), range(4))
-    assert keeper._used == {used: (b"earlier", True)}
+    assert key_holder._used == {used: (b"earlier", True)}
 
 
 def test_the_key_is_gone_with_the_last_sum() -> None:
@@ -628,7 +646,7 @@ def test_a_key_holder_that_is_replaced_or_does_not_sign() -> None:
         with pytest.raises(RemoteProtocolError, match=r"expected (a key signed by|signatures of)"):
             client.receive(encode(replace(invitation, signatures=signatures)))
     usurper = World()
-    other = replace(invitation.agreement, holders=usurper.keepers.digest)
+    other = replace(invitation.agreement, holders=usurper.key_holders.digest)
     with pytest.raises(RemoteProtocolError, match="expected the roster and key holders"):
         client.receive(encode(replace(invitation, agreement=other)))
     with pytest.raises(RemoteProtocolError, match="expected the roster and key holders"):
@@ -651,10 +669,10 @@ def test_a_public_key_that_carries_more() -> None:
 
     for extra in (b"\0", invitation.key):
         cohort = world.cohort()
-        keeper = cohort.holders[world.clients]
+        key_holder = cohort.holders[world.clients]
         server, outbox = cohort.server, cohort.server.start()
-        server.receive(4, keeper.receive(outbox[4]))
-        share = said(keeper.receive(server.advance()[4])).share
+        server.receive(4, key_holder.receive(outbox[4]))
+        share = said(key_holder.receive(server.advance()[4])).share
         frame = sign_frame(
             world.identities[4], server._transcript, server._questions[4], 4, KeyShare(share + extra)
         )
@@ -700,7 +718,7 @@ def test_another_scheme_or_no_masks() -> None:
     masks = world.masks()
     for weaker in (BFV, CKKS):
         plainer = World(weaker)
-        asked = replace(plainer.agreement(), roster=world.roster.digest, holders=world.keepers.digest)
+        asked = replace(plainer.agreement(), roster=world.roster.digest, holders=world.key_holders.digest)
         client = world.client(0, masks=masks.clients[0])
         with pytest.raises(RemoteProtocolError, match="expected the 1 sums that were agreed on"):
             client.receive(encode(Invitation(asked, b"", ())))
@@ -708,7 +726,7 @@ def test_another_scheme_or_no_masks() -> None:
             world.holder().receive(encode(asked))
     # Masks of another session.
     foreign = Agreement.propose(
-        MASKED, world.roster, world.keepers, world.plan, masked=(bytes(32), bytes(range(32)))
+        MASKED, world.roster, world.key_holders, world.plan, masked=(bytes(32), bytes(range(32)))
     )
     with pytest.raises(RemoteProtocolError, match="expected the masked session that this client is in"):
         world.client(0, masks=masks.clients[0]).receive(encode(Invitation(foreign, b"", ())))
@@ -728,7 +746,7 @@ def test_an_encrypted_session_before_its_masks() -> None:
         world.identities[0], world.roster, world.plan, POLICY, Ledger(), agreed=masks.clients[0]._agreed
     )
     agreement = Agreement.propose(
-        MASKED, world.roster, world.keepers, world.plan, masked=(bytes(32), bytes(range(32)))
+        MASKED, world.roster, world.key_holders, world.plan, masked=(bytes(32), bytes(range(32)))
     )
     client = world.client(0, masks=early)
     with pytest.raises(RemoteProtocolError, match="no masked session has begun"):
@@ -1285,14 +1303,14 @@ def at(what: str, world: World) -> tuple[Any, bytes]:
         return world.holder(), encode(world.agreement())
     if what in ("commitments", "shares"):
         cohort = world.cohort()
-        server, keepers = cohort.server, cohort.holders
+        server, key_holders = cohort.server, cohort.holders
         outbox = server.start()
         for step in range(1 if what == "commitments" else 2):
             del step
-            for index, keeper in keepers.items():
-                server.receive(index, keeper.receive(outbox[index]))
+            for index, key_holder in key_holders.items():
+                server.receive(index, key_holder.receive(outbox[index]))
             outbox = server.advance()
-        return keepers[world.clients], outbox[world.clients]
+        return key_holders[world.clients], outbox[world.clients]
     if what == "invitation":
         return world.client(0), encode(invited(world)[0])
     attack = Attack(world)

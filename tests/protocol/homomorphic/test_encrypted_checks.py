@@ -363,7 +363,7 @@ def test_what_a_program_may_not_do_with_its_client() -> None:
             HomomorphicClient(
                 stage.world.identities[HERE],
                 stage.world.roster,
-                stage.world.keepers,
+                stage.world.key_holders,
                 stage.session.plan,
                 stage.world.policy,
                 stage.world.ledgers[HERE],
@@ -723,7 +723,7 @@ def test_what_a_program_may_not_do_with_its_server() -> None:
     stage = Stage("encrypting")
     server, world = stage.server, stage.world
     other = KeyWorld(6)
-    for rosters in ((other.roster, world.keepers), (world.roster, other.keepers)):
+    for rosters in ((other.roster, world.key_holders), (world.roster, other.key_holders)):
         with pytest.raises(LocalProtocolError, match="not for this roster and these key holders"):
             HomomorphicServer(server.agreement, *rosters, least=3)
     for wrong in (server.start, server.result, lambda: server.open_round(1)):

@@ -612,7 +612,7 @@ def test_nobody_is_in_a_session_with_members_beyond_its_roster() -> None:
             MaskingServer(replace(parameters, cohort=cohort), here.roster)
         beyond = replace(agreement, cohort=cohort)  # number 4 is the key holder's
         with pytest.raises(LocalProtocolError, match="the agreement is not for this roster"):
-            HomomorphicServer(beyond, keys.roster, keys.keepers, least=2)
+            HomomorphicServer(beyond, keys.roster, keys.key_holders, least=2)
         invitation = encode(replace(parameters, cohort=cohort))
         for party, data in ((session.clients[0], invitation), (encrypted.holders[4], encode(beyond))):
             with pytest.raises(RemoteProtocolError, match="expected a cohort of roster members"):

@@ -107,7 +107,7 @@ def test_of_encrypted_sums(backend: str, holders: int, members: int, lengths: tu
     here = KeyWorld(members, backend, holders, EVERY_BACKEND)
     name = "a statistic whose name is as long as a name may be, or nearly so"
     plan = [SumPlan(f"{number} {name}"[:64], length, 100.0, 10) for number, length in enumerate(lengths)]
-    agreement = Agreement.propose(here.encryption, here.roster, here.keepers, plan)
+    agreement = Agreement.propose(here.encryption, here.roster, here.key_holders, plan)
     lattice, last = LATTICES[agreement.lattice], len(plan) - 1
     everybody, indices = tuple(range(members)), range(members, members + holders)
     sums, key = memoryview(bytes(lattice.ciphertext_bytes(max(lengths)))), bytes(lattice.public_key_bytes)
@@ -136,7 +136,7 @@ def test_of_encrypted_sums(backend: str, holders: int, members: int, lengths: tu
     ):
         size = max(len(encode(message)) for message in questions)
         assert size <= bound < 2 * size + 500 * (holders + len(plan)) + 2000
-    server: Any = HomomorphicServer(agreement, here.roster, here.keepers, least=2)
+    server: Any = HomomorphicServer(agreement, here.roster, here.key_holders, least=2)
     server._round = server_round(last)
     sums = memoryview(bytes(lattice.ciphertext_bytes(lengths[-1])))
     part = memoryview(bytes(max(8 * lengths[-1], lattice.ciphertext_bytes(lengths[-1]) // 2)))

@@ -198,11 +198,11 @@ def test_an_encrypted_session_with_logs_goes_through_them() -> None:
     logs: dict[int | str, Any] = {who: Log() for who in (*range(6), "server")}
 
     def known(index: int) -> tuple[Any, ...]:
-        return logs[index], here.roster, session.plan, here.policy, here.keepers
+        return logs[index], here.roster, session.plan, here.policy, here.key_holders
 
     clients = {index: RecordedClient(one, *known(index)) for index, one in session.clients.items()}
     holders = {index: RecordedParty(one, *known(index)) for index, one in session.holders.items()}
-    agreed = Agreed(session.agreement, here.roster, here.keepers)
+    agreed = Agreed(session.agreement, here.roster, here.key_holders)
     steps = RecordedServer(session.server, logs["server"], agreed)
     cohort = EncryptedCohort(
         session.server, session.clients, session.holders, recorded=(steps, clients, holders)
