@@ -194,7 +194,7 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
     for one in sessions.values():
         if parties is not None:
             findings += _known(one, parties)
-        findings += [*_terms(one), *_told(one), *_messages(one), *_policies(one), *_silent(one, sound)]
+        findings += [*_terms(one), *_announced(one), *_messages(one), *_policies(one), *_silent(one, sound)]
         findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one), *_models(one)]
         notes += [*_lost(one), *_missing(one), *_unverified(one)]
     for one in sessions.values():
@@ -402,7 +402,7 @@ def _terms(session: Session) -> Iterator[Finding]:
             )
 
 
-def _told(session: Session) -> Iterator[Finding]:
+def _announced(session: Session) -> Iterator[Finding]:
     """All clients were told the same layers: a server that tells clients different layers can read rows from them."""
     heard: dict[int, tuple[bytes, View]] = {}  # by size: what is announced only grows
     for view in session.parties.values():

@@ -98,11 +98,11 @@ class Store(Guarded):
         self._process = os.getpid()
         self._inside = False  # a transaction
         self.ledger = StoredLedger(self)
-        with self._told():
+        with self._explained():
             _make(path)
             self._database = sqlite3.connect(path.absolute(), timeout=_WAIT, isolation_level=None)
         try:
-            with self._told():
+            with self._explained():
                 for setting in _SETTINGS:
                     self._database.execute(f"PRAGMA {setting}")
                 self._begin_log()
@@ -144,7 +144,7 @@ class Store(Guarded):
         if self._inside:  # part of an outer step
             yield
             return
-        with self._told():
+        with self._explained():
             # An interrupt can come right after BEGIN; writes into a transaction left open would be lost.
             self._database.rollback()
             self._database.execute(f"PRAGMA busy_timeout = {_WAIT * 1000:.0f}")
@@ -152,11 +152,11 @@ class Store(Guarded):
         try:
             self._inside = True
             yield
-            with self._told():
+            with self._explained():
                 self._check_begun()
                 self._database.commit()
         except BaseException:
-            with self._told():
+            with self._explained():
                 self._database.rollback()
             with suppress(StoreError):
                 self._move_log()  # another process may have left the log unmoved
@@ -188,7 +188,7 @@ class Store(Guarded):
 
         While another process takes a step, the data stays in the log too; that process empties the log after its step.
         """
-        with self._told("is written, but only in its log, and nothing leaves until that is in the file"):
+        with self._explained("is written, but only in its log, and nothing leaves until that is in the file"):
             # Waiting for that process would take as long as its step and gain nothing.
             self._database.execute("PRAGMA busy_timeout = 0")
             for _ in _tries():
@@ -200,7 +200,7 @@ class Store(Guarded):
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """Run one SQL statement. Raises `StoreError`."""
-        with self.transaction(), self._told():
+        with self.transaction(), self._explained():
             self._check_begun()
             return self._database.execute(statement, values).fetchall()
 
@@ -210,7 +210,7 @@ class Store(Guarded):
             raise StoreError(f"{self.path}: the step was not written, and cannot go on")
 
     @contextmanager
-    def _told(self, trouble: str = "cannot be read or written") -> Iterator[None]:
+    def _explained(self, trouble: str = "cannot be read or written") -> Iterator[None]:
         if os.getpid() != self._process:
             raise StoreError(
                 f"{self.path}: expected the process that opened it, got a fork: open the file again there"

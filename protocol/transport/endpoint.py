@@ -102,7 +102,7 @@ class Endpoint:
 
     contribute: returns a client's vector for a sum and its data set's name, given what the server announced about
     earlier sums (empty if nothing). solve: a key holder's solver, with `Release.WEIGHTS`.
-    check_told: raises for an announcement that no rows could have led to. waits: whether a sum needs an announcement.
+    check_announced: raises for an announcement that no rows could have led to. waits: whether a sum needs one.
     result: bytes of the longest result that the server can announce or end the session with.
     learned: takes the server's final result, the announcements before it, the session's number, and what this party knows of
     the session's sums, from which the result must follow. Its exceptions reach the server as a refusal, so they must not
@@ -121,10 +121,10 @@ class Endpoint:
         contribute: Callable[[SumWanted, bytes], Contribution],
         *,
         solve: Solve | None = None,
-        check_told: Callable[[bytes], None] = lambda model: None,
+        check_announced: Callable[[bytes], None] = lambda model: None,
         waits: bool = False,
         result: int = 0,
-        learned: TakesModel = lambda model, told, session, sums: None,
+        learned: TakesModel = lambda model, announced, session, sums: None,
         under_way: Callable[[], None] = lambda: None,
         audit: Path | None = None,
         study: bytes = b"",
@@ -143,8 +143,8 @@ class Endpoint:
         self._store = store
         self._contribute = contribute
         self._solve = solve
-        self._check_told = check_told
-        self._told_between = waits or any(one.trusts_server for one in terms.plan)
+        self._check_announced = check_announced
+        self._announced_between = waits or any(one.trusts_server for one in terms.plan)
         self._learned = learned
         self._result, self._largest = result, 0
         self._under_way = under_way
@@ -162,7 +162,7 @@ class Endpoint:
             case Channel.WHEREABOUTS:
                 return here(self._identity, self._terms.parties, self.party, envelope, address)
             case Channel.LEARNED:
-                return self._told(envelope)
+                return self._announced(envelope)
             case Channel.END:
                 self._ended(envelope)
                 return b""
@@ -206,14 +206,14 @@ class Endpoint:
         name, model = _name(Channel.LEARNED, envelope.session), message_digest(envelope.data)
         with self._store.transaction():
             kept = self._store.kept(name)
-            told = kept.memory if kept else b""
+            announced = kept.memory if kept else b""
             is_open = any(self._store.kept(_name(channel, envelope.session)) for channel in _SESSIONS)
             masked = self._store.kept(_name(Channel.MASKED, envelope.session))
             known = without_secrets(masked.memory) if masked else b""
             for channel in _SESSIONS:
                 self._store.forget(_name(channel, envelope.session))
             if is_open:  # who is killed from here on takes this model again, and no other
-                self._store.keep(name, Kept(told, model, known))
+                self._store.keep(name, Kept(announced, model, known))
             elif kept is None or kept.question != model:
                 self._store.forget(name)
                 return
@@ -225,9 +225,9 @@ class Endpoint:
                 log.note(Ended(envelope.session, len(envelope.data)))
             if envelope.data:
                 self._check_approved()
-                _check_goes_on(envelope.data, told)
+                _check_goes_on(envelope.data, announced)
                 sums = self._sums(known)
-                self._learned(envelope.data, told, envelope.session, sums)
+                self._learned(envelope.data, announced, envelope.session, sums)
                 if log:
                     log.note(_taken(envelope.session, sums))
         except SecureAflError as error:
@@ -310,14 +310,14 @@ class Endpoint:
             raise
         return party.contribute(answer, values, data_set)
 
-    def _told(self, envelope: Envelope) -> bytes:
+    def _announced(self, envelope: Envelope) -> bytes:
         """Store what the server announces about the sums so far. It can only grow; earlier parts must not change."""
         learned = decode(envelope.data, LEARNED)
         log = self._log()
         try:
             with self._store.transaction():
                 self._check_approved()
-                self._keep_told(envelope.session, learned)
+                self._keep_announced(envelope.session, learned)
                 if log:  # log first: an unlogged announcement serves no sum
                     log.note(Received(learned.transcript, frame(learned, envelope.data)))
         except SecureAflError as error:
@@ -326,8 +326,8 @@ class Endpoint:
             raise
         return b""
 
-    def _keep_told(self, session: bytes, learned: Learned) -> None:
-        if self._holds_key or not self._told_between:
+    def _keep_announced(self, session: bytes, learned: Learned) -> None:
+        if self._holds_key or not self._announced_between:
             raise LocalProtocolError(
                 f"{self.name} takes part in no sum that depends on the server's announcements"
             )
@@ -337,7 +337,7 @@ class Endpoint:
         known = self._known(session)
         if not known.startswith(learned.model):  # otherwise it is repeated or late
             _check_goes_on(learned.model, known)
-            self._check_told(learned.model)
+            self._check_announced(learned.model)
             self._store.keep(_name(Channel.LEARNED, session), Kept(learned.model, b"", b""))
 
     def _known(self, session: bytes) -> bytes:

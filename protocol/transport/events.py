@@ -37,7 +37,7 @@ class Answered(Event, frozen=True, tag="answered"):
 
 
 class Refused(Event, frozen=True, tag="refused"):
-    """A node refused to answer. refusal, at, reason: see `told`. Unknown fields are empty or 0."""
+    """A node refused to answer. refusal, at, reason: see `described`. Unknown fields are empty or 0."""
 
     level = logging.ERROR
     party: str
@@ -162,7 +162,7 @@ class RunOver(Event, frozen=True, tag="run over"):
 
 
 class RunFailed(Event, frozen=True, tag="run failed"):
-    """A study ended without a model. refusal, at, reason: see `told`."""
+    """A study ended without a model. refusal, at, reason: see `described`."""
 
     level = logging.ERROR
     seconds: float
@@ -201,7 +201,7 @@ AnyEvent = (
 )
 
 
-def told(error: BaseException) -> tuple[str, str, str]:
+def described(error: BaseException) -> tuple[str, str, str]:
     """What is logged of an error: its class, where it was raised ("file.py:line"), and the text of protocol errors.
 
     Protocol errors describe messages and files. The text of any other error, for example from computing with rows, could
@@ -232,4 +232,4 @@ def refused(party: str, envelope: Envelope | None, error: BaseException, seconds
         if envelope
         else ("", "", 0)
     )
-    return Refused(party, *about, seconds, *told(error))
+    return Refused(party, *about, seconds, *described(error))

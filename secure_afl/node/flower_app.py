@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
-from secure_afl.node.progress import Progress, RunTold, keep_run, run_told
+from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
 from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
 from secure_afl.node.study import Study, packed
 from secure_afl.protocol.audit.events import Role
@@ -24,8 +24,7 @@ from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
-from secure_afl.protocol.transport.events import LeftOpen, bound
-from secure_afl.protocol.transport.events import told as told_of
+from secure_afl.protocol.transport.events import LeftOpen, bound, described
 from secure_afl.protocol.transport.flower.client import answering
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.logs import listen, tell
@@ -81,11 +80,11 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
     listen()
     post, progress = FlowerPost(grid, deadline, poll), Progress(path, deadline)
     try:
-        with run_told() as told, _own(folder) as (log, store):
-            report = _learn(folder, post, log, store, told, progress)
+        with run_events() as events, _own(folder) as (log, store):
+            report = _learn(folder, post, log, store, events, progress)
             _write(path / REPORT, report)
     except Exception as error:
-        refusal, at, reason = told_of(error)
+        refusal, at, reason = described(error)
         with suppress(FileError):  # the error itself says more than that its note could not be written
             _write(path / FAILURE, {"reason": reason or f"{refusal} at {at}", "silences": post.silences})
         progress.over("failed")
@@ -105,7 +104,7 @@ def _learn(
     post: FlowerPost,
     log: AuditLog | None,
     store: Store | None,
-    told: RunTold,
+    events: RunEvents,
     progress: Progress,
 ) -> dict[str, Any]:
     """The whole study; gives the report. Raises what the model and the aggregator raise.
@@ -130,7 +129,7 @@ def _learn(
         return progress.seen(names, post.carry(channel, session))
 
     def begun(phase: str) -> None:
-        told.phase(phase, post.silences)
+        events.phase(phase, post.silences)
         progress.phase(phase)
 
     aggregator = remote(
@@ -159,7 +158,7 @@ def _learn(
         layers, sums = study.learn(aggregator, clients, learned)
         folder.keep(MODEL, layers)
     except BaseException as error:
-        told.silent(post.silences)
+        events.silent(post.silences)
         if store is None or (
             isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
         ):
@@ -168,7 +167,7 @@ def _learn(
     started = time.perf_counter()
     end(b"".join([packed(layers), *files]))
     ending = time.perf_counter() - started
-    told.silent(post.silences)
+    events.silent(post.silences)
     report = {
         "model": study.model,
         "backend": terms.backend,
@@ -182,7 +181,7 @@ def _learn(
         ],
         "silences": post.silences,
     }
-    told.learned(report, len(terms.parties.clients.members))
+    events.learned(report, len(terms.parties.clients.members))
     return report
 
 

@@ -21,7 +21,7 @@ from secure_afl.protocol.transport.events import (
     RunOver,
     Silent,
     SumOpened,
-    told,
+    described,
 )
 from secure_afl.protocol.transport.logs import tell
 
@@ -29,7 +29,7 @@ PROGRESS = "progress.json"
 _EVERY = 0.5  # seconds between two notes of answers
 
 
-class RunTold:
+class RunEvents:
     """One run."""
 
     def __init__(self) -> None:
@@ -57,13 +57,13 @@ class RunTold:
 
 
 @contextmanager
-def run_told() -> Iterator[RunTold]:
+def run_events() -> Iterator[RunEvents]:
     """Context of a run, which tells at the end whether there is a model. Re-raises the body's exception."""
     started = time.perf_counter()
     try:
-        yield RunTold()
+        yield RunEvents()
     except Exception as error:
-        tell(RunFailed(time.perf_counter() - started, *told(error)))
+        tell(RunFailed(time.perf_counter() - started, *described(error)))
         raise
     tell(RunOver(time.perf_counter() - started))
 

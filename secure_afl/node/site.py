@@ -197,11 +197,11 @@ class Folder:
             store,
             contribute,
             solve=_solved if weights else None,
-            check_told=study.check_told,
+            check_announced=study.check_announced,
             waits=study.counts is not None,
             result=study.largest_result([member.name for member in terms.parties.everybody]),
-            learned=lambda model, told, session, sums: self._learned(
-                model, told, session, study, endpoint.name, sums, terms.parties.clients
+            learned=lambda model, announced, session, sums: self._learned(
+                model, announced, session, study, endpoint.name, sums, terms.parties.clients
             ),
             under_way=self.put_aside,
             audit=self.path / AUDIT,
@@ -406,7 +406,7 @@ class Folder:
     def _learned(
         self,
         model: bytes,
-        told: bytes,
+        announced: bytes,
         session: bytes,
         study: Study,
         who: str,
@@ -424,7 +424,7 @@ class Folder:
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-        adapts, of_table = study.adapts(layers, told), None
+        adapts, of_table = study.adapts(layers, announced), None
         if not sums.unverified:
             digests = tuple(one.digest.hex() for _, one in sorted(sums.verified.items()))
             layers, fitted = study.follow(sums.verified, clients, layers)

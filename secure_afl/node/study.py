@@ -344,8 +344,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def check_layers(self, layers: Sequence[Floats]) -> None:
         """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
 
-    def adapts(self, layers: Sequence[Floats], told: bytes) -> bool:
-        """Whether a site fits a head of its own to a model. told: what the server told of its layers in the session."""
+    def adapts(self, layers: Sequence[Floats], announced: bytes) -> bool:
+        """Whether a site fits a head of its own to a model. announced: its layers that the server announced."""
         return False
 
     def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
@@ -395,7 +395,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Whether there is a model file: of a linear model of columns that a codebook describes."""
         return self.codebook is not None and not isinstance(self, NetworkStudy)
 
-    def check_told(self, data: bytes) -> None:
+    def check_announced(self, data: bytes) -> None:
         """Raises `DataError` unless these are hidden layers that can have come of sums, whatever is in the rows."""
         layers = self.unpacked(data)
         if len(layers) == len(self.shapes()):
@@ -580,8 +580,8 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def check_layers(self, layers: Sequence[Floats]) -> None:
         self.estimator().check_layers(layers)
 
-    def adapts(self, layers: Sequence[Floats], told: bytes) -> bool:
-        return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == told
+    def adapts(self, layers: Sequence[Floats], announced: bytes) -> bool:
+        return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == announced
 
     def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
         return self.estimator().personal_head(X / self.fedacnnl.scale, y, who, layers)

@@ -200,12 +200,12 @@ def _salt(store: Store, model: bytes) -> bytes:
     with store.transaction():
         kept = store.kept(name)
         known = kept.memory if kept else secrets.token_bytes(KEY_BYTES)
-        salt, told = known[:KEY_BYTES], known[KEY_BYTES:]
-        if not (model.startswith(told) or told.startswith(model)):
+        salt, announced = known[:KEY_BYTES], known[KEY_BYTES:]
+        if not (model.startswith(announced) or announced.startswith(model)):
             raise StoreError(
                 f"{store.path}: expected the layers that clients were told before, the same sums gave different ones: go on "
                 "with the programs and on the machine that computed those, or remove the file and give the session up"
             )
-        if len(model) > len(told) or not kept:
+        if len(model) > len(announced) or not kept:
             store.keep(name, Kept(salt + model, b"", b""))
     return salt

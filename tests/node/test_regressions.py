@@ -108,7 +108,7 @@ class Adds:
         return Aggregate(tuple("ABCD"), 0.0, len(total), total)
 
     def tell(self, model: bytes, to: Sequence[str]) -> None:
-        self.study.check_told(model)
+        self.study.check_announced(model)
         assert model.startswith(self.announced)
         self.announced = model
 
@@ -124,7 +124,7 @@ def test_parties_and_server_make_the_model_of_one_process(tmp_path: Path, model:
     whole = packed(layers)
     assert whole.startswith(adds.announced)
     with pytest.raises(DataError, match="got a whole model"):
-        study.check_told(whole)
+        study.check_announced(whole)
     study.check_layers(layers)
     for at, match in ((-1, "the server's is another"), (1, "another|gives? none|expected")):
         with pytest.raises(DataError, match=match):

@@ -26,7 +26,15 @@ from secure_afl.protocol.masking.memory import MEMORY
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, RoundAbortedError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.transport import logs
-from secure_afl.protocol.transport.events import Answered, AnyEvent, Event, Refused, RunOver, Silent, told
+from secure_afl.protocol.transport.events import (
+    Answered,
+    AnyEvent,
+    Event,
+    Refused,
+    RunOver,
+    Silent,
+    described,
+)
 from secure_afl.protocol.transport.post import Channel
 
 WORDS = st.text(max_size=30)
@@ -97,7 +105,7 @@ def test_a_form_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_errors_that_are_not_the_protocols_only_the_place_is_told() -> None:
     with pytest.raises(ValueError, match="patient") as caught:
         float("a patient's name")
-    refusal, at, reason = told(caught.value)
+    refusal, at, reason = described(caught.value)
     assert (refusal, at.split(":")[0], reason) == ("ValueError", "test_told.py", "")
 
 
