@@ -27,6 +27,7 @@ from secure_afl.protocol.audit.events import (
     Forgotten,
     Frame,
     InSession,
+    Proposal,
     Received,
     Refused,
     Released,
@@ -36,7 +37,6 @@ from secure_afl.protocol.audit.events import (
     Role,
     Sent,
     Taken,
-    Terms,
 )
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
@@ -103,7 +103,7 @@ class View:
 class Session:
     """What all logs record of one session."""
 
-    terms: Terms
+    terms: Proposal
     roster: Roster
     holders: Roster | None
     server: View | None = None
@@ -708,7 +708,7 @@ def _policies(session: Session) -> Iterator[Finding]:
                     yield Finding(view.log.file, answer.line, f"round {number} was already answered for")
 
 
-def _check_terms(policy: Policy, terms: Terms, members: int) -> None:
+def _check_terms(policy: Policy, terms: Proposal, members: int) -> None:
     if isinstance(terms, Parameters):
         policy.check(terms, members)
         return
@@ -737,7 +737,7 @@ def _releases(session: Session) -> Iterator[Finding]:
     yield from _unsaid(session.terms, server)
 
 
-def _size_faults(terms: Terms, released: Released, times: int) -> Iterator[str]:
+def _size_faults(terms: Proposal, released: Released, times: int) -> Iterator[str]:
     """A sum is opened once and has the agreed length. times: how often it was opened."""
     if times > 1:
         yield f"it was opened {times} times"
@@ -773,7 +773,7 @@ def _survivor_faults(session: Session, server: View, released: Released) -> Iter
                 )
 
 
-def _answer_faults(terms: Terms, server: View, released: At[Released]) -> Iterator[str]:
+def _answer_faults(terms: Proposal, server: View, released: At[Released]) -> Iterator[str]:
     """A sum is opened only after enough of its clients have answered."""
     masked, number = isinstance(terms, Parameters), released.event.round
     question, answer = ("survivors", "reveal") if masked else ("check", "tags")
@@ -785,7 +785,7 @@ def _answer_faults(terms: Terms, server: View, released: At[Released]) -> Iterat
         yield f"expected the answers of at least {needed} clients before it is opened, got {len(answers)}"
 
 
-def _unsaid(terms: Terms, server: View) -> Iterator[Finding]:
+def _unsaid(terms: Proposal, server: View) -> Iterator[Finding]:
     """The server records the outcome of every round that clients answered for."""
     done = {one.event.round for one in server.of(Released)} | {one.event.round for one in server.of(Aborted)}
     final = "reveal" if isinstance(terms, Parameters) else "opened"

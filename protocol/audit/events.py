@@ -23,7 +23,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import VERSION, Message, Natural, WireError
 
-Terms = Parameters | Agreement
+Proposal = Parameters | Agreement
 """The terms of a session of masked or of encrypted sums."""
 
 
@@ -108,7 +108,7 @@ class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 class Agreed(Event, frozen=True, tag="agreed"):
     """The party takes part in a session. plan, policy: its own, from its operator; a server has no policy."""
 
-    terms: Terms
+    terms: Proposal
     roster: Roster
     holders: Roster | None = None
     plan: tuple[Planned, ...] = ()

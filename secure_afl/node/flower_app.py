@@ -124,16 +124,16 @@ def _learn(
     sessions: set[bytes] = set()
     names = [member.name for member in terms.parties.everybody]
 
-    def carry(channel: Channel, session: bytes) -> Carry:
+    def carrier(channel: Channel, session: bytes) -> Carry:
         sessions.add(session)  # masks under encryption are of the same session
-        return progress.seen(names, post.carry(channel, session))
+        return progress.seen(names, post.carrier(channel, session))
 
     def begun(phase: str) -> None:
         events.phase(phase, post.silences)
         progress.phase(phase)
 
     aggregator = remote(
-        Elsewhere(terms.parties, carry, begun, log, store),
+        Elsewhere(terms.parties, carrier, begun, log, store),
         terms.policy,
         terms.encryption,
     )

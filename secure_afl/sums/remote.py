@@ -40,14 +40,14 @@ _SESSIONS = (Channel.MASKED, Channel.ENCRYPTED)
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How to reach remote parties. carry: carries the messages of a session, by its number; log: the server's audit log.
+    """How to reach remote parties. carrier: makes what carries the messages of a session, by its number; log: the server's audit log.
 
     store: the server's, for one session. If it holds an open session, that session continues, provided that its terms
     equal those that would be proposed now; `forget` ends it.
     """
 
     parties: Parties
-    carry: Callable[[Channel, bytes], Carry]
+    carrier: Callable[[Channel, bytes], Carry]
     watch: Callable[[str], None] = lambda phase: None
     log: AuditLog | None = None
     store: Store | None = None
@@ -89,7 +89,7 @@ class Elsewhere:
         parameters = self.terms(Channel.MASKED, PARAMETERS, lambda: proposed(roster, plan, settings, agreed))
         server = MaskingServer(parameters, roster)
         steps = self.steps(Channel.MASKED, server, Agreed(parameters, roster))
-        carry = self.carry(Channel.MASKED, parameters.session)
+        carry = self.carrier(Channel.MASKED, parameters.session)
         return Cohort(server, {}, None, settings.watch, recorded=(steps, {}), carry=carry)
 
     def agreed(self, propose: Callable[[], Agreement]) -> Agreement:
@@ -106,7 +106,7 @@ class Elsewhere:
         """See `EncryptedSessions`."""
         agreed = Agreed(server.agreement, server.roster, server.holders)
         steps = self.steps(Channel.ENCRYPTED, server, agreed)
-        carry = self.carry(Channel.ENCRYPTED, server.agreement.session)
+        carry = self.carrier(Channel.ENCRYPTED, server.agreement.session)
         return EncryptedCohort(server, {}, {}, None, settings.watch, recorded=(steps, {}, {}), carry=carry)
 
     def contributing(self, roster: Roster, contributions: Mapping[str, Contribution]) -> Contribute:
@@ -145,7 +145,7 @@ class Elsewhere:
         data = encode(learned)
         if self.log:
             self.log.note(Sent(learned.transcript, frame(learned, data), tuple(indices)))
-        cohort.tell("telling", dict.fromkeys(indices, data), self.carry(Channel.LEARNED, terms.session))
+        cohort.tell("telling", dict.fromkeys(indices, data), self.carrier(Channel.LEARNED, terms.session))
 
 
 class RemoteMaskedAggregator(MaskedSums):

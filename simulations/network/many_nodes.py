@@ -101,7 +101,7 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any
     seconds = {"finding": time.perf_counter() - started}
     parameters = proposed(roster, terms.plan, SessionSettings(terms.policy, Profile.SEMI_HONEST, size.suite))
     server = MaskingServer(parameters, roster)
-    cohort = Cohort(server, {}, None, watch, carry=post.carry(Channel.MASKED, parameters.session))
+    cohort = Cohort(server, {}, None, watch, carry=post.carrier(Channel.MASKED, parameters.session))
     cohort.set_up()
     result = cohort.sum(0, nothing_wanted)
     watch("end")

@@ -233,7 +233,7 @@ def _server(pipe: Connection, cell: Cell) -> None:
         phase = now
         peak.begin(now)
 
-    def carry(channel: Channel, session: bytes) -> Carry:
+    def carrier(channel: Channel, session: bytes) -> Carry:
         def carried(outbox: Outbox) -> Iterable[tuple[int, bytes]]:
             pipe.send((phase, channel, dict(outbox)))
             while (answer := pipe.recv()) is not None:
@@ -242,7 +242,7 @@ def _server(pipe: Connection, cell: Cell) -> None:
         return carried
 
     try:
-        aggregator = remote(Elsewhere(parties, carry, watch), cell.policy, cell.encryption)
+        aggregator = remote(Elsewhere(parties, carrier, watch), cell.policy, cell.encryption)
         if cell.suite and cell.profile:
             aggregator.settings = replace(aggregator.settings, profile=cell.profile, suite=cell.suite)
         aggregator.open(cell.names(), [cell.plan])

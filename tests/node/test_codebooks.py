@@ -156,7 +156,7 @@ def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
     assert ours.plan(4)[0].length == others.plan(4)[0].length
     assert ours.plan(4)[0].statistic != others.plan(4)[0].statistic
     post, study = Post(hospitals), Folder(hospitals.server).terms()[1]
-    aggregator = remote(Elsewhere(terms.parties, post.carry), terms.policy, None)
+    aggregator = remote(Elsewhere(terms.parties, post.carrier), terms.policy, None)
     with pytest.warns(DropoutWarning):
         study.learn(aggregator, hospitals.names)
     assert any("Hungary" in str(refusal) and "codebook" in str(refusal) for refusal in post.refusals)
@@ -260,7 +260,7 @@ def test_sites_that_agreed_on_other_least_rows_refuse_the_sum(flags: Path, tmp_p
     terms, study = Folder(hospitals.server).terms()
     post = Post(hospitals)
     with pytest.raises(SecureAflError):
-        study.learn(remote(Elsewhere(terms.parties, post.carry), terms.policy, None), hospitals.names)
+        study.learn(remote(Elsewhere(terms.parties, post.carrier), terms.policy, None), hospitals.names)
     assert len(post.refusals) == 3
 
 

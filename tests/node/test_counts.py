@@ -27,7 +27,7 @@ def hospitals(folder: Path, rows_per_column: int) -> Coded:
 
 def opened(post: Post, parties: Coded) -> tuple[RemoteMaskedAggregator, Study]:
     terms, study = Folder(parties.server).terms()
-    return RemoteMaskedAggregator(Elsewhere(terms.parties, post.carry), terms.policy), study
+    return RemoteMaskedAggregator(Elsewhere(terms.parties, post.carrier), terms.policy), study
 
 
 def test_with_enough_rows_the_model_is_that_without_counts(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_message_that_was_lost_with_a_process_is_asked_again(
     answers: list[tuple[int, bytes]] = []
     session = Envelope(Channel.END, bytes(32)).session
     asking = threading.Thread(
-        target=lambda: answers.extend(post.carry(Channel.END, session)({0: b""})), daemon=True
+        target=lambda: answers.extend(post.carrier(Channel.END, session)({0: b""})), daemon=True
     )
     asking.start()
     delivery = killed._fleet.pull(10.0)

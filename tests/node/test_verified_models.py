@@ -44,7 +44,7 @@ class Altered(Post):
 def ended(federation: Federation, post: Post) -> tuple[list[Any], bytes, Study]:
     """The model that the server learns, and its session."""
     terms, study = Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
+    aggregator = remote(Elsewhere(federation.parties, post.carrier), terms.policy, terms.encryption)
     layers, _ = study.learn(aggregator, federation.names)
     (session,) = post.sessions
     return layers, session, study

@@ -93,7 +93,7 @@ class Coded:
         terms, study = Folder(self.server).terms()
         post = Post(self)
         found: list[Any] = []
-        aggregator = remote(Elsewhere(terms.parties, post.carry), terms.policy, None)
+        aggregator = remote(Elsewhere(terms.parties, post.carrier), terms.policy, None)
         layers, _ = study.learn(aggregator, self.names, found.append)
         (session,) = post.sessions
         file = Folder(self.server).keep_table_model(study, found[0], session)

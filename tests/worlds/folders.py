@@ -137,7 +137,7 @@ class Post:
         self.sessions: set[bytes] = set()
         self.refusals: list[SecureAflError] = []
 
-    def carry(self, channel: Channel, session: bytes) -> Carry:
+    def carrier(self, channel: Channel, session: bytes) -> Carry:
         self.sessions.add(session)
         return lambda outbox: self._carried(channel, session, outbox)
 
@@ -161,7 +161,7 @@ class Post:
 def learned(federation: Federation, post: Post, log: AuditLog | None = None) -> npt.NDArray[np.float64]:
     """The last layer of what the server learns."""
     terms, study = Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry, log=log), terms.policy, terms.encryption)
+    aggregator = remote(Elsewhere(federation.parties, post.carrier, log=log), terms.policy, terms.encryption)
     return study.learn(aggregator, federation.names)[0][-1]
 
 

@@ -21,11 +21,11 @@ from secure_afl.protocol.audit.events import (
     Closed,
     Frame,
     Planned,
+    Proposal,
     Received,
     Released,
     Role,
     Sent,
-    Terms,
 )
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Encryption, Release
@@ -111,7 +111,7 @@ class Told:
         end = len(log) - isinstance(log[-1], Closed)
         log[end:end] = events
 
-    def agrees(self, terms: Terms, *parties: str) -> None:
+    def agrees(self, terms: Proposal, *parties: str) -> None:
         holders = self.key_holders if isinstance(terms, Agreement) else None
         for party in parties:
             own = (tuple(map(Planned.of, self.plan)), self.policy) if party != "server" else ((), None)
@@ -119,7 +119,7 @@ class Told:
 
     def up(
         self,
-        terms: Terms,
+        terms: Proposal,
         index: int,
         message: str,
         size: int,
@@ -138,7 +138,7 @@ class Told:
 
     def down(
         self,
-        terms: Terms,
+        terms: Proposal,
         indices: Sequence[int],
         message: str,
         size: int,
@@ -254,7 +254,7 @@ class Told:
             self.up(terms, key_holder, "opened", 131, number)
         self.releases(terms, number, present)
 
-    def releases(self, terms: Terms, number: int, present: tuple[int, ...]) -> None:
+    def releases(self, terms: Proposal, number: int, present: tuple[int, ...]) -> None:
         dropouts = tuple(index for index in self.indices if index not in present)
         values = self.plan[number].length if self.release is Release.SUM else 6
         self.add("server", Released(terms.transcript(), number, present, dropouts, values))

@@ -78,7 +78,7 @@ class FlowerPost:
             if len(self.nodes) < len(parties.everybody):
                 rest.take(len(self.nodes) > before)
 
-    def carry(self, channel: Channel, session: bytes) -> Carry:
+    def carrier(self, channel: Channel, session: bytes) -> Carry:
         """The carrier of one session's messages."""
         return lambda outbox: self._carried(channel, session, outbox)
 

@@ -278,7 +278,7 @@ def test_one_session_under_two_names_is_joined_once(tmp_path: Path) -> None:
 def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=DEEP)
     post, (terms, study) = Post(federation), Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, None)
+    aggregator = remote(Elsewhere(federation.parties, post.carrier), terms.policy, None)
     layers, _ = study.learn(aggregator, federation.names)
     (session,) = post.sessions
     for party, folder in enumerate(federation.folders):
@@ -334,7 +334,7 @@ class Telling(Post):
 def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp_path: Path) -> None:
     federation = Federation(tmp_path, study=LAYERED)
     post, (terms, study) = Telling(federation), Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, None)
+    aggregator = remote(Elsewhere(federation.parties, post.carrier), terms.policy, None)
     layers, _ = study.learn(aggregator, federation.names)
     first, second = post.told[0], post.told[-1]
     assert len(post.told) == 2 * 4
@@ -552,7 +552,7 @@ def test_a_site_that_is_killed_over_its_model_takes_it_again(
     federation = Federation(tmp_path, study=LAYERED)
     post, (terms, study) = Telling(federation), federation.terms()
     layers, _ = study.learn(
-        remote(Elsewhere(federation.parties, post.carry), terms.policy, None), federation.names
+        remote(Elsewhere(federation.parties, post.carrier), terms.policy, None), federation.names
     )
     end, folder = Envelope(Channel.END, post.told[0].session, packed(layers)), federation.folders[0]
     dead, forget_ = [], Store.forget
@@ -619,7 +619,7 @@ def test_a_server_that_computes_other_layers_when_it_goes_on_does_not_tell_of_th
     identity, post = Identity.generate(), Telling(federation)
     first, other = bytes(16), bytes(8) + bytes([1] * 8)
     with closing(Store(tmp_path / "state.db", identity)) as store:
-        far = Elsewhere(federation.parties, post.carry, store=store)
+        far = Elsewhere(federation.parties, post.carrier, store=store)
         aggregator = remote(far, federation.terms()[0].policy, None)
         aggregator.open(federation.names, federation.terms()[0].plan)
         for model_ in (first[:8], first, first[:8], first):

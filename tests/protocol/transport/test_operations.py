@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[3]
 
 def learned(federation: Federation, post: Post) -> npt.NDArray[np.float64]:
     terms, study = Folder(federation.server).terms()
-    aggregator = remote(Elsewhere(federation.parties, post.carry), terms.policy, terms.encryption)
+    aggregator = remote(Elsewhere(federation.parties, post.carrier), terms.policy, terms.encryption)
     return study.learn(aggregator, federation.names)[0][-1]
 
 

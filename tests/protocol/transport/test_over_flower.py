@@ -535,7 +535,7 @@ def test_a_phase_ends_with_its_last_answer_or_at_its_deadline(
     silent: list[int] = []
     grid = Timed(silent=silent)
     post = FlowerPost(grid, deadline, 0.25, {0: 100, 1: 101, 2: 102})
-    carry, outbox = post.carry(Channel.MASKED, bytes(32)), {0: b"ab", 2: b"cd"}
+    carry, outbox = post.carrier(Channel.MASKED, bytes(32)), {0: b"ab", 2: b"cd"}
     assert list(carry(outbox)) == [(0, b"ba"), (2, b"dc")]
     assert clock.slept == []
     silent.append(2)
@@ -571,7 +571,7 @@ def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
 
     grid.nodes, grid.reply = [100, 101, 102, 103, 104], reply
     post = FlowerPost(grid, 1.0, 0.25, {number: 100 + number for number in range(5)})
-    carry = post.carry(Channel.MASKED, bytes(32))
+    carry = post.carrier(Channel.MASKED, bytes(32))
     assert list(carry(dict.fromkeys(range(5), b"ab"))) == [(4, b"ba")]
     assert post.silences == [
         "node 100: error 2 of Flower",
@@ -595,7 +595,7 @@ def test_a_party_that_lost_its_question_is_asked_again_at_once_but_not_for_ever(
 
     grid.reply = reply
     post = FlowerPost(grid, 20.0, 0.25, {0: 100, 1: 101})
-    carry = post.carry(Channel.MASKED, bytes(32))
+    carry = post.carrier(Channel.MASKED, bytes(32))
     assert sorted(carry({0: b"ab", 1: b"cd"})) == [(0, b"ba"), (1, b"dc")]
     assert sum(clock.slept) < 1.0
     assert post.silences == []
@@ -624,7 +624,7 @@ def test_a_node_that_goes_offline_has_some_seconds_to_come_back(
     grid.reply = reply
     grid.get_node_ids = online  # type: ignore[method-assign]
     post = FlowerPost(grid, 600.0, 0.25, {0: 100, 1: 101})
-    assert list(post.carry(Channel.MASKED, bytes(32))({0: b"ab", 1: b"cd"})) == answers
+    assert list(post.carrier(Channel.MASKED, bytes(32))({0: b"ab", 1: b"cd"})) == answers
     assert sum(clock.slept) == pytest.approx(min(back, 15.0), abs=1.5)
     assert post.silences == ["node 101: its node is offline"]
 

@@ -80,7 +80,7 @@ def test_the_comparison_is_with_the_rows_that_sites_contribute(
     terms, study = Folder(made.server).terms()
     post = Post(SimpleNamespace(folders=list(made.clients)))
     names = [part.client for part in PARTS]
-    weights, _ = study.learn(remote(Elsewhere(terms.parties, post.carry), terms.policy, None), names)
+    weights, _ = study.learn(remote(Elsewhere(terms.parties, post.carrier), terms.policy, None), names)
     np.savez(made.server / "model.npz", *weights)
     compare(made, {"survivors": [names]}, HEART, PARTS, 0)
     assert "weights over the network and in one process: the same, bit for bit" in capsys.readouterr().out
