@@ -175,15 +175,15 @@ class Agreement(Message, frozen=True, tag="agreement"):
         """Number of ciphertexts opened in the whole session."""
         return sum(LATTICES[self.lattice].count(spec.length) for spec in self.rounds)
 
-    def entry_error(self, number: int, plan: SumPlan, members: int, contributors: int) -> float:
-        """Bound on the error of each entry of an opened sum, compared with the exact sum of the contributors' values.
+    def entry_error(self, number: int, plan: SumPlan, members: int, survivors: int) -> float:
+        """Bound on the error of each entry of an opened sum, compared with the exact sum of the survivors' values.
 
         members: number in the roster. The bound is proven for BFV; for CKKS see `ckks.entry_error`.
         """
         lattice, encoding = LATTICES[self.lattice], self.rounds[number].encoding(members)
         if not lattice.plain_modulus:
-            return ckks.entry_error(lattice, encoding, contributors, self.decryptions)
-        return 0.0 if plan.exact else encoding.entry_error(contributors)
+            return ckks.entry_error(lattice, encoding, survivors, self.decryptions)
+        return 0.0 if plan.exact else encoding.entry_error(survivors)
 
     @classmethod
     def propose(

@@ -230,16 +230,16 @@ class MaskingServer(SignedServer[FromClient]):
         """The clients that have uploaded in the open round."""
         return self._round.survivors
 
-    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
+    def take_total(self, words: npt.NDArray[np.uint64], survivors: Collection[int]) -> None:
         """Take the decrypted sum of masked vectors that travelled encrypted, mod `RoundSpec.modulus`, and its clients."""
         self._expect(ServerState.COLLECTING)
         current = self._round
-        if not self.parameters.encrypted or not current.survivors.issuperset(contributors):
+        if not self.parameters.encrypted or not current.survivors.issuperset(survivors):
             raise LocalProtocolError("expected a decrypted sum over clients that uploaded in this round")
         if words.shape != current.total.shape:
             raise LocalProtocolError(f"expected {len(current.total)} words, got shape {words.shape}")
         current.total[:] = words
-        current.survivors = frozenset(contributors)
+        current.survivors = frozenset(survivors)
 
     def give_up_round(self) -> None:
         """Abandon the open round; nothing of it is released."""

@@ -85,7 +85,7 @@ class SumServer(Protocol):
 
     def result(self) -> OpenedSum: ...
 
-    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None: ...
+    def take_total(self, words: npt.NDArray[np.uint64], survivors: Collection[int]) -> None: ...
 
     def give_up_round(self) -> None: ...
 
@@ -112,7 +112,7 @@ class SignedServer(ABC, Generic[M]):
         """The last round begun; −1 before the first."""
         return self._next_round - 1
 
-    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
+    def take_total(self, words: npt.NDArray[np.uint64], survivors: Collection[int]) -> None:
         """See `MaskingServer.take_total`."""
         raise LocalProtocolError("only a masked session has sums that are decrypted elsewhere")
 

@@ -55,10 +55,10 @@ class TakeTotal(Step[None], frozen=True):
 
     name = "take_total"
     words: bytes
-    contributors: tuple[int, ...]
+    survivors: tuple[int, ...]
 
     def on(self, server: SumServer) -> None:
-        server.take_total(np.frombuffer(self.words, "<u8").astype(np.uint64), self.contributors)
+        server.take_total(np.frombuffer(self.words, "<u8").astype(np.uint64), self.survivors)
 
 
 class GiveUpRound(Step[None], frozen=True):
@@ -102,8 +102,8 @@ class Layer(ABC, Generic[S]):
     def result(self) -> OpenedSum:
         return self._do(Result())
 
-    def take_total(self, words: npt.NDArray[np.uint64], contributors: Collection[int]) -> None:
-        self._do(TakeTotal(words.astype("<u8").tobytes(), tuple(contributors)))
+    def take_total(self, words: npt.NDArray[np.uint64], survivors: Collection[int]) -> None:
+        self._do(TakeTotal(words.astype("<u8").tobytes(), tuple(survivors)))
 
     def give_up_round(self) -> None:
         self._do(GiveUpRound())

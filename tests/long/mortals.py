@@ -406,10 +406,10 @@ def _next(servers: Mapping[str, DurableServer]) -> tuple[str, Callable[[], Outbo
         return ENCRYPTED, lambda: encrypted.open_round(number, uploaded)
     if opened is None or opened.round != number:
         return MASKS, _silent(masks.give_up_round)
-    values, contributors = opened.values, opened.survivors
+    values, survivors = opened.values, opened.survivors
 
     def taken() -> Outbox:
-        masks.take_total(values, contributors)
+        masks.take_total(values, survivors)
         return masks.advance()
 
     return MASKS, taken
