@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 from worlds.folders import LAYERED, RIDGE, Federation, Post, model
-from worlds.told import Told
+from worlds.scripted import Scripted
 
 from secure_afl.node.site import Folder
 from secure_afl.node.study import Study, packed
@@ -122,20 +122,20 @@ def test_sums_that_nobody_checks_give_a_model_that_says_so(tmp_path: Path) -> No
 
 
 def test_models_of_different_sums_are_found_in_the_logs() -> None:
-    told = Told()
-    assert told.masks is not None
-    told.agrees(told.masks, *told.clients[:2])
+    scripted = Scripted()
+    assert scripted.masks is not None
+    scripted.agrees(scripted.masks, *scripted.clients[:2])
 
     def accepts(party: str, digest: bytes, survivors: tuple[int, ...], accepted: bool = True) -> None:
-        assert told.masks is not None
+        assert scripted.masks is not None
         verdict = Frame("verdict", digest, 100, 0, accepted=accepted)
         sums = (CheckedSum(0, digest, survivors),)
-        told.add(party, Sent(told.masks.transcript(), verdict), Taken(told.masks.session, sums))
+        scripted.add(party, Sent(scripted.masks.transcript(), verdict), Taken(scripted.masks.session, sums))
 
-    first, second = told.clients[:2]
+    first, second = scripted.clients[:2]
     accepts(first, b"a" * 32, (0, 1, 2))
     accepts(second, b"b" * 32, (0, 1, 2, 3), accepted=False)
-    found = " ".join(one.text for one in told.end().report(first, second).findings)
+    found = " ".join(one.text for one in scripted.end().report(first, second).findings)
     assert f"round 0: {second} took the model of another sum" in found
     assert f"{second} took the model as verified, and had refused a sum" in found
     assert f"{second} took the model of a sum of round 0, which its log does not record accepting" in found

@@ -1,4 +1,4 @@
-"""Logs of sessions that nobody ran: what every party would have noted down, told message by message.
+"""Logs of sessions that nobody ran: what every party would have noted down, message by message.
 
 They cost no cryptography but their signatures, and are easily changed into another story.
 """
@@ -43,7 +43,7 @@ PRESENT = (0, 2, 3)
 
 
 @dataclass
-class Told:
+class Scripted:
     """A session, with "bfv+mask" two; nothing has happened yet. Line n of a log is written n − 1 seconds after START."""
 
     backend: str = "mask"
@@ -154,7 +154,7 @@ class Told:
         for index in indices:
             self.add(self.names[index], Received(session, frame))
 
-    def begin(self) -> "Told":
+    def begin(self) -> "Scripted":
         """Both sessions, or the one."""
         members = [self.names[index] for index in self.indices]
         if terms := self.masks:
@@ -181,7 +181,7 @@ class Told:
 
     def sum(
         self, number: int, present: Sequence[int] = PRESENT, masked: Sequence[int] | None = None
-    ) -> "Told":
+    ) -> "Scripted":
         """A round that is opened. present: whose uploads arrive; masked: whose masked ones do, where those are more."""
         present, masked = tuple(present), tuple(masked or present)
         if self.masks:
@@ -259,7 +259,7 @@ class Told:
         values = self.plan[number].length if self.release is Release.SUM else 6
         self.add("server", Released(terms.transcript(), number, present, dropouts, values))
 
-    def end(self) -> "Told":
+    def end(self) -> "Scripted":
         for log in self.events.values():
             log.append(Closed())
         return self
@@ -294,14 +294,14 @@ class Told:
         return verify(self.logs(*parties))
 
 
-def begun_anew(**given: Any) -> Told:
+def begun_anew(**given: Any) -> Scripted:
     """Round 0 under BFV, of which hospital-1 uploads and then does not vouch; so the others encrypt again."""
-    told = Told("bfv", **given).begin()
-    told.encrypted_uploads(0, 1, told.indices, told.indices)
-    told.checked(0, 1, told.indices, PRESENT)
-    told.encrypted_uploads(0, 2, PRESENT, PRESENT)
-    told.opened(0, 2, PRESENT)
-    return told.end()
+    scripted = Scripted("bfv", **given).begin()
+    scripted.encrypted_uploads(0, 1, scripted.indices, scripted.indices)
+    scripted.checked(0, 1, scripted.indices, PRESENT)
+    scripted.encrypted_uploads(0, 2, PRESENT, PRESENT)
+    scripted.opened(0, 2, PRESENT)
+    return scripted.end()
 
 
 def honest(
@@ -309,9 +309,9 @@ def honest(
     present: Sequence[int] = PRESENT,
     masked: Sequence[int] | None = None,
     **given: Any,
-) -> Told:
+) -> Scripted:
     """All planned sums; what others than those present upload is lost. masked: whose masked uploads arrive."""
-    told = Told(backend, **given).begin()
-    for number in range(len(told.plan)):
-        told.sum(number, present, masked)
-    return told.end()
+    scripted = Scripted(backend, **given).begin()
+    for number in range(len(scripted.plan)):
+        scripted.sum(number, present, masked)
+    return scripted.end()
