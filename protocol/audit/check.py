@@ -37,6 +37,7 @@ from secure_afl.protocol.audit.events import (
     Role,
     Sent,
     Taken,
+    Twins,
 )
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
@@ -187,7 +188,14 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += [*_resumed(log), *_renewed(log), *_forgotten(log), *_decided(log), *_foreign(log)]
+            notes += [
+                *_resumed(log),
+                *_renewed(log),
+                *_forgotten(log),
+                *_decided(log),
+                *_foreign(log),
+                *_twins(log),
+            ]
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -306,6 +314,17 @@ def _foreign(log: Log) -> Iterator[Finding]:
                 line,
                 f"{log.begun.party} refused a message of another protocol, {entry.event.kind!r}, of a run of the app "
                 f"{entry.event.app[:16]}…: someone submitted that app, and none of its code ran here",
+            )
+
+
+def _twins(log: Log) -> Iterator[Finding]:
+    for line, entry in enumerate(log.chain.entries, 1):
+        if isinstance(entry.event, Twins):
+            yield Finding(
+                log.file,
+                line,
+                f"{log.begun.party} saw two nodes with the identity of {entry.event.party}: its folder was copied, or a killed "
+                "node replaced",
             )
 
 

@@ -203,6 +203,12 @@ class Foreign(Event, frozen=True, tag="foreign message"):
     app: str
 
 
+class Twins(Event, frozen=True, tag="two nodes with one identity"):
+    """The server found two nodes at a time with this party's identity, or this party's node was replaced by another one."""
+
+    party: str
+
+
 class InSession(Event, frozen=True):
     """session: its transcript."""
 
@@ -278,6 +284,7 @@ AnyEvent = (
     | Ended
     | Taken
     | Foreign
+    | Twins
     | Agreed
     | Received
     | Sent

@@ -16,6 +16,7 @@ from secure_afl.protocol.audit.events import (
     Received,
     Role,
     Taken,
+    Twins,
     frame,
     message_digest,
 )
@@ -192,6 +193,11 @@ class Endpoint:
         """Log the refusal of a message of a different protocol; see `Foreign`. Raises `AuditError`."""
         if log := self._log():
             log.append(Foreign(kind, app))
+
+    def note_twin(self) -> None:
+        """Log that another node took this one's place. Raises `AuditError`."""
+        if log := self._log():
+            log.append(Twins(self.name))
 
     def close(self) -> None:
         """Close the store and the audit log without losing data. Raises `AuditError` if the log cannot be closed."""

@@ -17,7 +17,7 @@ from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
 from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
 from secure_afl.node.study import Study, packed
-from secure_afl.protocol.audit.events import Role
+from secure_afl.protocol.audit.events import Role, Twins
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys, roster, whole
@@ -123,12 +123,17 @@ def _learn(
     finding = time.perf_counter() - started
     sessions: set[bytes] = set()
     names = [member.name for member in terms.parties.everybody]
+    noted: set[int] = set()  # parties that two nodes are
 
     def carrier(channel: Channel, session: bytes) -> Carry:
         sessions.add(session)  # masks under encryption are of the same session
         return progress.seen(names, post.carrier(channel, session))
 
     def begun(phase: str) -> None:
+        for party in sorted(post.twins - noted):
+            noted.add(party)
+            if log:
+                log.append(Twins(names[party]))
         events.phase(phase, post.silences)
         progress.phase(phase)
 

@@ -13,7 +13,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -47,6 +47,7 @@ from secure_afl.protocol.transport.flower.fleet import (
     FleetError,
     NotOursError,
     RunOverError,
+    TwinError,
 )
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, again_records
 from secure_afl.protocol.transport.logs import listen, tell
@@ -191,6 +192,8 @@ class Node:
                     if str(error) != self._said:
                         self._said, self._pause = str(error), _FIRST_PAUSE
                         tell(Unreachable(self._said))
+                        if isinstance(error, TwinError):
+                            self._note(lambda endpoint: endpoint.note_twin())
                     self._stopped.wait(self._pause)
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                 finally:
@@ -288,9 +291,13 @@ class Node:
         if (delivery.run, kind) in self._noted or len(self._noted) >= _FOREIGN:
             return
         self._noted.add((delivery.run, kind))
+        self._note(lambda endpoint: endpoint.note_foreign(kind, app))
+
+    def _note(self, note: Callable[[Endpoint], None]) -> None:
+        """In the audit log."""
         try:
             with self._desk.opened() as endpoint:
-                endpoint.note_foreign(kind, app)
+                note(endpoint)
         except (SecureAflError, OSError) as failure:
             tell(refused("", None, failure, 0.0))
 

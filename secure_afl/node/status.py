@@ -20,7 +20,17 @@ from secure_afl.node import study as study_file
 from secure_afl.node.progress import PROGRESS
 from secure_afl.node.site import AUDIT, FAILURE, MODEL, REPORT, TABLE_MODEL
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import Agreed, Approved, Ended, Entry, Foreign, Released, Revoked, Sent
+from secure_afl.protocol.audit.events import (
+    Agreed,
+    Approved,
+    Ended,
+    Entry,
+    Foreign,
+    Released,
+    Revoked,
+    Sent,
+    Twins,
+)
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import FileError
@@ -246,6 +256,8 @@ def _said(entry: Entry) -> str:
             what = f"a vector of {event.frame.size:,} bytes left"
         case Released():
             what = f"a sum of {len(event.survivors)} clients was opened"
+        case Twins():
+            what = f"two nodes had the identity of {event.party}"
         case Foreign():
             what = f"a message of another protocol was refused: {event.kind!r}"
         case _:

@@ -1,6 +1,7 @@
 """Nodes of ours at a SuperLink of ours, in this process: what they answer, what they refuse, and what they outlive."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,12 +23,16 @@ from worlds.folders import Federation, Post, in_process, learned, model
 from worlds.patience import HANG, until
 from worlds.superlinks import Here, superlink
 
+from secure_afl.errors import DropoutWarning
 from secure_afl.node import flower_app
 from secure_afl.node import node as node_module
 from secure_afl.node.node import Memory, Node, interval, pause, recalled, remember, settings
 from secure_afl.node.site import Folder
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import Foreign
+from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import Foreign, Twins
+from secure_afl.protocol.files import keys
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower.fleet import Delivery, Fleet, FleetError, NotOursError
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, to_records
@@ -161,6 +166,67 @@ def test_no_message_or_answer_of_a_study_is_above_its_bound(tmp_path: Path, back
     learned(federation, Measured(federation))
     assert all(size <= most for size, most in asked)
     assert max(answers) <= federation.terms()[0].largest_answer < 2**24
+
+
+def copied(federation: Federation, to: Path, key: Path) -> Path:
+    """A copy of the first party's folder, with the node key of another one."""
+    shutil.copytree(federation.folders[0], to)
+    shutil.copy(key, to / "node")
+    (to / "node.toml").write_text(
+        (to / "node.toml").read_text().replace("../ca.crt", str(federation.root / "ca.crt"))
+    )
+    return to
+
+
+def test_a_copy_of_a_node_is_found_out_by_the_one_that_it_replaces(
+    here: Here,
+    federation: Federation,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Both used to be in, took turns at the messages, and nobody said a word."""
+    first = federation.folders[0]
+    with nodes(first):
+        until(lambda: recalled(first).node != 0)
+        other = copied(federation, tmp_path / "copy", first / "node")
+        with nodes(other):
+            log = first / "audit.jsonl"
+            until(lambda: b"two nodes with one identity" in log.read_bytes())
+            assert "another process with this node's key came to" in capfd.readouterr().err
+            assert b"two nodes with one identity" not in (other / "audit.jsonl").read_bytes()
+    assert any("was its party's folder copied?" in one.message for one in caplog.records)
+    assert not verify({"log": log.read_bytes()}).findings
+
+
+@pytest.mark.slow
+def test_the_server_finds_two_nodes_with_one_identity(
+    grid: HttpGrid, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And opens no sum that has the party twice, or another's vector in its place."""
+    folders = [*federation.folders[:3], copied(federation, tmp_path / "copy", federation.folders[3] / "node")]
+    keys.write_key(federation.server, "identity", server=True)
+
+    def find_all(post: FlowerPost, parties: Parties) -> None:
+        """The fourth party is away; the copy has its place at the SuperLink."""
+        monkeypatch.setattr(FlowerPost, "find", lambda post, parties: None)
+        until(lambda: len(list(grid.get_node_ids())) == 4)
+        post._parties = parties
+
+        def found() -> bool:
+            post._greet()
+            post._pulled({})
+            return len(post.nodes) == 3 and bool(post.twins)
+
+        until(found)
+
+    monkeypatch.setattr(FlowerPost, "find", find_all)
+    with nodes(*folders), pytest.warns(DropoutWarning, match="without site-3"):
+        report = flower_app.serve(grid, federation.server, 30.0, 0.2)
+    assert any("site-0: two nodes prove its identity" in one for one in report["silences"])
+    assert np.array_equal(model(federation.server)[0], in_process(federation, [0, 1, 2]))
+    log = (federation.server / "audit.jsonl").read_bytes()
+    assert [one.event for one in read(log).entries if isinstance(one.event, Twins)] == [Twins("site-0")]
 
 
 def test_invented_kinds_of_messages_do_not_fill_the_audit_log(federation: Federation) -> None:

@@ -18,6 +18,8 @@ SENDING = "/v1/runtime/push-messages"
 """The ServerApp's path for sending messages to nodes."""
 KEY_HEADER = "flwr-public-key"
 """The header with a node's public key, which `vouched` has checked."""
+PROCESS_HEADER = "secure-afl-process"
+"""The header by which a node's process says which one it is: a random number of its own."""
 LARGEST_REPLY = 2**31
 """Bytes of a reply where nobody says what the study needs."""
 WAIT_HEADER = "secure-afl-wait"
@@ -27,6 +29,7 @@ LONGEST_WAIT = 20.0  # seconds; proxies cut silent connections after 60
 LARGEST_BODY = 2**26  # bytes; Flower cuts what it sends into objects of 20 MiB
 SHORT_BODY = 2**17  # bytes of requests that are no part of a reply; also what Flower's records add to a reply
 ALL_BODIES = 2**29  # bytes of all requests at a time; others wait
+_REMEMBERED = 8  # processes of a node
 LONGEST_BODY = 300.0  # seconds that a body may take, and that a request waits for room
 
 Scope = MutableMapping[str, Any]
@@ -40,7 +43,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Doors:
     """Both doors of an application, for one event loop. vouched: whether a node that may connect signed these headers;
     nothing of a request's body is taken before. most: returns the bytes of the longest reply that the study needs. For each
-    message that a node gets it may send twice as many, in case its connection breaks once.
+    message that a node gets it may send twice as many, in case its connection breaks once. twin: called with a node's key
+    when a process asks again that another one with this key has replaced: two of them are at work.
     """
 
     def __init__(
@@ -48,10 +52,13 @@ class Doors:
         application: Application,
         vouched: Callable[[Mapping[str, str]], bool],
         most: Callable[[], int] = lambda: LARGEST_REPLY,
+        twin: Callable[[str], None] = lambda node: None,
     ) -> None:
         self._application = application
         self._vouched = vouched
         self._most = most
+        self._twin = twin
+        self._processes: dict[str, list[str]] = {}  # the last ones, by a node's key
         self._sent_bytes: dict[str, int] = {}  # since its last message, by a node's key
         self._bodies = 0  # bytes that requests say they have
         self._room = asyncio.Condition()
@@ -73,6 +80,9 @@ class Doors:
             # As Flower does with a key that is not registered.
             await _refuse(scope, send, 412 if scope["path"] == ACTIVATE else 401)
             return
+        if self._was_replaced(headers.get(KEY_HEADER, ""), headers.get(PROCESS_HEADER, "")):
+            await _refuse(scope, send, 409)
+            return
         length = headers.get("content-length", "")
         if not length.isdecimal():
             await _refuse(scope, send, 411)
@@ -92,6 +102,19 @@ class Doors:
                         await self._application(scope, _given(body, receive), send)
             except _LateError:
                 await _refuse(scope, send, 408)
+
+    def _was_replaced(self, node: str, process: str) -> bool:
+        """Whether another process came after this one with the same key, as after a restart, and this one is still there."""
+        if not process:  # Flower's own SuperNode
+            return False
+        known = self._processes.setdefault(node, [])
+        if process not in known:
+            known.append(process)
+            del known[:-_REMEMBERED]
+        if process == known[-1]:
+            return False
+        self._twin(node)
+        return True
 
     def _has_room(self, headers: Mapping[str, str], path: str, length: int) -> bool:
         """Whether a node may send so much more of its replies; others of its requests are short."""

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_hex
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -52,7 +53,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from secure_afl.protocol.session.errors import ProtocolError
-from secure_afl.protocol.transport.flower.door import WAIT_HEADER
+from secure_afl.protocol.transport.flower.door import PROCESS_HEADER, WAIT_HEADER
 
 TRIED = ("1.41.0",)
 """Versions of Flower with the internal names that this package uses."""
@@ -72,6 +73,10 @@ T = TypeVar("T")
 
 class FleetError(ProtocolError):
     """The SuperLink cannot be reached or does not accept this node. The text says what to do."""
+
+
+class TwinError(FleetError):
+    """Another process with this node's key has taken its place."""
 
 
 class RunOverError(FleetError):
@@ -279,6 +284,11 @@ class Fleet:
         try:
             return call(request)
         except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.CONFLICT:
+                raise TwinError(
+                    f"another process with this node's key came to {self._superlink} after this one: two copies of this "
+                    "party's folder are at work, or one that was thought to be over; stop one of them, and start the other anew"
+                ) from None
             status = _StatusError(self._superlink, error.response.status_code)
             raise (fails(status) if fails else status) from None
         except httpx.TransportError as error:
@@ -326,12 +336,14 @@ class _Signed:
         self._key = key
         self._public = b64encode(public).decode()
         self.wait = 0.0
+        self._process = token_hex(8)
 
     def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
         time = now().isoformat()
         headers = context.request.headers
         headers[FLEET_HTTP_PUBLIC_KEY_HEADER] = self._public
         headers[TIMESTAMP_HEADER] = time
+        headers[PROCESS_HEADER] = self._process
         headers[FLEET_HTTP_SIGNATURE_HEADER] = b64encode(sign_message(self._key, time.encode())).decode()
         if context.rpc_method == _PULL and self.wait:
             headers[WAIT_HEADER] = f"{self.wait:.1f}"

@@ -40,8 +40,9 @@ class FlowerPost:
     """Carries envelopes to the parties of one run.
 
     deadline: the longest time of a phase, in seconds; poll: the longest pause between two looks for answers, in seconds
-    (shorter soon after an answer). `nodes`: each party's node, by index; `silences`: why parties did not answer. Nodes
-    that join during the run are asked for their party; a party is at the node where it proved its identity last.
+    (shorter soon after an answer). `nodes`: each party's node, by index; `silences`: why parties did not answer;
+    `twins`: parties that two nodes at a time proved to be. Nodes that join during the run are asked for their party; a party
+    is at the node where it proved its identity last.
     """
 
     grid: Grid
@@ -49,6 +50,7 @@ class FlowerPost:
     poll: float = 0.2
     nodes: dict[int, int] = field(default_factory=dict)
     silences: list[str] = field(default_factory=list)
+    twins: set[int] = field(default_factory=set)
     _parties: Parties | None = field(default=None, init=False)
     _greeted: set[int] = field(default_factory=set, init=False)
     _questions: dict[str, _Question] = field(default_factory=dict, init=False)  # by the message's number
@@ -188,9 +190,18 @@ class FlowerPost:
             return
         assert self._parties is not None  # otherwise no node was asked
         try:
-            self.nodes[found(self._parties, question.envelope, question.node, answer)] = question.node
+            party = found(self._parties, question.envelope, question.node, answer)
         except WireError as error:
             self.silences.append(f"node {question.node}: {error}")
+            return
+        before = self.nodes.get(party, question.node)
+        if before != question.node and before in self._online:
+            self.twins.add(party)
+            self.silences.append(
+                f"{self._parties.everybody[party].name}: two nodes prove its identity, {before} and {question.node}; only the "
+                "second is asked. Was its folder copied? If the first was killed a minute ago, nothing is wrong"
+            )
+        self.nodes[party] = question.node
 
     def _answer(self, node: int, reply: Message) -> "bytes | _Lost | None":
         """A node's answer; None if there is none, with the reason in `silences`."""

@@ -145,7 +145,10 @@ class SuperLink:
         self._state = application.state.linkstate_factory.state()
         admit(self._state, admitted)
         self._admitted = admitted
-        self._doors = Doors(application, lambda headers: signed(headers, self._admitted), lambda: self._most)
+        self._twins: set[str] = set()  # names of nodes of which this was said
+        self._doors = Doors(
+            application, lambda headers: signed(headers, self._admitted), lambda: self._most, self._twin
+        )
         common: dict[str, Any] = {
             "interface": "asgi3",
             "ws": "none",
@@ -168,6 +171,15 @@ class SuperLink:
         with ExitStack() as opened:
             self._sockets = [opened.enter_context(_bound(*at)) for at in (link.private, link.public)]
             opened.pop_all()  # from here on uvicorn closes them
+
+    def _twin(self, node: str) -> None:
+        name = self._admitted.get(b64decode(node), "")
+        if name not in self._twins:
+            self._twins.add(name)
+            _LOG.error(
+                "two processes use the key of node %s: was its party's folder copied? The last one that started is in",
+                name,
+            )
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`. Raises `FileError` if it does not start."""
