@@ -11,7 +11,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.hpke import seal
 from secure_afl.crypto.identity import Identity
-from secure_afl.crypto.kdf import KEY_BYTES, integer
+from secure_afl.crypto.kdf import KEY_BYTES
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, split
 from secure_afl.protocol.masking import messages, states, tags
@@ -127,6 +127,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             )
         self._policy.check(parameters, len(self._roster.members))
         self._policy.check_plan(self._plan, parameters.profile)
+        if parameters.verify is Verify.TAGS:
+            try:
+                tags.check_allowed()  # before the data set is spent
+            except CryptoError as error:
+                raise PolicyError(str(error)) from None
         if parameters.rounds != self._agreed:
             differs = next(
                 (a.statistic for a, b in zip(self._agreed, parameters.rounds, strict=False) if a != b), None
@@ -448,16 +453,12 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._memory.survivors = survivors
         if self._memory.parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
-        accepted = b""
-        if self._memory.accepted:
-            last = max(self._memory.accepted)
-            digest = self._memory.accepted[last].digest
-            accepted = integer(last) + messages.accepted_digest(digest, self.index)
+        opened = {number: one.digest for number, one in self._memory.accepted.items()}
         statement = Statement.sign(
             self._identity,
             self._consent_parts(),
             upload=self._memory.upload,
-            accepted=accepted,
+            accepted=messages.accepted_sums(opened, self.index),
             log=self._log_head(),
         )
         return self._frame(Consent(self._memory.round, statement))
@@ -483,9 +484,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         )
 
     def _contradicts(self, sender: int, accepted: bytes) -> bool:
-        """Whether another client accepted another sum than this one did, of a round that both accepted one of."""
-        mine = self._memory.accepted.get(int.from_bytes(accepted[:8])) if accepted else None
-        return mine is not None and messages.accepted_digest(mine.digest, sender) != accepted[8:]
+        """Whether another client accepted other sums than this one did: all sums of rounds of which this one accepted a sum, too,
+        are compared at once. With a sum that this client was not given they cannot be.
+        """
+        mine = self._memory.accepted
+        if not accepted or not mine.keys() >= set(rounds := messages.accepted_rounds(accepted)):
+            return False
+        return accepted != messages.accepted_sums({one: mine[one].digest for one in rounds}, sender)
 
     def _judge(self, answer: Answer) -> bytes:
         """Accept the opened sum, or end the session: there is one answer a round, and its key is gone after it."""

@@ -5,7 +5,7 @@ and clients believe nothing in them that another client has not signed. Clients 
 number in the roster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.msgpack import Decoder
 
@@ -25,7 +25,7 @@ from secure_afl.protocol.session.wire import (
     increasing,
 )
 
-ACCEPTED_BYTES = 8 + DIGEST_BYTES  # a round and a digest
+_ROUND_BYTES = 1024  # bits of rounds in a consent: more rounds than any session has
 
 # ---- from a client -------------------------------------------------------------------------------
 
@@ -143,8 +143,8 @@ class Upload(Message, frozen=True, tag="upload"):
 
 
 class Statement(Message, frozen=True, tag="statement"):
-    """What a client says with its consent. upload: the root of its upload (`wire.root`); accepted: the last round whose
-    opened sum it accepted, as 8 bytes, and `accepted_digest` of it, empty before one; log: the digest of the last line of its
+    """What a client says with its consent. upload: the root of its upload (`wire.root`); accepted: `accepted_sums` of
+    all opened sums that it accepted in the session, empty before one; log: the digest of the last line of its
     audit log, empty if it keeps none; signature: over these and all on which two clients' views could differ.
     """
 
@@ -156,7 +156,7 @@ class Statement(Message, frozen=True, tag="statement"):
     def __post_init__(self) -> None:
         exact("the root of an upload", self.upload, DIGEST_BYTES)
         if self.accepted:
-            exact("a round and a digest", self.accepted, ACCEPTED_BYTES)
+            accepted_rounds(self.accepted)
         if self.log:
             exact("the digest of a line", self.log, DIGEST_BYTES)
         exact("a consent's signature", self.signature, SIGNATURE_BYTES)
@@ -352,6 +352,30 @@ def largest_message(members: int, rounds: Sequence[RoundSpec]) -> int:
     """
     keys = members * 2048 * (1 + len(rounds))
     return 1024 + max(keys, *(one.length * one.width for one in rounds))
+
+
+def accepted_sums(opened: Mapping[int, bytes], client: int) -> bytes:
+    """What a client says with a consent of all sums that it accepted so far: a digest of theirs, and then which rounds they are
+    of, one bit each, the lowest first. opened: digests by round; empty gives nothing.
+    """
+    if not opened:
+        return b""
+    parts = (part for number in sorted(opened) for part in (integer(number), opened[number]))
+    rounds = sum(1 << number for number in opened)
+    said = digest(Label.ACCEPTED_SUMS, integer(client), *parts)
+    return said + rounds.to_bytes(rounds.bit_length() + 7 >> 3, "little")
+
+
+def accepted_rounds(accepted: bytes) -> list[int]:
+    """The rounds that `accepted_sums` names. Raises `WireError` for bytes that it does not give."""
+    bits = accepted[DIGEST_BYTES:]
+    if not 0 < len(bits) <= _ROUND_BYTES or not bits[-1]:
+        raise WireError(
+            f"expected a digest of accepted sums and 1 to {_ROUND_BYTES} bytes of their rounds, the last one not 0, got "
+            f"{len(accepted)} bytes"
+        )
+    rounds = int.from_bytes(bits, "little")
+    return [number for number in range(8 * len(bits)) if rounds >> number & 1]
 
 
 def sealed_bytes(rounds: int, verify: Verify) -> int:

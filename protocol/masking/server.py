@@ -406,6 +406,7 @@ class MaskingServer(SignedServer[FromClient]):
             ServerState.SHARING: self.parameters.degree * (rounds * part + suite.overhead_bytes + 128)
             + rounds * 80,
             ServerState.CONFIRMING: self.parameters.degree * 9,
+            ServerState.CONSENTING: rounds // 8,
             ServerState.UNMASKING: (self.parameters.degree + 1) * (SHARE_BYTES + 16),
         }
         if self.state is ServerState.COLLECTING:
@@ -475,11 +476,11 @@ class MaskingServer(SignedServer[FromClient]):
                 f"{statement.upload.hex()[:16]}…"
             )
         if statement.accepted:
-            answer = self._answered.get(int.from_bytes(statement.accepted[:8]))
-            said = answer and messages.accepted_digest(answer.digest, sender)
-            if said != statement.accepted[8:]:
+            rounds = messages.accepted_rounds(statement.accepted)
+            opened = {number: self._answered[number].digest for number in rounds if number in self._answered}
+            if statement.accepted != messages.accepted_sums(opened, sender):
                 raise WireError(
-                    f"expected the digest of a sum that was opened, after its number, got {statement.accepted.hex()[:32]}…"
+                    f"expected the digest of sums that were opened, and their rounds, got {statement.accepted.hex()[:32]}…"
                 )
 
     def _check_reveal(self, sender: int, reveal: Reveal) -> None:

@@ -101,6 +101,21 @@ def parsed(data: bytes) -> int:
     return tag
 
 
+def check_allowed() -> None:
+    """Raises `CryptoError` where this machine cannot compute tags: ask before anything is given to a session with tags."""
+    _hash(bytes(2 * _BLOCK))
+
+
+def _hash(key: bytes) -> Poly1305:
+    try:
+        return Poly1305(key)
+    except UnsupportedAlgorithm:
+        raise CryptoError(
+            "this machine's OpenSSL does not allow Poly1305 (as in its FIPS mode), which checked sums need: agree with all "
+            'parties on policies with verify = ["none"], where the server is believed, or use another build'
+        ) from None
+
+
 def polynomial(r: int, units: Units, offset: int, size: int) -> int:
     """L_r of the words `units + offset`: Σ block_j · r^(J − j + 1) mod p over their J blocks of 16 bytes.
 
@@ -112,13 +127,7 @@ def polynomial(r: int, units: Units, offset: int, size: int) -> int:
     """
     kind = np.uint32 if size == 4 else np.uint64
     key = r.to_bytes(_BLOCK, "little") + bytes(_BLOCK)
-    try:
-        once, again = Poly1305(key), Poly1305(key)
-    except UnsupportedAlgorithm:
-        raise CryptoError(
-            "this machine's OpenSSL does not allow Poly1305 (as in its FIPS mode), which checked sums need: let the policy "
-            'allow verify = ["none"] and plan for a server that is believed'
-        ) from None
+    once, again = _hash(key), _hash(key)
     held = bytearray(_CHUNK * size)
     view, scratch = memoryview(held), np.frombuffer(held, kind)
     shift = kind(offset)

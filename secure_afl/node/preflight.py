@@ -24,6 +24,7 @@ from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, roster, whole
+from secure_afl.protocol.masking import tags
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import (
@@ -31,6 +32,7 @@ from secure_afl.protocol.session.parameters import (
     RoundSpec,
     spending,
 )
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import grouped
 from secure_afl.protocol.transport.endpoint import Terms, check_remembers
 from secure_afl.sums.aggregation import SessionSettings, proposed
@@ -69,8 +71,9 @@ def looked_at(path: Path) -> Iterator[Finding]:
         return
     membership = _tried("roster", lambda: _membership(path, terms))
     yield membership
-    yield _tried("plan", lambda: _plan(terms))
-    if not membership.fault and _is_client(path, terms):
+    client = not membership.fault and _is_client(path, terms)
+    yield _tried("plan", lambda: _plan(terms, client=client))
+    if client:
         yield _tried("data", lambda: _data(folder, study))
         yield _tried("ledger", lambda: _ledger(folder, terms))
     yield _tried("sessions", lambda: _sessions(path))
@@ -117,15 +120,17 @@ def _membership(path: Path, terms: Terms) -> str:
     return f"{name} is client {index + 1} of {clients}" if index < clients else f"{name} is a key holder"
 
 
-def _plan(terms: Terms) -> str:
-    """Whether this policy bears the study. Raises `PolicyError`."""
+def _plan(terms: Terms, *, client: bool = False) -> str:
+    """Whether this policy bears the study, and a client's machine its sums. Raises `PolicyError`, `CryptoError`."""
     policy, clients = terms.policy, terms.parties.clients
     policy.check_backend(terms.backend)
     profile = Profile.ACTIVE if Profile.ACTIVE in policy.profiles else Profile.SEMI_HONEST
     policy.check_plan(terms.plan, profile)
     if terms.backend.masked:
         suite = next(one for one in Suite if one in policy.suites)
-        proposed(clients, terms.plan, SessionSettings(policy, profile, suite), _agreed(terms))
+        found = proposed(clients, terms.plan, SessionSettings(policy, profile, suite), _agreed(terms))
+        if client and found.verify is Verify.TAGS:
+            tags.check_allowed()
     least = policy.least_survivors(len(clients.members))
     if len(clients.members) < least:
         raise PolicyError(

@@ -74,6 +74,14 @@ def accepted_digest(opened: bytes, place: int) -> bytes:
     return digest("ACCEPTED", opened, u64(place))
 
 
+def accepted_sums(opened: dict[int, bytes], place: int) -> bytes:
+    parts = [part for number, one in sorted(opened.items()) for part in (u64(number), one)]
+    bits = bytearray(max(opened) // 8 + 1)
+    for number in opened:
+        bits[number // 8] |= 1 << number % 8
+    return digest("ACCEPTED_SUMS", u64(place), *parts) + bytes(bits)
+
+
 def shares_info(transcript: bytes, dealer: int, holder: int) -> bytes:
     return bind("SHARES_INFO", transcript, u64(dealer), u64(holder))
 

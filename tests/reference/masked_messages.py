@@ -1,5 +1,7 @@
 """The messages of a masked session (docs/protocol.md §5)."""
 
+from typing import Any
+
 from reference import fixedpoint, hpke
 from reference.refused import need
 from reference.schema import (
@@ -96,8 +98,17 @@ SHARES = message(
         "bundles": increasing(BUNDLE, key=lambda bundle: int(bundle["recipient"])),
     },
 )
+
+
+def _accepted(value: Any) -> bytes:
+    said = data()(value)
+    fits = 33 <= len(said) <= 1056 and said[-1] != 0
+    need(not said or fits, "nothing, or a digest and bits of rounds whose last byte is not 0")
+    return bytes(said)
+
+
 STATEMENT = message(
-    "statement", {"upload": data(32), "accepted": data(0, 40), "log": data(0, 32), "signature": data(64)}
+    "statement", {"upload": data(32), "accepted": _accepted, "log": data(0, 32), "signature": data(64)}
 )
 TO_CLIENTS: dict[str, Kind] = {
     "directory": message("directory", {"transcript": data(32), "frames": by_place(data())}),

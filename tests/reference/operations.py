@@ -289,6 +289,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sign statement": sign_statement,
     "verify statement": verify_statement,
     "sum digest": lambda answer, survivors: shown(derivations.sum_digest(hexed(answer), survivors)),
+    "accepted sums": lambda rounds, opened, place: shown(
+        derivations.accepted_sums(dict(zip(rounds, hexes(opened), strict=True)), place)
+    ),
     "accepted digest": lambda opened, place: shown(derivations.accepted_digest(hexed(opened), place)),
     "tag commitment": lambda transcript, place, secret: shown(
         tags.commitment(hexed(transcript), place, hexed(secret))

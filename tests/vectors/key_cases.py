@@ -302,7 +302,7 @@ def derivations() -> Vectors:
     private, signer_key = s.secret("identity 2").hex(), members[2][1]
     seen: dict[str, Any] = {"view": hexes(view)}
     statement = v.good("a statement", "sign statement", private=private, **seen, **said)
-    earlier = {**said, "accepted": (bytes(8) + secret("sum")).hex(), "log": ""}
+    earlier = {**said, "accepted": (secret("sum") + b"\1").hex(), "log": ""}
     other = v.good("a statement after a sum", "sign statement", private=private, **seen, **earlier)
     v.good("a statement verifies", "verify statement", statement=statement, key=signer_key, **seen)
     v.good("a statement after a sum verifies", "verify statement", statement=other, key=signer_key, **seen)
@@ -318,7 +318,7 @@ def derivations() -> Vectors:
         (
             "with a sum before",
             "not signed",
-            {"statement": messagepack.pack([*tree[:2], bytes(40), *tree[3:]]).hex()},
+            {"statement": messagepack.pack([*tree[:2], bytes(32) + b"\1", *tree[3:]]).hex()},
         ),
         ("without a log", "not signed", {"statement": messagepack.pack([*tree[:3], b"", tree[4]]).hex()}),
         ("that is cut", "a byte too few", {"statement": statement[:-2]}),
@@ -331,6 +331,10 @@ def derivations() -> Vectors:
     v.good("an opened sum of others", "sum digest", answer=answer, survivors=[0, 1, 2, 3])
     v.good("an accepted sum", "accepted digest", opened=opened, place=2)
     v.good("the same accepted by another", "accepted digest", opened=opened, place=3)
+    others = [opened, secret("another sum").hex()]
+    for name, rounds in (("two sums", [0, 1]), ("two sums, one after a gap", [1, 9])):
+        v.good(name, "accepted sums", rounds=rounds, opened=others, place=2)
+    v.good("two sums of another client", "accepted sums", rounds=[0, 1], opened=others, place=3)
     secrets_ = hexes([s.secret(f"tag secret {place}") for place in range(4)])
     v.good("tag commitment", "tag commitment", transcript=session, place=3, secret=secrets_[3])
     told = {"transcript": session, "directory": digest, "round": 0}

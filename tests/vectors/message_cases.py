@@ -290,14 +290,15 @@ def masked() -> Vectors:
     v.also("empty", kind, ["upload", 2**64 - 1, b"", b""])
     for size in (255, 256):
         v.also(f"{size} bytes", kind, ["upload", size, bytes(size), bytes(17)])
-    accepted = bytes(7) + b"\3" + D
+    accepted = D + b"\0\x82"
     wrong = {
         what: {2: v.changed(STATEMENT, {at: value})}
         for what, at, value in (
             ("a root of 31 bytes", 1, D[:-1]),
             ("no root", 1, b""),
-            ("an accepted digest without a round", 2, D),
-            ("a round of 9 bytes", 2, b"\0" + accepted),
+            ("a digest of accepted sums without rounds", 2, D),
+            ("rounds whose last byte is 0", 2, accepted + b"\0"),
+            ("rounds of 1025 bytes", 2, D + b"\1" * 1025),
             ("a log's digest of 33 bytes", 3, D + b"\0"),
             ("a signature of 63 bytes", 4, SIGNATURE[:-1]),
             ("a signature of 65 bytes", 4, SIGNATURE + b"\0"),

@@ -338,6 +338,12 @@ def sum_digest(answer: str, survivors: list[int]) -> Any:
 
 
 @operation
+def accepted_sums(rounds: list[int], opened: list[str], place: int) -> Any:
+    """What a client at a place says of the sums of these rounds and digests with a consent (§4)."""
+    return shown(masked.accepted_sums(dict(zip(rounds, map(hexed, opened), strict=True)), place))
+
+
+@operation
 def accepted_digest(opened: str, place: int) -> Any:
     """What the client at a place says of the sum of this digest (§4)."""
     return shown(masked.accepted_digest(hexed(opened), place))

@@ -29,7 +29,8 @@ TOTAL = {
     "u64", "bind", "digest", "answered", "identity key", "sign", "sign frame", "commitment", "own commitments",
     "consent parts", "shares info", "pair info", "share commitment", "key parts", "ciphertexts digest",
     "data set digest", "pack", "signed", "modular", "centred", "least threshold", "sizes", "pack residues",
-    "pack key", "root of", "sign statement", "accepted digest", "sum digest", "tag commitment", "tag key", "tag",
+    "pack key", "root of", "sign statement", "accepted digest", "accepted sums", "sum digest", "tag commitment",
+    "tag key", "tag",
 }  # fmt: skip
 
 MODULES = {
@@ -47,6 +48,8 @@ WITHOUT = {
     "ckks.encrypt": "random",
     "ckks.entry_error": "in doubles; the choice that follows from it has vectors",
     "ckks.fit": "inside of the choice",
+    "messages.accepted_rounds": "reads what has vectors; statements with wrong bytes have some",
+    "tags.check_allowed": "asks the machine",
     "ckks.flood": "random",
     "ckks.gaussian": "random",
     "ckks.noise": "a bound in doubles; the choice that follows from it has vectors",

@@ -233,7 +233,7 @@ def test_consents() -> None:
         # Each field of a statement is signed.
         {who: replace(statements[who], upload=bytes(32)) for who in (0, 2)},
         {who: replace(statements[who], log=bytes(32)) for who in (0, 2)},
-        {who: replace(statements[who], accepted=bytes(40)) for who in (0, 2)},
+        {who: replace(statements[who], accepted=bytes(32) + b"\1") for who in (0, 2)},
     ):
         shown = tuple(sorted({**statements, **forged}.items()))
         stage.refuses(replace(honest, statements=shown), "at least 4 consents .* got 3")

@@ -1,5 +1,6 @@
 """Tags: the polynomial is the one of the document, and a sum with its tag is accepted, and no other."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import tags as reference
+from worlds.cohorts import EVERY_PROFILE, world
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.masking import tags
 from secure_afl.protocol.masking.tags import PRIME, TagKey
+from secure_afl.protocol.session.errors import RoundAbortedError
+from secure_afl.protocol.session.profile import Verify
 
 keys = st.binary(min_size=32, max_size=32)
 codes = st.sampled_from([(4, 7), (4, 2**28 - 1), (8, 2**39 // 8 - 1), (8, 2**60)])
@@ -92,6 +96,16 @@ def test_a_machine_without_poly1305_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tags, "Poly1305", refuse)
     with pytest.raises(CryptoError, match=r"does not allow Poly1305 .* verify = \[\"none\"\]"):
         TagKey(bytes(32), 2).tag(np.zeros(3, np.uint64), 5, 8, 0)
+    parties = world(4)
+    session = parties.session(parties.propose())
+    with pytest.raises(
+        RoundAbortedError
+    ) as aborted:  # before a key is made, and long before a data set is spent
+        session.set_up()
+    assert "0 advertised" in str(aborted.value)
+    assert not any(client.transcript for client in session.clients.values())
+    believing = world(4, replace(EVERY_PROFILE, verify=frozenset({Verify.NONE})))
+    believing.session(believing.propose()).set_up()
 
 
 # ---- why it is not simpler -----------------------------------------------------------------------

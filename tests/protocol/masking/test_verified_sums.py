@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from worlds.cohorts import EVERY_PROFILE, OneKeyForAll, Session, World, link, world
 from worlds.encrypted import KeyWorld
@@ -198,6 +200,64 @@ def test_a_server_that_changes_the_survivors(kind: type[MaskingClient]) -> None:
     assert [one.units.tolist() for one in lost.verified.values()] == ([wrong] if kind is Believes else [])
 
 
+def consenting(session: Session, number: int) -> set[int]:
+    """Which clients go on to the opening of another sum, given the consents of all."""
+    transcript, revealed = session.parameters.transcript(), set[int]()
+    statements = []
+    for index, client in session.clients.items():
+        wanted = client.receive(encode(SumRequest(transcript, number, tuple(range(N)))))
+        assert isinstance(wanted, SumWanted)
+        client.contribute(wanted, *session.contribute(index, wanted))
+        frame = client.receive(encode(Survivors(transcript, number, tuple(range(N)))))
+        assert isinstance(frame, bytes)
+        consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
+        assert isinstance(consent, messages.Consent)
+        statements.append((index, consent.statement))
+    shown = encode(messages.Consents(transcript, number, tuple(statements)))
+    for index, client in session.clients.items():
+        with suppress(RemoteProtocolError):  # "… or another sum before …"
+            client.receive(shown)
+            revealed.add(index)
+    return revealed
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_clients_that_took_different_sums_before_the_last_one(
+    last_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They accepted different sums, then (with consents of clients that had been given none) the same one. If consents sign
+    the last sum alone, nobody sees it any more."""
+
+    def split(session: Session, index: int, answer: Answer) -> Answer:
+        return altered(session, index, answer) if index >= 2 else answer
+
+    parties = world(N)
+    session = parties.session(parties.propose(rounds=3), client=Believes).set_up()
+    verdicts(session, opened(session)[1], split)
+    for client in session.clients.values():
+        client._memory.accepted[1] = session.clients[0]._memory.accepted[0]
+    if last_only:
+        real = messages.accepted_sums
+
+        def of_last(opened: Mapping[int, bytes], client: int) -> bytes:
+            last = max(opened)
+            return real({last: opened[last]}, client)
+
+        monkeypatch.setattr(messages, "accepted_sums", of_last)
+    assert consenting(session, 2) == (set(range(N)) if last_only else set())
+
+
+@given(
+    st.dictionaries(st.integers(0, 40), st.binary(min_size=32, max_size=32), max_size=6), st.integers(0, 9)
+)
+def test_accepted_sums_name_their_rounds(opened: dict[int, bytes], client: int) -> None:
+    said = messages.accepted_sums(opened, client)
+    assert (messages.accepted_rounds(said) if said else []) == sorted(opened)
+    for number in opened:
+        other = {**opened, number: bytes(31) + b"x"}
+        assert opened == other or messages.accepted_sums(other, client) != said
+
+
 def test_two_clients_get_different_sums() -> None:
     """One of the two is wrong, and refused. Clients that took both find out before they give anything for another sum."""
 
@@ -219,22 +279,7 @@ def test_two_clients_get_different_sums() -> None:
         said = verdicts(session, opened(session)[1], split)
         sums = {client.verified[0].digest for client in session.clients.values()}
         assert len(sums) == 2
-        transcript, revealed = session.parameters.transcript(), set[int]()
-        statements = []
-        for index, client in session.clients.items():
-            wanted = client.receive(encode(SumRequest(transcript, 1, tuple(range(N)))))
-            assert isinstance(wanted, SumWanted)
-            client.contribute(wanted, *session.contribute(index, wanted))
-            frame = client.receive(encode(Survivors(transcript, 1, tuple(range(N)))))
-            assert isinstance(frame, bytes)
-            consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
-            assert isinstance(consent, messages.Consent)
-            statements.append((index, consent.statement))
-        shown = encode(messages.Consents(transcript, 1, tuple(statements)))
-        for index, client in session.clients.items():
-            with suppress(RemoteProtocolError):  # "… or another sum before …"
-                client.receive(shown)
-                revealed.add(index)
+        revealed = consenting(session, 1)
         assert revealed == (set(range(N)) if kind is Forgets else set())
 
 
@@ -455,7 +500,7 @@ def test_what_a_client_says_of_its_own_upload_is_checked() -> None:
     consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
     assert isinstance(consent, messages.Consent)
     client = session.clients[1]
-    for fields in ({"upload": roots[0]}, {"accepted": bytes(40)}):
+    for fields in ({"upload": roots[0]}, {"accepted": bytes(32) + b"\1"}):
         said = {"upload": roots[1], "accepted": b"", "log": b"", **fields}
         wrong = messages.Statement.sign(parties.identities[1], client._consent_parts(), **said)
         message = messages.Consent(0, wrong)
