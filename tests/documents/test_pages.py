@@ -62,3 +62,27 @@ def test_the_readmes_python_runs() -> None:
     exec(code, names)  # noqa: S102
     assert len(names["personal"].weights_) == 1 + hearts.X.shape[1]
     assert len(code.strip().splitlines()) == 8
+
+
+LONGEST = 120  # words
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs, items of lists and rows of tables; blocks of code are left out."""
+    blocks = re.split(r"\n\s*\n", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [part for block in blocks for part in re.split(r"\n(?=\s*(?:[-*|]|\d+\.)\s)", block)]
+
+
+@pytest.mark.parametrize(
+    "page", sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")]), ids=lambda page: page.name
+)
+def test_no_paragraph_is_long(page: Path) -> None:
+    long = [part for part in paragraphs(page.read_text()) if len(part.split()) > LONGEST]
+    assert not long, f"{page.name}: expected at most {LONGEST} words a paragraph, got {long[0][:80]!r}"
+
+
+def test_a_long_paragraph_is_found() -> None:
+    text = (
+        f"```\n{'code ' * 200}\n```\n\n| {'row ' * 100}|\n| {'row ' * 100}|\n\n- {'item ' * 121}\n- short\n"
+    )
+    assert [len(part.split()) > LONGEST for part in paragraphs(text)].count(True) == 1
