@@ -181,9 +181,11 @@ def test_a_federations_counts_are_what_happened(file: Path, monkeypatch: pytest.
     assert total(found, "secure_afl_messages_total", '"masked"') == 4 * 4 + 3 * 3
     assert total(found, "secure_afl_messages_total", '"whereabouts"') == 4
     assert total(found, "secure_afl_messages_total", '"end"') == 4
-    assert total(found, "secure_afl_messages_total", '"refused"') == 1
+    # It refuses the sum, and then a model of sums that it was not in.
+    assert total(found, "secure_afl_messages_total", '"refused"') == 2
     assert total(found, "secure_afl_refusals_total", '"DataError"', '"site-0"') == 1
-    assert total(found, "secure_afl_silences_total") == len(report["silences"]) == 1
+    assert total(found, "secure_afl_refusals_total", '"PolicyError"', '"site-0"') == 1
+    assert total(found, "secure_afl_silences_total") == len(report["silences"]) == 2
     assert total(found, "secure_afl_survivors") == 3
     assert total(found, "secure_afl_runs_total", '"learned"') == 1
     assert total(found, "secure_afl_bytes_total", '"out"') == sum(sizes)
