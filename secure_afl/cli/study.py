@@ -1,7 +1,7 @@
 """The command line of studies: `secure-afl study`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -125,9 +125,37 @@ def run_command(
         report = run(folder.absolute(), deadline, lambda line: _say(escape(line.rstrip())))
         for number, survivors in enumerate(report["survivors"], 1):
             _say(escape(f"sum {number} is over {', '.join(survivors)}"))
+        _say_figures(report.get("held_out"))
         for line in report["silences"]:
             _say(escape(line))
         _say(escape(f"model and report: {folder}"))
+
+
+def _say_figures(found: dict[str, Any] | None) -> None:
+    """How good the model is on held-out rows. found: of a report, None for a study without such."""
+    if found is None:
+        return
+    if "failed" in found:
+        _say(escape(f"held-out rows: no figures: {found['failed']}"))
+        return
+    names = {
+        "accuracy": "accuracy",
+        "majority": "guessing the largest class",
+        "balanced_accuracy": "balanced accuracy",
+    }
+    names |= {
+        "auc": "AUC (from bins)",
+        "rmse": "RMSE",
+        "mae": "MAE",
+        "guess_rmse": "RMSE of guessing the mean",
+        "r2": "R²",
+    }
+    figures = [f"{text} {found[name]:.3g}" for name, text in names.items() if found.get(name) is not None]
+    _say(
+        escape(
+            f"{found['rows']:,} held-out rows of all sites: {', '.join(figures)} (held_out.json has the rest)"
+        )
+    )
 
 
 def _say(text: str) -> None:

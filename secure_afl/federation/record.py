@@ -5,6 +5,7 @@ Its texts are data: one TOML file a language in `words/`.
 """
 
 import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from secure_afl.federation.project import Project
 from secure_afl.federation.project import read as read_project
-from secure_afl.node.site import Folder
+from secure_afl.node.site import HELD_OUT, Folder
 from secure_afl.node.study import Study
 from secure_afl.protocol.audit.check import Report, Session, verify
 from secure_afl.protocol.audit.events import Approved, Released, Revoked, Taken
@@ -145,6 +146,8 @@ def _study(folder: Folder, study: Study, party: str, said: Mapping[str, Any]) ->
     yield labels["columns"], ", ".join(columns)
     yield labels["label"], f"{study.label}{classes}"
     yield labels["most_rows"], sentences["most_rows"].format(number=f"{study.max_rows:,}")
+    if study.held_out:
+        yield labels["held_out"], _held_out(folder, study, sentences)
     if not (folder.path / "data.toml").exists():
         return
     yield labels["data_set"].format(party=party), folder.data_set()
@@ -154,6 +157,17 @@ def _study(folder: Folder, study: Study, party: str, said: Mapping[str, Any]) ->
     except FileError as error:  # of a table that has gone since; its text quotes no cell
         rows = sentences["no_rows"].format(reason=error)
     yield labels["rows"].format(party=party), rows
+
+
+def _held_out(folder: Folder, study: Study, sentences: Mapping[str, str]) -> str:
+    said = sentences["held_out"].format(part=f"{study.held_out:.0%}")
+    if not (folder.path / HELD_OUT).exists():
+        return said
+    found = json.loads((folder.path / HELD_OUT).read_text(encoding="utf-8"))
+    names = ("accuracy", "majority", "balanced_accuracy", "auc", "brier", "rmse", "mae", "guess_rmse", "r2")
+    figures = [f"{sentences[name]} {found[name]:.3g}" for name in names if found.get(name) is not None]
+    shown = sentences["figures"].format(rows=f"{found['rows']:,}", figures=", ".join(figures))
+    return f"{said} {shown}"
 
 
 def _protection(

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from secure_afl.node import held_out
 from secure_afl.node.study import RegressionStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
@@ -91,6 +92,12 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             "check. One that lies can make a later sum tell of single rows."
         )
     lines.append(_control(study))
+    if study.held_out:
+        lines.append(
+            f"{study.held_out:.0%} of this party's rows are held out of the model, chosen by their number in the table. The last "
+            "sum counts how the model does on them; this party computes the model from the sums that it checked, and leaves out "
+            f"rows of classes of which it holds out fewer than {held_out.agreed(study).least_rows}."
+        )
     if study.counts:
         lines.append(
             f"First the number of rows{' and of rows of each class' if study.classes else ''}, under masks. This party gives "

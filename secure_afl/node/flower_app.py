@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
+from secure_afl.node import held_out
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
-from secure_afl.node.site import FAILURE, MODEL, REPORT, TABLE_MODEL, Folder
+from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder
 from secure_afl.node.study import Study, packed
 from secure_afl.protocol.audit.events import Role, Twins
 from secure_afl.protocol.audit.log import AuditLog
@@ -91,7 +92,7 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
         keep_run(path, (FAILURE,))
         raise
     progress.over("learned")
-    keep_run(path, (MODEL, TABLE_MODEL, REPORT))
+    keep_run(path, (MODEL, TABLE_MODEL, HELD_OUT, REPORT))
     return report
 
 
@@ -162,6 +163,12 @@ def _learn(
 
         layers, sums = study.learn(aggregator, clients, learned)
         folder.keep(MODEL, layers)
+        if study.held_out:
+            figures, last = held_out.evaluated(study, aggregator, len(clients))
+            sums = [*sums, *last]
+            shown["held_out"] = {"failed": figures} if isinstance(figures, str) else figures.json()
+            if not isinstance(figures, str):
+                folder.keep_figures(figures.json())
     except BaseException as error:
         events.silent(post.silences)
         if store is None or (

@@ -18,6 +18,7 @@ from cryptography import x509
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
+from secure_afl.node import held_out
 from secure_afl.node.site import AUDIT, Folder, check_name
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
@@ -157,12 +158,14 @@ def _data(folder: Folder, study: Study) -> str:
 
 def _controlled(study: Study, X: Floats, y: Labels) -> str:
     """What disclosure control does to the rows, for their owner."""
+    out = int(held_out.rows(len(X), study.held_out).sum())
+    said = f"; {out:,} of them are held out of the model" if out else ""
     if study.least_rows == 1:
-        return ""
+        return said
     found = study.controlled(X, y)
     return (
-        f"; least_rows {study.least_rows}: {found.merges} rare levels go out as other levels ({found.values:,} values), "
-        f"{len(X) - len(found.kept)} rows of rare classes stay here"
+        f"{said}; least_rows {study.least_rows}: {found.merges} rare levels go out as other levels ({found.values:,} values), "
+        f"{len(X) - out - len(found.kept)} rows of rare classes stay here"
     )
 
 

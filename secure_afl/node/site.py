@@ -8,6 +8,7 @@
     state.db        made by the node: its ledger and its sessions
     audit.jsonl     made by the node: its audit log
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
+    held_out.json   how good the model is on held-out rows, where the study has such; of a party, by the sum that it checked
     report.json     made by the server: what a run cost, or failure.json: why no model came of it
     progress.json   made by the server: where a run is; runs/: what each run left
     *.previous.*    of an earlier session, put aside when the next one began
@@ -16,6 +17,7 @@ Nothing here comes from the server but the model; where sums are checked, a part
 itself, if the server's is the same.
 """
 
+import json
 import os
 import secrets
 import unicodedata
@@ -32,6 +34,7 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
+from secure_afl.node import held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
     from secure_afl.tables.model import Model
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
-FAILURE = "failure.json"
+FAILURE, HELD_OUT = "failure.json", "held_out.json"
 ALL = "all"
 """Of studies: those that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
@@ -186,6 +189,8 @@ class Folder:
                 return known
             X, y, weights, name = self.data(study)
             check_name(name, store)
+            if study.held_out and wanted.round == len(terms.plan) - 1:
+                return held_out.vector(study, X, y, wanted.verified, terms.parties.clients), name
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
@@ -432,6 +437,8 @@ class Folder:
         elif study.tabular:
             of_table = _of_table(study, layers[-1], file, session, sums.unverified)
         self.keep(MODEL, layers)
+        if found := held_out.accepted(study, sums.verified, clients):
+            self.keep_figures(found.json())
         if of_table:
             of_table.save(self.path / TABLE_MODEL)
         if adapts and (self.path / "data.toml").exists():
@@ -452,9 +459,13 @@ class Folder:
         made.save(self.path / TABLE_MODEL)
         return made.content
 
+    def keep_figures(self, figures: dict[str, Any]) -> None:
+        """Write figures of held-out rows, over earlier ones."""
+        whole.replace(self.path / HELD_OUT, (json.dumps(figures, indent=1) + "\n").encode())
+
     def put_aside(self) -> None:
         """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
-        for name in (MODEL, TABLE_MODEL, PERSONAL, REPORT, FAILURE):
+        for name in (MODEL, TABLE_MODEL, PERSONAL, HELD_OUT, REPORT, FAILURE):
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:

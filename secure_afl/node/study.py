@@ -35,6 +35,10 @@ that the server announces, so that policies must say `trusts_reports`:
     steps = 25                              # the most gradient sums
     ridge = 0.0
 
+A part of each site's rows can be held out of the model, to say how good it is (docs/disclosure.md):
+
+    held_out = 0.2                          # with masks; not with noise or networks
+
 A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with noise.
 
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
@@ -57,6 +61,7 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
+from secure_afl.node import held_out
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
@@ -139,8 +144,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     privacy: Privacy | None = None
     codebook: Codebook | None = None
     purpose: str = ""
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
+        held_out.check(self)
         if self.codebook:
             self._follow(self.codebook)
         columns = [*self.features, self.label]
@@ -188,6 +195,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def check_policy(self, policy: Policy) -> None:
         """Raises `PolicyError` if a policy asks for more protection of categories than the study has."""
+        if self.held_out:
+            held_out.check_policy(policy)
         guarded = self.privacy or (self.encryption and self.encryption.release is Release.WEIGHTS)
         if policy.guards_categories and self.codebook and Layout.of(self.codebook).variables and not guarded:
             raise PolicyError(
@@ -206,11 +215,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return 1
 
     def controlled(self, X: Floats, y: Labels) -> Waves:
-        """What a site contributes of its rows, and how it codes them. Raises `DataError` for too few rows."""
+        """What a site contributes of its rows to the model, and how it codes them. Raises `DataError` for too few rows."""
+        learned = np.flatnonzero(~held_out.rows(len(X), self.held_out))
         if not self.codebook or self.least_rows == 1:
-            return Waves(X, np.arange(len(X)), ())
-        classes = (y[:, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
-        return control_waves(X, Layout.of(self.codebook), classes, self.least_rows, self.waves)
+            return Waves(X, learned, ())
+        classes = (y[learned, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
+        found = control_waves(X[learned], Layout.of(self.codebook), classes, self.least_rows, self.waves)
+        coded = X.copy()
+        coded[learned] = found.X
+        return Waves(coded, learned[found.kept], found.found)
 
     def contributed(
         self, X: Floats, y: Labels, weights: Floats | None
@@ -320,6 +333,17 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
         layers: the server's model. Raises `PolicyError` if it is another, but for rounding, or if a sum is missing.
         """
+        own, fitted = self.recalled(verified, clients)
+        for number, (mine, server) in enumerate(zip(own, layers, strict=True), 1):
+            if not np.allclose(mine, server, rtol=0, atol=_ROUNDING * abs(mine).max()):
+                raise PolicyError(
+                    "expected the model that follows from the sums that this party verified, the server's is another"
+                    + (f" (layer {number} of {len(own)})" if len(own) > 1 else "")
+                )
+        return own, fitted
+
+    def recalled(self, verified: Mapping[int, VerifiedSum], clients: Roster) -> tuple[list[Floats], Any]:
+        """The model that follows from accepted sums, and its fitted estimator. Raises `PolicyError` if there is none."""
         from secure_afl.sums.recalled import Recalled
 
         found: list[Any] = []
@@ -333,12 +357,6 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise PolicyError(
                 f"expected a model that follows from the sums that this party verified, which give none: {error}"
             ) from None
-        for number, (mine, server) in enumerate(zip(own, layers, strict=True), 1):
-            if not np.allclose(mine, server, rtol=0, atol=_ROUNDING * abs(mine).max()):
-                raise PolicyError(
-                    "expected the model that follows from the sums that this party verified, the server's is another"
-                    + (f" (layer {number} of {len(own)})" if len(own) > 1 else "")
-                )
         return own, found[0]
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
@@ -461,7 +479,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         plan = tuple(self.estimator().plan(self.features, clients))
-        return self.counts.plan(plan) if self.counts else plan
+        return (*(self.counts.plan(plan) if self.counts else plan), *held_out.plan(self, clients))
 
     @property
     def waves(self) -> int:
@@ -497,13 +515,14 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
+        planned = held_out.planned(self, aggregator, len(clients))
         if self.counts is None:
-            ridge = self.estimator(aggregator).fit_elsewhere(clients, self.features)
+            ridge = self.estimator(planned).fit_elsewhere(clients, self.features)
             learned(ridge)
             return [ridge.weights_], ridge.rounds_
         from secure_afl.sums.counted import Counted
 
-        counted = Counted(aggregator, self.counts)
+        counted = Counted(planned, self.counts)
         ridge = self.estimator(counted).fit_elsewhere(clients, self.features)
         learned(ridge)
         return [counted.counts[None, :], ridge.weights_], ridge.rounds_
@@ -518,6 +537,10 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.classes:
             raise DataError("expected classes as the outcome of the codebook for a network, got a number")
+        if self.held_out:
+            raise DataError(
+                "expected no held_out with [fedacnnl], for which there is no sum of counts, got it"
+            )
         if self.max_weight:
             raise DataError("expected rows without weights for a network, got weights in the codebook")
         if prod(self.fedacnnl.input_shape) != len(self.features):
@@ -630,7 +653,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         }
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
-        return tuple(self.estimator().plan(self.features, clients))
+        return (*self.estimator().plan(self.features, clients), *held_out.plan(self, clients))
 
     def vector(
         self,
@@ -655,7 +678,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the first sum and its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""
-        moments, *others = self.plan(2)
+        moments, *others = self.estimator().plan(self.features, 2)
         sums = ((1, moments.length + 1), *((1, one.length) for one in others))
         return (*sums, (1 + len(self.features), 1))
 
@@ -682,7 +705,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         clients: Sequence[str],
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
-        announcing = _Announcing(aggregator, self.regression.steps)
+        announcing = _Announcing(held_out.planned(self, aggregator, len(clients)), self.regression.steps)
         fitted = self.estimator(announcing).fit_elsewhere(clients, self.features)
         learned(fitted)
         *sums, _ = self.shapes()
