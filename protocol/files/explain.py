@@ -9,7 +9,7 @@ from secure_afl.protocol.session.backend import ENCRYPTED, Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,17 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
         ),
     ),
     (
-        lambda policy: policy.trusts_reports,
+        lambda policy: policy.trusts_reports is Trust.ANY,
         (
-            "trusts_reports: a server that lies about earlier sums can make a later sum reveal single records of "
+            "trusts_reports any: a server that lies about earlier sums can make a later sum reveal single records of "
             "this client."
+        ),
+    ),
+    (
+        lambda policy: policy.trusts_reports is Trust.VERIFIED,
+        (
+            "trusts_reports verified: a server that lies about earlier sums, with the help of one other client of the session, "
+            "can make a later sum reveal single records of this client."
         ),
     ),
     (

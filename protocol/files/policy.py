@@ -17,7 +17,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 
 _HEADING = """\
 # The minimum that this client accepts, whatever a server proposes. The client's operator owns this file;
@@ -39,6 +39,12 @@ def _flag(raw: object) -> bool:
     if not isinstance(raw, bool):
         raise TypeError
     return raw
+
+
+def _trust(raw: object) -> Trust:
+    if not isinstance(raw, str):
+        raise TypeError
+    return Trust(raw)
 
 
 def _set_of(kind: Callable[[Any], Any]) -> Callable[[object], frozenset[Any]]:
@@ -107,10 +113,13 @@ _FIELDS = {
         'hand out another; the other clients see the sum, too. "none": no client sees it, and the server is believed.',
     ),
     "trusts_reports": _Field(
-        "true or false",
-        _flag,
-        "Whether to believe what the server reports about earlier sums, even if it may lie otherwise.\n"
-        "Learned hidden layers and groups of clients need this; a lie could then single out one client's data.",
+        '"none", "verified" (what follows from sums that this client verified) or "any" (whatever the server says; it was '
+        "true)",
+        _trust,
+        "What to believe of the server's reports about earlier sums. Learned hidden layers, groups of clients, and regressions\n"
+        'depend on them, and a lie could single out one client\'s data. "none": nothing, so no such study. "verified": what\n'
+        "follows from sums that this client verified itself; a server that lies needs another client's help to deceive it.\n"
+        '"any": whatever the server says.',
     ),
     "guards_categories": _Field(
         "true or false",

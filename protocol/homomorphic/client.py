@@ -36,6 +36,7 @@ from secure_afl.protocol.session.parameters import (
 )
 from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import Message, WireError
 
@@ -121,11 +122,16 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._encryption = encryption
         self._policy = policy
         self._ledger = ledger
+        self._masks = masks
         self._source = _OwnVectors() if masks is None else _MaskedVectors(masks)
         self._ciphertexts: Residues | None = None  # ciphertexts that may still need tags
         parties = 16 * len(roster.members) + 256 * len(holders.members)
         self.largest_message = self._lattice.public_key_bytes + parties + 512 * len(plan) + 1024
         self._steps = {Invitation: self._join, EncryptedRequest: self._want, Check: self._tag}
+
+    def _verify(self) -> Verify:
+        """Whether the sums are checked in the masked session beneath this one."""
+        return self._masks.verify if self._masks else Verify.NONE
 
     def receive(self, data: bytes) -> bytes | SumWanted:
         """Take a message of the server; return the frame that answers it, or the request for a vector."""
@@ -161,7 +167,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
                 "non-members"
             )
         self._policy.check_backend(self._encryption.backend)
-        self._policy.check_plan(self._plan, Profile.ACTIVE)
+        self._policy.check_plan(self._plan, Profile.ACTIVE, self._verify())
         self._policy.check_group("clients", len(agreement.cohort), len(self._roster.members))
         wanted = (self._lattice.name, self._encryption.release, self._agreed)
         if (agreement.lattice, agreement.release, agreement.rounds) != wanted:

@@ -126,7 +126,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                 f"expected a cohort of roster members with {self.name} in it, the proposal omits it or includes non-members"
             )
         self._policy.check(parameters, len(self._roster.members))
-        self._policy.check_plan(self._plan, parameters.profile)
+        self._policy.check_plan(self._plan, parameters.profile, parameters.verify)
         if parameters.verify is Verify.TAGS:
             try:
                 tags.check_allowed()  # before the data set is spent
@@ -560,9 +560,14 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return SumWanted(self._memory.round, self._spec, participants, verified)
 
     @property
+    def verify(self) -> Verify:
+        """Whether this session's sums are checked; before one exists, they are not."""
+        return self._memory.parameters.verify if self._transcript else Verify.NONE
+
+    @property
     def _verifies(self) -> bool:
         """Whether this session's sums are checked."""
-        return self._memory.parameters.verify is Verify.TAGS
+        return self.verify is Verify.TAGS
 
     @property
     def _spec(self) -> RoundSpec:

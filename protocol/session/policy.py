@@ -14,7 +14,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.ledger import Budget
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Policy:
         reveals everything.
     verify: under the active profile, whether clients are given the opened sums and check them ("tags"), or not ("none"):
         then no client sees a sum, and the server is believed.
-    trusts_reports: whether to believe, even under the active profile, what the server reports about earlier sums
-        (weights of hidden layers, sizes of groups). A lie there could make a later sum reveal one client.
+    trusts_reports: what to believe, even under the active profile, of the server's reports about earlier sums (weights of
+        hidden layers, sizes of groups, steps of regressions), see `Trust`. A lie there could make a later sum reveal one client.
     guards_categories: whether tables with categories take part only under noise, or in encrypted sums of which key holders
         release the weights alone.
     budget_epsilon, budget_delta: the most that all sessions with noise together may reveal of a record of a data set. 0:
@@ -44,7 +44,7 @@ class Policy:
     profiles: frozenset[Profile] = frozenset({Profile.ACTIVE})
     suites: frozenset[Suite] = frozenset({Suite.HYBRID})
     verify: frozenset[Verify] = frozenset({Verify.TAGS})
-    trusts_reports: bool = False
+    trusts_reports: Trust = Trust.NONE
     guards_categories: bool = False
     budget_epsilon: float = 0.0
     budget_delta: float = 1e-6
@@ -62,6 +62,11 @@ class Policy:
             )
         if unknown := sorted(self.backends.difference(Backend)):
             raise PolicyError(f"expected backends from {', '.join(Backend)}, got {unknown[0]!r}")
+        if not isinstance(self.trusts_reports, Trust):
+            raise PolicyError(
+                f"expected trusts_reports as one of Trust.NONE, VERIFIED (what follows from sums that the client verified) and ANY "
+                f"(what True meant), got {self.trusts_reports!r}"
+            )
         for name in ("backends", "profiles", "suites", "verify"):
             if not getattr(self, name):
                 raise PolicyError(f"expected at least one entry in {name}, the list is empty")
@@ -97,14 +102,28 @@ class Policy:
         if size < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {size}")
 
-    def check_plan(self, plan: Sequence[SumPlan], profile: Profile) -> None:
-        """Raises `PolicyError` if a sum of the plan relies on the server's reports and the profile does not."""
+    def proposed_verify(self, profile: Profile) -> Verify:
+        """Whether masked sums are checked in the sessions that our server proposes under this policy."""
+        return Verify.TAGS if profile is Profile.ACTIVE and Verify.TAGS in self.verify else Verify.NONE
+
+    def check_plan(self, plan: Sequence[SumPlan], profile: Profile, verify: Verify) -> None:
+        """Raises `PolicyError` if a sum of the plan relies on the server's reports and the policy does not believe them.
+
+        verify: whether clients check the session's sums.
+        """
         trusting = [one.statistic for one in plan if one.trusts_server]
-        if trusting and profile is Profile.ACTIVE and not self.trusts_reports:
+        if not trusting or profile is not Profile.ACTIVE or self.trusts_reports is Trust.ANY:
+            return
+        why = f"{trusting[0]!r} hides a client only if the server reports earlier sums truthfully, and "
+        if self.trusts_reports is Trust.NONE:
             raise PolicyError(
-                f"{trusting[0]!r} hides a client only if the server reports earlier sums truthfully, and the "
-                "active profile assumes that it may lie: plan without that sum (encoder seeded, one group), or let "
-                "the policy trust the reports (trusts_reports)"
+                f"{why}the active profile assumes that it may lie: plan without that sum (encoder seeded, one group), or let "
+                'the policy take what follows from sums that its client verified (trusts_reports = "verified")'
+            )
+        if verify is not Verify.TAGS:
+            raise PolicyError(
+                f'{why}no client verifies the sums of this session: use masked sums with verify = ["tags"], or let the policy '
+                'believe whatever the server says (trusts_reports = "any")'
             )
 
     def check(self, parameters: Parameters, roster: int) -> None:

@@ -21,6 +21,17 @@ class Verify(StrEnum):
     NONE = "none"
 
 
+class Trust(StrEnum):
+    """What a client believes of the server's reports about earlier sums, where a later vector depends on them. NONE: nothing.
+    VERIFIED: what follows from sums that it verified itself; this holds against a server that lies, as long as no client of
+    the session helps it. ANY: whatever the server says.
+    """
+
+    NONE = "none"
+    VERIFIED = "verified"
+    ANY = "any"
+
+
 Mode = tuple[Profile, Verify]
 """What decides which messages a session of masked sums has."""
 MODES: tuple[Mode, ...] = (

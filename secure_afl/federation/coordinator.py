@@ -191,7 +191,7 @@ def _make_server(out: Path, project: Project, study: Study, authority: Authority
     )
     policy = Policy(
         backends=frozenset({study.backend}),
-        trusts_reports=any(plan.trusts_server for plan in study.plan(len(project.parties))),
+        trusts_reports=study.trust(len(project.parties)),
     )
     texts = {
         "server.toml": settings,

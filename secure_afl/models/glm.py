@@ -38,6 +38,7 @@ from secure_afl.models.sums import SUM_BITS, Agreed, FederatedTable, Floats, Kep
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, warn_of_dropouts
 
 STEPS = 25
@@ -108,7 +109,7 @@ class _GLM(FederatedTable):
             and not hasattr(self, "_default_aggregator")
             and self.data_set not in getattr(self, "_lost", ())
         ):
-            self._default_aggregator = MaskedAggregator(Policy(trusts_reports=True))
+            self._default_aggregator = MaskedAggregator(Policy(trusts_reports=Trust.VERIFIED))
         return super()._ask()
 
     @property
@@ -494,8 +495,8 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
     max_offset : float, optional
         Public bound on the magnitude of offsets, with `offset`; None is for rows without.
     aggregator : Aggregator, optional
-        See `FederatedRidge`. The policy must take reports of sums as true (`Policy(trusts_reports=True)`), as that of the
-        default does, since in one process the server is this object.
+        See `FederatedRidge`. The policy must take what follows from verified sums (`Policy(trusts_reports=Trust.VERIFIED)`), as
+        that of the default does; for encrypted sums `Trust.ANY`.
 
     Attributes
     ----------

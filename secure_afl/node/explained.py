@@ -9,6 +9,7 @@ from secure_afl.node.study import RegressionStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.transport.endpoint import Terms
 from secure_afl.tables.codebook import Codebook
 
@@ -88,8 +89,13 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
     lines += [f"Never a row. {FORMS[study.backend]}"]
     if any(plan.trusts_server for plan in terms.plan):
         lines.append(
-            f"Between sums the server announces {'sums' if isinstance(study, RegressionStudy) else 'layers'} that nobody can "
-            "check. One that lies can make a later sum tell of single rows."
+            f"Between sums the server announces {'sums' if isinstance(study, RegressionStudy) else 'layers'}. "
+            + (
+                "This party goes on only from what follows from sums that it verified: a server that lies needs the help of "
+                "another client to make a later sum tell of single rows."
+                if study.backend.masked and terms.policy.trusts_reports is not Trust.ANY
+                else "Nobody checks them: a server that lies can make a later sum tell of single rows."
+            )
         )
     lines.append(_control(study))
     if study.held_out:

@@ -183,7 +183,7 @@ class Folder:
             layers = study.unpacked(learned)
             study.check_before(wanted.round, layers)
             if wanted.verified is not None:
-                study.check_verified(wanted.verified, layers)
+                layers = list(study.check_verified(wanted.verified, layers))
             if known := ahead(study, wanted.round):
                 check_name(known[1], store)
                 return known

@@ -29,7 +29,7 @@ or, in the place of `[ridge]`, the parameters of `FedACnnL`:
     encoder = "seeded"                      # one sum; the others of `secure_afl.models.networks.encoders` take one a layer
 
 or, with a codebook, a regression of two classes or of a count (docs/regression.md), whose later sums follow from earlier ones
-that the server announces, so that policies must say `trusts_reports`:
+that the server announces, so that policies must say `trusts_reports = "verified"` (with backend bfv or ckks: "any"):
 
     [logistic]                              # or [poisson]
     steps = 25                              # the most gradient sums
@@ -69,6 +69,7 @@ from secure_afl.protocol.session.backend import parse as parse_backend
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError
 from secure_afl.protocol.session.parameters import SumPlan, VerifiedSum
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
@@ -297,14 +298,23 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             )
         self.counts.check(learned[0][0])
 
-    def check_verified(self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]) -> None:
-        """Raises `PolicyError` if sums that the server announced are not those that this party accepted, one that it was not
-        given included.
+    def trust(self, clients: int) -> Trust:
+        """The least `trusts_reports` of policies that take part."""
+        if not any(one.trusts_server for one in self.plan(clients)):
+            return Trust.NONE
+        return Trust.VERIFIED if self.backend.masked else Trust.ANY
+
+    def check_verified(
+        self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]
+    ) -> Sequence[Floats]:
+        """What a party goes on from, in place of what the server announced. Raises `PolicyError` if this does not follow from
+        the sums that the party accepted, one that it was not given included.
 
         verified: all accepted sums by their numbers; learned: what was announced.
         """
         if self.counts is not None and learned:
             _check_same(0, verified, np.rint, learned[0][0])
+        return learned
 
     @property
     def known_ahead(self) -> int:
@@ -603,6 +613,17 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def check_layers(self, layers: Sequence[Floats]) -> None:
         self.estimator().check_layers(layers)
 
+    def check_verified(
+        self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]
+    ) -> Sequence[Floats]:
+        numbers = range(len(learned))
+        if lacking := [number for number in numbers if number not in verified]:
+            raise PolicyError(
+                f"expected sum {lacking[0]} as this party accepted it, the server announced a layer of one that it was not given "
+                "to check"
+            )
+        return self.estimator().follow(learned, [verified[number].total for number in numbers])
+
     def adapts(self, layers: Sequence[Floats], announced: bytes) -> bool:
         return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == announced
 
@@ -667,7 +688,9 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         rows, labels, own = self.contributed(X, y, weights)
         return self.estimator().respond(rows, labels, who, number, _accepted(learned), own)
 
-    def check_verified(self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]) -> None:
+    def check_verified(
+        self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]
+    ) -> Sequence[Floats]:
         for number, announced in _accepted(learned).items():
             _check_same(number, verified, np.asarray, announced.total)
             if number == 0 and announced.entry_error != verified[0].entry_error:
@@ -675,6 +698,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
                     f"expected the error {verified[0].entry_error:g} of an entry, which the agreed encoding has, the server "
                     f"announced {announced.entry_error:g}"
                 )
+        return learned
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the first sum and its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""

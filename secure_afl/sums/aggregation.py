@@ -363,7 +363,9 @@ class MaskedSums(Sums[Cohort]):
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         self.policy.check_backend(self.backend)
-        self.policy.check_plan(plan, self.settings.profile)
+        self.policy.check_plan(
+            plan, self.settings.profile, self.policy.proposed_verify(self.settings.profile)
+        )
         self._cohort, self._plan, self._related = None, plan, None
         enough(self.policy, clients)
         self._cohort = set_up(self._sessions.masked(self.settings, clients, plan))

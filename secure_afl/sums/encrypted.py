@@ -29,6 +29,7 @@ from secure_afl.protocol.session.backend import ENCRYPTED, parse
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile, RidgeSystem, SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
@@ -145,7 +146,9 @@ class EncryptedSums(Sums[EncryptedCohort]):
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
         encryption, policy, settings, sessions = self.encryption, self.policy, self.settings, self._sessions
         policy.check_backend(self.backend)
-        policy.check_plan(plan, Profile.ACTIVE)  # as every client does, for any profile of the masks
+        # As every client does, for any profile of the masks.
+        verify = policy.proposed_verify(settings.profile) if encryption.masked else Verify.NONE
+        policy.check_plan(plan, Profile.ACTIVE, verify)
         least, masked = enough(policy, clients), None
         roster, holders = sessions.rosters(clients)
         _, rounds = encryption.agreed(plan, len(clients), len(holders.members))

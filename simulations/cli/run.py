@@ -50,22 +50,23 @@ _SOURCE = {
 _SETTINGS = {
     "model": typer.Option(
         help="ridge, one linear layer; logistic or poisson, a regression of two classes or a count with standard errors (needs "
-        "--trust-reports); or fedacnnl, a deep network trained layer by layer."
+        "--trust-reports verified); or fedacnnl, a deep network trained layer by layer."
     ),
     "encoder": typer.Option(
         help="What fedacnnl's hidden layers are trained towards. seeded: nothing, one sum trains the network; the others "
-        "take one sum a layer and need --trust-reports."
+        "take one sum a layer and need --trust-reports verified."
     ),
     "personalize": typer.Option(
         "--personalize", help="With fedacnnl: every client adapts the network to its rows; nothing leaves it."
     ),
     "groups": typer.Option(
-        help="With --personalize: heads to learn, each from clients with like labels. More than 1 needs --trust-reports.",
+        help="With --personalize: heads to learn, each from clients with like labels. More than 1 needs --trust-reports verified.",
         min=1,
     ),
     "trusts_reports": typer.Option(
         "--trust-reports",
-        help="Clients take what the server says of earlier sums as true; one that lies can then single out rows.",
+        help="What clients believe of the server's reports about earlier sums. none; verified: what follows from sums that they "
+        "verified; any: whatever it says, so that one that lies can single out rows.",
     ),
     "least_rows": typer.Option(
         help="Of a table: each client codes levels with fewer rows as other levels, and more of them until no row stands "

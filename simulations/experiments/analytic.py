@@ -16,6 +16,7 @@ from secure_afl.models.networks.network import Network, Trained
 from secure_afl.models.networks.pfedacnnl import Personal, PFedACnnL
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
@@ -82,7 +83,7 @@ def train(
         dropout=dropout,
         seed=seed,
         # Later sums are of features that the server's weights make.
-        trusts_reports=len(summed(Encoder(encoder), network)) > 1,
+        trusts_reports=Trust.VERIFIED if len(summed(Encoder(encoder), network)) > 1 else Trust.NONE,
     )
     parts = sorted(parts, key=lambda part: part.client)
     inner = aggregator_for(settings, [part.client for part in parts], watch)

@@ -10,8 +10,10 @@ from secure_afl.node import study
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import keys, policy, whole
 from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part
@@ -101,8 +103,11 @@ def settle(folder: Path, name: str, *, server: bool = False) -> Member:
 
 
 def policy_for(backend: str, encoder: str | None) -> Policy:
-    """Every party's policy. All encoders but "seeded" require trust in the server's layers (`trusts_reports`)."""
-    return Policy(backends=frozenset({backend}), trusts_reports=encoder not in (None, "seeded"))
+    """Every party's policy. Layers of all encoders but "seeded" must follow from verified sums, or be trusted where none are."""
+    trust = Trust.VERIFIED if Backend(backend).masked else Trust.ANY
+    return Policy(
+        backends=frozenset({backend}), trusts_reports=Trust.NONE if encoder in (None, "seeded") else trust
+    )
 
 
 def _table(data: Dataset) -> tuple[list[str], list[list[str]]]:

@@ -8,7 +8,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import SettingError
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.protocol.session.backend import ENCRYPTED, Backend
-from secure_afl.protocol.session.profile import Profile
+from secure_afl.protocol.session.profile import Profile, Trust
 
 if TYPE_CHECKING:  # NumPy is loaded with the first settings, not with the names of options
     from secure_afl.analytic.privacy import Privacy
@@ -42,7 +42,7 @@ class Settings:
     seed: int = 0
     personalize: bool = False
     groups: int = 1
-    trusts_reports: bool = False
+    trusts_reports: Trust = Trust.NONE
     device: str = "cpu"
     key_holders: int = 1
     release: str | None = None
@@ -93,8 +93,8 @@ class Settings:
                 steps
                 and self.profile is Profile.ACTIVE
                 and self.backend is not Backend.PLAIN
-                and not self.trusts_reports,
-                f"{self.model} needs --trust-reports: clients compute its steps from sums as the server reports them",
+                and self.trusts_reports is Trust.NONE,
+                f"{self.model} needs --trust-reports verified: clients compute its steps from the sums before",
             ),
             ("rounds", network and self.rounds > 1, "fedacnnl makes one sum a layer: leave it out"),
             ("personalize", self.personalize and not network, "needs the model fedacnnl"),

@@ -24,6 +24,7 @@ from secure_afl.models.networks import grouping
 from secure_afl.models.networks.network import Network
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.simulations.data.dataset import Ints, load
 from secure_afl.simulations.data.partition import partition, stacked
 from secure_afl.sums.aggregation import Aggregator, Outcome, PlainAggregator
@@ -31,7 +32,7 @@ from secure_afl.sums.aggregation import Aggregator, Outcome, PlainAggregator
 CASES = (("labels:2", 20), ("labels:3", 50), ("dirichlet:0.1", 20))
 GROUPS = 4
 # Nobody drops out, so that a group of a fifth of the clients is large enough.
-POLICY = Policy(dropout=0.0, backends=frozenset({"plain"}), trusts_reports=True)
+POLICY = Policy(dropout=0.0, backends=frozenset({"plain"}), trusts_reports=Trust.VERIFIED)
 
 
 class Moments(PFedACnnL):

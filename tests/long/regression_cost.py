@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from secure_afl.models.glm import FederatedLogisticRegression
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.study.report import KEY_PHASES
 from secure_afl.sums.aggregation import MaskedAggregator
@@ -84,7 +85,7 @@ def main() -> None:
     X, y, site = rows(1)
     fresh, truth, _ = rows(2)
     Z = np.column_stack([np.ones(len(fresh)), fresh])
-    link, aggregator = Link(), MaskedAggregator(Policy(trusts_reports=True))
+    link, aggregator = Link(), MaskedAggregator(Policy(trusts_reports=Trust.VERIFIED))
     names = np.array([f"client {one:02}" for one in site])
     model = FederatedLogisticRegression(
         column_bounds=[6.0] * COLUMNS, classes=[0.0, 1.0], aggregator=aggregator

@@ -27,6 +27,7 @@ from secure_afl.errors import ColumnWarning, DataError, SolveError
 from secure_afl.models.estimator import rows_by_site
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
+from secure_afl.protocol.session.profile import Trust, Verify
 from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.sums.aggregation import Aggregate
 
@@ -35,7 +36,7 @@ BOUNDS: dict[str, Any] = {"column_bounds": [(900.0, 1100.0), (-0.4, 0.4), (-9.0,
 
 
 def quick(**more: Any) -> MaskedAggregator:
-    policy = Policy(suites=frozenset(Suite), profiles=frozenset(Profile), trusts_reports=True)
+    policy = Policy(suites=frozenset(Suite), profiles=frozenset(Profile), trusts_reports=Trust.ANY)
     return MaskedAggregator(policy, suite=Suite.X25519, **more)
 
 
@@ -184,6 +185,9 @@ def test_a_lying_server_is_refused_unless_its_reports_are_trusted() -> None:
     X, y, site, *_ = table(4, 300, "logistic")
     with pytest.raises(PolicyError, match="trusts_reports"):
         estimator("logistic", aggregator=MaskedAggregator()).fit(X, y, site)
+    unchecked = Policy(trusts_reports=Trust.VERIFIED, verify=frozenset({Verify.NONE}))
+    with pytest.raises(PolicyError, match=r"no client verifies .* trusts_reports = \"any\""):
+        estimator("logistic", aggregator=MaskedAggregator(unchecked)).fit(X, y, site)
 
 
 def test_a_client_lost_between_two_sums_ends_the_fit() -> None:

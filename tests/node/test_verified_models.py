@@ -1,5 +1,7 @@
 """A party takes the model that follows from the sums that it verified, and no other."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import CheckedSum, Frame, Sent, Taken
 from secure_afl.protocol.masking.messages import FROM_SERVER, Answer
-from secure_afl.protocol.session.errors import PolicyError
+from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.wire import WireError, decode, encode
 from secure_afl.protocol.transport.post import Channel, Envelope
-from secure_afl.sums.remote import Elsewhere, remote
+from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator, remote
 
 
 class Altered(Post):
@@ -139,3 +142,29 @@ def test_models_of_different_sums_are_found_in_the_logs() -> None:
     assert f"round 0: {second} took the model of another sum" in found
     assert f"{second} took the model as verified, and had refused a sum" in found
     assert f"{second} took the model of a sum of round 0, which its log does not record accepting" in found
+
+
+class Lying(RemoteMaskedAggregator):
+    """Announces another hidden layer, on the grid, than the one that follows from the first sum."""
+
+    def tell(self, model: bytes, to: Sequence[str]) -> None:
+        super().tell((2 * np.frombuffer(model, "<f8")).astype("<f8").tobytes(), to)
+
+
+@pytest.mark.parametrize("trust", [Trust.VERIFIED, Trust.ANY])
+def test_a_hidden_layer_that_follows_from_no_verified_sum(
+    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the level `any`, with sums that nobody checks, sites answer under the layer of the server's choice."""
+    monkeypatch.setattr(Federation, "trust", property(lambda federation: trust))
+    federation = Federation(tmp_path, study=LAYERED)
+    if trust is Trust.ANY:
+        for folder in (*federation.folders, federation.server):
+            text = (folder / "policy.toml").read_text()
+            (folder / "policy.toml").write_text(text.replace('verify = ["tags"]', 'verify = ["none"]'))
+    post, (terms, study) = Post(federation), Folder(federation.server).terms()
+    aggregator = Lying(Elsewhere(federation.parties, post.carrier), terms.policy)
+    with pytest.raises(RoundAbortedError) if trust is Trust.VERIFIED else nullcontext():
+        study.learn(aggregator, federation.names)
+    refused = [str(one) for one in post.refusals if "that this party verified" in str(one)]
+    assert len(refused) == (4 if trust is Trust.VERIFIED else 0)

@@ -25,6 +25,7 @@ from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.transport.driver import Network as Wire
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -36,7 +37,7 @@ POLICY = Policy(
     backends=frozenset({"mask", "plain", "bfv", "ckks", "bfv+mask"}),
     profiles=frozenset(Profile),
     suites=frozenset(Suite),
-    trusts_reports=True,
+    trusts_reports=Trust.ANY,
 )
 CONV = Network((1, 6, 6), (Conv(4, 3, padding=1), ReLU(), MaxPool(2), Conv(3, 2), ReLU(), AvgPool(2)), 3)
 DENSE = Network((36,), (Dense(8), ReLU(3.0)), 3)

@@ -49,6 +49,7 @@ WITHOUT = {
     "ckks.entry_error": "in doubles; the choice that follows from it has vectors",
     "ckks.fit": "inside of the choice",
     "messages.accepted_rounds": "reads what has vectors; statements with wrong bytes have some",
+    "messages.largest_message": "a limit of our own, larger than any message",
     "tags.check_allowed": "asks the machine",
     "ckks.flood": "random",
     "ckks.gaussian": "random",

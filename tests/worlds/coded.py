@@ -11,6 +11,7 @@ from secure_afl.node.site import Folder
 from secure_afl.node.study import Study, packed
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.network.laid_out import settle
@@ -70,7 +71,7 @@ class Coded:
         self.server.mkdir()
         files = {
             "roster.toml": roster.text(roster.Parties(Roster(tuple(members)), None)),
-            "policy.toml": policy.text(Policy(trusts_reports=bool(self.model))),
+            "policy.toml": policy.text(Policy(trusts_reports=Trust.VERIFIED if self.model else Trust.NONE)),
             "codebook.toml": self.codebook,
             "study.toml": f'backend = "mask"\ncodebook = "codebook.toml"\nmax_rows = 65536\n{self.also}'
             + (self.model or f"[ridge]\nridge = {self.ridge}\n"),

@@ -23,7 +23,7 @@ from secure_afl.protocol.masking.memory import Memory
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.parameters import Parameters, demands
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Profile, Verify
+from secure_afl.protocol.session.profile import Profile, Trust, Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.transport.driver import Carry
@@ -63,6 +63,13 @@ class Federation:
     backend: str = "mask"
     study: str = RIDGE
 
+    @property
+    def trust(self) -> Trust:
+        """Of policies in sums that follow from the server's layers."""
+        if "encoder" not in self.study:
+            return Trust.NONE
+        return Trust.VERIFIED if "mask" in self.backend else Trust.ANY
+
     def __post_init__(self) -> None:
         self.names = [f"site-{k}" for k in range(self.clients)]
         self.folders = [self.root / str(k) for k in range(self.clients + self.holders)]
@@ -80,7 +87,7 @@ class Federation:
                 policy.text(
                     Policy(
                         backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"}),
-                        trusts_reports="encoder" in self.study,  # sums that follow from the server's layers
+                        trusts_reports=self.trust,
                     )
                 )
             )

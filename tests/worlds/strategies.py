@@ -7,7 +7,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 from secure_afl.protocol.session.roster import Member
 
 names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=64).filter(
@@ -28,5 +28,5 @@ policies = st.builds(
     profiles=st.frozensets(st.sampled_from(Profile), min_size=1),
     suites=st.frozensets(st.sampled_from(Suite), min_size=1),
     verify=st.frozensets(st.sampled_from(Verify), min_size=1),
-    trusts_reports=st.booleans(),
+    trusts_reports=st.sampled_from(Trust),
 )

@@ -41,6 +41,7 @@ from secure_afl.models.networks.network import (
 )
 from secure_afl.models.personal import Local
 from secure_afl.models.ridge import FederatedRidgeClassifier
+from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome, warn_of_dropouts
@@ -51,6 +52,7 @@ with optional():
 
 SEED_BYTES = 32
 CHUNK_BYTES = 128 * 2**20
+_ROUNDING = 1e-6  # of a layer's largest weight, by which two machines' solutions may differ
 Tell = Callable[[Sequence[Weights], Sequence[str]], None]
 """Announces the hidden layers trained so far to the clients whose vectors are in their sums."""
 
@@ -368,9 +370,9 @@ class FedACnnL(FederatedClassifier):
     ----------
     network : the layers; inputs lie in [−1, 1] and are rounded to a grid of 2⁻¹⁰.
     encoder : how hidden layers are trained, see `Encoder`. With "seeded", the default, one sum trains
-        the network. The other encoders take one sum per layer. The features of later layers depend on the server's
-        weights, so under the active profile the policy must trust its reports (`trusts_reports`), and all sums must
-        have the same survivors.
+        the network. The other encoders take one sum per layer. The features of later layers depend on the
+        weights before, so under the active profile the policy must say `Trust.VERIFIED` (deployed clients compute these weights
+        from sums that they verified) or, for encrypted sums, `Trust.ANY`; and all sums must have the same survivors.
     ridge : penalty relative to the mean diagonal entry of a layer's Gram matrix.
     classes : all possible labels, as agreed; None: 0, 1, ….
     max_rows : public bound on the rows of one site.
@@ -530,6 +532,24 @@ class FedACnnL(FederatedClassifier):
             raise DataError("the hidden layers are not those that the public seed gives")
         for known, weights in zip(trained, layers, strict=False):
             check_on_grid(weights, known.limit, exact=known is not trained[-1] or not self.privacy)
+
+    def follow(self, layers: Sequence[Weights], totals: Sequence[npt.NDArray[np.float64]]) -> list[Weights]:
+        """The hidden layers that follow from the sums before them, as a client computes them for itself.
+
+        layers: as the server announced them; totals: the sums that the client verified, one a layer. Raises `PolicyError` if a
+        layer is another, but for rounding: grid points of two machines may differ where a weight lies between two.
+        """
+        coordinator, own = self._coordinator(), self._given()
+        for number, (weights, total) in enumerate(zip(layers, totals, strict=True), 1):
+            mine = coordinator.layer(self.network.trained[len(own)], total)
+            own.append(mine)
+            limit = _ROUNDING * abs(mine).max()
+            if mine.shape != weights.shape or not np.allclose(mine, weights, rtol=0, atol=limit):
+                raise PolicyError(
+                    f"expected the hidden layer {number} that follows from the sums that this party verified, the server "
+                    "announced another: a layer of its choice could single out rows"
+                )
+        return own
 
     def plan(self, clients: int) -> list[SumPlan]:
         """The sums that server and clients agree on."""

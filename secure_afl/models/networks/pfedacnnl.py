@@ -46,8 +46,8 @@ class PFedACnnL(FedACnnL):
     groups : number of heads; 1: one head for all sites. With more, the classes in their order are cut into as many
         runs, and a site belongs to the run that holds most of its rows: so list classes that occur together side by
         side. The server learns the number of sites in each run. A group too small to hide a site joins a neighbour,
-        with a `GroupWarning`. More than 1 requires trust in the server's reports: under the active profile the policy
-        must allow it (`trusts_reports`). All sums must then have the same survivors.
+        with a `GroupWarning`. More than 1 depends on the server's report of a sum: under the active profile the
+        policy must say `Trust.VERIFIED`, or `Trust.ANY` for encrypted sums. All sums must then have the same survivors.
     adapt : "head", the default; or "all", which also adapts hidden layers, if the encoder trains them by least
         squares (spatial, replicated, mixed).
     The other parameters are those of `FedACnnL`.

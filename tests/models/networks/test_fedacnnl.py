@@ -29,6 +29,7 @@ from secure_afl.models.networks.network import (
 )
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
 from secure_afl.sums.aggregation import MaskedAggregator
@@ -62,7 +63,7 @@ def images(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quick(silent: frozenset[int] = frozenset()) -> MaskedAggregator:
-    policy = Policy(suites=frozenset(Suite), trusts_reports=True)
+    policy = Policy(suites=frozenset(Suite), trusts_reports=Trust.VERIFIED)
     network = FaultyNetwork([Fault("drop", "collecting", silent)])
     return MaskedAggregator(policy, suite=Suite.X25519, network=network)
 

@@ -13,6 +13,7 @@ from secure_afl.models.networks import grouping
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
 
@@ -54,11 +55,11 @@ def test_plans_with_groups_are_refused_where_the_server_may_lie() -> None:
     """
     count = grouping.plan(3, 10)
     assert (count.length, count.survivors, count.same_survivors) == (3, 10, True)
-    Policy().check_plan([count], Profile.ACTIVE)
+    Policy().check_plan([count], Profile.ACTIVE, Verify.TAGS)
     slots = weak_groups.slots(10)
-    Policy().check_plan([count, slots], Profile.SEMI_HONEST)
+    Policy().check_plan([count, slots], Profile.SEMI_HONEST, Verify.NONE)
     with pytest.raises(PolicyError, match="hides a client only if the server reports"):
-        Policy().check_plan([count, slots], Profile.ACTIVE)
+        Policy().check_plan([count, slots], Profile.ACTIVE, Verify.TAGS)
 
 
 @pytest.mark.parametrize("seed", range(4))

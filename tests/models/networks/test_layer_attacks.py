@@ -15,6 +15,7 @@ from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
 from secure_afl.simulations.data.dataset import load
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggregator
@@ -47,7 +48,7 @@ def aggregator(wire: PerfectNetwork, policy: Policy) -> MaskedAggregator:
     return MaskedAggregator(policy, suite=Suite.X25519, network=wire)
 
 
-TRUSTING = Policy(suites=frozenset(Suite), trusts_reports=True)
+TRUSTING = Policy(suites=frozenset(Suite), trusts_reports=Trust.VERIFIED)
 
 
 @pytest.mark.parametrize("encoder", [Encoder.CLASSWISE, Encoder.SPATIAL, Encoder.MIXED, Encoder.REPLICATED])
@@ -135,15 +136,15 @@ def crafted(self: Coordinator, known: object, total: np.ndarray, entry_error: fl
 
 def test_a_lying_server_reads_samples_through_hidden_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weak design installs what the server says are the first sum's weights: steps between neighbours hold
-    single samples, which the next sum, honestly masked, shows. Ours refuses such plans unless told to trust
-    the server, and seeded layers take nobody's weights.
+    single samples, which the next sum, honestly masked, shows. Ours refuses such plans by default; at the level `verified`
+    clients compute the weights from the sum themselves, and seeded layers take nobody's weights.
     """
     data = load("digits")
     X, y = data.X[:1000], data.y[:1000]
     site = np.arange(1000) % 10
     network = Network((64,), (Dense(512), ReLU()), 10)
     monkeypatch.setattr(Coordinator, "layer", crafted)
-    plain = PlainAggregator(Policy(backends=frozenset({"plain"}), trusts_reports=True))
+    plain = PlainAggregator(Policy(backends=frozenset({"plain"}), trusts_reports=Trust.VERIFIED))
     weak = FedACnnL(network, encoder="classwise", aggregator=plain).fit(X, y, site)
     assert isinstance(weak.rounds_[1], Aggregate)
     statistics = SufficientStatistics.unpack(
@@ -157,6 +158,17 @@ def test_a_lying_server_reads_samples_through_hidden_weights(monkeypatch: pytest
     read = [(np.abs(rounded - one).max(axis=1) < 0.01).any() for one in single]
     assert sum(read) > 30
 
+    monkeypatch.undo()
+    honest = FedACnnL(network, encoder="classwise")
+    (first, _), (verified, _) = (
+        weak.weights_,
+        [one.total for one in weak.rounds_ if isinstance(one, Aggregate)],
+    )
+    with pytest.raises(PolicyError, match=r"hidden layer 1 .* the server announced another"):
+        honest.follow([first], [verified])  # what every client asks at the level `verified`
+    own = honest._coordinator().layer(network.trained[0], verified)
+    assert honest.follow([own], [verified])[0].tobytes() == own.tobytes()
+    monkeypatch.setattr(Coordinator, "layer", crafted)
     default = Policy(suites=frozenset(Suite))
     with pytest.raises(PolicyError, match="'fedacnnl sum 2 of 2' hides a client only if the server reports"):
         FedACnnL(network, encoder="classwise", aggregator=aggregator(PerfectNetwork(), default)).fit(
@@ -171,7 +183,9 @@ def test_slots_that_lack_a_client_do_not_tell_its_group() -> None:
     site = np.repeat(np.arange(20), 12)
     draws = np.random.default_rng(0)
     y = draws.integers(0, 2, len(site)) + 3 * (site % 2)
-    policy = Policy(dropout=0.05, suites=frozenset(Suite), profiles=frozenset(Profile), trusts_reports=True)
+    policy = Policy(
+        dropout=0.05, suites=frozenset(Suite), profiles=frozenset(Profile), trusts_reports=Trust.VERIFIED
+    )
     X = draws.uniform(-1, 1, (len(site), 4))
     model = PFedACnnL(
         Network((4,), (), CLASSES), groups=2, max_rows=64, aggregator=aggregator(LosesOne(7, first=2), policy)

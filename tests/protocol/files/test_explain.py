@@ -15,7 +15,7 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 
 # A setting, and the first words of the warning that it must bring.
 DANGEROUS: dict[str, Callable[[Policy], bool]] = {
@@ -25,7 +25,8 @@ DANGEROUS: dict[str, Callable[[Policy], bool]] = {
     "semi-honest": lambda policy: Profile.SEMI_HONEST in policy.profiles,
     "x25519": lambda policy: Suite.X25519 in policy.suites,
     "verify none": lambda policy: Verify.NONE in policy.verify and Profile.ACTIVE in policy.profiles,
-    "trusts_reports": lambda policy: policy.trusts_reports,
+    "trusts_reports any": lambda policy: policy.trusts_reports is Trust.ANY,
+    "trusts_reports verified": lambda policy: policy.trusts_reports is Trust.VERIFIED,
     "corrupted below 0.1": lambda policy: policy.corrupted < 0.1,
 }
 

@@ -13,7 +13,7 @@ from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Trust, Verify
 
 # Another value than the default's, and how it is written.
 OTHERS: dict[str, tuple[Any, str]] = {
@@ -24,7 +24,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "profiles": (frozenset(Profile), '["semi-honest", "active"]'),
     "suites": (frozenset({Suite.X25519}), '["x25519"]'),
     "verify": (frozenset(Verify), '["tags", "none"]'),
-    "trusts_reports": (True, "true"),
+    "trusts_reports": (Trust.VERIFIED, '"verified"'),
     "guards_categories": (True, "true"),
     "budget_epsilon": (4.0, "4.0"),
     "budget_delta": (1e-5, "1e-5"),
@@ -80,7 +80,7 @@ def test_every_line_is_explained() -> None:
             "suites = ['HYBRID']",
             r'suites: expected a list of one or more of "hybrid", "x25519", got \[\'HYBRID\'\]',
         ),
-        ("trusts_reports = 1", "trusts_reports: expected true or false, got 1"),
+        ("trusts_reports = true", 'trusts_reports: expected "none", "verified" .* or "any" .* got True'),
         ("trust_reports = true", "expected keys from minimum_honest, .* got 'trust_reports'"),
         ("[policy]\ncorrupted = 0.1", "expected keys from .* got 'policy'"),
         (

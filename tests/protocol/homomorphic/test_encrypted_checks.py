@@ -50,6 +50,7 @@ from secure_afl.protocol.session.errors import (
     RoundAbortedError,
 )
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan, SumWanted
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.session.wire import Message, WireError, answered, decode, encode, sign_frame
 
@@ -239,7 +240,7 @@ def test_what_a_clients_policy_refuses(backends: set[str], trusting: bool, what:
     stage.world.policy = changed(stage.world.policy, backends=frozenset(backends))
     stage.client = stage.world.client(HERE, plan)
     refuses(stage.client, stage.pending[HERE], what, PolicyError)
-    stage.world.policy = changed(stage.world.policy, backends=frozenset({"bfv"}), trusts_reports=True)
+    stage.world.policy = changed(stage.world.policy, backends=frozenset({"bfv"}), trusts_reports=Trust.ANY)
     assert stage.world.client(HERE, plan).receive(stage.pending[HERE])
 
 

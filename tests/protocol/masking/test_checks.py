@@ -37,6 +37,7 @@ from secure_afl.protocol.session.errors import (
 )
 from secure_afl.protocol.session.parameters import Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust, Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.session.wire import Message, WireError, decode, encode, sign_frame
@@ -475,13 +476,17 @@ def test_a_session_object_is_what_the_tests_think_it_is() -> None:
 
 
 def test_a_client_refuses_a_plan_that_trusts_the_server() -> None:
-    """The client itself, under the active profile, unless its policy takes the server's reports as true."""
-    for trusting, profile, refused in (
-        (False, Profile.ACTIVE, True),
-        (True, Profile.ACTIVE, False),
-        (False, Profile.SEMI_HONEST, False),
+    """The client itself, under the active profile, unless its policy takes the server's reports as true, or its session has
+    sums that it checks and its policy takes what follows from these."""
+    tags, none = frozenset({Verify.TAGS}), frozenset({Verify.NONE})
+    for trust, profile, verify, refused in (
+        (Trust.NONE, Profile.ACTIVE, tags, True),
+        (Trust.VERIFIED, Profile.ACTIVE, tags, False),
+        (Trust.VERIFIED, Profile.ACTIVE, none, True),
+        (Trust.ANY, Profile.ACTIVE, none, False),
+        (Trust.NONE, Profile.SEMI_HONEST, tags, False),
     ):
-        one = world(5, dataclasses.replace(EVERY_PROFILE, trusts_reports=trusting))
+        one = world(5, dataclasses.replace(EVERY_PROFILE, trusts_reports=trust, verify=verify))
         parameters = one.propose(profile=profile)
         one.plan = [dataclasses.replace(one.plan[0], trusts_server=True)]
         if refused:

@@ -355,7 +355,7 @@ def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> N
         (["--personalize", "--groups", "2"], "trusts_reports"),
         (["--encoder", "classwise"], "trusts_reports"),
         (["--device", "nowhere"], "a device that torch has here"),
-        (["--personalize", "--groups", "9", "--trust-reports"], "at most 2 groups of 16"),
+        (["--personalize", "--groups", "9", "--trust-reports", "verified"], "at most 2 groups of 16"),
     ):
         refused = runner.invoke(main.app, [*data, *options])
         assert refused.exit_code == 1
@@ -363,7 +363,8 @@ def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> N
     for options in (["--groups", "2"], ["--model", "ridge", "--personalize"]):
         assert runner.invoke(main.app, [*data, *options]).exit_code == 2
     grouped = runner.invoke(
-        main.app, [*data, "--personalize", "--groups", "2", "--trust-reports", "--json", str(file)]
+        main.app,
+        [*data, "--personalize", "--groups", "2", "--trust-reports", "verified", "--json", str(file)],
     )
     assert grouped.exit_code == 0, grouped.output
     assert sum(json.loads(file.read_text())["groups"]) == 16

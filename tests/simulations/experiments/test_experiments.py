@@ -19,6 +19,7 @@ from secure_afl.models.networks.network import Dense, Fourier, Layer, Network, R
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Trust
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED, Settings
@@ -98,7 +99,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
         ridge=ridge,
         encoder=encoder,
         seed=3,
-        aggregator=MaskedAggregator(Policy(trusts_reports=True)),
+        aggregator=MaskedAggregator(Policy(trusts_reports=Trust.VERIFIED)),
     ).fit(data.X[rows], data.y[rows], site)
     assert masked.accuracy == plain.accuracy == untimed.score(data.X[tests], data.y[tests])
     assert (
