@@ -36,7 +36,7 @@ class Adapted:
 
 
 class Local:
-    """One client's least squares around `anchor`, W_g; one decomposition serves every μ.
+    """One client's least squares around `anchor`, W_g; one decomposition of the rows, kept here, serves every μ.
 
     rows: (n, inputs), with the column of ones if the model has one; targets: (n, outputs); float64. unit: of μ; None is
     the mean squared length of a row. grid: what `choose` chooses from.
@@ -64,16 +64,16 @@ class Local:
         self._anchor, self._grid = anchor, grid
         self._targets = targets
         self._residual = targets - rows @ anchor
-        self._left, self._singular, self._right = svd(rows, full_matrices=False)
+        self._left, self._singular, self._right = self.decomposition = svd(rows, full_matrices=False)
         self._projected = self._left.T @ self._residual
-        self._unit = unit or float((self._singular**2).sum()) / len(rows) or 1.0
+        self.unit = unit or float((self._singular**2).sum()) / len(rows) or 1.0
 
     def weights(self, mu: float) -> Matrix:
         """W_k for μ > 0 in its unit; inf gives W_g."""
         if mu == inf:
             return self._anchor
         s = self._singular
-        pulled = (s / (s**2 + mu * self._unit))[:, None] * self._projected
+        pulled = (s / (s**2 + mu * self.unit))[:, None] * self._projected
         return np.asarray(self._anchor + self._right.T @ pulled)
 
     def left_out(self, mu: float) -> Matrix:
@@ -83,7 +83,7 @@ class Local:
         """
         if mu == inf:
             return self._targets - self._residual
-        shrunk = self._singular**2 / (self._singular**2 + mu * self._unit)
+        shrunk = self._singular**2 / (self._singular**2 + mu * self.unit)
         dual = self._residual - self._left @ (shrunk[:, None] * self._projected)
         inverse = 1.0 - self._left**2 @ shrunk
         return np.asarray(self._targets - dual / inverse[:, None])

@@ -39,7 +39,7 @@ from secure_afl.models.networks.network import (
     apply_trained,
     patches,
 )
-from secure_afl.models.personal import Local
+from secure_afl.models.personal_head import own_head
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
@@ -500,7 +500,7 @@ class FedACnnL(FederatedClassifier):
     def personal_head(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]
     ) -> Weights:
-        """One site's own head, regularised towards the common head (the last of `layers`); see `personal`.
+        """One site's own head, regularised towards the common head (the last of `layers`); see `personal_head`.
 
         It stays at the site. Raises `DataError`, also for layers, see `check_layers`.
         """
@@ -515,7 +515,7 @@ class FedACnnL(FederatedClassifier):
         rows = learner.rows(head)
         if self.privacy:
             rows = self._private_head().rows(_centred(rows[:, 1:]))
-        return Local(rows, learner.targets(head), layers[-1]).choose(parsed.places).weights
+        return own_head(rows, learner.targets(head), layers[-1], parsed.places).weights
 
     def check_layers(self, layers: Sequence[Weights]) -> None:
         """Raises `DataError` unless these are the first layers, or all layers, of such a network.

@@ -1,7 +1,7 @@
 """pFedACnnL: a common network, and from it a personal model for every client (arXiv 2502.06915).
 
 The hidden layers and the head (or one head for each group of clients with similar labels) come from masked sums. Each
-client then solves its local objective (`personal`) by itself; nothing leaves the client for that.
+client then fits its own head (`personal_head`) by itself; nothing leaves the client for that.
 """
 
 import warnings
@@ -22,6 +22,7 @@ from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner, 
 from secure_afl.models.networks.grid import Weights, on_weight_grid
 from secure_afl.models.networks.network import Network
 from secure_afl.models.personal import Adapted, Local
+from secure_afl.models.personal_head import own_head
 from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
 
 ADAPTED = ("head", "all")
@@ -237,7 +238,7 @@ class PFedACnnL(FedACnnL):
                     )
                 learner.install(known, own[number])
         head = self.network.trained[-1]
-        adapted = Local(learner.rows(head), learner.targets(head), heads[group]).choose(places)
+        adapted = own_head(learner.rows(head), learner.targets(head), heads[group], places)
         return Personal((*own, adapted.weights), group, (*found, adapted))
 
 
