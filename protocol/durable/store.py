@@ -16,13 +16,15 @@ the file could restore an old copy, so it must lie in a folder that only its own
 """
 
 import os
+import shutil
 import sqlite3
 import stat
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -293,6 +295,49 @@ class Store(Guarded):
             raise StoreError(f"{self.path}, session {name!r}: {error}") from None
 
 
+@contextmanager
+def snapshot(path: Path, identity: Identity) -> Iterator[Store]:
+    """A copy of a party's file, to look at while its node may be at work: the file itself stays as it is, also one of an
+    earlier version. Raises `StoreError`.
+    """
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            _check_folder(path)
+            _check_owned(path)
+            for last in _tries():
+                before = _stamps(path)
+                for ending in ("", "-wal"):
+                    copy.with_name(copy.name + ending).unlink(missing_ok=True)
+                    if (one := path.with_name(path.name + ending)).exists():
+                        made = os.open(
+                            copy.with_name(copy.name + ending), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600
+                        )
+                        with one.open("rb") as file, open(made, "wb") as other:
+                            shutil.copyfileobj(file, other)
+                if _stamps(path) == before:
+                    break
+                if last:
+                    raise StoreError(f"{path} cannot be read: another program writes it all the time")
+            with closing(Store(copy, identity)) as store:
+                yield store
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+        except StoreError as error:
+            raise StoreError(str(error).replace(str(copy), str(path))) from None
+
+
+def _stamps(path: Path) -> list[tuple[int, int, int] | None]:
+    found: list[tuple[int, int, int] | None] = []
+    for ending in ("", "-wal"):
+        try:
+            one = path.with_name(path.name + ending).stat()
+            found.append((one.st_ino, one.st_size, one.st_mtime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
 def _at(number: int, step: str) -> tuple[bytes, ...]:
     """The context that binds an entry to its place in the journal."""
     return b"journal", integer(number), step.encode()
@@ -311,12 +356,7 @@ def _make(path: Path) -> None:
     """Create an empty file if none exists. Raises `OSError`, and `StoreError` unless only its owner has access to it and
     to SQLite's files beside it.
     """
-    folder = path.absolute().parent.stat()
-    if folder.st_mode & 0o022 or folder.st_uid not in (0, os.geteuid()):
-        raise StoreError(
-            f"{path} cannot be read or written: expected a folder that only its owner can write to, got mode "
-            f"{stat.S_IMODE(folder.st_mode):04o}"
-        )
+    _check_folder(path)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     # Do not open the file here: closing it would drop the locks that this process holds through another open `Store`,
@@ -325,6 +365,15 @@ def _make(path: Path) -> None:
     for ending in _BESIDE:
         with suppress(FileNotFoundError):
             _check_owned(path.with_name(path.name + ending))
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.absolute().parent.stat()
+    if folder.st_mode & 0o022 or folder.st_uid not in (0, os.geteuid()):
+        raise StoreError(
+            f"{path} cannot be read or written: expected a folder that only its owner can write to, got mode "
+            f"{stat.S_IMODE(folder.st_mode):04o}"
+        )
 
 
 def _check_owned(path: Path) -> None:

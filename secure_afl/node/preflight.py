@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from secure_afl.node.site import AUDIT, Folder, check_name
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
-from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.durable.store import Store, snapshot
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.masking import tags
 from secure_afl.protocol.session.errors import FileError, PolicyError
@@ -176,7 +176,7 @@ def _ledger(folder: Folder, terms: Terms) -> str:
     name = folder.data_set()
     used = None
     if (folder.path / "state.db").exists():
-        with closing(_store(folder.path)) as store:
+        with _store(folder.path) as store:
             check_name(name, store)
             used = store.ledger.used(name)
             if used and store.open_sessions():
@@ -210,17 +210,16 @@ def _sessions(path: Path) -> str:
                 "none: bring it back, or begin anew without it (secure-afl ledger begin-anew)"
             )
         return "none was begun"
-    with closing(_store(path)) as store:
+    with _store(path) as store:
         names = store.open_sessions()
         check_remembers(store, memory)
     return f"under way: {', '.join(names)}" if names else "none is under way"
 
 
-def _store(path: Path) -> Store:
+def _store(path: Path) -> AbstractContextManager[Store]:
     key = path / "identity.key"
-    return Store(
-        path / "state.db", keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
-    )
+    identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
+    return snapshot(path / "state.db", identity)
 
 
 def _approval(folder: Folder, terms: Terms) -> str:

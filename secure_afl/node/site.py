@@ -40,7 +40,7 @@ from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, Known, approvals, revocations, revoke_at_once
-from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.durable.store import Store, snapshot
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
@@ -400,7 +400,7 @@ class Folder:
         if not (self.path / "state.db").exists():
             return budget, []
         _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
-        with closing(Store(self.path / "state.db", identity)) as store:
+        with snapshot(self.path / "state.db", identity) as store:
             found = []
             for name in store.ledger.data_sets():
                 spendings = list(store.ledger.spent(name).values())

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +30,7 @@ from secure_afl.protocol.audit.events import (
     Sent,
     Twins,
 )
-from secure_afl.protocol.durable.store import Store
+from secure_afl.protocol.durable.store import snapshot
 from secure_afl.protocol.files import keys, roster
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.ledger import session_name
@@ -224,7 +223,7 @@ def _sessions(path: Path) -> Iterator[str]:
     if not (key.exists() and at.exists()):
         return
     identity: Identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
-    with closing(Store(at, identity)) as store:
+    with snapshot(at, identity) as store:
         for name in store.open_sessions():
             yield f"under way: {name}"
         for data_set in store.ledger.data_sets():

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 from worlds.folders import Federation
 from worlds.superlinks import superlink
 
+from secure_afl.crypto.identity import Identity
 from secure_afl.node import preflight
 from secure_afl.node.preflight import Finding, looked_at
-from secure_afl.node.site import AUDIT
-from secure_afl.protocol.durable.store import Store
+from secure_afl.node.site import AUDIT, Folder
+from secure_afl.node.status import sections
+from secure_afl.protocol.durable.store import Store, StoreError, snapshot
 from secure_afl.protocol.files import keys, policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -146,3 +149,31 @@ def test_the_server_needs_an_address_a_certificate_and_every_partys_node(tmp_pat
         (server / "nodes" / f"{node.name}.pub").write_bytes(node.with_suffix(".pub").read_bytes())
     assert faults(server) == {}
     assert [type(one) for one in looked_at(server)] == [Finding] * 5
+
+
+def test_looking_changes_nothing_also_where_the_file_is_of_an_earlier_version(tmp_path: Path) -> None:
+    """Opening a store brings it up to date: `check` and `status` did that to a file of which they say that it is old."""
+    federation = Federation(tmp_path)
+    folder = federation.folders[0]
+    spend(folder)
+    with sqlite3.connect(folder / "state.db") as database:
+        database.executescript(
+            "DROP TABLE spent; ALTER TABLE used DROP COLUMN uploaded; PRAGMA journal_mode = DELETE"
+        )
+    database.close()
+    before = {one: (one.read_bytes(), one.stat().st_mtime_ns) for one in folder.iterdir()}
+    assert "was used in session" in faults(folder)["ledger"]
+    assert any("used in session" in line for one in sections(folder) for line in one.lines)
+    assert len(Folder(folder).spent()[1]) == 1
+    assert {one: (one.read_bytes(), one.stat().st_mtime_ns) for one in folder.iterdir()} == before
+
+
+def test_a_node_at_work_is_not_disturbed_and_its_last_step_is_seen(tmp_path: Path) -> None:
+    _, identity = keys.read_key(Federation(tmp_path).folders[0] / "identity.key", keys.service_passphrase)
+    with closing(Store(tmp_path / "state.db", identity)) as store:
+        store.ledger.use("rows", b"s" * 32)
+        with store.transaction(), snapshot(tmp_path / "state.db", identity) as seen:
+            assert seen.ledger.data_sets() == ["rows"]
+            other = snapshot(tmp_path / "state.db", Identity.generate())
+            with pytest.raises(StoreError, match=f"expected {tmp_path / 'state.db'} to be of"), other:
+                pass
