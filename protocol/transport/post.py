@@ -34,11 +34,14 @@ class Channel(Enum):
 
 @dataclass(frozen=True)
 class Envelope:
-    """An envelope: a message to a party. session: its number, 32 bytes; in WHEREABOUTS 32 fresh bytes with empty `data`."""
+    """An envelope: a message to a party. session: its number, 32 bytes; in WHEREABOUTS 32 fresh bytes with empty `data`. study: its digest, for
+    a party of several studies; empty if the server does not say.
+    """
 
     channel: Channel
     session: bytes
     data: bytes = b""
+    study: bytes = b""
 
     def __post_init__(self) -> None:
         exact("a session number", self.session, SESSION_BYTES)
@@ -71,9 +74,9 @@ HERE = Decoder(Here)
 LEARNED = Decoder(Learned)
 
 
-def who_is_there() -> Envelope:
+def who_is_there(study: bytes = b"") -> Envelope:
     """A fresh question for the party at an address; an answer to an earlier question cannot answer it."""
-    return Envelope(Channel.WHEREABOUTS, secrets.token_bytes(KEY_BYTES))
+    return Envelope(Channel.WHEREABOUTS, secrets.token_bytes(KEY_BYTES), study=study)
 
 
 def here(identity: Identity, parties: Parties, party: int, question: Envelope, address: int) -> bytes:

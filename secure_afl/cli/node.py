@@ -48,14 +48,18 @@ def check(
     with refusals_shown():
         _check_flower()
         from secure_afl.node.preflight import looked_at
+        from secure_afl.node.site import study_folders
 
         faults = 0
-        for one in looked_at(folder.absolute()):
-            mark = "[bold red]fault[/]" if one.fault else "[green]ok[/]   "
-            console.print(f"{mark} {escape(f'{one.what}: {one.said}')}", highlight=False, soft_wrap=True)
-            for note in one.notes:
-                console.print(f"        {escape(note)}", highlight=False, soft_wrap=True)
-            faults += one.fault
+        for study in study_folders(folder.absolute()):
+            if study != folder.absolute():
+                console.print(f"[bold]{escape(study.name)}[/]", highlight=False)
+            for one in looked_at(study):
+                mark = "[bold red]fault[/]" if one.fault else "[green]ok[/]   "
+                console.print(f"{mark} {escape(f'{one.what}: {one.said}')}", highlight=False, soft_wrap=True)
+                for note in one.notes:
+                    console.print(f"        {escape(note)}", highlight=False, soft_wrap=True)
+                faults += one.fault
         console.print("ready" if not faults else f"not ready: {faults} to put right", highlight=False)
         if faults:
             raise typer.Exit(1)

@@ -35,7 +35,7 @@ def show_command(folder: Party) -> None:
             _say(f"[bold]{escape(section.title)}[/]")
             for line in section.lines:
                 _say(f"  - {escape(line)}")
-        if (folder / "identity.key").exists():
+        if (here.home / "identity.key").exists():
             found = here.approval()
             if found is None:
                 _say("not approved here: `secure-afl study approve`")

@@ -115,6 +115,7 @@ def _learn(
     """
     terms, study = folder.terms()
     tell(bound(study.digest, terms.parties))
+    post.study = study.digest
     resumed = store is not None and is_open(store)
     if resumed:
         tell(LeftOpen(len(terms.parties.clients.members)))
@@ -236,7 +237,7 @@ def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> l
 @contextmanager
 def _own(folder: Folder) -> Iterator[tuple[AuditLog | None, Store | None]]:
     """The server's audit log and its store, if its folder has an identity to sign and lock them with."""
-    key = folder.path / "identity.key"
+    key = folder.home / "identity.key"
     if not key.exists():
         yield None, None
         return

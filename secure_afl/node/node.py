@@ -26,12 +26,13 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node import study
 from secure_afl.node.ahead import Ahead
-from secure_afl.node.site import Folder
+from secure_afl.node.site import Folder, study_folders
 from secure_afl.protocol.audit.log import Known
 from secure_afl.protocol.files import roster, whole
-from secure_afl.protocol.session.errors import FileError, visible
+from secure_afl.protocol.session.errors import FileError, LocalProtocolError, visible
 from secure_afl.protocol.transport.endpoint import UNAPPROVED, Endpoint
 from secure_afl.protocol.transport.events import (
+    Bound,
     Connected,
     Foreign,
     NotKept,
@@ -55,6 +56,7 @@ from secure_afl.protocol.transport.logs import listen, tell
 _HELD = 20.0  # seconds that a door of ours holds a question for a message
 _OPEN = 1.0  # seconds after the last message during which the party's files stay open
 _LONGEST_OPEN = 15.0  # seconds after which others may have them, also in the middle of a session
+_LOOKED = 10.0  # seconds after which a study's approval is looked at again, if its files are not open
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds until a SuperLink that is away is looked for again
 _FOREIGN = (
     16  # kinds of messages that are not ours that the audit log has of a process; the node's own log has all
@@ -89,12 +91,13 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Desk:
-    """The party of a folder, whose files stay open while messages come."""
+    """The party of a study's folder, whose files stay open while messages come. known: of its audit log."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, known: Known) -> None:
         self._folder = folder
         self._ahead = Ahead(folder)
-        self._log = Known()
+        self._log = known
+        self._largest, self._looked = UNAPPROVED, -_LOOKED
         self._endpoint: Endpoint | None = None
         self._opened = self._used = 0.0
 
@@ -117,13 +120,27 @@ class Desk:
             raise
         self._used = time.monotonic()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look what the party can need."""
+        return time.monotonic() > self._looked + _LOOKED
+
+    @property
+    def study(self) -> bytes:
+        """The digest of its study. Raises `FileError`."""
+        return study.read(self._folder.path / "study.toml").digest
+
+    @property
     def largest(self) -> int:
-        """Bytes of the longest message that the party can need now; little if it cannot tell, as it refuses then."""
-        try:
-            with self.opened() as endpoint:
-                return endpoint.largest
-        except (SecureAflError, OSError):
-            return UNAPPROVED
+        """Bytes of the longest message that the party can need; little if it cannot tell, as it refuses then."""
+        if self.is_open or self.is_due:
+            self._looked = time.monotonic()
+            try:
+                with self.opened() as endpoint:
+                    self._largest = endpoint.largest
+            except (SecureAflError, OSError):
+                self._largest = UNAPPROVED
+        return self._largest
 
     def look_ahead(self) -> None:
         """Compute what a server may ask for, before it does."""
@@ -146,16 +163,87 @@ class Desk:
                 tell(NotKept(str(error)))
 
 
+class Desks:
+    """The desks of a party's studies, of which one at a time has its files open: they share ledger and audit log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log = Known()
+        self._desks: dict[Path, Desk] = {}
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take in studies that were added, and leave out those that are gone. Raises `FileError` if none is left."""
+        found = study_folders(self._path)
+        for one in [one for one in self._desks if one not in found]:
+            self._desks.pop(one).close()
+        for one in found:
+            self._desks.setdefault(one, Desk(Folder(one), self._log))
+
+    @property
+    def is_open(self) -> bool:
+        return any(one.is_open for one in self._desks.values())
+
+    @contextmanager
+    def opened(self, study: bytes | None = None) -> Iterator[Endpoint]:
+        """The party of the study with that digest, or of any for None. If there is one only, it says itself what does not fit.
+        Raises `LocalProtocolError` for another study.
+        """
+        desk = self._desk(study)
+        for other in self._desks.values():
+            if other is not desk:
+                other.close()
+        with desk.opened() as endpoint:
+            yield endpoint
+
+    def _desk(self, study: bytes | None) -> Desk:
+        desks = list(self._desks.values())
+        if len(desks) == 1 or study is None:
+            return desks[0]
+        for desk in desks:
+            with suppress(FileError):
+                if desk.study == study:
+                    return desk
+        raise LocalProtocolError(
+            f"expected one of this party's {len(desks)} studies, got {f'study {study.hex()[:16]}…' if study else 'none, as the server names none'}: `secure-afl status` lists them"
+        )
+
+    def largest(self) -> int:
+        """Bytes of the longest message that any of the studies can need now."""
+        most = UNAPPROVED
+        for desk in self._desks.values():
+            if not desk.is_open and desk.is_due:
+                self.close()
+            most = max(most, desk.largest)
+        return most
+
+    def look_ahead(self) -> None:
+        with suppress(FileError):
+            self.look_again()
+        for desk in self._desks.values():
+            desk.look_ahead()
+
+    def rest(self) -> None:
+        for desk in self._desks.values():
+            desk.rest()
+
+    def close(self) -> None:
+        for desk in self._desks.values():
+            desk.close()
+
+
 class Node:
-    """The node of one folder. Raises `FileError` for settings, keys, a roster and a study that cannot be read."""
+    """The node of one party's folder. Raises `FileError` for settings, keys, a roster and a study that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._settings = settings(path)
-        parties = roster.read(path / "roster.toml")
-        self._bound = bound(study.read(path / "study.toml").digest, parties)
-        self._members = len(parties.everybody)
-        self._desk = Desk(Folder(path))
+        self._desk = Desks(path)
+        self._bound, self._members = list[Bound](), 0
+        for one in study_folders(path):
+            parties = roster.read(one / "roster.toml")
+            self._bound.append(bound(study.read(one / "study.toml").digest, parties))
+            self._members = max(self._members, len(parties.everybody))
         self._fleet = Fleet(
             self._settings.superlink,
             whole.read(path / self._settings.authority),
@@ -182,7 +270,8 @@ class Node:
         Raises `FileError` if another node runs in the folder, `LocalProtocolError` for a setting of logs that is none.
         """
         listen()
-        tell(self._bound)
+        for one in self._bound:
+            tell(one)
         with _alone(self._path):
             self._desk.look_ahead()
             while not self._stopped.is_set():
@@ -222,6 +311,7 @@ class Node:
             pass
         finally:
             over.set()
+            beating.join()  # a beat under way would open a connection that nobody closes
             if self._stopped.is_set():
                 self._desk.close()
                 with suppress(FleetError):

@@ -19,7 +19,7 @@ from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
 from secure_afl.node import held_out
-from secure_afl.node.site import AUDIT, Folder, check_name
+from secure_afl.node.site import AUDIT, Folder, check_name, home
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
@@ -65,7 +65,7 @@ def looked_at(path: Path) -> Iterator[Finding]:
     if key.fault or agreed.fault:
         return
     terms, study = folder.terms()
-    if keys.is_server(path / "identity.key"):
+    if keys.is_server(home(path) / "identity.key"):
         yield _tried("plan", lambda: _plan(terms))
         yield _tried("sessions", lambda: _sessions(path))
         yield _tried("SuperLink", lambda: _server(path))
@@ -90,7 +90,7 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _identity(path: Path) -> str:
-    key = path / "identity.key"
+    key = home(path) / "identity.key"
     member, _ = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))
     return f"{member.name}, fingerprint {grouped(member.verify_key)}"
 
@@ -101,7 +101,7 @@ def _digests(terms: Terms, study: Study) -> str:
 
 
 def _member(path: Path, terms: Terms) -> int:
-    member, identity = keys.read_key(path / "identity.key", keys.service_passphrase)
+    member, identity = keys.read_key(home(path) / "identity.key", keys.service_passphrase)
     everybody = [one.verify_key for one in terms.parties.everybody]
     if identity.verify_key not in everybody:
         raise FileError(
@@ -175,7 +175,7 @@ def _ledger(folder: Folder, terms: Terms) -> str:
     """Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
     name = folder.data_set()
     used = None
-    if (folder.path / "state.db").exists():
+    if _state(folder.path).exists():
         with _store(folder.path) as store:
             check_name(name, store)
             used = store.ledger.used(name)
@@ -200,13 +200,13 @@ def _ledger(folder: Folder, terms: Terms) -> str:
 def _sessions(path: Path) -> str:
     """Raises `FileError` and `StoreError` for a `state.db` that knows less than the audit log."""
     memory = Memory()
-    if (path / AUDIT).exists() and not keys.is_server(path / "identity.key"):
-        for entry in read((path / AUDIT).read_bytes()).entries:
+    if (home(path) / AUDIT).exists() and not keys.is_server(home(path) / "identity.key"):
+        for entry in read((home(path) / AUDIT).read_bytes()).entries:
             memory.take(entry.event)
-    if not (path / "state.db").exists():
+    if not (at := _state(path)).exists():
         if memory.joined:
             raise FileError(
-                f"{path / 'state.db'}: expected the file of {len(memory.joined)} sessions that the audit log tells of, found "
+                f"{at}: expected the file of {len(memory.joined)} sessions that the audit log tells of, found "
                 "none: bring it back, or begin anew without it (secure-afl ledger begin-anew)"
             )
         return "none was begun"
@@ -216,10 +216,15 @@ def _sessions(path: Path) -> str:
     return f"under way: {', '.join(names)}" if names else "none is under way"
 
 
+def _state(path: Path) -> Path:
+    """The file of the sessions in a folder: of a server's study its own, of a party the one for all."""
+    return (path if keys.is_server(home(path) / "identity.key") else home(path)) / "state.db"
+
+
 def _store(path: Path) -> AbstractContextManager[Store]:
-    key = path / "identity.key"
+    key = home(path) / "identity.key"
     identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
-    return snapshot(path / "state.db", identity)
+    return snapshot(_state(path), identity)
 
 
 def _approval(folder: Folder, terms: Terms) -> str:
@@ -237,12 +242,13 @@ def _reached(path: Path) -> str:
     """The way to the server's public door, its certificate and its clock. Raises `FileError`."""
     from secure_afl.node.node import node_key, settings
 
-    found = settings(path)
-    node_key(path / found.key)
+    at = home(path)
+    found = settings(at)
+    node_key(at / found.key)
     host, _, port = found.superlink.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    whole.read(path / found.authority)
-    trusted = ssl.create_default_context(cafile=str(path / found.authority))
+    whole.read(at / found.authority)
+    trusted = ssl.create_default_context(cafile=str(at / found.authority))
     try:
         with (
             socket.create_connection((host, int(port)), _TIMEOUT) as plain,
@@ -253,7 +259,7 @@ def _reached(path: Path) -> str:
             head = secured.recv(4096).decode("latin-1")
     except ssl.SSLCertVerificationError as error:
         raise FileError(
-            f"{found.superlink} shows a certificate that {path / found.authority} does not vouch for, or not for this "
+            f"{found.superlink} shows a certificate that {at / found.authority} does not vouch for, or not for this "
             f"name or day ({error.verify_message}): compare the file, and this machine's clock, with the server's"
         ) from None
     except OSError as error:
@@ -288,16 +294,17 @@ def _server(path: Path) -> str:
     from secure_afl.node.server import settings
     from secure_afl.protocol.transport.flower.superlink import node_keys
 
-    found = settings(path)
-    certificate = x509.load_pem_x509_certificate(whole.read(path / found.certificate))
+    at = home(path)
+    found = settings(at)
+    certificate = x509.load_pem_x509_certificate(whole.read(at / found.certificate))
     ends = certificate.not_valid_after_utc
     if ends < datetime.datetime.now(datetime.UTC):
-        raise FileError(f"{path / found.certificate}: expired on {ends:%Y-%m-%d}: have it renewed")
-    whole.read(path / found.key)
-    nodes, parties = node_keys(path / "nodes"), roster.read(path / "roster.toml").everybody
+        raise FileError(f"{at / found.certificate}: expired on {ends:%Y-%m-%d}: have it renewed")
+    whole.read(at / found.key)
+    nodes, parties = node_keys(at / "nodes"), roster.read(path / "roster.toml").everybody
     if len(nodes) < len(parties):
         raise FileError(
-            f"{path / 'nodes'}: expected the public node keys of {len(parties)} parties, got {len(nodes)}"
+            f"{at / 'nodes'}: expected the public node keys of {len(parties)} parties, got {len(nodes)}"
         )
     return (
         f"nodes at {found.public}, operator at {found.private}, {len(nodes)} nodes may connect, certificate until "

@@ -13,7 +13,7 @@ from typing import Any
 from secure_afl.errors import DataError
 from secure_afl.node import study
 from secure_afl.node.server import CONNECTION, flower_home
-from secure_afl.node.site import REPORT, Folder
+from secure_afl.node.site import REPORT, Folder, home
 from secure_afl.node.status import failure
 from secure_afl.protocol.transport.flower.superlink import QUIET
 
@@ -41,7 +41,7 @@ def run(path: Path, deadline: float, watch: Callable[[str], None]) -> dict[str, 
     environment = {
         **os.environ,
         **QUIET,
-        "FLWR_HOME": str(flower_home(path)),
+        "FLWR_HOME": str(flower_home(home(path))),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }

@@ -11,11 +11,12 @@ import ipaddress
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from secure_afl.node.site import Folder
+from secure_afl.node.site import Folder, study_folders
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower import superlink
@@ -102,11 +103,13 @@ def serve(path: Path) -> None:
 
 
 def largest_answer(path: Path) -> int:
-    """Bytes of the longest answer of a party in the study of a server's folder; none of what cannot be read."""
-    try:
-        return Folder(path).terms()[0].largest_answer
-    except FileError:
-        return 0
+    """Bytes of the longest answer of a party in the studies of a server's folder; none of what cannot be read."""
+    largest = 0
+    with suppress(FileError):
+        for one in study_folders(path):
+            with suppress(FileError):
+                largest = max(largest, Folder(one).terms()[0].largest_answer)
+    return largest
 
 
 def flower_home(path: Path) -> Path:

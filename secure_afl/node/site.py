@@ -13,6 +13,10 @@
     progress.json   made by the server: where a run is; runs/: what each run left
     *.previous.*    of an earlier session, put aside when the next one began
 
+A party of several studies has one folder for each in `studies/`, with roster, study, data and what was learned, and a policy
+if it is another one; identity, ledger and audit log are above, once: so no data set serves two studies. The server has only
+its identity above.
+
 Nothing here comes from the server but the model; where sums are checked, a party keeps the one that it computes from them
 itself, if the server's is the same.
 """
@@ -36,6 +40,7 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.node import held_out
 from secure_afl.node import study as study_file
+from secure_afl.node.progress import keep_run
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
@@ -65,6 +70,7 @@ ALL = "all"
 """Of studies: those that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
+STUDIES = "studies"
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
 
 
@@ -88,6 +94,20 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"expected a name of the data set that is not empty, and of printable characters without spaces around "
                 f"them, got {self.name!r}"
             )
+
+
+def home(path: Path) -> Path:
+    """The folder with the identity: of a study in `studies/` the one above."""
+    at = path.absolute()
+    return at.parent.parent if at.parent.name == STUDIES and not (at / "identity.key").exists() else path
+
+
+def study_folders(path: Path) -> list[Path]:
+    """The folders of a party's studies, or the server's: itself, and those in `studies/`. Raises `FileError` if there is none."""
+    found = [one for one in (path, *sorted((path / STUDIES).glob("*"))) if (one / "study.toml").exists()]
+    if not found:
+        raise FileError(f"{path / 'study.toml'}: expected a study here, or in {STUDIES}/NAME/, found none")
+    return found
 
 
 def check_name(name: str, store: Store) -> None:
@@ -115,10 +135,15 @@ class Folder:
 
     path: Path
 
+    @property
+    def home(self) -> Path:
+        """Where identity, ledger and audit log are."""
+        return home(self.path)
+
     def terms(self) -> tuple[Terms, Study]:
         """What was agreed on. Raises `FileError` that names the file."""
         parties = roster.read(self.path / "roster.toml")
-        policy = policy_file.read(self.path / "policy.toml")
+        policy = policy_file.read(self._policy)
         at = self.path / "study.toml"
         study = study_file.read(at)
         try:
@@ -128,12 +153,18 @@ class Folder:
         except (CryptoError, DataError, LocalProtocolError, PolicyError) as error:
             raise FileError(f"{at}: {error}") from None
 
+    @property
+    def _policy(self) -> Path:
+        own = self.path / "policy.toml"
+        return own if own.exists() else self.home / "policy.toml"
+
     def data(self, study: Study) -> tuple[Floats, Labels, Floats | None, str]:
         """The site's rows, their labels, their weights (None without), and the data set's name.
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
         data = self._data()
+        self._check_named_once(data)
         database = data.table.startswith(POSTGRES)
         table: Path | str = data.table if database else self.path / data.table
         try:
@@ -147,6 +178,21 @@ class Folder:
         except DataError as error:
             raise FileError(str(error)) from None
         return X, y, weights, data.name
+
+    def _check_named_once(self, data: Data) -> None:
+        """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
+        if self.home == self.path:
+            return
+        for other in study_folders(self.home):
+            if other == self.path or not (other / "data.toml").exists():
+                continue
+            known = Folder(other)._data()
+            same = _where(other, known) == _where(self.path, data) and known.query == data.query
+            if same and known.name != data.name:
+                raise FileError(
+                    f"{self.path / 'data.toml'}: expected {known.name!r}, by which {other.name} knows this table, got "
+                    f"{data.name!r}: the ledger lets a table out once, by its name"
+                )
 
     def table_file(self) -> Path | None:
         """The file with the site's rows; None if a database has them. Raises `FileError`."""
@@ -176,7 +222,7 @@ class Folder:
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
-        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
         terms, study = self.terms()
 
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
@@ -194,7 +240,7 @@ class Folder:
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
-        store = Store(self.path / "state.db", identity)
+        store = Store(self.home / "state.db", identity)
         store.ledger.compose = composed
         endpoint = Endpoint(
             identity,
@@ -209,7 +255,7 @@ class Folder:
                 model, announced, session, study, endpoint.name, sums, terms.parties.clients
             ),
             under_way=self.put_aside,
-            audit=self.path / AUDIT,
+            audit=self.home / AUDIT,
             study=b"" if unapproved else study.digest,
             log_known=known,
         )
@@ -226,7 +272,7 @@ class Folder:
         if shown not in (None, (study.digest, rosters)):
             raise FileError(f"{self.path}: the study or the roster is not what was shown: read it again")
         event = Approved(study.digest, rosters, *_words(by, reason))
-        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
         everybody = [one.verify_key for one in parties.everybody]
         if identity.verify_key not in everybody:
             raise FileError(
@@ -234,10 +280,10 @@ class Folder:
             )
         clients = len(parties.clients.members)
         role = Role.CLIENT if everybody.index(identity.verify_key) < clients else Role.HOLDER
-        with closing(AuditLog(self.path / AUDIT, identity, member.name, role, wait=_PATIENCE)) as log:
+        with closing(AuditLog(self.home / AUDIT, identity, member.name, role, wait=_PATIENCE)) as log:
             log.take_revocations()  # of before
             log.append(event)
-            if (at := self.path / "state.db").exists():
+            if (at := self.home / "state.db").exists():
                 with closing(Store(at, identity)) as store:
                     store.set_revoked(log.revoked)
 
@@ -263,19 +309,19 @@ class Folder:
                 f"revoke; approved studies: {known} (--study DIGEST or --all)"
             )
         for one in found:
-            revoke_at_once(self.path / AUDIT, Revoked(one, *words))
+            revoke_at_once(self.home / AUDIT, Revoked(one, *words))
         return found, self._settled()
 
     def _settled(self) -> bool:
         """Whether the audit log has all revocations: they are written there unless a node is at work with it."""
-        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
-        begun = read((self.path / AUDIT).read_bytes()).begun
+        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        begun = read((self.home / AUDIT).read_bytes()).begun
         assert begun is not None  # it has approvals
         try:
-            log = AuditLog(self.path / AUDIT, identity, member.name, begun.role)
+            log = AuditLog(self.home / AUDIT, identity, member.name, begun.role)
         except AuditError:
-            return not revocations(self.path / AUDIT)
-        with closing(log), closing(Store(self.path / "state.db", identity)) as store:
+            return not revocations(self.home / AUDIT)
+        with closing(log), closing(Store(self.home / "state.db", identity)) as store:
             log.take_revocations()
             store.check_revoked(log.revoked)
         return True
@@ -288,11 +334,11 @@ class Folder:
 
     def _approvals(self) -> dict[bytes, Approved]:
         """All that hold, by study."""
-        at = self.path / AUDIT
+        at = self.home / AUDIT
         if not at.exists():
             return {}
         chain = read(at.read_bytes())
-        key = keys.read_key(self.path / "identity.key", keys.service_passphrase)[1].verify_key
+        key = keys.read_key(self.home / "identity.key", keys.service_passphrase)[1].verify_key
         if chain.faults or chain.begun is None or chain.begun.key != key:
             raise FileError(f"{at}: expected this party's audit log, got one that is damaged or another's")
         revoked = {one.study for one in revocations(at).values()}
@@ -302,10 +348,10 @@ class Folder:
         """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
         given. The ledger stays, so their data sets are spent. Raises `FileError`, and `StoreError` for its `state.db`.
         """
-        at = self.path / "state.db"
+        at = self.home / "state.db"
         if not at.exists():
             raise FileError(f"{at}: expected the file of a party's sessions, found none")
-        key = self.path / "identity.key"
+        key = self.home / "identity.key"
         _, identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))
         with closing(Store(at, identity)) as store, store.transaction():
             names = store.open_sessions()
@@ -319,23 +365,23 @@ class Folder:
         operator has to know. Gives where the old file is now. Raises `FileError`, `AuditError`, `StoreError`.
         """
         event = Forgotten(*_words(by, reason))
-        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
-        at, aside = self.path / "state.db", None
-        if not (self.path / AUDIT).exists():
+        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        at, aside = self.home / "state.db", None
+        if not (self.home / AUDIT).exists():
             raise FileError(
-                f"{self.path / AUDIT}: expected this party's audit log, found none: nothing is known to be lost"
+                f"{self.home / AUDIT}: expected this party's audit log, found none: nothing is known to be lost"
             )
-        chain = read((self.path / AUDIT).read_bytes())
+        chain = read((self.home / AUDIT).read_bytes())
         if chain.begun is None:
-            raise FileError(f"{self.path / AUDIT}: expected this party's audit log, got a damaged one")
+            raise FileError(f"{self.home / AUDIT}: expected this party's audit log, got a damaged one")
         with closing(
-            AuditLog(self.path / AUDIT, identity, member.name, chain.begun.role, wait=_PATIENCE)
+            AuditLog(self.home / AUDIT, identity, member.name, chain.begun.role, wait=_PATIENCE)
         ) as log:
             if at.exists():
-                aside = self.path / "state.lost.db"
+                aside = self.home / "state.lost.db"
                 for ending in ("-wal", "-shm", ""):
-                    if (one := self.path / f"state.db{ending}").exists():
-                        one.replace(self.path / f"state.lost.db{ending}")
+                    if (one := self.home / f"state.db{ending}").exists():
+                        one.replace(self.home / f"state.lost.db{ending}")
             with closing(Store(at, identity)) as store, store.transaction():
                 for session in sorted(log.memory.joined):
                     store.ledger.join(session)
@@ -346,13 +392,13 @@ class Folder:
         """Begin another file of this party's audit log; gives where the full one is now. Raises `FileError` while a session is
         under way, `AuditError`, and `StoreError` for its `state.db`.
         """
-        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
-        begun = read(whole.read(self.path / AUDIT)).begun
+        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        begun = read(whole.read(self.home / AUDIT)).begun
         if begun is None:
-            raise FileError(f"{self.path / AUDIT}: expected this party's audit log, got a damaged one")
+            raise FileError(f"{self.home / AUDIT}: expected this party's audit log, got a damaged one")
         with (
-            closing(Store(self.path / "state.db", identity)) as store,
-            closing(AuditLog(self.path / AUDIT, identity, member.name, begun.role, wait=_PATIENCE)) as log,
+            closing(Store(self.home / "state.db", identity)) as store,
+            closing(AuditLog(self.home / AUDIT, identity, member.name, begun.role, wait=_PATIENCE)) as log,
         ):
             if names := store.open_sessions():
                 raise FileError(
@@ -368,13 +414,13 @@ class Folder:
         Raises `FileError` for a name that is not in the ledger and while a session is under way, `PolicyError` if a vector of it left, unless the owner
         says that it may expose the data set, and `StoreError`, `AuditError` for what cannot be read or written.
         """
-        at = self.path / "state.db"
+        at = self.home / "state.db"
         if not at.exists():
             raise FileError(f"{at}: expected the file of a party's ledger, found none")
-        member, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
+        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
         with (
             closing(Store(at, identity)) as store,
-            closing(AuditLog(self.path / AUDIT, identity, member.name, Role.CLIENT)) as log,
+            closing(AuditLog(self.home / AUDIT, identity, member.name, Role.CLIENT)) as log,
             store.transaction(),
         ):
             if names := store.open_sessions():
@@ -396,11 +442,11 @@ class Folder:
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
-        budget = policy_file.read(self.path / "policy.toml").budget
-        if not (self.path / "state.db").exists():
+        budget = policy_file.read(self._policy).budget
+        if not (self.home / "state.db").exists():
             return budget, []
-        _, identity = keys.read_key(self.path / "identity.key", keys.service_passphrase)
-        with snapshot(self.path / "state.db", identity) as store:
+        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        with snapshot(self.home / "state.db", identity) as store:
             found = []
             for name in store.ledger.data_sets():
                 spendings = list(store.ledger.spent(name).values())
@@ -448,6 +494,7 @@ class Folder:
                     self.keep(PERSONAL, [*layers[:-1], study.personal_head(X, y, who, layers)])
             except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
                 tell(NotPersonal(str(error)))
+        keep_run(self.path, (MODEL, TABLE_MODEL, PERSONAL))
 
     def keep_table_model(self, study: Study, fitted: Any, session: bytes) -> bytes:
         """The server's: write the model file of a study with a codebook, and give its content for the parties; empty for
@@ -481,6 +528,10 @@ class Folder:
             beside.replace(self.path / name)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _where(folder: Path, data: Data) -> str:
+    return data.table if data.table.startswith(POSTGRES) else str((folder / data.table).resolve())
 
 
 def _words(by: str, reason: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.node import study as study_file
 from secure_afl.node.progress import PROGRESS
-from secure_afl.node.site import AUDIT, FAILURE, MODEL, REPORT, TABLE_MODEL
+from secure_afl.node.site import AUDIT, FAILURE, MODEL, REPORT, TABLE_MODEL, home, study_folders
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import (
     Agreed,
@@ -32,6 +32,7 @@ from secure_afl.protocol.audit.events import (
 )
 from secure_afl.protocol.durable.store import snapshot
 from secure_afl.protocol.files import keys, roster
+from secure_afl.protocol.files.keys import is_server
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.roster import Roster, grouped
@@ -57,17 +58,16 @@ class Section:
 
 
 def sections(path: Path) -> tuple[Section, ...]:
-    """All of it. Raises `FileError`, and `StoreError` for a `state.db` that cannot be read."""
-    found = {
-        "Study": _study,
-        "Party": _party,
-        "Run": _run,
-        "Sessions and data sets": _sessions,
-        "Results": _results,
-        "Past runs": _past,
-        "Audit log": _history,
-    }
-    every = (Section(title, tuple(look(path))) for title, look in found.items())
+    """All of it, by study where there are several. Raises `FileError`, and `StoreError` for a `state.db` that cannot be read."""
+    every = [Section("Party", tuple(_party(path)))]
+    for one in study_folders(path):
+        of = "" if one == path else f" {one.name}"
+        looks = {"Study": _study, "Run": _run, "Results": _results, "Past runs": _past}
+        every += [Section(f"{title}{of}", tuple(look(one))) for title, look in looks.items()]
+        if one != path and is_server(home(one) / "identity.key"):  # else all studies have one ledger
+            every.append(Section(f"Sessions{of}", tuple(_sessions(one))))
+    every.append(Section("Sessions and data sets", tuple(_sessions(path))))
+    every.append(Section("Audit log", tuple(_history(path))))
     return tuple(one for one in every if one.lines)
 
 
@@ -209,6 +209,8 @@ def _past(path: Path) -> Iterator[str]:
             yield f"{run.name}: a model from sums over {sizes} clients in {seconds:.0f} s, {run}"
         elif (run / FAILURE).exists():
             yield f"{run.name}: no model: {_why(json.loads((run / FAILURE).read_text()))}"
+        else:  # a party's
+            yield f"{run.name}: a model, {run}"
 
 
 def _results(path: Path) -> Iterator[str]:
@@ -219,7 +221,7 @@ def _results(path: Path) -> Iterator[str]:
 
 
 def _sessions(path: Path) -> Iterator[str]:
-    key, at = path / "identity.key", path / "state.db"
+    key, at = home(path) / "identity.key", path / "state.db"
     if not (key.exists() and at.exists()):
         return
     identity: Identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]

@@ -24,7 +24,7 @@ def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
     @app.query(ACTION)  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def answer(message: Message, context: Context) -> Message:
         @contextmanager
-        def endpoint() -> Iterator[Endpoint]:
+        def endpoint(study: bytes) -> Iterator[Endpoint]:
             with closing(opened(context)) as party:
                 if (
                     to_envelope(message.content).channel is Channel.WHEREABOUTS
@@ -39,9 +39,10 @@ def answering(opened: Callable[[Context], Endpoint]) -> ClientApp:
 
 
 def answer_to(
-    content: RecordDict, node: int, opened: Callable[[], AbstractContextManager[Endpoint]]
+    content: RecordDict, node: int, opened: Callable[[bytes], AbstractContextManager[Endpoint]]
 ) -> RecordDict:
-    """The answer of the party that `opened` returns, at the node of that number; the party's log records it.
+    """The answer of the party that `opened` returns, at the node of that number; the party's log records it. `opened` takes
+    the digest of the study that the server names, empty without one.
 
     Every failure gives the server the same empty refusal, since the text of an exception could reveal data.
     """
@@ -49,7 +50,7 @@ def answer_to(
     try:
         listen()
         envelope = to_envelope(content)
-        with opened() as endpoint:
+        with opened(envelope.study) as endpoint:
             party = endpoint.name
             given = endpoint.answer(envelope, node)
     except Exception as error:  # noqa: BLE001

@@ -20,9 +20,8 @@ SHORT = 2**17  # bytes
 
 def to_records(envelope: Envelope) -> RecordDict:
     """Convert an envelope for a party."""
-    return _records(
-        {"version": VERSION, "channel": envelope.channel.value, "session": envelope.session}, envelope.data
-    )
+    about = {"version": VERSION, "channel": envelope.channel.value, "session": envelope.session}
+    return _records({**about, "study": envelope.study} if envelope.study else about, envelope.data)
 
 
 def to_envelope(records: RecordDict) -> Envelope:
@@ -34,7 +33,8 @@ def to_envelope(records: RecordDict) -> Envelope:
         raise WireError(
             "expected a record with a channel and a session number: the message is not of secure-afl"
         )
-    return Envelope(Channel(channel), session, _bytes(records))
+    study = (about or {}).get("study", b"")
+    return Envelope(Channel(channel), session, _bytes(records), study if isinstance(study, bytes) else b"")
 
 
 def answer_records(answer: bytes | None) -> RecordDict:

@@ -40,7 +40,7 @@ class FlowerPost:
     """Carries envelopes to the parties of one run.
 
     deadline: the longest time of a phase, in seconds; poll: the longest pause between two looks for answers, in seconds
-    (shorter soon after an answer). `nodes`: each party's node, by index; `silences`: why parties did not answer;
+    (shorter soon after an answer). study: its digest, for parties of several. `nodes`: each party's node, by index; `silences`: why parties did not answer;
     `twins`: parties that two nodes at a time proved to be. Nodes that join during the run are asked for their party; a party
     is at the node where it proved its identity last.
     """
@@ -51,6 +51,7 @@ class FlowerPost:
     nodes: dict[int, int] = field(default_factory=dict)
     silences: list[str] = field(default_factory=list)
     twins: set[int] = field(default_factory=set)
+    study: bytes = b""
     _parties: Parties | None = field(default=None, init=False)
     _greeted: set[int] = field(default_factory=set, init=False)
     _questions: dict[str, _Question] = field(default_factory=dict, init=False)  # by the message's number
@@ -115,7 +116,9 @@ class FlowerPost:
                 for party, node in here.items()
                 if node in online and told.get(party) != node and times.get(node, 0) < _TIMES
             }
-            envelopes = {node: Envelope(channel, session, outbox[party]) for node, party in going.items()}
+            envelopes = {
+                node: Envelope(channel, session, outbox[party], self.study) for node, party in going.items()
+            }
             waiting |= {number: (going[node], node) for number, node in self._push(envelopes, ends)}
             for node, party in going.items():
                 told[party] = node
@@ -152,7 +155,7 @@ class FlowerPost:
         self._questions = {number: one for number, one in self._questions.items() if now < one.ends}
         fresh, ends = sorted(self._online - self._greeted), now + self.deadline
         self._greeted.update(fresh)
-        question = who_is_there()
+        question = who_is_there(self.study)
         for number, node in self._push(dict.fromkeys(fresh, question), ends):
             self._questions[number] = _Question(node, question, ends)
         return self._online

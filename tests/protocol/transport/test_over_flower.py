@@ -123,10 +123,11 @@ def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogC
 
     with pytest.warns(match="without site-0"):
         report = flower_app.serve(LocalGrid(4, reply), federation.server, 5.0, 0.01)
-    assert report["silences"] == ["site-0: refused; its own log says why"]
+    # It gave no vector, and takes no model of a sum that it was not in.
+    assert report["silences"] == ["site-0: refused; its own log says why"] * 2
     assert not any(one.has_error() for one in told)
     refusals = [one.content for one in told if records.to_answer(one.content) is None]
-    assert refusals == [records.answer_records(None)]
+    assert refusals == [records.answer_records(None)] * 2
     # Nor is it in the node's own output, which others may collect; the party sees it when it looks.
     assert "refusal=DataError" in caplog.text
     assert "123456" not in caplog.text
