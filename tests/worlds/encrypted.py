@@ -74,7 +74,7 @@ class KeyWorld:
         solve: Solve | None = None,
     ) -> "KeySession":
         plan = plan or [SumPlan(f"sum {r}", length, BOUND, fraction_bits) for r in range(rounds)]
-        masks = self._masks(plan, network) if self.encryption.masked else None
+        masks = self.masks(plan, network) if self.encryption.masked else None
         parameters = masks.server.parameters if masks else None
         agreement = Agreement.propose(
             self.encryption,
@@ -84,13 +84,22 @@ class KeyWorld:
             cohort=cohort,
             masked=(parameters.session, parameters.transcript()) if parameters else None,
         )
-        clients = {index: self.client(index, plan, masks) for index in agreement.cohort}
+        clients = {
+            index: self.client(index, plan, masks.clients[index] if masks else None)
+            for index in agreement.cohort
+        }
         holders = {self.members + number: self.holder(number, plan, solve) for number in range(self.holders)}
         server = HomomorphicServer(agreement, self.roster, self.key_holders, least=self.least)
         return KeySession(self, plan, EncryptedCohort(server, clients, holders, network), masks)
 
-    def client(self, index: int, plan: Sequence[SumPlan], masks: Cohort | None = None) -> HomomorphicClient:
-        return HomomorphicClient(
+    def client(
+        self,
+        index: int,
+        plan: Sequence[SumPlan],
+        masks: MaskingClient | None = None,
+        kind: type[HomomorphicClient] = HomomorphicClient,
+    ) -> HomomorphicClient:
+        return kind(
             self.identities[index],
             self.roster,
             self.key_holders,
@@ -98,12 +107,18 @@ class KeyWorld:
             self.policy,
             self.ledgers[index],
             self.encryption,
-            masks=masks.clients[index] if masks else None,
+            masks=masks,
         )
 
-    def holder(self, number: int, plan: Sequence[SumPlan], solve: Solve | None = None) -> KeyHolder:
+    def holder(
+        self,
+        number: int,
+        plan: Sequence[SumPlan],
+        solve: Solve | None = None,
+        kind: type[KeyHolder] = KeyHolder,
+    ) -> KeyHolder:
         index = self.members + number
-        return KeyHolder(
+        return kind(
             self.identities[index],
             self.roster,
             self.key_holders,
@@ -114,7 +129,8 @@ class KeyWorld:
             solve=solve,
         )
 
-    def _masks(self, plan: Sequence[SumPlan], network: Network | None) -> Cohort:
+    def masks(self, plan: Sequence[SumPlan], network: Network | None = None) -> Cohort:
+        """The masked session of `bfv+mask`, before its keys are exchanged."""
         n = self.members
         _, agreed = self.encryption.agreed(plan, n, self.holders)
         parameters = Parameters.propose(

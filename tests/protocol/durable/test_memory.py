@@ -67,7 +67,8 @@ def encrypted_session(world: KeyWorld, **options: Any) -> tuple[KeySession, Rest
             _, agreed = world.encryption.agreed(session.plan, world.members, world.holders)
             parts = world.identities[index], world.roster, session.plan, world.policy, world.ledgers[index]
             masks[index] = again(masks[index], MaskingClient(*parts, agreed=agreed))
-        clients[index] = again(clients[index], world.client(index, session.plan, session.masks))
+        beneath = session.masks.clients[index] if session.masks else None
+        clients[index] = again(clients[index], world.client(index, session.plan, beneath))
 
     network = Restarts(restart)
     session = world.session(network, **options)

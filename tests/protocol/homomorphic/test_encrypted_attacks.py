@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from worlds.encrypted import KeyWorld
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
@@ -53,8 +54,6 @@ from secure_afl.protocol.homomorphic.messages import (
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.homomorphic.states import ClientState, HolderState, ServerState
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import (
     LocalProtocolError,
@@ -64,9 +63,8 @@ from secure_afl.protocol.session.errors import (
     RoundAbortedError,
 )
 from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import Message, answered, decode, encode, sign_frame
 from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
@@ -96,11 +94,11 @@ class World:
     holders: int = 1
 
     def __post_init__(self) -> None:
-        self.identities = [Identity.generate() for _ in range(self.clients + self.holders)]
-        self.ledgers = [Ledger() for _ in self.identities]
-        members = [Member(f"site-{at}", one.verify_key) for at, one in enumerate(self.identities)]
-        self.roster = Roster(tuple(members[: self.clients]))
-        self.key_holders = Roster(tuple(members[self.clients :]))
+        self.parties = KeyWorld(
+            self.clients, self.encryption.backend.value, self.holders, POLICY, self.encryption.release
+        )
+        self.identities, self.ledgers = self.parties.identities, self.parties.ledgers
+        self.roster, self.key_holders = self.parties.roster, self.parties.key_holders
         draws = np.random.default_rng(1)
         # The same vector in every round, as related sums have it.
         self.vectors = [np.round(draws.uniform(-90, 90, LENGTH)) for _ in range(self.clients)]
@@ -116,28 +114,11 @@ class World:
         kind: type[HomomorphicClient] = HomomorphicClient,
         masks: MaskingClient | None = None,
     ) -> HomomorphicClient:
-        about = (
-            self.identities[index],
-            self.roster,
-            self.key_holders,
-            self.plan,
-            POLICY,
-            self.ledgers[index],
-        )
-        return kind(*about, self.encryption, masks=masks)
+        return self.parties.client(index, self.plan, masks, kind)
 
     def holder(self, number: int = 0, kind: type[KeyHolder] = KeyHolder) -> KeyHolder:
-        index = self.clients + number
-        about = (
-            self.identities[index],
-            self.roster,
-            self.key_holders,
-            self.plan,
-            POLICY,
-            self.ledgers[index],
-        )
         solve = unsolvable if self.encryption.release is Release.WEIGHTS else None
-        return kind(*about, self.encryption, solve=solve)
+        return self.parties.holder(number, self.plan, solve, kind)
 
     def cohort(
         self,
@@ -147,11 +128,13 @@ class World:
         holder: type[KeyHolder] = KeyHolder,
         masks: Cohort | None = None,
     ) -> EncryptedCohort:
-        beneath = None
-        if masks:
-            beneath = (masks.server.parameters.session, masks.server.parameters.transcript())
+        beneath = masks.server.parameters if masks else None
         agreement = Agreement.propose(
-            self.encryption, self.roster, self.key_holders, self.plan, masked=beneath
+            self.encryption,
+            self.roster,
+            self.key_holders,
+            self.plan,
+            masked=(beneath.session, beneath.transcript()) if beneath else None,
         )
         server = HomomorphicServer(agreement, self.roster, self.key_holders, least=3)
         clients = {
@@ -163,23 +146,7 @@ class World:
 
     def masks(self) -> Cohort:
         """The masked session for `MASKED`, its keys exchanged."""
-        _, agreed = self.encryption.agreed(self.plan, self.clients, self.holders)
-        parameters = Parameters.propose(
-            self.roster,
-            self.plan,
-            profile=Profile.ACTIVE,
-            suite=Suite.X25519,
-            degree=self.clients - 1,
-            threshold=graph.least_threshold(Profile.ACTIVE, self.clients, self.clients - 1),
-            rounds=agreed,
-        )
-        clients = {
-            index: MaskingClient(
-                self.identities[index], self.roster, self.plan, POLICY, self.ledgers[index], agreed=agreed
-            )
-            for index in range(self.clients)
-        }
-        cohort = Cohort(MaskingServer(parameters, self.roster), clients)
+        cohort = self.parties.masks(self.plan)
         cohort.set_up()
         return cohort
 
@@ -375,10 +342,10 @@ def test_a_second_session_over_the_same_rows() -> None:
     world.ledgers[: world.clients] = [Ledger() for _ in range(world.clients)]
     again = Attack(world)
     again.collect(among=range(1, 4))
-    with pytest.raises(PolicyError, match=r"site-4: the data set 'site-1: .* was used in session"):
+    with pytest.raises(PolicyError, match=r"holder-0: the data set 'site-1: .* was used in session"):
         again.open(again.total(range(1, 4)), range(1, 4))
     # Where that is lost too, the difference is the victim.
-    world.ledgers = [Ledger() for _ in world.ledgers]
+    world.ledgers[:] = [Ledger() for _ in world.ledgers]
     again = Attack(world)
     again.collect(among=range(1, 4))
     second = again.units(again.open(again.total(range(1, 4)), range(1, 4)))
@@ -479,7 +446,7 @@ def test_a_lying_server_over_the_survivors_of_related_sums() -> None:
     for fresh in (False, True):
         unmarked = World(plan=planned(2))
         assert difference(unmarked, fresh=fresh) == unmarked.units([VICTIM])
-        with pytest.raises(PolicyError, match="site-4: expected the 4 contributors of the sums before"):
+        with pytest.raises(PolicyError, match="holder-0: expected the 4 contributors of the sums before"):
             difference(World(plan=planned(2, same=True)), fresh=fresh)
 
 
@@ -621,7 +588,7 @@ def test_the_servers_own_key_in_place_of_the_holders(monkeypatch: pytest.MonkeyP
         read, _ = servers.decrypt(lattice.unpack(upload.payload, LENGTH), LENGTH)
         assert read.tolist() == world.units([VICTIM])
 
-    world.ledgers = [Ledger() for _ in world.ledgers]
+    world.ledgers[:] = [Ledger() for _ in world.ledgers]
     client = world.client(VICTIM)
     foreign, _ = invited(world)  # the same holder's, of another session
     for shown in (
@@ -630,7 +597,7 @@ def test_the_servers_own_key_in_place_of_the_holders(monkeypatch: pytest.MonkeyP
         replace(foreign, agreement=invitation.agreement),
         replace(invitation, signatures=foreign.signatures),
     ):
-        with pytest.raises(RemoteProtocolError, match="expected a key signed by site-4"):
+        with pytest.raises(RemoteProtocolError, match="expected a key signed by holder-0"):
             client.receive(encode(shown))
     assert client.receive(encode(invitation))
 
@@ -815,7 +782,9 @@ def test_a_rogue_key_share(monkeypatch: pytest.MonkeyPatch) -> None:
         upload = bfv.encrypt(lattice, key, words)  # of a single client
         read, _ = seal.decode(lattice, joint_key.opened(lattice, upload, [own.partial(upload, 2, 1)]), LENGTH)
         assert read.tolist() == words.tolist()
-    with pytest.raises(RemoteProtocolError, match="the share of site-6 is not the one that it committed to"):
+    with pytest.raises(
+        RemoteProtocolError, match="the share of holder-2 is not the one that it committed to"
+    ):
         signatures(World(holders=3))
 
 
@@ -837,7 +806,7 @@ def test_two_views_of_the_commitments_make_no_key() -> None:
     late = rogue_share(lattice, own, [first])  # chosen after the first holder's share was seen
     second = said(two.receive(shown_commitment(late))).share
     for holder, share in ((one, late), (two, own)):
-        with pytest.raises(RemoteProtocolError, match="the share of site-6 is not the one"):
+        with pytest.raises(RemoteProtocolError, match="the share of holder-2 is not the one"):
             holder.receive(encode(KeyShares(transcript, ((4, first), (5, second), (rogue, share)))))
     # Each takes what it was shown; they sign two different keys, and a client wants one key signed by all.
     keys = {}
@@ -848,7 +817,7 @@ def test_two_views_of_the_commitments_make_no_key() -> None:
     for share in (own, late):
         key = joint_key.public_key(lattice, a, [first, second, share])
         by_rogue = world.identities[rogue].sign(Label.KEY_SIGNATURE, *messages.key_parts(transcript, key))
-        with pytest.raises(RemoteProtocolError, match=r"expected a key signed by site-[45]"):
+        with pytest.raises(RemoteProtocolError, match=r"expected a key signed by holder-[01]"):
             world.client(0).receive(encode(Invitation(agreement, key, (keys[own], keys[late], by_rogue))))
 
 
@@ -915,9 +884,9 @@ def test_a_key_holder_that_is_missing_or_at_fault(phase: str, how: str) -> None:
     with pytest.raises(RoundAbortedError) as aborted:
         session()
     if how == "missing":
-        assert "site-5" in str(aborted.value)
+        assert "holder-1" in str(aborted.value)
     if how == "signed nonsense":
-        assert "site-5" in aborted.value.blame
+        assert "holder-1" in aborted.value.blame
     assert all(isinstance(one, ProtocolError | CryptoError) for one in cohort.refusals)
 
 
@@ -939,10 +908,10 @@ def test_a_single_key_holder_that_releases_what_is_no_sum(encryption: Encryption
     cohort = world.cohort(Lies(), masks=masks)
     cohort.set_up()
     if not masks:
-        with pytest.raises(RoundAbortedError, match="site-4: expected"):
+        with pytest.raises(RoundAbortedError, match="holder-0: expected"):
             cohort.sum(0, world.contribute)
     else:
-        with pytest.raises(RoundAbortedError, match="site-4: expected"):
+        with pytest.raises(RoundAbortedError, match="holder-0: expected"):
             layered_sum(masks, cohort, 0, world.contribute)
         assert masks.server.state.value == "ready"  # it gave the round up
 
