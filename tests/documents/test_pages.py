@@ -3,7 +3,7 @@
 import re
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition, stacked
+from secure_afl.testing import record
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -30,8 +31,8 @@ def test_a_backend_in_forty_lines(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert names["model"].score(names["X"], names["y"]) > 0.9
     assert names["model"].certificate_.bound < 1e-9
     # What the page says of it.
-    assert "7 passed" in capsys.readouterr().out
-    assert names["report"].failed == ("a_data_set_serves_one_session", "an_entry_is_summed_once")
+    assert "14 passed, 2 failed" in capsys.readouterr().out
+    assert names["report"].failed == ("a_data_set_serves_one_session", "a_sum_is_made_once")
 
 
 README = DOCS.parent / "README.md"
@@ -86,3 +87,26 @@ def test_a_long_paragraph_is_found() -> None:
         f"```\n{'code ' * 200}\n```\n\n| {'row ' * 100}|\n| {'row ' * 100}|\n\n- {'item ' * 121}\n- short\n"
     )
     assert [len(part.split()) > LONGEST for part in paragraphs(text)].count(True) == 1
+
+
+@pytest.mark.slow
+def test_your_own_in_ten_minutes(tmp_path: Path) -> None:
+    names = runpy.run_path(program("verification/ten-minutes.md", tmp_path))
+    assert {"later_sums_are_right", "bad_values_are_refused", "a_sum_is_made_once"} <= set(
+        names["report"].failed
+    )
+    assert "sums_are_right" in names["report"].passed
+    assert not names["better"].failed
+    assert {"bad_values_are_refused", "the_lost_are_left_out"} <= set(
+        names["better"].having("not claimed") + names["better"].having("not judged") + names["better"].passed
+    )
+
+
+def test_the_record_is_documented() -> None:
+    page = (DOCS / "verification/record.md").read_text()
+    for kind in get_args(record.Record):
+        assert f"| `{kind.__struct_config__.tag}` |" in page
+        line = next(one for one in page.splitlines() if one.startswith(f"| `{kind.__struct_config__.tag}` |"))
+        assert all(f"`{field}`" in line for field in kind.__struct_fields__)
+    listed = page.partition("## Claims")[2].partition("## Requests")[0]
+    assert all(f"`{field}`" in listed for field in record.Claims.__struct_fields__)

@@ -1,206 +1,445 @@
-"""`check_aggregator` finds nothing wrong with ours, and in each broken one what is broken."""
+"""`check_aggregator` passes a sound secure sum, names the flaw of each flawed one, and passes ours."""
 
+import json
 import math
 import random
 import struct
-from collections.abc import Callable, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from scipy.stats import chi2
 
+from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.transport.driver import Contribution, Envelope, Network
-from secure_afl.sums.aggregation import Aggregator, MaskedAggregator, PlainAggregator
+from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
-from secure_afl.testing import aggregators
-from secure_afl.testing.aggregators import (
-    PROPERTIES,
+from secure_afl.testing import PropertyFailed, check_aggregator, judge_record, leaks, neutral, record
+from secure_afl.testing.generators import generators_noted
+from secure_afl.testing.judge import PROPERTIES, in_order
+from secure_afl.testing.record import Claims, RecordError, claims
+from secure_afl.testing.schedules import Ask, Runner, Schedule, session
+from secure_afl.testing.systems import (
+    Alteration,
     Factory,
-    PropertyFailed,
-    check_aggregator,
-    generators_noted,
+    Program,
+    PythonTarget,
+    RemoteTarget,
+    Wire,
+    url_asker,
 )
-from verification import broken
+from verification import flawed
+from verification.answering import Answering
+from verification.sound import Sound
 
-SEMI_HONEST = Policy(profiles=frozenset({Profile.SEMI_HONEST}))
-NO_SHARES = "one_kind_of_share_is_revealed"
-NO_WORDS = "uploads_look_uniform"
-NO_ENDS = "the_bound_itself_is_summed"
+LONG = {"seconds": 600.0, "on_fail": "collect"}  # no verdict depends on a clock
+QUICK = [
+    flawed.ScalesInPlace,
+    flawed.Coarse,
+    flawed.Sorted,
+    flawed.SortedSurvivors,
+    flawed.Stale,
+    flawed.WrongForSeven,
+    flawed.WrongFromTheThirdSum,
+    flawed.Clips,
+    flawed.Crashes,
+    flawed.SendsNothing,
+    flawed.OneBareWordIn,
+    flawed.MasksFromTheThirdSum,
+    flawed.ToySeeds,
+    flawed.OneKeyForAll,
+    flawed.SumsTwiceAfterALoss,
+    flawed.RelatedForTwoSums,
+]
 
 
-def masked(network: Network) -> MaskedAggregator:
-    return MaskedAggregator(network=network)
+def found(kind: type[flawed.Flawed], seed: int = 0) -> None:
+    report = check_aggregator(kind, only=[kind.found_by], seed=seed, examples=10, **LONG)  # type: ignore[arg-type]
+    assert report.failed == (kind.found_by,), str(report)
+    assert f"seed={seed}" in report[kind.found_by].replay
 
 
-def semi_honest(network: Network) -> MaskedAggregator:
-    return MaskedAggregator(SEMI_HONEST, profile=Profile.SEMI_HONEST, network=network)
+# ---- flaws ---------------------------------------------------------------------------------------
 
 
-def encrypted(backend: str, **options: Any) -> Factory:
-    return lambda network: EncryptedAggregator(backend, network=network, **options)
-
-
-# ---- ours ----------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", QUICK, ids=lambda kind: kind.__name__)
+def test_a_flaw_has_one_name(kind: type[flawed.Flawed]) -> None:
+    found(kind)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("factory", "options", "not_applicable"),
-    [
-        pytest.param(masked, {}, (), id="mask, active"),
-        pytest.param(semi_honest, {}, (), id="mask, semi-honest"),
-        pytest.param(encrypted("bfv"), {}, (NO_WORDS, NO_SHARES), id="bfv"),
-        pytest.param(encrypted("bfv", holders=2), {"tampered": 30}, (NO_WORDS, NO_SHARES), id="bfv by 2"),
-        pytest.param(encrypted("bfv+mask"), {"tampered": 60}, (NO_WORDS,), id="bfv+mask"),
-        pytest.param(
-            encrypted("ckks", release="sum"), {"tampered": 60}, (NO_WORDS, NO_SHARES), id="ckks sums"
-        ),
-        pytest.param(
-            encrypted("ckks"),
-            {"asks": "weights", "tampered": 60},
-            (NO_ENDS, NO_WORDS, NO_SHARES),
-            id="ckks weights",
-        ),
-    ],
+    "kind", [one for one in flawed.FLAWS if one not in QUICK], ids=lambda kind: kind.__name__
 )
-def test_ours_have_every_property(
-    factory: Factory, options: dict[str, Any], not_applicable: tuple[str, ...]
-) -> None:
-    report = check_aggregator(factory, on_fail="collect", **options)
-    assert not report.failed, str(report)
-    assert report.not_applicable == not_applicable
-    assert len(report.rows) == len(PROPERTIES)
-
-
-@pytest.mark.slow
-def test_the_default_has_every_property_under_a_few_faults() -> None:
-    report = check_aggregator(masked, tampered=4)
-    assert report.passed == tuple(one.name for one in PROPERTIES)
-
-
-# ---- broken ones ---------------------------------------------------------------------------------
-
-# What each fails on: the property that names the flaw first, and what follows from it.
-FLAWS: Mapping[type[broken.Broken], set[str]] = {
-    broken.SmallSeeds: {"no_toy_generator_is_used"},
-    broken.KeystreamForEachPart: {"every_entry_has_its_own_mask", "uploads_look_uniform"},
-    broken.ScalarMask: {"every_entry_has_its_own_mask", "uploads_look_uniform"},
-    broken.KeystreamForEverySum: {"two_sums_share_no_keystream"},
-    broken.BothShares: {"one_kind_of_share_is_revealed"},
-    broken.Truncates: {"bad_shapes_are_refused"},
-    broken.Wraps: {"bad_values_are_refused"},
-    broken.Clips: {"bad_values_are_refused"},
-    broken.CountsInTheClear: {"no_count_travels_in_the_clear"},
-    broken.OneKeyForAll: {"no_key_is_common"},
-    # A count of rows is an entry of a vector.
-    broken.PlaintextFallback: {"no_vector_travels_in_the_clear", "no_count_travels_in_the_clear"},
-    # A client whose input or messages are refused has dropped out.
-    broken.ForgetsDropouts: {
-        "the_lost_are_left_out",
-        "bad_values_are_refused",
-        "bad_shapes_are_refused",
-        "tampering_changes_no_sum",
-    },
-    # A further session is a way to a second set of survivors.
-    broken.ReusesData: {"a_data_set_serves_one_session", "one_survivor_set_opens"},
-    broken.TriesAgain: {"one_survivor_set_opens"},
-}
+def test_every_other_flaw_is_found_by_its_name(kind: type[flawed.Flawed]) -> None:
+    found(kind, seed=1)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", FLAWS, ids=lambda kind: kind.__name__)
-def test_each_flaw_is_found_and_nothing_else(kind: type[broken.Broken]) -> None:
-    report = check_aggregator(kind, on_fail="collect", tampered=8)
-    assert set(report.failed) == FLAWS[kind], str(report)
+def test_the_sound_one_has_every_property() -> None:
+    report = check_aggregator(Sound, **LONG)  # type: ignore[arg-type]
+    assert report.having("not claimed") == ("tampering_changes_no_sum",)
+    assert len(report.passed) == len(PROPERTIES) - 1, str(report)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FLAWS, ids=lambda kind: kind.__name__)
-def test_each_flaw_raises_by_its_name(kind: type[broken.Broken]) -> None:
-    for name in FLAWS[kind]:
-        with pytest.raises(PropertyFailed, match=rf"^{name}: expected that ") as caught:
-            check_aggregator(kind, only=[name])
-        assert caught.value.property == name
+def test_a_failure_is_shrunk_and_runs_again_from_its_line() -> None:
+    report = check_aggregator(flawed.WrongWhenLostAndLong, only=["any_mixture_is_summed"], **LONG)  # type: ignore[arg-type]
+    row = report["any_mixture_is_summed"]
+    (smallest,) = Schedule.of(row.schedule).sessions
+    assert len(smallest.clients) == 3
+    assert [len(one.lost) for one in smallest.sums] == [1]
+    assert smallest.sums[0].length == 65
+    again = eval(f"dict({row.replay})")
+    with pytest.raises(PropertyFailed, match=r"any_mixture_is_summed: expected that .* 65 values"):
+        check_aggregator(flawed.WrongWhenLostAndLong, **again)
+    assert not check_aggregator(Sound, **again).failed
 
 
-def test_a_sum_that_is_wrong_everywhere_fails_first_as_such() -> None:
-    with pytest.raises(PropertyFailed, match="sums_are_exact"):
-        check_aggregator(broken.ClipsToEight)
+def test_a_cause_is_said_once() -> None:
+    report = check_aggregator(flawed.Coarse, on_fail="collect")
+    assert report.failed == ("sums_are_right",)
+    held_back = [row for row in report.rows if row.verdict == "not judged"]
+    assert {row.note for row in held_back} == {"sums_are_right failed"}
+    assert len(held_back) + len(report.having("not claimed")) == len(PROPERTIES) - 3
 
 
-@pytest.mark.slow
-def test_the_flaws_are_flaws_of_the_weakened_clients() -> None:
-    """With nothing weakened, the class that they all are made of is sound."""
-    everything = set().union(*FLAWS.values())
-    assert not check_aggregator(broken.Broken, only=everything, on_fail="collect").failed
+class NoSum(Sound):
+    def sum(self, number: int, vectors: Any) -> Any:
+        return dict[str, int]()["site 3"]
 
 
-# ---- what is not there, and what crashes ---------------------------------------------------------
+def test_a_crash_is_no_refusal_and_shows_its_traceback() -> None:
+    with pytest.raises(PropertyFailed, match=r"nothing_crashes: (.|\n)*KeyError: 'site 3'(.|\n)*in sum"):
+        check_aggregator(NoSum)
 
 
-def test_without_a_network_the_report_says_what_was_not_checked() -> None:
-    policy = Policy(backends=frozenset({"plain"}))
-    report = check_aggregator(lambda network: PlainAggregator(policy), network=False, on_fail="collect")
-    assert set(report.failed) == {
-        "bad_values_are_refused",
-        "bad_shapes_are_refused",
-        "a_data_set_serves_one_session",
-        "an_entry_is_summed_once",
-    }
-    assert {"no_vector_travels_in_the_clear", "tampering_changes_no_sum"} <= set(report.not_applicable)
-    assert "not checked: its messages pass through no network" in str(report)
+def test_what_is_not_claimed_is_not_held_against_a_system() -> None:
+    stated = {**Sound.claims, "related": False, "once": False, "private": False}
+
+    class Modest(Sound):
+        claims = stated
+
+        def open(self, clients: list[str], lengths: list[int], data_set: str, related: bool = False) -> None:
+            super().open(clients, lengths, data_set, related)
+
+    names = ["a_sum_is_made_once", "related_sums_keep_their_survivors", "no_key_is_common", "sums_are_right"]
+    report = check_aggregator(Modest, only=names, **LONG)  # type: ignore[arg-type]
+    assert set(report.having("not claimed")) == set(names[:3])
 
 
-def test_an_aggregator_that_sends_nothing_does_not_pass_for_one_that_does() -> None:
-    policy = Policy(backends=frozenset({"plain"}))
-    with pytest.raises(
-        PropertyFailed, match=r"every_vector_travels: .* no message arrived, and there is a sum"
-    ):
-        check_aggregator(lambda network: PlainAggregator(policy), only=["every_vector_travels"])
+def test_the_secret_keys_of_clients_are_compared_and_not_recorded(tmp_path: Path) -> None:
+    class Shares(Sound):
+        def keys(self) -> dict[str, list[bytes]]:
+            return {who: [who.encode() * 8, b"s" * 32] for who in self.clients}
 
-
-class Crashes(MaskedAggregator):
-    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Any:
-        raise KeyError("site 3")
-
-
-def test_a_crash_is_no_refusal() -> None:
-    with pytest.raises(PropertyFailed, match=r"a_missing_client_is_refused: .* KeyError: 'site 3'"):
-        check_aggregator(lambda network: Crashes(network=network), only=["a_missing_client_is_refused"])
-
-
-def test_secret_keys_that_clients_hold_are_compared() -> None:
-    def held(aggregator: Aggregator) -> dict[str, list[bytes]]:
-        return {f"site {number}": [bytes([number]) * 32, shared] for number in range(5)}
-
-    shared = b"s" * 32
     with pytest.raises(PropertyFailed, match="5 clients hold the same secret key"):
-        check_aggregator(masked, only=["no_key_is_common"], held=held)
-    report = check_aggregator(masked, only=["no_key_is_common"], held=lambda one: {"site 0": [shared]})
-    assert report.rows[0].note == ""
+        check_aggregator(Shares, only=["no_key_is_common"], keep=tmp_path / "record")
+    report = check_aggregator(Shares, only=["no_key_is_common"], keep=tmp_path / "record", on_fail="collect")
+    assert report.failed
+    assert "ssssssss" not in (tmp_path / "record").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"on_fail": "ignore"}, {"only": ["no such property"]}, {"seconds": 0.0}, {"examples": 0}]
+)
+def test_arguments_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected "):
+        check_aggregator(Sound, **wrong)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"asks": "all"}, {"on_fail": "ignore"}, {"clients": 2}, {"dropouts": 4}, {"only": ["no such property"]}],
+    [{"survivor": True}, {"clients": (5, 3)}, {"dropouts": 5}, {"bound": -1.0}, {"fraction_bits": "8"}, 3],
 )
-def test_arguments_out_of_range(wrong: dict[str, Any]) -> None:
+def test_claims_that_cannot_be_meant(wrong: Any) -> None:
+    with pytest.raises(RecordError, match="expected claims"):
+        claims(wrong)
+
+
+# ---- ours ----------------------------------------------------------------------------------------
+
+SEMI_HONEST = Policy(profiles=frozenset({Profile.SEMI_HONEST}))
+
+
+def semi_honest() -> Factory:
+    return neutral(
+        lambda network: MaskedAggregator(SEMI_HONEST, profile=Profile.SEMI_HONEST, network=network),
+        largest=5000,
+    )
+
+
+def masked() -> Factory:
+    return neutral(lambda network: MaskedAggregator(network=network), largest=5000, slow=True)
+
+
+def encrypted(backend: str, **stated: Any) -> Factory:
+    options: dict[str, Any] = {"release": "sum"} if backend == "ckks" else {}
+    return neutral(
+        lambda network: EncryptedAggregator(backend, network=network, **options),
+        largest=9001,
+        slow=True,
+        **stated,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("factory", "not_judged"),
+    [
+        pytest.param(masked, (), id="mask, active"),
+        pytest.param(semi_honest, (), id="mask, semi-honest"),
+        pytest.param(partial(encrypted, "bfv"), ("uploads_look_uniform",), id="bfv"),
+        pytest.param(partial(encrypted, "bfv+mask"), ("uploads_look_uniform",), id="bfv+mask"),
+        pytest.param(partial(encrypted, "ckks", error=2.0**-4), ("uploads_look_uniform",), id="ckks sums"),
+    ],
+)
+def test_ours_have_every_property(factory: Callable[[], Factory], not_judged: tuple[str, ...]) -> None:
+    report = check_aggregator(factory(), on_fail="collect", seconds=8, examples=5)
+    assert not report.failed, str(report)
+    assert report.having("not judged") == not_judged
+    assert len(report.rows) == len(PROPERTIES)
+
+
+@pytest.mark.slow
+def test_ours_bears_altered_messages() -> None:
+    suite = Policy(suites=frozenset({Suite.X25519}))
+    ours = neutral(lambda network: MaskedAggregator(suite, suite=Suite.X25519, network=network), largest=100)
+    report = check_aggregator(ours, only=["tampering_changes_no_sum"], seconds=4)
+    assert "altered sums" in report["tampering_changes_no_sum"].note
+
+
+# ---- the record and the offline checker -----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_record_gives_the_same_verdicts_offline(tmp_path: Path) -> None:
+    names = ["sums_are_right", "the_lost_are_left_out", "inputs_are_left_alone"]
+    for kind in (Sound, flawed.NamesAll, flawed.ScalesInPlace):
+        live = check_aggregator(kind, only=names, keep=tmp_path / "record", **LONG)  # type: ignore[arg-type]
+        offline = judge_record(record.read(tmp_path / "record"), names)
+        assert offline.failed == live.failed
+
+
+def lines(*objects: dict[str, Any]) -> Iterator[record.Record]:
+    for one in objects:
+        yield msgspec.json.decode(json.dumps(one), type=record.Record)
+
+
+def numbers(*values: float) -> str:
+    return msgspec.json.decode(msgspec.json.encode(record.numbers(values)), type=str)
+
+
+def session_of_two(survivors: list[str], *total: float) -> list[dict[str, Any]]:
+    """A record as another language would write it."""
+    start: list[dict[str, Any]] = [
+        {"type": "system", "version": 1, "claims": {"name": "elsewhere", "cohort": 3, "fraction_bits": 2}},
+        {"type": "session", "clients": ["a", "b", "c"], "lengths": [2]},
+        *(
+            {"type": "input", "number": 0, "client": who, "digest": who, "values": numbers(1.5, 2)}
+            for who in "abc"
+        ),
+        {"type": "message", "number": 0, "phase": "up", "sender": "a", "receiver": "server", "data": "AAAA"},
+    ]
+    return [*start, {"type": "sum", "number": 0, "values": numbers(*total), "survivors": survivors}]
+
+
+def test_a_record_of_another_language_is_judged() -> None:
+    good = judge_record(lines(*session_of_two(["a", "b", "c"], 4.5, 6)))
+    assert not good.failed
+    assert {"sums_are_right", "inputs_are_left_alone"} <= set(good.passed)
+    assert "the record has no session that shows it" in good["two_sums_share_no_mask"].note
+    wrong = judge_record(lines(*session_of_two(["a", "b", "c"], 4.5, 4)))
+    assert wrong.failed == ("sums_are_right",)
+    assert (
+        "1 of 2 entries are wrong for the 3 survivors, entry 1 first, by -2" in wrong["sums_are_right"].note
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda one: one.replace('"version":1', '"version":2'), "line 1: expected version 1, got 2"),
+        (lambda one: one.replace('"type":"session"', '"type":"round"'), "line 2: "),
+        (lambda one: one.replace('"fraction_bits":2', '"bits":2'), "line 1: "),
+        (lambda one: one[:-5], "line 7: "),
+    ],
+)
+def test_a_bad_line_of_a_record_is_named(spoil: Callable[[str], str], says: str, tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    record.write(path, lines(*session_of_two(["a"], 4.5, 6)))
+    path.write_text(spoil(path.read_text().rstrip("\n")))
+    with pytest.raises(RecordError, match=says):
+        judge_record(record.read(path))
+
+
+@pytest.mark.parametrize(
+    "out_of_order",
+    [
+        [],
+        session_of_two(["a"], 1)[1:],
+        [*session_of_two(["a"], 1)[:2], {"type": "input", "number": 4, "client": "a", "digest": ""}],
+    ],
+)
+def test_a_record_out_of_order_is_refused(out_of_order: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="expected "):
-        check_aggregator(masked, **wrong)
+        judge_record(lines(*out_of_order))
 
 
-def test_every_property_says_what_it_claims() -> None:
-    assert len({one.name for one in PROPERTIES}) == len(PROPERTIES)
-    assert all(one.claim and one.check.__doc__ for one in PROPERTIES)
+def test_every_line_of_a_record_fits_the_schema() -> None:
+    shapes = record.schema()
+    assert {one["$ref"].rpartition("/")[2] for one in shapes["anyOf"]} == {
+        one.__name__ for one in record.Record.__args__
+    }
+    assert set(shapes["$defs"]["Message"]["required"]) >= {"number", "phase", "sender", "receiver", "data"}
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2**32), st.sampled_from(["random", "shifted", "ends", "one number"]), st.integers(1, 30)
+)
+def test_vectors_fit_the_claims_and_trades_leave_the_sum(seed: int, kind: str, length: int) -> None:
+    from secure_afl.testing.schedules import vector
+
+    stated = Claims(bound=100.0, fraction_bits=4)
+
+    def made(ask: Ask) -> Any:
+        return [vector(stated, seed, ask, place, place) for place in range(3)]
+
+    asked = Ask(length=length, kind=kind, part="last", traders=3)
+    for one in made(asked):
+        assert one.shape == (length,)
+        assert (abs(one) <= 100).all()
+        assert ((one * 16) % 1 == 0).all()
+    if kind == "shifted":
+        other = made(msgspec.structs.replace(asked, by=3))
+        assert (sum(other) == sum(made(asked))).all()
+        assert all(a[-1] != b[-1] for a, b in zip(other, made(asked), strict=True))
+
+
+# ---- programs and servers ------------------------------------------------------------------------
+
+REMOTE = ["sums_are_right", "the_lost_are_left_out", "bad_values_are_refused", "tampering_changes_no_sum"]
+
+
+def verdicts(ask: Any) -> None:
+    report = check_aggregator(RemoteTarget(ask), only=REMOTE, **LONG)  # type: ignore[arg-type]
+    assert report.passed == tuple(REMOTE[:3]), str(report)
+    assert report["tampering_changes_no_sum"].verdict == "not claimed"
+
+
+@pytest.mark.slow
+def test_a_program_is_checked() -> None:
+    program = Program(f"{sys.executable} -m verification.answering", cwd=Path(__file__).parents[1])
+    try:
+        verdicts(program)
+    finally:
+        program.close()
+
+
+def test_a_program_that_ends_has_crashed() -> None:
+    program = Program(f"{sys.executable} -c pass")
+    with pytest.raises(Exception, match="no answer to 'claims'"):
+        check_aggregator(RemoteTarget(program))
+    program.close()
+
+
+@contextmanager
+def serving(ask: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps(ask(json.loads(body))).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.slow
+def test_a_server_is_checked() -> None:
+    with serving(Answering(Sound)) as url:
+        verdicts(url_asker(url))
+
+
+def test_an_address_must_be_one() -> None:
+    with pytest.raises(ValueError, match="expected an address"):
+        url_asker("file:///etc/passwd")
 
 
 # ---- the instruments -----------------------------------------------------------------------------
+
+
+def test_no_randomness_tells_an_input() -> None:
+    source = random.Random(3)
+    for symbols in (256, 64, 16, 10, 3, 2):
+        for _ in range(10):
+            groups = [
+                [bytes(source.randrange(symbols) for _ in range(300)) for _ in range(5)] for _ in range(4)
+            ]
+            assert leaks.telling(groups) is None
+    header = [[b"a header" + source.randbytes(20) for _ in range(5)] for _ in range(4)]
+    assert leaks.telling(header) is None
+
+
+@given(st.binary(max_size=80), st.binary(max_size=80), st.binary(min_size=30, max_size=40))
+def test_blocks_that_come_again_are_counted(one: bytes, two: bytes, common: bytes) -> None:
+    assert leaks.come_again(one + common, two + common, []) >= len(common) - 15
+    assert leaks.come_again(one + common, two + common, [common]) <= leaks.come_again(one, two, []) + 48
+
+
+def test_a_header_before_a_key_is_no_key() -> None:
+    pem = b"-----BEGIN PUBLIC KEY-----\nMIIBojANBgkqhkiG9w0BAQEFAAOCAY8AMIIBigKCAYEA"
+    first, second, other = (b"\xc5\x02" + pem + bytes([number]) * 40 for number in range(3))
+    assert leaks.common_keys(first, second, [other]) is None
+    key = random.Random(1).randbytes(32)
+    assert leaks.common_keys(first + key, second + key, [other]) == key
+
+
+@pytest.mark.parametrize("degrees", [3, 31, 255])
+def test_the_limit_of_chi_square_has_about_the_chance_that_is_said(degrees: int) -> None:
+    assert 1e-11 < chi2.sf(leaks.chi_square_limit(degrees), degrees) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("encode", "called"),
+    [
+        (lambda x: struct.pack("<d", x), "float64"),
+        (lambda x: str(x).encode(), "text"),
+        (lambda x: round(math.ldexp(x, 18)).to_bytes(6, "little", signed=True), "integer"),
+    ],
+)
+def test_a_leak_is_given_a_word(encode: Callable[[float], bytes], called: str) -> None:
+    vector = np.array([1e7 / 3, 12.0])
+    assert called in leaks.recognised([encode(vector[0])], vector, [0])
+    assert not leaks.recognised([b"nothing of it"], vector, [0])
+
 
 MADE_BEFORE = np.random.default_rng(3)
 
@@ -230,40 +469,42 @@ def test_every_use_of_a_toy_generator_is_noted(use: Callable[[], object]) -> Non
     assert isinstance(np.random.RandomState(1), np.random.RandomState)
 
 
-@given(st.binary(max_size=200), st.lists(st.binary(min_size=8, max_size=8), max_size=4), st.integers(0, 190))
-def test_what_is_searched_for_is_found_wherever_it_begins(data: bytes, wanted: list[bytes], at: int) -> None:
-    patterns = {*wanted, *([data[at : at + 8]] if len(data) >= at + 8 else [])}
-    assert aggregators._beginnings(data, patterns) == {one for one in patterns if one in data}
+@pytest.mark.parametrize("handling", ["repeat", "late", "another's", "earlier", "flip", "cut", "lengthen"])
+def test_the_wire_alters_what_it_is_told_to(handling: str) -> None:
+    wire = Wire(clients=frozenset({"a", "b"}))
+    wire.begin(0, {}, None)
+    assert wire.carry("up", "a", "server", b"before") == [b"before"]
+    wire.carry("up", "b", "server", b"of b")
+    wire.begin(0, {}, Alteration(handling, "up", True, "a"))
+    arrived = wire.carry("up", "a", "server", b"data")
+    expected = {"repeat": [b"data", b"data"], "late": [], "another's": [b"of b"], "earlier": [b"before"]}
+    assert arrived == expected[handling] if handling in expected else arrived != [b"data"]
+    assert wire.carry("down", "server", "a", b"back") == [b"back"]
+    wire.alteration = None
+    assert wire.carry("next", "a", "server", b"more") == [b"more", *([b"data"] if handling == "late" else [])]
 
 
-@given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=40), st.binary(max_size=40))
-def test_blocks_that_come_again_are_counted(one: bytes, two: bytes, common: bytes, header: bytes) -> None:
-    first, second = header + one + common, header + two + common
-    expected = aggregators._blocks(first) & aggregators._blocks(second) - aggregators._blocks(header)
-    assert aggregators._come_again(first, second, [header]) == len(expected)
+def test_a_lost_client_is_lost_from_its_phase_on() -> None:
+    wire = Wire(clients=frozenset({"a", "b"}))
+    wire.begin(0, {"a": "second"}, None)
+    assert wire.carry("first", "a", "server", b"1")
+    assert not wire.carry("second", "server", "a", b"2")
+    assert not wire.carry("third", "a", "server", b"3")
+    assert wire.carry("third", "b", "server", b"3")
+    wire.begin(1, {}, None)
+    assert wire.carry("first", "a", "server", b"1")
 
 
-@pytest.mark.parametrize("degrees", [3, 31, 255])
-def test_the_limit_of_chi_square_has_about_the_chance_that_is_said(degrees: int) -> None:
-    assert 1e-11 < chi2.sf(aggregators._chi_square_limit(degrees), degrees) < 1e-7
+def test_schedules_are_lines() -> None:
+    one = Schedule(
+        sessions=(session((0, 1, 2), [Ask(length=4, lost={1: "upload"}, alter=("flip", "x", True, -1))]),)
+    )
+    assert Schedule.of(one.line()) == one
+    (system,) = in_order(Runner(PythonTarget(Sound), PythonTarget(Sound).claims).run(one))
+    assert system.held[0].asked[0].lost == {"ash"}
 
 
-@pytest.mark.parametrize("encode", [lambda x: struct.pack("<d", x), lambda x: struct.pack(">2f", x, x + 1)])
-def test_a_vector_is_recognised(encode: Callable[[float], bytes]) -> None:
-    value = 1e7 / 3
-    assert encode(value) in {pattern for _, pattern in aggregators._encodings([value, value + 1])}
-
-
-def test_fixed_point_words_are_recognised() -> None:
-    values = [-1e5 / 7, 3e5 / 7]
-    words = b"".join(round(math.ldexp(value, 18)).to_bytes(5, "little", signed=True) for value in values)
-    assert words in {pattern for _, pattern in aggregators._encodings(values)}
-
-
-def test_the_wire_keeps_what_is_sent_and_delivers_what_its_inner_network_lets_through() -> None:
-    wire = aggregators.Wire()
-    envelope = Envelope("phase", 0, True, b"data")
-    assert [*wire.carry(envelope)] == [envelope]
-    wire.inner = aggregators._Lost(frozenset({0}))
-    assert not [*wire.carry(envelope)]
-    assert wire.sent == [envelope, envelope]
+def test_every_property_says_what_it_claims() -> None:
+    assert len({one.name for one in PROPERTIES}) == len(PROPERTIES)
+    known = set(Claims.__struct_fields__)
+    assert all(one.claim and set(one.needs) <= known for one in PROPERTIES)

@@ -298,7 +298,7 @@ def test_failures_shrink() -> None:
     assert (len(problem.X), problem.clients, problem.bounds.row_norm, problem.condition) == (3, 2, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("module", ["strategies", "machine"])
+@pytest.mark.parametrize("module", ["strategies", "machine", "check"])
 def test_a_missing_hypothesis_names_the_extra(module: str) -> None:
     code = f"import sys; sys.modules['hypothesis'] = None; import secure_afl.testing.{module}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
