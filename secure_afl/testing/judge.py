@@ -1031,7 +1031,7 @@ def tampering_changes_no_sum(history: History, judged: Judged) -> None:
             if (
                 before
                 and not altered
-                and not (not held.asked or any(not isinstance(one.outcome, Sum) for one in held.asked))
+                and (not held.asked or any(not isinstance(one.outcome, Sum) for one in held.asked))
             ):
                 judged.against("after altered messages it makes no sum any more", system)
     judged.note = (

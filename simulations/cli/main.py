@@ -20,6 +20,7 @@ from secure_afl.simulations.cli.experiment import experiment
 from secure_afl.simulations.cli.flower import flower
 from secure_afl.simulations.cli.overhead import overhead
 from secure_afl.simulations.cli.run import run_command
+from secure_afl.simulations.cli.verify import verify_aggregator
 
 app = typer.Typer(
     help="Learn one model from several parties' data; only masked sums leave a party.",
@@ -48,6 +49,7 @@ app.add_typer(study, name="study")
 app.command("attack")(attack)
 app.command("overhead")(overhead)
 app.command("run")(run_command)
+app.command("verify-aggregator")(verify_aggregator)
 app.command("predict")(predict_command)
 app.command("evaluate")(evaluate_command)
 app.command("show")(show_command)
