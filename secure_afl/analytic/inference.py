@@ -30,7 +30,7 @@ class Regression:
     covariance: (1 + d, 1 + d), of the coefficients for σ² = 1.
     rows, parameters: n, and p + 1; freedom: n − p − 1, the degrees of freedom of the residuals.
     rss, sigma2, r2, adjusted_r2, f, f_p, log_likelihood, aic, bic: (c,); f and f_p are NaN without features. With
-    weights log_likelihood, aic and bic are NaN: they need the sum of the logarithms of the weights, which no sum has.
+    weights log_likelihood, aic and bic are those of statsmodels' WLS if log_weights was given, else NaN.
     """
 
     features: tuple[str, ...]
@@ -69,12 +69,21 @@ class Regression:
         return self.coef - reach, self.coef + reach
 
 
-def least_squares(moments: Moments, *, leave_out: bool = False) -> Regression:
+def least_squares(
+    moments: Moments, *, leave_out: bool = False, log_weights: float | None = None
+) -> Regression:
     """Ordinary, or weighted, least squares with an intercept.
 
+    log_weights: of weighted rows the sum of the logarithms of their weights, which second moments do not tell. The
+    likelihood, AIC and BIC are then those of a normal error whose variance is σ²/weight; models of the same rows differ in
+    them by the same amount whatever it is, so 0 serves to compare.
     leave_out: leave out every feature that follows from those before it, as R's lm does, in place of an error.
     Raises SolveError if features depend on each other or there are not more rows than coefficients.
     """
+    if log_weights is not None and not (moments.weighted and math.isfinite(log_weights)):
+        raise DataError(
+            f"expected log_weights as a finite number, and for weighted rows, got {log_weights!r}"
+        )
     used, d, c = moments.used, len(moments.mean), len(moments.outputs)
     if leave_out:
         used = [used[at] for at in _independent(moments.correlation, moments.doubt)]
@@ -112,7 +121,9 @@ def least_squares(moments: Moments, *, leave_out: bool = False) -> Regression:
         tails[flat] = 2 * stdtr(freedom, -abs(t[flat]))
         r2 = 1 - rss / total
         f = explained / p / sigma2 if p else np.full(c, np.nan)
-        likelihood = np.full(c, np.nan) if moments.weighted else -n / 2 * (np.log(2 * np.pi * rss / n) + 1)
+        likelihood = -n / 2 * (np.log(2 * np.pi * rss / n) + 1)
+    if moments.weighted:
+        likelihood = likelihood + (math.nan if log_weights is None else log_weights / 2)
     return Regression(
         features=("intercept", *moments.features),
         outputs=moments.outputs,

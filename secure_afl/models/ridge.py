@@ -2,8 +2,10 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
 
@@ -19,13 +21,16 @@ from secure_afl.errors import DataError, LabelWarning
 from secure_afl.models.columns import Columns
 from secure_afl.models.estimator import (
     FederatedClassifier,
+    parse_integer,
     parse_labels,
     parse_penalty,
     parse_real,
 )
 from secure_afl.models.personal import adapted
 from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets
+from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregator
+from secure_afl.sums.counted import Counts, CountsFirst
 
 
 class _Ridge(FederatedTable):
@@ -78,6 +83,8 @@ class _Ridge(FederatedTable):
             own.__dict__.pop(name, None)
         if agreed.labels is not None:  # a client may not have rows of every class
             own.set_params(classes=agreed.labels.tolist())
+            if hasattr(self, "class_weight_"):
+                own.set_params(class_weight=self.class_weight_)
         here = {"this client": np.arange(len(features))}
         table, targets = own._table(features, y, here, sample_weight)
         if targets.width != agreed.width:
@@ -322,9 +329,10 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
     classes : sequence, optional
         All labels there can be, agreed on; None takes those in `y`, which only a simulation can see, and not with
         `privacy`.
-    class_weight : dict, optional
-        Agreed weights of classes, by label: a row counts so many times. Others have the weight 1. Weights that follow
-        from the rows ("balanced") are not known before the sum.
+    class_weight : dict or "balanced", optional
+        Agreed weights of classes, by label: a row counts so many times. Others have the weight 1. "balanced" gives every
+        class the same weight in all, as in scikit-learn: `fit` then begins with a secure sum of the rows of each class,
+        over the same sites. Clients take that sum as it is announced. Not with `fit_elsewhere` and `vectors`.
 
     Attributes
     ----------
@@ -332,6 +340,8 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
     coef_ : ndarray of shape (1, features) or (classes, features)
     intercept_ : ndarray of shape (1,) or (classes,)
         With two classes of the score of the second less that of the first.
+    class_weight_ : dict
+        With "balanced" the weights that follow from the sum: rows / (classes * rows of the class).
     weights_, ridge_, constant_, certificate_, statistics_, moments_, rounds_, privacy_, n_features_in_, feature_names_in_
         See `FederatedRidge`.
     """
@@ -343,7 +353,7 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
         ridge: float | str = 1e-3,
         classes: Sequence[Any] | None = None,
-        class_weight: Mapping[Any, float] | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
         max_rows: int = 2**16,
         max_weight: float | None = None,
         data_set: str = "data",
@@ -381,13 +391,76 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         names = tuple(str(label) for label in classes)
         return Targets(names, Scaling.none(len(names)), 1.0, True, classes), one_hot
 
+    _balance: Floats | None = None  # of each class in a balanced fit, the largest is 1
+
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: Any,
+        site: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        if not isinstance(self.class_weight, str):
+            self.__dict__.pop("class_weight_", None)
+            return super().fit(X, y, site, sample_weight)
+        with self._balanced(np.ones(1)):
+            table, agreed = self._parsed(X, y, site, sample_weight)
+            self._contributions(
+                table, agreed
+            )  # every site's rows are checked before the first message leaves
+            most = parse_integer("max_rows", self.max_rows)
+            counted = Counts(1, 1, agreed.targets.names, most, self.agreement)
+            counts = {
+                name: (np.array([len(rows), *table.Y[rows].sum(axis=0)]), self.data_set)
+                for name, rows in table.sites.items()
+            }
+
+            def weighed(total: Floats) -> list[dict[str, Contribution]]:
+                self._take_balance(agreed.targets, total[1:])
+                weights = self._row_weights(agreed.targets, table.Y, sample_weight)
+                assert weights is not None
+                return self._contributions(replace(table, roots=np.sqrt(weights)), agreed)
+
+            first = CountsFirst(self._ask(), counted, counts, weighed)
+            return self._fit(list(table.sites), agreed, [{}] * parse_integer("rounds", self.rounds), first)
+
+    def fit_pooled(self, X: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
+        if not isinstance(self.class_weight, str):
+            return super().fit_pooled(X, y, sample_weight)
+        with self._balanced(np.ones(1)):
+            targets, Y = self._targets(y, {"the pooled data": np.arange(len(y))}, len(y))
+            self._take_balance(targets, Y.sum(axis=0))
+            return super().fit_pooled(X, y, sample_weight)
+
+    @contextmanager
+    def _balanced(self, balance: Floats) -> Iterator[None]:
+        """Within it classes have these weights, or those of `_take_balance`."""
+        self._balance = balance
+        try:
+            yield
+        finally:
+            del self._balance
+
+    def _take_balance(self, targets: Targets, counts: Floats) -> None:
+        """counts: rows of each class, at least 1. A common factor of weights changes no model, and 1 is a public bound."""
+        assert targets.labels is not None
+        self._balance = counts.min() / counts
+        weights = counts.sum() / len(counts) / counts
+        self.class_weight_ = dict(zip(targets.labels.tolist(), weights.tolist(), strict=True))
+
     def _class_weights(self, classes: npt.NDArray[Any]) -> Floats | None:
         if self.class_weight is None:
             return None
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            if self._balance is None:
+                raise DataError(
+                    'expected fit with class_weight="balanced", which sums up the rows of each class first; elsewhere give '
+                    "agreed weights by label"
+                )
+            return self._balance if len(self._balance) == len(classes) else np.ones(len(classes))
         if not isinstance(self.class_weight, Mapping):
             raise DataError(
-                f"expected class_weight as agreed weights by label, got {self.class_weight!r}: what follows from the rows "
-                'is not known before their sum; discriminants(priors="equal") needs no weights'
+                f'expected class_weight as agreed weights by label, or "balanced", got {self.class_weight!r}'
             )
         if unknown := [label for label in self.class_weight if not (classes == label).any()]:
             raise DataError(f"expected class_weight of labels out of the classes, got {unknown[0]!r}")
@@ -400,8 +473,10 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
 
     def _largest_weight(self) -> float | None:
         largest = super()._largest_weight()
-        if self.class_weight is None or not isinstance(self.class_weight, Mapping):
+        if self.class_weight is None:
             return largest
+        if not isinstance(self.class_weight, Mapping):
+            return largest or 1.0
         most = max([1.0, *(parse_real("class_weight", weight) for weight in self.class_weight.values())])
         return (largest or 1.0) * most
 

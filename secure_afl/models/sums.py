@@ -427,12 +427,15 @@ class FederatedTable(Federated):
         """
         table, agreed = self._parsed(X, y, site, sample_weight)
         # Every site's rows are checked before the first message leaves.
+        return self._fit(list(table.sites), agreed, self._contributions(table, agreed))
+
+    def _contributions(self, table: Table, agreed: Agreed) -> list[dict[str, Contribution]]:
+        """Every site's part of each sum. Raises `DataError`."""
         vectors = {name: self._vectors(name, table, agreed.bounds) for name in table.sites}
-        contributions = [
+        return [
             {name: (own[r], self.data_set) for name, own in vectors.items()}
             for r in range(parse_integer("rounds", self.rounds))
         ]
-        return self._fit(list(vectors), agreed, contributions)
 
     def _parsed(
         self, X: npt.ArrayLike, y: Any, site: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None
@@ -505,10 +508,15 @@ class FederatedTable(Federated):
         return SufficientStatistics.from_rows(X, Y, bounds, who=who)
 
     def _fit(
-        self, clients: Sequence[str], agreed: Agreed, contributions: Sequence[Mapping[str, Contribution]]
+        self,
+        clients: Sequence[str],
+        agreed: Agreed,
+        contributions: Sequence[Mapping[str, Contribution]],
+        aggregator: Aggregator | None = None,
     ) -> Self:
+        """aggregator: in the place of the estimator's own."""
         plan = self._plan(agreed, len(clients))
-        aggregator = self._ask()
+        aggregator = aggregator or self._ask()
         try:
             kept, result = self._session(aggregator, clients, agreed, plan, contributions)
         except SolveError as error:
@@ -672,11 +680,11 @@ class FederatedTable(Federated):
         """Principal components of the pooled rows, see `secure_afl.analytic.components.principal_components`."""
         return principal_components(self.moments_, number, standardise=standardise)
 
-    def inference(self) -> Regression:
+    def inference(self, log_weights: float | None = None) -> Regression:
         """Least squares, without a penalty: coefficients with standard errors, tests and intervals, see
         `secure_afl.analytic.inference.least_squares`. Raises `SolveError` where columns depend on each other.
         """
-        return least_squares(self.moments_)
+        return least_squares(self.moments_, log_weights=log_weights)
 
     def path(self, ridges: npt.ArrayLike = RIDGES) -> Path:
         """Residuals, degrees of freedom and generalised cross-validation for each ridge, see

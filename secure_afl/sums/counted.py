@@ -5,7 +5,7 @@ session begins with a sum of counts: rows, and rows of each class. The server an
 itself. The sums that follow are over the same survivors, or the plan's `same_survivors` has clients refuse.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -100,3 +100,42 @@ class Counted:
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         return self._inner.solve(number + 1, contributions)
+
+
+class CountsFirst:
+    """An aggregator of local clients, whose sums come behind one of counts. counts: what each puts into it; then: makes of
+    the pooled counts what each puts into the others.
+    """
+
+    def __init__(
+        self,
+        inner: Aggregator,
+        asked: Counts,
+        counts: Mapping[str, Contribution],
+        then: Callable[[Floats], Sequence[Mapping[str, Contribution]]],
+    ) -> None:
+        self.backend = inner.backend
+        self._inner, self._asked, self._counts, self._then = inner, asked, counts, then
+        self._contributions: Sequence[Mapping[str, Contribution]] = ()
+
+    @property
+    def policy(self) -> Policy:
+        return self._inner.policy
+
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        """Begins the session and counts. Raises `PolicyError` if there are too few rows."""
+        self._inner.open(clients, self._asked.plan(plan))
+        one = self._inner.sum(0, self._counts)
+        if not one.entry_error < 0.5:  # else no count can be told from the next one
+            raise PolicyError(
+                f"expected counts to within a half, got a sum with errors up to {one.entry_error:g}"
+            )
+        total = np.rint(one.total)
+        self._asked.check(total)
+        self._contributions = self._then(total)
+
+    def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
+        return self._inner.sum(number + 1, self._contributions[number])
+
+    def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
+        return self._inner.solve(number + 1, self._contributions[number])

@@ -101,6 +101,15 @@ def test_weighted_least_squares_is_statsmodels_wls(size: tuple[int, int, int]) -
     assert found.r2[0] == pytest.approx(reference.rsquared, rel=1e-8)
     assert found.f[0] == pytest.approx(reference.fvalue, rel=1e-8)
     assert np.isnan(found.aic).all()
+    known = least_squares(moments_of(X, Y, weights), log_weights=float(np.log(weights).sum()))
+    for mine, theirs in (
+        (known.log_likelihood, reference.llf),
+        (known.aic, reference.aic),
+        (known.bic, reference.bic),
+    ):
+        assert mine[0] == pytest.approx(theirs, rel=1e-8)
+    with pytest.raises(DataError, match="expected log_weights as a finite number"):
+        least_squares(moments_of(X, Y), log_weights=0.0)
 
 
 def test_scaled_columns_say_the_same_in_their_own_units() -> None:

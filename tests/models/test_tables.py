@@ -21,6 +21,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from secure_afl import (
     FederatedLDA,
@@ -32,11 +33,12 @@ from secure_afl import (
 )
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DataError, LabelWarning, SolveError
+from secure_afl.errors import DataError, DropoutWarning, LabelWarning, SolveError
 from secure_afl.node import study
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.sums.encrypted import EncryptedAggregator
+from secure_afl.testing.faults import Fault, FaultyNetwork
 
 RANGES = [(1950.0, 2010.0), (0.0, 1.0), (-20.0, 20.0)]
 NAMES = ["year", "smokes", "change"]
@@ -303,10 +305,75 @@ def test_class_weights_are_scikit_learns() -> None:
     assert get_scorer("roc_auc")(plain, X, y) > 0.95
 
 
+def balanced(X: Any, y: Any, own: Any = 1.0) -> tuple[Any, Any]:
+    """scikit-learn's, on columns standardised as they count."""
+    weights = compute_sample_weight("balanced", y) * own
+    scaler = StandardScaler().fit(X, sample_weight=weights)
+    model = RidgeClassifier(alpha=1e-3 * weights.sum(), class_weight="balanced")
+    given = None if np.ndim(own) == 0 else own
+    return model.fit(scaler.transform(X), y, sample_weight=given), scaler
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_balanced_weights_are_scikit_learns(seed: int, weighted: bool) -> None:
+    X, y, site = rare(seed)
+    own = np.random.default_rng(seed).uniform(0.5, 2, len(y)) if weighted else None
+    reference, scaler = balanced(X, y, 1.0 if own is None else own)
+    common: dict[str, Any] = {"column_bounds": [8.0, 8.0], "class_weight": "balanced"}
+    common |= {"max_weight": 2.0} if weighted else {}
+    aggregator = quick()
+    model = FederatedRidgeClassifier(aggregator=aggregator, **common).fit(X, y, site, own)
+    pooled = FederatedRidgeClassifier(**common).fit_pooled(X, y, own)
+    for one in (model, pooled):
+        expected = reference.decision_function(scaler.transform(X))
+        np.testing.assert_allclose(one.decision_function(X), expected, rtol=1e-8, atol=1e-8)
+        assert one.class_weight_ == pytest.approx(
+            dict(zip(one.classes_, len(y) / 2 / np.unique(y, return_counts=True)[1], strict=True))
+        )
+    assert (model.predict(X)[y == "sick"] == "sick").mean() > 0.9
+    assert len(aggregator.cohort.server.parameters.rounds) == 2
+    own_rows = site == 1
+    personal = model.personalize(X[own_rows], y[own_rows], None if own is None else own[own_rows])
+    assert personal.predict(X).shape == y.shape
+    assert pickle.loads(pickle.dumps(model)).class_weight_ == model.class_weight_
+    model.refit(ridge=0.5)
+
+
+def test_balanced_weights_need_the_counts_of_a_fit() -> None:
+    X, y, site = rare()
+    model = FederatedRidgeClassifier(
+        8.0, class_weight="balanced", classes=["sick", "well"], aggregator=quick()
+    )
+    for act in (
+        lambda: model.vectors(X, y, "a"),
+        lambda: model.plan(2, 4),
+        lambda: model.fit_elsewhere("abcd", 2),
+    ):
+        with pytest.raises(DataError, match='expected fit with class_weight="balanced"'):
+            act()
+    with pytest.raises(PolicyError, match="1 pooled rows of the class 'odd'"):
+        model.set_params(classes=["sick", "well", "odd"]).fit(X, y, site)
+
+
+def test_balanced_weights_of_sites_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is counted and then silent would show its own counts, by the difference."""
+    X, y, site = rare()
+    network = FaultyNetwork([Fault("drop", "collecting", frozenset({1}))], 0)
+    aggregator = MaskedAggregator(suite=Suite.HYBRID, network=network)
+    with pytest.warns(DropoutWarning):
+        model = FederatedRidgeClassifier(8.0, class_weight="balanced", aggregator=aggregator).fit(X, y, site)
+    there = site != 1
+    reference, scaler = balanced(X[there], y[there])
+    np.testing.assert_allclose(
+        model.decision_function(X), reference.decision_function(scaler.transform(X)), rtol=1e-8, atol=1e-8
+    )
+
+
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
-        ("balanced", "is not known before their sum; discriminants"),
+        ("balance", "class_weight as agreed weights by label, or .balanced., got 'balance'"),
         ({"ill": 2.0}, "class_weight of labels out of the classes, got 'ill'"),
         ({"sick": 0.0}, "class_weight above 0"),
         ({"sick": np.nan}, "class_weight as a finite number"),
