@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secure_afl.models.networks.network import AvgPool, Conv, Dense, Network, ReLU, Widen
+from secure_afl.models.networks.network import AvgPool, Conv, Dense, Deskew, Network, ReLU, Widen
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.model import Model
 from secure_afl.simulations.data.dataset import Dataset, load
@@ -36,6 +36,11 @@ class Problem:
 # of each client's training rows, seed 0.
 _LINEAR = {"linear": (Network((784,), (), 10), "seeded", 0.3)}
 _CONV = {
+    "deskew 16": (
+        Network((1, 28, 28), (Deskew(), Conv(16, 7, padding=1, contrast=True), ReLU(), AvgPool(4)), 10),
+        "seeded",
+        3e-3,
+    ),
     "conv 16": (
         Network((1, 28, 28), (Conv(16, 7, padding=1, contrast=True), ReLU(), AvgPool(4)), 10),
         "seeded",

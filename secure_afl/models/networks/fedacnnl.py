@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secure_afl.analytic.discriminants import discriminant_head
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.analytic.solve import Certificate, Solution, solve
 from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics
@@ -51,6 +52,7 @@ with optional():
     from torch import Tensor
 
 SEED_BYTES = 32
+HEADS = ("ridge", "discriminants")
 CHUNK_BYTES = 128 * 2**20
 _ROUNDING = 1e-6  # of a layer's largest weight, by which two machines' solutions may differ
 Tell = Callable[[Sequence[Weights], Sequence[str]], None]
@@ -210,14 +212,17 @@ class Coordinator:
         seed: int,
         groups: int = 1,
         survivors: int = 0,
+        head: str = HEADS[0],
     ) -> None:
         self.network = network
+        self.kind = head
         self.encoder = encoder
         self.ridge = ridge
         self.seed = seed
         self.groups = groups
         self.survivors = survivors
         self.certificate: Certificate | None = None
+        self.bound = 0.0
         self.summed = summed(encoder, network)
         self.scales: dict[int, npt.NDArray[np.float64]] = {}
         """By index of a hidden layer: the scaled codes of its trained outputs, see `filters`."""
@@ -254,7 +259,10 @@ class Coordinator:
                     # Statistics of later layers are of features that the server's weights produce.
                     trusts_server=number > 0 or slots > 1,
                     exact=True,
-                    system=self._system() if known is self.network.trained[-1] and slots == 1 else None,
+                    # Discriminants need the sum itself; a ridge head may be released by key holders without it.
+                    system=self._system()
+                    if known is self.network.trained[-1] and slots == 1 and self.kind == HEADS[0]
+                    else None,
                 )
             )
         return plan
@@ -269,9 +277,18 @@ class Coordinator:
         return on_weight_grid(weights, known.limit)
 
     def head(self, solution: Solution) -> Weights:
-        """The common head, on the grid."""
-        self.certificate = solution.certificate
-        return on_weight_grid(solution.weights, self.network.trained[-1].limit)
+        """The common head, on the grid. Raises `SolveError` as `discriminant_head` does."""
+        limit = self.network.trained[-1].limit
+        self.certificate, self.bound = solution.certificate, solution.certificate.bound
+        if self.kind == HEADS[0]:
+            return on_weight_grid(solution.weights, limit)
+        found = discriminant_head(solution)
+        self.bound, weights = found.bound, found.weights
+        # A class without rows gets a score below all others, whatever the row.
+        least = -(1 + max(limit, 1.0) * float(np.abs(weights).sum(axis=0).max()))
+        absent = np.setdiff1d(np.arange(weights.shape[1]), found.present)
+        weights[0, absent] = least
+        return on_weight_grid(weights, limit)
 
     def heads(
         self, total: npt.NDArray[np.float64], entry_error: float = 0.0
@@ -353,6 +370,10 @@ class Training:
 
     def head(self) -> None:
         """Train the common head as the solution of the last sum."""
+        if self._coordinator.kind != HEADS[0]:
+            one = self.sum(self.contributions())
+            self.layers.append(self._coordinator.heads(one.total, one.entry_error)[0])
+            return
         number = self._first + len(self.outcomes)
         solution, outcome = self._aggregator.solve(number, self.contributions())
         self.outcomes.append(outcome)
@@ -383,6 +404,9 @@ class FedACnnL(FederatedClassifier):
     privacy : (ε, δ) for every row, by noise that the clients add to the one sum of the encoder "seeded", as in
         `FederatedRidgeClassifier`; see docs/privacy.md. Each row of the head's inputs then has its mean subtracted and is
         shortened to norm 1, in training and in prediction; the certificate is for the noisy sum.
+    head : "ridge", the default, or "discriminants": linear discriminants from the same sum, of which the ridge head is a
+        part. They suit classes that clients share out unevenly; compare both on rows held out at the sites. Not with
+        `privacy`, whose noise the counts of classes would need too.
     aggregator : an `Aggregator`; None: masked sums under the default policy.
 
     Attributes
@@ -390,6 +414,7 @@ class FedACnnL(FederatedClassifier):
     classes_ : the labels. weights_ : one array per trained layer, first row the bias (with `privacy` the head's bias
     belongs to a column of 1/4 instead of ones). rounds_ : an `Outcome` per sum.
     certificate_ : of the head, given its inputs. Sums are exact here, so it contains only float64 rounding.
+    head_bound_ : its bound for the head in use, of discriminants their own.
     """
 
     def __init__(
@@ -405,9 +430,11 @@ class FedACnnL(FederatedClassifier):
         device: str = "cpu",
         privacy: Privacy | None = None,
         agreement: str = "",
+        head: str = HEADS[0],
         aggregator: Aggregator | None = None,
     ) -> None:
         self.network = network
+        self.head = head
         self.encoder = encoder
         self.ridge = ridge
         self.classes = classes
@@ -600,6 +627,10 @@ class FedACnnL(FederatedClassifier):
         if self.encoder not in encoders:
             raise DataError(f"expected encoder as one of {', '.join(encoders)}, got {self.encoder!r}")
         self._check_privacy()
+        if self.head not in HEADS:
+            raise DataError(f"expected head as {' or '.join(HEADS)}, got {self.head!r}")
+        if self.head != HEADS[0] and self.privacy:
+            raise DataError("expected a ridge head with privacy, got discriminants")
         if self.privacy and self.encoder != Encoder.SEEDED.value:
             raise DataError(f"expected the encoder seeded, of one sum, with privacy, got {self.encoder!r}")
         if parse_real("ridge", self.ridge) < 0:
@@ -652,6 +683,7 @@ class FedACnnL(FederatedClassifier):
 
     def _with_private_head(self, head: FederatedRidgeClassifier) -> "FedACnnL":
         self.classes_, self.rounds_, self.certificate_ = head.classes_, head.rounds_, head.certificate_
+        self.head_bound_ = head.certificate_.bound
         self.weights_, self.privacy_ = [*self._seeded(), head.weights_], self.privacy
         self.n_features_in_ = prod(self.network.input_shape)
         return self
@@ -684,6 +716,7 @@ class FedACnnL(FederatedClassifier):
             seed=self.seed,
             groups=groups,
             survivors=survivors,
+            head=self.head,
         )
 
     def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:
@@ -704,6 +737,6 @@ class FedACnnL(FederatedClassifier):
         assert coordinator.certificate is not None
         self.classes_ = classes
         self.weights_, self.rounds_, self.privacy_ = layers, list(outcomes), self.privacy
-        self.certificate_ = coordinator.certificate
+        self.certificate_, self.head_bound_ = coordinator.certificate, coordinator.bound
         self.n_features_in_ = prod(self.network.input_shape)
         return self

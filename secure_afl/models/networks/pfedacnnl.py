@@ -18,7 +18,7 @@ from secure_afl.models.estimator import feature_names, parse_integer
 from secure_afl.models.networks import grouping
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded
-from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner, Training
+from secure_afl.models.networks.fedacnnl import HEADS, Coordinator, FedACnnL, Learner, Training
 from secure_afl.models.networks.grid import Weights, on_weight_grid
 from secure_afl.models.networks.network import Network
 from secure_afl.models.personal import Adapted, Local
@@ -176,6 +176,8 @@ class PFedACnnL(FedACnnL):
         super()._check()
         if self.privacy is not None:  # not a parameter here, but the inherited attribute can be set
             raise DataError("expected no privacy: the sums for personal networks have no noise")
+        if self.head != HEADS[0]:  # likewise
+            raise DataError("expected a ridge head, around which the sites' own heads are fitted")
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
         encoder = Encoder(self.encoder)

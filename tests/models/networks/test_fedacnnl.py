@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
@@ -171,6 +172,28 @@ def test_it_learns_digits_under_masks() -> None:
     assert model.score(data.X[test], data.y[test]) > 0.96
     linear = FedACnnL(Network((64,), (), 10), aggregator=quick()).fit(data.X[rows], data.y[rows], site)
     assert model.score(data.X[test], data.y[test]) > linear.score(data.X[test], data.y[test])
+
+
+def test_discriminants_are_the_pooled_ones_bit_for_bit_and_know_no_class_without_rows() -> None:
+    X, y = images(80, 4)
+    y = 2 * y  # of six classes three have no rows
+    site = np.arange(80) % 5
+    network = Network((36,), (), 6)
+    model = FedACnnL(network, head="discriminants", ridge=1e-2, max_rows=80, aggregator=quick()).fit(
+        X, y, site
+    )
+    central = FedACnnL(network, head="discriminants", ridge=1e-2).fit_pooled(X, y)
+    assert model.weights_[-1].tobytes() == central.weights_[-1].tobytes()
+    assert 0 < model.head_bound_ < 1e-3
+    far = np.where(np.random.default_rng(0).random((200, 36)) < 0.5, -1.0, 1.0)
+    assert not set(model.predict(far).tolist()) & {1, 3, 5}
+    assert model.score(X, y) >= FedACnnL(network, ridge=1e-2).fit_pooled(X, y).score(X, y) - 0.05
+    for wrong, fault in (
+        ({"head": "logistic"}, "head as ridge or"),
+        ({"privacy": Privacy(1.0, 1e-6)}, "ridge head"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            FedACnnL(network, **{"head": "discriminants", **wrong}).plan(5)  # type: ignore[arg-type]
 
 
 def test_bad_input_is_refused_before_anything_is_sent() -> None:
