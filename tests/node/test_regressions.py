@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from worlds import hearts
 from worlds.coded import Coded
+from worlds.patience import HANG
 
 from secure_afl.errors import DataError
 from secure_afl.node.site import TABLE_MODEL, Folder
@@ -21,6 +23,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import Aggregate
 from secure_afl.tables import model as models
 from secure_afl.tables import shown
+from secure_afl.tables.terms import terms
 
 COLUMNS = """
 site = "ward"
@@ -82,6 +85,28 @@ def test_a_deployed_regression_is_statsmodels(
     assert fitted.n_iter_ < 12
     assert max(checked) == fitted.n_iter_ + 1  # each announced sum was one that the party had accepted
     assert len(world.here().rounds_) == len(fitted.rounds_)
+
+
+@pytest.mark.long
+def test_the_heart_data_over_real_nodes_are_statsmodels(tmp_path: Path) -> None:
+    """Four hospitals by codebook: each node's own model has the coefficients and standard errors of the pooled rows."""
+    from secure_afl.simulations.network.loopback import Loopback
+
+    world = Coded(
+        tmp_path / "parties", hearts.TABLE, hearts.CODEBOOK.read_text(), model="[logistic]\nsteps = 25\n"
+    )
+    with Loopback(tmp_path / "network", world.folders, world.server) as network:
+        network.run(deadline=HANG, limit=4 * HANG)
+    X, y, *_ = world.contributed(Folder(world.server).terms()[1])
+    design = sm.add_constant(X, has_constant="add")
+    expected = sm.GLM(y == world.book.classes[1], design, family=sm.families.Binomial()).fit(tol=1e-13)
+    half = np.array([term.half for term in terms(world.book)])
+    for folder in (*world.folders, world.server):
+        model = models.load(folder / TABLE_MODEL)
+        np.testing.assert_allclose(np.append(model.intercept[1], model.coef[1]), expected.params, rtol=1e-6)
+        assert model.ls_se is not None
+        np.testing.assert_allclose(model.ls_se[1:, 1] * half, expected.bse[1:], rtol=1e-6)
+        assert bool(model.about.verified) == (folder != world.server)
 
 
 class Adds:
