@@ -33,7 +33,8 @@ class Rules:
     """What all parties agree on before any data is read.
 
     features: d; rows: the most of one client; weight: the largest of a row; column: the largest |x_j| as summed;
-    largest: the largest outcome; steps: the most gradient sums; least_rows: see `least` and `most_leverage`.
+    largest: the largest outcome; steps: the most gradient sums; least_rows: see `least` and `most_leverage`;
+    categories: for each, its columns, of which at most one is not 0 in a row.
     """
 
     family: Family
@@ -44,6 +45,7 @@ class Rules:
     largest: float
     steps: int
     least_rows: int
+    categories: tuple[tuple[int, ...], ...] = ()
 
     @property
     def length(self) -> int:
@@ -133,12 +135,14 @@ def gradient_words(rules: Rules, rows: ClientRows, eta: Matrix) -> Matrix:
 
 def stands_out(rules: Rules, rows: ClientRows, curvature: Matrix) -> bool:
     """Whether the information matrix, with the matrix before it, would show a row nearly alone: in all rows, in those of
-    one column, or in those with either value of a column that takes two.
+    one column, in those with either value of a column that takes two, or in those of a category's reference level, which the
+    column of ones gives less the category's columns.
     """
     X, low, high = rows.X, rows.X.min(axis=0, initial=np.inf), rows.X.max(axis=0, initial=-np.inf)
     two = ((low == X) | (high == X)).all(axis=0)  # as they are summed: 0 and 1, -1 and 1, or others
     sides = [X[:, two] == low[two], X[:, two] == high[two]]
-    A = np.column_stack([np.ones(len(X)), X[:, ~two], *sides]) * rows.weights[:, None]
+    references = [(X[:, own] == low[list(own)]).all(axis=1) for own in rules.categories]
+    A = np.column_stack([np.ones(len(X)), X[:, ~two], *sides, *references]) * rows.weights[:, None]
     largest = leverages(A, curvature).max(axis=0, initial=0.0)
     return bool(largest[0] > rules.most_leverage or (largest[1:] > rules.most_in_column).any())
 

@@ -77,6 +77,7 @@ class _GLM(FederatedTable):
     ridge: float
     steps: int
     least_rows: int
+    categories: Sequence[Sequence[int]]
     max_offset: float | None
     rounds: int = 1  # gradients are of all rows
 
@@ -132,7 +133,19 @@ class _GLM(FederatedTable):
             self._largest(),
             parse_integer("steps", self.steps),
             parse_integer("least_rows", self.least_rows),
+            self._categories(features),
         )
+
+    def _categories(self, features: int) -> tuple[tuple[int, ...], ...]:
+        """Columns of categories. Raises `DataError` for others than distinct columns."""
+        found = tuple(tuple(one) for one in self.categories)
+        for own in found:
+            whole = all(type(column) is int and 0 <= column < features for column in own)
+            if not own or not whole or len(set(own)) < len(own):
+                raise DataError(
+                    f"expected categories as lists of different columns from 0 to {features - 1}, got {own!r}"
+                )
+        return found
 
     def _plan(self, agreed: Agreed, clients: int) -> list[SumPlan]:
         rules = self.rules(agreed.system.features - 1)
@@ -492,6 +505,9 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
         Clients go on after the first sum only with `least_rows` times as many pooled rows as the sums have columns
         (2·coefficients + steps), and sum up no information matrix in which a row could stand out; see
         docs/threat-model.md. 1 turns both off.
+    categories : sequence of sequences of int, default=()
+        For each category the numbers of its columns, of which at most one is 1 in a row: clients then look for rows that stand
+        out in its reference level, too. A study takes them from its codebook.
     max_offset : float, optional
         Public bound on the magnitude of offsets, with `offset`; None is for rows without.
     aggregator : Aggregator, optional
@@ -526,6 +542,7 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
         classes: Sequence[Any] | None = None,
         steps: int = STEPS,
         least_rows: int = 5,
+        categories: Sequence[Sequence[int]] = (),
         max_rows: int = 2**16,
         max_weight: float | None = None,
         max_offset: float | None = None,
@@ -540,6 +557,7 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
         self.classes = classes
         self.steps = steps
         self.least_rows = least_rows
+        self.categories = categories
         self.max_rows = max_rows
         self.max_weight = max_weight
         self.max_offset = max_offset
@@ -622,6 +640,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
         ridge: float = 0.0,
         steps: int = STEPS,
         least_rows: int = 5,
+        categories: Sequence[Sequence[int]] = (),
         max_rows: int = 2**16,
         max_weight: float | None = None,
         max_offset: float | None = None,
@@ -636,6 +655,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
         self.ridge = ridge
         self.steps = steps
         self.least_rows = least_rows
+        self.categories = categories
         self.max_rows = max_rows
         self.max_weight = max_weight
         self.max_offset = max_offset

@@ -73,7 +73,7 @@ from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.codebook import LEAST_ROWS, Codebook, Target
-from secure_afl.tables.disclosure import Layout, Waves, control_waves, holds, indicators
+from secure_afl.tables.disclosure import Layout, Waves, categories, control_waves, holds, indicators
 from secure_afl.tables.terms import row_norm, terms
 
 if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
@@ -667,6 +667,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
             "steps": self.regression.steps,
             "ridge": self.regression.ridge,
             "least_rows": self.least_rows,
+            "categories": categories(self.codebook),
             "max_rows": self.max_rows,
             "max_weight": self.max_weight,
             "agreement": self.agreement,

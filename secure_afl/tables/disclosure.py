@@ -343,6 +343,11 @@ def indicators(codebook: Codebook | None, backend: str) -> tuple[int, ...]:
     return tuple(sorted(single | made))
 
 
+def categories(codebook: Codebook) -> tuple[tuple[int, ...], ...]:
+    """The columns of each category of more than two levels, by their places; a level of two has one column."""
+    return tuple(one.indicators for one in Layout.of(codebook).variables if len(one.indicators) > 1)
+
+
 def control_waves(X: Floats, layout: Layout, classes: Ints | None, least_rows: int, waves: int = 1) -> Waves:
     """`control_rows` for each of equal waves of a site's rows in their order, as `split_rounds` makes them of what is
     kept: each wave is a sum of its own. Raises `DataError` for a wave of too few rows.

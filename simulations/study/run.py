@@ -35,7 +35,7 @@ from secure_afl.simulations.study.table_one import table_one
 from secure_afl.sums.aggregation import Aggregate, Aggregator, MaskedAggregator, Outcome, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.tables.codebook import LEAST_ROWS
-from secure_afl.tables.disclosure import indicators
+from secure_afl.tables.disclosure import categories, indicators
 from secure_afl.testing.faults import Fault, FaultyNetwork, dropouts
 
 if TYPE_CHECKING:
@@ -276,6 +276,8 @@ def _models(
 def _regression(settings: Settings, data: Dataset, **shared: Any) -> "GLM":
     """A logistic or Poisson regression. Raises `DataError` for an outcome that it is not of."""
     shared |= {"row_norm": data.row_norm, "max_weight": data.max_weight}
+    if data.codebook:
+        shared["categories"] = categories(data.codebook)
     if settings.model == "logistic":
         if data.target or len(data.classes) != 2:
             got = "a number" if data.target else f"{len(data.classes)} classes"

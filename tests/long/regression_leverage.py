@@ -52,7 +52,7 @@ def main() -> None:
     for seed in range(seeds):
         X, y, site, norm = hearts.coded(0.75, seed)
         clear = PlainAggregator(Policy(backends=frozenset({"plain"})))
-        model = Watched(norm, classes=[0, 1], aggregator=clear).fit(X, y, site)
+        model = Watched(norm, classes=[0, 1], categories=hearts.CATEGORIES, aggregator=clear).fit(X, y, site)
         try:
             model.inference()
         except SolveError:

@@ -255,6 +255,24 @@ def test_a_row_stands_out_among_those_without_a_flag_too() -> None:
         assert not stands_out(rules, client, np.full(206, 0.2))
 
 
+def test_a_row_stands_out_in_the_reference_level_of_a_larger_category() -> None:
+    """Ones less both flags are the rows of the level without one. With three levels neither flag alone says which they are."""
+    level = np.repeat([0, 1, 2], [6, 100, 100])
+    curvature = np.r_[0.01, np.full(5, 0.2), np.random.default_rng(0).uniform(0.01, 0.25, 200)]
+    for zero, one in ((0.0, 1.0), (-1.0, 1.0)):
+        X = np.where(np.column_stack([level == 1, level == 2]), one, zero)
+        client = ClientRows(X, np.zeros(206), np.ones(206), np.zeros(206))
+        without, ours = (
+            FederatedLogisticRegression(column_bounds=[1.0, 1.0], classes=[0, 1], categories=of).rules(2)
+            for of in ((), ((0, 1),))
+        )
+        assert not stands_out(without, client, curvature)
+        assert stands_out(ours, client, curvature)
+        assert not stands_out(ours, client, np.r_[0.2, curvature[1:]])
+    with pytest.raises(DataError, match="expected categories as lists of different columns from 0 to 1"):
+        FederatedLogisticRegression(1.0, classes=[0, 1], categories=((0, 2),)).rules(2)
+
+
 def test_dependent_and_constant_columns_have_no_coefficient() -> None:
     X, y, site, *_ = table(8, 300, "logistic")
     wide = np.column_stack([X, np.full(300, 3.0), X[:, 2] / 2 + 1])

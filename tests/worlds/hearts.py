@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.tables import codebook, reading
-from secure_afl.tables.disclosure import Layout, control_rows
+from secure_afl.tables.disclosure import Layout, categories, control_rows
 from secure_afl.tables.encoding import Design, encode
 from secure_afl.tables.terms import row_norm
 
 _FILES = Path(__file__).parents[2] / "simulations" / "data" / "files"
 TABLE = _FILES / "heart_disease_uci.csv"
 CODEBOOK = _FILES / "heart_logistic.toml"
+CATEGORIES = categories(codebook.read(CODEBOOK))
 Floats = npt.NDArray[np.float64]
 
 
