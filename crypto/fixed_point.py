@@ -112,6 +112,23 @@ class FixedPoint:
             )
         return units.view(np.uint64)
 
+    def encode_units(self, units: npt.NDArray[np.int64], fraction_bits: int) -> npt.NDArray[np.uint64]:
+        """int64 units of 2^−fraction_bits in this encoding's units, mod 2⁶⁴: exact, where float64 could not hold them.
+
+        Raises `CryptoError` for more fraction bits than the encoding has, and for a value over the bound.
+        """
+        finer = self.fraction_bits - fraction_bits
+        if units.dtype != np.int64 or units.ndim != 1 or finer < 0:
+            raise CryptoError(
+                f"expected an int64 vector in units of 2^-{self.fraction_bits} or coarser ones, got {units.dtype} of shape "
+                f"{units.shape} in units of 2^-{fraction_bits}"
+            )
+        most = self.magnitude >> finer
+        outside = int(((units > most) | (units < -most)).sum())
+        if outside:
+            raise CryptoError(f"{outside} of {len(units)} values are over the agreed bound of {most} units")
+        return (units << np.int64(min(finer, 63))).view(np.uint64)
+
     def decode_sum(self, total: npt.NDArray[np.uint64], summands: int) -> npt.NDArray[np.float64]:
         """The real sum of `summands` encoded vectors, given their sum mod 2^(8w).
 

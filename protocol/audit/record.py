@@ -7,8 +7,6 @@ the messages that pass through them.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import SecureAflError
@@ -32,7 +30,7 @@ from secure_afl.protocol.homomorphic import messages as homomorphic
 from secure_afl.protocol.homomorphic.agreement import Agreement
 from secure_afl.protocol.masking import messages as masking
 from secure_afl.protocol.session.errors import ProtocolError, RoundAbortedError
-from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import Parameters, SumPlan, SumWanted, Values
 from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
@@ -103,7 +101,7 @@ class RecordedParty(Generic[P]):
 class RecordedClient(RecordedParty[Contributor]):
     """A client with a log."""
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes:
         """The client's `contribute`; also raises `AuditError`."""
         try:
             data = self._party.contribute(wanted, values, data_set)

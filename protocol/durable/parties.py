@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
-
 from secure_afl.protocol.durable.store import Kept, Store, StoreError
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.ledger import Ledger
-from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.parameters import SumWanted, Values
 from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.wire import answered
 
@@ -71,7 +68,7 @@ class DurableParty:
                 answer = self._answered(data)
         return _raised(answer)
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes:
         """The upload that answers `wanted`; see the party's own `contribute`, and `receive`."""
         with self._store.transaction():
             kept, party = self._party()

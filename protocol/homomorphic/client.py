@@ -31,6 +31,7 @@ from secure_afl.protocol.session.parameters import (
     Profile,
     SumPlan,
     SumWanted,
+    Values,
     demands,
     spending,
 )
@@ -224,7 +225,7 @@ class HomomorphicClient(SignedParty[ClientState, bytes | SumWanted, ClientMemory
         self._memory.participants = participants
         return self.wanted
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes:
         """Encrypt `values` (float64, as many as `wanted.spec` says): the upload that answers `wanted`.
 
         Under BFV further attempts at the round encrypt the same words again: with fresh noise or changed rows, several

@@ -44,6 +44,7 @@ from secure_afl.protocol.session.parameters import (
     RoundSpec,
     SumPlan,
     SumWanted,
+    Values,
     VerifiedSum,
     demands,
     spending,
@@ -332,7 +333,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._memory.tag_key = b""
         return self.wanted
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes:
         """Mask `values` (float64, as many as `wanted.spec` says): the upload that answers `wanted`.
 
         data_set: what its owner calls the data behind the vector; the ledger lets it serve one session only.

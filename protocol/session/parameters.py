@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ from secure_afl.protocol.session.wire import (
 
 SESSION_BYTES = 32
 _NAME_LENGTH = 64
+Values = npt.NDArray[Any]
+"""A client's vector, float64 or int64, see `SumPlan.encode`."""
 
 
 class RoundSpec(Message, frozen=True, tag="round"):
@@ -182,6 +185,7 @@ class SumPlan:
     system: what the sum is for, if only a solution is needed.
     noise: what each client adds to its vector before sending, for differential privacy.
     spends: what all sums of the plan together then reveal of a record.
+    units: whether vectors are int64, in units of 2^-fraction_bits, which float64 could not hold.
     """
 
     statistic: str
@@ -196,6 +200,7 @@ class SumPlan:
     system: RidgeSystem | None = None
     noise: Noise | None = None
     spends: Spending | None = None
+    units: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < len(self.statistic) <= _NAME_LENGTH and self.statistic.isprintable()):
@@ -207,6 +212,10 @@ class SumPlan:
             )
         if not self.error > 0:
             raise LocalProtocolError(f"expected an error above 0, got {self.error}")
+        if self.units and (self.noise or self.exact):
+            raise LocalProtocolError(
+                f"expected {self.statistic!r}, a sum of units, without noise and not marked as exact in float64"
+            )
         if self.noise and (self.noise.length != self.length or self.exact):
             raise LocalProtocolError(
                 f"expected noise for {self.length} values of a sum that need not be exact, got it for "
@@ -223,11 +232,15 @@ class SumPlan:
         """The digest of the noise for `RoundSpec`."""
         return self.noise.digest if self.noise else b""
 
-    def encode(self, values: npt.NDArray[np.float64], encoding: FixedPoint) -> npt.NDArray[np.uint64]:
+    def encode(self, values: Values, encoding: FixedPoint) -> npt.NDArray[np.uint64]:
         """Encode `values` for upload, before masking or encryption, with fresh noise at each call.
+
+        values: float64, or int64 if the plan is of `units`.
 
         Raises `CryptoError` for a value that is not finite or exceeds the bound, and like `Noise.draw`.
         """
+        if self.units:
+            return encoding.encode_units(values, self.fraction_bits)
         return self.noise.add(values, self.bound, encoding) if self.noise else encoding.encode(values)
 
     def spec(self, roster: int) -> RoundSpec:

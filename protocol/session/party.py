@@ -6,8 +6,6 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.errors import CryptoError
@@ -19,7 +17,7 @@ from secure_afl.protocol.session.errors import (
     RemoteProtocolError,
     check_size,
 )
-from secure_afl.protocol.session.parameters import Demands, SumPlan, SumWanted, check_demands
+from secure_afl.protocol.session.parameters import Demands, SumPlan, SumWanted, Values, check_demands
 from secure_afl.protocol.session.wire import (
     Message,
     ServerMessage,
@@ -43,7 +41,7 @@ class Party(Protocol):
 class Contributor(Party, Protocol):
     """A client."""
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes: ...
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes: ...
 
 
 class Memory(Protocol[S]):

@@ -10,18 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.workers import cpu_seconds
 from secure_afl.protocol.session.errors import ProtocolError
-from secure_afl.protocol.session.parameters import SumWanted
+from secure_afl.protocol.session.parameters import SumWanted, Values
 from secure_afl.protocol.session.party import Contributor, Party
 from secure_afl.protocol.session.server import Outbox, SumServer
 
 T = TypeVar("T")
-Contribution = tuple[npt.NDArray[np.float64], str]
+Contribution = tuple[Values, str]
 """A client's vector for one sum, and the name of the data set behind it (see `Contributor.contribute`)."""
 Contribute = Callable[[int, SumWanted], Contribution]
 """Returns a client's contribution, given its index, when the server requests it."""

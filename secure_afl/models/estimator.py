@@ -235,6 +235,7 @@ class Federated(BaseEstimator, ABC):  # type: ignore[misc]
         # A stored model predicts; identities and ledgers do not travel with it, but the names of the data sets do.
         state: dict[str, Any] = dict(super().__getstate__())
         state.pop("_default_aggregator", None)
+        state.pop("_inside", None)
         lost = state.pop("_spent", frozenset()) | state.pop("_lost", frozenset())
         return state | {"aggregator": None} | ({"_lost": lost} if lost else {})
 

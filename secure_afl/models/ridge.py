@@ -79,7 +79,7 @@ class _Ridge(FederatedTable):
         features = self._features(X)
         own = copy(self)
         own.aggregator = None
-        for name in ("_kept", "rounds_", "statistics_", "certificate_", "ridge_"):
+        for name in ("_kept", "_inside", "rounds_", "statistics_", "certificate_", "ridge_"):
             own.__dict__.pop(name, None)
         if agreed.labels is not None:  # a client may not have rows of every class
             own.set_params(classes=agreed.labels.tolist())
@@ -133,7 +133,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
     data_set : str, default="data"
         What the owners call these rows. A data set serves one session: a second `fit` is refused, as the difference of
         the two sums could expose what changed. Another penalty needs no second session, see `refit`; new rows have a
-        name of their own; `MaskedAggregator.renew` overrides.
+        name of their own, or come in by `update`; `MaskedAggregator.renew` overrides.
     rounds : int, default=1
         Secure sums to split the rows into, in the order they come (records that arrive in waves).
     deal : int, optional

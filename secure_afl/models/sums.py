@@ -4,6 +4,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -20,8 +21,10 @@ from secure_afl.analytic.path import RIDGES, Path, path
 from secure_afl.analytic.privacy import Privacy, client_noise, multiplier, shortened
 from secure_afl.analytic.solve import Solution
 from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics, added, gamma
+from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.noise import Noise
 from secure_afl.errors import ColumnWarning, DataError, SolveError
+from secure_afl.models.change import Change, Inside, Labels, unchanged
 from secure_afl.models.columns import Columns
 from secure_afl.models.estimator import (
     Federated,
@@ -121,6 +124,22 @@ class Kept:
         total = added(one.total for one in self.sums)
         return SufficientStatistics.unpack(total, self.agreed.system, entry_error=self.entry_error)
 
+    def check_agreed(self, now: Agreed) -> None:
+        """Raises `DataError` unless other rows are read as those of this sum were."""
+        then = self.agreed
+        same = (
+            now.bounds == then.bounds
+            and replace(now.system, ridge=then.system.ridge, names=()) == replace(then.system, names=())
+            and now.system.names in ((), then.system.names)
+            and now.targets.names == then.targets.names
+            and np.array_equal(now.targets.scaling.centre, then.targets.scaling.centre)
+            and np.array_equal(now.targets.scaling.exponent, then.targets.scaling.exponent)
+        )
+        if not same:
+            raise DataError(
+                "expected the columns, bounds and targets of the fit, got others: agree on classes or target_bounds before it"
+            )
+
     @cached_property
     def sums(self) -> list[Aggregate]:
         """Raises `DataError` if there are none."""
@@ -164,6 +183,7 @@ class FederatedTable(Federated):
     def _learn(self, kept: Kept, result: Any) -> None:
         """Take what came of a sum as the model."""
 
+    _inside: Mapping[str, Inside] = {}  # replaced, never changed
     _SUPERVISED = True
     _SOLVES = True  # whether key holders can do with a system's solution
     _STATISTIC = "ridge statistics"
@@ -523,6 +543,7 @@ class FederatedTable(Federated):
             if isinstance(error.outcome, Kept):
                 self._forget()
                 self._keep(error.outcome)
+                self._inside = self._site_records(contributions)
             raise
         except RoundAbortedError as error:
             if hasattr(self, "_kept"):
@@ -530,6 +551,7 @@ class FederatedTable(Federated):
                 error.__notes__ = [note, *getattr(error, "__notes__", [])]  # before those of each client
             raise
         self._keep(kept)
+        self._inside = self._site_records(contributions)
         self._learn(kept, result)
         warn_of_dropouts(clients, self.rounds_)
         return self
@@ -564,6 +586,17 @@ class FederatedTable(Federated):
         for name in self._MODEL:
             self.__dict__.pop(name, None)
 
+    def _site_records(self, contributions: Sequence[Mapping[str, Contribution]]) -> dict[str, Inside]:
+        """What each survivor has in the only sum, for `update`."""
+        if self.privacy or len(contributions) > 1:
+            return {}
+        (only,) = contributions
+        return {
+            name: Inside.first(vector, self.data_set)
+            for name, (vector, _) in only.items()
+            if name in self.rounds_[0].survivors
+        }
+
     def _keep(self, kept: Kept) -> None:
         self._kept = kept
         self.rounds_ = kept.outcomes
@@ -582,11 +615,120 @@ class FederatedTable(Federated):
         kept = Kept(agreed, [Aggregate((who,), 0.0, len(total), total)], None)
         result = self._solved(kept)
         self._keep(kept)
+        self._inside = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ColumnWarning)
             self._learn(kept, result)
         self.rounds_ = []
         return self
+
+    def update(
+        self,
+        X: npt.ArrayLike,
+        y: Any,
+        site: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+        *,
+        batch: npt.ArrayLike,
+        withdrawn: npt.ArrayLike | None = None,
+        least_rows: int = 5,
+    ) -> Self:
+        """Bring batches of rows into the sum of the last `fit`, or take rows out of it, by a sum of what changes.
+
+        The model is then that of `fit` on the rows that are in, bit for bit. Every site of the sum takes part: one whose
+        rows are not given here contributes zeros, and nobody learns that it did. See docs/changed-rows.md.
+
+        Parameters
+        ----------
+        X, y, site, sample_weight : as in `fit`
+            Of each site whose rows change: all rows that are in the sum, in the order in which they were given before,
+            and those that come in.
+        batch : array-like of str, shape (rows,)
+            The batch that each row came with: `data_set` for the rows of `fit`. A name that is new to the site is a batch
+            that comes in.
+        withdrawn : array-like of str, shape (rows,), optional
+            The name of the withdrawal with which a row leaves, empty for a row that stays. A site brings one batch in or
+            makes one withdrawal at a time.
+        least_rows : int, default=5
+            As agreed. Each batch that comes in, and of each batch what leaves and what stays, has at least so many rows,
+            and in none of its columns, and no combination of them, a row stands out; otherwise it waits. What stays of
+            the rows of `fit` needs the number alone.
+
+        Raises
+        ------
+        DataError
+            For rows that do not fit, or are not those that are in the sum; for a change that has to wait; and without an
+            exact sum of this process to change.
+        PolicyError, RoundAbortedError, SolveError
+            As `fit`. The change is in the sum of all sites or of none.
+        """
+        kept, old, encoding = self._changeable()
+        given = copy(self)
+        if kept.agreed.targets.labels is not None:  # the sites that change may not have rows of every class
+            given.set_params(classes=kept.agreed.targets.labels.tolist())
+        table, agreed = given._parsed(X, y, site, sample_weight)
+        kept.check_agreed(agreed)
+        labels, least = Labels.parse(batch, withdrawn, len(table.X)), parse_integer("least_rows", least_rows)
+        columns = np.column_stack([np.ones(len(table.X)), table.X, table.Y])
+        contributions: dict[str, Contribution] = {
+            name: (np.zeros(old.length, np.int64), unchanged(self.data_set)) for name in old.survivors
+        }
+        inside = dict(self._inside)
+        for name, mine in table.sites.items():
+            if name not in inside:
+                raise DataError(f"expected sites that are in the sum ({', '.join(inside)}), got {name!r}")
+
+            def packed(rows: Places, name: str = name) -> Floats:
+                return self._statistics(name, table, rows, agreed.bounds).pack()
+
+            change = Change.of(name, labels, mine, inside[name])
+            inside[name] = change.changed(packed, inside[name])
+            change.check(columns, table.roots, self.data_set, least)
+            contributions[name] = change.units(packed, encoding), change.ledger_name(self.data_set)
+        (first,) = self._plan(kept.agreed, len(old.survivors))
+        plan = replace(
+            first,
+            statistic=f"change of {old.session.hex()[:16]}"
+            + (f", {self.agreement}" if self.agreement else ""),
+            fraction_bits=encoding.fraction_bits,
+            units=True,
+            survivors=len(old.survivors),
+            system=None,
+        )
+        aggregator = self._ask()
+        try:
+            aggregator.open(old.survivors, [plan])
+            # Whatever comes of the session, what left may be known from here on.
+            self._inside = {name: self._inside[name].leaving(inside[name]) for name in inside}
+            difference = aggregator.sum(0, contributions)
+        except RoundAbortedError as error:
+            error.add_note(
+                "the model and the sum are those from before. If all sites make the same change again, a server learns "
+                "nothing new: their owners can renew the names of the change (MaskedAggregator.renew)"
+            )
+            raise
+        new = replace(kept, outcomes=[old.changed(difference)])
+        self._inside = inside
+        try:
+            result = self._solved(new)
+        except SolveError:
+            self._forget()
+            self._keep(new)
+            raise
+        self._keep(new)
+        self._learn(new, result)
+        return self
+
+    def _changeable(self) -> tuple[Kept, Aggregate, FixedPoint]:
+        """The sum that can change. Raises `DataError`."""
+        kept = getattr(self, "_kept", None)
+        one = kept.outcomes[0] if kept and len(kept.outcomes) == 1 else None
+        if kept is None or not self._inside or not isinstance(one, Aggregate) or one.encoding is None:
+            raise DataError(
+                "expected a sum that can change: of a fit by this object in this process, with rounds=1, without privacy, "
+                "through an aggregator that releases exact sums, got none"
+            )
+        return kept, one, one.encoding
 
     def refit(self, **parameters: Any) -> Self:
         """Solve the sum of the last `fit` again with other parameters, such as ridge=0.1: no session, nobody is asked.

@@ -68,11 +68,31 @@ class Aggregate(Outcome):
     """A sum over survivors.
 
     total: float64 (length,). units: the same sum in int64 fixed-point units of `encoding`; None for a sum of floats.
+    session: the number of the session that made it, empty for a sum of floats.
     """
 
     total: npt.NDArray[np.float64]
     units: npt.NDArray[np.int64] | None = None
     encoding: FixedPoint | None = None
+    session: bytes = b""
+
+    def changed(self, by: "Aggregate") -> "Aggregate":
+        """This sum with the sum of its clients' changes added, in units: exactly that of their new vectors.
+
+        Raises `LocalProtocolError` for sums without units or of other clients, `CryptoError` if the new sum is one that
+        its clients cannot have.
+        """
+        if self.units is None or self.encoding is None or by.units is None or by.encoding is None:
+            raise LocalProtocolError("expected sums in fixed-point units, got floats: they are not exact")
+        finer = by.encoding.fraction_bits - self.encoding.fraction_bits
+        if set(by.survivors) != set(self.survivors) or finer < 0:
+            raise LocalProtocolError(
+                f"expected a change of {', '.join(self.survivors)}, in units as fine as those of the sum, got "
+                f"one of {', '.join(by.survivors)}"
+            )
+        units = self.units + (by.units >> np.int64(finer))
+        total = self.encoding.decode_sum(units.view(np.uint64), len(self.survivors))
+        return replace(self, total=total, units=units, session=by.session)
 
 
 class Aggregator(Protocol):
@@ -373,7 +393,10 @@ class MaskedSums(Sums[Cohort]):
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
         opened, server = self._opened(number, contributions), self.cohort.server
         spec = server.parameters.rounds[number]
-        return self.cohort.timed(lambda: decoded(self._plan[number], spec, server.roster, opened), _DECODING)
+        session = server.parameters.session
+        return self.cohort.timed(
+            lambda: decoded(self._plan[number], spec, server.roster, opened, session), _DECODING
+        )
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         one = self.sum(number, contributions)
@@ -424,7 +447,9 @@ class MaskedAggregator(MaskedSums, LocalSums):
         super().__init__(SessionSettings(policy or Policy(), profile, suite, watch), self.parties)
 
 
-def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -> Aggregate:
+def decoded(
+    plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum, session: bytes = b""
+) -> Aggregate:
     """Decode an opened sum of fixed-point units. Raises `CryptoError` if honest clients cannot have made it."""
     encoding = spec.encoding(len(roster.members))
     return Aggregate(
@@ -434,6 +459,7 @@ def decoded(plan: SumPlan, spec: RoundSpec, roster: Roster, result: OpenedSum) -
         total=encoding.decode_sum(result.values, len(result.survivors)),
         units=ring.signed(result.values, encoding.width),
         encoding=encoding,
+        session=session,
     )
 
 

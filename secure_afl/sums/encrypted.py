@@ -184,7 +184,8 @@ class EncryptedSums(Sums[EncryptedCohort]):
         if not self.encryption.masked:
             modulus = LATTICES[server.agreement.lattice].plain_modulus
             opened = replace(opened, values=ring.centred(opened.values, modulus).view(np.uint64))
-        return decoded(self._plan[number], server.agreement.rounds[number], server.roster, opened)
+        terms = server.agreement
+        return decoded(self._plan[number], terms.rounds[number], server.roster, opened, terms.session)
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
         plan = self._plan[number]

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_afl.errors import DataError
+from secure_afl.models.change import most_leverage
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.tables.codebook import LEAST_ROWS, Category, Codebook, Ordinal, YesNo
 from secure_afl.tables.terms import products, terms
@@ -410,11 +411,6 @@ def smallest(gram: Floats, cross: Floats, codebook: Codebook) -> Smallest:
         cells[f"class {name}"] = round(count)
     cell = min((name for name, count in cells.items() if count > 0), key=lambda name: cells[name])
     return Smallest(cell, cells[cell], rows, len(gram) - 1)
-
-
-def most_leverage(least_rows: int) -> float:
-    """The largest leverage that a row may have in its site's columns of 0 and 1, and in those of one number."""
-    return 1.0 / (least_rows // 2 + 1)
 
 
 def leverages(levels: Sequence[Ints], products: Sequence[tuple[int, ...]] = ()) -> Floats:

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,3 +168,30 @@ def test_a_sum_without_room_is_refused_with_what_there_is(room: int | None, held
     ):
         FixedPoint.fit(1.0, 2, 62, room=room)
     assert FixedPoint.fit(1.0, 2, 39, room=room).magnitude == (2**39 if room else 2**45)
+
+
+@given(st.integers(1, 6), st.integers(-20, 40), st.integers(0, 20), st.data())
+def test_units_of_a_coarser_encoding_are_exact(n: int, f: int, finer: int, data: st.DataObject) -> None:
+    code = FixedPoint.fit(2.0**-f, n, f + 50)
+    most = code.magnitude >> finer
+    units = data.draw(st.lists(st.integers(-most - 2, most + 2), min_size=1, max_size=5))
+    vector = np.array(units, np.int64)
+    if max(map(abs, units)) > most:
+        with pytest.raises(CryptoError, match="over the agreed bound"):
+            code.encode_units(vector, code.fraction_bits - finer)
+        return
+    words = code.encode_units(vector, code.fraction_bits - finer)
+    assert ring.signed(words, code.width).tolist() == [one << finer for one in units]
+
+
+def test_units_are_int64_and_no_finer_than_the_encoding() -> None:
+    code = FixedPoint(3, 500, 1, 4)
+    wrong: list[tuple[Any, int]] = [
+        (np.array([1.0]), 3),
+        (np.array([1], np.int32), 3),
+        (np.array([[1]]), 3),
+        (np.array([1]), 4),
+    ]
+    for vector, bits in wrong:
+        with pytest.raises(CryptoError, match="expected an int64 vector in units"):
+            code.encode_units(vector, bits)

@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from secure_afl.models.change import most_leverage
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
@@ -23,11 +24,11 @@ from secure_afl.simulations.study.control import coded
 from secure_afl.tables import disclosure
 
 RULES: tuple[tuple[str, int, Callable[[int], float]], ...] = (
-    ("none", 1, disclosure.most_leverage),
+    ("none", 1, most_leverage),
     ("levels of 5 rows, no bound", 5, lambda least_rows: 1.0),
-    ("least_rows 3", 3, disclosure.most_leverage),
-    ("least_rows 5", 5, disclosure.most_leverage),
-    ("least_rows 10", 10, disclosure.most_leverage),
+    ("least_rows 3", 3, most_leverage),
+    ("least_rows 5", 5, most_leverage),
+    ("least_rows 10", 10, most_leverage),
     ("levels of 5 rows, bound 1/5", 5, lambda least_rows: 1.0 / least_rows),
 )
 

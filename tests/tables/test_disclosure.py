@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secure_afl.errors import DataError
+from secure_afl.models.change import most_leverage
 from secure_afl.simulations.attacks.reading.leverage import singled_out, units
 from secure_afl.tables import codebook, reading
 from secure_afl.tables.disclosure import (
@@ -20,7 +21,6 @@ from secure_afl.tables.disclosure import (
     control_rows,
     counted,
     leverages,
-    most_leverage,
 )
 from secure_afl.tables.encoding import encode
 from secure_afl.tables.terms import terms

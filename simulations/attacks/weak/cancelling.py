@@ -6,14 +6,13 @@ Anyone can add ciphertexts, and a ciphertext carries no proof of its content. Ma
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from secure_afl.protocol.homomorphic import messages
 from secure_afl.protocol.homomorphic.agreement import Encryption
 from secure_afl.protocol.homomorphic.client import HomomorphicClient
 from secure_afl.protocol.homomorphic.server import HomomorphicServer
 from secure_afl.protocol.session.backend import Backend
-from secure_afl.protocol.session.parameters import SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import SumPlan, SumWanted, Values
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.transport.encrypted import EncryptedCohort
 from secure_afl.protocol.transport.masked import Cohort
@@ -31,7 +30,7 @@ class _Cancels(HomomorphicClient):
 
     tap: Tap
 
-    def contribute(self, wanted: SumWanted, values: npt.NDArray[np.float64], data_set: str) -> bytes:
+    def contribute(self, wanted: SumWanted, values: Values, data_set: str) -> bytes:
         lattice, length = self._lattice, wanted.spec.length
         total = lattice.zeros(length)
         for index in set(wanted.participants) - {_VICTIM, self.index}:

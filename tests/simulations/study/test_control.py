@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from secure_afl.errors import DataError, SettingError
+from secure_afl.models.change import most_leverage
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import Part, partition
@@ -14,7 +15,7 @@ from secure_afl.simulations.study.control import coded, sentences
 from secure_afl.simulations.study.report import Run
 from secure_afl.simulations.study.run import run
 from secure_afl.simulations.study.settings import Settings
-from secure_afl.tables.disclosure import Variable, indicators, leverages, most_leverage
+from secure_afl.tables.disclosure import Variable, indicators, leverages
 
 
 @pytest.fixture(scope="module")
