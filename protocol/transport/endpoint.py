@@ -268,6 +268,7 @@ class Endpoint:
         log, terms = self._log(), self._terms
         try:
             self._check_approved()
+            self._check_study(envelope)
             _check_number(envelope)
         except (LocalProtocolError, PolicyError) as error:
             if log:
@@ -285,6 +286,14 @@ class Endpoint:
             log.refuse(refused(b"", envelope.data, error))
             raise
         return answer
+
+    def _check_study(self, envelope: Envelope) -> None:
+        """Raises `PolicyError` if the server names another study: its sums may look the same, and mean something else."""
+        if self._study and envelope.study not in (b"", self._study):
+            raise PolicyError(
+                f"the server asks for study {envelope.study.hex()[:16]}…, and {self.name} has study "
+                f"{self._study.hex()[:16]}…: compare what `secure-afl study show` says at both"
+            )
 
     def _check_approved(self) -> None:
         """Raises `PolicyError` unless the party's operator approved the study with these rosters."""
@@ -323,6 +332,7 @@ class Endpoint:
         try:
             with self._store.transaction():
                 self._check_approved()
+                self._check_study(envelope)
                 self._keep_announced(envelope.session, learned)
                 if log:  # log first: an unlogged announcement serves no sum
                     log.note(Received(learned.transcript, frame(learned, envelope.data)))
