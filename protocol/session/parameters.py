@@ -175,17 +175,35 @@ class RidgeSystem:
 class SumPlan:
     """One sum that all parties agreed on before the session. A client refuses a server that asks for a different one.
 
-    bound: public limit on the magnitude of each entry of a client's vector. fraction_bits: the fewest allowed.
-    survivors: the fewest that this sum must include, if more than policies require.
-    same_survivors: marks sums over the same rows. The difference of two such sums with different survivors could reveal
-    one client, so each must have exactly the survivors of the first.
-    trusts_server: whether a client's vector stays hidden only if the server reported earlier sums truthfully.
-    exact: whether values are multiples of 2^-fraction_bits and their sums need at most 53 bits.
-    error: the largest tolerated error of an entry under CKKS, which is approximate; infinite: the best available.
-    system: what the sum is for, if only a solution is needed.
-    noise: what each client adds to its vector before sending, for differential privacy.
-    spends: what all sums of the plan together then reveal of a record.
-    units: whether vectors are int64, in units of 2^-fraction_bits, which float64 could not hold.
+    Parameters
+    ----------
+    statistic : str
+        Its name, unique in a session.
+    length : int
+        Number of values of a client's vector.
+    bound : float
+        Public limit on the magnitude of each entry of a client's vector.
+    fraction_bits : int, default=32
+        The fewest allowed.
+    survivors : int, default=0
+        The fewest that this sum must include, if more than policies require.
+    same_survivors : bool, default=False
+        Marks sums over the same rows. The difference of two such sums with different survivors could reveal one client, so
+        each must have exactly the survivors of the first.
+    trusts_server : bool, default=False
+        Whether a client's vector stays hidden only if the server reported earlier sums truthfully.
+    exact : bool, default=False
+        Whether values are multiples of 2^-fraction_bits and their sums need at most 53 bits.
+    error : float, optional
+        The largest tolerated error of an entry under CKKS, which is approximate; infinite: the best available.
+    system : RidgeSystem, optional
+        What the sum is for, if only a solution is needed.
+    noise : Noise, optional
+        What each client adds to its vector before sending, for differential privacy.
+    spends : Spending, optional
+        What all sums of the plan together then reveal of a record.
+    units : bool, default=False
+        Whether vectors are int64, in units of 2^-fraction_bits, which float64 could not hold.
     """
 
     statistic: str

@@ -21,20 +21,33 @@ from secure_afl.protocol.session.profile import Trust, Verify
 class Policy:
     """The minimum that a client accepts.
 
-    minimum_honest: fewest survivors of a sum that do not collude with the server; the assumed colluders come on top.
-    corrupted: the fraction of the *roster* assumed to collude with the server. The server picks the cohort and may pick
-        all of them. dropout: the fraction of the cohort that may drop out.
-    backends: how a statistic may be sent, as names of `Backend`. The default is "mask" alone. "bfv+mask" protects no
-        less; with "bfv" or "ckks" one client that helps the server is enough to read other clients' uploads; "plain"
-        reveals everything.
-    verify: under the active profile, whether clients are given the opened sums and check them ("tags"), or not ("none"):
-        then no client sees a sum, and the server is believed.
-    trusts_reports: what to believe, even under the active profile, of the server's reports about earlier sums (weights of
-        hidden layers, sizes of groups, steps of regressions), see `Trust`. A lie there could make a later sum reveal one client.
-    guards_categories: whether tables with categories take part only under noise, or in encrypted sums of which key holders
-        release the weights alone.
-    budget_epsilon, budget_delta: the most that all sessions with noise together may reveal of a record of a data set. 0:
-        a data set serves one session, with noise as without.
+    Parameters
+    ----------
+    minimum_honest : int, default=2
+        Fewest survivors of a sum that do not collude with the server; the assumed colluders come on top.
+    corrupted : float, default=0.1
+        The fraction of the *roster* assumed to collude with the server. The server picks the cohort and may pick all of them.
+    dropout : float, default=0.2
+        The fraction of the cohort that may drop out.
+    backends : frozenset of str
+        How a statistic may be sent, as names of `Backend`. The default is "mask" alone. "bfv+mask" protects no less; with
+        "bfv" or "ckks" one client that helps the server is enough to read other clients' uploads; "plain" reveals everything.
+    profiles : frozenset of Profile
+        Whether the server may lie; the default is the active profile alone.
+    suites : frozenset of Suite
+        Key encapsulations; the default is the hybrid one alone.
+    verify : frozenset of Verify
+        Under the active profile, whether clients are given the opened sums and check them ("tags"), or not ("none"): then no
+        client sees a sum, and the server is believed.
+    trusts_reports : Trust, default=Trust.NONE
+        What to believe, even under the active profile, of the server's reports about earlier sums (weights of hidden layers,
+        sizes of groups, steps of regressions), see `Trust`. A lie there could make a later sum reveal one client.
+    guards_categories : bool, default=False
+        Whether tables with categories take part only under noise, or in encrypted sums of which key holders release the
+        weights alone.
+    budget_epsilon, budget_delta : float
+        The most that all sessions with noise together may reveal of a record of a data set. 0: a data set serves one session,
+        with noise as without.
     """
 
     minimum_honest: int = 2

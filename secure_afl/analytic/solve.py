@@ -43,13 +43,23 @@ Factor = tuple[Matrix, bool]
 class Certificate:
     """Proof that ‖W − W_plain‖_F ≤ bound, W_plain being the same solve on the statistics of the pooled rows.
 
-    fixed_point: the part of the bound that the entry error causes; rounding: the part of float64.
-    smallest_eigenvalue: proven lower bound of λ_min(G + γI) for the aggregated G and its γ.
-    gram_error (spectral norm), cross_error (Frobenius norm), ridge_error: proven bounds on the distance of
-    the aggregated G, C and γ from the pooled ones.
-    condition: estimate of the condition number of G + γI; not proven and used nowhere.
+    Parameters
+    ----------
+    fixed_point : float
+        The part of the bound that the entry error causes.
+    rounding : float
+        The part that rounding in float64 causes.
+    smallest_eigenvalue : float
+        Proven lower bound of λ_min(G + γI) for the aggregated G and its γ.
+    gram_error, cross_error, ridge_error : float
+        Proven bounds on the distance of the aggregated G (spectral norm), C (Frobenius norm) and γ from the pooled ones.
+    condition : float
+        Estimate of the condition number of G + γI; not proven and used nowhere.
 
-    Raises SolveError if a number is not finite, as a bound that overflowed guarantees nothing.
+    Raises
+    ------
+    SolveError
+        If a number is not finite, as a bound that overflowed guarantees nothing.
     """
 
     fixed_point: float

@@ -106,14 +106,25 @@ def packed_length(shape: Shape) -> int:
 class PublicBounds:
     """What every party agrees on before any data is read.
 
-    features, outputs: columns d of X and c of Y; c may be 0, for a Gram matrix alone.
-    row_norm: largest euclidean norm B of a row of X.
-    rows: most rows N that one client may put into one sum.
-    target: largest |Y_ij|.
-    column: largest |X_ij|, where that is agreed to be less than row_norm.
-    squares: whether YᵀY is summed up besides.
+    Parameters
+    ----------
+    features, outputs : int
+        Columns d of X and c of Y; c may be 0, for a Gram matrix alone.
+    row_norm : float
+        Largest euclidean norm B of a row of X.
+    rows : int
+        Most rows N that one client may put into one sum.
+    target : float, default=1.0
+        Largest |Y_ij|.
+    column : float, optional
+        Largest |X_ij|, where that is agreed to be less than row_norm.
+    squares : bool, default=False
+        Whether YᵀY is summed up besides.
 
-    Raises DataError for bounds that no data could meet or whose magnitude is not finite.
+    Raises
+    ------
+    DataError
+        For bounds that no data could meet, or whose magnitude is not finite.
     """
 
     features: int
@@ -153,11 +164,23 @@ class PublicBounds:
 
 @dataclass(frozen=True, eq=False)
 class SufficientStatistics:
-    """All that least squares needs to know about rows X (count, d) and Y (count, c).
+    """All that least squares needs to know about rows X (count, d) and Y (count, c). Arrays are read-only copies.
 
-    gram: XᵀX, (d, d) float64, exactly symmetric; cross: XᵀY, (d, c) float64; squares: YᵀY, (c, c) float64, exactly
-    symmetric, or None where it is not known; all are read-only copies.
-    Raises DataError for other shapes, values that are not finite, or a count that is no row count.
+    Parameters
+    ----------
+    gram : ndarray of float64, shape (d, d)
+        XᵀX, exactly symmetric.
+    cross : ndarray of float64, shape (d, c)
+        XᵀY.
+    count : int
+        Number of rows.
+    squares : ndarray of float64, shape (c, c), optional
+        YᵀY, exactly symmetric; None where it is not known.
+
+    Raises
+    ------
+    DataError
+        For other shapes, values that are not finite, or a count that is not a number of rows.
     """
 
     gram: Matrix

@@ -67,8 +67,20 @@ class Outcome:
 class Aggregate(Outcome):
     """A sum over survivors.
 
-    total: float64 (length,). units: the same sum in int64 fixed-point units of `encoding`; None for a sum of floats.
-    session: the number of the session that made it, empty for a sum of floats.
+    Parameters
+    ----------
+    survivors : tuple of str
+        Clients whose vectors are in the sum.
+    entry_error : float
+        Bound on the error of each entry, compared with the exact sum of their vectors.
+    length : int
+        Number of entries.
+    total : ndarray of float64, shape (length,)
+    units : ndarray of int64, shape (length,), optional
+        The same sum in fixed-point units of `encoding`; None for a sum of floats.
+    encoding : FixedPoint, optional
+    session : bytes
+        The number of the session that made it; empty for a sum of floats.
     """
 
     total: npt.NDArray[np.float64]
@@ -96,8 +108,10 @@ class Aggregate(Outcome):
 
 
 class Aggregator(Protocol):
-    """The learning side's interface to sums. `open` a session for named clients and planned sums, then request each sum
-    once, in the order of the plan.
+    """The learning side's interface to sums.
+
+    `open` a session for named clients and planned sums, then request each sum once with `sum` or `solve`, in the order of
+    the plan.
     """
 
     backend: str
@@ -106,13 +120,47 @@ class Aggregator(Protocol):
     def policy(self) -> Policy: ...
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-        """Begin a session and exchange keys for all its sums."""
+        """Begin a session and exchange keys for all its sums.
+
+        Parameters
+        ----------
+        clients : sequence of str
+            Names of the invited clients.
+        plan : sequence of SumPlan
+
+        Raises
+        ------
+        PolicyError
+            If the cohort or the plan does not meet the policy.
+        """
 
     def sum(self, number: int, contributions: Mapping[str, Contribution]) -> Aggregate:
-        """The sum of plan entry `number` over the surviving clients."""
+        """The sum of plan entry `number` over the surviving clients.
+
+        Parameters
+        ----------
+        number : int
+        contributions : mapping of str to (vector, str)
+            By client: its float64 vector, and the name of its data set.
+
+        Returns
+        -------
+        Aggregate
+
+        Raises
+        ------
+        RoundAbortedError
+            If too few clients are left; then no sum is released.
+        """
 
     def solve(self, number: int, contributions: Mapping[str, Contribution]) -> tuple[Solution, Outcome]:
-        """The solution of the system of plan entry `number`."""
+        """The solution of the system of plan entry `number`; parameters and exceptions are those of `sum`.
+
+        Returns
+        -------
+        tuple of Solution and Outcome
+            The weights with their certificate, and whose rows they are of.
+        """
 
 
 class Members:
@@ -424,13 +472,30 @@ class LocalSums:
 class MaskedAggregator(MaskedSums, LocalSums):
     """Sums under pairwise masks: no party but the client itself sees its vector.
 
-    Every client has an identity, a ledger and the `policy`, and keeps them across sessions. `watch` is called with each
-    phase's name. `audit` is a folder for each party's audit log; `close` closes the logs.
+    Every client has an identity and a ledger, and keeps them across sessions. A data set serves one session, even one that
+    failed; `renew` lets it serve another one.
 
-    A data set serves one session, even one that failed; `renew` lets it serve another one.
+    Parameters
+    ----------
+    policy : Policy, optional
+        What every client requires; None is the default policy.
+    profile : Profile, default=Profile.ACTIVE
+        Whether the server may lie (active) or follows the protocol (semi-honest).
+    suite : Suite, default=Suite.HYBRID
+        The key encapsulation: post-quantum and X25519, or X25519 alone.
+    network : Network, optional
+        Carries the messages in this process; None is a perfect network.
+    watch : callable, optional
+        Called with each phase's name.
+    audit : Path, optional
+        Folder for the audit log of each party; `close` closes the logs.
 
-    Raises `PolicyError` if the cohort or the arguments fall short of the policy, and `RoundAbortedError` if too few
-    clients are left: then nothing is released.
+    Raises
+    ------
+    PolicyError
+        If the cohort or the arguments do not meet the policy.
+    RoundAbortedError
+        If too few clients are left; then no sum is released.
     """
 
     def __init__(
@@ -477,7 +542,15 @@ def warn_of_dropouts(clients: Sequence[str], sums: Sequence[Outcome]) -> None:
 class PlainAggregator:
     """Sums in the clear: the server sees every client's vector. For comparison only.
 
-    Raises `PolicyError` unless the policy allows it: `Policy(backends=frozenset({"plain"}))`.
+    Parameters
+    ----------
+    policy : Policy, optional
+        Must allow it: `Policy(backends=frozenset({"plain"}))`.
+
+    Raises
+    ------
+    PolicyError
+        If the policy does not allow it.
     """
 
     backend: str = Backend.PLAIN

@@ -214,16 +214,27 @@ class EncryptedAggregator(EncryptedSums, LocalSums):
 
     Parameters
     ----------
-    backend : "bfv", exact; "ckks", approximate; "bfv+mask", pairwise masks under BFV, so that server and key
-        holders together still see only the sum. docs/overhead.md has the costs.
-    policy : of clients and key holders; None is the default policy with this backend.
-    holders : number of key holders; several share a joint key, and all are needed (BFV only).
-    release : what key holders give to the server, "sum" or "weights"; None: weights for CKKS, otherwise sums.
-        Weights need a model that solves one system: no encoder that learns filters, no groups, no waves.
-    profile, suite : of the masks, with "bfv+mask"; encrypted sessions always assume that the server may lie.
-    network, watch, audit : see `MaskedAggregator`.
+    backend : str
+        "bfv", exact; "ckks", approximate; "bfv+mask", pairwise masks under BFV, so that server and key holders together
+        still see only the sum. docs/overhead.md has the costs.
+    policy : Policy, optional
+        Of clients and key holders; None is the default policy with this backend.
+    holders : int, default=1
+        Number of key holders. Several share a joint key, and all are needed (BFV only).
+    release : str, optional
+        What key holders give to the server, "sum" or "weights". None: weights for CKKS, otherwise sums. Weights need a
+        model that solves one system: no encoder that learns filters, no groups, no waves.
+    profile, suite
+        Of the masks, with "bfv+mask"; encrypted sessions always assume that the server may lie.
+    network, watch, audit
+        See `MaskedAggregator`.
 
-    Raises like `MaskedAggregator`, and `RoundAbortedError` if a key holder is missing.
+    Raises
+    ------
+    PolicyError
+        If the cohort or the arguments do not meet the policy.
+    RoundAbortedError
+        If too few clients are left, or a key holder is missing; then no sum is released.
     """
 
     def __init__(

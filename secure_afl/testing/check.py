@@ -43,7 +43,13 @@ _REPEATS, _GROUPS = 5, 4  # runs with the same input, and different inputs, of a
 
 
 class PropertyFailed(AssertionError):  # noqa: N818
-    """A system does not have a property. property: its name; seen: what was seen; replay: a line that shows it again."""
+    """A system does not have a property. `property`: its name; `seen`: what was seen; `replay`: a line that shows it again.
+
+    Parameters
+    ----------
+    row : Row
+        The row of the report.
+    """
 
     def __init__(self, row: Row) -> None:
         self.property, self.seen, self.replay = row.name, row.note, row.replay
@@ -65,13 +71,41 @@ def check_aggregator(
 ) -> Report:
     """Check every property of a secure sum.
 
-    system: a factory of Python systems, or a target (`systems.RemoteTarget`). claims: in place of those that the system
-    states. only: names of properties, None is all. on_fail: "raise" `PropertyFailed` at the first, or "collect". seconds:
-    for each property; a property that runs out of time says how far it got. examples: drawn schedules for each property
-    that draws. seed: of data, schedules and draws. replay: run this schedule only, for the properties in `only`. keep: a
-    file for the record of all sessions. watch: called with each row.
+    Parameters
+    ----------
+    system : callable or Target
+        A factory of Python systems, or a target (`systems.RemoteTarget`).
+    claims : Claims or dict, optional
+        In place of those that the system states.
+    only : collection of str, optional
+        Names of properties; None is all.
+    on_fail : str, default="raise"
+        "raise" `PropertyFailed` at the first failure, or "collect" failures in the report.
+    seconds : float, default=10.0
+        For each property; a property that runs out of time says how far it got.
+    examples : int, default=25
+        Drawn schedules for each property that draws.
+    seed : int, default=0
+        Of data, schedules and draws.
+    replay : str, optional
+        Run this schedule only, for the properties in `only`.
+    keep : Path, optional
+        A file for the record of all sessions.
+    watch : callable, optional
+        Called with each row.
 
-    Raises ValueError for arguments out of range, `RecordError` for claims that cannot be read.
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    PropertyFailed
+        At the first property that does not hold, with on_fail="raise".
+    ValueError
+        For arguments out of range.
+    RecordError
+        For claims that cannot be read.
     """
     if on_fail not in ("raise", "collect"):
         raise ValueError(f"expected on_fail raise or collect, got {on_fail!r}")

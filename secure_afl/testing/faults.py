@@ -33,11 +33,18 @@ HANDLING = ("drop", "late", "shuffle", "repeat", *CHANGES)
 class Fault:
     """A fault that affects some messages.
 
-    handling: "drop"; "late" (after the phase's deadline); "shuffle" (before it, out of order); "repeat";
-        or one of `CHANGES`; or a function of the bytes.
-    phase: a server state's name ("advertising", "sharing", "confirming", "collecting", "consenting",
-        "unmasking"), or None for all. clients: whose messages, or None for all. upward: from client to
-        server, or the other way, or None for both.
+    Parameters
+    ----------
+    handling : str or callable
+        "drop"; "late" (after the phase's deadline); "shuffle" (before it, out of order); "repeat"; one of `CHANGES`; or a
+        function of the bytes.
+    phase : str, optional
+        A server state's name ("advertising", "sharing", "confirming", "collecting", "consenting", "unmasking"); None for
+        all.
+    clients : frozenset of int, optional
+        Whose messages; None for all.
+    upward : bool, optional
+        True from client to server, False the other way, None for both.
     """
 
     handling: str | Callable[[bytes], bytes]
@@ -58,7 +65,14 @@ class Fault:
 
 
 class FaultyNetwork:
-    """Apply the first fault that matches a message. `seed` makes a run repeatable; no secret depends on it."""
+    """Apply the first fault that matches a message.
+
+    Parameters
+    ----------
+    faults : sequence of Fault
+    seed : int, default=0
+        Makes a run repeatable; no secret depends on it.
+    """
 
     def __init__(self, faults: Sequence[Fault], seed: int = 0) -> None:
         self._faults = faults
@@ -97,5 +111,18 @@ class FaultyNetwork:
 
 
 def dropouts(clients: int, fraction: float, seed: int) -> frozenset[int]:
-    """A seeded draw of the clients that drop out: `fraction` of them, rounded."""
+    """A seeded draw of the clients that drop out.
+
+    Parameters
+    ----------
+    clients : int
+        Number of clients; they are numbered from 0.
+    fraction : float
+        Share of them that drops out; the number is rounded.
+    seed : int
+
+    Returns
+    -------
+    frozenset of int
+    """
     return frozenset(random.Random(seed).sample(range(clients), round(fraction * clients)))

@@ -50,7 +50,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of a check. `str` shows them."""
+    """The rows of a check. `str` shows them.
+
+    Parameters
+    ----------
+    system : str
+        The system's name.
+    rows : tuple of Row
+    """
 
     system: str
     rows: tuple[Row, ...]
@@ -1184,7 +1191,24 @@ PROPERTIES: tuple[Property, ...] = (
 
 
 def judge_record(records: Iterable[Record], only: Iterable[str] | None = None) -> Report:
-    """Judge a record offline. A property whose cause failed is not judged. Raises ValueError for a record out of order."""
+    """Judge a record offline. A property whose cause failed is not judged.
+
+    Parameters
+    ----------
+    records : iterable of records
+        In the order in which they were noted.
+    only : iterable of str, optional
+        Names of properties; None is all.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        For a record out of order.
+    """
     systems = in_order(records)
     if not systems:
         raise ValueError("expected a record with a system line, got an empty one")

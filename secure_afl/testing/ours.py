@@ -74,8 +74,18 @@ class Ours:
 
 
 def neutral(make: Callable[[Network], Aggregator], **stated: Any) -> Callable[[Carry], Ours]:
-    """A factory for `check_aggregator`. make: an aggregator on a network. stated: claims that differ from these: five
-    clients of whom one may be lost, exact sums within ±2**26, everything claimed.
+    """A factory for `check_aggregator`.
+
+    Parameters
+    ----------
+    make : callable
+        Makes an aggregator on a network.
+    **stated
+        Claims that differ from these: five clients of whom one may be lost, exact sums within ±2**26, everything claimed.
+
+    Returns
+    -------
+    callable
     """
     policy = make(PerfectNetwork()).policy
     cohort, lost = stated.get("cohort", 5), stated.get("dropouts", 1)

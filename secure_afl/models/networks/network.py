@@ -179,10 +179,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers from an input shape, (features,) or (channels, height, width), to class scores.
+    """Layers from an input shape to class scores. Inputs lie in [−1, 1].
 
-    A trained head with `classes` scores is added after the last layer. Inputs lie in [−1, 1].
-    Raises `DataError` if the layers do not fit together.
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (features,) or (channels, height, width).
+    layers : tuple of layers
+        In their order; a trained head with `classes` scores is added after the last one.
+    classes : int
+
+    Raises
+    ------
+    DataError
+        If the layers do not fit together.
     """
 
     input_shape: Shape
