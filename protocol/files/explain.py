@@ -176,8 +176,8 @@ def _servers(policy: Policy) -> tuple[str, ...]:
         lines.append("A server that lies about who takes part, who dropped out, or what other parties said.")
     if policy.verify == {Verify.TAGS} and policy.profiles == {Profile.ACTIVE} and _gives_sums(policy):
         lines.append(
-            "A server that hands out another sum than it opened, if no client of the session helps it: this client "
-            "checks every masked sum that it is given (verify tags)."
+            "A server that hands out another sum than it opened, or another model than follows from it, if no client of the "
+            "session helps it: this client checks every masked sum, and takes no other model (verify tags)."
         )
     if Suite.X25519 not in policy.suites:
         lines.append("A server that keeps all messages until it has a quantum computer.")

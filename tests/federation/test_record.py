@@ -14,6 +14,8 @@ from worlds.folders import Federation, Post, learned
 from secure_afl.federation import record
 from secure_afl.federation.record import LANGUAGES, Page
 from secure_afl.node.site import AUDIT
+from secure_afl.node.study import packed
+from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli.main import app
 
 PROJECT = """\
@@ -30,10 +32,13 @@ retention = "ten years"
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """A study that was learned over all but site-3."""
+    """A study that was learned over all but site-3; site-0 has the model."""
     made = Federation(tmp_path_factory.mktemp("record"))
+    post = Post(made, {(phase, 3) for phase in range(3, 6)})
     with pytest.warns(match="without site-3"):
-        learned(made, Post(made, {(phase, 3) for phase in range(3, 6)}))
+        weights = learned(made, post)
+    (session,) = post.sessions
+    post.ask(0, Envelope(Channel.END, session, packed([weights])))
     for folder in (made.server, *made.folders):
         (folder / "project.toml").write_text(PROJECT)
     return made
@@ -62,6 +67,7 @@ def test_the_page_has_what_an_officer_asks_for(federation: Federation) -> None:
         "Rows of site-0": "10 to 19",
     }.items():
         assert found[label] == text
+    assert found["Result checked by"].startswith("site-0 computed the result from totals verified")
     assert study.digest.hex(" ", 2) == found["Study, digest"]
     assert page.verdict[0] == "missing"  # the server keeps no log here
     parties = {row[0]: row[2] for row in page.parts[3].table[1:]}
