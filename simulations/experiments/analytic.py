@@ -232,13 +232,16 @@ class _TimedLearner:
         return getattr(self._inner, name)
 
     def vector(self, known: Trained) -> Any:
-        return self._timed("vector", known)
+        return self._timed(("vector", known.at), self._inner.vector, known)
 
-    def install(self, known: Trained, *weights: Any) -> Any:
-        return self._timed("install", known, *weights)
+    def install(self, known: Trained, weights: Any) -> Any:
+        return self._timed(("install", known.at), self._inner.install, known, weights)
 
-    def _timed(self, step: str, known: Trained, *weights: Any) -> Any:
+    def install_all(self, layers: Any) -> Any:
+        return self._timed("install all", self._inner.install_all, layers)
+
+    def _timed(self, step: object, work: Callable[..., Any], *arguments: Any) -> Any:
         started = cpu_seconds()
-        result = getattr(self._inner, step)(known, *weights)
-        self._clock.add((step, known.at), self._who, cpu_seconds() - started)
+        result = work(*arguments)
+        self._clock.add(step, self._who, cpu_seconds() - started)
         return result

@@ -107,8 +107,10 @@ def delayed(
     return made
 
 
-def account(problem: tuple[Dataset, list[Part]], backend: Backend = Backend.MASK) -> Account:
-    return train(*problem, NETWORK, ridge=1e-2, encoder="classwise", seed=0, backend=backend).account
+def account(
+    problem: tuple[Dataset, list[Part]], backend: Backend = Backend.MASK, encoder: str = "classwise"
+) -> Account:
+    return train(*problem, NETWORK, ridge=1e-2, encoder=encoder, seed=0, backend=backend).account
 
 
 def seconds(account: Account) -> float:
@@ -133,6 +135,13 @@ def test_a_delay_anywhere_on_the_critical_path_is_counted_once(
     expected = len(made) if who == "server" else len(made) / CLIENTS
     assert expected >= 1
     assert total == expected
+
+
+def test_clients_install_seeded_layers_at_the_same_time(
+    problem: tuple[Dataset, list[Part]], clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = delayed(monkeypatch, clock, Learner, "install", lambda first, number: 1.0)
+    assert seconds(account(problem, encoder="seeded")) == len(made) / CLIENTS >= 1
 
 
 @pytest.mark.parametrize("step", IN_THE_CLEAR)
