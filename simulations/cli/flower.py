@@ -107,12 +107,16 @@ def simulate_command(
         float, typer.Option(help="Share that falls silent after the keys.", min=0, max=0.3)
     ] = 0.05,
     actors: Annotated[int, typer.Option(help="Processes of Ray that answer for clients.", min=1)] = 2,
+    nodes: Annotated[
+        int, typer.Option(help="Nodes that carry all clients among them; 0 for one for each client.", min=0)
+    ] = 0,
     json_file: JsonFile = None,
 ) -> None:
     """One masked sum over many clients on Flower's simulation engine (extra 'simulation'), with the sparse graph:
     checked against the plain sum, and compared with the same session without Flower.
 
-    1,000 clients take minutes, 10,000 an hour: the engine's time grows as their square (docs/deployment.md).
+    1,000 clients take minutes, 10,000 an hour: the engine's time grows as the square of the nodes (docs/deployment.md), so
+    give many clients fewer nodes.
     """
     with refusals_shown():
         from secure_afl.simulations.benchmarks.scale import Scale
@@ -121,7 +125,7 @@ def simulate_command(
         size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
         make_way(json_file)
         with progress(engine.steps(size), lines=True) as watch:
-            figures = engine.measure(size, actors, watch)
+            figures = engine.measure(size, actors, watch, nodes)
         for table in engine.tables(figures):
             console.print(table)
         for name, text in engine.lines(figures).items():

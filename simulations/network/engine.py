@@ -36,8 +36,8 @@ def steps(size: Scale) -> int:
     return 1 + len(_PHASES) + scale.steps([size])
 
 
-def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
-    """Measure both. actors: number of Ray processes that answer for clients.
+def measure(size: Scale, actors: int, watch: Callable[[str], None], nodes: int = 0) -> dict[str, Any]:
+    """Measure both. actors: number of Ray processes that answer for clients; nodes: see `many_nodes.serve`.
 
     Clients' folders lie where temporary files do. Raises `MissingExtraError` without Ray and Flower, and `DataError` if the engine
     fails.
@@ -47,12 +47,13 @@ def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str,
             raise missing(package, "simulation")
     with TemporaryDirectory(prefix="secure-afl-") as temporary:
         root = Path(temporary)
-        engine = _on_engine(root, size, actors, watch)
+        engine = _on_engine(root, size, actors, watch, nodes)
         stores = sum(file.stat().st_size for file in root.glob("*/state.db"))
     here = scale.measure([size], watch)["sizes"][0]
     return {
         "machine": machine("psutil", "flwr", "ray"),
         "actors": actors,
+        "nodes": nodes or size.clients,
         "stores": {"kind": "an SQLite file of each client, synced at every step", "in": str(root.parent)},
         "store_bytes": stores / size.clients,
         "engine": engine,
@@ -60,7 +61,9 @@ def measure(size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str,
     }
 
 
-def _on_engine(root: Path, size: Scale, actors: int, watch: Callable[[str], None]) -> dict[str, Any]:
+def _on_engine(
+    root: Path, size: Scale, actors: int, watch: Callable[[str], None], nodes: int
+) -> dict[str, Any]:
     from secure_afl.simulations.network.many_nodes import REPORT, VARIABLE, lay_out
 
     watch(f"{size.clients:,} clients: folders")
@@ -68,7 +71,7 @@ def _on_engine(root: Path, size: Scale, actors: int, watch: Callable[[str], None
     started = time.perf_counter()
     with (root / "engine.log").open("wb") as log:
         engine = subprocess.Popen(
-            [sys.executable, "-c", _ENTRY, str(actors)],
+            [sys.executable, "-c", _ENTRY, str(actors), str(nodes)],
             env={**os.environ, **QUIET, "RAY_USAGE_STATS_ENABLED": "0", VARIABLE: str(root)},
             stdout=subprocess.PIPE,
             stderr=log,
@@ -130,7 +133,7 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {here['wall_seconds']:.0f} without it",
         "memory": f"{max(engine['process_memory'].values()) / 1e6:,.0f} MB at most of server and engine together, "
         f"{engine['ray_memory'] / 1e6:,.0f} MB of Ray's processes; without Flower the server adds {server / 1e6:,.0f} MB",
-        "clients": f"{figures['actors']} processes answer for all; each client has a key file and a store of its own, "
+        "clients": f"on {figures['nodes']:,} nodes of Flower; {figures['actors']} processes answer for all; each client has a key file and a store of its own, "
         f"{figures['stores']['kind']}, {figures['store_bytes'] / 1000:,.0f} kB in {figures['stores']['in']}; roster and "
         "policy, which are the same for all, are read once by each process",
         "finding": "includes the start of Ray",

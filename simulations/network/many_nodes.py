@@ -40,6 +40,7 @@ from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.simulations.benchmarks.scale import BOUND, Scale
+from secure_afl.simulations.network.batches import BatchPost, carrying
 from secure_afl.simulations.network.laid_out import settle
 from secure_afl.sums.aggregation import SessionSettings, proposed
 
@@ -71,7 +72,12 @@ def values(size: Scale, index: int) -> npt.NDArray[np.float64]:
 
 def endpoint_of(context: Context) -> Endpoint:
     """The client with a node's number."""
-    root, index = Path(os.environ[VARIABLE]), int(context.node_config["partition-id"])
+    return endpoint(int(context.node_config["partition-id"]))
+
+
+def endpoint(index: int) -> Endpoint:
+    """The client of that number."""
+    root = Path(os.environ[VARIABLE])
     size, terms = _known(root)
     folder = root / str(index)
     _, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
@@ -85,28 +91,38 @@ def endpoint_of(context: Context) -> Endpoint:
 
 
 client_app = answering(endpoint_of)
+many_app = carrying(endpoint)
+"""For nodes that carry many clients."""
 
 
-def serve(grid: Grid, root: Path, watch: Callable[[str], None]) -> dict[str, Any]:
-    """The server's side; returns the figures. watch: called with each phase.
+def serve(grid: Grid, root: Path, watch: Callable[[str], None], nodes: int = 0) -> dict[str, Any]:
+    """The server's side; returns the figures. watch: called with each phase. nodes: that carry the clients among them; 0 for
+    one each, which `FlowerPost` finds as in a deployment.
 
     Raises `RoundAbortedError`, `AssertionError` for a wrong sum.
     """
     size, terms = _known(root)
     roster = terms.parties.clients
-    post = FlowerPost(grid, 60.0 + size.clients, max(_POLL, size.clients / _LOOKED_AT))
+    deadline = 60.0 + size.clients
+    post = FlowerPost(grid, deadline, max(_POLL, size.clients / _LOOKED_AT))
+    batches = BatchPost(grid, nodes, deadline)
+    carrier = batches.carrier if nodes else post.carrier
     watch("finding")
     started = time.perf_counter()
-    post.find(terms.parties)
+    if nodes:
+        batches.find()
+    else:
+        post.find(terms.parties)
     seconds = {"finding": time.perf_counter() - started}
     parameters = proposed(roster, terms.plan, SessionSettings(terms.policy, Profile.SEMI_HONEST, size.suite))
     server = MaskingServer(parameters, roster)
-    cohort = Cohort(server, {}, None, watch, carry=post.carrier(Channel.MASKED, parameters.session))
+    cohort = Cohort(server, {}, None, watch, carry=carrier(Channel.MASKED, parameters.session))
     cohort.set_up()
     result = cohort.sum(0, nothing_wanted)
     watch("end")
     started = time.perf_counter()
-    post.end(parameters.session)
+    for _ in carrier(Channel.END, parameters.session)(dict.fromkeys(range(size.clients), b"")):
+        pass
     ending = time.perf_counter() - started
     costs = {phase: cost for phase, cost in cohort.costs.items() if cost.wall_seconds}
     seconds |= {phase: cost.wall_seconds for phase, cost in costs.items()} | {"end": ending}
@@ -194,13 +210,14 @@ def start_ray(actors: int, tries: int = 20) -> None:
 
 
 def main() -> None:
-    """Run everything on Flower's simulation engine, in this process and as many Ray processes as the first argument says.
+    """Run everything on Flower's simulation engine, in this process and as many Ray processes as the first argument says. The
+    second is the number of nodes, 0 for one for each client.
 
     Writes figures to `report.json`. Do not call it in `__main__`, which Ray's processes do not have.
     """
     from flwr.simulation import run_simulation
 
-    root, actors = Path(os.environ[VARIABLE]), int(sys.argv[1])
+    root, actors, nodes = Path(os.environ[VARIABLE]), int(sys.argv[1]), int(sys.argv[2])
     size, _ = _known(root)
     figures: dict[str, Any] = {}
     app = ServerApp()
@@ -208,12 +225,15 @@ def main() -> None:
     @app.main()  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def serving(grid: Grid, context: Context) -> None:
         with Memory() as memory:
-            figures.update(serve(grid, root, memory.phase))
+            figures.update(serve(grid, root, memory.phase, nodes))
             figures["ray_memory"] = memory.others()
         figures["process_memory"] = memory.peaks
 
     start_ray(actors)
     run_simulation(
-        app, client_app, num_supernodes=size.clients, backend_config={"client_resources": {"num_cpus": 1}}
+        app,
+        many_app if nodes else client_app,
+        num_supernodes=nodes or size.clients,
+        backend_config={"client_resources": {"num_cpus": 1}},
     )
     (root / REPORT).write_bytes(msgspec.json.encode(figures))

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import DataError
 from secure_afl.simulations.benchmarks.scale import Scale
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.network import engine
@@ -16,10 +17,11 @@ from secure_afl.simulations.network import engine
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: many clients over Flower are not tested here")
 
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from worlds.grids import LocalGrid, without_an_engine
 from worlds.patience import until
 
-from secure_afl.simulations.network import many_nodes
+from secure_afl.simulations.network import batches, many_nodes
 
 SIZE = Scale(20, 30, 0.1, 0.05, Suite.X25519)
 PHASES = ["finding", "advertising", "sharing", "confirming", "collecting", "unmasking", "end"]
@@ -37,11 +39,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _reply(at: int, message: Message) -> Message:
+def _reply(at: int, message: Message, app: ClientApp = many_nodes.client_app) -> Message:
     config: Mapping[str, int] = {"partition-id": at - 100}
-    reply = many_nodes.client_app(
-        message, Context(run_id=1, node_id=at, node_config=config, state=RecordDict(), run_config={})
-    )
+    reply = app(message, Context(run_id=1, node_id=at, node_config=config, state=RecordDict(), run_config={}))
     assert isinstance(reply, Message)
     return reply
 
@@ -53,6 +53,24 @@ def test_a_sum_over_clients_with_folders_of_their_own(root: Path, monkeypatch: p
     assert seen == list(figures["phase_wall_seconds"]) == PHASES
     assert figures["survivors"] == 18
     assert figures["client_bytes_up"]["collecting"] > 0.9 * 30 * 4
+
+
+def test_nodes_that_carry_many_clients_give_the_same_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve` compares the sum with the plain one, bit for bit."""
+    many_nodes.lay_out(tmp_path, SIZE)
+    monkeypatch.setenv(many_nodes.VARIABLE, str(tmp_path))
+    grid = LocalGrid(3, lambda at, message: _reply(at, message, many_nodes.many_app))
+    figures = many_nodes.serve(grid, tmp_path, lambda phase: None, 3)
+    assert list(figures["phase_wall_seconds"]) == PHASES
+    assert figures["survivors"] == 18
+    assert len(grid.sent) == 3 * len(PHASES)  # one message a node and phase, and the question which one it is
+    silent = LocalGrid(3, lambda at, message: None)
+    with pytest.raises(DataError, match="3 nodes gave no answer in 0 s"):
+        batches.BatchPost(silent, 3, 0.01).find()
+    with pytest.raises(DataError, match="expected 4 nodes, found 3"):
+        batches.BatchPost(silent, 4, 0.01).find()
 
 
 @pytest.mark.parametrize(("changed", "wrong"), [("a value", 1), ("a survivor", 0)])
@@ -85,12 +103,13 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_the_command_on_the_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--nodes", "3"]], ids=["a node each", "three nodes"])
+def test_the_command_on_the_engine(tmp_path: Path, more: list[str]) -> None:
     pytest.importorskip(
         "ray", reason="RAY IS NOT INSTALLED: many clients on Flower's engine are not tested here"
     )
     file = tmp_path / "figures.json"
-    words = ["flower", "simulate", "--clients", "20", "--length", "100", "--json", str(file)]
+    words = ["flower", "simulate", "--clients", "20", "--length", "100", "--json", str(file), *more]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "that of the 19 clients that stayed, bit for bit" in result.output
