@@ -618,7 +618,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
         See `FederatedRidge`.
     largest_count : float
         Public bound on y, agreed on before anybody reads data. Means of up to 8 times as many are possible.
-    ridge, steps, least_rows, max_offset, aggregator
+    ridge, categories, steps, least_rows, max_offset, aggregator
         See `FederatedLogisticRegression`; scikit-learn's `PoissonRegressor(alpha=ridge)` after `StandardScaler`.
 
     Attributes
