@@ -29,7 +29,7 @@ def fedavg(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
     """McMahan et al. 2017 (AISTATS): local SGD from the common model, then the average by rows."""
-    local = _sgd(clients, model, settings, seed)
+    local = sgd(clients, model, settings, seed)
     return averaged("fedavg", clients, model, settings, seed, watch, local)
 
 
@@ -49,7 +49,7 @@ def fine_tuned(
     clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int, watch: Watch
 ) -> History:
     """FedAvg; at the end each client trains on alone for `own_steps` steps at `own_rate`."""
-    local = _sgd(clients, model, settings, seed)
+    local = sgd(clients, model, settings, seed)
     own = _own_sgd(clients, model, settings, seed)
     return averaged("fine-tuned", clients, model, settings, seed, watch, local, own)
 
@@ -100,7 +100,9 @@ def averaged(
     return account.history()
 
 
-def _sgd(clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int) -> Work:
+def sgd(clients: Sequence[ClientRows], model: Model, settings: Settings, seed: int) -> Work:
+    """Local SGD from the common model."""
+
     def local(k: int, w: Tensor, number: int) -> Tensor:
         steps = batches(clients[k], settings.batch, settings.steps, (seed, number, k, COMMON))
         return descend(model, w, steps, settings.rate)

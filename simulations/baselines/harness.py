@@ -1,8 +1,8 @@
 """Shared parts of the baselines: clients' rows, mini-batches, dropouts, averages, and cost accounting."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secure_afl.crypto.workers import cpu_seconds
+from secure_afl.protocol.transport.driver import PhaseCost
 from secure_afl.simulations.baselines.model import Model
 from secure_afl.simulations.baselines.settings import Settings
 from secure_afl.simulations.data.dataset import Dataset
@@ -21,6 +22,8 @@ COMMON, OWN, DIRECTIONS, ABSENCE = range(4)
 """The kinds of random draws: the last part of the key (seed, round, client, kind) of each draw."""
 _FLOAT32 = 4  # bytes
 _LAST = 5  # rounds
+KEY_TRIPS = 3  # of the active profile: advertise, share, confirm
+SUM_TRIPS = 3  # upload, consent, unmask
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Point:
 
     compute_seconds: CPU seconds if clients compute in parallel: in each round the slowest survivor's work plus the
     server's. client_seconds: work of all clients together. bytes_up, bytes_down: of a client that takes part in every
-    round, float32 parameters; the first model comes from the public seed and costs nothing. accuracy: over all clients'
+    round, float32 parameters, or under masks the frames of the median client; the first model comes from the public seed and costs nothing. accuracy: over all clients'
     test rows; with a personal method each client uses its own model.
     """
 
@@ -54,11 +57,14 @@ class Point:
 
 @dataclass(frozen=True)
 class History:
-    """One training. personal: each client has its own model."""
+    """One training. personal: each client has its own model. trips, first_trips: round trips of a round, and before the
+    first one."""
 
     method: str
     personal: bool
     points: tuple[Point, ...]
+    trips: int = 1
+    first_trips: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -133,7 +139,10 @@ class Account:
         self._model, self._clients = model, clients
         self._compute = self._client = 0.0
         self._end = (0.0, 0.0)
-        self._bytes = 0
+        self._up = self._down = 0
+        self._trips, self._first_trips = 1, 0
+        self._read: dict[str, Mapping[int, float]] = {}
+        self._server = 0.0
         self._points: list[Point] = []
 
     def at_clients(
@@ -169,17 +178,39 @@ class Account:
 
     def exchanged(self) -> None:
         """Count that a client sent one model and received one."""
-        self._bytes += _FLOAT32 * self._model.size
+        self._up += _FLOAT32 * self._model.size
+        self._down += _FLOAT32 * self._model.size
+
+    def sums(self, costs: Mapping[str, PhaseCost]) -> None:
+        """Count what a session of masked sums has spent since the last call: the slowest client of each phase, the server.
+
+        costs: of the session so far. Bytes are those of the median client.
+        """
+        self._trips, self._first_trips = SUM_TRIPS, KEY_TRIPS
+        for phase, cost in costs.items():
+            before = self._read.get(phase, {})
+            spent = [seconds - before.get(client, 0.0) for client, seconds in cost.client_seconds.items()]
+            self._compute += max(spent, default=0.0)
+            self._client += sum(spent)
+            self._read[phase] = dict(cost.client_seconds)
+        server = sum(cost.server_seconds for cost in costs.values())
+        self._compute += server - self._server
+        self._server = server
+        clients = range(len(self._clients))
+        self._up, self._down = (
+            int(median(sum(one.get(client, 0) for one in phases) for client in clients))
+            for phases in ([cost.up for cost in costs.values()], [cost.down for cost in costs.values()])
+        )
 
     def point(self, number: int, states: Sequence[Tensor]) -> None:
         """Record a point after a round, with each client's current model."""
         compute, client = self._compute + self._end[0], self._client + self._end[1]
         reached = accuracy(self._model, states, self._clients)
-        self._points.append(Point(number, compute, client, self._bytes, self._bytes, reached))
+        self._points.append(Point(number, compute, client, self._up, self._down, reached))
         self._watch(self._points[-1])
 
     def history(self) -> History:
-        return History(self._method, self._personal, tuple(self._points))
+        return History(self._method, self._personal, tuple(self._points), self._trips, self._first_trips)
 
 
 def _timed(

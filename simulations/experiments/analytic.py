@@ -18,6 +18,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.transport.driver import Contribution
+from secure_afl.simulations.baselines.harness import KEY_TRIPS, SUM_TRIPS
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
 from secure_afl.simulations.study.run import aggregator_for, of_median_client
@@ -26,9 +27,6 @@ from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggreg
 from secure_afl.sums.aggregation import Outcome as SumOutcome
 from secure_afl.sums.encrypted import EncryptedAggregator
 
-# Round trips of the active profile.
-_KEY_TRIPS = 3  # advertise, share, confirm
-_SUM_TRIPS = 3  # upload, consent, unmask
 _FLOAT64 = 8
 
 
@@ -123,7 +121,7 @@ def _account(model: "_Timed", aggregator: "_Metered", elapsed: float) -> Account
         costs = aggregator.inner.cohort.costs.values()
         up = int(of_median_client([cost.up for cost in costs]))
         down = int(of_median_client([cost.down for cost in costs]))
-        trips = _KEY_TRIPS + _SUM_TRIPS * sums
+        trips = KEY_TRIPS + SUM_TRIPS * sums
     else:
         up, down, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, sums
     learning, protocol = model.learning, aggregator.clients

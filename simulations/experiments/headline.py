@@ -13,6 +13,7 @@ from rich.table import Table
 
 from secure_afl.cli.terminal import table
 from secure_afl.simulations.baselines.harness import History, clients_of
+from secure_afl.simulations.baselines.masked import masked_fedavg
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.settings import TUNED
 from secure_afl.simulations.benchmarks.masking import machine
@@ -24,13 +25,14 @@ from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
 Record = dict[str, Any]
 _ALONE = ("local", "centralized")  # nothing is exchanged
 DROPOUTS = (0.0, 0.2)
+MASKED = "fedavg, masked"
 _WITH_DROPOUTS = ("fedavg",)  # the other baselines run without
 
 
 def steps(names: Sequence[str], seeds: int) -> int:
     """How often `measure` calls `watch`."""
     return seeds * sum(
-        len(METHODS) - len(problem.left_out) + len(_WITH_DROPOUTS) + len(DROPOUTS) * len(problem.networks)
+        len(METHODS) + 1 - len(problem.left_out) + len(_WITH_DROPOUTS) + len(DROPOUTS) * len(problem.networks)
         for problem in (PROBLEMS[name] for name in names)
     )
 
@@ -66,6 +68,10 @@ def _of_seed(
             settings = replace(TUNED[method, name], dropout=dropout)
             history = fit(clients, model, settings, seed, lambda point: None)
             records.append(_of_history(history, link) | {"dropout": dropout})
+    if MASKED not in problem.left_out:
+        watch(f"{name}, {MASKED}, seed {seed}")
+        history = masked_fedavg(clients, model, TUNED["fedavg", name], seed, lambda point: None)
+        records.append(_of_history(history, link) | {"dropout": 0.0})
     for title, (network, encoder, ridge) in problem.networks.items():
         for dropout in DROPOUTS:
             watch(f"{name}, fedacnnl ({title}), seed {seed}")
@@ -75,10 +81,10 @@ def _of_seed(
 
 
 def _of_history(history: History, link: Link) -> Record:
-    trips = 0 if history.method in _ALONE else 1
+    trips, first = (0, 0) if history.method in _ALONE else (history.trips, history.first_trips)
     points, curve = history.points, []
     for point in points:
-        network = link.seconds(point.bytes_up, point.bytes_down, trips * point.round)
+        network = link.seconds(point.bytes_up, point.bytes_down, first + trips * point.round)
         curve.append((point.compute_seconds + network, point.accuracy))
     last = points[-1]
     return {

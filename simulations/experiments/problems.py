@@ -53,6 +53,7 @@ _CONV = {
     ),
 }
 _RAW = {"linear": (Network((60,), (), 10), "seeded", 1e-3)}
+_MASKED_TAKES_LONG = {"fedavg, masked": "a sum a round among 100 clients takes many minutes a seed"}
 _CNN_TAKES_LONG = {"fedzo": "stays at chance within 30 rounds on the CNN"}
 
 PROBLEMS: dict[str, Problem] = {
@@ -90,7 +91,7 @@ PROBLEMS: dict[str, Problem] = {
         None,
         lambda: gradient.linear(60, 10),
         _RAW,
-        {},
+        _MASKED_TAKES_LONG,
     ),
     "synthetic-mlp": Problem(
         "Synthetic(0.5, 0.5), 100 clients, non-convex",
@@ -102,6 +103,6 @@ PROBLEMS: dict[str, Problem] = {
             "60-20-10": (Network((60,), (Dense(20), ReLU()), 10), "classwise", 1e-3),
             "60, 300 random": (Network((60,), (Widen(300),), 10), "seeded", 1e-3),
         },
-        {},
+        _MASKED_TAKES_LONG,
     ),
 }

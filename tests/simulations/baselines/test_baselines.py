@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secure_afl.errors import DataError
 from secure_afl.simulations.baselines import averaging, harness
 from secure_afl.simulations.baselines.descent import descend
 from secure_afl.simulations.baselines.harness import (
@@ -20,6 +21,7 @@ from secure_afl.simulations.baselines.harness import (
     clients_of,
     survivors,
 )
+from secure_afl.simulations.baselines.masked import masked_fedavg
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.model import Model, cnn, linear, mlp, shallow_cnn
 from secure_afl.simulations.baselines.settings import PROBLEMS, TUNED, Settings
@@ -292,6 +294,24 @@ def test_costs_grow_and_the_seed_fixes_the_rest(
     assert [point.accuracy for point in first.history.points] == [point.accuracy for point in points]
     assert torch.equal(first.last(), again.last())
     assert not torch.equal(first.last(), other.last())
+
+
+def test_fedavg_under_masks_is_fedavg_and_pays_for_them() -> None:
+    """But for the rounding of each sum; keys are exchanged once, and no model leaves a client in the clear."""
+    clients = toy([12, 30, 7, 9, 20])
+    settings = replace(PLAIN, rounds=4)
+    plain = trained("fedavg", clients, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "fedavg, masked", masked_fedavg)
+        masked = trained("fedavg, masked", clients, settings)
+    torch.testing.assert_close(masked.last(), plain.last(), atol=1e-4, rtol=0)
+    points = masked.history.points
+    assert (masked.history.trips, masked.history.first_trips) == (3, 3)
+    rounds = [after.bytes_up - before.bytes_up for before, after in pairwise(points)]
+    assert points[0].bytes_up > max(rounds) >= min(rounds) > 4 * SMALL.size
+    assert all(after.bytes_down > before.bytes_down for before, after in pairwise(points))
+    with pytest.raises(DataError, match="no dropouts under masks"):
+        masked_fedavg(clients, SMALL, replace(settings, dropout=0.2), 1, lambda point: None)
 
 
 def test_clients_work_at_the_same_time() -> None:
