@@ -24,7 +24,7 @@ def named(requirements: Iterable[str]) -> set[str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_package_that_is_imported_is_a_dependency_or_in_the_extra_that_errors_name() -> None:
     base, extras = named(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
     distributions = packages_distributions()
@@ -95,7 +95,7 @@ def command(*arguments: str) -> str:
     return f"from secure_afl.simulations.cli.main import app; app({list(arguments)})"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_a_ridge_model_needs_no_extra() -> None:
     done = without(EXTRAS, command("run", "--data", "digits", "--clients", "5"))
     assert done.returncode == 0, done.stderr

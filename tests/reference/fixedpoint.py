@@ -50,6 +50,14 @@ def encode(code: Code, values: list[float]) -> list[int]:
     return [one % 2**64 for one in scaled]
 
 
+def encode_units(code: Code, units: list[int], fraction_bits: int) -> list[int]:
+    """Words mod 2⁶⁴ of whole numbers of 2^−fraction_bits."""
+    need(fraction_bits <= code.fraction_bits, "units that the code has")
+    scaled = [one * 2 ** (code.fraction_bits - fraction_bits) for one in units]
+    need(all(abs(one) <= code.magnitude for one in scaled), "values within the bound")
+    return [one % 2**64 for one in scaled]
+
+
 def decode_sum(code: Code, total: list[int], summands: int) -> list[float]:
     """The real sum of so many codes, from their sum mod 2^(8·width)."""
     need(1 <= summands <= code.summands, "as many summands as the code is for")

@@ -332,6 +332,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "encode": lambda code, values: shown_words(
         fixedpoint.encode(fixedpoint.Code(*code), [floated(value) for value in values])
     ),
+    "encode units": lambda code, units, fraction_bits: shown_words(
+        fixedpoint.encode_units(fixedpoint.Code(*code), units, fraction_bits)
+    ),
     "decode sum": lambda code, total, summands: shown(
         fixedpoint.decode_sum(fixedpoint.Code(*code), total, summands)
     ),

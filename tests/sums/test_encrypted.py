@@ -299,7 +299,7 @@ def test_a_networks_released_weights_are_those_of_the_sum() -> None:
     assert not isinstance(solved.rounds_[0], Aggregate)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("groups", [1, 2])
 def test_personal_models_are_the_same_bit_for_bit(groups: int) -> None:
     rows = two_kinds(groups)

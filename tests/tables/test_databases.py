@@ -116,7 +116,7 @@ def server() -> Iterator[str]:
             run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_postgresql(server: str) -> None:
     import psycopg
 

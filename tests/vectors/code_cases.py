@@ -71,6 +71,31 @@ def fixed_point() -> Vectors:
     v.good(
         "encode more than 53 bits", "encode", code=[10, 2**62, 1, 8], values=[h(2.0**52 - 1), h(-(2.0**52))]
     )
+    v.good("encode units", "encode units", code=halves, units=[0, 3, -3, 2**39], fraction_bits=0)
+    v.good("encode units of its own", "encode units", code=whole, units=[2**40, -(2**40), 1], fraction_bits=0)
+    v.good(
+        "encode units of over 53 bits",
+        "encode units",
+        code=[10, 2**62, 1, 8],
+        units=[2**58 + 1],
+        fraction_bits=7,
+    )
+    v.bad(
+        "encode units over the bound",
+        "2^40 + 2",
+        "encode units",
+        code=halves,
+        units=[2**39 + 1],
+        fraction_bits=0,
+    )
+    v.bad(
+        "encode finer units",
+        "2 fraction bits, the code has 1",
+        "encode units",
+        code=halves,
+        units=[1],
+        fraction_bits=2,
+    )
     for name, why, value in (
         ("encode over the bound", "2^40 + 1", 2.0**40 + 1),
         ("encode rounded over the bound", "2^40 + 1.5", 2.0**40 + 1.5),

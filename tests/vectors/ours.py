@@ -103,6 +103,12 @@ def encode(code: list[int], values: list[str]) -> Any:
 
 
 @operation
+def encode_units(code: list[int], units: list[int], fraction_bits: int) -> Any:
+    """Whole numbers of 2^−fraction_bits as words mod 2⁶⁴ (§4.3)."""
+    return shown_words(fixed_point.FixedPoint(*code).encode_units(np.array(units, np.int64), fraction_bits))
+
+
+@operation
 def decode_sum(code: list[int], total: list[int], summands: int) -> Any:
     """Words of a sum mod 2^(8·width) of so many summands as doubles; refused if clients cannot reach it (§4.4)."""
     return shown(fixed_point.FixedPoint(*code).decode_sum(words(total), summands).tolist())

@@ -333,7 +333,7 @@ def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
         return store.run("SELECT session FROM joined")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "holders", "study"),
     [("mask", 0, f"{RIDGE}rounds = 2\n"), ("bfv", 1, RIDGE), ("bfv+mask", 1, RIDGE), ("mask", 0, LAYERED)],

@@ -31,7 +31,7 @@ from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Foreign
 from secure_afl.simulations.network.loopback import QUIET, Loopback
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
 HOSTILE = Path(__file__).resolve().parents[2] / "worlds" / "hostile"
 KINDS = {"query.files", "query.shell", "query.secure_afl", "train", "evaluate"}
 
