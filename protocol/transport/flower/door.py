@@ -6,6 +6,7 @@ node or take a ServerApp's task. The doors are plain ASGI and know only the path
 """
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -80,17 +81,18 @@ class Doors:
             # As Flower does with a key that is not registered.
             await _refuse(scope, send, 412 if scope["path"] == ACTIVATE else 401)
             return
-        if self._was_replaced(headers.get(KEY_HEADER, ""), headers.get(PROCESS_HEADER, "")):
+        node = _canonical(headers.get(KEY_HEADER, ""))
+        if self._was_replaced(node, headers.get(PROCESS_HEADER, "")):
             await _refuse(scope, send, 409)
             return
         length = headers.get("content-length", "")
         if not length.isdecimal():
             await _refuse(scope, send, 411)
-        elif int(length) > LARGEST_BODY or not self._has_room(headers, scope["path"], int(length)):
+        elif int(length) > LARGEST_BODY or not self._has_room(node, scope["path"], int(length)):
             await _refuse(scope, send, 413)
         else:
             if scope["path"] == PULL:
-                send = self._noting(headers.get(KEY_HEADER, ""), send)
+                send = self._noting(node, send)
             try:
                 async with self._reserved(int(length)):
                     body = await _in_time(_body(receive))
@@ -116,11 +118,10 @@ class Doors:
         self._twin(node)
         return True
 
-    def _has_room(self, headers: Mapping[str, str], path: str, length: int) -> bool:
+    def _has_room(self, node: str, path: str, length: int) -> bool:
         """Whether a node may send so much more of its replies; others of its requests are short."""
         if path not in (PUSH, PUSH_OBJECT):
             return length <= SHORT_BODY
-        node = headers.get(KEY_HEADER, "")
         sent = self._sent_bytes.get(node, 0) + length
         if sent > 2 * (self._most() + SHORT_BODY):
             return False
@@ -185,6 +186,11 @@ class Doors:
                 await left
         for event in answer:
             await send(event)
+
+
+def _canonical(key: str) -> str:
+    """One spelling of a key, of which base64 has several."""
+    return b64encode(b64decode(key)).decode()
 
 
 def _wait(scope: Scope) -> float:

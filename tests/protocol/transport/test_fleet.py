@@ -437,7 +437,7 @@ def test_a_node_sends_no_more_than_the_study_needs() -> None:
     async def receive() -> door.Event:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def asked(doors: door.Doors, path: str, length: int, node: str = "a") -> int:
+    async def asked(doors: door.Doors, path: str, length: int, node: str = "YQ==") -> int:
         headers = [(b"content-length", str(length).encode()), (door.KEY_HEADER.encode(), node.encode())]
         await doors.public({"type": "http", "path": path, "headers": headers}, receive, send)
         return answers.pop()
@@ -448,14 +448,15 @@ def test_a_node_sends_no_more_than_the_study_needs() -> None:
         assert await asked(doors, door.PUSH_OBJECT, most) == 200
         assert await asked(doors, door.PUSH_OBJECT, 1) == 413
         assert await asked(doors, door.PUSH, 1) == 413
-        assert await asked(doors, door.PUSH_OBJECT, 1, "b") == 200
+        assert await asked(doors, door.PUSH, 1, "YR==") == 413  # the same key, spelled another way
+        assert await asked(doors, door.PUSH_OBJECT, 1, "Yg==") == 200
         assert await asked(doors, door.PULL, 100) == 200  # no message, so no reply is due
         assert await asked(doors, door.PUSH_OBJECT, 1) == 413
         message[0] = b"a message"
         assert await asked(doors, door.PULL, 100) == 200
         assert await asked(doors, door.PUSH_OBJECT, most) == 200
         for path in (door.PULL, door.ACTIVATE, "/v1/fleet/get-run"):
-            assert await asked(doors, path, door.SHORT_BODY + 1, "c") == 413
+            assert await asked(doors, path, door.SHORT_BODY + 1, "Yw==") == 413
 
     asyncio.run(all_of_it())
 
