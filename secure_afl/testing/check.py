@@ -257,6 +257,10 @@ class _Bench:
             row = self.verdict(one, tried)
         if row is None:
             return Row(one.name, one.claim, "not judged", "its claims leave nothing to try")
+        if left and row.verdict == "not judged":
+            row = replace(
+                row, note=f"{self.seconds:g} s were over before a schedule that shows it; {left} were left"
+            )
         if left and row.verdict == "passed":
             row = replace(
                 row,
@@ -420,9 +424,9 @@ def _lengths(make: _Maker) -> Batches:
         }
         | {100, 1000, 5120, 7168, 10_000, 65_537, 100_000, 2**17}
     )
-    chunks = [small[at : at + 14] for at in range(0, 70, 14)] + [
-        large[at : at + 6] for at in range(0, len(large), 6)
-    ]
+    # Those that go wrong most often come first, in case time is short.
+    chunks = [[*small[:5], 64, 65], *(large[at : at + 6] for at in range(0, len(large), 6))]
+    chunks += [small[at : at + 14] for at in range(5, len(small), 14)]
     fitting = [[one for one in chunk if one <= make.claims.largest] for chunk in chunks]
     if make.claims.largest > 100 and make.claims.largest not in large:
         fitting.append([make.claims.largest])

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,10 @@ from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.testing import check_aggregator, neutral
 from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine, Session
+from secure_afl.testing.schedules import Schedule
 
 FAST = settings(
     max_examples=30,
@@ -296,3 +300,35 @@ def test_seeded_bugs_are_found(bug: Bug, profiles: tuple[Profile, ...], found: s
 def test_other_errors_than_ours_are_found() -> None:
     with pytest.raises(UnicodeDecodeError):
         run(weak(Crashes, EITHER), 200)
+
+
+# ---- through the neutral adapter -------------------------------------------------------------------
+
+
+class ForgetsRelatedSurvivors(MaskingClient):
+    """Forgets each round who was in the related sums before."""
+
+    def _consent(self, message: Survivors) -> bytes:
+        self._memory.related = None
+        return super()._consent(message)
+
+
+@pytest.mark.long
+def test_related_survivors_that_are_forgotten_are_found_and_shrunk() -> None:
+    policy = Policy(suites=frozenset({Suite.X25519}))
+
+    class Forgetful(MaskedAggregator):
+        def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+            with patch("secure_afl.sums.aggregation.MaskingClient", ForgetsRelatedSurvivors):
+                super().open(clients, plan)
+
+    name = "related_sums_keep_their_survivors"
+    report = check_aggregator(
+        neutral(lambda network: Forgetful(policy, suite=Suite.X25519, network=network), largest=100),
+        only=[name],
+        on_fail="collect",
+        seconds=600,
+    )
+    assert report.failed == (name,), str(report)
+    (smallest,) = Schedule.of(report[name].schedule).sessions
+    assert (len(smallest.sums), sum(len(one.lost) for one in smallest.sums)) == (2, 1)

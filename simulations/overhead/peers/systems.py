@@ -1,0 +1,204 @@
+"""Other libraries as neutral systems, for the verification kit: their own code, with `carry` as its network.
+
+    secure-afl verify-aggregator secure_afl.simulations.overhead.peers.systems:TenSEAL
+
+Each claims what its documents say of it; docs/verification/comparison.md has the verdicts.
+"""
+
+import logging
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from secure_afl.crypto.errors import optional
+from secure_afl.protocol.transport.driver import Spent
+
+Carry = Callable[[str, str, str, bytes], list[bytes]]
+
+_SLOTS = 4096
+_LEVELS, _CLIP = 2**22, 8.0  # Flower's defaults
+
+
+class TenSEAL:
+    """CKKS as NVFlare uses it: all clients hold one secret key, the server adds ciphertexts."""
+
+    claims: Mapping[str, Any] = {
+        "name": "TenSEAL as NVFlare uses it",
+        "dropouts": 2,
+        "least": 1,
+        "largest": 9001,
+        "bound": 2.0**10,
+        "fraction_bits": 8,
+        "error": 2.0**-10,
+        "once": False,
+        "validated": False,
+        "slow": True,
+    }
+    refusals = (ValueError,)
+
+    def __init__(self, carry: Carry) -> None:
+        with optional():
+            import tenseal
+        self._tenseal, self._carry = tenseal, carry
+        self._context = tenseal.context(
+            tenseal.SCHEME_TYPE.CKKS,
+            poly_modulus_degree=2 * _SLOTS,
+            coeff_mod_bit_sizes=[60, 40, 40],
+            encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
+            n_threads=1,
+        )
+        self._context.global_scale = 2.0**40
+        self._public = self._context.serialize(save_secret_key=False)
+        self._clients: list[str] = []
+
+    def open(self, clients: list[str], lengths: list[int]) -> None:
+        """Clients have their key already."""
+        self._clients = clients
+
+    def keys(self) -> dict[str, list[bytes]]:
+        """The one secret key, at every client."""
+        secret = self._context.serialize(save_secret_key=True)
+        return {client: [secret] for client in self._clients}
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """Encrypt at each client, add at the server, decrypt at a client."""
+        public = self._tenseal.context_from(self._public, n_threads=1)
+        total: list[Any] = []
+        survivors = []
+        for client in self._clients:
+            values = np.asarray(vectors[client])
+            parts = [
+                self._tenseal.ckks_vector(self._context, values[at : at + _SLOTS]).serialize()
+                for at in range(0, len(values), _SLOTS)
+            ]
+            message = b"".join(struct.pack("<I", len(one)) + one for one in (self._public, *parts))
+            if not self._carry("encrypted", client, "server", message):
+                continue
+            survivors.append(client)
+            loaded = [self._tenseal.ckks_vector_from(public, one) for one in parts]
+            for at, one in enumerate(loaded if total else ()):
+                total[at].add_(one)
+            total = total or loaded
+        if not survivors:
+            raise ValueError("no client is left")
+        answer = [one.serialize() for one in total]
+        for client in self._clients:
+            self._carry("added", "server", client, b"".join(answer))
+        opened = [self._tenseal.ckks_vector_from(self._context, one).decrypt() for one in answer]
+        return np.concatenate(opened), survivors
+
+
+class Flower:
+    """SecAgg+: `secaggplus_mod` of the clients, `SecAggPlusWorkflow` of the server, all clients neighbours.
+
+    Every client says that it has the same number of examples, so that the mean times the survivors is the sum.
+    """
+
+    claims: Mapping[str, Any] = {
+        "name": "Flower SecAgg+",
+        "clients": (3, 9),
+        "dropouts": 2,
+        "least": 3,
+        "largest": 9001,
+        "bound": _CLIP,
+        "fraction_bits": 8,
+        "error": 9 * 2 * _CLIP / _LEVELS,
+        "once": False,
+        "slow": True,
+    }
+    refusals = (ValueError,)
+
+    def __init__(self, carry: Carry) -> None:
+        self._carry = carry
+        with optional():
+            self._peer = import_module("secure_afl.simulations.overhead.peers.flower")
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)
+        identity = self._peer.TaskIdentity
+        identity.task_id, identity.run_id, identity.node_id = 1, 1, 1
+        self._clients: list[str] = []
+
+    def open(self, clients: list[str], lengths: list[int]) -> None:
+        """Each sum is a round with keys of its own."""
+        self._clients = clients
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """One round. Raises ValueError where the workflow stops."""
+        peer, result = self._peer, []
+        grid = _Grid(peer, self._carry, self._clients, vectors)
+        context = peer._context(grid, result)
+        workflow, state = peer.SecAggPlusWorkflow(1.0, 0.5), peer.WorkflowState()
+        stages = ("setup_stage", "share_keys_stage", "collect_masked_vectors_stage", "unmask_stage")
+        for name, stage in zip(peer._STAGES, stages, strict=True):
+            grid.stage = name
+            if not getattr(workflow, stage)(grid, context, state):
+                raise ValueError(f"the workflow stopped in {name!r}")
+        survivors = [client for client in self._clients if client in grid.collected]
+        return result[0].astype(np.float64) * len(survivors), survivors
+
+
+class _Grid:
+    """Flower's `Grid.send_and_receive` on `carry`."""
+
+    def __init__(self, peer: Any, carry: Carry, clients: Sequence[str], vectors: Mapping[str, Any]) -> None:
+        self._peer, self._carry, self._clients, self._vectors = peer, carry, clients, vectors
+        self.cell = SimpleNamespace(clients=len(clients))
+        self.stage = ""
+        self.collected: set[str] = set()
+        self._contexts = [
+            peer.Context(
+                run_id=1,
+                node_id=peer._FIRST + index,
+                node_config={},
+                state=peer.RecordDict(),
+                run_config={},
+            )
+            for index in range(len(clients))
+        ]
+
+    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> list[Any]:
+        """Every message to its client, all answers that arrive."""
+        answers = []
+        for message in messages:
+            index = message.metadata.dst_node_id - self._peer._FIRST
+            client = self._clients[index]
+            message.metadata.__dict__["_message_id"] = f"{self.stage}/{index}"
+            if not self._carry(self.stage, "server", client, _flat(message.content)):
+                continue
+            contents = {
+                key: self._peer.ConfigRecord(dict(one)) if isinstance(one, self._peer.ConfigRecord) else one
+                for key, one in message.content.items()
+            }
+            own = self._peer.Message(self._peer.RecordDict(contents), metadata=message.metadata)
+            collecting = self.stage == "collecting"
+            took = [Spent(0.0, 0.0)]
+            train = self._peer._train(self._vectors[client], took) if collecting else self._peer._no_train
+            answer = self._peer.secaggplus_mod(own, self._contexts[index], train)
+            answer.metadata.__dict__["_message_id"] = f"r{self.stage}/{index}"
+            if self._carry(self.stage, client, "server", _flat(answer.content)):
+                answers.append(answer)
+                if collecting:
+                    self.collected.add(client)
+        return answers
+
+
+def _flat(content: Any) -> bytes:
+    """Names and values one after the other, without Flower's framing."""
+
+    def flat(value: Any) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, list):
+            return b"".join(map(flat, value))
+        return str(value).encode()
+
+    parts = [
+        key.encode() + flat(value)
+        for record in content.config_records.values()
+        for key, value in sorted(record.items())
+    ]
+    parts += [array.data for record in content.array_records.values() for array in record.values()]
+    return b"".join(parts)
