@@ -23,11 +23,15 @@ import base64
 import json
 import pickle
 import random
+import select
 import shlex
+import signal
 import subprocess
+import threading
 import traceback
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +52,9 @@ Carry = Callable[[str, str, str, bytes], list[bytes]]
 Factory = Callable[[Carry], Any]
 
 ALTERATIONS = (*CHANGES, "repeat", "late", "another's", "earlier")
+
+
+PATIENCE = 120.0  # seconds for a step of a system before it counts as hung
 
 
 class RefusedError(Exception):
@@ -165,7 +172,7 @@ class PythonTarget:
     @property
     def claims(self) -> Claims:
         if self.stated is None:
-            made = self.factory(Wire().carry)
+            made = _guarded((), lambda: self.factory(Wire().carry))
             if not hasattr(made, "claims"):
                 raise RecordError(f"expected {type(made).__name__} to have `claims`, a dict; it has none")
             self.stated = claims(made.claims)
@@ -196,13 +203,17 @@ class PythonDriver:
 
     def sum(self, number: int, vectors: Mapping[str, Any]) -> Result:
         given = _guarded(self.refusals, lambda: self.system.sum(number, dict(vectors)))
+        rest: Any = None
         if hasattr(given, "total"):
             total, survivors = given.total, getattr(given, "survivors", None)
+            rest = {key: value for key, value in getattr(given, "__dict__", {}).items() if key != "total"}
         elif isinstance(given, tuple) and len(given) == 2:
             total, survivors = given
         else:
             total, survivors = given, None
-        return Result(total, None if survivors is None else tuple(map(str, survivors)), _content(given))
+        # The last digits of an inexact sum depend on who gave what: they are its error, not a leak.
+        content = _content((rest, survivors) if self.stated.error else given)
+        return Result(total, None if survivors is None else tuple(map(str, survivors)), content)
 
     def renew(self, data_set: str) -> None:
         _guarded(self.refusals, lambda: self.system.renew(data_set))
@@ -211,10 +222,36 @@ class PythonDriver:
         return dict(self.system.keys()) if hasattr(self.system, "keys") else {}
 
 
-def _guarded(refusals: tuple[type[Exception], ...], step: Callable[[], Any]) -> Any:
-    """A step's result; a stated exception is a refusal, any other a crash."""
+class _NoAnswerError(BaseException):
+    """A system took too long. No `except Exception` of its own keeps it."""
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
+    """Raises `_NoAnswerError` in a body that takes too long; in the main thread of a system with alarms."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise _NoAnswerError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
-        return step()
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _guarded(refusals: tuple[type[Exception], ...], step: Callable[[], Any]) -> Any:
+    """A step's result; a stated exception is a refusal, any other a crash, and so is no answer in `PATIENCE` seconds."""
+    try:
+        with _alarm():
+            return step()
+    except _NoAnswerError:
+        raise CrashedError(f"no answer in {PATIENCE:g} s") from None
     except refusals as error:
         raise RefusedError("\n".join([str(error), *getattr(error, "__notes__", ())]).strip()) from None
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is a finding
@@ -374,6 +411,9 @@ class Program:
         # NaN and infinity are sent as JavaScript and Python write them: bad input must get through.
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            self._process.kill()
+            raise OSError(f"the program gave no answer in {PATIENCE:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise OSError(f"the program ended with exit code {self._process.wait()}")
@@ -393,7 +433,7 @@ class Program:
         self._process.stdout.close()
 
 
-def url_asker(url: str, timeout: float = 60.0) -> Ask:
+def url_asker(url: str, timeout: float = PATIENCE) -> Ask:
     """Requests by POST. Raises ValueError unless the address begins with http:// or https://."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"expected an address that begins with http:// or https://, got {url!r}")

@@ -38,6 +38,7 @@ def verify_aggregator(
     from secure_afl.testing import report as reports
     from secure_afl.testing.judge import judge_record
     from secure_afl.testing.record import RecordError, read
+    from secure_afl.testing.systems import CrashedError
 
     options: dict[str, Any] = {
         "seconds": seconds,
@@ -51,7 +52,7 @@ def verify_aggregator(
             made = judge_record(read(record), only)
         else:
             made = _checked(target, command, url, only, options)
-    except (RecordError, ValueError, OSError) as error:
+    except (RecordError, CrashedError, ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(str(made))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
-from secure_afl.testing import PropertyFailed, check_aggregator, judge_record, leaks, neutral, record
+from secure_afl.testing import PropertyFailed, check_aggregator, judge_record, leaks, neutral, record, systems
 from secure_afl.testing.generators import generators_noted
 from secure_afl.testing.judge import PROPERTIES, in_order
 from secure_afl.testing.record import Claims, RecordError, claims
@@ -151,6 +152,44 @@ def test_the_secret_keys_of_clients_are_compared_and_not_recorded(tmp_path: Path
     report = check_aggregator(Shares, only=["no_key_is_common"], keep=tmp_path / "record", on_fail="collect")
     assert report.failed
     assert "ssssssss" not in (tmp_path / "record").read_text()
+
+
+def test_a_system_that_hangs_has_crashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "PATIENCE", 0.2)
+
+    class Hangs(Sound):
+        def sum(self, number: int, vectors: Any) -> Any:
+            while True:
+                try:
+                    threading.Event().wait(1)
+                except Exception:  # noqa: BLE001, S112 - what a stranger does
+                    continue
+
+    report = check_aggregator(Hangs, only=["sums_are_right"], on_fail="collect", seconds=0.5)
+    assert report.failed == ("nothing_crashes",)
+    assert "no answer in 0.2 s" in report["nothing_crashes"].note
+
+
+class Noisy(Sound):
+    """Rounds each vector by itself: the sum's last digits depend on who gave what."""
+
+    claims = {**Sound.claims, "error": 9.0, "slow": True}  # noqa: RUF012
+
+    def encode(self, vector: Any, length: int) -> Any:
+        return super().encode(vector, length) & ~np.uint64(0xFF)
+
+
+class NoisyAndLeaking(Noisy):
+    def sum(self, number: int, vectors: Any) -> Any:
+        total, survivors = super().sum(number, vectors)
+        return SimpleNamespace(total=total, survivors=survivors, debug=vectors[survivors[0]][:1].copy())
+
+
+@pytest.mark.slow
+def test_the_error_of_an_inexact_sum_is_no_leak() -> None:
+    only = ["results_tell_only_the_sum"]
+    assert check_aggregator(Noisy, only=only, **LONG).passed == tuple(only)  # type: ignore[arg-type]
+    assert check_aggregator(NoisyAndLeaking, only=only, **LONG).failed == tuple(only)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
