@@ -826,7 +826,7 @@ def every_entry_has_its_own_mask(history: History, judged: Judged) -> None:
                 continue
             judged.cases += 1
             by.setdefault((asked.length, vector[:1].tobytes()), ([], asked))[0].append(upload)
-            if len(upload) < 2**23 and (again := leaks.repeating(upload)) > 64:
+            if len(upload) < 2**23 and (again := leaks.repeating(upload)) > max(256, len(upload) // 256):
                 judged.against(
                     f"a vector of one number repeats itself in the upload of {client!r}: {again} of {len(upload)} "
                     "blocks of 16 bytes were there before",

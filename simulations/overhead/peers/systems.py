@@ -127,7 +127,8 @@ class Flower:
 
     def sum(self, number: int, vectors: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """One round. Raises ValueError where the workflow stops."""
-        peer, result = self._peer, []
+        peer = self._peer
+        result: list[Any] = []
         grid = _Grid(peer, self._carry, self._clients, vectors)
         context = peer._context(grid, result)
         workflow, state = peer.SecAggPlusWorkflow(1.0, 0.5), peer.WorkflowState()
