@@ -69,6 +69,7 @@ def write_key(
         raise FileError(f"expected a valid file name (no '/', no '.' or '-' first), got {name!r}")
     secret, public = (folder / f"{name}.{ending}" for ending in ("key", "pub"))
     line = public_line(member, server=server).encode() + b"\n"
+    whole.clear(secret)
     whole.write_new(secret, line + key_pem.to_pem(identity, passphrase), whole.SECRET)
     try:
         whole.write_new(public, line, whole.PUBLIC)

@@ -1,6 +1,7 @@
 """Files that are complete or absent, and secret files that only their owner can read. POSIX: modes and hard links."""
 
 import os
+import re
 import secrets
 import stat
 import tomllib
@@ -16,6 +17,7 @@ from secure_afl.protocol.session.errors import FileError
 
 PUBLIC, SECRET = 0o644, 0o600
 Parsed = TypeVar("Parsed")
+_LEFT = re.compile(r"\..*\.[0-9a-f]{16}\.tmp")
 _LARGEST = 2**24  # bytes: enough for a roster of a hundred thousand members
 
 
@@ -25,7 +27,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
     The data goes to a temporary file, which is then linked to the name, so that a crash leaves no partial file there.
     Raises `FileError` if the name is taken, even by a broken link, or the file cannot be written.
     """
-    beside = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    beside = _beside(path)
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -47,11 +49,21 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def clear(path: Path) -> None:
+    """Remove the temporary files of `write_new` for this name that a killed process left. A process that writes the same
+    name now fails. Raises `FileError`.
+    """
+    try:
+        for one in list(path.parent.iterdir()):
+            if _LEFT.fullmatch(one.name) and one.name.startswith(f".{path.name[:64]}."):
+                one.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def replace(path: Path, data: bytes) -> None:
     """Write a public file in one step, replacing an earlier one. Raises `FileError`."""
-    beside = path.with_name(
-        f".{path.name[:64]}.{secrets.token_hex(8)}.tmp"
-    )  # another process may write one at the same time
+    beside = _beside(path)
     try:
         try:
             with beside.open("xb") as file:
@@ -173,6 +185,11 @@ def check_printable(part: Any, where: str = "") -> None:
     elif isinstance(part, list):
         for inner in part:
             check_printable(inner, where)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name; another process may write one at the same time."""
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
 
 
 def _keep(folder: Path) -> None:

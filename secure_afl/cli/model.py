@@ -63,16 +63,18 @@ def predict_command(
 
 
 def _predicted(model: "Model", design: "Design") -> str:
+    from secure_afl.tables.shown import harmless
+
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     classes = model.codebook.classes
-    writer.writerow(["row", model.codebook.outcome.column, *(f"score of {one}" for one in classes)])
+    writer.writerow(["row", harmless(model.codebook.outcome.column), *(f"score of {one}" for one in classes)])
     scores = model.scores(design.X).tolist() if classes else [[] for _ in design.rows]
     known = zip(model.predict(design).tolist(), scores, strict=True)
     predicted = dict(zip(design.rows.tolist(), known, strict=True))
     for row in range(1, design.counts.rows + 1):
         value, own = predicted.get(row, ("", [""] * len(classes)))
-        writer.writerow([row, value, *own])
+        writer.writerow([row, harmless(value), *own])
     return text.getvalue()
 
 

@@ -18,15 +18,16 @@ from typing import Any
 
 from secure_afl.federation.project import Project
 from secure_afl.federation.project import read as read_project
-from secure_afl.node.site import HELD_OUT, Folder
+from secure_afl.node.site import HELD_OUT, REPORT, Folder
 from secure_afl.node.study import Study
 from secure_afl.protocol.audit.check import Report, Session, verify
 from secure_afl.protocol.audit.events import Approved, Released, Revoked, Taken
-from secure_afl.protocol.files import keys
+from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.roster import grouped
 from secure_afl.protocol.transport.endpoint import Terms
+from secure_afl.tables.codebook import LEAST_ROWS
 
 _WORDS = Path(__file__).parent / "words"
 LANGUAGES = tuple(sorted(path.stem for path in _WORDS.glob("*.toml")))
@@ -107,7 +108,10 @@ def record(path: Path, logs: Mapping[str, bytes], language: str = "en") -> Page:
         (
             Part(titles["project"], tuple(_project(project, study, said))),
             Part(titles["study"], tuple(_study(folder, study, party, said))),
-            Part(titles["protection"], tuple(_protection(terms, study, sessions, party, said))),
+            Part(
+                titles["protection"],
+                (*_protection(terms, study, sessions, party, said), *_exposed(path / REPORT, said)),
+            ),
             Part(titles["parties"], table=_parties(terms, sessions, said)),
             Part(titles["decisions"], table=_decisions(report, study, said)),
             Part(titles["technical"], tuple(_technical(terms, study, said["labels"]))),
@@ -208,6 +212,30 @@ def _checked(session: Session, said: Mapping[str, Any]) -> Iterator[tuple[str, s
     for digest, names in sums.items():
         key = "checked" if digest else "unchecked"
         yield label, sentences[key].format(names=", ".join(names), digest=digest)
+
+
+def _exposed(report: Path, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The smallest cell of the opened sum and what to be warned of, of the last run of the server's folder.
+
+    Raises `FileError` for a file that is not as a server writes it.
+    """
+    if not report.exists():
+        return
+    try:
+        found = json.loads(whole.read_text(report)).get("disclosure")
+        if found is None:
+            return
+        cell, rows, pooled, columns = (
+            found[name] for name in ("smallest_cell", "smallest_cell_rows", "pooled_rows", "columns")
+        )
+        few, thin = rows < LEAST_ROWS, pooled <= columns
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise FileError(f"{report}: expected the report of a run, as the server writes it") from None
+    labels, sentences = said["labels"], said["sentences"]
+    yield labels["smallest"], sentences["smallest"].format(cell=cell, rows=rows, pooled=pooled)
+    for applies, name in ((few, "few"), (thin, "thin")):
+        if applies:
+            yield labels["warning"], sentences[name].format(least=LEAST_ROWS)
 
 
 def _parties(terms: Terms, sessions: list[Session], said: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

@@ -92,13 +92,16 @@ def _text(name: str, field: Any, column: Any) -> Column:
 def _excel(path: Path, form: Form, name: str) -> Cells:
     with optional():
         import python_calamine
+    from secure_afl.tables.formats import sheets
+
+    sheets.check_filled(path, name)
     try:
         with python_calamine.CalamineWorkbook.from_path(path) as book:
-            sheets = book.sheet_names
-            if form.sheet not in sheets and (form.sheet or len(sheets) != 1):
+            names = book.sheet_names
+            if form.sheet not in names and (form.sheet or len(names) != 1):
                 asked = f"the sheet {form.sheet!r}" if form.sheet else "a sheet by name"
-                raise DataError(f"{name}: expected {asked}, there are {enumerated(map(repr, sheets), 10)}")
-            sheet = form.sheet or sheets[0]
+                raise DataError(f"{name}: expected {asked}, there are {enumerated(map(repr, names), 10)}")
+            sheet = form.sheet or names[0]
             lines = book.get_sheet_by_name(sheet).to_python()
     except (python_calamine.CalamineError, python_calamine.PasswordError) as error:
         raise DataError(

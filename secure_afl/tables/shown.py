@@ -166,12 +166,25 @@ def page(model: Model) -> str:
     )
 
 
+def harmless(cell: object) -> object:
+    """A cell for a file that a spreadsheet may open: a text that it would compute as a formula (`=`, `+`, `-`, `@` first, and
+    no number) gets an apostrophe in front, others stay.
+    """
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def comma_separated(model: Model) -> str:
     """All digits, a line for each coefficient."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(Line._fields)
-    writer.writerows([["" if one is None else one for one in line] for line in lines(model)])
+    writer.writerows([["" if one is None else harmless(one) for one in line] for line in lines(model)])
     return text.getvalue()
 
 

@@ -1,5 +1,6 @@
 """The page for a data-protection file says what happened, in every language, and nothing of a row."""
 
+import json
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from secure_afl.federation import record
 from secure_afl.federation.record import LANGUAGES, Page
 from secure_afl.node.site import AUDIT
 from secure_afl.node.study import packed
+from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.simulations.cli.main import app
 
@@ -80,6 +82,26 @@ def test_the_page_has_what_an_officer_asks_for(federation: Federation) -> None:
     assert [row[:4] for row in decided] == [
         (name, "an operator", "approved", "a test") for name in federation.names
     ]
+
+
+def test_the_smallest_cell_of_the_opened_sum_is_named_and_warned_of(tmp_path: Path) -> None:
+    at = tmp_path / "report.json"
+    told = {"smallest_cell": "stage = IV", "smallest_cell_rows": 2, "pooled_rows": 40, "columns": 60}
+    at.write_text(json.dumps({"disclosure": told}))
+    for language in LANGUAGES:
+        found = list(record._exposed(at, record.words(language)))
+        assert found[0][1].startswith("stage = IV")
+        assert len(found) == 3
+    assert ("Smallest cell of the total", "stage = IV: 2 rows of 40 in all") in list(
+        record._exposed(at, record.words("en"))
+    )
+    at.write_text(json.dumps({"disclosure": told | {"smallest_cell_rows": 5, "columns": 3}}))
+    assert len(list(record._exposed(at, record.words("de")))) == 1
+    at.write_text(json.dumps({"disclosure": None}))
+    assert not list(record._exposed(at, record.words("fr")))
+    at.write_text(json.dumps({"disclosure": {"smallest_cell": "a"}}))
+    with pytest.raises(FileError, match="expected the report of a run"):
+        list(record._exposed(at, record.words("en")))
 
 
 def test_what_cannot_be_told_is_not_guessed(federation: Federation) -> None:

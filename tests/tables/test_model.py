@@ -336,3 +336,13 @@ def test_commands(table: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "column 'sex'" in text
     assert said("run", "--data", "digits", "--model-out", file)[0] == 2
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-", "+"])
+def test_no_cell_of_a_csv_file_is_a_formula(cell: str) -> None:
+    assert shown.harmless(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["-1.5", "+3", "-inf", "a=1", "", 1.5, -2, None])
+def test_numbers_and_other_texts_are_written_as_they_are(cell: object) -> None:
+    assert shown.harmless(cell) is cell

@@ -66,6 +66,24 @@ def test_excel_and_parquet_hold_the_same_cells(tmp_path: Path) -> None:
     assert texts(read(tmp_path / "a.parquet")) == ROWS
 
 
+@pytest.mark.parametrize("far", [(1048576, 16384), (1048576, 100), (200, 16384)])
+def test_a_sheet_of_two_cells_far_apart_is_refused_before_memory_is_taken(
+    far: tuple[int, int], tmp_path: Path
+) -> None:
+    """A few kB; a reader that takes memory for all cells between them needs hundreds of GB."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(["site", "age"])
+    sheet.cell(*far, 1)
+    book.save(tmp_path / "a.xlsx")
+    assert (tmp_path / "a.xlsx").stat().st_size < 10_000
+    with pytest.raises(
+        DataError, match=f"reaches to row {far[0]:,} and column {far[1]:,} and is nearly empty"
+    ):
+        read(tmp_path / "a.xlsx")
+
+
 def test_typed_columns_become_the_text_that_a_person_would_write(tmp_path: Path) -> None:
     table = pa.table(
         {

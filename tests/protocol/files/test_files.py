@@ -73,6 +73,22 @@ def test_a_name_that_may_not_last_is_taken_back(tmp_path: Path, monkeypatch: pyt
     assert os.listdir(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_for_its_owner_alone_and_removed(tmp_path: Path) -> None:
+    (tmp_path / ".notes.key.tmp").write_text("mine")
+    (tmp_path / ".other.key.0123456789abcdef.tmp").write_text("of another name")
+    child = os.fork()
+    if not child:
+        os.umask(0)
+        os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        whole.write_new(tmp_path / "A.key", b"secret", whole.SECRET)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.glob(".A.key.*.tmp")
+    assert left.read_bytes() == b"secret"
+    assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    whole.clear(tmp_path / "A.key")
+    assert sorted(os.listdir(tmp_path)) == [".notes.key.tmp", ".other.key.0123456789abcdef.tmp"]
+
+
 def test_of_two_that_write_at_once_one_wins(tmp_path: Path) -> None:
     won: list[bytes] = []
     start = threading.Barrier(8)

@@ -143,3 +143,10 @@ def test_an_altered_file_never_gives_another_key(encrypted: bool, at: int, mask:
             assert PASSPHRASE.decode() not in text
         else:
             assert identity.verify_key == member.verify_key
+
+
+def test_a_secret_that_a_killed_call_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".A.key.0123456789abcdef.tmp"
+    left.write_text("a secret that no name leads to")
+    keys.write_key(tmp_path, "A")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["A.key", "A.pub"]
