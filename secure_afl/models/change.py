@@ -168,10 +168,10 @@ class Change:
             batches[self.name] = _digest(packed(self.enters))
         made = {self.name} if any(map(len, self.leaves.values())) else set()
         whole = _digest(packed(self.after))
-        if self.name and inside.pending not in (None, (self.name, whole)):
+        if self.name and inside.pending and inside.pending[1] != whole:
             raise DataError(
-                f"{self.who}: expected the change {inside.pending[0]!r} again, whose session failed, got another: a server "
-                "that opened its sum and said that it failed has the difference of the two changes"
+                f"{self.who}: expected the rows of the change {inside.pending[0]!r} again, whose session failed, got others: a "
+                "server that opened its sum and said that it failed has the difference of the two changes"
             )
         return Inside(whole, batches, inside.withdrawals | made, None if self.name else inside.pending)
 

@@ -303,6 +303,9 @@ def test_a_batch_comes_in_once_and_a_withdrawal_is_made_once() -> None:
     with pytest.raises(RoundAbortedError) as aborted:
         rows.update(other, "A")
     assert "'base: added new' was used in session" in "".join(aborted.value.__notes__)
+    # The same rows under a name that is free.
+    rows.batch[rows.batch == "new"] = "newer"
+    rows.update(other, "A")
 
 
 def test_what_is_no_change_of_the_sum_is_refused() -> None:
@@ -377,7 +380,7 @@ def test_a_change_is_of_all_sites_or_none() -> None:
     aggregator.renew("base: added new", may_expose=True)
     # A server that opened the sum of 60 rows and said that it failed would have the 61st.
     one_more = Rows(2, 10).bring("A", "new", 60).bring("A", "new", 1)
-    with pytest.raises(DataError, match="A: expected the change 'new' again"):
+    with pytest.raises(DataError, match="A: expected the rows of the change 'new' again"):
         one_more.update(model, "A")
     rows.update(model, "A")
     assert_same(model, rows.fit(classifier()))
