@@ -60,7 +60,8 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
     )
     bundles = tuple(bundle(suite, rounds, index) for index in neighbours)
     server._round, server._next_round = server_round(rounds - 1), rounds
-    statement = messages.Statement(DIGEST, bytes(40), DIGEST, SIGNATURE)
+    accepted = messages.accepted_sums(dict.fromkeys(range(rounds), DIGEST), 0)
+    statement = messages.Statement(DIGEST, accepted, DIGEST, SIGNATURE)
     answers: dict[ServerState, Message | bytes] = {
         ServerState.ADVERTISING: advertised,
         ServerState.SHARING: messages.Shares(((DIGEST, DIGEST),) * rounds, bundles),
