@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
-from worlds.folders import LAYERED, RIDGE, Federation, Post, model
+from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, model
 from worlds.scripted import Scripted
 
 from secure_afl.node.site import Folder
@@ -61,7 +61,7 @@ def taken(folder: Path) -> list[Taken]:
     return [one.event for one in read(log(folder)).entries if isinstance(one.event, Taken)]
 
 
-@pytest.mark.parametrize("study", [RIDGE, LAYERED], ids=["ridge", "layers"])
+@pytest.mark.parametrize("study", [RIDGE, DEEP, LAYERED], ids=["ridge", "seeded", "layers"])
 def test_a_right_sum_and_a_wrong_model(tmp_path: Path, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server opens and hands out the right sums, and ends with another head, which is a model as good as any. Without the
     comparison it is taken."""

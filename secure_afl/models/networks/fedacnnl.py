@@ -566,7 +566,7 @@ class FedACnnL(FederatedClassifier):
         layers: as the server announced them; totals: the sums that the client verified, one a layer. Raises `PolicyError` if a
         layer is another, but for rounding: grid points of two machines may differ where a weight lies between two.
         """
-        coordinator, own = self._coordinator(), self._given()
+        coordinator, own = self._coordinator(), list[Weights]()
         for number, (weights, total) in enumerate(zip(layers, totals, strict=True), 1):
             mine = coordinator.layer(self.network.trained[len(own)], total)
             own.append(mine)
