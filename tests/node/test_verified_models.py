@@ -19,7 +19,6 @@ from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import CheckedSum, Frame, Sent, Taken
 from secure_afl.protocol.masking.messages import FROM_SERVER, Answer
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
-from secure_afl.protocol.session.profile import Trust
 from secure_afl.protocol.session.wire import WireError, decode, encode
 from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator, remote
@@ -151,20 +150,13 @@ class Lying(RemoteMaskedAggregator):
         super().tell((2 * np.frombuffer(model, "<f8")).astype("<f8").tobytes(), to)
 
 
-@pytest.mark.parametrize("trust", [Trust.VERIFIED, Trust.ANY])
-def test_a_hidden_layer_that_follows_from_no_verified_sum(
-    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("believing", [False, True])
+def test_a_hidden_layer_that_follows_from_no_verified_sum(tmp_path: Path, believing: bool) -> None:
     """At the level `any`, with sums that nobody checks, sites answer under the layer of the server's choice."""
-    monkeypatch.setattr(Federation, "trust", property(lambda federation: trust))
-    federation = Federation(tmp_path, study=LAYERED)
-    if trust is Trust.ANY:
-        for folder in (*federation.folders, federation.server):
-            text = (folder / "policy.toml").read_text()
-            (folder / "policy.toml").write_text(text.replace('verify = ["tags"]', 'verify = ["none"]'))
+    federation = Federation(tmp_path, study=LAYERED, believing=believing)
     post, (terms, study) = Post(federation), Folder(federation.server).terms()
     aggregator = Lying(Elsewhere(federation.parties, post.carrier), terms.policy)
-    with pytest.raises(RoundAbortedError) if trust is Trust.VERIFIED else nullcontext():
+    with nullcontext() if believing else pytest.raises(RoundAbortedError):
         study.learn(aggregator, federation.names)
     refused = [str(one) for one in post.refusals if "that this party verified" in str(one)]
-    assert len(refused) == (4 if trust is Trust.VERIFIED else 0)
+    assert len(refused) == (0 if believing else 4)

@@ -62,10 +62,13 @@ class Federation:
     holders: int = 0
     backend: str = "mask"
     study: str = RIDGE
+    believing: bool = False  # whatever the server says, with sums that nobody checks
 
     @property
     def trust(self) -> Trust:
         """Of policies in sums that follow from the server's layers."""
+        if self.believing:
+            return Trust.ANY
         if "encoder" not in self.study:
             return Trust.NONE
         return Trust.VERIFIED if "mask" in self.backend else Trust.ANY
@@ -88,6 +91,7 @@ class Federation:
                     Policy(
                         backends=frozenset({"mask", "bfv+mask", "bfv", "ckks"}),
                         trusts_reports=self.trust,
+                        verify=frozenset({Verify.NONE if self.believing else Verify.TAGS}),
                     )
                 )
             )

@@ -408,7 +408,7 @@ def test_logs_tell_of_a_server_that_tells_two_sites_different_layers(tmp_path: P
         log.note(Sent(first.transcript, frame(other, encode(other)), (9,)))  # to one whose log is not given
     (finding,) = _audited(federation, tmp_path).findings
     assert finding.text == "the server told different layers before"
-    federation = Federation(tmp_path / "again", study=LAYERED)
+    federation = Federation(tmp_path / "again", study=LAYERED, believing=True)
     halved = Telling(
         federation, lambda party, told: packed([np.frombuffer(told, "<f8") / (1 + (party == 2))])
     )
