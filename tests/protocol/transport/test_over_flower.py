@@ -166,8 +166,11 @@ def test_whatever_a_node_does_it_is_a_dropout_and_no_more(tmp_path: Path, kind: 
     with pytest.warns(match="without site-2"):
         report = flower_app.serve(grid, federation.server, 1.0, 0.01)
     assert np.array_equal(model(federation.server)[0], in_process(federation, [0, 1, 3]))
-    assert len(report["silences"]) == 1
-    assert "a text" not in report["silences"][0]
+    # Then it refuses the model, since it was not in the sum that it could check it by.
+    first, second = report["silences"]
+    assert first.startswith("site-2: ")
+    assert second == "site-2: refused; its own log says why"
+    assert "a text" not in first
 
 
 def test_a_node_that_claims_to_be_another_gets_none_of_its_messages(tmp_path: Path) -> None:
