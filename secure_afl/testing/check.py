@@ -26,6 +26,7 @@ with optional():
 from secure_afl.testing import record
 from secure_afl.testing.judge import (
     PROPERTIES,
+    USUAL,
     Fresh,
     History,
     Property,
@@ -435,7 +436,8 @@ def _lengths(make: _Maker) -> Batches:
 
 def _cohorts(make: _Maker) -> Batches:
     fewest, most = make.claims.clients
-    sizes = [*range(fewest, min(most, 10) + 1), *([most] if most > 10 else [])]
+    # Sizes that nothing else tries come first.
+    sizes = sorted({*range(fewest, min(most, 10) + 1), most}, key=lambda size: (size in USUAL, size))
     return False, make.each(*(session(cohort(one), make.asks([6, 3])) for one in sizes))
 
 

@@ -18,7 +18,7 @@ from secure_afl.testing.record import Vector
 Windows = npt.NDArray[np.uint64]
 _CHANCE = 1e-9
 _SEARCHED = 2**16  # bytes of a message in which runs are searched for at any place
-_LOOKED = 2**21  # bytes of an upload that are compared with others
+_LOOKED = 2**18  # bytes of an upload that are compared with others
 
 
 # ---- bytes that depend on nothing but the input --------------------------------------------------
@@ -124,13 +124,13 @@ def come_again(first: bytes, second: bytes, others: Iterable[bytes]) -> int:
         return 0
     if first == second:
         return 0 if first in others else len(first) - 15
-    first, second = first[:_LOOKED], second[:_LOOKED]
+    first, second = first[-_LOOKED:], second[-_LOOKED:]
     one = _windows(first)
     near = np.isin(one, _windows(second))
     runs = near[:-8] & near[8:]
     for other in others:
         if len(other) >= 16 and runs.any():
-            apart = np.isin(one, _windows(other[: 2 * _LOOKED]))
+            apart = np.isin(one, _windows(other[-2 * _LOOKED :]))
             runs &= ~(apart[:-8] & apart[8:])
     return int(runs.sum())
 
@@ -255,18 +255,17 @@ def chi_square_limit(degrees: int) -> float:
 
 
 def common_keys(first: bytes, second: bytes, elsewhere: Sequence[bytes]) -> bytes | None:
-    """32 bytes that look like a key, in both and in nothing `elsewhere` (other systems, and what the server sent)."""
-    one = _windows(first)
-    hits = np.concatenate([[0], np.cumsum(np.isin(one, _windows(second)))])
-    starts = np.flatnonzero(hits[25:] - hits[:-25] == 25)
-    for at in starts.tolist():
+    """32 bytes that look like a key, in both, and nothing of them `elsewhere` (other systems, and what the server sent)."""
+    one = _windows(first[:_LOOKED])
+    shared = np.isin(one, _windows(second[:_LOOKED]))
+    for other in elsewhere:
+        if shared.any():
+            shared &= ~np.isin(one, _windows(other[: 4 * _LOOKED]))
+    hits = np.concatenate([[0], np.cumsum(shared)])
+    for at in np.flatnonzero(hits[25:] - hits[:-25] == 25).tolist():
         block = first[at : at + 32]
-        # Half of it elsewhere is framing: a header, and what stands before it.
-        if block not in second or len(set(block)) <= 16 or bytes(block).isascii():
-            continue
-        if any(block[part : part + 12] in other for other in elsewhere for part in (0, 10, 20)):
-            continue
-        return block
+        if len(set(block)) > 16 and not block.isascii() and block in second:
+            return block
     return None
 
 

@@ -96,7 +96,7 @@ def test_a_long_paragraph_is_found() -> None:
     assert [len(part.split()) > LONGEST for part in paragraphs(text)].count(True) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_your_own_in_ten_minutes(tmp_path: Path) -> None:
     names = runpy.run_path(program("verification/ten-minutes.md", tmp_path))
     assert {"later_sums_are_right", "bad_values_are_refused", "a_sum_is_made_once"} <= set(

@@ -247,7 +247,7 @@ def encrypted(backend: str, **stated: Any) -> Factory:
     ],
 )
 def test_ours_have_every_property(factory: Callable[[], Factory], not_judged: tuple[str, ...]) -> None:
-    report = check_aggregator(factory(), on_fail="collect", seconds=8, examples=5)
+    report = check_aggregator(factory(), on_fail="collect", seconds=20, examples=5)
     assert not report.failed, str(report)
     assert report.having("not judged") == not_judged
     assert len(report.rows) == len(PROPERTIES)
