@@ -126,6 +126,7 @@ def test_flower_is_known_in_few_places_and_its_app_ships_no_code_of_its_own() ->
     # The last is where Flower's own secure aggregation is measured beside ours.
     named = (
         "secure_afl/node/flower_app.py",
+        "simulations/network/batches.py",
         "simulations/network/many_nodes.py",
         "simulations/overhead/peers/flower.py",
     )
