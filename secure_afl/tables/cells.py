@@ -63,9 +63,13 @@ def made(
     """The cells under a header. Takes `columns` (text) apart. Raises `DataError` for a header that does not name each."""
     names = [one.strip() for one in header]
     if empty := [str(at) for at, one in enumerate(names, 1) if not one]:
+        remedy = "merged cells, or a title above the names, leave such gaps: remove the rows above the names"
+        if empty == ["1"]:
+            remedy = (
+                "a first column without a name is often the index of a data frame: write the file without it"
+            )
         raise DataError(
-            f"{name}: expected a name for every column, the header has none for column {enumerated(empty)}; "
-            "a first column without a name is often the index of a data frame: write the file without it"
+            f"{name}: expected a name for every column, the header has none for column {enumerated(empty)}; {remedy}"
         )
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise DataError(

@@ -13,6 +13,7 @@ _MOST_LEVELS = 30
 _FEW_NUMBERS = 10  # different whole numbers that may as well be codes
 _FALSE = ("no", "n", "false", "f", "0", "nein", "non", "absent", "negative")
 _TRUE = ("yes", "y", "true", "t", "1", "ja", "oui", "present", "positive")
+_COMMAS = "numbers with commas; draft again with --decimal , if these are decimal commas, remove them if they separate thousands"
 _HEAD = """# Drafted from {source}. Finish it before anybody else sees it:
 # - Ranges and levels below come from these rows, ranges rounded outwards. They must come from what is known of each
 #   quantity, so that every party's rows fit and the codebook tells nothing about yours. Replace them.
@@ -49,6 +50,10 @@ def _column(cells: Cells, name: str) -> Iterator[str]:
     known = numbers[~np.isnan(numbers) & ~np.isin(numbers, [float(mark) for mark in marks if _finite(mark)])]
     if not words:
         yield f"# {key}: left out, no cell has a value"
+    elif len(words) == 1 and not marks:
+        yield f"# {key}: left out, every row has {_quoted(words[0])}; declare it by hand if other parties' rows differ"
+    elif cells.decimal == "." and len(words) > 1 and _decimal_commas(words):
+        yield f"# {key}: left out, {_COMMAS}"
     elif len(known) == cells.rows == np.ptp(known) + 1 and len(words) == cells.rows:
         yield f"# {key}: left out, it numbers the rows"
     elif len(words) == 2 and (pair := _yes_no(words)):
@@ -84,6 +89,16 @@ def _outcome(cells: Cells, name: str) -> Iterator[str]:
     marks = [cell for cell in text if cell.lower() in MISSING]
     words = [cell for cell in text if cell not in marks]
     known = numbers[~np.isnan(numbers)]
+    if cells.decimal == "." and len(words) > 1 and _decimal_commas(words):
+        yield f"# {_quoted(name)}: {_COMMAS}"
+        return
+    if len(words) < 2:
+        yield f"# {_quoted(name)} has {_list(words)} in every row: from these rows alone there is nothing to learn. Other"
+        yield "# parties may have more: complete the classes, or the range of a number."
+    elif len(words) > _MOST_LEVELS and not len(known):
+        yield f"# {_quoted(name)} has {len(words)} different words, such as {_list(words[:3])}: no classes. Correct the table, or"
+        yield '# name the classes and the cells that mean each: classes = { well = ["0"], ill = ["1", "2"] }'
+        return
     measured = len(known) and (len(words) > _MOST_LEVELS or bool((known != np.rint(known)).any()))
     yield "[outcome]"
     yield f'kind = "{"number" if measured else "classes"}"'
@@ -120,6 +135,11 @@ def _yes_no(words: Sequence[str]) -> tuple[str, str] | None:
         if no.lower() in _FALSE and _TRUE[_FALSE.index(no.lower())] == yes.lower():
             return no, yes
     return None
+
+
+def _decimal_commas(words: Sequence[str]) -> bool:
+    """Whether these would all be numbers with points in the place of commas, and some are none as they are."""
+    return any("," in word for word in words) and all(_finite(word.replace(",", ".", 1)) for word in words)
 
 
 def _finite(text: str) -> bool:

@@ -137,3 +137,38 @@ def test_ranges_are_rounded_outwards(low: float, high: float, expected: tuple[fl
 
 def test_rows_that_follow_each_other_are_one() -> None:
     assert runs([5, 1, 2, 3, 9, 10, 7]) == "1-3, 5, 7, 9-10"
+
+
+@pytest.mark.parametrize(
+    ("cells", "outcome", "expected"),
+    [
+        ("1,5;a\n2,25;b\n3,0;a", "y", "# x: left out, numbers with commas; draft again with --decimal ,"),
+        ("a;1,5\nb;2,25\na;3,0", "y", '# "y": numbers with commas; draft again with --decimal ,'),
+        ("UK;a\nUK;b\nUK;a", "y", '# x: left out, every row has "UK"'),
+        ("1912;a\n1912;b\n1912;a", "y", '# x: left out, every row has "1912"'),
+        (
+            "1;a\n2;a\n4;a",
+            "y",
+            '# "y" has ["a"] in every row: from these rows alone there is nothing to learn',
+        ),
+        ("\n".join(f"{at**2};case {at}" for at in range(40)), "y", '# "y" has 40 different words, such as'),
+    ],
+)
+def test_a_draft_says_what_its_owner_must_decide(
+    cells: str, outcome: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text(f"x;y\n{cells}\n")
+    code, text = said("codebook", "draft", tmp_path / "rows.csv", "--outcome", outcome)[:2]
+    assert code == 0
+    assert expected in text
+
+
+def test_a_header_with_gaps_says_what_leaves_them(tmp_path: Path) -> None:
+    for header, remedy in (
+        ("Patients,,Outcome,", "remove the rows above the names"),
+        (",a,b,c", "index of a data frame"),
+    ):
+        (tmp_path / "rows.csv").write_text(f"{header}\n1,2,3,4\n")
+        code, *texts = said("codebook", "draft", tmp_path / "rows.csv")
+        assert code == 1
+        assert remedy in " ".join(" ".join(texts).split())
