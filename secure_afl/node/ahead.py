@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 from secure_afl.crypto.errors import SecureAflError
-from secure_afl.node.site import Folder
+from secure_afl.node.site import Folder, Ready, Rows, digest_of
 from secure_afl.node.study import Floats, Study
-from secure_afl.protocol.transport.driver import Contribution
 
 # Nanoseconds since a file changed: file systems do not tell changes apart that follow at once.
 _SETTLED = 2 * 10**9
@@ -23,7 +22,8 @@ class Ahead:
         self._folder = folder
         self._of: tuple[object, ...] | None = None  # what they were computed from
         self._vectors: list[Floats] = []
-        self._data_set = ""
+        self._data_set, self._digest = "", ""
+        self._rows: Rows | None = None  # of a study whose later sums need them
 
     def refresh(self) -> None:
         """Compute what is not known yet, or out of date. What cannot be read is left to the request, which says so."""
@@ -34,17 +34,23 @@ class Ahead:
                 return
             X, y, weights, name = self._folder.data(study)
             sums = range(min(study.known_ahead, len(terms.plan)))
+            digest, later = digest_of(X, y, weights), len(terms.plan) > study.known_ahead
             vectors = [study.contribution(one, X, y, "this site", [], weights) for one in sums]
             if self._state(study) == now:
-                self._of, self._vectors, self._data_set = now, vectors, name
+                self._of, self._vectors, self._data_set, self._digest = now, vectors, name, digest
+                self._rows = (X, y, weights, name) if later else None
         except (SecureAflError, OSError, ValueError):
             return
 
-    def known(self, study: Study, number: int) -> Contribution | None:
+    def known(self, study: Study, number: int) -> Ready | None:
         """The vector of a sum, if it is known and the files are those that it was computed from."""
         if self._of is None or number >= len(self._vectors) or self._state(study) != self._of:
             return None
-        return self._vectors[number], self._data_set
+        return Ready(self._vectors[number], self._data_set, self._digest)
+
+    def rows(self, study: Study) -> Rows | None:
+        """The rows as they were read, if later sums need them and the files are still the same."""
+        return self._rows if self._rows and self._state(study) == self._of else None
 
     def _state(self, study: Study) -> tuple[object, ...] | None:
         """Study and files as they are; None without a table, for one of a database, and soon after a change."""

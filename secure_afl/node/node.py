@@ -110,7 +110,7 @@ class Desk:
         """The party. Whatever goes wrong closes its files: they are read anew for the next message."""
         if self._endpoint is None:
             self._endpoint, self._opened = (
-                self._folder.endpoint(ahead=self._ahead.known, known=self._log),
+                self._folder.endpoint(ahead=self._ahead.known, rows=self._ahead.rows, known=self._log),
                 time.monotonic(),
             )
         try:

@@ -8,6 +8,7 @@
     state.db        made by the node: its ledger and its sessions
     audit.jsonl     made by the node: its audit log
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
+    rows.json       made by the node: the digest of the rows in the first sum of a session
     held_out.json   how good the model is on held-out rows, where the study has such; of a party, by the sum that it checked
     report.json     made by the server: what a run cost, or failure.json: why no model came of it
     progress.json   made by the server: where a run is; runs/: what each run left
@@ -21,6 +22,7 @@ Nothing here comes from the server but the model; where sums are checked, a part
 itself, if the server's is the same.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -29,7 +31,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -65,13 +67,35 @@ if TYPE_CHECKING:
     from secure_afl.tables.model import Model
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
-FAILURE, HELD_OUT = "failure.json", "held_out.json"
+FAILURE, HELD_OUT, ROWS = "failure.json", "held_out.json", "rows.json"
 ALL = "all"
 """Of studies: those that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
 STUDIES = "studies"
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
+
+
+Rows = tuple[Floats, Labels, Floats | None, str]
+"""A site's rows, their labels, their weights and the data set's name."""
+
+
+class Ready(NamedTuple):
+    """A vector that was computed beforehand. data_set: the name of its rows; rows: their digest."""
+
+    vector: Floats
+    data_set: str
+    rows: str
+
+
+def digest_of(X: Floats, y: Labels, weights: Floats | None) -> str:
+    """Of a site's rows as the study reads them; hexadecimal."""
+    found = hashlib.sha256()
+    for part in (X, y, weights):
+        if part is not None:
+            found.update(f"{part.dtype.str} {part.shape}\n".encode())
+            found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,11 +238,13 @@ class Folder:
         self,
         *,
         unapproved: bool = False,
-        ahead: Callable[[Study, int], Contribution | None] = lambda study, number: None,
+        ahead: Callable[[Study, int], Ready | None] = lambda study, number: None,
+        rows: Callable[[Study], Rows | None] = lambda study: None,
         known: Known | None = None,
     ) -> Endpoint:
         """The party of this folder. unapproved: for simulations, whose studies nobody has to approve. ahead: the vector of a
-        sum that was computed beforehand, if there is one (`secure_afl.node.ahead`). known: see `AuditLog`.
+        sum that was computed beforehand, and rows: the rows that were read then, if there are such (`secure_afl.node.ahead`).
+        known: see `AuditLog`.
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
@@ -230,11 +256,13 @@ class Folder:
             study.check_before(wanted.round, layers)
             if wanted.verified is not None:
                 layers = list(study.check_verified(wanted.verified, layers))
-            if known := ahead(study, wanted.round):
-                check_name(known[1], store)
-                return known
-            X, y, weights, name = self.data(study)
+            if ready := ahead(study, wanted.round):
+                check_name(ready.data_set, store)
+                self._check_rows(ready.data_set, ready.rows, store)
+                return ready.vector, ready.data_set
+            X, y, weights, name = rows(study) or self.data(study)
             check_name(name, store)
+            self._check_rows(name, digest_of(X, y, weights), store)
             if study.held_out and wanted.round == len(terms.plan) - 1:
                 return held_out.vector(study, X, y, wanted.verified, terms.parties.clients), name
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
@@ -260,6 +288,26 @@ class Folder:
             log_known=known,
         )
         return endpoint
+
+    def _check_rows(self, name: str, rows: str, store: Store) -> None:
+        """Raises `FileError` if the rows of a data set are not those of the first sum of its session, which is under way.
+
+        rows: their digest; `rows.json` has that of the first sum.
+        """
+        used, at = store.ledger.used(name), self.path / ROWS
+        if used and at.exists() and any(used[0].hex() in one for one in store.open_sessions()):
+            try:
+                known = msgspec.json.decode(whole.read(at), type=dict[str, str])
+            except msgspec.DecodeError:
+                known = {name: "damaged"}
+            if known.get(name, rows) == rows:
+                return
+            raise FileError(
+                f"{self.path}: expected the rows of {name!r} as in the first sum of session {session_name(used[0])}, which is "
+                "under way, the table or data.toml has changed since: sums over different rows belong to no model. Bring the "
+                "table back, or give the session up (secure-afl flower give-up)"
+            )
+        whole.replace(at, msgspec.json.encode({name: rows}))
 
     def approve(self, by: str, reason: str, shown: tuple[bytes, tuple[bytes, ...]] | None = None) -> None:
         """The operator's decision that this party takes part in the study of its folder, with the roster that is there, signed

@@ -11,6 +11,7 @@ import pytest
 from worlds.coded import FLAGS, Coded, flag_table
 from worlds.folders import RIDGE, Federation, Post, learned
 
+from secure_afl.errors import DropoutWarning
 from secure_afl.node import ahead
 from secure_afl.node.ahead import Ahead
 from secure_afl.node.site import Folder
@@ -95,6 +96,44 @@ def test_rows_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     os.remove(folder.path / "data.toml")
     known.refresh()
     assert known.known(study, 0) is None
+
+
+def test_rows_that_change_between_two_sums_are_noticed(tmp_path: Path) -> None:
+    """Sums over different rows give a model of neither; a site that does not look contributes all the same."""
+    federation = Federation(tmp_path, study=f"{RIDGE}rounds = 2\n")
+    table = federation.folders[0] / "rows.csv"
+    kept = table.read_text()
+
+    class Changing(Post):
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+            if party == 0 and self.phases == second:
+                lines = kept.splitlines()
+                table.write_text("\n".join([lines[0], *lines[2:], lines[1]]) + "\n")
+            return super().ask(party, envelope, address)
+
+    second = 8  # the phase in which vectors of the second sum are uploaded, counted from 1
+    post = Changing(federation)
+    with pytest.warns(DropoutWarning):
+        learned(federation, post)
+    assert any("the table or data.toml has changed since" in str(one) for one in post.refusals)
+    table.write_text(kept)
+
+
+def test_rows_that_later_sums_need_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    parties = Coded(tmp_path / "here", flag_table(tmp_path), FLAGS, also="held_out = 0.25\n")
+    folder = Folder(parties.folders[0])
+    study, known = folder.terms()[1], Ahead(folder)
+    known.refresh()
+    before = reads.times
+    assert known.known(study, 0)
+    assert known.known(study, 1) is None
+    rows = known.rows(study)
+    assert rows
+    assert np.array_equal(rows[0], folder.data(study)[0])
+    assert reads.times == before + 1  # by this test
+    (folder.path / "rows.csv").write_text("other rows")
+    assert known.rows(study) is None
 
 
 def test_what_is_known_ahead_waits_for_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
