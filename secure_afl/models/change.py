@@ -179,27 +179,35 @@ class Change:
         """Raises `DataError` if the change has to wait.
 
         columns: of all rows given, (rows, columns), the one of ones included; roots: of their weights. data_set: the
-        batch of `fit`. What stays of that one is seen in no sum without the other sites'.
+        batch of `fit`, of which some must stay: what left of it is known by differences, and without it at the other sites
+        the sum would be of one site alone.
         """
-        if self.name and len(self.after) < least_rows:
+        weighs = np.ones(len(columns), dtype=np.bool_) if roots is None else roots > 0
+
+        def counted(rows: Places) -> Places:
+            return rows[weighs[rows]]  # a row without weight is not in the sum
+
+        if len(self.leaves.get(data_set, ())) and len(counted(self.stays[data_set])) < least_rows:
             raise DataError(
-                f"{self.who}: expected at least {least_rows} rows (least_rows) of the site after the change, got "
-                f"{len(self.after)}: the sum would be of fewer sites than its policies ask for; fit anew without the site"
+                f"{self.who}: expected at least {least_rows} rows (least_rows) of the data set of `fit` to stay, got "
+                f"{len(counted(self.stays[data_set]))}: without any, the sum would be of fewer sites than its policies ask "
+                "for; fit anew"
             )
-        parts = [(f"the batch {self.name!r}", self.enters, True)]
+        parts = [(f"the batch {self.name!r}", self.enters)]
         for name, rows in self.leaves.items():
             if len(rows):
-                parts.append((f"what leaves of the batch {name!r}", rows, True))
-                parts.append((f"what stays of the batch {name!r}", self.stays[name], name != data_set))
-        for what, rows, strictly in parts:
-            if not len(rows):
+                parts.append((f"what leaves of the batch {name!r}", rows))
+                parts.append((f"what stays of the batch {name!r}", self.stays[name]))
+        for what, given in parts:
+            rows = counted(given)
+            if not len(given):
                 continue
             if len(rows) < least_rows:
                 raise DataError(
                     f"{self.who}: expected at least {least_rows} rows (least_rows) in {what}, got {len(rows)}: whoever has "
                     "the sums before and after has their difference, and reads them from it; wait for more rows"
                 )
-            if strictly and _stands_out(columns[rows], None if roots is None else roots[rows], least_rows):
+            if _stands_out(columns[rows], None if roots is None else roots[rows], least_rows):
                 raise DataError(
                     f"{self.who}: expected rows in {what} of which none stands out, as each value of a column with two values "
                     f"in at least {least_rows} rows, and a leverage of at most {most_leverage(least_rows):.2g} in all "

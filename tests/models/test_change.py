@@ -12,7 +12,7 @@ from secure_afl import FederatedPCA, FederatedRidge, FederatedRidgeClassifier, M
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
-from secure_afl.models.change import leverages, most_leverage
+from secure_afl.models.change import Change, leverages, most_leverage
 from secure_afl.models.sums import FederatedTable
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -236,6 +236,38 @@ def test_the_last_row_of_a_batch_is_read_from_sums_that_are_not_neighbours() -> 
     np.testing.assert_allclose(read(before, model.statistics_)[0], rows.X[last], atol=1e-12)
 
 
+def test_sites_that_replace_all_rows_would_leave_another_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches are known by differences. If only A's rows of `fit` were in, what is left is A's: here, its one row."""
+    rows, model = Rows(2, 6), classifier()
+    rows.kept((rows.site != "A") | (np.cumsum(rows.site == "A") == 1))
+    others = [site for site in SITES if site != "A"]
+    rows.fit(model)
+    brought = model.statistics_
+    for site in others:
+        rows.bring(site, f"new {site}", 60)
+        rows.update(model, site)
+    new = model.statistics_.gram - brought.gram
+    for site in others:
+        leaves = (rows.site == site) & (rows.batch == "base")
+        with pytest.raises(DataError, match="of the data set of `fit` to stay, got 0"):
+            rows.update(model, site, leaves=leaves)
+        with monkeypatch.context() as weak:
+            weak.setattr(Change, "check", lambda *said: None)
+            rows.update(model, site, leaves=leaves)
+        rows.kept(~leaves)
+    alone = model.statistics_.gram - new
+    np.testing.assert_allclose(alone[0, 1:], rows.X[rows.site == "A"][0], atol=1e-9)
+
+
+def test_rows_of_weight_0_do_not_count() -> None:
+    weights = np.r_[np.ones(4), np.zeros(30)]
+    columns = np.column_stack([np.ones(34), np.random.default_rng(0).uniform(-1, 1, 34)])
+    rows = np.arange(34)
+    change = Change("A", {"base": rows[:0]}, {"base": rows[:0]}, rows, "new")
+    with pytest.raises(DataError, match="in the batch 'new', got 4"):
+        change.check(columns, np.sqrt(weights), "base", 5)
+
+
 def test_a_row_that_stands_out_in_its_batch_waits() -> None:
     """Of 60 rows one alone has a value: the difference shows it, as an opened sum would."""
     rows, model = Rows(2, 6), classifier()
@@ -333,7 +365,7 @@ def test_what_is_no_change_of_the_sum_is_refused() -> None:
         given = {"batch": rows.batch[mine]} | {said: wrong}
         with pytest.raises(DataError, match=f"expected .*{said}"):
             model.update(rows.X[mine], rows.y[mine], rows.site[mine], **given)
-    with pytest.raises(DataError, match="fit anew without the site"):
+    with pytest.raises(DataError, match="fit anew"):
         rows.kept(rows.batch == "base").update(model, "A", leaves=True)
     rows.site[rows.site == "A"] = "D"
     with pytest.raises(DataError, match=r"expected sites that are in the sum \(A, B, C\), got 'D'"):
