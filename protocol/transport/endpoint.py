@@ -214,11 +214,14 @@ class Endpoint:
             kept = self._store.kept(name)
             announced = kept.memory if kept else b""
             is_open = any(self._store.kept(_name(channel, envelope.session)) for channel in _SESSIONS)
+            ours = all(self._resumes(channel, envelope.session) for channel in _SESSIONS)
             masked = self._store.kept(_name(Channel.MASKED, envelope.session))
-            known = without_secrets(masked.memory) if masked else b""
+            known = without_secrets(masked.memory) if masked and ours else b""
             for channel in _SESSIONS:
                 self._store.forget(_name(channel, envelope.session))
-            if is_open:  # who is killed from here on takes this model again, and no other
+            if not ours:
+                self._store.forget(name)
+            elif is_open:  # who is killed from here on takes this model again, and no other
                 self._store.keep(name, Kept(announced, model, known))
             elif kept is None or kept.question != model:
                 self._store.forget(name)
@@ -229,6 +232,11 @@ class Endpoint:
         try:
             if log:
                 log.note(Ended(envelope.session, len(envelope.data)))
+            if not ours:
+                raise PolicyError(
+                    "expected the end of a session of this study, got that of a session with other sums, or one that this "
+                    "version cannot read: no model of it is taken"
+                )
             if envelope.data:
                 self._check_approved()
                 _check_goes_on(envelope.data, announced)
@@ -242,6 +250,18 @@ class Endpoint:
             raise
         finally:
             self._store.forget(name)
+
+    def _resumes(self, channel: Channel, session: bytes) -> bool:
+        """Whether a stored session, if any, is one with this endpoint's sums: a party's studies share a store."""
+        if not self._store.kept(_name(channel, session)):
+            return True
+        try:
+            _ = self._party(Envelope(channel, session)).transcript
+        except LocalProtocolError:
+            return False
+        except PolicyError:  # the policy has changed since: the session is this one all the same
+            return True
+        return True
 
     def _sums(self, known: bytes) -> SessionSums:
         """What this party knows of a session's sums. known: see `without_secrets`. Raises `PolicyError` if nothing of the session

@@ -105,7 +105,11 @@ class HeldOut:
         """The sum."""
         low, high = self.range
         of = f"of {len(self.classes)} classes" if self.classes else f"of {low:.6g} to {high:.6g}"
-        name = f"held-out rows {of}, {self.agreement or f'least_rows {self.least_rows}'}"
+        name = (
+            f"held-out rows, {self.agreement}"
+            if self.agreement
+            else f"held-out rows {of}, least_rows {self.least_rows}"
+        )
         if self.classes:
             return SumPlan(name, self.length, float(self.max_rows), 0, exact=True)
         bits = min(40, _SUM_BITS - (self.max_rows * clients).bit_length())

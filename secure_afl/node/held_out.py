@@ -74,7 +74,7 @@ def agreed(study: "Study") -> "HeldOut":
     common: dict[str, Any] = {
         "max_rows": study.max_rows,
         "least_rows": least,
-        "agreement": f"{study.held_out:g}, least {least}",
+        "agreement": study.agreement,
     }
     outcome = study.codebook.outcome if study.codebook else None
     return (

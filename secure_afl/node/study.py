@@ -207,8 +207,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def agreement(self) -> str:
-        """What every sum's name says of the codebook."""
-        return f"codebook {self.codebook.digest[:24]}" if self.codebook else ""
+        """What every sum's name says of the study, so that no session mixes parties of two studies."""
+        return f"study {self.digest.hex()[:24]}"
 
     @property
     def waves(self) -> int:

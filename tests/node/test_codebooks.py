@@ -159,7 +159,7 @@ def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
     aggregator = remote(Elsewhere(terms.parties, post.carrier), terms.policy, None)
     with pytest.warns(DropoutWarning):
         study.learn(aggregator, hospitals.names)
-    assert any("Hungary" in str(refusal) and "codebook" in str(refusal) for refusal in post.refusals)
+    assert any("Hungary" in str(refusal) and "study" in str(refusal) for refusal in post.refusals)
 
 
 def test_a_study_refuses_cells_as_run_does(tmp_path: Path) -> None:

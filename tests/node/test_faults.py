@@ -8,10 +8,10 @@ import re
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,13 +122,13 @@ def test_an_expired_certificate_lets_no_node_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    class Shifted(datetime.datetime):
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> "Shifted":
-            return cls.fromtimestamp(time.time() - 86400 * 40, tz)
-
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)
+    # In that module alone: cryptography keeps the class `datetime` that it first sees.
+    clock = SimpleNamespace(
+        datetime=SimpleNamespace(now=lambda zone: past), UTC=datetime.UTC, timedelta=datetime.timedelta
+    )
     with monkeypatch.context() as then:
-        then.setattr(datetime, "datetime", Shifted)
+        then.setattr(certificates, "datetime", clock)
         authority = certificates.Authority.make("an authority", 30)
         certificate, key = authority.server("127.0.0.1", 30)
     ends = x509.load_pem_x509_certificate(certificate).not_valid_after_utc

@@ -158,3 +158,47 @@ def test_an_operator_sees_all_studies_with_one_command(several: Several) -> None
     shutil.rmtree(first / "studies")
     with pytest.raises(FileError, match=r"expected a study here, or in studies/NAME/, found none"):
         study_folders(first)
+
+
+def reordered(several: Several) -> None:
+    """Let the second study be the first with its columns in another order: sums of equal lengths and bounds."""
+    columns = '["a", "b", "c"]'
+    assert columns in RIDGE
+    for folder in (one / "studies" / "second" for one in several.homes):
+        (folder / "study.toml").write_text('backend = "mask"\n' + RIDGE.replace(columns, '["c", "b", "a"]'))
+        Folder(folder).approve("an operator", "a test")
+
+
+def test_no_session_mixes_two_studies(several: Several) -> None:
+    """A server addresses a party in turn as of two studies whose sums have equal lengths and bounds, but other columns."""
+    reordered(several)
+    other = [one / "studies" / "second" for one in several.homes]
+
+    class Switching(Post):
+        """Asks party 0 as of the other study from a phase on."""
+
+        def ask(self, party: int, envelope: Envelope, address: int = 0) -> bytes:
+            folder = other[0] if party == 0 and self.phases > 3 else several.folders[party]
+            with closing(Folder(folder).endpoint()) as endpoint:
+                return endpoint.answer(envelope, address)
+
+    post = Switching(several)
+    with pytest.warns(DropoutWarning, match="without site-0"):
+        learned(several, post)
+    assert post.refusals
+    assert all("does not fit this party" in str(one) for one in post.refusals)
+
+
+def test_the_end_of_one_studys_session_plants_no_model_in_another(several: Several) -> None:
+    reordered(several)
+    post = Post(several)
+    weights = learned(several, post)
+    (session,) = post.sessions
+    end = Envelope(Channel.END, session, packed([weights]))
+    second = several.homes[0] / "studies" / "second"
+    with closing(Folder(second).endpoint()) as endpoint, pytest.raises(PolicyError, match="of this study"):
+        endpoint.answer(end, 0)
+    assert not (second / "model.npz").exists()
+    with closing(Folder(several.folders[1]).endpoint()) as endpoint:
+        endpoint.answer(end, 1)
+    assert np.array_equal(model(several.folders[1])[0], weights)
