@@ -238,7 +238,8 @@ def test_the_last_row_of_a_batch_is_read_from_sums_that_are_not_neighbours() -> 
 
 def test_sites_that_replace_all_rows_would_leave_another_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """All batches are known by differences. If only A's rows of `fit` were in, what is left is A's: here, its one row."""
-    rows, model = Rows(2, 6), classifier()
+    rows = Rows(2, 6)
+    model: Any = classifier()
     rows.kept((rows.site != "A") | (np.cumsum(rows.site == "A") == 1))
     others = [site for site in SITES if site != "A"]
     rows.fit(model)
