@@ -47,6 +47,7 @@ from secure_afl.protocol.session.wire import VERSION
 
 SINGLY = 32
 """Refusals in a row that have an entry each."""
+_KINDS = 100  # of refusals, of which the first has an entry whatever went before
 _REFUSALS = Refused | Withheld | MoreRefused | Foreign | Resumed | Closed
 Clock = Callable[[], datetime]
 """Returns the party's own time in UTC. No decision depends on it."""
@@ -185,10 +186,12 @@ class AuditLog:
 
     def refuse(self, event: Refused | Withheld) -> None:
         """Append a refusal. Of more than `SINGLY` in a row, whatever sends them, the rest are counted: an entry says how many
-        whenever their number has doubled.
+        whenever their number has doubled. The first for a new reason has an entry all the same, so that many of one kind do
+        not hide another.
         """
         more = self._known.refusals + 1 - SINGLY
-        if more <= 0:
+        reasons = self._known.reasons
+        if more <= 0 or (_reason(event) not in reasons and len(reasons) < _KINDS):
             self.append(event)
             return
         self._known.refusals += 1
@@ -366,6 +369,7 @@ class Known:
         self.memory = Memory()
         self.revoked = 0
         self.refusals = 0  # since any other entry
+        self.reasons: set[tuple[str, str]] = set()  # of refusals
         self._size, self._content = 0, hashlib.sha256()
 
     def take(self, number: int, event: AnyEvent, line: bytes) -> None:
@@ -380,6 +384,7 @@ class Known:
             self.refusals = max(self.refusals, SINGLY + event.count)
         elif isinstance(event, Refused | Withheld):
             self.refusals += 1
+            self.reasons.add(_reason(event))
         self.number, self.previous, self.closed = number, line_digest(line[:-1]), isinstance(event, Closed)
         self.noted.add(encoded(event))
         _decide(self.approved, event)
@@ -391,6 +396,10 @@ class Known:
         """Whether a file holds these lines and no others."""
         same = len(data) == self._size and hashlib.sha256(data).digest() == self._content.digest()
         return bool(data) and same
+
+
+def _reason(event: Refused | Withheld) -> tuple[str, str]:
+    return event.kind, event.reason if isinstance(event, Refused) else ""
 
 
 def approvals(chain: Chain) -> dict[bytes, Approved]:

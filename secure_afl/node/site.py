@@ -205,8 +205,6 @@ class Folder:
 
     def _check_named_once(self, data: Data) -> None:
         """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
-        if self.home == self.path:
-            return
         for other in study_folders(self.home):
             if other == self.path or not (other / "data.toml").exists():
                 continue

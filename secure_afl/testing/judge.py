@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from secure_afl.protocol.session.errors import visible
 from secure_afl.testing import leaks
 from secure_afl.testing.record import (
     Claims,
@@ -37,7 +38,10 @@ USUAL = (3, 4, 5)  # cohorts, and lengths up to 64, that are no situation of the
 
 @dataclass(frozen=True)
 class Row:
-    """One property. note: what was seen, the reason, or the extent; replay: what shows it again; schedule: the same, as data."""
+    """One property. note: what was seen, the reason, or the extent; replay: what shows it again; schedule: the same, as data.
+
+    A note can hold text of the system under test, so it has no characters that steer a terminal or that XML forbids.
+    """
 
     name: str
     claim: str
@@ -46,6 +50,9 @@ class Row:
     replay: str = ""
     seconds: float = 0.0
     schedule: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "note", visible(self.note, kept="\n"))
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,9 @@ class Report:
 
     system: str
     rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "system", visible(self.system))
 
     def having(self, verdict: Verdict) -> tuple[str, ...]:
         """The names of the properties with this verdict."""

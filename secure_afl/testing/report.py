@@ -30,7 +30,7 @@ def as_junit(report: Report) -> bytes:
             suite, "testcase", classname=report.system, name=row.name, time=f"{row.seconds:.3f}"
         )
         if row.verdict == "failed":
-            failure = ElementTree.SubElement(case, "failure", message=row.note.splitlines()[0])
+            failure = ElementTree.SubElement(case, "failure", message=row.note.partition("\n")[0])
             failure.text = f"expected that {row.claim}\n{row.note}\nreplay: {row.replay}"
         elif row.verdict != "passed":
             ElementTree.SubElement(case, "skipped", message=f"{row.verdict}: {row.note}")

@@ -112,6 +112,16 @@ def test_a_table_has_one_name_in_all_studies(several: Several) -> None:
         Folder(second).data(study)
     (second / "data.toml").write_text('table = "../first/rows.csv"\nname = "rows"\n')
     assert Folder(second).data(study)[3] == "rows"
+    for file in (
+        "study.toml",
+        "rows.csv",
+        "policy.toml",
+        "roster.toml",
+    ):  # and a study in the party's own folder
+        shutil.copy(first / file, several.homes[0] / file)
+    (several.homes[0] / "data.toml").write_text('table = "studies/first/rows.csv"\nname = "renamed"\n')
+    with pytest.raises(FileError, match="by which first knows this table"):
+        Folder(several.homes[0]).data(study)
     assert first != second
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,25 @@ def log(folder: Path) -> bytes:
 
 def taken(folder: Path) -> list[Taken]:
     return [one.event for one in read(log(folder)).entries if isinstance(one.event, Taken)]
+
+
+def test_what_rounding_explains_is_no_other_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines solve a system that is all but singular with other last digits; the certificate says how far apart."""
+    _, study = Folder(Federation(tmp_path).server).terms()
+    own = [np.ones((3, 2))]
+    for rounding, apart, taken_ in (
+        (0.0, 1e-7, True),
+        (0.0, 0.1, False),
+        (0.2, 0.1, True),
+        (0.01, 0.1, False),
+    ):
+        fitted = SimpleNamespace(certificate_=SimpleNamespace(rounding=rounding))
+        monkeypatch.setattr(type(study), "recalled", lambda *said, fitted=fitted: (own, fitted))
+        with nullcontext() if taken_ else pytest.raises(PolicyError, match="the server's is another"):
+            layers, _ = study.follow(
+                {}, Folder(tmp_path / "server").terms()[0].parties.clients, [own[0] + apart]
+            )
+            assert layers is own
 
 
 @pytest.mark.parametrize("study", [RIDGE, DEEP, LAYERED], ids=["ridge", "seeded", "layers"])

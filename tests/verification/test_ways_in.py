@@ -70,11 +70,12 @@ def test_what_cannot_be_checked_is_an_error(runner: CliRunner, wrong: list[str])
 
 def test_reports_escape_what_systems_say() -> None:
     class Named(flawed.Coarse):
-        claims = {**Sound.claims, "name": "<script>"}  # noqa: RUF012
+        claims = {**Sound.claims, "name": "<script>\x1b\0"}  # noqa: RUF012
 
     made = check_aggregator(Named, only=["sums_are_right"], on_fail="collect")
     assert b"<script>" not in report.as_html(made)
-    assert ElementTree.fromstring(report.as_junit(made)).get("name") == "<script>"
+    assert ElementTree.fromstring(report.as_junit(made)).get("name") == r"<script>\x1b\x00"
+    assert "\x1b" not in str(made)
 
 
 def marks(test: object, name: str) -> list[pytest.Mark]:

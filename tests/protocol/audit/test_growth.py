@@ -49,6 +49,21 @@ def test_refused_messages_do_not_fill_the_disk(tmp_path: Path) -> None:
     assert [type(one) for one in events[-4:]] == [Refused, Refused, Refused, Closed]
 
 
+def test_many_refusals_do_not_hide_one_of_another_kind(tmp_path: Path) -> None:
+    """In the weak design whoever sends forty wrong messages hides what comes after."""
+    identity, path, known = Identity.generate(), tmp_path / "log", Known()
+    log = AuditLog(path, identity, "site", Role.CLIENT, clock, known=known)
+    refusals(log, 40)
+    for number in range(5):
+        log.refuse(Refused(bytes(32), number.to_bytes(32), 10, "PolicyError", "a sum of one client"))
+    for number in range(500):
+        log.refuse(Refused(bytes(32), number.to_bytes(32), 10, "PolicyError", f"reason {number}"))
+    log.close()
+    reasons = [one.event.reason for one in read(path.read_bytes()).entries if isinstance(one.event, Refused)]
+    assert reasons.count("a sum of one client") == 1
+    assert len(reasons) < SINGLY + 100
+
+
 def test_checked_lines_are_not_checked_again_but_changed_ones_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
