@@ -31,7 +31,7 @@ LABELS = {
     "TAG_SECRETS": b"secure-afl/2 tag secrets",
     "OPENED": b"secure-afl/2 opened sum",
     "ACCEPTED": b"secure-afl/2 accepted sum",
-    "ACCEPTED_SUMS": b"secure-afl/2 accepted sums",
+    "ACCEPTED_SUMS": b"secure-afl/2 all accepted sums",
     "ENCRYPTION_KEY": b"secure-afl/1 encryption key",
     "KEY_SHARE_COMMITMENT": b"secure-afl/1 key share commitment",
     "CIPHERTEXTS": b"secure-afl/1 sum of ciphertexts",

@@ -25,7 +25,7 @@ signatures = st.binary(min_size=64, max_size=64)
 statements = st.builds(
     messages.Statement,
     digests,
-    st.just(b"") | st.binary(min_size=40, max_size=40),
+    st.just(b"") | st.binary(min_size=40, max_size=40).filter(lambda said: said[-1] > 0),
     st.just(b"") | digests,
     signatures,
 )

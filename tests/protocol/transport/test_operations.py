@@ -27,7 +27,7 @@ from secure_afl.protocol.audit import log
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.durable.store import StoreError
-from secure_afl.protocol.session.errors import AuditError
+from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.sums.remote import Elsewhere, remote
 
@@ -242,7 +242,7 @@ class Cramped(Post):
             with self.disk(self.federation.folders[0], room):
                 try:
                     return super().ask(party, envelope, address)
-                except (StoreError, AuditError) as error:
+                except (StoreError, AuditError, FileError) as error:
                     self.refused[-1].add(type(error).__name__)
         raise AssertionError("a mebibyte is enough")
 

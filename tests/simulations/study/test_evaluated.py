@@ -97,7 +97,7 @@ def test_the_command_shows_where_its_figures_are_from(tmp_path: Path) -> None:
         "bins",
         "bytes more, in a session of their own",
     ):
-        assert text in done.output
+        assert text in " ".join(done.output.split())
         assert text in (tmp_path / "run.html").read_text()
     said = json.loads((tmp_path / "run.json").read_text())["federated_evaluation"]
     assert said["least_rows"] == 5
