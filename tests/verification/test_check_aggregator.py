@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,6 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import MaskedAggregator
-from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing import PropertyFailed, check_aggregator, judge_record, leaks, neutral, record, systems
 from secure_afl.testing.generators import generators_noted
 from secure_afl.testing.judge import PROPERTIES, in_order
@@ -225,25 +223,12 @@ def masked() -> Factory:
     return neutral(lambda network: MaskedAggregator(network=network), largest=5000, slow=True)
 
 
-def encrypted(backend: str, **stated: Any) -> Factory:
-    options: dict[str, Any] = {"release": "sum"} if backend == "ckks" else {}
-    return neutral(
-        lambda network: EncryptedAggregator(backend, network=network, **options),
-        largest=9001,
-        slow=True,
-        **stated,
-    )
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("factory", "not_judged"),
     [
         pytest.param(masked, (), id="mask, active"),
         pytest.param(semi_honest, (), id="mask, semi-honest"),
-        pytest.param(partial(encrypted, "bfv"), ("uploads_look_uniform",), id="bfv"),
-        pytest.param(partial(encrypted, "bfv+mask"), ("uploads_look_uniform",), id="bfv+mask"),
-        pytest.param(partial(encrypted, "ckks", error=2.0**-4), ("uploads_look_uniform",), id="ckks sums"),
     ],
 )
 def test_ours_have_every_property(factory: Callable[[], Factory], not_judged: tuple[str, ...]) -> None:
