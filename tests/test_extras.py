@@ -13,7 +13,7 @@ from test_packaging import LAYERS, ROOT, sources
 from secure_afl.crypto.errors import EXTRAS, MissingExtraError, missing, optional
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"secure_afl", "tests"}
+OWN = {"secure_afl", "tests", "pytest"}  # the last is of `secure_afl.testing.plugin`, for those who have it
 
 
 def named(requirements: Iterable[str]) -> set[str]:

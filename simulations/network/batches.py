@@ -42,17 +42,21 @@ def carrying(opened: Callable[[int], Endpoint]) -> ClientApp:
 
     @app.query(ACTION)  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def answer(message: Message, context: Context) -> Message:
-        batch = to_envelope(message.content)
-        answers: list[tuple[int, bytes | None]] = []
-        for index, data in _ENVELOPES.decode(batch.data) if batch.data else ():
-            asked = to_records(Envelope(batch.channel, batch.session, data))
-            answers.append(
-                (index, to_answer(answer_to(asked, context.node_id, partial(_closing, opened, index))))
-            )
-        number = int(context.node_config["partition-id"])
-        return Message(answer_records(encode((number, answers))), reply_to=message)
+        return _answered(opened, message, context)  # Ray copies this function, and decoders cannot be copied
 
     return app
+
+
+def _answered(opened: Callable[[int], Endpoint], message: Message, context: Context) -> Message:
+    batch = to_envelope(message.content)
+    answers: list[tuple[int, bytes | None]] = []
+    for index, data in _ENVELOPES.decode(batch.data) if batch.data else ():
+        asked = to_records(Envelope(batch.channel, batch.session, data))
+        answers.append(
+            (index, to_answer(answer_to(asked, context.node_id, partial(_closing, opened, index))))
+        )
+    number = int(context.node_config["partition-id"])
+    return Message(answer_records(encode((number, answers))), reply_to=message)
 
 
 def _closing(opened: Callable[[int], Endpoint], index: int, study: bytes) -> "closing[Endpoint]":

