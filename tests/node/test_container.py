@@ -102,8 +102,8 @@ def test_the_steps_give_an_installation_that_runs(tmp_path: Path) -> None:
     (tmp_path / "party").mkdir(mode=0o700)
     for arguments, code, said in (
         (["--help"], 0, "Learn one model"),
-        (["node", "party"], 1, "study.toml"),
-        (["check", "party"], 1, "identity.key"),
+        (["node", "party"], 1, "node.toml"),
+        (["check", "party"], 1, "study.toml"),
     ):
         done = ran([program, *arguments])
         assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr
