@@ -24,7 +24,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.runtime import RuntimeHttpClient
 from worlds.folders import Federation
-from worlds.patience import HANG
+from worlds.patience import HANG, until
 from worlds.superlinks import taken_task
 
 from secure_afl.protocol.audit.chain import read
@@ -169,7 +169,7 @@ def test_a_stranger_starts_a_run_and_takes_its_task_at_a_stock_superlink(stock: 
     """With its token it sends messages to every node in a ServerApp's place, and reads what they say."""
     grid, _ = taken_task(stock.network.public, stock.authority.read_bytes())
     try:
-        assert len(list(grid.get_node_ids())) == 2
+        until(lambda: len(list(grid.get_node_ids())) == 2)  # nodes register by and by
     finally:
         grid.close()
 
