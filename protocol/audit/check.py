@@ -79,6 +79,11 @@ class Log:
     begun: Begun
     chain: Chain
 
+    def of(self, kind: type[E]) -> list[At[E]]:
+        """The events of one kind, in order."""
+        entries = enumerate(self.chain.entries, 1)
+        return [At(line, entry, entry.event) for line, entry in entries if isinstance(entry.event, kind)]
+
 
 @dataclass
 class View:
@@ -269,28 +274,23 @@ def _resumed(log: Log) -> Iterator[Finding]:
 
 
 def _renewed(log: Log) -> Iterator[Finding]:
-    for line, entry in enumerate(log.chain.entries, 1):
-        if isinstance(entry.event, Renewed):
-            left = (
-                "although a vector of it had left" if entry.event.uploaded else "of which no vector had left"
-            )
-            yield Finding(
-                log.file,
-                line,
-                f"{log.begun.party} renewed a data set of session {session_name(entry.event.used)} for another session, {left}",
-            )
+    for one in log.of(Renewed):
+        left = "although a vector of it had left" if one.event.uploaded else "of which no vector had left"
+        yield Finding(
+            log.file,
+            one.line,
+            f"{log.begun.party} renewed a data set of session {session_name(one.event.used)} for another session, {left}",
+        )
 
 
 def _forgotten(log: Log) -> Iterator[Finding]:
-    for line, entry in enumerate(log.chain.entries, 1):
-        event = entry.event
-        if isinstance(event, Forgotten):
-            yield Finding(
-                log.file,
-                line,
-                f"{event.by} began the ledger of {log.begun.party} anew, so which data sets were used before is known to its "
-                f"people alone: {event.reason}",
-            )
+    for one in log.of(Forgotten):
+        yield Finding(
+            log.file,
+            one.line,
+            f"{one.event.by} began the ledger of {log.begun.party} anew, so which data sets were used before is known to its "
+            f"people alone: {one.event.reason}",
+        )
 
 
 def _decided(log: Log) -> Iterator[Finding]:
@@ -307,25 +307,23 @@ def _decided(log: Log) -> Iterator[Finding]:
 
 
 def _foreign(log: Log) -> Iterator[Finding]:
-    for line, entry in enumerate(log.chain.entries, 1):
-        if isinstance(entry.event, Foreign):
-            yield Finding(
-                log.file,
-                line,
-                f"{log.begun.party} refused a message of another protocol, {entry.event.kind!r}, of a run of the app "
-                f"{entry.event.app[:16]}…: someone submitted that app, and none of its code ran here",
-            )
+    for one in log.of(Foreign):
+        yield Finding(
+            log.file,
+            one.line,
+            f"{log.begun.party} refused a message of another protocol, {one.event.kind!r}, of a run of the app "
+            f"{one.event.app[:16]}…: someone submitted that app, and none of its code ran here",
+        )
 
 
 def _twins(log: Log) -> Iterator[Finding]:
-    for line, entry in enumerate(log.chain.entries, 1):
-        if isinstance(entry.event, Twins):
-            yield Finding(
-                log.file,
-                line,
-                f"{log.begun.party} saw two nodes with the identity of {entry.event.party}: its folder was copied, or a killed "
-                "node replaced",
-            )
+    for one in log.of(Twins):
+        yield Finding(
+            log.file,
+            one.line,
+            f"{log.begun.party} saw two nodes with the identity of {one.event.party}: its folder was copied, or a killed "
+            "node replaced",
+        )
 
 
 def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from msgspec import structs
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
-from worlds.coded import FLAGS, Coded, flag_table
+from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 from worlds.folders import Post, join
 
 from secure_afl.crypto.errors import SecureAflError
@@ -266,9 +266,8 @@ def test_sites_that_agreed_on_other_least_rows_refuse_the_sum(flags: Path, tmp_p
 
 def test_networks_are_bound_to_the_codebook_too() -> None:
     network = '[fedacnnl]\ninput_shape = [5]\nlayers = [["Dense", 4], ["ReLU"]]\nencoder = "mixed"\n'
-    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
     studies = [
-        study_file.parse(f"{STUDY}{network}[codebook]\nleast_rows = {least}\n{inside}") for least in (5, 6)
+        study_file.parse(f"{STUDY}{network}[codebook]\nleast_rows = {least}\n{INSIDE}") for least in (5, 6)
     ]
     ours, theirs = ([one.statistic for one in study.plan(4)] for study in studies)
     assert len(ours) == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds.coded import FLAGS, Coded, flag_table
+from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 from worlds.folders import Post
 
 from secure_afl.errors import DataError, DropoutWarning
@@ -129,9 +129,8 @@ def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> No
     ],
 )
 def test_studies_that_cannot_count_are_refused(lines: str, message: str) -> None:
-    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
     with pytest.raises(FileError, match=message):
-        study_file.parse(f'backend = "mask"\nmax_rows = 100\n{lines}[codebook]\n{inside}')
+        study_file.parse(f'backend = "mask"\nmax_rows = 100\n{lines}[codebook]\n{INSIDE}')
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: reports of studies are not tested here")
 
-from worlds.coded import FLAGS, Coded, flag_table
+from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 
 from secure_afl.node.flower_app import exposed
 from secure_afl.node.preflight import looked_at
@@ -16,8 +16,6 @@ from secure_afl.node.study import parse
 from secure_afl.protocol.files import policy
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.policy import Policy
-
-INSIDE = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
 
 
 def test_a_report_names_the_smallest_cell_and_warns(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds.coded import FLAGS, Coded, flag_table
+from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 from worlds.folders import Post
 
 from secure_afl.analytic.evaluation import Classified, classified
@@ -165,17 +165,15 @@ def test_held_out_rows_are_spread_and_the_same_in_all_versions() -> None:
     ],
 )
 def test_studies_that_cannot_count_held_out_rows_are_refused(lines: str, message: str) -> None:
-    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
     with pytest.raises(FileError, match=message):
-        study_file.parse(f'backend = "mask"\nmax_rows = 100\n{lines}[codebook]\n{inside}')
+        study_file.parse(f'backend = "mask"\nmax_rows = 100\n{lines}[codebook]\n{INSIDE}')
     with pytest.raises(FileError, match="expected the backend mask"):
-        study_file.parse(f'backend = "bfv"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\n{inside}')
+        study_file.parse(f'backend = "bfv"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\n{INSIDE}')
 
 
 def test_a_party_that_checks_no_sums_counts_none() -> None:
-    inside = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
     study = study_file.parse(
-        f'backend = "mask"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\n{inside}'
+        f'backend = "mask"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\n{INSIDE}'
     )
     study.check_policy(Policy())
     with pytest.raises(PolicyError, match="sites compute the model"):

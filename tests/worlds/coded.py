@@ -34,6 +34,8 @@ kind = "classes"
 column = "sick"
 classes = ["no", "yes"]
 """
+INSIDE = FLAGS.replace("[columns]", "[codebook.columns]").replace("[outcome]", "[codebook.outcome]")
+"""The same codebook as a part of a study's file."""
 
 
 def flag_table(folder: Path, sites: int = 3) -> Path:
