@@ -8,10 +8,9 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from secure_afl.analytic.discriminants import Discriminants, check_priors, discriminants
-from secure_afl.analytic.moments import Scaling
 from secure_afl.errors import DataError
-from secure_afl.models.estimator import FederatedClassifier, parse_labels, parse_penalty
-from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets
+from secure_afl.models.estimator import FederatedClassifier, parse_penalty
+from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets, class_targets
 from secure_afl.sums.aggregation import Aggregator
 
 
@@ -82,12 +81,9 @@ class FederatedLDA(FederatedClassifier, FederatedTable):
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
         if self.classes is None and y is None:
             raise DataError("expected classes that were agreed on, got none: no party sees all labels")
-        labels = np.asarray(self.classes)[:0] if y is None else y
-        places, classes = parse_labels(labels, self.classes, sites, rows)
-        check_priors(self.priors, len(classes))
-        one_hot = (places[:, None] == np.arange(len(classes))).astype(np.float64)
-        names = tuple(str(label) for label in classes)
-        return Targets(names, Scaling.none(len(names)), 1.0, True, classes), one_hot
+        targets, one_hot = class_targets(y, self.classes, sites, rows)
+        check_priors(self.priors, targets.width)
+        return targets, one_hot
 
     def _penalty(self) -> float:
         penalty = parse_penalty(self.ridge)

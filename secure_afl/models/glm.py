@@ -21,7 +21,6 @@ from sklearn.utils.validation import column_or_1d
 from secure_afl.analytic import glm
 from secure_afl.analytic.families import LOGISTIC, POISSON, Family
 from secure_afl.analytic.glm import ClientRows, Fitted, GeneralisedRegression, Opened, Rules
-from secure_afl.analytic.moments import Scaling
 from secure_afl.analytic.quasi_newton import Progress, Start, State, progress
 from secure_afl.errors import ColumnWarning, DataError, SolveError
 from secure_afl.models.columns import Columns
@@ -30,11 +29,20 @@ from secure_afl.models.estimator import (
     feature_names,
     parse_features,
     parse_integer,
-    parse_labels,
     parse_real,
 )
 from secure_afl.models.ridge import numbers
-from secure_afl.models.sums import SUM_BITS, Agreed, FederatedTable, Floats, Kept, Places, Table, Targets
+from secure_afl.models.sums import (
+    SUM_BITS,
+    Agreed,
+    FederatedTable,
+    Floats,
+    Kept,
+    Places,
+    Table,
+    Targets,
+    class_targets,
+)
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.session.policy import Policy
@@ -574,11 +582,9 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
             raise DataError("expected classes that were agreed on, got none: no party sees all labels")
         if self.classes is not None:
             _two(len(self.classes))
-        labels = np.asarray(self.classes)[:0] if y is None else y
-        places, classes = parse_labels(labels, self.classes, sites, rows)
-        _two(len(classes))
-        one_hot = (places[:, None] == np.arange(2)).astype(np.float64)
-        return Targets(tuple(map(str, classes)), Scaling.none(2), 1.0, True, classes), one_hot
+        targets, one_hot = class_targets(y, self.classes, sites, rows)
+        _two(targets.width)
+        return targets, one_hot
 
     def _take(self, coef: Floats, targets: Targets) -> None:
         assert targets.labels is not None

@@ -22,12 +22,11 @@ from secure_afl.models.columns import Columns
 from secure_afl.models.estimator import (
     FederatedClassifier,
     parse_integer,
-    parse_labels,
     parse_penalty,
     parse_real,
 )
 from secure_afl.models.personal import adapted
-from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets
+from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets, class_targets
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.sums.aggregation import Aggregator
 from secure_afl.sums.counted import Counts, CountsFirst
@@ -384,12 +383,10 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
             raise DataError(
                 "expected classes that were agreed on, got none: no party sees all labels, and with privacy they tell of rows"
             )
-        labels = np.asarray(self.classes)[:0] if y is None else y
-        places, classes = parse_labels(labels, self.classes, sites, rows)
-        self._class_weights(classes)
-        one_hot = (places[:, None] == np.arange(len(classes))).astype(np.float64)
-        names = tuple(str(label) for label in classes)
-        return Targets(names, Scaling.none(len(names)), 1.0, True, classes), one_hot
+        targets, one_hot = class_targets(y, self.classes, sites, rows)
+        assert targets.labels is not None
+        self._class_weights(targets.labels)
+        return targets, one_hot
 
     _balance: Floats | None = None  # of each class in a balanced fit, the largest is 1
 

@@ -31,6 +31,7 @@ from secure_afl.models.estimator import (
     feature_names,
     parse_features,
     parse_integer,
+    parse_labels,
     parse_real,
     rows_by_site,
 )
@@ -68,6 +69,17 @@ class Targets:
     @property
     def width(self) -> int:
         return len(self.names)
+
+
+def class_targets(y: Any, agreed: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
+    """Classes as targets, and the one-hot Y (rows, classes). y: labels (rows,), None for those that are agreed alone, with no
+    rows. Raises `DataError`.
+    """
+    labels = np.asarray(agreed)[:0] if y is None else y
+    places, classes = parse_labels(labels, agreed, sites, rows)
+    one_hot = (places[:, None] == np.arange(len(classes))).astype(np.float64)
+    names = tuple(str(label) for label in classes)
+    return Targets(names, Scaling.none(len(names)), 1.0, True, classes), one_hot
 
 
 NO_TARGETS = Targets((), Scaling.none(0), 1.0, False)
