@@ -257,7 +257,8 @@ class Fleet:
         length = response.headers.get("content-length", "")
         if not length.isdecimal() or "content-encoding" in response.headers:
             raise FleetError(
-                f"expected answers of {self._superlink} with a length and without compression, got others: does a proxy "
+                f"expected answers of {self._superlink} with a length and without compression, got content-length "
+                f"{length[:32]!r} and content-encoding {response.headers.get('content-encoding', '')[:32]!r}: does a proxy "
                 "change them?"
             )
         if response.request.url.path != _PULL_OBJECT:
