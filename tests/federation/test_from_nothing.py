@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds.patience import HANG
+from worlds.patience import HANG, until
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nothing of a deployment is tested here")
 
@@ -91,6 +91,15 @@ class Machine:
                 program.wait(HANG)
 
 
+def listens(port: int) -> bool:
+    """Whether something on this machine answers at a port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.long
 def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path) -> None:
     provision, admit, check, serve, run = commands("coordinating.md")
@@ -130,13 +139,7 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
         sent += 1
 
     with office.running(serve):
-        ends = time.monotonic() + HANG
-        while time.monotonic() < ends:
-            try:
-                socket.create_connection(("127.0.0.1", private), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+        until(lambda: listens(private))
         assert "ready" in office.type(check)
         for name, site in sites.items():
             assert "ready" in site.type(at(name, check_party))
