@@ -18,7 +18,7 @@ from typing import Any
 
 from secure_afl.federation.project import Project
 from secure_afl.federation.project import read as read_project
-from secure_afl.node.site import HELD_OUT, REPORT, Folder
+from secure_afl.node.site import DISCLOSURE, HELD_OUT, REPORT, Folder
 from secure_afl.node.study import Study
 from secure_afl.protocol.audit.check import Report, Session, verify
 from secure_afl.protocol.audit.events import Approved, Released, Revoked, Taken
@@ -110,7 +110,7 @@ def record(path: Path, logs: Mapping[str, bytes], language: str = "en") -> Page:
             Part(titles["study"], tuple(_study(folder, study, party, said))),
             Part(
                 titles["protection"],
-                (*_protection(terms, study, sessions, party, said), *_exposed(path / REPORT, said)),
+                (*_protection(terms, study, sessions, party, said), *_exposed(path, said)),
             ),
             Part(titles["parties"], table=_parties(terms, sessions, said)),
             Part(titles["decisions"], table=_decisions(report, study, said)),
@@ -214,15 +214,18 @@ def _checked(session: Session, said: Mapping[str, Any]) -> Iterator[tuple[str, s
         yield label, sentences[key].format(names=", ".join(names), digest=digest)
 
 
-def _exposed(report: Path, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The smallest cell of the opened sum and what to be warned of, of the last run of the server's folder.
+def _exposed(path: Path, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The smallest cell of the last opened sum and what to be warned of: at a party of the sum that it checked.
 
-    Raises `FileError` for a file that is not as a server writes it.
+    Raises `FileError` for a file that is not as the server or the party writes it.
     """
+    report = path / (REPORT if (path / REPORT).exists() else DISCLOSURE)
     if not report.exists():
         return
     try:
-        found = json.loads(whole.read_text(report)).get("disclosure")
+        found = json.loads(whole.read_text(report))
+        if report.name == REPORT:
+            found = found.get("disclosure")
         if found is None:
             return
         cell, rows, pooled, columns = (
@@ -230,7 +233,9 @@ def _exposed(report: Path, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         )
         few, thin = rows < LEAST_ROWS, pooled <= columns
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise FileError(f"{report}: expected the report of a run, as the server writes it") from None
+        raise FileError(
+            f"{report}: expected the smallest cell of a run, as the server or the node writes it"
+        ) from None
     labels, sentences = said["labels"], said["sentences"]
     yield labels["smallest"], sentences["smallest"].format(cell=cell, rows=rows, pooled=pooled)
     for applies, name in ((few, "few"), (thin, "thin")):

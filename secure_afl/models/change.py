@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.errors import DataError
+from secure_afl.protocol.session.parameters import SumPlan
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -215,6 +216,14 @@ class Change:
                     f"{len(rows)} rows that are not so: rows could be read from the difference of the sums; wait for more "
                     "rows"
                 )
+
+
+def change_plan(fit: SumPlan, session: bytes, least_rows: int, clients: int, agreement: str) -> SumPlan:
+    """The sum of what changes in a session's sum. fit: the plan of such a sum, with the digits that vectors have; clients: all
+    of the old sum's. Sites that mean another session or least_rows refuse the name.
+    """
+    name = f"change {session.hex()[:12]}/{least_rows}" + (f", {agreement}" if agreement else "")
+    return replace(fit, statistic=name, units=True, survivors=clients, system=None)
 
 
 def unchanged(data_set: str) -> str:

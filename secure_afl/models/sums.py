@@ -24,7 +24,7 @@ from secure_afl.analytic.statistics import PublicBounds, SufficientStatistics, a
 from secure_afl.crypto.fixed_point import FixedPoint
 from secure_afl.crypto.noise import Noise
 from secure_afl.errors import ColumnWarning, DataError, SolveError
-from secure_afl.models.change import Change, Inside, Labels, unchanged
+from secure_afl.models.change import Change, Inside, Labels, change_plan, unchanged
 from secure_afl.models.columns import Columns
 from secure_afl.models.estimator import (
     Federated,
@@ -681,32 +681,20 @@ class FederatedTable(Federated):
         table, agreed = given._parsed(X, y, site, sample_weight)
         kept.check_agreed(agreed)
         labels, least = Labels.parse(batch, withdrawn, len(table.X)), parse_integer("least_rows", least_rows)
-        columns = np.column_stack([np.ones(len(table.X)), table.X, table.Y])
         contributions: dict[str, Contribution] = {
             name: (np.zeros(old.length, np.int64), unchanged(self.data_set)) for name in old.survivors
         }
         inside = dict(self._inside)
-        for name, mine in table.sites.items():
+        for name in table.sites:
             if name not in inside:
                 raise DataError(f"expected sites that are in the sum ({', '.join(inside)}), got {name!r}")
-
-            def packed(rows: Places, name: str = name) -> Floats:
-                return self._statistics(name, table, rows, agreed.bounds).pack()
-
-            change = Change.of(name, labels, mine, inside[name])
-            inside[name] = change.changed(packed, inside[name])
-            change.check(columns, table.roots, self.data_set, least)
-            contributions[name] = change.units(packed, encoding), change.ledger_name(self.data_set)
-        (first,) = self._plan(kept.agreed, len(old.survivors))
-        plan = replace(
-            first,
-            statistic=f"change of {old.session.hex()[:16]}"
-            + (f", {self.agreement}" if self.agreement else ""),
-            fraction_bits=encoding.fraction_bits,
-            units=True,
-            survivors=len(old.survivors),
-            system=None,
-        )
+            contributions[name], inside[name] = self._change(
+                name, table, agreed.bounds, labels, inside[name], encoding, least
+            )
+        clients = len(old.survivors)
+        (first,) = self._plan(kept.agreed, clients)
+        first = replace(first, fraction_bits=encoding.fraction_bits)
+        plan = change_plan(first, old.session, least, clients, self.agreement)
         aggregator = self._ask()
         try:
             aggregator.open(old.survivors, [plan])
@@ -730,6 +718,43 @@ class FederatedTable(Federated):
         self._keep(new)
         self._learn(new, result)
         return self
+
+    def change(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        who: str,
+        sample_weight: npt.ArrayLike | None,
+        labels: Labels,
+        inside: Inside,
+        encoding: FixedPoint,
+        least_rows: int,
+    ) -> tuple[Contribution, Inside]:
+        """One site's side of `update`: what it puts into the sum, in units of the old sum's encoding, and what it has in the sum
+        then. Raises `DataError` that names `who`.
+        """
+        table, bounds = self._own(X, y, who, sample_weight)
+        return self._change(who, table, bounds, labels, inside, encoding, least_rows)
+
+    def _change(
+        self,
+        who: str,
+        table: Table,
+        bounds: PublicBounds,
+        labels: Labels,
+        inside: Inside,
+        encoding: FixedPoint,
+        least_rows: int,
+    ) -> tuple[Contribution, Inside]:
+        def packed(rows: Places) -> Floats:
+            return self._statistics(who, table, rows, bounds).pack()
+
+        change = Change.of(who, labels, table.sites[who], inside)
+        after = change.changed(packed, inside)
+        change.check(
+            np.column_stack([np.ones(len(table.X)), table.X, table.Y]), table.roots, self.data_set, least_rows
+        )
+        return (change.units(packed, encoding), change.ledger_name(self.data_set)), after
 
     def _changeable(self) -> tuple[Kept, Aggregate, FixedPoint]:
         """The sum that can change. Raises `DataError`."""

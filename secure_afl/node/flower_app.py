@@ -16,8 +16,8 @@ from typing import Any
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node import held_out
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
-from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder
-from secure_afl.node.study import Study, packed
+from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder, exposed
+from secure_afl.node.study import packed
 from secure_afl.protocol.audit.events import Role, Twins
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
@@ -196,23 +196,6 @@ def _learn(
     }
     events.learned(report, len(terms.parties.clients.members))
     return report
-
-
-def exposed(study: Study, fitted: Any) -> dict[str, Any] | None:
-    """The smallest cell of the sum that was opened, and warnings; None where no exact sum of rows by a codebook was."""
-    statistics = getattr(fitted, "statistics_", None)
-    if study.codebook is None or study.codebook.weights or study.privacy or statistics is None:
-        return None
-    from secure_afl.tables.disclosure import smallest
-
-    found = smallest(statistics.gram, statistics.cross, study.codebook)
-    return {
-        "smallest_cell": found.cell,
-        "smallest_cell_rows": found.rows,
-        "pooled_rows": found.pooled,
-        "columns": found.columns,
-        "warnings": found.warnings(),
-    }
 
 
 def _phases(aggregator: RemoteMaskedAggregator | RemoteEncryptedAggregator) -> list[dict[str, Any]]:

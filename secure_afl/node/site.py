@@ -10,6 +10,7 @@
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
     rows.json       made by the node: the digest of the rows in the first sum of a session
     held_out.json   how good the model is on held-out rows, where the study has such; of a party, by the sum that it checked
+    disclosure.json made by the node: the smallest cell of the sum that it checked; the server's is in its report
     report.json     made by the server: what a run cost, or failure.json: why no model came of it
     progress.json   made by the server: where a run is; runs/: what each run left
     *.previous.*    of an earlier session, put aside when the next one began
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from secure_afl.tables.model import Model
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
-FAILURE, HELD_OUT, ROWS = "failure.json", "held_out.json", "rows.json"
+FAILURE, HELD_OUT, ROWS, DISCLOSURE = "failure.json", "held_out.json", "rows.json", "disclosure.json"
 ALL = "all"
 """Of studies: those that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
@@ -521,16 +522,19 @@ class Folder:
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-        adapts, of_table = study.adapts(layers, announced), None
+        adapts, of_table, cell = study.adapts(layers, announced), None, None
         if not sums.unverified:
             digests = tuple(one.digest.hex() for _, one in sorted(sums.verified.items()))
             layers, fitted = study.follow(sums.verified, clients, layers)
             of_table = _model(study, fitted, session, digests) if study.tabular else None
+            cell = exposed(study, fitted)
         elif study.tabular:
             of_table = _of_table(study, layers[-1], file, session, sums.unverified)
         self.keep(MODEL, layers)
         if found := held_out.accepted(study, sums.verified, clients):
             self.keep_figures(found.json())
+        if cell:
+            whole.replace(self.path / DISCLOSURE, (json.dumps(cell, indent=1) + "\n").encode())
         if of_table:
             of_table.save(self.path / TABLE_MODEL)
         if adapts and (self.path / "data.toml").exists():
@@ -558,7 +562,7 @@ class Folder:
 
     def put_aside(self) -> None:
         """What an earlier session left is not taken for a result of the one under way: see `whole.put_aside`."""
-        for name in (MODEL, TABLE_MODEL, PERSONAL, HELD_OUT, REPORT, FAILURE):
+        for name in (MODEL, TABLE_MODEL, PERSONAL, HELD_OUT, DISCLOSURE, REPORT, FAILURE):
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
@@ -574,6 +578,23 @@ class Folder:
             beside.replace(self.path / name)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def exposed(study: Study, fitted: Any) -> dict[str, Any] | None:
+    """The smallest cell of the sum that was opened, and warnings; None where no exact sum of rows by a codebook was."""
+    statistics = getattr(fitted, "statistics_", None)
+    if study.codebook is None or study.codebook.weights or study.privacy or statistics is None:
+        return None
+    from secure_afl.tables.disclosure import smallest
+
+    found = smallest(statistics.gram, statistics.cross, study.codebook)
+    return {
+        "smallest_cell": found.cell,
+        "smallest_cell_rows": found.rows,
+        "pooled_rows": found.pooled,
+        "columns": found.columns,
+        "warnings": found.warnings(),
+    }
 
 
 def _where(folder: Path, data: Data) -> str:

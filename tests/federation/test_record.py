@@ -89,19 +89,22 @@ def test_the_smallest_cell_of_the_opened_sum_is_named_and_warned_of(tmp_path: Pa
     told = {"smallest_cell": "stage = IV", "smallest_cell_rows": 2, "pooled_rows": 40, "columns": 60}
     at.write_text(json.dumps({"disclosure": told}))
     for language in LANGUAGES:
-        found = list(record._exposed(at, record.words(language)))
+        found = list(record._exposed(tmp_path, record.words(language)))
         assert found[0][1].startswith("stage = IV")
         assert len(found) == 3
     assert ("Smallest cell of the total", "stage = IV: 2 rows of 40 in all") in list(
-        record._exposed(at, record.words("en"))
+        record._exposed(tmp_path, record.words("en"))
     )
     at.write_text(json.dumps({"disclosure": told | {"smallest_cell_rows": 5, "columns": 3}}))
-    assert len(list(record._exposed(at, record.words("de")))) == 1
+    assert len(list(record._exposed(tmp_path, record.words("de")))) == 1
     at.write_text(json.dumps({"disclosure": None}))
-    assert not list(record._exposed(at, record.words("fr")))
+    assert not list(record._exposed(tmp_path, record.words("fr")))
     at.write_text(json.dumps({"disclosure": {"smallest_cell": "a"}}))
-    with pytest.raises(FileError, match="expected the report of a run"):
-        list(record._exposed(at, record.words("en")))
+    with pytest.raises(FileError, match="expected the smallest cell of a run"):
+        list(record._exposed(tmp_path, record.words("en")))
+    at.unlink()
+    (tmp_path / "disclosure.json").write_text(json.dumps(told))  # a party's, of the sum that it checked
+    assert len(list(record._exposed(tmp_path, record.words("en")))) == 3
 
 
 def test_what_cannot_be_told_is_not_guessed(federation: Federation) -> None:

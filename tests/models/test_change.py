@@ -12,9 +12,10 @@ from secure_afl import FederatedPCA, FederatedRidge, FederatedRidgeClassifier, M
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
-from secure_afl.models.change import Change, leverages, most_leverage
+from secure_afl.models.change import Change, change_plan, leverages, most_leverage
 from secure_afl.models.sums import FederatedTable
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
+from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
@@ -306,6 +307,15 @@ def test_leverages_are_those_of_the_hat_matrix(seed: int, rows: int, columns: in
 
 
 # ---- what is refused ----
+
+
+def test_sites_that_disagree_about_least_rows_refuse_the_change() -> None:
+    """A server that plans with another number asks for a sum of another name; without it in the name both would go on."""
+    fit, session = SumPlan("ridge statistics 1 of 1, agreed", 3, 9.0), bytes(range(32))
+    plans = [change_plan(fit, session, least, 3, "a" * 36) for least in (5, 4, 999_999)]
+    assert len({one.statistic for one in plans}) == 3
+    assert len({one.spec(3) for one in plans}) == 3
+    assert plans[0].spec(3) != change_plan(fit, session[::-1], 5, 3, "a" * 36).spec(3)
 
 
 def test_a_batch_comes_in_once_and_a_withdrawal_is_made_once() -> None:

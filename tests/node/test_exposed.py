@@ -1,17 +1,14 @@
 """What an opened sum of a study shows, in its report; and a policy that asks for more."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: reports of studies are not tested here")
-
 from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 
-from secure_afl.node.flower_app import exposed
 from secure_afl.node.preflight import looked_at
-from secure_afl.node.site import Folder
+from secure_afl.node.site import DISCLOSURE, Folder, exposed
 from secure_afl.node.study import parse
 from secure_afl.protocol.files import policy
 from secure_afl.protocol.session.errors import FileError, PolicyError
@@ -42,6 +39,8 @@ def test_a_report_names_the_smallest_cell_and_warns(tmp_path: Path) -> None:
         if cell:
             assert (found["smallest_cell"], found["smallest_cell_rows"]) == (cell, rows)
         assert bool(found["warnings"]) is (least_rows == 1)
+        for folder in hospitals.folders:  # each party by the sum that it checked
+            assert json.loads((folder / DISCLOSURE).read_text()) == json.loads(json.dumps(found))
 
 
 def test_a_policy_can_ask_for_noise_or_weights_where_there_are_categories(tmp_path: Path) -> None:
