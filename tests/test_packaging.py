@@ -48,6 +48,15 @@ def test_the_app_that_flower_runs_is_installed_with_us() -> None:
     assert folder / "pyproject.toml" in ours
 
 
+def test_the_vectors_are_installed_with_us() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folder = ROOT / "protocol"
+    patterns = setup["package-data"]["secure_afl.protocol"]
+    installed = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    assert installed == {path for path in (folder / "vectors").rglob("*") if path.is_file()}
+    assert {folder / "vectors" / name for name in ("README.md", "schema.json", "kdf.json")} <= installed
+
+
 def test_every_folder_with_code_is_a_package() -> None:
     for folder in TOP:
         for path in sources(folder):

@@ -1,7 +1,6 @@
-"""Writes v2/*.json: `python tests/vectors/make.py` (from an environment with secure_afl). Same bytes every time.
+"""Writes protocol/vectors/: `python tests/vectors/make.py` (from an environment with secure_afl). Same bytes every time.
 
-A file has a version, a description, the operations that it uses, and cases. A case has a name, an operation, the
-operation's input, and either its output or "refused" with the reason. "about" names the message in question.
+What the files hold: protocol/vectors/README.md.
 """
 
 import json
@@ -13,9 +12,16 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[0] = str(HERE.parent)
 
-from vectors import code_cases, key_cases, lattice_cases, message_cases
+from secure_afl.protocol.session.wire import VERSION
+from vectors import code_cases, key_cases, lattice_cases, message_cases, transcripts
 from vectors.cases import Vectors
 from vectors.ours import OPERATIONS
+
+FOLDER = HERE.parents[1] / "protocol" / "vectors"
+FORMAT = 2
+"""Of the files, not of the protocol. 1 wrote every integer in decimal digits."""
+EXACT = 2**53
+"""Integers from here on are not exact as a JSON number everywhere."""
 
 FILES = {
     "kdf": key_cases.kdf,
@@ -36,45 +42,70 @@ FILES = {
 
 
 NOTATION = (
-    "Integers are exact, of 64 bits and more. Bytes and doubles are hexadecimal. In outputs, bytes over 256 are "
-    "given as their SHA-256 and number, and more than 64 words likewise, as 8 bytes each, little endian."
+    "Bytes are hexadecimal. Doubles are hexadecimal floats. Integers of 2^53 and more, either sign, are strings: 0x and "
+    "hexadecimal digits. In outputs, bytes over 256 are given as their SHA-256 and number, and more than 64 words "
+    "likewise, as 8 bytes each, little endian."
 )
 
 
 def text(vectors: Vectors) -> str:
-    """A file: a line for each operation and each case."""
+    """A file of cases: a line for each operation and each case."""
     used = sorted({one["operation"] for one in vectors.cases})
-    operations = {name: OPERATIONS[name].__doc__ for name in used}
-    lines = [
-        "{",
-        f'"version": {line("secure-afl/2")},',
-        f'"description": {line(vectors.description)},',
-        f'"notation": {line(NOTATION)},',
-        '"operations": {',
-        ",\n".join(f"{line(name)}: {line(what)}" for name, what in operations.items()),
-        "},",
-        '"cases": [',
-        ",\n".join(map(line, vectors.cases)),
-        "]",
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
+    operations = {name: " ".join((OPERATIONS[name].__doc__ or "").split()) for name in used}
+    head = {"version": VERSION, "format": FORMAT, "description": vectors.description, "notation": NOTATION}
+    return lined({**head, "operations": operations, "cases": vectors.cases})
 
 
-def line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True)
+def lined(value: dict[str, Any]) -> str:
+    """JSON with a line for each field, and for each entry of a list or object in a field."""
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {field(one)}" for name, one in value.items()) + "\n}\n"
 
 
-def made() -> dict[str, str]:
-    """Every file by its name."""
-    return {f"{name}.json": text(cases()) for name, cases in FILES.items()}
+def field(value: Any) -> str:
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(name)}: {json.dumps(portable(one))}" for name, one in value.items()]
+        return "{\n" + ",\n".join(entries) + "\n}"
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(portable(one)) for one in value) + "\n]"
+    return json.dumps(portable(value))
+
+
+def portable(value: Any) -> Any:
+    """With large integers as hexadecimal strings."""
+    if isinstance(value, dict):
+        return {name: portable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(one) for one in value]
+    return hex(value) if isinstance(value, int) and abs(value) >= EXACT else value
+
+
+def read(value: Any) -> Any:
+    """The opposite of `portable`. A hexadecimal float begins with 0x, too, but has a p."""
+    if isinstance(value, dict):
+        return {name: read(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [read(one) for one in value]
+    is_integer = isinstance(value, str) and value.lstrip("-").startswith("0x") and "p" not in value
+    return int(value, 16) if is_integer else value
+
+
+def cases() -> dict[str, str]:
+    """Every file of cases by its name."""
+    return {f"{name}.json": text(made()) for name, made in FILES.items()}
+
+
+def sessions() -> dict[str, str]:
+    """Every file of a session by its name."""
+    made = transcripts.sessions()
+    return {
+        f"sessions/{name}.json": lined({"version": VERSION, "format": FORMAT, **one})
+        for name, one in made.items()
+    }
 
 
 def main() -> None:
-    folder = HERE / "v2"
-    folder.mkdir(exist_ok=True)
-    for name, content in made().items():
-        (folder / name).write_text(content, encoding="utf-8")
+    for name, content in (cases() | sessions()).items():
+        (FOLDER / name).write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,22 @@ import pytest
 from reference import kdf as reference_kdf
 from reference.operations import OPERATIONS as REFERENCE
 from reference.refused import Refused
-from vectors import make, ours
+from vectors import make, ours, transcripts
 
 from secure_afl.crypto import fixed_point
+from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.crypto.lattice import parameter_sets
-from secure_afl.protocol.session.wire import Message
+from secure_afl.protocol.session.profile import Profile, Verify
+from secure_afl.protocol.session.wire import VERSION, Message
 
 TESTS = Path(__file__).parents[1]
-FOLDER = TESTS / "vectors" / "v2"
-FILES = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+FOLDER = make.FOLDER
+FILES = {
+    path.name: make.read(json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(FOLDER.glob("*.json"))
+    if path.name != "schema.json"
+}
 CASES: list[dict[str, Any]] = [case for file in FILES.values() for case in file["cases"]]
 
 # Defined for every input of the right type: nothing to refuse.
@@ -120,16 +126,61 @@ def test_vectors_hold_for_the_reference(name: str) -> None:
             raise
 
 
-def test_one_command_makes_these_very_files() -> None:
-    made = make.made()
-    assert made.keys() == FILES.keys()
+def same_as_in_the_folder(made: dict[str, str], pattern: str) -> None:
+    assert made.keys() == {str(path.relative_to(FOLDER)) for path in FOLDER.glob(pattern)} - {"schema.json"}
     for name, text in made.items():
         assert (FOLDER / name).read_bytes() == text.encode(), f"{name}: run python tests/vectors/make.py"
 
 
+def test_one_command_makes_these_very_files() -> None:
+    same_as_in_the_folder(make.cases(), "*.json")
+
+
+@pytest.mark.slow
+def test_sessions_are_what_our_parties_say() -> None:
+    same_as_in_the_folder(make.sessions(), "sessions/*.json")
+
+
+def test_sessions_have_both_profiles_dropouts_and_verified_sums() -> None:
+    sessions = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("sessions/*.json")}
+    assert sessions.keys() == transcripts.SCRIPTS.keys()
+    scripts = transcripts.SCRIPTS.values()
+    assert {one.profile for one in scripts} == set(Profile)
+    assert {one.suite for one in scripts} == set(Suite)
+    assert {one.verify for one in scripts} == set(Verify)
+    for session in sessions.values():
+        assert any(one["participants"] != one["survivors"] for one in session["sums"])
+        for one in session["sums"]:
+            vectors = [
+                session["clients"][str(who)]["rounds"][one["round"]]["encoded"] for who in one["survivors"]
+            ]
+            assert one["sum"] == [sum(column) for column in zip(*vectors, strict=True)]
+
+
+def test_consents_are_signed_under_this_label() -> None:
+    """A literal: code and reference would change together."""
+    session = json.loads((FOLDER / "sessions" / "active-hybrid.json").read_text())
+    for client in session["clients"].values():
+        signed = bytes.fromhex(client["rounds"][0].get("consent_signed", ""))
+        assert not signed or signed.startswith(b"secure-afl/1 signed consent" + bytes(7) + b"\x20")
+
+
+def test_numbers_are_exact_as_doubles() -> None:
+    """JSON in other languages reads numbers as doubles."""
+
+    def check(value: Any) -> None:
+        assert not isinstance(value, float)
+        assert not isinstance(value, int) or abs(value) < 2**53
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(one)
+
+    for path in FOLDER.rglob("*.json"):
+        check(json.loads(path.read_text(encoding="utf-8")))
+
+
 def test_files_say_what_they_are() -> None:
     for name, file in FILES.items():
-        assert file["version"] == "secure-afl/2"
+        assert file["version"] == VERSION
         assert file["description"]
         assert file["operations"].keys() == {case["operation"] for case in file["cases"]}
         names = [case["name"] for case in file["cases"]]
