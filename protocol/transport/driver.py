@@ -28,7 +28,7 @@ or failed, or at the phase's deadline."""
 
 
 @dataclass(frozen=True)
-class Envelope:
+class Packet:
     """A message in transit. upward: from the client to the server; phase: the server's state."""
 
     phase: str
@@ -40,20 +40,20 @@ class Envelope:
 class Network(Protocol):
     """The network between the parties. It may drop, delay, repeat, reorder or replace messages."""
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
+    def carry(self, packet: Packet) -> Iterable[Packet]:
         """Called for every sent message; returns the messages to deliver now, in order."""
 
-    def flush(self, phase: str) -> Iterable[Envelope]:
+    def flush(self, phase: str) -> Iterable[Packet]:
         """Called at a phase's deadline until it returns nothing; returns the delayed messages."""
 
 
 class PerfectNetwork:
     """Delivers every message once, at once."""
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        return [envelope]
+    def carry(self, packet: Packet) -> Iterable[Packet]:
+        return [packet]
 
-    def flush(self, phase: str) -> Iterable[Envelope]:
+    def flush(self, phase: str) -> Iterable[Packet]:
         return []
 
 
@@ -161,20 +161,20 @@ class Local:
         phase's deadline.
         """
 
-        def sent(party: int, data: bytes, *, upward: bool) -> Iterator[Envelope]:
+        def sent(party: int, data: bytes, *, upward: bool) -> Iterator[Packet]:
             meter.count(phase, party, len(data), upward=upward)
-            return iter(self._network.carry(Envelope(phase, party, upward, data)))
+            return iter(self._network.carry(Packet(phase, party, upward, data)))
 
-        def delivered(envelopes: Iterator[Envelope]) -> Iterator[tuple[str, int, bytes]]:
-            under_way = [envelopes]  # answers go before the network's other messages
+        def delivered(packets: Iterator[Packet]) -> Iterator[tuple[str, int, bytes]]:
+            under_way = [packets]  # answers go before the network's other messages
             while under_way:
-                envelope = next(under_way[-1], None)
-                if envelope is None:
+                packet = next(under_way[-1], None)
+                if packet is None:
                     under_way.pop()
-                elif envelope.upward:
-                    yield envelope.phase, envelope.client, envelope.data
-                elif (answer := self._answer(envelope, contribute, meter)) is not None:
-                    under_way.append(sent(envelope.client, answer, upward=True))
+                elif packet.upward:
+                    yield packet.phase, packet.client, packet.data
+                elif (answer := self._answer(packet, contribute, meter)) is not None:
+                    under_way.append(sent(packet.client, answer, upward=True))
 
         for party in outbox:
             with spending(meter.of(phase).add_server):  # some outboxes encode a message only now
@@ -183,16 +183,16 @@ class Local:
         while held := list(self._network.flush(phase)):
             yield from delivered(iter(held))
 
-    def _answer(self, envelope: Envelope, contribute: Contribute, meter: Meter) -> bytes | None:
+    def _answer(self, packet: Packet, contribute: Contribute, meter: Meter) -> bytes | None:
         """The receiver's answer; None if it refuses."""
-        cost, party = meter.of(envelope.phase), envelope.client
+        cost, party = meter.of(packet.phase), packet.client
         receiver = self._holders.get(party) or self._clients.get(party)
         if receiver is None:
             return None  # late, from another session on the same network: masked sums have no key holders
         add = cost.add_holder if party in self._holders else partial(cost.add_client, party)
         try:
             with spending(add):
-                answer = receiver.receive(envelope.data)
+                answer = receiver.receive(packet.data)
             if isinstance(answer, SumWanted):
                 # Computing the statistic is the application's time, not the protocol's.
                 values, data_set = contribute(party, answer)

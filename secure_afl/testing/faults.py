@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -56,11 +56,11 @@ class Fault:
         if isinstance(self.handling, str) and self.handling not in HANDLING:
             raise ValueError(f"expected a handling from {', '.join(HANDLING)}, got {self.handling!r}")
 
-    def meets(self, envelope: Envelope) -> bool:
+    def meets(self, packet: Packet) -> bool:
         return (
-            self.phase in (None, envelope.phase)
-            and (self.clients is None or envelope.client in self.clients)
-            and self.upward in (None, envelope.upward)
+            self.phase in (None, packet.phase)
+            and (self.clients is None or packet.client in self.clients)
+            and self.upward in (None, packet.upward)
         )
 
 
@@ -77,33 +77,33 @@ class FaultyNetwork:
     def __init__(self, faults: Sequence[Fault], seed: int = 0) -> None:
         self._faults = faults
         self._random = random.Random(seed)
-        self._shuffled: list[Envelope] = []
-        self._late: list[Envelope] = []
+        self._shuffled: list[Packet] = []
+        self._late: list[Packet] = []
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        fault = next((fault for fault in self._faults if fault.meets(envelope)), None)
+    def carry(self, packet: Packet) -> Iterable[Packet]:
+        fault = next((fault for fault in self._faults if fault.meets(packet)), None)
         match fault.handling if fault else None:
             case None:
-                return [envelope]
+                return [packet]
             case "drop":
                 return []
             case "late":
-                self._late.append(envelope)
+                self._late.append(packet)
                 return []
             case "shuffle":
-                self._shuffled.append(envelope)
+                self._shuffled.append(packet)
                 return []
             case "repeat":
-                return [envelope, envelope]
+                return [packet, packet]
             case str() as change:
-                return [replace(envelope, data=CHANGES[change](envelope.data, self._random))]
+                return [replace(packet, data=CHANGES[change](packet.data, self._random))]
             case function:
-                return [replace(envelope, data=function(envelope.data))]
+                return [replace(packet, data=function(packet.data))]
 
-    def flush(self, phase: str) -> Iterable[Envelope]:
+    def flush(self, phase: str) -> Iterable[Packet]:
         # What is late for one phase comes in the middle of the next.
-        late = [envelope for envelope in self._late if envelope.phase != phase]
-        self._late = [envelope for envelope in self._late if envelope.phase == phase]
+        late = [packet for packet in self._late if packet.phase != phase]
+        self._late = [packet for packet in self._late if packet.phase == phase]
         due = self._shuffled + late
         self._shuffled = []
         self._random.shuffle(due)

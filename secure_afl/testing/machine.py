@@ -64,7 +64,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum, Outbox
 from secure_afl.protocol.session.wire import Message, WireError, decode, encode
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
 
@@ -157,9 +157,9 @@ class Session:
     server: MaskingServer
     vectors: dict[tuple[int, int], npt.NDArray[np.float64]]
     clients: dict[int, MaskingClient] = field(default_factory=dict)
-    in_flight: list[Envelope] = field(default_factory=list)
-    told: list[Envelope] = field(default_factory=list)
-    said: list[Envelope] = field(default_factory=list)
+    in_flight: list[Packet] = field(default_factory=list)
+    told: list[Packet] = field(default_factory=list)
+    said: list[Packet] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
     deceived: bool = False
     round: int = -1
@@ -350,21 +350,21 @@ class SecureSumMachine(RuleBasedStateMachine):
         session, network = self.session, FaultyNetwork(then.faults, then.seed)
         while session.in_flight:
             sent, session.in_flight = session.in_flight, []
-            for envelope in sent:
-                self._expect_less(envelope, then.faults)
-                for arriving in network.carry(envelope):
+            for packet in sent:
+                self._expect_less(packet, then.faults)
+                for arriving in network.carry(packet):
                     self._deliver(arriving)
             for arriving in [] if session.in_flight else network.flush(session.state.value):
                 self._deliver(arriving)
         self._deadline()
         session.in_flight += network.flush("")
 
-    def _expect_less(self, envelope: Envelope, faults: Sequence[Fault]) -> None:
+    def _expect_less(self, packet: Packet, faults: Sequence[Fault]) -> None:
         """Faults may cost the session a client, or two where one gets to see an altered message of another."""
-        handling = next((fault.handling for fault in faults if fault.meets(envelope)), "repeat")
+        handling = next((fault.handling for fault in faults if fault.meets(packet)), "repeat")
         if handling not in ("repeat", "shuffle"):
-            self.session.lost.add(envelope.client)
-        self.session.deceived |= handling in CHANGES and not envelope.upward
+            self.session.lost.add(packet.client)
+        self.session.deceived |= handling in CHANGES and not packet.upward
 
     @step(which=_which, of=_which, to=_which, other=st.booleans())
     def replay(self, which: int, of: int, to: int, other: bool) -> None:
@@ -407,9 +407,9 @@ class SecureSumMachine(RuleBasedStateMachine):
         """The server says something of its own to a client, who hears it at once."""
         session = self.session
         session.deceived = True
-        envelope = Envelope(session.state.value, client, upward=False, data=encode(message))
-        session.told.append(envelope)
-        self._deliver(envelope)
+        packet = Packet(session.state.value, client, upward=False, data=encode(message))
+        session.told.append(packet)
+        self._deliver(packet)
 
     def _view(self, client: int, views: Sequence[Collection[int]]) -> tuple[int, ...]:
         """Clients of the cohort without those that this client, by its number, is not shown."""
@@ -461,11 +461,11 @@ class SecureSumMachine(RuleBasedStateMachine):
         session = self.session
         down = [at for at, one in enumerate(session.in_flight) if not one.upward]
         for at in down if everybody else [down[which % len(down)]]:
-            envelope = session.in_flight[at]
-            lies = list(_lies(envelope.data))
+            packet = session.in_flight[at]
+            lies = list(_lies(packet.data))
             if lies:
                 session.deceived = True
-                session.in_flight[at] = told = replace(envelope, data=encode(lies[how % len(lies)]))
+                session.in_flight[at] = told = replace(packet, data=encode(lies[how % len(lies)]))
                 session.told.append(told)
 
     # ---- what moves ------------------------------------------------------------------------------
@@ -479,9 +479,9 @@ class SecureSumMachine(RuleBasedStateMachine):
             hold(not self._must_go_on(), f"the server aborted although nothing stands in the way: {error}")
             return False
         for client, data in outbox.items():
-            envelope = Envelope(session.state.value, client, upward=False, data=data)
-            session.told.append(envelope)
-            session.in_flight.append(envelope)
+            packet = Packet(session.state.value, client, upward=False, data=data)
+            session.told.append(packet)
+            session.in_flight.append(packet)
         return True
 
     def _must_go_on(self) -> bool:
@@ -510,37 +510,37 @@ class SecureSumMachine(RuleBasedStateMachine):
         self.session.released.append((server.result(), self.session.counted))
         return server.advance() if self.session.state is ServerState.OPENED else {}
 
-    def _deliver(self, envelope: Envelope) -> None:
-        party = self.session.server if envelope.upward else self.session.clients[envelope.client]
+    def _deliver(self, packet: Packet) -> None:
+        party = self.session.server if packet.upward else self.session.clients[packet.client]
         before = party.state
         try:
-            if envelope.upward:
-                self._to_server(envelope)
+            if packet.upward:
+                self._to_server(packet)
             else:
-                self._to_client(envelope)
+                self._to_client(packet)
         except ProtocolError:
-            who = "the server" if envelope.upward else self.roster.name(envelope.client)
+            who = "the server" if packet.upward else self.roster.name(packet.client)
             hold(party.state is before, f"{who} went from {before.value} to {party.state.value} on a refusal")
 
-    def _to_server(self, envelope: Envelope) -> None:
-        session, index = self.session, envelope.client
-        session.server.receive(index, envelope.data)
-        own = any((one.client, one.data) == (index, envelope.data) for one in session.said)
+    def _to_server(self, packet: Packet) -> None:
+        session, index = self.session, packet.client
+        session.server.receive(index, packet.data)
+        own = any((one.client, one.data) == (index, packet.data) for one in session.said)
         hold(own, f"the server took what {self.roster.name(index)} did not say")
-        if isinstance(_said(envelope.data), Upload):
+        if isinstance(_said(packet.data), Upload):
             session.counted |= {index}
 
-    def _to_client(self, envelope: Envelope) -> None:
-        session, index = self.session, envelope.client
+    def _to_client(self, packet: Packet) -> None:
+        session, index = self.session, packet.client
         client = session.clients[index]
-        answer = client.receive(envelope.data)
+        answer = client.receive(packet.data)
         if isinstance(answer, SumWanted):
             try:
                 answer = client.contribute(answer, session.vectors[answer.round, index], self.data_set)
             except PolicyError:  # the data set was used before; nothing else is wrong with these vectors
                 session.lost.add(index)
                 return
-        said = Envelope(session.state.value, index, upward=True, data=answer)
+        said = Packet(session.state.value, index, upward=True, data=answer)
         session.said.append(said)
         session.in_flight.append(said)
         self._note(session, index, _said(answer))

@@ -6,7 +6,7 @@ from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.protocol.session.parameters import SumPlan
-from secure_afl.protocol.transport.driver import Envelope, Network, PerfectNetwork
+from secure_afl.protocol.transport.driver import Network, Packet, PerfectNetwork
 from secure_afl.sums.aggregation import Aggregate, Aggregator
 from secure_afl.testing.record import Claims, claims
 from secure_afl.testing.systems import Carry
@@ -21,19 +21,15 @@ class _Link:
     carried: Carry
     clients: Sequence[str] = field(default_factory=tuple)
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        known = envelope.client < len(self.clients)
+    def carry(self, packet: Packet) -> Iterable[Packet]:
+        known = packet.client < len(self.clients)
         party = (
-            self.clients[envelope.client]
-            if known
-            else f"key holder {envelope.client - len(self.clients) + 1}"
+            self.clients[packet.client] if known else f"key holder {packet.client - len(self.clients) + 1}"
         )
-        parties = (party, "server") if envelope.upward else ("server", party)
-        return [
-            replace(envelope, data=data) for data in self.carried(envelope.phase, *parties, envelope.data)
-        ]
+        parties = (party, "server") if packet.upward else ("server", party)
+        return [replace(packet, data=data) for data in self.carried(packet.phase, *parties, packet.data)]
 
-    def flush(self, phase: str) -> Iterable[Envelope]:
+    def flush(self, phase: str) -> Iterable[Packet]:
         return []
 
 

@@ -9,7 +9,7 @@ from secure_afl.crypto.lattice.parameter_sets import Lattice, Residues
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import messages as masked
 from secure_afl.protocol.session.wire import decode
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 from secure_afl.simulations.data.dataset import Floats
 
 MASKED, ENCRYPTED = "collecting", "encrypting"
@@ -19,14 +19,14 @@ class Tap(PerfectNetwork):
     """Keep every message, as a server can. silent: clients whose uploads are lost."""
 
     def __init__(self) -> None:
-        self.seen: list[Envelope] = []
+        self.seen: list[Packet] = []
         self.silent: frozenset[int] = frozenset()
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        if envelope.upward and envelope.phase in (MASKED, ENCRYPTED) and envelope.client in self.silent:
+    def carry(self, packet: Packet) -> list[Packet]:
+        if packet.upward and packet.phase in (MASKED, ENCRYPTED) and packet.client in self.silent:
             return []
-        self.seen.append(envelope)
-        return [envelope]
+        self.seen.append(packet)
+        return [packet]
 
     def frame(self, phase: str, client: int) -> memoryview:
         """A client's last message in a phase, without its signature."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto import ring
 from secure_afl.crypto.errors import SecureAflError
-from secure_afl.protocol.transport.driver import Contribution, Envelope, Exchange
+from secure_afl.protocol.transport.driver import Contribution, Exchange, Packet
 from secure_afl.simulations.overhead.grid import Cell
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -94,12 +94,12 @@ class _Counting(FaultyNetwork):
         self.down: dict[tuple[int, str], int] = defaultdict(int)
         self.arrived: dict[str, int] = defaultdict(int)
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        sent = self.up if envelope.upward else self.down
-        sent[envelope.client, envelope.phase] += len(envelope.data)
-        delivered = list(super().carry(envelope))
-        if envelope.upward:
-            self.arrived[envelope.phase] += sum(len(one.data) for one in delivered)
+    def carry(self, packet: Packet) -> Iterable[Packet]:
+        sent = self.up if packet.upward else self.down
+        sent[packet.client, packet.phase] += len(packet.data)
+        delivered = list(super().carry(packet))
+        if packet.upward:
+            self.arrived[packet.phase] += sum(len(one.data) for one in delivered)
         return delivered
 
 

@@ -30,7 +30,7 @@ from secure_afl.protocol.session.parameters import PARAMETERS, Profile, SumWante
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.server import Outbox, SignedServer
 from secure_afl.protocol.session.wire import WireError, answered, decode, encode, sign_frame
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 
 VICTIM = 1  # the client that is lied to, or whose key signs what servers are sent
 ROUNDS = 2
@@ -242,19 +242,19 @@ class Held(PerfectNetwork):
     """Delivers what is sent, and keeps it."""
 
     def __init__(self) -> None:
-        self.seen: list[Envelope] = []
+        self.seen: list[Packet] = []
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        self.seen.append(envelope)
-        return [envelope]
+    def carry(self, packet: Packet) -> list[Packet]:
+        self.seen.append(packet)
+        return [packet]
 
     def bases(self, transcript: bytes = b"") -> dict[str, bytes]:
         """One of each kind of message, without signatures; the server's as if of another session."""
         found: dict[str, bytes] = {}
-        for envelope in self.seen:
-            data = envelope.data[:-SIGNATURE_BYTES] if envelope.upward else envelope.data
+        for packet in self.seen:
+            data = packet.data[:-SIGNATURE_BYTES] if packet.upward else packet.data
             tree = tree_of(data)
-            if not envelope.upward and transcript and len(tree) > 1 and tree[0] not in _NO_TRANSCRIPT:
+            if not packet.upward and transcript and len(tree) > 1 and tree[0] not in _NO_TRANSCRIPT:
                 tree[1] = transcript
             found.setdefault(tree[0], msgpack.encode(tree))
         return found

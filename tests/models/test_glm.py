@@ -28,7 +28,7 @@ from secure_afl.models.estimator import rows_by_site
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.profile import Trust, Verify
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 from secure_afl.sums.aggregation import Aggregate
 
 CLEAR = Policy(backends=frozenset({"plain"}))
@@ -57,13 +57,13 @@ class LostLater:
 
     uploads = 0
 
-    def carry(self, envelope: Envelope) -> Iterable[Envelope]:
-        if envelope.phase == "collecting" and envelope.client == 3 and envelope.upward:
+    def carry(self, packet: Packet) -> Iterable[Packet]:
+        if packet.phase == "collecting" and packet.client == 3 and packet.upward:
             self.uploads += 1
-            return [envelope] if self.uploads < 4 else []
-        return [envelope]
+            return [packet] if self.uploads < 4 else []
+        return [packet]
 
-    def flush(self, phase: str) -> Iterable[Envelope]:
+    def flush(self, phase: str) -> Iterable[Packet]:
         return []
 
 

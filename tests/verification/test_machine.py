@@ -26,7 +26,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import WireError
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.testing import check_aggregator, neutral
 from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine, Session
@@ -65,9 +65,9 @@ def test_runs_reach_what_they_are_about() -> None:
             super().__init__()
             self.events: set[str] = set()
 
-        def _deliver(self, envelope: Envelope) -> None:
+        def _deliver(self, packet: Packet) -> None:
             said, waiting = len(self.session.said), self.session.server.waiting_for
-            super()._deliver(envelope)
+            super()._deliver(packet)
             if (said, waiting) == (len(self.session.said), self.session.server.waiting_for):
                 self.events.add("refused")
 

@@ -22,7 +22,7 @@ from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Profile, SumPlan
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.wire import encode
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 from secure_afl.protocol.transport.masked import Cohort
 from secure_afl.testing import strategies
 from secure_afl.testing.faults import HANDLING, Fault, FaultyNetwork
@@ -216,7 +216,7 @@ def test_dropouts_fall_silent_once_and_for_good(n: int, most: int, data: st.Data
     for phase, clients in schedule.items():
         for later in strategies.PHASES[strategies.PHASES.index(phase) :]:
             for client in clients:
-                assert any(fault.meets(Envelope(later, client, True, b"")) for fault in faults)
+                assert any(fault.meets(Packet(later, client, True, b"")) for fault in faults)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import decode
-from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
+from secure_afl.protocol.transport.driver import Contribution, Network, Packet, PerfectNetwork
 from secure_afl.protocol.transport.masked import Cohort
 
 BOUND = 100.0
@@ -130,9 +130,9 @@ class Session:
     def opened(self, result: OpenedSum) -> npt.NDArray[np.int64]:
         return ring.signed(result.values, self.encodings[result.round].width)
 
-    def message(self, envelope: Envelope) -> FromClient:
+    def message(self, packet: Packet) -> FromClient:
         """What a client's frame says."""
-        return decode(memoryview(envelope.data)[:-SIGNATURE_BYTES], FROM_CLIENT)
+        return decode(memoryview(packet.data)[:-SIGNATURE_BYTES], FROM_CLIENT)
 
 
 def link(cohort: Any) -> Any:
@@ -144,13 +144,13 @@ class Tap(PerfectNetwork):
     """Keeps every message, as a server does."""
 
     def __init__(self) -> None:
-        self.seen: list[Envelope] = []
+        self.seen: list[Packet] = []
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        self.seen.append(envelope)
-        return [envelope]
+    def carry(self, packet: Packet) -> list[Packet]:
+        self.seen.append(packet)
+        return [packet]
 
-    def last(self, phase: str, client: int, *, upward: bool = True) -> Envelope:
+    def last(self, phase: str, client: int, *, upward: bool = True) -> Packet:
         return [e for e in self.seen if (e.phase, e.client, e.upward) == (phase, client, upward)][-1]
 
 
@@ -159,16 +159,16 @@ class Backwards(PerfectNetwork):
 
     def __init__(self, phase: str, silent: Sequence[int]) -> None:
         self._phase, self._silent = phase, silent
-        self._held: list[Envelope] = []
+        self._held: list[Packet] = []
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        if not envelope.upward:
-            return [envelope]
-        if envelope.phase != self._phase or envelope.client not in self._silent:
-            self._held.append(envelope)
+    def carry(self, packet: Packet) -> list[Packet]:
+        if not packet.upward:
+            return [packet]
+        if packet.phase != self._phase or packet.client not in self._silent:
+            self._held.append(packet)
         return []
 
-    def flush(self, phase: str) -> list[Envelope]:
+    def flush(self, phase: str) -> list[Packet]:
         held, self._held = self._held[::-1], []
         return held
 

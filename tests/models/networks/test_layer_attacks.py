@@ -16,7 +16,7 @@ from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Trust
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 from secure_afl.simulations.data.dataset import load
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggregator
 
@@ -31,11 +31,11 @@ class LosesOne(PerfectNetwork):
     def __init__(self, client: int, first: int) -> None:
         self.client, self.first, self.uploads = client, first, 0
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        if envelope.upward and envelope.phase == "collecting" and envelope.client == self.client:
+    def carry(self, packet: Packet) -> list[Packet]:
+        if packet.upward and packet.phase == "collecting" and packet.client == self.client:
             self.uploads += 1
-            return [] if self.uploads >= self.first else [envelope]
-        return [envelope]
+            return [] if self.uploads >= self.first else [packet]
+        return [packet]
 
 
 def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,9 +92,9 @@ def test_who_dropped_out_before_is_not_asked_again() -> None:
     X, y, site = rows()
 
     class Once(LosesOne):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            lost = super().carry(envelope)
-            return lost if self.uploads <= 1 else [envelope]
+        def carry(self, packet: Packet) -> list[Packet]:
+            lost = super().carry(packet)
+            return lost if self.uploads <= 1 else [packet]
 
     wire = Once(2, first=1)
     model = FedACnnL(NETWORK, encoder="spatial", max_rows=64, aggregator=aggregator(wire, TRUSTING))

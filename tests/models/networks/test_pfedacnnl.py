@@ -24,8 +24,8 @@ from secure_afl.models.personal_head import own_head
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.transport.driver import Envelope
 from secure_afl.protocol.transport.driver import Network as Wire
+from secure_afl.protocol.transport.driver import Packet
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
 from secure_afl.sums.aggregation import Aggregator, MaskedAggregator, PlainAggregator
@@ -247,12 +247,12 @@ def test_a_group_is_not_made_smaller_by_dropouts(upload: int) -> None:
             super().__init__()
             self.uploads = Counter[int]()
 
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if envelope.upward and envelope.phase == "collecting":
-                self.uploads[envelope.client] += 1
-                if envelope.client in (1, 5) and self.uploads[envelope.client] >= upload:
+        def carry(self, packet: Packet) -> list[Packet]:
+            if packet.upward and packet.phase == "collecting":
+                self.uploads[packet.client] += 1
+                if packet.client in (1, 5) and self.uploads[packet.client] >= upload:
                     return []
-            return super().carry(envelope)
+            return super().carry(packet)
 
     with pytest.raises(RoundAbortedError) as aborted:
         fitted(masked(Loses()), rows, groups=2)

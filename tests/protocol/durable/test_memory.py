@@ -14,7 +14,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RemoteProtocolError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 
@@ -25,11 +25,11 @@ class Restarts(PerfectNetwork):
         self._restart = restart
         self.restarts = 0
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        if not envelope.upward:
-            self._restart(envelope.client)
+    def carry(self, packet: Packet) -> list[Packet]:
+        if not packet.upward:
+            self._restart(packet.client)
             self.restarts += 1
-        return [envelope]
+        return [packet]
 
 
 def again(party: Any, fresh: Any) -> Any:

@@ -39,7 +39,7 @@ from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Profile, SumWanted
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import sign_frame
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 
 # ---- boxes ---------------------------------------------------------------------------------------
 
@@ -533,9 +533,9 @@ class Dying(PerfectNetwork):
     def __init__(self, restart: Callable[[], None]) -> None:
         self._restart = restart
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
+    def carry(self, packet: Packet) -> list[Packet]:
         self._restart()
-        return [envelope]
+        return [packet]
 
 
 class Handle:

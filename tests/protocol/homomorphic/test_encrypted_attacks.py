@@ -67,7 +67,7 @@ from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan, SumWant
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import Message, answered, decode, encode, sign_frame
-from secure_afl.protocol.transport.driver import Contribution, Envelope, Network, PerfectNetwork
+from secure_afl.protocol.transport.driver import Contribution, Network, Packet, PerfectNetwork
 from secure_afl.protocol.transport.encrypted import EncryptedCohort, layered_sum
 from secure_afl.protocol.transport.masked import Cohort
 
@@ -416,9 +416,9 @@ def test_a_client_tags_one_upload_once_and_only_for_signed_challenges() -> None:
 
 def test_a_contributor_without_tags_has_the_round_begun_anew_and_one_sum_is_opened() -> None:
     class Silent(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            silent = envelope.client == 3 and envelope.upward and envelope.phase == "checking"
-            return [] if silent else [envelope]
+        def carry(self, packet: Packet) -> list[Packet]:
+            silent = packet.client == 3 and packet.upward and packet.phase == "checking"
+            return [] if silent else [packet]
 
     world = World()
     cohort = world.cohort(Silent())
@@ -865,15 +865,15 @@ def test_a_key_holder_that_is_missing_or_at_fault(phase: str, how: str) -> None:
     }
 
     class Faulty(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if not (envelope.upward and envelope.client == 5 and envelope.phase == phase):
-                return [envelope]
+        def carry(self, packet: Packet) -> list[Packet]:
+            if not (packet.upward and packet.client == 5 and packet.phase == phase):
+                return [packet]
             if how == "missing":
                 return []
             say: Any = msgspec.Raw(b"\xc0") if how == "signed nonsense" else wrong[phase]
             question = cohort.server._questions[5]
             frame = sign_frame(world.identities[5], cohort.server._transcript, question, 5, say)
-            return [Envelope(phase, 5, True, frame)]
+            return [Packet(phase, 5, True, frame)]
 
     cohort = world.cohort(Faulty())
 
@@ -897,13 +897,13 @@ def test_a_single_key_holder_that_releases_what_is_no_sum(encryption: Encryption
     masks = world.masks() if encryption.masked else None
 
     class Lies(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if not (envelope.upward and envelope.phase == "opening"):
-                return [envelope]
+        def carry(self, packet: Packet) -> list[Packet]:
+            if not (packet.upward and packet.phase == "opening"):
+                return [packet]
             server = cohort.server
             say = Opened(0, memoryview(large.tobytes()))
             frame = sign_frame(world.identities[4], server._transcript, server._questions[4], 4, say)
-            return [Envelope(envelope.phase, 4, True, frame)]
+            return [Packet(packet.phase, 4, True, frame)]
 
     cohort = world.cohort(Lies(), masks=masks)
     cohort.set_up()
@@ -1163,13 +1163,13 @@ def test_over_long_messages_are_refused_unread_and_no_honest_one_is(world: World
     """What the network or a lying server sends may be any length; memory follows the agreement."""
 
     class Pads(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if not envelope.upward:
-                party: Any = cohort.holders.get(envelope.client) or cohort.clients[envelope.client]
+        def carry(self, packet: Packet) -> list[Packet]:
+            if not packet.upward:
+                party: Any = cohort.holders.get(packet.client) or cohort.clients[packet.client]
                 long = bytes(party.largest_message + 1)
                 with pytest.raises(RemoteProtocolError, match=r"expected at most \d+ bytes"):
                     party.receive(long)
-            return [envelope]
+            return [packet]
 
     cohort = world.cohort(Pads())
     cohort.set_up()
@@ -1199,12 +1199,12 @@ def test_a_flipped_bit_on_the_way() -> None:
         def __init__(self, phase: str, upward: bool) -> None:
             self.phase, self.upward = phase, upward
 
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if (envelope.phase, envelope.client, envelope.upward) != (self.phase, 3, self.upward):
-                return [envelope]
-            data = bytearray(envelope.data)
+        def carry(self, packet: Packet) -> list[Packet]:
+            if (packet.phase, packet.client, packet.upward) != (self.phase, 3, self.upward):
+                return [packet]
+            data = bytearray(packet.data)
             data[len(data) // 2] ^= 1
-            return [Envelope(envelope.phase, 3, self.upward, bytes(data))]
+            return [Packet(packet.phase, 3, self.upward, bytes(data))]
 
     for phase in ("inviting", "encrypting", "checking"):
         for upward in (False, True):

@@ -15,7 +15,7 @@ from secure_afl.protocol.masking.states import ServerState as MaskingState
 from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport import driver
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: KeyWorld(n) for n in (3, 4, 5, 6)}
@@ -30,16 +30,16 @@ class Switched(FaultyNetwork):
 
     over = False
 
-    def carry(self, envelope: Envelope):  # type: ignore[no-untyped-def]
-        return [envelope] if self.over else super().carry(envelope)
+    def carry(self, packet: Packet):  # type: ignore[no-untyped-def]
+        return [packet] if self.over else super().carry(packet)
 
 
 class Once(FaultyNetwork):
     """Each fault meets one message only."""
 
-    def carry(self, envelope: Envelope):  # type: ignore[no-untyped-def]
-        found = next((fault for fault in self._faults if fault.meets(envelope)), None)
-        carried = super().carry(envelope)
+    def carry(self, packet: Packet):  # type: ignore[no-untyped-def]
+        found = next((fault for fault in self._faults if fault.meets(packet)), None)
+        carried = super().carry(packet)
         self._faults = [fault for fault in self._faults if fault is not found]
         return carried
 
@@ -345,12 +345,12 @@ def test_a_vector_that_is_masked_and_not_yet_encrypted_has_not_left() -> None:
     uploaded: dict[str, set[bool]] = {}
 
     class Watches(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            if envelope.upward and envelope.phase in ("collecting", "encrypting"):
-                known = world.ledgers[envelope.client].used(session.data_set)
+        def carry(self, packet: Packet) -> list[Packet]:
+            if packet.upward and packet.phase in ("collecting", "encrypting"):
+                known = world.ledgers[packet.client].used(session.data_set)
                 assert known
-                uploaded.setdefault(envelope.phase, set()).add(known[1])
-            return [envelope]
+                uploaded.setdefault(packet.phase, set()).add(known[1])
+            return [packet]
 
     session = world.session(Watches())
     session.set_up().sum()

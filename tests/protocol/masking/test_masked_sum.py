@@ -17,7 +17,7 @@ from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.errors import RoundAbortedError
 from secure_afl.protocol.session.parameters import Profile
-from secure_afl.protocol.transport.driver import Envelope, PerfectNetwork
+from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
 from secure_afl.testing.faults import Fault, FaultyNetwork
 
 WORLDS = {n: world(n) for n in (3, 4, 5, 7)}
@@ -184,8 +184,8 @@ class FirstRoundOnly(FaultyNetwork):
         super().__init__([Fault("drop", "collecting", frozenset({2}))])
         self.over = False
 
-    def carry(self, envelope):  # type: ignore[no-untyped-def]
-        return [envelope] if self.over else super().carry(envelope)
+    def carry(self, packet):  # type: ignore[no-untyped-def]
+        return [packet] if self.over else super().carry(packet)
 
 
 def test_an_aborted_round_releases_nothing_and_the_next_is_exact() -> None:
@@ -273,8 +273,8 @@ def test_in_a_sparse_graph_every_dropout_needs_neighbours_that_are_left() -> Non
     silent: set[int] = set()
 
     class Silent(PerfectNetwork):
-        def carry(self, envelope: Envelope) -> list[Envelope]:
-            return [] if envelope.phase == "collecting" and envelope.client in silent else [envelope]
+        def carry(self, packet: Packet) -> list[Packet]:
+            return [] if packet.phase == "collecting" and packet.client in silent else [packet]
 
     session = here.session(parameters, Silent()).set_up()
     circle, at = [0], session.server._neighbours

@@ -37,7 +37,7 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.parameters import Parameters, Profile, RoundSpec
 from secure_afl.protocol.session.profile import MODES
 from secure_afl.protocol.session.wire import Message, encode
-from secure_afl.protocol.transport.driver import Envelope
+from secure_afl.protocol.transport.driver import Packet
 
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -299,9 +299,9 @@ class Opens(MaskingClient):
 class Lossy(Tap):
     """Loses the upload of client 1."""
 
-    def carry(self, envelope: Envelope) -> list[Envelope]:
-        kept = super().carry(envelope)
-        return [] if (envelope.phase, envelope.client, envelope.upward) == ("collecting", 1, True) else kept
+    def carry(self, packet: Packet) -> list[Packet]:
+        kept = super().carry(packet)
+        return [] if (packet.phase, packet.client, packet.upward) == ("collecting", 1, True) else kept
 
 
 @pytest.mark.parametrize("suite", Suite)
