@@ -10,10 +10,9 @@
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -30,7 +29,6 @@ from secure_afl.testing.judge import (
     USUAL,
     Fresh,
     History,
-    Judged,
     Property,
     Report,
     Row,
@@ -118,26 +116,26 @@ def check_aggregator(
         raise ValueError(f"expected positive seconds and examples, got {seconds} and {examples}")
     stated = None if claims is None else record.claims(claims)
     target: Target = PythonTarget(system, stated) if callable(system) else system
+    bench = _Bench(target, stated or target.claims, seconds, examples, seed)
     rows: dict[str, Row] = {}
-    with ExitStack() as files:
-        noting = None if keep is None else files.enter_context(keep.open("wb"))
-        bench = _Bench(target, stated or target.claims, seconds, examples, seed, noting)
-        for one in PROPERTIES:
-            # A property's cause is checked first, also where only the property is asked for.
-            if (
-                only is not None
-                and one.name not in only
-                and not any(one.name in each.depends for each in _named(only))
-            ):
-                continue
-            if one.name not in (only or (one.name,)) and replay is not None:
-                continue
-            row = held_back(one, rows) or bench.row(one, replay)
-            rows[one.name] = row
-            if watch:
-                watch(row)
-            if row.verdict == "failed" and on_fail == "raise":
-                raise PropertyFailed(row)
+    for one in PROPERTIES:
+        # A property's cause is checked first, also where only the property is asked for.
+        if (
+            only is not None
+            and one.name not in only
+            and not any(one.name in each.depends for each in _named(only))
+        ):
+            continue
+        if one.name not in (only or (one.name,)) and replay is not None:
+            continue
+        row = held_back(one, rows) or bench.row(one, replay)
+        rows[one.name] = row
+        if watch:
+            watch(row)
+        if row.verdict == "failed" and on_fail == "raise":
+            raise PropertyFailed(row)
+    if keep is not None:
+        record.write(keep, bench.records)
     shown = [row for name, row in rows.items() if only is None or name in only or row.verdict == "failed"]
     return Report(bench.claims.name, tuple(shown))
 
@@ -153,7 +151,7 @@ class _Bench:
     seconds: float
     examples: int
     seed: int
-    noting: BinaryIO | None = None
+    records: list[Record] = field(default_factory=list)
     learnt: list[Fresh] = field(default_factory=list)
     experiments: dict[str, list[Fresh]] = field(default_factory=dict)
 
@@ -179,8 +177,9 @@ class _Bench:
         return Schedule(sessions=sessions, seed=self.seed)
 
     def run(self, schedules: Iterable[Schedule]) -> list[Fresh]:
-        records: Iterator[Record] = (one for schedule in schedules for one in self.runner.run(schedule))
-        return in_order(records if self.noting is None else record.noted(records, self.noting))
+        records = [one for schedule in schedules for one in self.runner.run(schedule)]
+        self.records += records
+        return in_order(records)
 
     def _once(self, batch: list[Schedule]) -> list[Fresh]:
         """Run an experiment that several properties judge."""
@@ -218,9 +217,9 @@ class _Bench:
             )
         return replace(row, seconds=time.monotonic() - started, replay=again)
 
-    def verdict(self, one: Property, systems: list[Fresh], before: Judged | None = None) -> Row:
-        """A property's verdict on these systems, and those judged before; a crash that it met counts against it."""
-        row = one.judge(History(systems, self.claims, self.learnt), before)
+    def verdict(self, one: Property, systems: list[Fresh]) -> Row:
+        """A property's verdict on these systems; a crash that it met counts against it."""
+        row = one.judge(History(systems, self.claims, self.learnt))
         if row.verdict != "failed":
             for system in systems:
                 for crash in (
@@ -236,27 +235,27 @@ class _Bench:
     def _searched(self, one: Property, end: float) -> Row:
         whole, batches = _BATCHES[one.name](_Maker(self.claims, self.seed))
         tried: list[Fresh] = []
-        judged = Judged()
         left = 0
         row: Row | None = None
         for batch in batches:
-            if row is not None and time.monotonic() > end:
+            if tried and time.monotonic() > end:
                 left += 1
                 continue
-            if whole:
-                tried += self._once(batch)
-                row = self.verdict(one, tried)
-            else:
-                row = self.verdict(one, self.run(batch), judged)
+            systems = self.run(batch) if not whole else self._once(batch)
+            tried += systems
+            row = self.verdict(one, tried if whole else systems)
             if row.verdict == "failed":
                 return replace(row, schedule="") if whole else self.smaller(one, row, end)
         if (drawn := _DRAWN.get(one.name)) is not None and time.monotonic() < end:
             found, count = self._drawn(one, drawn(_Maker(self.claims, self.seed)), end)
             if found is not None:
                 return self.smaller(one, found, end)
-            row = row or Row(one.name, one.claim, "passed", "0 cases")
-            if row.verdict == "passed":
-                row = replace(row, note=f"{row.note}, {count} drawn schedules")
+            row = self.verdict(one, tried) if tried else Row(one.name, one.claim, "passed")
+            row = (
+                replace(row, note=f"{row.note}, {count} drawn schedules") if row.verdict == "passed" else row
+            )
+        elif row is not None and not whole:
+            row = self.verdict(one, tried)
         if row is None:
             return Row(one.name, one.claim, "not judged", "its claims leave nothing to try")
         if left and row.verdict == "not judged":
@@ -352,9 +351,9 @@ def _smaller_sessions(one: Session) -> Iterator[Session]:
             changes.append({"order": 0})
         changes += [{"lost": {k: v for k, v in each.lost.items() if k != client}} for client in each.lost]
         if each.length > 1:
-            # By ever smaller parts: to the shortest that fails in a few dozen steps.
-            halves = (each.length - (each.length >> part) for part in range(1, each.length.bit_length()))
-            changes += [{"length": size} for size in (1, 5, *halves) if size < each.length]
+            changes += [
+                {"length": size} for size in (1, 5, each.length // 2, each.length - 1) if size < each.length
+            ]
         for change in changes:
             yield msgspec.structs.replace(
                 one, sums=(*asked[:at], msgspec.structs.replace(each, **change), *asked[at + 1 :])

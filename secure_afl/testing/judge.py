@@ -26,8 +26,6 @@ from secure_afl.testing.record import (
     Record,
     Refusal,
     Renewed,
-    Sent,
-    Spool,
     Sum,
     System,
     Vector,
@@ -111,7 +109,7 @@ class Asked:
     held: "Held"
     number: int
     inputs: dict[str, Input] = field(default_factory=dict)
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[Message] = field(default_factory=list)
     outcome: Sum | Refusal | Crash | None = None
 
     @property
@@ -133,7 +131,7 @@ class Asked:
         parts: dict[str, list[bytes]] = defaultdict(list)
         for one in self.sent:
             if one.phase in phases and one.sender in self.inputs:
-                parts[one.sender].append(one.upload)
+                parts[one.sender].append(one.data if one.payload is None else one.payload)
         return {client: b"".join(each) for client, each in parts.items()}
 
     def arrived(self, phases: frozenset[str]) -> set[str]:
@@ -148,7 +146,7 @@ class Held:
     system: "Fresh"
     opened: Opened
     renewed: bool
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[Message] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     outcome: Refusal | Crash | None = None
 
@@ -185,11 +183,8 @@ class Fresh:
 
 
 def in_order(records: Iterable[Record]) -> list[Fresh]:
-    """The systems of a record; long messages lie in a temporary file. Raises ValueError for lines that stand where they
-    cannot.
-    """
+    """The systems of a record. Raises ValueError for lines that stand where they cannot."""
     systems: list[Fresh] = []
-    spool = Spool()
     session: Held | None = None
     renewed: set[str] = set()
     for one in records:
@@ -228,8 +223,7 @@ def in_order(records: Iterable[Record]) -> list[Fresh]:
                     session.asked.append(asked := Asked(session, one.number))
                 asked.inputs[one.client] = one
             case Message():
-                sent = session.sent if one.number < 0 else _current(session, one.number).sent
-                sent.append(Sent(one, spool))
+                (session.sent if one.number < 0 else _current(session, one.number).sent).append(one)
             case Sum() | Refusal() | Crash():
                 if one.number < 0:
                     assert not isinstance(one, Sum)
@@ -275,7 +269,7 @@ class History:
             per: dict[tuple[str, str], int] = defaultdict(int)
             for message in one.sent:
                 if message.sender in one.inputs:
-                    per[message.phase, message.sender] += message.size
+                    per[message.phase, message.sender] += len(message.data)
             for (phase, _), size in per.items():
                 sizes[phase][one.length] = max(sizes[phase].get(one.length, 0), size)
         grown = {
@@ -439,10 +433,9 @@ _VALUES = (
 
 @dataclass
 class Judged:
-    """What a property has seen: how many cases, how many of these were summed, and the first that is against it."""
+    """What a property has seen: how many cases, and the first that is against it."""
 
     cases: int = 0
-    summed: int = 0
     note: str = ""
     seen: str | None = None
     replay: str = ""
@@ -465,12 +458,12 @@ class Property:
     needs: tuple[str, ...] = ()
     depends: tuple[str, ...] = ("sums_are_right",)
 
-    def judge(self, history: History, judged: Judged | None = None) -> Row:
-        """The verdict on a history; with what was judged before, on both."""
+    def judge(self, history: History) -> Row:
+        """The verdict on a history."""
         for one in self.needs:
             if not getattr(history.claims, one):
                 return Row(self.name, self.claim, "not claimed", f"it does not claim `{one}`")
-        judged = judged or Judged()
+        judged = Judged()
         self.check(history, judged)
         if judged.seen is not None:
             return Row(self.name, self.claim, "failed", judged.seen, schedule=judged.replay)
@@ -619,30 +612,13 @@ def a_missing_client_is_refused(history: History, judged: Judged) -> None:
 # ---- what travels ----
 
 
-Link = tuple[str, str, str]
-
-
-def _streams(asked: Asked) -> dict[Link, list[Sent]]:
+def _streams(asked: Asked) -> Iterator[tuple[tuple[str, str, str], bytes]]:
     """What each party sent each other one in each phase, of this sum and of its session before it."""
-    joined: dict[Link, list[Sent]] = defaultdict(list)
+    joined: dict[tuple[str, str, str], list[bytes]] = defaultdict(list)
     for one in (*(asked.held.sent if asked.number == 0 else ()), *asked.sent):
-        joined[one.phase, one.sender, one.receiver].append(one)
-    return joined
-
-
-def _compared(groups: Sequence[Sequence[Asked]]) -> Iterator[tuple[Link, list[list[list[Sent]]]]]:
-    """Each stream in all runs."""
-    streams = [[_streams(one) for one in group] for group in groups]
-    for link in streams[0][0]:
-        yield link, [[one.get(link, []) for one in group] for group in streams]
-
-
-def _joined(parts: Iterable[Sent]) -> bytes:
-    return b"".join(one.data for one in parts)
-
-
-def _size(parts: Iterable[Sent]) -> int:
-    return sum(one.size for one in parts)
+        joined[one.phase, one.sender, one.receiver].append(one.data)
+    for key, parts in joined.items():
+        yield key, b"".join(parts)
 
 
 Group = dict[tuple[str, ...], list[Asked]]
@@ -687,12 +663,12 @@ def tells_nothing(of: str) -> Check:
             if only_last != (of == "last"):
                 continue
             judged.cases += 1
-            for (phase, sender, receiver), streams in _compared(groups):
-                if judged.seen is not None:
-                    break
-                runs = [[_joined(one) for one in group] for group in streams]
-                if (seen := leaks.telling(runs)) is None:
+            streams = [[dict(_streams(one)) for one in group] for group in groups]
+            for key in streams[0][0]:
+                runs = [[one.get(key, b"") for one in group] for group in streams]
+                if judged.seen is not None or (seen := leaks.telling(runs)) is None:
                     continue
+                phase, sender, receiver = key
                 form = _form(groups, runs, sender, of)
                 judged.against(
                     f"what {sender!r} sends {receiver!r} in {phase!r} depends on "
@@ -719,8 +695,7 @@ def results_tell_only_the_sum(history: History, judged: Judged) -> None:
     for groups, _ in _experiments(history):
         judged.cases += 1
         runs = [[one.outcome.result for one in group if isinstance(one.outcome, Sum)] for group in groups]
-        sizes = [[len(one) for one in group] for group in runs]
-        if (seen := leaks.telling(runs) or leaks.sizes_telling(sizes)) is not None:
+        if (seen := leaks.telling(runs) or leaks.sizes_telling(runs)) is not None:
             form = _form(groups, runs, "", "rest") or _form(groups, runs, "", "last")
             judged.against(
                 f"the result of {_told(groups[0][0])} tells who gave what, not only the sum: {seen}{form}",
@@ -730,11 +705,11 @@ def results_tell_only_the_sum(history: History, judged: Judged) -> None:
 
 def sizes_tell_nothing(history: History, judged: Judged) -> None:
     """Also vectors of zeros and at the bound give uploads of the same size as others."""
-    found: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[Any, ...], dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
     for asked in history.asked:
         if asked.lost or asked.altered:
             continue
-        for (phase, client, receiver), parts in _streams(asked).items():
+        for (phase, client, receiver), data in _streams(asked):
             vector = asked.inputs[client].vector if client in asked.inputs else None
             if vector is not None and vector.size > 8:
                 kind = (
@@ -747,7 +722,7 @@ def sizes_tell_nothing(history: History, judged: Judged) -> None:
                 session = asked.held.system.held.index(asked.held) > 0
                 found[asked.held.clients, client, asked.length, asked.number, phase, receiver, session][
                     kind
-                ].append(_size(parts))
+                ].append(data)
     for (_, client, length, *_), kinds in found.items():
         alike = [group for group in kinds.values() if len(group) > 2]
         if len(alike) < 2:
@@ -760,12 +735,13 @@ def sizes_tell_nothing(history: History, judged: Judged) -> None:
             )
     for groups, _ in _experiments(history):
         judged.cases += 1
-        for (phase, sender, _), streams in _compared(groups):
+        streams = [[dict(_streams(one)) for one in group] for group in groups]
+        for key in streams[0][0]:
             if (
-                seen := leaks.sizes_telling([[_size(one) for one in group] for group in streams])
+                seen := leaks.sizes_telling([[one.get(key, b"") for one in group] for group in streams])
             ) is not None:
                 judged.against(
-                    f"the size of what {sender!r} sends in {phase!r} depends on the vectors: {seen}",
+                    f"the size of what {key[1]!r} sends in {key[0]!r} depends on the vectors: {seen}",
                     groups[0][0].held.system,
                 )
 
@@ -861,7 +837,7 @@ def every_entry_has_its_own_mask(history: History, judged: Judged) -> None:
                 continue
             judged.cases += 1
             by.setdefault((asked.length, vector[:1].tobytes()), ([], asked))[0].append(upload)
-            if (again := leaks.repeating(upload)) > max(256, len(upload) // 256):
+            if len(upload) < 2**23 and (again := leaks.repeating(upload)) > max(256, len(upload) // 256):
                 judged.against(
                     f"a vector of one number repeats itself in the upload of {client!r}: {again} of {len(upload)} "
                     "blocks of 16 bytes were there before",
@@ -966,15 +942,21 @@ def no_key_is_common(history: History, judged: Judged) -> None:
         sent = [*held.sent, *(one for asked in held.asked[:1] for one in asked.sent)]
         firsts = {one.sender: one.phase for one in reversed(sent) if one.sender in held.clients}
         said: dict[str, bytes] = defaultdict(bytes)
-        server: list[Sent] = []
+        server: list[bytes] = []
         for one in sent:
             if one.sender in held.clients and one.phase == firsts[one.sender]:
-                said[one.sender] += one.data
+                said[one.sender] += one.data[: 2**20]
             elif one.sender not in held.clients:
-                server.append(one)
+                server.append(one.data[: 2**18])
         other = history.systems[(number + 1) % len(history.systems)]
-        others = [one for h in other.held[:1] for one in (*h.sent, *(m for a in h.asked[:1] for m in a.sent))]
-        elsewhere = leaks.runs(one.data for one in (*others, *server))
+        elsewhere = [
+            b"".join(
+                one.data[: 2**20]
+                for h in other.held[:1]
+                for one in (*h.sent, *(m for a in h.asked[:1] for m in a.sent))
+            ),
+            b"".join(server),
+        ]
         for first, second in combinations(said, 2) if judged.seen is None else ():
             judged.cases += 1
             if (common := leaks.common_keys(said[first], said[second], elsewhere)) is not None:
@@ -1043,11 +1025,12 @@ def related_sums_keep_their_survivors(history: History, judged: Judged) -> None:
 
 
 def tampering_changes_no_sum(history: History, judged: Judged) -> None:
+    done = 0
     for asked in history.asked:
         if not asked.altered and not any(one.fate == "altered" for one in asked.held.sent):
             continue
         judged.cases += 1
-        judged.summed += isinstance(asked.outcome, Sum)
+        done += isinstance(asked.outcome, Sum)
         if isinstance(asked.outcome, Crash):
             judged.against(f"a message was altered, and it raised {asked.outcome.error}", asked.held.system)
         elif (wrong := history.wrong(asked)) is not None:
@@ -1070,9 +1053,7 @@ def tampering_changes_no_sum(history: History, judged: Judged) -> None:
             ):
                 judged.against("after altered messages it makes no sum any more", system)
     judged.note = (
-        f"{judged.cases} altered sums: {judged.summed} right, {judged.cases - judged.summed} refused"
-        if judged.cases
-        else ""
+        f"{judged.cases} altered sums: {done} right, {judged.cases - done} refused" if judged.cases else ""
     )
 
 

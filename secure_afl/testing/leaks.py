@@ -18,9 +18,7 @@ from secure_afl.testing.record import Vector
 Windows = npt.NDArray[np.uint64]
 _CHANCE = 1e-9
 _SEARCHED = 2**16  # bytes of a message in which runs are searched for at any place
-_LOOKED = 2**16  # bytes of a message that are compared with others
-_CHUNK = 2**18  # bytes that are looked at together
-_SAMPLED = 2**20  # runs of a long upload that are compared with each other, about
+_LOOKED = 2**18  # bytes of an upload that are compared with others
 
 
 # ---- bytes that depend on nothing but the input --------------------------------------------------
@@ -36,27 +34,26 @@ def telling(groups: Sequence[Sequence[bytes]]) -> str | None:
     if any(len(group) < 2 for group in groups) or not any(map(len, groups[0])):
         return None
     shortest = min(len(one) for group in groups for one in group)
-    for at in range(0, shortest, _CHUNK):
-        end = min(shortest, at + _CHUNK)
-        ahead = [[one[at:end] for one in group] for group in groups]
-        if len(places := _fixed(ahead)):
-            return f"{len(places)} of its bytes, number {at + int(places[0]) + 1} first"
-        behind = [[one[len(one) - end : len(one) - at] for one in group] for group in groups]
-        if len(places := _fixed(behind)):
-            return f"{len(places)} of its bytes, number {end - int(places[-1])} from the end among them"
+    if shortest:
+        for called, side in (("first", slice(0, shortest)), ("last", slice(-shortest, None))):
+            table = [
+                np.frombuffer(b"".join(one[side] for one in group), np.uint8).reshape(len(group), shortest)
+                for group in groups
+            ]
+            same = np.logical_and.reduce([(group == group[0]).all(axis=0) for group in table])
+            heads = np.sort(np.array([group[0] for group in table]), axis=0)
+            kinds = 1 + (np.diff(heads.astype(int), axis=0) != 0).sum(axis=0)
+            places = np.flatnonzero(same & (kinds >= min(3, len(groups))))
+            if len(places):
+                if called == "first":
+                    return f"{len(places)} of its bytes, number {int(places[0]) + 1} first"
+                return (
+                    f"{len(places)} of its bytes, number {shortest - int(places[-1])} from the end among them"
+                )
     for wide in (6, 3):
         if _wandering(groups, wide):
             return f"{wide} bytes somewhere in it"
     return None
-
-
-def _fixed(groups: Sequence[Sequence[bytes]]) -> npt.NDArray[np.intp]:
-    """The places of messages of one length with the same byte throughout every group, and three different ones in all."""
-    table = [np.frombuffer(b"".join(group), np.uint8).reshape(len(group), len(group[0])) for group in groups]
-    same = np.logical_and.reduce([(group == group[0]).all(axis=0) for group in table])
-    heads = np.sort(np.array([group[0] for group in table]), axis=0)
-    kinds = 1 + (heads[1:] != heads[:-1]).sum(axis=0)
-    return np.flatnonzero(same & (kinds >= min(3, len(groups))))
 
 
 def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
@@ -64,11 +61,13 @@ def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
     must have such a run."""
     everything = [one for group in groups for one in group]
     size, repeats = max(map(len, everything)), len(groups[0])
-    if min(map(len, everything)) < wide or size > _SEARCHED:
-        return False
     often = np.bincount(np.frombuffer(b"".join(everything), np.uint8), minlength=256)
     alike = float(((often / max(1, often.sum())) ** 2).sum())
-    if size * (size * alike**wide) ** (repeats - 1) > _CHANCE:
+    if (
+        min(map(len, everything)) < wide
+        or size > _SEARCHED
+        or size * (size * alike**wide) ** (repeats - 1) > _CHANCE
+    ):
         return False
     common: list[Windows] = []
     for group in groups:
@@ -85,9 +84,9 @@ def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
     return found >= min(3, len(groups))
 
 
-def sizes_telling(groups: Sequence[Sequence[int]]) -> str | None:
+def sizes_telling(groups: Sequence[Sequence[bytes]]) -> str | None:
     """Say that the size of a message depends on the input: constant in every group, or without any overlap."""
-    sizes = [group for group in groups if group]
+    sizes = [[len(one) for one in group] for group in groups if group]
     if len(sizes) < 2:
         return None
     if all(len(set(group)) == 1 for group in sizes):
@@ -202,22 +201,14 @@ def _unlikely(total: int, room: float) -> int:
 
 
 def repeating(upload: bytes) -> int:
-    """How many runs of 16 bytes of an upload were in it before; runs of one byte do not count. Of a long upload, runs
-    are chosen by what is in them, the same wherever they are, and stand for the others.
-    """
-    share = 1 + len(upload) // _SAMPLED
-    kept: list[Windows] = []
-    for at in range(0, len(upload) - 15, _CHUNK):
-        windows = _windows(upload[at : at + _CHUNK + 15])
-        first, second = windows[:-8], windows[8:]
-        filling = (first == second) & (first % np.uint64(257) == first // np.uint64(256) % np.uint64(257))
-        blocks = first * np.uint64(0x9E3779B97F4A7C15) ^ second * np.uint64(0xC2B2AE3D27D4EB4F)
-        # The high bits of a product hang on all of its factor.
-        kept.append(blocks[~filling & ((blocks >> np.uint64(40)) % np.uint64(share) == 0)])
-    if not kept:
+    """How many runs of 16 bytes of an upload were in it before; runs of one byte do not count."""
+    windows = _windows(upload)
+    if len(windows) < 9:
         return 0
-    blocks = np.concatenate(kept)
-    return share * (len(blocks) - len(_distinct(blocks)))
+    first, second = windows[:-8], windows[8:]
+    filling = (first == second) & (first % np.uint64(257) == first // np.uint64(256) % np.uint64(257))
+    blocks = (first * np.uint64(0x9E3779B97F4A7C15) ^ second * np.uint64(0xC2B2AE3D27D4EB4F))[~filling]
+    return len(blocks) - len(_distinct(blocks))
 
 
 # ---- uniform words -------------------------------------------------------------------------------
@@ -263,19 +254,13 @@ def chi_square_limit(degrees: int) -> float:
 # ---- keys ----------------------------------------------------------------------------------------
 
 
-def runs(messages: Iterable[bytes]) -> Windows:
-    """All runs of 8 bytes at the beginnings of messages, in order."""
-    every = [_windows(one[:_LOOKED]) for one in messages]
-    return _distinct(np.concatenate(every)) if every else np.zeros(0, np.uint64)
-
-
-def common_keys(first: bytes, second: bytes, elsewhere: Windows) -> bytes | None:
+def common_keys(first: bytes, second: bytes, elsewhere: Sequence[bytes]) -> bytes | None:
     """32 bytes that look like a key, in both, and nothing of them `elsewhere` (other systems, and what the server sent)."""
     one = _windows(first[:_LOOKED])
     shared = np.isin(one, _windows(second[:_LOOKED]))
-    if len(elsewhere):
-        near = np.minimum(np.searchsorted(elsewhere, one), len(elsewhere) - 1)
-        shared &= elsewhere[near] != one
+    for other in elsewhere:
+        if shared.any():
+            shared &= ~np.isin(one, _windows(other[: 4 * _LOOKED]))
     hits = np.concatenate([[0], np.cumsum(shared)])
     for at in np.flatnonzero(hits[25:] - hits[:-25] == 25).tolist():
         block = first[at : at + 32]
