@@ -11,7 +11,7 @@ from secure_afl.cli.options import Decimal, Encoding, Query, Separator, Sheet, T
 from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
-from secure_afl.tables.faults import Fault
+from secure_afl.tables.faults import Fault, cut
 
 if TYPE_CHECKING:
     from secure_afl.tables.cells import Cells
@@ -96,7 +96,7 @@ def _print_faults(faults: list[Fault]) -> None:
         for cell, rows in fault.cells.items():
             many = "rows" if len(rows) > 1 else "row"
             console.print(
-                f"    {escape(repr(cell))} in data {many} {runs(rows)}", highlight=False, soft_wrap=True
+                f"    {escape(repr(cut(cell)))} in data {many} {runs(rows)}", highlight=False, soft_wrap=True
             )
         if fault.remedy:
             console.print(f"    [dim]{escape(fault.remedy)}[/]", highlight=False, soft_wrap=True)

@@ -68,6 +68,8 @@ def made(
             remedy = (
                 "a first column without a name is often the index of a data frame: write the file without it"
             )
+        elif empty == [str(len(names))]:
+            remedy = "a separator at the end of every line makes such a column: remove it"
         raise DataError(
             f"{name}: expected a name for every column, the header has none for column {enumerated(empty)}; {remedy}"
         )

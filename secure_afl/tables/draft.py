@@ -6,13 +6,28 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from secure_afl.tables.cells import Cells, distinct
-from secure_afl.tables.inferred import MISSING, likely_marks
+from secure_afl.crypto.errors import optional
+from secure_afl.tables.cells import Cells, distinct, to_numbers
+from secure_afl.tables.faults import unreadable
+from secure_afl.tables.inferred import MISSING, identifies, likely_marks, no_levels, tells
+
+with optional():
+    import pyarrow as pa
 
 _MOST_LEVELS = 30
 _FEW_NUMBERS = 10  # different whole numbers that may as well be codes
-_FALSE = ("no", "n", "false", "f", "0", "nein", "non", "absent", "negative")
-_TRUE = ("yes", "y", "true", "t", "1", "ja", "oui", "present", "positive")
+_NO_YES = {
+    *(("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1"), ("absent", "present")),
+    *(
+        ("negative", "positive"),
+        ("nein", "ja"),
+        ("n", "j"),
+        ("falsch", "wahr"),
+        ("non", "oui"),
+        ("faux", "vrai"),
+    ),
+    *(("no", "sí"), ("no", "si"), ("falso", "vero"), ("não", "sim"), ("nee", "ja"), ("nej", "ja")),
+}
 _COMMAS = "numbers with commas; draft again with --decimal , if these are decimal commas, remove them if they separate thousands"
 _HEAD = """# Drafted from {source}. Finish it before anybody else sees it:
 # - Ranges and levels below come from these rows, ranges rounded outwards. They must come from what is known of each
@@ -32,30 +47,36 @@ def draft(cells: Cells, *, outcome: str = "", site: str = "") -> str:
         cells.column(site)
         lines += [f"site = {_quoted(site)}", ""]
     lines.append("[columns]")
-    lines += [line for name in cells.columns if name not in (outcome, site) for line in _column(cells, name)]
+    used = [name for name in cells.columns if name not in (outcome, site)]
+    lines += [line for name in used for line in _column(cells, name, outcome)]
     lines += ["", *_outcome(cells, outcome)]
     return "\n".join(lines) + "\n"
 
 
-def _column(cells: Cells, name: str) -> Iterator[str]:
+def _column(cells: Cells, name: str, outcome: str) -> Iterator[str]:
     key = (
         _quoted(name) if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() else name
     )
     numbers = cells.numbers(name)
     text = distinct(cells.column(name))
-    marks = [cell for cell in text if cell.lower() in MISSING]
-    marks += [f"{value:g}" for value in likely_marks(numbers[~np.isnan(numbers)]) if f"{value:g}" in text]
+    likely = likely_marks(numbers[~np.isnan(numbers)])
+    written = to_numbers(pa.chunked_array([list(text)], pa.string()), cells.decimal)
+    marks = [
+        cell for cell, value in zip(text, written, strict=True) if cell.lower() in MISSING or value in likely
+    ]
     words = [cell for cell in text if cell not in marks]
     said = f", missing = {_list(marks)}" if marks else ""
-    known = numbers[~np.isnan(numbers) & ~np.isin(numbers, [float(mark) for mark in marks if _finite(mark)])]
+    known = numbers[~np.isnan(numbers) & ~np.isin(numbers, likely)]
+    if outcome and len(words) > 1 and tells(cells, name, outcome):
+        yield f"# {key} tells the outcome of every row: remove it unless it is known beforehand"
     if not words:
         yield f"# {key}: left out, no cell has a value"
     elif len(words) == 1 and not marks:
         yield f"# {key}: left out, every row has {_quoted(words[0])}; declare it by hand if other parties' rows differ"
     elif cells.decimal == "." and len(words) > 1 and _decimal_commas(words):
         yield f"# {key}: left out, {_COMMAS}"
-    elif len(known) == cells.rows == np.ptp(known) + 1 and len(words) == cells.rows:
-        yield f"# {key}: left out, it numbers the rows"
+    elif len(known) == cells.rows and (why := identifies(cells, name, numbers)):
+        yield f"# {key}: left out, {why}"
     elif len(words) == 2 and (pair := _yes_no(words)):
         no, yes = pair
         yield f'{key} = {{ kind = "yes/no", yes = {_list([yes])}, no = {_list([no])}{said} }}'
@@ -71,8 +92,12 @@ def _column(cells: Cells, name: str) -> Iterator[str]:
             f"# {key}: left out, it has numbers and other cells such as {_list(few[:3])}; list these as missing or "
             "declare a category"
         )
+    elif remedy := unreadable(words, ""):
+        yield f"# {key}: left out, it has cells such as {_list(words[:3])}: {remedy}"
     elif len(words) > _MOST_LEVELS:
-        yield f"# {key}: left out, {len(words)} different words look like names, dates or an identifier"
+        yield f"# {key}: left out, {len(words)} different words look like names or an identifier"
+    elif why := no_levels(words):
+        yield f"# {key}: left out, {why}"
     else:
         yield f'{key} = {{ kind = "category", levels = {_list(words)}{said} }}  # the first is the reference'
 
@@ -132,7 +157,7 @@ def _up(value: float) -> float:
 def _yes_no(words: Sequence[str]) -> tuple[str, str] | None:
     """The words for no and yes, if that is what two words are."""
     for no, yes in ((words[0], words[1]), (words[1], words[0])):
-        if no.lower() in _FALSE and _TRUE[_FALSE.index(no.lower())] == yes.lower():
+        if (no.lower(), yes.lower()) in _NO_YES:
             return no, yes
     return None
 

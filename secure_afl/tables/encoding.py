@@ -223,7 +223,9 @@ class _Work:
         asked = self._asked & ~missing
         expected = f"a number from {low:g} to {high:g}{unit and f' {unit}'}"
         words = asked & np.isnan(values)
-        self._fault(name, words, expected, unreadable)
+        self._fault(
+            name, words, expected, lambda found: unreadable(found, "correct it, or list it as missing")
+        )
         outside = asked & ~words & ~((low <= values) & (values <= high))
         self._fault(
             name, outside, expected, "correct it, list it as missing, or widen the range for everyone"

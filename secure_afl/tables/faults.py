@@ -35,7 +35,7 @@ class Fault:
     def text(self, *, quoted: bool) -> str:
         """One sentence. quoted: with cells, for the owner of the table."""
         where = [f"column {self.column!r}"] if self.column else []
-        got = enumerated([repr(_cut(cell)) if self.column else cell for cell in self.cells])
+        got = enumerated([repr(cut(cell)) if self.column else cell for cell in self.cells])
         said = f"{got}, expected {self.expected}" if quoted else f"expected {self.expected}"
         text = f"{', '.join([*where, numbered(self.rows)])}: {said}"
         return f"{text}; {self.remedy}" if self.remedy else text
@@ -77,13 +77,21 @@ def refuse(source: str, faults: Sequence[Fault]) -> None:
         raise TableError(source, faults)
 
 
-def unreadable(cells: list[str]) -> str:
+_REMEDIES = {
+    ".*%": "write percentages as numbers without the sign",
+    r"[+-]?\d+,\d+": "if the comma is a decimal comma, say so (decimal); if it separates thousands, remove it",
+    r"[+-]?\d{1,3}(['’\s]\d{3})+": "write the digits of a number without a sign or blank between them",
+    r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b.*": "write a date as a number, such as an age or the days since an event",
+}
+"""For the first pattern that fits one of the cells."""
+
+
+def unreadable(cells: list[str], otherwise: str = DECLARE) -> str:
     """The remedy for texts that were expected to be numbers."""
-    if any("%" in cell for cell in cells):
-        return "write percentages as numbers without the sign"
-    if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells):
-        return "if the comma is a decimal comma, say so (decimal); if it separates thousands, remove it"
-    return DECLARE
+    for pattern, remedy in _REMEDIES.items():
+        if any(re.fullmatch(pattern, cell) for cell in cells):
+            return remedy
+    return otherwise
 
 
 def numbered(rows: Sequence[int]) -> str:
@@ -99,5 +107,6 @@ def enumerated(words: Iterable[str], shown: int = _SHOWN) -> str:
     return ", ".join(listed) + "".join(f" and {one}" for one in more)
 
 
-def _cut(cell: str) -> str:
+def cut(cell: str) -> str:
+    """The first letters of a text."""
     return cell if len(cell) <= _LETTERS else f"{cell[:_LETTERS]}…"

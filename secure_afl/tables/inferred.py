@@ -6,7 +6,7 @@ and numbers that look like codes are refused; a codebook can say what they mean.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from secure_afl.tables.faults import DECLARE, Fault, enumerated, refuse, unreada
 
 with optional():
     import pyarrow as pa
+    import pyarrow.compute as pc
 
 MISSING = (
     *("", "?", "-", "--", ".", "..", "na", "n/a", "n.a.", "#n/a", "nan", "null", "nil"),
@@ -30,6 +31,10 @@ _MOST_LEVELS = 64  # more different words than this in one column look like name
 _MOST_CLASSES = 20  # more different whole numbers than this look like something measured, where rows are few
 _ROWS_PER_CLASS = 10
 _MEANT = "write them alike, or say in a codebook which cells mean the same (--codebook)"
+_MOST_LETTERS = 100  # a longer word looks like free text
+_FEW_ROWS = 20  # of fewer, numbers that follow one another may mean something
+_MANY = 12  # different numbers, of which those from -8 to -1 look like marks if they alone are below 0
+_LEAVE = "leave it out, or declare it in a codebook (--codebook)"
 _LARGEST = 1e300  # no power of two above it overflows
 
 
@@ -54,6 +59,8 @@ def codebook(cells: Cells, label: str, leave: Sequence[str] = ()) -> tuple[Codeb
             seen[name] = f"{numbers.min():g} to {numbers.max():g}"
         elif kind:
             seen[name] = ", ".join(kind.levels)
+        if kind and tells(cells, name, label):
+            seen[name] += " (tells the label)"
         if kind and not isinstance(kind, str):
             kinds[name] = kind
     refuse(cells.source, faults)
@@ -72,6 +79,8 @@ def _kind(cells: Cells, name: str) -> tuple[Number | Category | str | None, list
     words = np.isnan(numbers)
     if not words.any():
         reach = _power(float(np.abs(numbers).max()))
+        if why := identifies(cells, name, numbers, _FEW_ROWS):
+            raise DataError(f"{cells.source}, column {name!r}: {why}: {_LEAVE}")
         faults = _odd_numbers(cells, name, numbers)
         return (None, faults) if faults else (Number((-reach, reach)), [])
     if faults := _missing(cells, name, words) or _mixed(cells, name, words) or _like_numbers(cells, name):
@@ -79,11 +88,8 @@ def _kind(cells: Cells, name: str) -> tuple[Number | Category | str | None, list
     levels = tuple(distinct(cells.column(name)))
     if faults := _alike(cells, name, levels):
         return None, faults
-    if len(levels) > _MOST_LEVELS:
-        raise DataError(
-            f"{cells.source}, column {name!r}: {len(levels)} different words, it looks like an identifier: leave it "
-            "out, or declare it in a codebook (--codebook)"
-        )
+    if why := no_levels(levels):
+        raise DataError(f"{cells.source}, column {name!r}: {why}: {_LEAVE}")
     return (Category(levels) if len(levels) > 1 else levels[0]), []
 
 
@@ -115,6 +121,15 @@ def _classes(cells: Cells, name: str) -> tuple[Classes | None, list[Fault]]:
     if len(classes) < 2:
         raise DataError(f"{cells.source}: every row has the label {next(iter(classes))!r}: nothing to learn")
     return Classes(name, classes), []
+
+
+def tells(cells: Cells, name: str, label: str) -> bool:
+    """Whether each label has a value of its own in this column, so that nothing is left to learn."""
+    both = pa.table([cells.column(name), cells.column(label)], ["column", "label"])
+    pairs = both.group_by(["column", "label"]).aggregate([]).num_rows
+    return bool(
+        pairs > 1 and pairs == pc.count_distinct(both[0]).as_py() == pc.count_distinct(both[1]).as_py()
+    )
 
 
 def _power(value: float) -> float:
@@ -188,23 +203,46 @@ def _odd_numbers(cells: Cells, name: str, numbers: Floats) -> list[Fault]:
     return large or codes or cells.faults(name, marks, "a number near the others", remedy)
 
 
+def no_levels(words: Sequence[str]) -> str:
+    """Why different words are no levels of a category; empty if they may be."""
+    if len(words) > _MOST_LEVELS:
+        return f"{len(words)} different words, it looks like an identifier"
+    longest = max(map(len, words))
+    return f"a cell of {longest:,} letters, it looks like free text" if longest > _MOST_LETTERS else ""
+
+
+def identifies(cells: Cells, name: str, numbers: Floats, least: int = 1) -> str:
+    """Why numbers, one in every row, look like names of rows; empty if they do not. least: rows that can be numbered."""
+    if matching(cells.column(name), "^[+-]?[0-9]{16,}$").any():
+        return "whole numbers of 16 digits or more, it looks like an identifier"
+    numbered = np.ptp(numbers) + 1 == len(numbers) == len(np.unique(numbers))
+    return "it numbers the rows" if numbered and len(numbers) >= least else ""
+
+
 def likely_marks(numbers: Floats) -> list[float]:
-    """The ends of a column of numbers that look like marks for a missing value: 99, -999, … far from the others."""
-    if not numbers.size:
-        return []
-    low, high = float(numbers.min()), float(numbers.max())
-    between = numbers[(low < numbers) & (numbers < high)]
-    if not between.size:
-        return []
-    least, most = float(between.min()), float(between.max())
-    marks = []
-    if _marks_missing(-low) and ((low < 0 <= least) or least - low > high - least):
-        marks.append(low)
-    if _marks_missing(high) and high >= 10 and high - most > most - low:
-        marks.append(high)
-    return marks
+    """The numbers at both ends of a column that look like marks for a missing value: -1, -999, 99, 888, … far from the others."""
+    values = np.unique(numbers).tolist()
+    below = _marks(values, lambda mark, rest: mark < 0 <= rest[0] or rest[0] - mark > rest[-1] - rest[0])
+    values = values[len(below) :]
+    above = _marks(
+        [-value for value in reversed(values)], lambda mark, rest: rest[0] - mark > rest[-1] - rest[0]
+    )
+    return [*below, *(-value for value in above if value <= -10)]
 
 
-def _marks_missing(value: float) -> bool:
-    """Whether a number is often written for "not recorded": 9, 99, 999, …, or the largest of an integer type."""
-    return value in (32767, 32768, 2**31 - 1, 2**31) or bool(re.fullmatch("9+", f"{value:g}"))
+def _marks(rising: list[float], far: Callable[[float, list[float]], bool]) -> list[float]:
+    """The first numbers, if all are marks, and if the last of them is far from the rest, which are at least two."""
+    looks = next((at for at, value in enumerate(rising) if not _marks_missing(-value, rising)), len(rising))
+    for many in range(min(looks, len(rising) - 2), 0, -1):
+        if far(rising[many - 1], rising[many:]):
+            return rising[:many]
+    return []
+
+
+def _marks_missing(value: float, among: Sequence[float]) -> bool:
+    """Whether a number is often written for "not recorded": 9, 99, 888, …, or the largest of an integer type; where many
+    numbers differ, 1 to 8, too.
+    """
+    if value in (32767, 32768, 2**31 - 1, 2**31):
+        return True
+    return bool(re.fullmatch("9+|77+|88+" if len(among) < _MANY else "9+|7+|8+|[1-6]", f"{value:g}"))

@@ -13,6 +13,8 @@ import numpy as np
 from secure_afl.tables.model import Model
 from secure_afl.tables.terms import in_table_units
 
+_NO_ERROR = 1e-6  # a standard error, in parts of the largest coefficient
+
 
 class Line(NamedTuple):
     """One coefficient, in the table's units. Numbers but the coefficient are None without standard errors.
@@ -63,7 +65,7 @@ def lines(model: Model) -> list[Line]:
     for at in outputs:
         for row, (name, unit) in enumerate(zip(names, units, strict=True)):
             value, error = float(model.ls_coef[row, at]), float(model.ls_se[row, at])
-            t = value / error if error > 0 else float("nan")
+            t = value / error if error > 0 else math.nan
             p = float(2 * stdtr(freedom, -abs(t)))
             limits = (value - reach * error, value + reach * error)
             ratios = [_exp(one) for one in (value, *limits)] if family else []
@@ -73,6 +75,19 @@ def lines(model: Model) -> list[Line]:
 
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
+
+
+EXACT = (
+    "the columns give the outcome without any error, so p says nothing: does one of them tell the outcome?"
+)
+
+
+def exact(model: Model) -> bool:
+    """Whether least squares leaves no residual, so that standard errors are 0 or what rounding makes of it."""
+    if model.about.family or model.ls_coef is None or model.ls_se is None:
+        return False
+    known = np.isfinite(model.ls_se)
+    return bool((model.ls_se[known] <= _NO_ERROR * abs(model.ls_coef[known]).max(initial=0)).all())
 
 
 def ratio(model: Model) -> str:
@@ -93,7 +108,7 @@ def cells(model: Model) -> list[list[str]]:
     """The table as text, a list for each line."""
     shown = []
     for line in lines(model):
-        unknown = line.p is not None and isnan(line.p)
+        unknown = line.error is not None and isnan(line.error)
         limits = (
             (line.low, line.high) if line.ratio is None else (line.ratio, line.ratio_low, line.ratio_high)
         )
@@ -121,6 +136,8 @@ def notes(model: Model) -> list[str]:
             )
         if not np.isfinite(model.ls_se).all():
             said.append("a dash: the column is constant, or follows from those above it")
+        if exact(model):
+            said.append(EXACT)
     else:
         penalty = "ridge" if about.ridge is None else f"ridge of {about.ridge:g}"
         said.append(f"{penalty}; no standard errors: {about.no_errors}")

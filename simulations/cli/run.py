@@ -20,6 +20,7 @@ from secure_afl.cli.terminal import (
     write_text,
 )
 from secure_afl.protocol.session.backend import Backend
+from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.profile import Profile
 from secure_afl.simulations.cli.source import Source
 from secure_afl.simulations.study.settings import Settings
@@ -130,6 +131,7 @@ _WARNINGS = {
 
 _PAIR_SECONDS = 1e-3  # of CPU that a client's keys for a neighbour take
 _LONG = 10.0  # seconds
+_FEW_SITES = 5
 
 
 def announce(settings: Settings, clients: int) -> None:
@@ -211,8 +213,13 @@ def run_command(
         announce(settings, len(parts))
         if settings.backend in _WARNINGS:
             console.print(_WARNINGS[settings.backend], highlight=False)
-        with progress(phases(settings, rows)) as watch:
-            result = run(rows, parts, settings, watch)
+        try:
+            with progress(phases(settings, rows)) as watch:
+                result = run(rows, parts, settings, watch)
+        except PolicyError as error:
+            if source.partition is None and len(parts) < _FEW_SITES:
+                error.add_note("for a trial --partition iid --clients 5 deals the rows to five clients")
+            raise
         write_json(json_file, result.figures)
         learned = None
         if rows.codebook and settings.model != "fedacnnl" and settings.clip is None:

@@ -219,10 +219,17 @@ def _coded(name: str, table: str, form: Form | None, codebook: Path, site: str) 
 def _file(table: str, form: Form | None, site: str, label: str) -> Dataset:
     """A table that no codebook describes: its scale is read from its rows."""
     from secure_afl.tables import inferred, reading
+    from secure_afl.tables.faults import enumerated
 
     cells = reading.read(table, form)
     if not cells.rows:
         raise DataError(f"{cells.source}: expected a header and then one line a row, got no rows")
+    if label not in cells.columns:
+        raise DataError(
+            f"{cells.source}: expected a column {label!r}, there are "
+            f"{enumerated(map(repr, cells.columns), 12)}; --label-column names another one, and a number to predict is declared "
+            "in a codebook (--codebook)"
+        )
     where = site if site in cells.columns or site != "site" else ""
     book, seen = inferred.codebook(cells, label, (site,))
     data, _ = _encoded(cells.source, cells, book, where, f"{_READ_FROM_FILE}; {cells.form}")

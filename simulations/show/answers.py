@@ -12,7 +12,7 @@ from secure_afl.simulations.study.report import Run
 from secure_afl.simulations.study.settings import REGRESSIONS
 from secure_afl.tables.codebook import Category, YesNo
 from secure_afl.tables.model import Model
-from secure_afl.tables.shown import Line, lines, number, ratio
+from secure_afl.tables.shown import EXACT, Line, exact, lines, number, ratio
 
 _MOST = 20  # clients that are listed
 _MOST_LINES = 60  # coefficients that are listed
@@ -108,6 +108,8 @@ def remarks(model: Model) -> str:
     told.append(f"An interval without {nothing} (p below 0.05) is hardly chance.")
     if not np.isfinite(model.ls_se).all():
         told.append("A dash: the column is constant, or follows from those above it.")
+    if exact(model):
+        told.append(f"{EXACT[0].upper()}{EXACT[1:]}")
     if not model.about.family:
         told.append(
             "These are least squares; predictions use a ridge, which draws effects slightly towards 0."
@@ -143,12 +145,12 @@ def _effect(line: Line) -> list[str]:
     """The effect; where it is known, its interval and p, with as many decimals as the standard error deserves."""
     if line.error is None or line.low is None or line.high is None or line.p is None:
         return [number(line.coefficient if line.ratio is None else line.ratio)]
-    if isnan(line.p):
+    if isnan(line.error):
         return ["–"] * 3
-    p = "<0.001" if line.p < 0.001 else f"{line.p:.3f}"
+    p = "<0.001" if line.p < 0.001 else number(line.p, 3) if isnan(line.p) else f"{line.p:.3f}"
     if line.ratio is not None and line.ratio_low is not None and line.ratio_high is not None:
         return [number(line.ratio, 3), f"{number(line.ratio_low, 3)} to {number(line.ratio_high, 3)}", p]
-    decimals = max(0, 1 - floor(log10(line.error)))
+    decimals = min(12, max(0, 1 - floor(log10(line.error)))) if line.error else 4
     effect, low, high = (f"{value:.{decimals}f}" for value in (line.coefficient, line.low, line.high))
     return [effect, f"{low} to {high}", p]
 

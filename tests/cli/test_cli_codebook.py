@@ -151,6 +151,10 @@ def test_rows_that_follow_each_other_are_one() -> None:
             "y",
             '# "y" has ["a"] in every row: from these rows alone there is nothing to learn',
         ),
+        ("80%;a\n81%;b\n80%;b", "y", '# x: left out, it has cells such as ["80%", "81%"]: write percentages'),
+        ("1;a\n1;a\n2;b", "y", "# x tells the outcome of every row"),
+        ("-9.0;a\n31;b\n32;b\n34;a", "y", 'missing = ["-9.0"]'),
+        ("falsch;a\nwahr;b\nwahr;a", "y", 'x = { kind = "yes/no", yes = ["wahr"], no = ["falsch"] }'),
         ("\n".join(f"{at**2};case {at}" for at in range(40)), "y", '# "y" has 40 different words, such as'),
     ],
 )

@@ -207,6 +207,18 @@ def test_a_column_that_follows_from_an_earlier_one_has_a_dash(table: Path) -> No
     assert shown.cells(models.load(path)) == [*rows, last]
 
 
+def test_columns_that_tell_the_outcome_are_said_to(table: Path) -> None:
+    text = CLASSES.replace("[outcome]", 'told = { kind = "yes/no", yes = ["1"], no = ["0"] }\n[outcome]')
+    frame = pd.read_csv(table)
+    frame["told"] = frame.sick
+    frame.to_csv(table.with_name("told.csv"), index=False)
+    model, _ = learned(table.with_name("told.csv"), text)
+    (line,) = (line for line in shown.lines(model) if line.term == "told")
+    assert line.coefficient == pytest.approx(1)
+    assert shown.EXACT in shown.notes(model)
+    assert shown.EXACT not in shown.notes(learned(table, CLASSES)[0])
+
+
 def regression(table: Path, text: str, **more: Any) -> tuple[Model, Design]:
     """A logistic or Poisson regression."""
     book = codebooks.parse(text)

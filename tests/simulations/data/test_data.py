@@ -220,6 +220,22 @@ def test_csv_other_columns_and_numeric_labels_in_numeric_order(tmp_path: Path) -
             "x,label\n" + "".join(f"id-{i},{i % 2}\n" for i in range(65)),
             "column 'x': 65 different words, it looks like an identifier",
         ),
+        (
+            "x,label\n" + "".join(f"{1000 + i},{i % 2}\n" for i in range(30, 0, -1)),
+            "column 'x': it numbers the rows: leave it out",
+        ),
+        ("x,label\n1152921504606846977,a\n12,b\n", "column 'x': whole numbers of 16 digits or more"),
+        (f"x,label\nok,a\n{'y' * 101},b\n", "column 'x': a cell of 101 letters, it looks like free text"),
+        (
+            "x,label\n"
+            + "".join(f"{v},{i % 2}\n" for i, v in enumerate([999, 888, *range(31, 79), 777, 40])),
+            "data rows 1, 2, 51: '999', '888', '777'.*a mark for a missing value",
+        ),
+        (
+            "x,label\n" + "".join(f"{v},{i % 2}\n" for i, v in enumerate([-1, *range(20), 3, -9])),
+            "data rows 1, 23: '-1', '-9'.*a mark for a missing value",
+        ),
+        ("x,label,\n1,a,\n2,b,\n", "a separator at the end of every line"),
     ],
 )
 def test_csv_refusals(text: str, message: str, tmp_path: Path) -> None:
@@ -228,7 +244,8 @@ def test_csv_refusals(text: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cells", ["1st 2nd 3rd", "12A 13B 14A", "none some none", "0 99 50", "-1 0 1", "1e3 2e3 5", "0.5 0 1"]
+    "cells",
+    ["1st 2nd 3rd", "12A 13B 14A", "none some none", "0 99 50", "-1 0 1", "1e3 2e3 5", "0.5 0 1", "77 80 90"],
 )
 def test_words_and_numbers_that_mean_themselves_are_not_refused(cells: str, tmp_path: Path) -> None:
     rows = "".join(f"{cell},{at % 2}\n" for at, cell in enumerate(cells.split()))
