@@ -86,8 +86,8 @@ def accept(folder: Path, file: Path) -> Edition:
             )
         if edition.number == before.number and edition != before:
             raise FileError(
-                f"{file}: expected the roster number {edition.number} that was accepted before, got another of that "
-                "number: the coordinator signed two; compare fingerprints with the other parties"
+                f"{file}: expected the roster number {edition.number} that was accepted before, and this one of that "
+                "number differs: the coordinator signed two; compare fingerprints with the other parties"
             )
     member, identity = keys.read_key(folder / "identity.key", keys.service_passphrase)
     if member not in edition.parties.everybody:

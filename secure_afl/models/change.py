@@ -171,7 +171,7 @@ class Change:
         whole = _digest(packed(self.after))
         if self.name and inside.pending and inside.pending[1] != whole:
             raise DataError(
-                f"{self.who}: expected the rows of the change {inside.pending[0]!r} again, whose session failed, got others: a "
+                f"{self.who}: the session of the change {inside.pending[0]!r} failed, and these are not its rows: give those again. A "
                 "server that opened its sum and said that it failed has the difference of the two changes"
             )
         return Inside(whole, batches, inside.withdrawals | made, None if self.name else inside.pending)

@@ -213,7 +213,8 @@ class Federated(BaseEstimator, ABC):  # type: ignore[misc]
         """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""
         check_is_fitted(self)
         if self.privacy != self.privacy_:
-            raise DataError("expected the privacy that the model was learned with, got another: fit it again")
+            was = f"expected privacy={self.privacy_!r}, with which the model was learned"
+            raise DataError(f"{was}, got {self.privacy!r}: fit it again")
 
     def _ask(self) -> Aggregator:
         """The aggregator given; else one that masks, kept as long as this object: it holds the ledgers.

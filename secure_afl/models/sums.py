@@ -149,7 +149,7 @@ class Kept:
         )
         if not same:
             raise DataError(
-                "expected the columns, bounds and targets of the fit, got others: agree on classes or target_bounds before it"
+                "these rows do not have the columns, bounds and targets of the fit: agree on classes or target_bounds before it"
             )
 
     @cached_property

@@ -370,9 +370,12 @@ class Node:
             app = self._apps[delivery.run] = self._fleet.app(delivery.run)
             tell(RunSeen(delivery.run, app))
         if self._settings.apps and app not in self._settings.apps:
-            raise NotOursError("expected a run of an app that node.toml names, got another")
+            named = "expected a run of an app that node.toml names"
+            raise NotOursError(f"{named}, got one of {app}: add it there if you agreed on it")
         if delivery.kind != MESSAGE_TYPE:
-            raise NotOursError(f"expected a message of type {MESSAGE_TYPE}, got another")
+            raise NotOursError(
+                f"expected a message of type {MESSAGE_TYPE}, got {visible(delivery.kind[:64])!r}"
+            )
 
     def _refuse(self, delivery: Delivery, error: NotOursError) -> None:
         kind, app = visible(delivery.kind[:64]), self._apps[delivery.run]
@@ -458,7 +461,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FileError(
-            f"{path}: expected a node's secret key without a passphrase (ecdsa), got something else; "
+            f"{path}: expected a node's secret key without a passphrase (ecdsa), and this is none; "
             "`ssh-keygen -t ecdsa -b 384 -N ''` makes one"
         )
     return key

@@ -605,7 +605,9 @@ def _words(by: str, reason: str) -> tuple[str, str]:
     if not by.strip() or not reason.strip():
         raise FileError("expected the name of who decides, and a reason, got nothing")
     if visible(by + reason) != by + reason:
-        raise FileError("expected a name and a reason in printable characters and one line, got others")
+        raise FileError(
+            f"expected a name and a reason in printable characters and one line, got {visible(by + reason)!r}"
+        )
     return by.strip(), reason.strip()
 
 

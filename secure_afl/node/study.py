@@ -398,7 +398,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"expected a model of layers of {sizes} bytes, or the first of them, got {len(data)} bytes"
             )
         if not all(np.isfinite(layer).all() for layer in layers):
-            raise DataError("expected a model of finite weights, got others")
+            raise DataError("expected a model of finite weights, got one with NaN or infinity")
         return layers
 
     def result(self, data: bytes) -> tuple[list[Floats], bytes]:

@@ -80,7 +80,9 @@ class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
         inside = all(low <= knot <= high for knot in self.knots)
         rising = all(a < b for a, b in pairwise(self.knots))
         if self.knots and not (len(self.knots) >= 3 and inside and rising):
-            raise DataError("expected at least 3 rising knots within the range, got others")
+            raise DataError(
+                f"expected at least 3 rising knots within [{low:g}, {high:g}], got {list(self.knots)}"
+            )
         _check_words(self.missing, "missing")
 
 

@@ -217,18 +217,21 @@ def parse(content: bytes, name: str) -> Model:
     try:
         tensors = load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that NumPy has not
-        raise DataError(f"{name}: expected a model file, got something else: {str(error)[:100]}") from None
+        raise DataError(
+            f"{name}: expected a model file that `secure-afl` wrote: {str(error)[:100]}"
+        ) from None
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]  # which `load` has checked
     metadata: Mapping[str, str] = msgspec.json.decode(header).get("__metadata__", {})
     if metadata.get("format") != FORMAT:
-        raise DataError(f"{name}: expected a model file of the format {FORMAT!r}, got another")
+        raise DataError(f"{name}: expected the format {FORMAT!r}, got {str(metadata.get('format'))[:100]!r}")
     try:
         codebook = codebooks.from_text(metadata["codebook"])
         about = msgspec.json.decode(metadata["about"], type=About)
         if codebook.digest != metadata["codebook_sha256"]:
-            raise DataError("expected the codebook of its digest, got another")
+            raise DataError("expected a codebook whose SHA-256 is codebook_sha256, got an altered one")
         if any(tensor.dtype != np.float64 for tensor in tensors.values()):
-            raise DataError("expected tensors of float64, got others")
+            kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
+            raise DataError(f"expected tensors of float64, got {kinds}")
         coef, intercept, *_ = (tensors[name] for name in _TENSORS)
         return Model(codebook, coef, intercept, about, *(tensors.get(name) for name in _ERRORS))
     except KeyError as error:

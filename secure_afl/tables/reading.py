@@ -58,7 +58,7 @@ def _parquet(path: Path, form: Form, name: str) -> Cells:
     try:
         table = parquet.read_table(path)
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{name}: expected a Parquet file, got something else: {str(error)[:100]}") from None
+        raise DataError(f"{name}: this is no Parquet file: {str(error)[:100]}") from None
     texts = [_text(name, field, table.column(at)) for at, field in enumerate(table.schema)]
     return made(name, table.schema.names, texts, table.num_rows, "Parquet", ".")
 
@@ -104,9 +104,7 @@ def _excel(path: Path, form: Form, name: str) -> Cells:
             sheet = form.sheet or names[0]
             lines = book.get_sheet_by_name(sheet).to_python()
     except (python_calamine.CalamineError, python_calamine.PasswordError) as error:
-        raise DataError(
-            f"{name}: expected an Excel file without a password, got something else: {str(error)[:100]}"
-        ) from None
+        raise DataError(f"{name}: expected an Excel file without a password: {str(error)[:100]}") from None
     return from_lines(name, lines, f"Excel, sheet {sheet!r}")
 
 

@@ -368,7 +368,7 @@ def test_what_is_no_change_of_the_sum_is_refused() -> None:
     changed[3] *= 0.5
     with pytest.raises(DataError, match="in that order, got 40 rows with other statistics"):
         model.update(changed[mine], rows.y[mine], rows.site[mine], batch=rows.batch[mine])
-    with pytest.raises(DataError, match="expected the columns, bounds and targets of the fit"):
+    with pytest.raises(DataError, match="do not have the columns, bounds and targets of the fit"):
         rows.update(model.set_params(max_rows=499), "A")
     model.set_params(max_rows=500)
     for said, wrong in (("batch", ["new"]), ("batch", [" new"] * 100), ("withdrawn", [1.0] * 100)):
@@ -423,7 +423,9 @@ def test_a_change_is_of_all_sites_or_none() -> None:
     aggregator.renew("base: added new", may_expose=True)
     # A server that opened the sum of 60 rows and said that it failed would have the 61st.
     one_more = Rows(2, 10).bring("A", "new", 60).bring("A", "new", 1)
-    with pytest.raises(DataError, match="A: expected the rows of the change 'new' again"):
+    with pytest.raises(
+        DataError, match="A: the session of the change 'new' failed, and these are not its rows"
+    ):
         one_more.update(model, "A")
     rows.update(model, "A")
     assert_same(model, rows.fit(classifier()))

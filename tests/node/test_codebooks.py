@@ -104,7 +104,7 @@ def altered(content: bytes, change: Callable[[models.Model], models.Model]) -> b
             lambda sent: replace(sent, codebook=structs.replace(sent.codebook, least_rows=4)),
             "expected the study's codebook",
         ),
-        (None, "expected a model file, got something else"),
+        (None, "expected a model file that `secure-afl` wrote"),
     ],
 )
 def test_a_model_file_that_does_not_fit_the_study_is_refused(

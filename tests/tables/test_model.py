@@ -154,10 +154,10 @@ def test_what_is_no_model_is_refused(table: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     for content in (b"", b"\x80\x04pickle", b"\xff" * 64):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"m\.safetensors: expected a model file, got something else"):
+        with pytest.raises(DataError, match=r"m\.safetensors: expected a model file that `secure-afl` wrote"):
             models.load(path)
     save_file({"coef": np.ones(3)}, path)
-    with pytest.raises(DataError, match="expected a model file of the format"):
+    with pytest.raises(DataError, match="expected the format"):
         models.load(path)
     model, _ = learned(table, CLASSES)
     model.save(path)
@@ -174,7 +174,7 @@ def test_what_is_no_model_is_refused(table: Path, tmp_path: Path) -> None:
         (
             {},
             {"codebook": metadata["codebook"].replace("[18.0,100.0]", "[18.0,99.0]")},
-            "the codebook of its digest",
+            "whose SHA-256 is codebook_sha256",
         ),
         ({}, {"codebook": "{}"}, "expected a codebook"),
         ({}, {"about": "{}"}, "missing required field"),

@@ -210,7 +210,7 @@ def test_encodings(tmp_path: Path) -> None:
     assert cells.numbers("größe").tolist() == [1.5]
     path = written(tmp_path / "b.csv", "x\ty\n1\té\n".encode("utf-16"))
     assert texts(read(path, Form(encoding="utf-16"))) == {"x": ["1"], "y": ["é"]}
-    with pytest.raises(DataError, match="expected text in utf-16, got something else"):
+    with pytest.raises(DataError, match="no text in utf-16"):
         read(written(tmp_path / "c.csv", b"\xff\xfe\x00"), Form(encoding="utf-16"))
 
 
@@ -244,7 +244,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
         read(tmp_path / "a.doc")
     with pytest.raises(DataError, match="got no file of that name"):
         read(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match="expected a Parquet file"):
+    with pytest.raises(DataError, match="no Parquet file"):
         read(written(tmp_path / "a.parquet", "x,y\n1,2\n"))
     with pytest.raises(DataError, match="expected an Excel file"):
         read(written(tmp_path / "a.xlsx", "x,y\n1,2\n"))
