@@ -116,7 +116,8 @@ def solve(
     if M == 0 or not 2.0**-900 < peak < 2.0**900:  # in this range underflow cannot matter to Cholesky
         raise SolveError(f"cannot solve: {M} rows, largest entry of their Gram matrix {peak:g}")
     shift = ridge * math.fsum(G.diagonal()) / d
-    A = G + shift * np.eye(d)
+    A = G.copy()
+    A[np.diag_indices(d)] += shift
     smallest, condition, factor = _smallest_eigenvalue(A)
     W, residual, residual_unit = _refined(A, C, factor)
 
@@ -173,12 +174,12 @@ def _smallest_eigenvalue(A: Matrix) -> tuple[float, float, Factor]:
     rounding = gamma(len(A) + 6) / (1 - gamma(len(A) + 6)) * math.fsum(A.diagonal())
     for tolerance in _TOLERANCES if len(A) > _LANCZOS_FROM else (0.0,):
         try:
-            factor = cho_factor(A)
+            factor = cho_factor(A.T)  # the same matrix, as LAPACK stores it: no conversion
             eigenvalues = _extremes(A, factor, tolerance)
             shift = 0.9 * float(eigenvalues[0])
             B = A.copy()
             B[np.diag_indices_from(B)] -= shift
-            proven = bool(np.isfinite(cholesky(B)).all())
+            proven = bool(np.isfinite(cholesky(B.T, overwrite_a=True)).all())
         except LinAlgError:
             continue
         if proven and shift - _SLACK * rounding > 0:

@@ -20,6 +20,7 @@ UNIT_ROUNDOFF = 2.0**-53
 
 
 _CHUNK_ROWS = 4096
+_MIRRORED = 128  # rows and columns of a block
 _HIGH_BITS = 20  # two factors of 20 bits, added up over 2^12 rows, fit into float64's 53
 
 
@@ -39,11 +40,18 @@ def upper(matrix: Matrix) -> list[Matrix]:
 
 def symmetric(packed: Matrix, size: int) -> Matrix:
     """The matrix (size, size) whose `upper` rows follow one another in `packed`."""
-    matrix = np.zeros((size, size))
-    ends = np.cumsum(np.arange(size, 0, -1))
-    for at, row in enumerate(np.split(packed, ends[:-1])):
-        matrix[at, at:] = row
-    return matrix + np.triu(matrix, 1).T
+    matrix, start = np.zeros((size, size)), 0
+    for at in range(size):
+        matrix[at, at:] = packed[start : start + size - at]
+        start += size - at
+    for at in range(
+        0, size, _MIRRORED
+    ):  # in blocks, as a whole transpose would leave the cache for every value
+        after = at + _MIRRORED
+        block = matrix[at:after, at:after]
+        block += np.triu(block, 1).T
+        matrix[after:, at:after] = matrix[at:after, after:].T
+    return matrix
 
 
 def roundings(rows: int) -> int:
@@ -164,7 +172,8 @@ class PublicBounds:
 
 @dataclass(frozen=True, eq=False)
 class SufficientStatistics:
-    """All that least squares needs to know about rows X (count, d) and Y (count, c). Arrays are read-only copies.
+    """All that least squares needs to know about rows X (count, d) and Y (count, c). Arrays are read-only: copies, unless
+    they were made so.
 
     Parameters
     ----------
@@ -192,8 +201,10 @@ class SufficientStatistics:
         for name in ("gram", "cross", "squares"):
             if getattr(self, name) is None:
                 continue
-            matrix = np.array(getattr(self, name), dtype=np.float64)
-            matrix.flags.writeable = False
+            matrix = np.asarray(getattr(self, name), dtype=np.float64)
+            if matrix.flags.writeable or not matrix.flags.owndata:
+                matrix = matrix.copy()
+                matrix.flags.writeable = False
             object.__setattr__(self, name, matrix)
             rows = self.cross.shape[1] if name == "squares" else len(self.gram)
             if matrix.ndim != 2 or not len(self.gram) or len(matrix) != rows:
@@ -287,9 +298,9 @@ class SufficientStatistics:
         triangle, products = shape.features * (shape.features + 1) // 2, shape.features * shape.outputs
         gram, cross, rest = np.split(packed[:-1], [triangle, triangle + products])
         squares = symmetric(rest, shape.outputs) if shape.squares else None
-        return cls(
-            symmetric(gram, shape.features), cross.reshape(shape.features, shape.outputs), int(count), squares
-        )
+        whole = symmetric(gram, shape.features)
+        whole.flags.writeable = False
+        return cls(whole, cross.reshape(shape.features, shape.outputs), int(count), squares)
 
     def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         """Statistics of the rows of both; DataError unless the shapes agree."""

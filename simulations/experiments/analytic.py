@@ -21,6 +21,7 @@ from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.simulations.baselines.harness import KEY_TRIPS, SUM_TRIPS
 from secure_afl.simulations.data.dataset import Dataset
 from secure_afl.simulations.data.partition import Part, stacked
+from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.study.run import aggregator_for, of_median_client
 from secure_afl.simulations.study.settings import Settings
 from secure_afl.sums.aggregation import Aggregate, MaskedAggregator, PlainAggregator
@@ -39,16 +40,28 @@ class Account:
     clock shows on an idle machine, and other programs do not add to them.
 
     learning_seconds: statistics, forward passes, solves, and sums in the clear; protocol_seconds: keys, encoding,
-    masks, adding, unmasking; adapting_seconds: personal heads, of the slowest client; bytes_up, bytes_down: of the
-    median client, weights included.
+    masks, adding, unmasking; adapting_seconds: personal heads, of the slowest client; ahead_seconds: the part of
+    learning_seconds that clients spend before the first sum; bytes_up, bytes_down: of the median client, weights included;
+    round_trips: of keys and sums; key_trips: those of keys.
     """
 
     learning_seconds: float
     protocol_seconds: float
     adapting_seconds: float
+    ahead_seconds: float
     bytes_up: int
     bytes_down: int
     round_trips: int
+    key_trips: int
+
+    def network_seconds(self, link: Link) -> float:
+        """What the network adds to the seconds of computing: clients compute while they wait for messages with keys, as
+        nodes do (`secure_afl.node.ahead`).
+        """
+        waiting = link.seconds(0, 0, self.key_trips)
+        return link.seconds(self.bytes_up, self.bytes_down, self.round_trips) - min(
+            waiting, self.ahead_seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -121,18 +134,20 @@ def _account(model: "_Timed", aggregator: "_Metered", elapsed: float) -> Account
         costs = aggregator.inner.cohort.costs.values()
         up = int(of_median_client([cost.up for cost in costs]))
         down = int(of_median_client([cost.down for cost in costs]))
-        trips = KEY_TRIPS + SUM_TRIPS * sums
+        keys, trips = KEY_TRIPS, KEY_TRIPS + SUM_TRIPS * sums
     else:
-        up, down, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, sums
+        up, down, keys, trips = _FLOAT64 * sum(one.length for one in model.rounds_), 0, 0, sums
     learning, protocol = model.learning, aggregator.clients
     server = elapsed - learning.worked - protocol.worked - sum(model.adapting)
     return Account(
         learning_seconds=server - aggregator.server_seconds + learning.slowest,
         protocol_seconds=aggregator.server_seconds + protocol.slowest,
         adapting_seconds=max(model.adapting),
+        ahead_seconds=learning.slowest_until("vector"),
         bytes_up=up,
         bytes_down=down + weights,
         round_trips=trips,
+        key_trips=keys,
     )
 
 
@@ -154,6 +169,15 @@ class _Clients:
     def slowest(self) -> float:
         """What the steps take when all clients work at the same time."""
         return sum(max(clients.values()) for clients in self._steps.values())
+
+    def slowest_until(self, kind: str) -> float:
+        """The same of the steps up to the first (`kind`, …)."""
+        total = 0.0
+        for step, clients in self._steps.items():
+            total += max(clients.values())
+            if isinstance(step, tuple) and step[0] == kind:
+                break
+        return total
 
 
 class _Metered:

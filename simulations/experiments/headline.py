@@ -83,8 +83,9 @@ def _of_seed(
 def _of_history(history: History, link: Link) -> Record:
     trips, first = (0, 0) if history.method in _ALONE else (history.trips, history.first_trips)
     points, curve = history.points, []
+    ahead = min(points[0].compute_seconds, link.seconds(0, 0, first))  # clients work while they exchange keys
     for point in points:
-        network = link.seconds(point.bytes_up, point.bytes_down, first + trips * point.round)
+        network = link.seconds(point.bytes_up, point.bytes_down, first + trips * point.round) - ahead
         curve.append((point.compute_seconds + network, point.accuracy))
     last = points[-1]
     return {
@@ -101,7 +102,7 @@ def _of_history(history: History, link: Link) -> Record:
 
 def _of_outcome(outcome: Outcome, title: str, link: Link) -> list[Record]:
     account = outcome.account
-    network = link.seconds(account.bytes_up, account.bytes_down, account.round_trips)
+    network = account.network_seconds(link)
     common = account.learning_seconds + account.protocol_seconds
     found = []
     for method, accuracy, compute in (

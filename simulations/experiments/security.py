@@ -45,14 +45,11 @@ def measure(link: Link, watch: Callable[[str], None]) -> dict[str, Any]:
                         dropout=dropout,
                         backend=backend,
                     )
-                    found.append(asdict(outcome.account))
+                    account = outcome.account
+                    found.append(asdict(account) | {"network_seconds": account.network_seconds(link)})
             for backend, found in runs.items():
                 middle = {key: median(run[key] for run in found) for key in found[0]}
-                seconds = link.seconds(middle["bytes_up"], middle["bytes_down"], int(middle["round_trips"]))
-                middle |= {
-                    "network_seconds": seconds,
-                    "compute_seconds": middle["learning_seconds"] + middle["protocol_seconds"],
-                }
+                middle["compute_seconds"] = middle["learning_seconds"] + middle["protocol_seconds"]
                 records.append(
                     {"network": title, "dropout": dropout, "backend": backend, "clients": len(parts)} | middle
                 )

@@ -51,8 +51,9 @@ def by_contrast(rows: Tensor, total: Tensor, squares: Tensor) -> Tensor:
     """`normalised` rows (n, values, …), given the sums of their values and of their squares, (n, 1, …)."""
     n = rows.shape[1]
     length = (divided(n * squares - total * total, n) + CONTRAST_FLOOR).sqrt()
-    scaled = (rows - divided(total, n)).div_(length)  # large: one temporary, changed in place
-    return scaled.mul_(2.0**GRID_BITS).round_().mul_(2.0**-GRID_BITS)
+    # In grid units at once: scaling a divisor by a power of two is exact. Large: one temporary, changed in place.
+    units = (rows - divided(total, n)).div_(length * 2.0**-GRID_BITS)
+    return units.round_().mul_(2.0**-GRID_BITS)
 
 
 def exactly_normalised(inputs: int, limit: float) -> bool:

@@ -98,12 +98,13 @@ class Learner:
         """Gram matrix and cross-covariance of the layer's inputs with a leading column of ones, exact float64."""
         wanted = self._targets(known)
         classes, inputs = self._network.classes, known.inputs
-        gram = torch.zeros((inputs, inputs), dtype=torch.float64, device=self._device)
+        gram = None
         # All rows of a label at a position have the same target: only their sum matters.
         sums = torch.zeros((classes, known.positions * inputs), dtype=torch.float64, device=self._device)
         for chunk in self._chunks(8 * known.positions * 2 * inputs):
             rows = patches(self._values[chunk], known.layer)
-            gram += _gram(rows)
+            product = _gram(rows)
+            gram = product if gram is None else gram.add_(product)
             sums.index_add_(0, self._labels[chunk], rows.reshape(-1, known.positions * inputs))
         numbers = torch.bincount(self._labels, minlength=classes).to(torch.float64)
         count = len(self._labels) * known.positions
@@ -111,7 +112,9 @@ class Learner:
         whole = np.empty((inputs + 1, inputs + 1))
         whole[0, 0] = count
         whole[0, 1:] = whole[1:, 0] = sums.sum(dim=0).cpu().numpy()
+        assert gram is not None  # a learner has rows
         whole[1:, 1:] = gram.cpu().numpy()
+        whole.flags.writeable = False
         cross = sums.T @ wanted.reshape(classes * known.positions, -1)
         ones = numbers @ wanted.sum(dim=1)
         return SufficientStatistics(whole, torch.vstack([ones, cross]).cpu().numpy(), count)

@@ -25,13 +25,14 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.parameters import SumPlan
 from secure_afl.protocol.transport.driver import Exchange
 from secure_afl.simulations.baselines import apart, averaging, proximal, zeroth
-from secure_afl.simulations.baselines.harness import clients_of
+from secure_afl.simulations.baselines.harness import KEY_TRIPS, clients_of
 from secure_afl.simulations.baselines.methods import METHODS
 from secure_afl.simulations.baselines.model import Model, linear
 from secure_afl.simulations.baselines.settings import Settings
 from secure_afl.simulations.data.dataset import Dataset, load
 from secure_afl.simulations.data.partition import Part, partition
 from secure_afl.simulations.experiments.analytic import Account, train
+from secure_afl.simulations.experiments.links import Link
 from secure_afl.sums import aggregation
 from secure_afl.sums.aggregation import LocalSessions, MaskedAggregator, PlainAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
@@ -142,6 +143,21 @@ def test_clients_install_seeded_layers_at_the_same_time(
 ) -> None:
     made = delayed(monkeypatch, clock, Learner, "install", lambda first, number: 1.0)
     assert seconds(account(problem, encoder="seeded")) == len(made) / CLIENTS >= 1
+
+
+@pytest.mark.parametrize("spent", [0.0, 0.03, 7.0])
+def test_clients_compute_while_they_exchange_keys_and_at_no_other_time(
+    problem: tuple[Dataset, list[Part]], clock: list[float], monkeypatch: pytest.MonkeyPatch, spent: float
+) -> None:
+    """Only waiting is saved, and only by work that can begin without a sum: the first statistics of two."""
+    link = Link(latency=0.025)
+    delayed(monkeypatch, clock, Learner, "vector", lambda first, number: spent)
+    masked, clear = account(problem), account(problem, Backend.PLAIN)
+    saved = [
+        link.seconds(one.bytes_up, one.bytes_down, one.round_trips) - one.network_seconds(link)
+        for one in (masked, clear)
+    ]
+    assert saved == pytest.approx([min(spent, KEY_TRIPS * 0.05), 0.0])
 
 
 @pytest.mark.parametrize("step", IN_THE_CLEAR)
