@@ -122,7 +122,7 @@ def run_command(
     from secure_afl.node.run import run
 
     with refusals_shown():
-        report = run(folder.absolute(), deadline, lambda line: _say(escape(line.rstrip())))
+        report = run(folder.absolute(), deadline)
         for number, survivors in enumerate(report["survivors"], 1):
             _say(escape(f"sum {number} is over {', '.join(survivors)}"))
         _say_figures(report.get("held_out"))

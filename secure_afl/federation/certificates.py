@@ -103,8 +103,10 @@ class Authority:
 
 
 def node_key() -> tuple[bytes, bytes]:
-    """A node's new key, as `ssh-keygen -t ecdsa -b 384` writes it: the secret half, and the public one."""
-    key = ec.generate_private_key(ec.SECP384R1())  # what Flower takes
+    """A node's new key, as `ssh-keygen -t ecdsa -b 256` writes it: the secret half, and the public one."""
+    key = ec.generate_private_key(
+        ec.SECP256R1()
+    )  # of the curves that Flower takes, the one whose signatures cost least
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return _secret(key, PrivateFormat.OpenSSH), public
 

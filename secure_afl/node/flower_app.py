@@ -27,6 +27,7 @@ from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.events import LeftOpen, bound, described
 from secure_afl.protocol.transport.flower.client import answering
+from secure_afl.protocol.transport.flower.fleet import FleetError
 from secure_afl.protocol.transport.flower.server import FlowerPost
 from secure_afl.protocol.transport.logs import listen, tell
 from secure_afl.protocol.transport.post import Channel
@@ -90,6 +91,9 @@ def serve(grid: Grid, path: Path, deadline: float, poll: float) -> dict[str, Any
             _write(path / FAILURE, {"reason": reason or f"{refusal} at {at}", "silences": post.silences})
         progress.over("failed")
         keep_run(path, (FAILURE,))
+        raise
+    except KeyboardInterrupt:
+        progress.over("was stopped")
         raise
     progress.over("learned")
     keep_run(path, (MODEL, TABLE_MODEL, HELD_OUT, REPORT))
@@ -172,6 +176,8 @@ def _learn(
                 folder.keep_figures(figures.json())
     except BaseException as error:
         events.silent(post.silences)
+        if isinstance(error, FleetError):  # there is no way to tell the parties
+            raise
         if store is None or (
             isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
         ):

@@ -66,7 +66,7 @@ _PERSISTENT = 120.0  # seconds during which a reply is sent again
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`node.toml`. superlink: HOST:PORT of its public door; authority: the file of certificates that vouch for it; key: that of
-    this node's secret key, as `ssh-keygen -t ecdsa -b 384` writes it; apps: digests of the apps whose runs are answered,
+    this node's secret key, as `ssh-keygen -t ecdsa -b 256` writes it; apps: digests of the apps whose runs are answered,
     empty for all, as none is run here.
     """
 
@@ -462,7 +462,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FileError(
             f"{path}: expected a node's secret key without a passphrase (ecdsa), and this is none; "
-            "`ssh-keygen -t ecdsa -b 384 -N ''` makes one"
+            "`ssh-keygen -t ecdsa -b 256 -N ''` makes one"
         )
     return key
 

@@ -3,14 +3,12 @@
 server.toml     its two addresses and its certificate; see `Settings`
 nodes/*.pub     the public keys of the nodes that may connect
 superlink.db    made by it: registered nodes, runs, and messages on their way
-flwr/           made by it: where `flwr` finds the private door
 
 """
 
 import ipaddress
 import logging
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +17,8 @@ import msgspec
 from secure_afl.node.site import Folder, study_folders
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
-from secure_afl.protocol.transport.flower import superlink
 
-CONNECTION = "server"
-"""What `flwr` calls the private door."""
+_HERE = Path(__file__).resolve()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not private.is_loopback:
             raise FileError(
                 f"private: expected an address of this machine alone, such as 127.0.0.1:8001, got {self.private!r}: "
-                "whoever reaches it may run programs here"
+                "whoever reaches it may send messages to the nodes"
             )
         if self.public == self.private:
             raise FileError(f"expected two addresses, got {host} with one port twice")
@@ -77,6 +73,8 @@ def settings(path: Path) -> Settings:
 
 def serve(path: Path) -> None:
     """Run the SuperLink of a server's folder until SIGTERM or SIGINT. Raises `FileError`."""
+    from secure_afl.protocol.transport.flower import superlink
+
     found = settings(path)
     (host, port), (private, inner) = address("public", found.public), address("private", found.private)
     nodes = path / "nodes"
@@ -88,12 +86,8 @@ def serve(path: Path) -> None:
         path / found.key,
         path / found.database if found.database else None,
     )
-    os.umask(0o077)  # for what a run submits, and for the database: it has what is on its way
-    os.environ.update(
-        superlink.QUIET,
-        FLWR_HOME=str(flower_home(path)),
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # of Flower's programs
-    )
+    os.umask(0o077)  # for the database: it has what is on its way
+    os.environ.update(superlink.QUIET)
     listening = logging.StreamHandler()
     listening.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger(superlink.__name__)
@@ -112,13 +106,6 @@ def largest_answer(path: Path) -> int:
     return largest
 
 
-def flower_home(path: Path) -> Path:
-    """A folder for `FLWR_HOME` in which `flwr` finds the private door as `CONNECTION`. Raises `FileError`."""
-    home = path / "flwr"
-    home.mkdir(mode=0o700, exist_ok=True)
-    text = (
-        f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\naddress = "{settings(path).private}"\n'
-        "insecure = true\n"
-    )
-    (home / "config.toml").write_text(text)
-    return home
+def app_folder() -> Path:
+    """The app of our runs: two names out of the installed package. In a checkout it is beside the package."""
+    return next(one for at in (1, 2) if (one := _HERE.parents[at] / "apps" / "flower").is_dir())

@@ -19,8 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from secure_afl.errors import DataError
 from secure_afl.protocol.transport import logs
 from secure_afl.simulations.network import certificates
@@ -112,6 +110,8 @@ class Loopback:
         watch: Callable[[str], None] = lambda line: None,
     ) -> str:
         """Run any app with settings as for `flwr run`, wait until it is over, and return its output."""
+        if not self.stock:  # as somebody would who reaches the private door: `secure-afl serve` runs no app
+            self._start("executor", "flower-superexec", "--insecure", "--runtime-api-address", self.operator)
         command = ("flwr", "run", app, _NAME, "--stream", "--run-config", settings)
         return self._watched(command, limit, watch)
 
@@ -138,11 +138,18 @@ class Loopback:
         self._programs[f"node-{party}"].wait(limit)
 
     def kill_server(self) -> None:
-        """Kill the ServerApp; the SuperLink and the nodes keep running."""
-        for program in psutil.Process(self._programs["superlink"].pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if any(word.endswith("flwr-serverapp") for word in program.cmdline()):
-                    program.kill()
+        """Kill the run of `run`; the SuperLink and the nodes keep running."""
+        self._signal("run", signal.SIGKILL)
+
+    def kill_superlink(self) -> None:
+        """Kill `secure-afl serve`, like a loss of power."""
+        self._signal("superlink", signal.SIGKILL)
+        self._programs["superlink"].wait()
+
+    def start_superlink(self) -> None:
+        """Start or restart `secure-afl serve`, and wait until it answers. Raises `DataError` if it does not."""
+        link = self._start("superlink", "secure-afl", "serve", self.server)
+        self._await(link, f"http://{self.operator}")
 
     def _start_all(self) -> None:
         _installed("flwr")
@@ -151,6 +158,11 @@ class Loopback:
         public, private = _free_ports(2)
         self.public = f"127.0.0.1:{public}"
         self.operator = self.public if self.stock else f"127.0.0.1:{private}"
+        trusted = f'root-certificates = "{self._made.authority}"' if self.stock else "insecure = true"
+        (self.home / "flwr").mkdir()
+        (self.home / "flwr" / "config.toml").write_text(
+            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{self.operator}"\n{trusted}\n'
+        )
         (self._start_stock if self.stock else self._start_ours)()
         for party in range(len(self.parties)):
             self.start(party)
@@ -167,17 +179,10 @@ class Loopback:
             (folder / "node.toml").write_text(
                 f'superlink = "{self.public}"\nauthority = "{made.authority}"\nkey = "{key}"\n'
             )
-        link = self._start("superlink", "secure-afl", "serve", self.server)
-        self._await(link, f"http://{self.operator}")
+        self.start_superlink()
 
     def _start_stock(self) -> None:
         made, (host, port) = self._made, self.public.split(":")
-        flwr = self.home / "flwr"
-        flwr.mkdir()
-        (flwr / "config.toml").write_text(
-            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{self.public}"\n'
-            f'root-certificates = "{made.authority}"\n'
-        )
         link = self._start(
             "superlink",
             "flower-superlink",
@@ -237,8 +242,7 @@ class Loopback:
 
     def _environment(self) -> Mapping[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        flwr = (self.home if self.stock else self.server) / "flwr"
-        return {**os.environ, **QUIET, "FLWR_HOME": str(flwr), "PATH": path}
+        return {**os.environ, **QUIET, "FLWR_HOME": str(self.home / "flwr"), "PATH": path}
 
     def _log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text()[-2000:]

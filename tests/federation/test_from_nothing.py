@@ -147,7 +147,7 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
             for name, site in sites.items():
                 nodes.enter_context(site.running(at(name, start)))
             started = time.monotonic()
-            said = office.type(run)
+            said = office.type(f"{run} 2>&1")
             print(f"study run: {time.monotonic() - started:.1f} s")
     assert f"sum 1 is over {', '.join(HOSPITALS)}" in said
     server = office.path / "federation" / "server"

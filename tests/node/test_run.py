@@ -1,89 +1,126 @@
-"""`secure-afl study run` ends as the run ended, whatever Flower's own command says."""
+"""`secure-afl study run` is the run's ServerApp: it ends as the run ended, with the reason and the parties' names."""
 
 import json
-import sys
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
-from worlds.folders import Federation
+from worlds.folders import Federation, in_process, model
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: runs over it are not tested here")
 
 from flwr.app import Message
-from worlds.grids import LocalGrid, answering, node, without_an_engine
+from worlds.grids import LocalGrid, Reply, answering, node, without_an_engine
 
-from secure_afl.errors import DataError
 from secure_afl.node import flower_app, status
 from secure_afl.node import run as runs
 from secure_afl.node.site import FAILURE
 from secure_afl.protocol.session.errors import RoundAbortedError
 from secure_afl.protocol.transport.flower import records
+from secure_afl.protocol.transport.flower import run as flower_run
+from secure_afl.protocol.transport.flower.fleet import FleetError
 from secure_afl.protocol.transport.post import Channel
 from secure_afl.simulations.cli.main import app
 
-BEGUN = "echo Successfully started run 7"
-REPORT = '{"survivors": [["site-0", "site-1"]], "silences": ["site-2 gave no answer"]}'
-FAILED = '{"reason": "expected 3 clients, got 2", "silences": ["site-2 gave no answer"]}'
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # of how Flower reads an app's folder
+Study = Callable[[Reply], tuple[int, str]]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A server's folder; `flwr` is what `program` writes."""
+def federation(tmp_path: Path) -> Federation:
     federation = Federation(tmp_path / "federation")
-    (federation.server / "server.toml").write_text("")
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    return federation.server
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    (federation.server / "server.toml").write_text(f'private = "127.0.0.1:{port}"\n')
+    return federation
 
 
-def program(server: Path, run: str, listed: str = 'echo \'"status": "finished:completed"\'') -> None:
-    at = Path(sys.executable).parent / "flwr"
-    at.write_text(f'#!/bin/sh\ncd "{server}"\ncase $1 in run) {run};; list) {listed};; esac\n')
-    at.chmod(0o755)
+@pytest.fixture
+def study(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """`secure-afl study run`, with nodes in this process that reply so; its exit code and output."""
+    without_an_engine(monkeypatch)
+
+    def done(reply: Reply) -> tuple[int, str]:
+        @contextmanager
+        def running(address: str, app: Path) -> Iterator[LocalGrid]:
+            yield LocalGrid(4, reply)
+
+        monkeypatch.setattr(flower_run, "running", running)
+        found = CliRunner().invoke(app, ["study", "run", str(federation.server), "--deadline", "1"])
+        return found.exit_code, " ".join(found.output.split())
+
+    return done
 
 
-def test_a_run_gives_its_report(server: Path) -> None:
-    program(server, f"{BEGUN}; echo '{REPORT}' > report.json")
-    said: list[str] = []
-    assert runs.run(server, 9.0, said.append) == json.loads(REPORT)
-    assert said == ["Successfully started run 7\n"]
+def unless(federation: Federation, wrong: Callable[[int], None], channel: Channel = Channel.MASKED) -> Reply:
+    """Honest nodes, but for what `wrong` does when one is sent a message of a channel."""
+
+    def reply(at: int, message: Message) -> Message:
+        if records.to_envelope(message.content).channel is channel:
+            wrong(at)
+        return node(federation, at - 100, message)
+
+    return reply
 
 
-def test_a_run_that_failed_ends_with_the_reason_and_names(server: Path) -> None:
-    (server / "model.npz").write_bytes(b"old")
-    program(server, f"{BEGUN}; echo '{FAILED}' > failure.json")
-    done = CliRunner().invoke(app, ["study", "run", str(server)])
-    assert done.exit_code == 1
-    words = "no model was learned: expected 3 clients, got 2 (no answer: site-2 gave no answer)"
-    assert words in " ".join(done.output.split())
-    assert not (server / "model.npz").exists()
-    assert words.partition(": ")[2] in status.failure(server)
+def test_a_run_gives_its_report(federation: Federation, study: Study) -> None:
+    code, said = study(answering(federation))
+    assert code == 0
+    assert f"sum 1 is over {', '.join(federation.names)}" in said
+    assert np.array_equal(model(federation.server)[0], in_process(federation))
 
 
-@pytest.mark.parametrize(
-    ("run", "words"),
-    [("echo no such address; exit 1", "no run was begun"), (BEGUN, "was stopped before")],
-)
-def test_a_run_that_left_nothing_is_no_success(server: Path, run: str, words: str) -> None:
-    program(server, run)
-    with pytest.raises(DataError, match=words):
-        runs.run(server, 9.0, lambda line: None)
+def test_a_run_that_failed_ends_with_the_reason_and_names(federation: Federation, study: Study) -> None:
+    (federation.server / "model.npz").write_bytes(b"old")
+
+    def reply(at: int, message: Message) -> Message | None:
+        silent = at > 101 and records.to_envelope(message.content).channel is Channel.MASKED
+        return None if silent else node(federation, at - 100, message)
+
+    code, said = study(reply)
+    assert code == 1
+    reason = status.failure(federation.server)
+    assert f"no model was learned: {reason}" in said
+    assert all(name in reason for name in ("site-2", "site-3"))
+    assert not (federation.server / "model.npz").exists()
 
 
-def test_a_log_that_ends_before_the_run_is_not_its_end(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run goes on for two questions, and writes its report then."""
-    monkeypatch.setattr(runs, "_EVERY", 0.0)
-    last = "test -e asked && echo '{}' > report.json; touch asked; echo '\"status\": \"running\"'"
-    program(server, BEGUN, last)
-    assert runs.run(server, 9.0, lambda line: None) == {}
+def test_without_a_superlink_an_earlier_report_is_not_taken_for_this_ones(federation: Federation) -> None:
+    (federation.server / "report.json").write_text("{}")
+    with pytest.raises(FleetError, match="start `secure-afl serve`"):
+        runs.run(federation.server, 1.0)
+    assert not (federation.server / "report.json").exists()
 
 
-def test_an_earlier_report_is_not_taken_for_this_one(server: Path) -> None:
-    (server / "report.json").write_text(REPORT)
-    program(server, BEGUN)
-    with pytest.raises(DataError, match="no model was learned"):
-        runs.run(server, 9.0, lambda line: None)
+@pytest.mark.parametrize("channel", [Channel.WHEREABOUTS, Channel.MASKED])
+def test_a_superlink_that_goes_away_is_named_as_the_reason(
+    federation: Federation, study: Study, channel: Channel
+) -> None:
+    def gone(at: int) -> None:
+        raise FleetError("nobody answers")
+
+    code, said = study(unless(federation, gone, channel))
+    assert code == 1
+    assert "no model was learned: nobody answers" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_that_is_stopped_tells_the_parties_and_ends(
+    federation: Federation, study: Study, number: signal.Signals
+) -> None:
+    def stop(at: int) -> None:
+        os.kill(os.getpid(), number)
+
+    code, said = study(unless(federation, stop))
+    assert code == 1
+    assert "the run was stopped" in said
+    assert json.loads((federation.server / "progress.json").read_text())["over"] == "was stopped"
 
 
 def test_the_server_writes_down_why_no_model_came_and_who_was_silent(

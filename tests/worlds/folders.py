@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
+from secure_afl.crypto.identity import Identity
 from secure_afl.node.site import Folder, kept
 from secure_afl.node.study import NetworkStudy, Study
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Kept, Store
-from secure_afl.protocol.files import policy, roster
+from secure_afl.protocol.files import keys, policy, roster
 from secure_afl.protocol.files.keys import read_key
 from secure_afl.protocol.masking.memory import Memory
 from secure_afl.protocol.masking.states import ClientState
@@ -207,3 +208,18 @@ def in_process(federation: Federation, numbers: Iterable[int] | None = None) -> 
     if isinstance(study, NetworkStudy):
         return np.asarray(study.estimator(aggregator).fit(X / study.fedacnnl.scale, y, site).weights_[-1])
     return np.asarray(study.estimator(aggregator).fit(X, y, site).weights_)
+
+
+def with_a_key(federation: Federation) -> Identity:
+    """The server's identity: with one, it keeps its session."""
+    _, secret, _ = keys.write_key(federation.server, "server", server=True)
+    secret.rename(federation.server / "identity.key")
+    return read_key(federation.server / "identity.key", keys.service_passphrase, server=True)[1]
+
+
+def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
+    """The sessions that a party was in, by its own store."""
+    _, identity = read_key(federation.folders[party] / "identity.key", keys.service_passphrase)
+    with closing(Store(federation.folders[party] / "state.db", identity)) as store:
+        assert store.run("SELECT count(*) FROM kept") == [(0,)]  # no secrets are left
+        return store.run("SELECT session FROM joined")

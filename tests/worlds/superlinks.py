@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ APP = Path(__file__).resolve().parents[2] / "apps" / "flower"
 @dataclass
 class Here:
     """A SuperLink. keys: nodes' secret ones; registered: the public ones that may connect, with names; app: what the last run
-    submitted.
+    submitted; stop: ends it.
     """
 
     home: Path
@@ -46,6 +46,7 @@ class Here:
     fleets: list[Fleet] = field(default_factory=list)
     grids: list[HttpGrid] = field(default_factory=list)
     app: str = ""
+    stop: Callable[[], None] = lambda: None
 
     @property
     def public(self) -> str:
@@ -101,11 +102,17 @@ def superlink(home: Path, nodes: int = 2) -> Iterator[Here]:
             ports.append(one.getsockname()[1])
     link = Link(("127.0.0.1", ports[0]), ("127.0.0.1", ports[1]), made.server, made.server_key)
     registered: dict[bytes, str] = {}
-    server = SuperLink(link, lambda: dict(registered), every=0.05, executor=False)
+    server = SuperLink(link, lambda: dict(registered), every=0.05)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(nodes)]
     here = Here(home, link, keys, registered, made.authority.read_bytes())
+
+    def stop() -> None:
+        server.stop()
+        thread.join(HANG)
+
+    here.stop = stop
     trusted = ssl.create_default_context(cafile=made.authority)
     try:
         ends = time.monotonic() + HANG
@@ -119,5 +126,4 @@ def superlink(home: Path, nodes: int = 2) -> Iterator[Here]:
     finally:
         for one in (*here.fleets, *here.grids):
             one.close()
-        server.stop()
-        thread.join(HANG)
+        stop()

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
     ISOLATION_MODE_PROCESS,
-    ISOLATION_MODE_SUBPROCESS,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SYSTEM_TIME_TOLERANCE,
@@ -41,10 +40,17 @@ from flwr.supercore.primitives.asymmetric import (
     uses_nist_ec_curve,
     verify_signature,
 )
+from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.control.middlewares import (
+    ControlEventLogMiddleware,
+    ControlLicenseMiddleware,
+    ControlSensitiveResponseMiddleware,
+)
+from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -52,6 +58,15 @@ from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.flower.door import LARGEST_REPLY, Doors
 
+_IDLE = (
+    ControlEventLogMiddleware,
+    ControlLicenseMiddleware,
+    ControlSensitiveResponseMiddleware,
+    FleetEventLogMiddleware,
+    RuntimeTracingMiddleware,
+)
+"""Flower's middlewares for event logs, licenses, accounts and traces, none of which a SuperLink of ours has. Each would cost
+a request 0.2 ms or more."""
 _LOG = logging.getLogger(__name__)
 SILENT = 20.0  # seconds in which a new connection has to say what it wants
 _CLOSING = 2  # seconds for connections to end
@@ -59,9 +74,8 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
 }
-"""Settings of Flower: no telemetry, no update checks, no installation; a submitted run starts within half a second."""
+"""Settings of Flower: no telemetry, no update checks, no installation."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def node_keys(folder: Path) -> dict[bytes, str]:
         if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
             raise FileError(
                 f"{path}: expected a node's public key (ecdsa, on a NIST curve), got a different file; "
-                "`ssh-keygen -t ecdsa -b 384` makes one"
+                "`ssh-keygen -t ecdsa -b 256` makes one"
             )
         found[public_key_to_bytes(key)] = path.stem
     return found
@@ -118,7 +132,7 @@ class SuperLink:
 
     keys: returns the keys that may connect, see `node_keys`. It is called regularly, so added keys are admitted and
     removed keys shut out while the SuperLink runs. most: see `Doors`, called
-    regularly, too. executor: whether to run submitted ServerApps.
+    regularly, too.
     Raises `FileError` for unreadable keys, certificates or databases, and for an address in use.
     """
 
@@ -129,7 +143,6 @@ class SuperLink:
         *,
         most: Callable[[], int] = lambda: LARGEST_REPLY,
         every: float = 2.0,
-        executor: bool = True,
     ) -> None:
         self._link = link
         self._keys = keys
@@ -137,11 +150,12 @@ class SuperLink:
         self._every = every
         admitted = keys()
         try:
-            application = create_app(_config(link, executor), SuperLinkLifespan)
+            application = create_app(_config(link), SuperLinkLifespan)
         except SQLAlchemyError as error:
             raise FileError(
                 f"{link.database}: expected a database of this version of Flower: {error}"
             ) from None
+        application.user_middleware = [one for one in application.user_middleware if one.cls not in _IDLE]
         self._state = application.state.linkstate_factory.state()
         admit(self._state, admitted)
         self._admitted = admitted
@@ -155,6 +169,7 @@ class SuperLink:
             "log_config": get_uvicorn_log_config(logging.INFO),
             "timeout_graceful_shutdown": _CLOSING,
             "timeout_keep_alive": 75,  # longer than nodes pause between two requests
+            "proxy_headers": False,  # nobody asks for a sender's address
         }
         tls: dict[str, Any] = {"ssl_certfile": str(link.certificate), "ssl_keyfile": str(link.key)}
         self._private = uvicorn.Server(uvicorn.Config(self._doors.private, lifespan="on", **common))
@@ -298,7 +313,7 @@ def signed(headers: Mapping[str, str], keys: Container[bytes]) -> bool:
         return False
 
 
-def _config(link: Link, executor: bool) -> SuperLinkLifespanConfig:
+def _config(link: Link) -> SuperLinkLifespanConfig:
     """Flower's own settings, without certificates: the private door is local, and the public door handles TLS itself."""
     host, port = link.private
     return SuperLinkLifespanConfig(
@@ -322,7 +337,7 @@ def _config(link: Link, executor: bool) -> SuperLinkLifespanConfig:
         ssl_certfile=None,
         ssl_keyfile=None,
         database=str(link.database or FLWR_IN_MEMORY_DB_NAME),
-        isolation=ISOLATION_MODE_SUBPROCESS if executor else ISOLATION_MODE_PROCESS,
+        isolation=ISOLATION_MODE_PROCESS,  # no submitted app is run here
         runtime_dependency_install=False,
     )
 

@@ -495,7 +495,7 @@ def test_faults_of_the_server_are_told_before_it_listens(here: Here, tmp_path: P
             "key": made.server_key,
             **changed,
         }
-        SuperLink(Link(**link), dict, executor=False)  # type: ignore[arg-type]
+        SuperLink(Link(**link), dict)  # type: ignore[arg-type]
 
     with pytest.raises(FileError, match="expected a free address"):
         started(public=here.link.public)

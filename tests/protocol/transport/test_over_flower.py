@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds.folders import LAYERED, RIDGE, Federation, in_process, model
+from worlds.folders import LAYERED, RIDGE, Federation, in_process, model, session_of, with_a_key
 from worlds.mortal_node import NODE
 from worlds.patience import HANG
 
@@ -317,23 +317,6 @@ class Stopping(LocalGrid):
                 self.left -= 1
             came.append(self.waiting.pop(number))
         return came
-
-
-def with_a_key(federation: Federation) -> Identity:
-    """The server's identity: with one, it keeps its session."""
-    member, secret, _ = keys.write_key(federation.server, "server", server=True)
-    secret.rename(federation.server / "identity.key")
-    del member
-    key = federation.server / "identity.key"
-    return keys.read_key(key, keys.service_passphrase, server=True)[1]
-
-
-def session_of(federation: Federation, party: int) -> list[tuple[object, ...]]:
-    """The sessions that a party was in, by its own store."""
-    _, identity = keys.read_key(federation.folders[party] / "identity.key", keys.service_passphrase)
-    with closing(Store(federation.folders[party] / "state.db", identity)) as store:
-        assert store.run("SELECT count(*) FROM kept") == [(0,)]  # no secrets are left
-        return store.run("SELECT session FROM joined")
 
 
 @pytest.mark.long
@@ -731,6 +714,30 @@ def test_a_server_that_is_killed_goes_on_in_the_next_run(tmp_path: Path) -> None
 
         with pytest.raises(DataError, match="ended without a report"):
             network.run(deadline=HANG, limit=2 * HANG, watch=watch)
+        said = network.run(deadline=HANG, limit=2 * HANG)
+    assert "left open" in said
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[-1], in_process(federation))
+    assert all(len(session_of(federation, party)) == 1 for party in range(4))
+
+
+@pytest.mark.long
+def test_a_superlink_that_is_killed_costs_a_run_and_no_session(tmp_path: Path) -> None:
+    """`python tests/long/killed_superlink.py` does it in each phase."""
+    from secure_afl.simulations.network.loopback import Loopback
+
+    federation = Federation(tmp_path / "parties")
+    with_a_key(federation)
+    with Loopback(tmp_path / "network", federation.folders, federation.server) as network:
+
+        def watch(line: str) -> None:
+            if "phase: consenting" in line:
+                network.kill_superlink()
+                network.start_superlink()
+
+        with pytest.raises(DataError, match="start the study again"):
+            network.run(deadline=HANG, limit=2 * HANG, watch=watch)
+        assert not (federation.server / "model.npz").exists()
         said = network.run(deadline=HANG, limit=2 * HANG)
     assert "left open" in said
     for folder in (federation.server, *federation.folders):
