@@ -2,10 +2,17 @@
 
 import http.client
 import json
+import os
+import re
+import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
+from shutil import which
 
 import pytest
 from typer.testing import CliRunner
@@ -118,6 +125,70 @@ def test_nobody_elses_page_reads_it_and_nobody_writes(tmp_path: Path) -> None:
         assert asked(at, path="/../identity.key")[0] == 404
         assert asked(at, method="POST")[0] == 501
         assert asked(at, host=f"localhost:{at[1]}")[0] == 200
+
+
+CHROMIUM = which("chromium") or ""
+with_a_browser = pytest.mark.skipif(
+    not CHROMIUM, reason="NO CHROMIUM: no browser looks at the page here (apt-get install chromium)"
+)
+
+
+def chromium(home: Path, at: tuple[str, int], *more: str) -> list[str]:
+    """The command that opens the page without a window, as a user of no account."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    return [CHROMIUM, *flags, f"--user-data-dir={home / 'chromium'}", *more, f"http://{at[0]}:{at[1]}/"]
+
+
+@with_a_browser
+@pytest.mark.long
+def test_a_browser_shows_parties_phase_bytes_and_past_runs_and_runs_nothing_of_them(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    about = {"began": 0.0, "deadline": 9.0, "over": "", "phase": "collecting", "since": time.time()}
+    hostile = "<script>document.title = 'read'</script>"
+    (federation.server / PROGRESS).write_text(
+        json.dumps({**about, "asked": ["site-0", hostile], "answered": {"site-0": 1234}})
+    )
+    past = federation.server / "runs" / "2026-10-01T10-00-00.000000Z"
+    past.mkdir(parents=True)
+    (past / "failure.json").write_text(json.dumps({"reason": "too few", "silences": ["site-2 was away"]}))
+    with shown(federation.server) as at:
+        found = subprocess.run(
+            chromium(tmp_path, at, "--dump-dom"), capture_output=True, text=True, check=True, timeout=HANG
+        ).stdout
+    lines = [unescape(line) for line in re.findall("<li>(.*?)</li>", found)]
+    assert any(line.startswith("phase collecting, which ends in ") for line in lines)
+    assert "site-0: answered with 1,234 bytes" in lines
+    assert f"{hostile}: waited for" in lines
+    assert "2026-10-01T10-00-00.000000Z: no model: too few (no answer: site-2 was away)" in lines
+    assert "<title>secure-afl</title>" in found
+
+
+@with_a_browser
+@pytest.mark.long
+def test_a_browser_reads_the_page_again_by_itself(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    asked_again = threading.Semaphore(0)
+    with shown(federation.server) as at:
+        told = status.page
+
+        def counted(path: Path) -> str:
+            asked_again.release()
+            return told(path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(status, "page", counted)
+            with (tmp_path / "log").open("wb") as log:
+                browser = subprocess.Popen(
+                    chromium(tmp_path, at, "--remote-debugging-port=0"),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+                try:
+                    assert all(asked_again.acquire(timeout=HANG) for _ in range(3))
+                finally:
+                    os.killpg(browser.pid, signal.SIGKILL)
+                    browser.wait()
 
 
 @pytest.mark.parametrize(
