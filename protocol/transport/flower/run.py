@@ -87,7 +87,7 @@ def _taken(address: str, fab: Fab) -> str:
                 return token
 
 
-class _Grid(HttpGrid):
+class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not followed
     """Flower's grid without its way to fail: it tries for ever, or sends its own process a signal."""
 
     def __init__(self, address: str, token: str) -> None:
@@ -111,15 +111,18 @@ class _Grid(HttpGrid):
 
     def get_nodes(self) -> Iterable[Any]:
         with _reached(self._address):
-            return super().get_nodes()
+            found: Iterable[Any] = super().get_nodes()
+            return found
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         with _reached(self._address):
-            return super().push_messages(messages)
+            found: Iterable[str] = super().push_messages(messages)
+            return found
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         with _reached(self._address):
-            return super().pull_messages(message_ids)
+            found: Iterable[Message] = super().pull_messages(message_ids)
+            return found
 
 
 @contextmanager
