@@ -248,7 +248,7 @@ class SumRequest(ServerMessage, frozen=True, tag="sum request"):
 
 
 class Survivors(ServerMessage, frozen=True, tag="survivors"):
-    """Phases 4 and 5. Whose uploads are in the sum. Whoever else took part has dropped out: there is no
+    """Phases 4 and 5. Whose uploads are in the sum. Every other client that took part has dropped out: there is no
     second list, so no client can stand in both.
     """
 

@@ -78,7 +78,7 @@ def take_in(
     """Take parties' answers in; with the last of them, sign the roster and put it into the server's folder.
 
     why: what changed, for the roster. replace: an answer with other keys takes the place of the party's earlier one.
-    Raises `FileError` for an answer that is none, is to another kit, or differs from one that was taken in before, and
+    Raises `FileError` for a file that is not an answer, an answer to another kit, or one that differs from one that was taken in before, and
     while a session is under way in the server's folder.
     """
     project = read_project(folder / PROJECT)

@@ -130,7 +130,7 @@ def decoded(data: bytes, kind: type[Paper], key: bytes | None = None) -> Paper:
         paper = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileError(
-            f"expected a {what} as secure-afl writes it, got a file that is none ({error}): ask for it again"
+            f"expected a {what} as secure-afl writes it, and this file is not one ({error}): ask for it again"
         ) from None
     signer = _named(paper) if key is None else key
     if encoded(paper) != data or signer is None:
@@ -164,7 +164,7 @@ def read_kit(path: Path) -> Kit:
             data = file.read(_LARGEST + 1)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise FileError(
-            f"{path}: expected a kit as the coordinator sent it, got a file that is none ({error}): ask for it again"
+            f"{path}: expected a kit as the coordinator sent it, and this file is not one ({error}): ask for it again"
         ) from None
     if len(data) > _LARGEST:
         raise FileError(f"{path}: expected at most {_LARGEST} bytes in a kit, got more")

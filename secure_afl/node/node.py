@@ -267,7 +267,7 @@ class Node:
     def work(self) -> None:
         """Serve until `stop`; the message at hand is answered first. A SuperLink that is away is waited for.
 
-        Raises `FileError` if another node runs in the folder, `LocalProtocolError` for a setting of logs that is none.
+        Raises `FileError` if another node runs in the folder, `LocalProtocolError` for an invalid setting of logs.
         """
         listen()
         for one in self._bound:

@@ -131,10 +131,10 @@ class Elsewhere:
     def tell(
         self, cohort: Cohort | EncryptedCohort, terms: Parameters | Agreement, model: bytes, to: Sequence[str]
     ) -> None:
-        """What came of a session's sums so far, to these clients. Who does not hear it can have no part in the next.
+        """Send these clients the result of the session's sums so far. A client that misses it cannot join the next sum.
 
-        Raises `StoreError` if an earlier run told of something else: clients take it once, and whoever had heard one of
-        the two would look lied to.
+        Raises `StoreError` if an earlier run sent something else: clients accept one result, so to those that had the
+        first the server would look like a liar.
         """
         salt = _salt(self.store, model) if self.store else secrets.token_bytes(KEY_BYTES)
         if isinstance(cohort.steps, ResumedServer) and cohort.steps.behind:

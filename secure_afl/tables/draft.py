@@ -163,7 +163,7 @@ def _yes_no(words: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _decimal_commas(words: Sequence[str]) -> bool:
-    """Whether these would all be numbers with points in the place of commas, and some are none as they are."""
+    """Whether some of these are not numbers as they stand, and all are once commas are read as points."""
     return any("," in word for word in words) and all(_finite(word.replace(",", ".", 1)) for word in words)
 
 

@@ -114,7 +114,7 @@ class Asked:
 
     @property
     def lost(self) -> set[str]:
-        """Clients of whom a message was lost."""
+        """Clients that lost a message."""
         gone = {who for one in self.sent if one.fate == "lost" for who in (one.sender, one.receiver)}
         return gone & set(self.held.clients)
 
@@ -135,7 +135,7 @@ class Asked:
         return {client: b"".join(each) for client, each in parts.items()}
 
     def arrived(self, phases: frozenset[str]) -> set[str]:
-        """Clients of whom an upload arrived."""
+        """Clients with an upload that arrived."""
         return {one.sender for one in self.sent if one.phase in phases and one.fate != "lost"}
 
 
@@ -160,7 +160,7 @@ class Held:
 
     @property
     def lost(self) -> set[str]:
-        """Clients of whom a message was lost while the session was opened."""
+        """Clients that lost a message while the session was opened."""
         gone = {who for one in self.sent if one.fate == "lost" for who in (one.sender, one.receiver)}
         return gone & set(self.clients)
 

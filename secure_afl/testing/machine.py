@@ -672,7 +672,7 @@ def _said(frame: bytes) -> FromClient:
 
 
 def _lies(data: bytes) -> Iterable[Message]:
-    """What could be said in place of a message of the server; nothing, if it is none any more."""
+    """What could be sent in place of a message of the server; nothing once that message is gone."""
     told: Message
     try:
         told = decode(data, messages.FROM_SERVER)

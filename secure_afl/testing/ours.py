@@ -77,7 +77,7 @@ def neutral(make: Callable[[Network], Aggregator], **stated: Any) -> Callable[[C
     make : callable
         Makes an aggregator on a network.
     **stated
-        Claims that differ from these: five clients of whom one may be lost, exact sums within ±2**26, everything claimed.
+        Claims that differ from these: five clients, one of which may be lost, exact sums within ±2**26, everything claimed.
 
     Returns
     -------

@@ -49,7 +49,7 @@ _GLM = FederatedLogisticRegression | FederatedPoissonRegression
 
 
 def phases(settings: Settings, data: Dataset) -> int:
-    """How many phases `watch` is told of."""
+    """The number of phases that `watch` is called for."""
     sums = settings.rounds
     if settings.model in REGRESSIONS:
         sums = STEPS + 2  # at most

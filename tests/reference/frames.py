@@ -31,7 +31,7 @@ def check_key(public: bytes) -> None:
 
 
 def verify(public: bytes, signature: bytes, label: str, *parts: bytes) -> None:
-    """Refuses a signature that is not of this key, label and parts, and a key that is none."""
+    """Refuse an invalid key, and a signature that is not of this key, label and parts."""
     check_key(public)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, bind(label, *parts))

@@ -165,7 +165,7 @@ def test_it_notices_a_machine_that_changes_and_refuses(state: str, kind: type, t
 
 @pytest.mark.parametrize("field", ["channel_key", "mask_keys"])
 def test_a_client_that_refuses_a_neighbours_key_has_dealt_nothing(field: str) -> None:
-    """A neighbour signs a key that is none: what was dealt to those before it is forgotten."""
+    """A neighbour signs an invalid key: shares dealt to the neighbours before it are forgotten."""
     here = world(4)
     session = here.session(here.propose(), Tap())
     session.cohort.run(session.server.start, session.contribute)
