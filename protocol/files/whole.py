@@ -61,16 +61,18 @@ def clear(path: Path) -> None:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a public file in one step, replacing an earlier one. Raises `FileError`."""
+def replace(path: Path, data: bytes, *, secret: bool = False) -> None:
+    """Write a file in one step, replacing an earlier one. secret: for its owner alone. Raises `FileError`."""
     beside = _beside(path)
     try:
         try:
-            with beside.open("xb") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(beside, flags, SECRET if secret else 0o666), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
+            _keep(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:

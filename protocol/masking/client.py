@@ -558,7 +558,9 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         """The sum that the server requested last."""
         participants = tuple(sorted(self._memory.participants))
         verified = self.verified if self._verifies else None
-        return SumWanted(self._memory.round, self._spec, participants, verified)
+        return SumWanted(
+            self._memory.round, self._spec, participants, verified, self._memory.parameters.session
+        )
 
     @property
     def verify(self) -> Verify:

@@ -127,13 +127,14 @@ class SumWanted:
     """A server's request for a client's vector. The answer comes from the client's `contribute`.
 
     verified: the session's sums that this client has accepted so far, by round; the vector may follow from them. None where
-    clients do not check sums.
+    clients do not check sums. session: its number, under masks.
     """
 
     round: int
     spec: RoundSpec
     participants: tuple[int, ...]
     verified: Mapping[int, VerifiedSum] | None = field(default=None, compare=False, repr=False)
+    session: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from secure_afl.crypto.errors import SecureAflError
+from secure_afl.node.changes import KEPT, Prepared
 from secure_afl.node.site import Folder, Ready, Rows, digest_of
 from secure_afl.node.study import Floats, Study
 
@@ -23,6 +24,7 @@ class Ahead:
         self._of: tuple[object, ...] | None = None  # what they were computed from
         self._vectors: list[Floats] = []
         self._data_set, self._digest = "", ""
+        self._prepared: Prepared | None = None  # of a study that keeps its sum
         self._rows: Rows | None = None  # of a study whose later sums need them
 
     def refresh(self) -> None:
@@ -31,6 +33,11 @@ class Ahead:
             terms, study = self._folder.terms()
             now = self._state(study)
             if now is None or now == self._of:
+                return
+            if study.keeps_sum:
+                ready = self._folder.prepared(study, terms.parties.clients)
+                if self._state(study) == now:
+                    self._of, self._vectors, self._rows, self._prepared = now, [], None, ready
                 return
             X, y, weights, name = self._folder.data(study)
             sums = range(min(study.known_ahead, len(terms.plan)))
@@ -44,7 +51,11 @@ class Ahead:
 
     def known(self, study: Study, number: int) -> Ready | None:
         """The vector of a sum, if it is known and the files are those that it was computed from."""
-        if self._of is None or number >= len(self._vectors) or self._state(study) != self._of:
+        if self._of is None or self._state(study) != self._of:
+            return None
+        if self._prepared and study.keeps_sum:
+            return Ready(*self._prepared.contribution, "", self._prepared)
+        if number >= len(self._vectors):
             return None
         return Ready(self._vectors[number], self._data_set, self._digest)
 
@@ -57,7 +68,8 @@ class Ahead:
         at = self._folder.path / "data.toml"
         if not at.exists() or (table := self._folder.table_file()) is None:
             return None
-        stamps = [_stamp(one) for one in (at, table)]
+        kept = self._folder.path / KEPT
+        stamps = [_stamp(one) for one in (at, table, *([kept] if study.keeps_sum and kept.exists() else []))]
         if any(time.time_ns() - changed < _SETTLED for *_, changed in stamps):
             return None
         return study.digest, *stamps

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from secure_afl.node import held_out
+from secure_afl.node import changes, held_out
 from secure_afl.node.study import RegressionStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
@@ -103,6 +103,19 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             f"{study.held_out:.0%} of this party's rows are held out of the model, chosen by their number in the table. The last "
             "sum counts how the model does on them; this party computes the model from the sums that it checked, and leaves out "
             f"rows of classes of which it holds out fewer than {held_out.agreed(study).least_rows}."
+        )
+    if study.continues:
+        least = changes.least_rows(study)
+        lines.append(
+            f"This is a change of session {study.continues[:8]}: the difference that the rows of one batch make which comes in "
+            "here, or of one withdrawal; zeros if nothing changes here. It waits until what comes in, what leaves of each batch "
+            f"and what stays of it has {least} rows, and no row stands out in it (docs/changed-rows.md). All clients of that "
+            "session take part."
+        )
+    if study.keeps_sum:
+        lines.append(
+            f"The sum stays with the server and at each party ({changes.KEPT}), and so does how this party's rows are coded, so that "
+            "a later session can change it. Whoever keeps an older sum has the difference of the two."
         )
     if study.counts:
         lines.append(

@@ -15,6 +15,7 @@ from typing import Any
 
 from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node import held_out
+from secure_afl.node.changes import Keeping
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
 from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder, exposed
 from secure_afl.node.study import packed
@@ -166,8 +167,11 @@ def _learn(
             if found := exposed(study, fitted):
                 shown["disclosure"] = found
 
-        layers, sums = study.learn(aggregator, clients, learned)
+        keeping = Keeping(aggregator, study, folder.path) if study.keeps_sum else None
+        layers, sums = study.learn(keeping or aggregator, clients, learned)
         folder.keep(MODEL, layers)
+        if keeping:
+            keeping.keep()
         if study.held_out:
             figures, last = held_out.evaluated(study, aggregator, len(clients))
             sums = [*sums, *last]
@@ -190,6 +194,7 @@ def _learn(
     report = {
         "model": study.model,
         "backend": terms.backend,
+        "session": next(iter(sessions)).hex(),
         "resumed": resumed,
         "survivors": [list(one.survivors) for one in sums],
         **shown,

@@ -18,6 +18,7 @@ from cryptography import x509
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
+from secure_afl.errors import DataError
 from secure_afl.node import held_out
 from secure_afl.node.site import AUDIT, Folder, check_name, home
 from secure_afl.node.study import Floats, Labels, Study
@@ -75,8 +76,8 @@ def looked_at(path: Path) -> Iterator[Finding]:
     client = not membership.fault and _is_client(path, terms)
     yield _tried("plan", lambda: _plan(terms, client=client))
     if client:
-        yield _tried("data", lambda: _data(folder, study))
-        yield _tried("ledger", lambda: _ledger(folder, terms))
+        yield _tried("data", lambda: _data(folder, terms, study))
+        yield _tried("ledger", lambda: _ledger(folder, terms, study))
     yield _tried("sessions", lambda: _sessions(path))
     yield _tried("approval", lambda: _approval(folder, terms))
     yield _tried("server", lambda: _reached(path))
@@ -149,9 +150,12 @@ def _agreed(terms: Terms) -> Sequence[RoundSpec] | None:
     return terms.encryption.agreed(terms.plan, *sizes)[1]
 
 
-def _data(folder: Folder, study: Study) -> str:
+def _data(folder: Folder, terms: Terms, study: Study) -> str:
     X, y, weights, name = folder.data(study)
     try:
+        if study.continues:
+            one = folder.prepared(study, terms.parties.clients, "this client")
+            return f"the table has the rows that are in session {study.continues[:8]}; this one gives {one.contribution[1]!r}"
         study.vector(0, X, y, "this client", weights=weights)
     except ValueError as error:
         raise FileError(str(error)) from None
@@ -171,9 +175,14 @@ def _controlled(study: Study, X: Floats, y: Labels) -> str:
     )
 
 
-def _ledger(folder: Folder, terms: Terms) -> str:
+def _ledger(folder: Folder, terms: Terms, study: Study) -> str:
     """Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
     name = folder.data_set()
+    if study.continues:
+        try:
+            _, name = folder.prepared(study, terms.parties.clients).contribution
+        except DataError as error:
+            raise FileError(str(error)) from None
     used = None
     if _state(folder.path).exists():
         with _store(folder.path) as store:

@@ -8,6 +8,7 @@
     state.db        made by the node: its ledger and its sessions
     audit.jsonl     made by the node: its audit log
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
+    kept.sum        made by the node and the server, where the study says so: see `secure_afl.node.changes`
     rows.json       made by the node: the digest of the rows in the first sum of a session
     held_out.json   how good the model is on held-out rows, where the study has such; of a party, by the sum that it checked
     disclosure.json made by the node: the smallest cell of the sum that it checked; the server's is in its report
@@ -41,8 +42,10 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
-from secure_afl.node import held_out
+from secure_afl.models.change import Labels as Said
+from secure_afl.node import changes, held_out
 from secure_afl.node import study as study_file
+from secure_afl.node.changes import Prepared
 from secure_afl.node.progress import keep_run
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
@@ -54,7 +57,7 @@ from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError, visible
 from secure_afl.protocol.session.ledger import Budget, session_name
-from secure_afl.protocol.session.parameters import SessionSums, SumPlan, SumWanted
+from secure_afl.protocol.session.parameters import SessionSums, SumPlan, SumWanted, Values
 from secure_afl.protocol.session.roster import Roster, grouped
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
@@ -82,11 +85,14 @@ Rows = tuple[Floats, Labels, Floats | None, str]
 
 
 class Ready(NamedTuple):
-    """A vector that was computed beforehand. data_set: the name of its rows; rows: their digest."""
+    """A vector that was computed beforehand. data_set: the name of its rows; rows: their digest; prepared: where the study
+    keeps its sum, what the vector is of.
+    """
 
-    vector: Floats
+    vector: Values
     data_set: str
     rows: str
+    prepared: Prepared | None = None
 
 
 def digest_of(X: Floats, y: Labels, weights: Floats | None) -> str:
@@ -100,8 +106,9 @@ def digest_of(X: Floats, y: Labels, weights: Floats | None) -> str:
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A site's data set. table: its file, in the folder or elsewhere, or the address of a database; name: what the ledger knows it by; the others
-    say how the table is written, see `tables.reading.Form`.
+    """A site's data set. table: its file, in the folder or elsewhere, or the address of a database; name: what the ledger knows it by;
+    batch, withdrawn: columns with what each row came and leaves with, for `secure_afl.node.changes`; the others say how the
+    table is written, see `tables.reading.Form`.
     """
 
     table: str
@@ -111,6 +118,8 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str = "utf-8"
     sheet: str = ""
     query: str = ""
+    batch: str = ""
+    withdrawn: str = ""
 
     def __post_init__(self) -> None:
         normal = unicodedata.normalize("NFKC", self.name).strip()
@@ -183,18 +192,26 @@ class Folder:
         own = self.path / "policy.toml"
         return own if own.exists() else self.home / "policy.toml"
 
-    def data(self, study: Study) -> tuple[Floats, Labels, Floats | None, str]:
+    def data(self, study: Study) -> Rows:
         """The site's rows, their labels, their weights (None without), and the data set's name.
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
+        return self._read(study)[0]
+
+    def prepared(self, study: Study, clients: Roster, who: str = "this site") -> Prepared:
+        """What the site gives to a study that keeps its sum. Raises as `data`, and `DataError` for a change that has to wait."""
+        return changes.prepared(self.path, study, clients, who, *self._read(study))
+
+    def _read(self, study: Study) -> tuple[Rows, Said]:
+        """The site's rows, and what is said of each."""
         data = self._data()
         self._check_named_once(data)
         database = data.table.startswith(POSTGRES)
         table: Path | str = data.table if database else self.path / data.table
         try:
             form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            X, y, weights = _table(table, study, form, "" if database else str(table))
+            X, y, weights, said = _table(table, study, form, "" if database else str(table), data)
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -202,7 +219,7 @@ class Folder:
             raise refused from None
         except DataError as error:
             raise FileError(str(error)) from None
-        return X, y, weights, data.name
+        return (X, y, weights, data.name), said
 
     def _check_named_once(self, data: Data) -> None:
         """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
@@ -255,6 +272,15 @@ class Folder:
             study.check_before(wanted.round, layers)
             if wanted.verified is not None:
                 layers = list(study.check_verified(wanted.verified, layers))
+            if study.keeps_sum:
+                ready = ahead(study, wanted.round)
+                prepared = (ready and ready.prepared) or self.prepared(
+                    study, terms.parties.clients, endpoint.name
+                )
+                check_name(prepared.contribution[1], store)
+                store.ledger.check(prepared.contribution[1], wanted.session, None, None)
+                prepared.leave(self.path, wanted.session)
+                return prepared.contribution
             if ready := ahead(study, wanted.round):
                 check_name(ready.data_set, store)
                 self._check_rows(ready.data_set, ready.rows, store)
@@ -522,10 +548,13 @@ class Folder:
         if len(layers) < len(study.shapes()):
             raise DataError(f"expected a model of {len(study.shapes())} layers, got the first {len(layers)}")
         study.check_layers(layers)  # also without rows: who refuses would tell that it has some
-        adapts, of_table, cell = study.adapts(layers, announced), None, None
+        adapts, of_table, cell, kept = study.adapts(layers, announced), None, None, None
         if not sums.unverified:
             digests = tuple(one.digest.hex() for _, one in sorted(sums.verified.items()))
-            layers, fitted = study.follow(sums.verified, clients, layers)
+            verified = sums.verified
+            if study.keeps_sum:
+                verified, kept = changes.accepted(self.path, study, verified, clients, session)
+            layers, fitted = study.follow(verified, clients, layers)
             of_table = _model(study, fitted, session, digests) if study.tabular else None
             cell = exposed(study, fitted)
         elif study.tabular:
@@ -544,6 +573,8 @@ class Folder:
                     self.keep(PERSONAL, [*layers[:-1], study.personal_head(X, y, who, layers)])
             except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
                 tell(NotPersonal(str(error)))
+        if kept:
+            changes.keep(self.path, kept)
         keep_run(self.path, (MODEL, TABLE_MODEL, PERSONAL))
 
     def keep_table_model(self, study: Study, fitted: Any, session: bytes) -> bytes:
@@ -660,24 +691,33 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes, unveri
 
 
 def _table(
-    table: Path | str, study: Study, form: Form | None = None, name: str = ""
-) -> tuple[Floats, Labels, Floats | None]:
-    """Features, labels and weights of a file or database. name: what errors call it. Raises `DataError`."""
+    table: Path | str, study: Study, form: Form, name: str, data: Data
+) -> tuple[Floats, Labels, Floats | None, Said]:
+    """Features, labels and weights of a file or database, and what is said of each row. name: what errors call it. Raises
+    `DataError`.
+    """
     from secure_afl.tables import reading  # pyarrow, which a server does not need
 
-    return _rows(reading.read(table, form, name=name), study)
+    cells = reading.read(table, form, name=name)
+    X, y, weights, rows = _rows(cells, study)
+
+    def said(column: str) -> npt.NDArray[np.str_]:
+        return np.asarray(cells.column(column).to_numpy(), dtype=np.str_)[rows]
+
+    batch = said(data.batch) if data.batch else np.full(len(X), "")
+    withdrawn = said(data.withdrawn) if data.withdrawn else None
+    return X, y, weights, Said.parse(np.where(batch == "", data.name, batch), withdrawn, len(X))
 
 
-def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None]:
-    """Features, labels and weights, as the study has them. Raises `DataError`."""
+def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None, npt.NDArray[np.int64]]:
+    """Features, labels and weights, as the study has them, and the rows' numbers in the table, from 0. Raises `DataError`."""
     if study.codebook:
         from secure_afl.tables.encoding import encode
 
         design = encode(study.codebook, cells)
         assert design.outcome is not None
-        if not study.classes:
-            return design.X, design.outcome.astype(np.float64), design.weights
-        return design.X, np.array(study.classes)[design.outcome], design.weights
+        y = np.array(study.classes)[design.outcome] if study.classes else design.outcome.astype(np.float64)
+        return design.X, y, design.weights, design.rows - 1
     from secure_afl.tables.cells import is_any
 
     for name in (*study.features, study.label):
@@ -690,4 +730,5 @@ def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None]:
     known = is_any(cells.column(study.label), study.classes)
     faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
     refuse(cells.source, faults)
-    return X, np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_), None
+    y = np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)
+    return X, y, None, np.arange(cells.rows)

@@ -39,6 +39,11 @@ A part of each site's rows can be held out of the model, to say how good it is (
 
     held_out = 0.2                          # with masks; not with noise or networks
 
+The sum can be kept, so that a later session changes it by rows that come in or leave (docs/changed-rows.md):
+
+    keeps_sum = true                        # with [ridge] and masks; not with noise, held_out or rows_per_column
+    continues = "0123…"                     # in later sessions: the number of the one before
+
 A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with noise.
 
 With exact sums, differential privacy by noise that the clients add (docs/privacy.md):
@@ -61,7 +66,7 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
-from secure_afl.node import held_out
+from secure_afl.node import changes, held_out
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
@@ -146,6 +151,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     codebook: Codebook | None = None
     purpose: str = ""
     held_out: float = 0.0
+    keeps_sum: bool = False
+    continues: str = ""
 
     def __post_init__(self) -> None:
         held_out.check(self)
@@ -160,6 +167,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         ):
             raise DataError("expected features and a label without repeats, and at least two classes")
         parse_backend(self.backend, SECURE)
+        changes.check(self)
         if self.privacy and not self.backend.exact:
             raise DataError("expected [privacy] with exact sums: backend mask, bfv or bfv+mask, got ckks")
         _ = self.encryption
@@ -198,6 +206,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Raises `PolicyError` if a policy asks for more protection of categories than the study has."""
         if self.held_out:
             held_out.check_policy(policy)
+        if self.keeps_sum:
+            changes.check_policy(policy)
         guarded = self.privacy or (self.encryption and self.encryption.release is Release.WEIGHTS)
         if policy.guards_categories and self.codebook and Layout.of(self.codebook).variables and not guarded:
             raise PolicyError(
@@ -492,6 +502,8 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         plan = tuple(self.estimator().plan(self.features, clients))
+        if self.continues:
+            return (changes.plan(self, plan[0], clients),)
         return (*(self.counts.plan(plan) if self.counts else plan), *held_out.plan(self, clients))
 
     @property
