@@ -255,6 +255,15 @@ class Withheld(InSession, frozen=True, tag="withheld"):
     kind: str
 
 
+class Contributed(InSession, frozen=True, tag="contributed"):
+    """Written before the client's vector leaves. rows: commitment to its ledger's name of the rows, such as of a batch: with
+    the client's key it can be opened, and without nobody can find the name by trying (`log.commitment`).
+    """
+
+    round: Natural
+    rows: bytes
+
+
 class Released(InSession, frozen=True, tag="released"):
     """The server opened a sum. values: how many numbers; neither the numbers nor a digest of them are logged."""
 
@@ -290,6 +299,7 @@ AnyEvent = (
     | Sent
     | Refused
     | Withheld
+    | Contributed
     | Released
     | Aborted
 )

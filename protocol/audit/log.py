@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from secure_afl.crypto.identity import Identity
+from secure_afl.crypto.kdf import Label, digest
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     Agreed,
@@ -56,6 +57,11 @@ Clock = Callable[[], datetime]
 def wall_clock() -> datetime:
     """The machine's time."""
     return datetime.now(UTC)
+
+
+def commitment(identity: Identity, session: bytes, name: str) -> bytes:
+    """What a log has of the ledger's name of rows that a vector is of. session: its transcript."""
+    return digest(Label.DATA_SET, identity.secret(Label.DATA_SET), session, name.encode())
 
 
 class AuditLog:
@@ -197,6 +203,10 @@ class AuditLog:
         self._known.refusals += 1
         if more & (more - 1) == 0:
             self.append(MoreRefused(more))
+
+    def commitment(self, session: bytes, name: str) -> bytes:
+        """See `commitment`."""
+        return commitment(self._identity, session, name)
 
     def append(self, event: AnyEvent) -> None:
         """Write one entry and sync it to disk. After a failure every call raises `AuditError`."""

@@ -15,6 +15,7 @@ from secure_afl.protocol.audit.events import (
     Aborted,
     Agreed,
     AnyEvent,
+    Contributed,
     Frame,
     Planned,
     Received,
@@ -108,6 +109,8 @@ class RecordedClient(RecordedParty[Contributor]):
         except SecureAflError as error:
             self.withhold(wanted, error)
             raise
+        rows = self._log.commitment(self._session, data_set)
+        self._log.note(Contributed(self._session, wanted.round, rows))
         return self._leaving(data)
 
     def withhold(self, wanted: SumWanted, error: Exception) -> None:

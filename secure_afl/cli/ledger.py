@@ -34,6 +34,25 @@ def renew_command(
         say(said)
 
 
+@ledger.command("show")
+def show_command(
+    folder: Annotated[Path, typer.Argument(help="A client's folder.", exists=True, file_okay=False)],
+) -> None:
+    """Which data sets and changes of rows were used, in which session, and whether the audit log names them: to others it shows
+    a commitment, which this party's key opens here.
+    """
+    from secure_afl.node.site import Folder
+
+    with refusals_shown():
+        found = Folder(folder).used()
+    for one in found:
+        left = "a vector left" if one.uploaded else "no vector left"
+        named = "the audit log names it" if one.logged else "the audit log does not name it"
+        say(f"{one.name!r}: session {one.session}, {left}; {named}.")
+    if not found:
+        say("No data set was used yet.")
+
+
 @ledger.command("begin-anew")
 def begin_anew_command(
     folder: Annotated[Path, typer.Argument(help="A party's folder.", exists=True, file_okay=False)],

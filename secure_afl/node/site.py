@@ -49,8 +49,8 @@ from secure_afl.node.changes import Prepared
 from secure_afl.node.progress import keep_run
 from secure_afl.node.study import Floats, Labels, Study
 from secure_afl.protocol.audit.chain import read
-from secure_afl.protocol.audit.events import Approved, Forgotten, Renewed, Revoked, Role
-from secure_afl.protocol.audit.log import AuditLog, Known, approvals, revocations, revoke_at_once
+from secure_afl.protocol.audit.events import Approved, Contributed, Forgotten, Renewed, Revoked, Role
+from secure_afl.protocol.audit.log import AuditLog, Known, approvals, commitment, revocations, revoke_at_once
 from secure_afl.protocol.durable.store import Store, snapshot
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.files import policy as policy_file
@@ -161,6 +161,18 @@ class Spent:
     sessions: int
     epsilon: float
     delta: float
+
+
+@dataclass(frozen=True)
+class Used:
+    """A name in the ledger, of a data set or of a change: its last session, whether a vector left there, and whether the audit
+    log says of an upload that it was of this name.
+    """
+
+    name: str
+    session: str
+    uploaded: bool
+    logged: bool
 
 
 @dataclass(frozen=True)
@@ -509,6 +521,22 @@ class Folder:
             log.append(Renewed(session, uploaded))
         left = "a vector of it had left" if uploaded else "no vector of it had left"
         return f"{data_set!r} may serve another session than {session_name(session)}, where {left}"
+
+    def used(self) -> list[Used]:
+        """What this party's ledger knows of each name. Raises `FileError`, and `StoreError` for its `state.db`."""
+        at = self.home / "state.db"
+        if not at.exists():
+            return []
+        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        entries = read(whole.read(self.home / AUDIT)).entries if (self.home / AUDIT).exists() else ()
+        logged = [one.event for one in entries if isinstance(one.event, Contributed)]
+        found = []
+        with snapshot(at, identity) as store:
+            for name in store.ledger.data_sets():
+                session, uploaded = store.ledger.used(name) or (b"", False)
+                named = any(commitment(identity, one.session, name) == one.rows for one in logged)
+                found.append(Used(name, session_name(session), uploaded, named))
+        return found
 
     def spent(self) -> tuple[Budget | None, list[Spent]]:
         """The budget of this party's policy, and what each data set has spent of it in sessions with noise.

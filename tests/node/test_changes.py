@@ -142,6 +142,13 @@ def test_batches_come_into_a_deployed_sum_and_rows_leave_it(tmp_path: Path) -> N
     (unchanged,) = names - {"2026", "2026: added december", "2026: withdrew all of december"}
     assert unchanged.startswith("2026: unchanged, ")
     assert {"2026: withdrew consent 1", "2026: added spring"} <= set(hospitals.ledger(1))
+    for at in range(3):  # the audit log of each names its batches, and shows nobody else their names
+        used = Folder(hospitals.world.folders[at]).used()
+        assert len(used) == 4
+        assert all(one.uploaded and one.logged for one in used)
+        log = (hospitals.world.folders[at] / "audit.jsonl").read_text()
+        assert "december" not in log
+        assert "consent 1" not in log
     assert (hospitals.world.folders[0] / KEPT).stat().st_mode & 0o077 == 0
 
 
