@@ -10,9 +10,10 @@
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -29,6 +30,7 @@ from secure_afl.testing.judge import (
     USUAL,
     Fresh,
     History,
+    Judged,
     Property,
     Report,
     Row,
@@ -40,7 +42,11 @@ from secure_afl.testing.schedules import BAD, VALUES, Ask, Runner, Schedule, Ses
 from secure_afl.testing.systems import ALTERATIONS, Factory, PythonTarget, Target
 
 Watch = Callable[[Row], None]
-_REPEATS, _GROUPS = 5, 4  # runs with the same input, and different inputs, of an experiment
+_REPEATS, _SHORT, _GROUPS = (
+    5,
+    7,
+    4,
+)  # runs with the same input, short ones more, and different inputs, of an experiment
 
 
 class PropertyFailed(AssertionError):  # noqa: N818
@@ -116,26 +122,26 @@ def check_aggregator(
         raise ValueError(f"expected positive seconds and examples, got {seconds} and {examples}")
     stated = None if claims is None else record.claims(claims)
     target: Target = PythonTarget(system, stated) if callable(system) else system
-    bench = _Bench(target, stated or target.claims, seconds, examples, seed)
     rows: dict[str, Row] = {}
-    for one in PROPERTIES:
-        # A property's cause is checked first, also where only the property is asked for.
-        if (
-            only is not None
-            and one.name not in only
-            and not any(one.name in each.depends for each in _named(only))
-        ):
-            continue
-        if one.name not in (only or (one.name,)) and replay is not None:
-            continue
-        row = held_back(one, rows) or bench.row(one, replay)
-        rows[one.name] = row
-        if watch:
-            watch(row)
-        if row.verdict == "failed" and on_fail == "raise":
-            raise PropertyFailed(row)
-    if keep is not None:
-        record.write(keep, bench.records)
+    with ExitStack() as files:
+        noting = None if keep is None else files.enter_context(keep.open("wb"))
+        bench = _Bench(target, stated or target.claims, seconds, examples, seed, noting)
+        for one in PROPERTIES:
+            # A property's cause is checked first, also where only the property is asked for.
+            if (
+                only is not None
+                and one.name not in only
+                and not any(one.name in each.depends for each in _named(only))
+            ):
+                continue
+            if one.name not in (only or (one.name,)) and replay is not None:
+                continue
+            row = held_back(one, rows) or bench.row(one, replay)
+            rows[one.name] = row
+            if watch:
+                watch(row)
+            if row.verdict == "failed" and on_fail == "raise":
+                raise PropertyFailed(row)
     shown = [row for name, row in rows.items() if only is None or name in only or row.verdict == "failed"]
     return Report(bench.claims.name, tuple(shown))
 
@@ -151,7 +157,7 @@ class _Bench:
     seconds: float
     examples: int
     seed: int
-    records: list[Record] = field(default_factory=list)
+    noting: BinaryIO | None = None
     learnt: list[Fresh] = field(default_factory=list)
     experiments: dict[str, list[Fresh]] = field(default_factory=dict)
 
@@ -177,9 +183,8 @@ class _Bench:
         return Schedule(sessions=sessions, seed=self.seed)
 
     def run(self, schedules: Iterable[Schedule]) -> list[Fresh]:
-        records = [one for schedule in schedules for one in self.runner.run(schedule)]
-        self.records += records
-        return in_order(records)
+        records: Iterator[Record] = (one for schedule in schedules for one in self.runner.run(schedule))
+        return in_order(records if self.noting is None else record.noted(records, self.noting))
 
     def _once(self, batch: list[Schedule]) -> list[Fresh]:
         """Run an experiment that several properties judge."""
@@ -217,9 +222,9 @@ class _Bench:
             )
         return replace(row, seconds=time.monotonic() - started, replay=again)
 
-    def verdict(self, one: Property, systems: list[Fresh]) -> Row:
-        """A property's verdict on these systems; a crash that it met counts against it."""
-        row = one.judge(History(systems, self.claims, self.learnt))
+    def verdict(self, one: Property, systems: list[Fresh], before: Judged | None = None) -> Row:
+        """A property's verdict on these systems, and those judged before; a crash that it met counts against it."""
+        row = one.judge(History(systems, self.claims, self.learnt), before)
         if row.verdict != "failed":
             for system in systems:
                 for crash in (
@@ -235,27 +240,27 @@ class _Bench:
     def _searched(self, one: Property, end: float) -> Row:
         whole, batches = _BATCHES[one.name](_Maker(self.claims, self.seed))
         tried: list[Fresh] = []
+        judged = Judged()
         left = 0
         row: Row | None = None
         for batch in batches:
-            if tried and time.monotonic() > end:
+            if row is not None and time.monotonic() > end:
                 left += 1
                 continue
-            systems = self.run(batch) if not whole else self._once(batch)
-            tried += systems
-            row = self.verdict(one, tried if whole else systems)
+            if whole:
+                tried += self._once(batch)
+                row = self.verdict(one, tried)
+            else:
+                row = self.verdict(one, self.run(batch), judged)
             if row.verdict == "failed":
                 return replace(row, schedule="") if whole else self.smaller(one, row, end)
         if (drawn := _DRAWN.get(one.name)) is not None and time.monotonic() < end:
             found, count = self._drawn(one, drawn(_Maker(self.claims, self.seed)), end)
             if found is not None:
                 return self.smaller(one, found, end)
-            row = self.verdict(one, tried) if tried else Row(one.name, one.claim, "passed")
-            row = (
-                replace(row, note=f"{row.note}, {count} drawn schedules") if row.verdict == "passed" else row
-            )
-        elif row is not None and not whole:
-            row = self.verdict(one, tried)
+            row = row or Row(one.name, one.claim, "passed", "0 cases")
+            if row.verdict == "passed":
+                row = replace(row, note=f"{row.note}, {count} drawn schedules")
         if row is None:
             return Row(one.name, one.claim, "not judged", "its claims leave nothing to try")
         if left and row.verdict == "not judged":
@@ -351,9 +356,9 @@ def _smaller_sessions(one: Session) -> Iterator[Session]:
             changes.append({"order": 0})
         changes += [{"lost": {k: v for k, v in each.lost.items() if k != client}} for client in each.lost]
         if each.length > 1:
-            changes += [
-                {"length": size} for size in (1, 5, each.length // 2, each.length - 1) if size < each.length
-            ]
+            # By ever smaller parts: to the shortest that fails in a few dozen steps.
+            halves = (each.length - (each.length >> part) for part in range(1, each.length.bit_length()))
+            changes += [{"length": size} for size in (1, 5, *halves) if size < each.length]
         for change in changes:
             yield msgspec.structs.replace(
                 one, sums=(*asked[:at], msgspec.structs.replace(each, **change), *asked[at + 1 :])
@@ -588,18 +593,19 @@ def _experiment(part: str) -> Callable[[_Maker], Batches]:
 
     def batches(make: _Maker) -> Batches:
         claims, clients = make.claims, make.usual
-        order = [(group, repeat) for repeat in range(_REPEATS) for group in range(_GROUPS)]
+        order = [(group, repeat) for repeat in range(_REPEATS + _SHORT) for group in range(_GROUPS)]
         random.Random(5).shuffle(order)
 
         def asked(lengths: Iterable[int], group: int, traders: int, **more: Any) -> tuple[Ask, ...]:
             return make.asks(lengths, kind="shifted", part=part, by=group, traders=traders, **more)
 
-        def schedule(group: int) -> Schedule:
+        def schedule(group: int, repeat: int) -> Schedule:
             n = len(clients)
-            if claims.slow:
-                return make.of(session(clients, asked((24, 3), group, n)), seed=make.seed)
+            first = session(clients, asked((24, 3) if claims.slow else (24, 9, 3), group, n))
+            if claims.slow or repeat >= _REPEATS:
+                return make.of(first, seed=make.seed)
             sessions = [
-                session(clients, asked((24, 9, 3), group, n)),
+                first,
                 session(clients, asked((1100 if claims.largest > 2000 else 12,), group, n)),
             ]
             if claims.dropouts and claims.uploads and n > 3:
@@ -607,7 +613,8 @@ def _experiment(part: str) -> Callable[[_Maker], Batches]:
                 sessions.append(session(clients, asked((11,), group, n - 1, lost=lost)))
             return make.of(*sessions, seed=make.seed)
 
-        return True, iter([[schedule(group) for group, _ in order]])
+        chosen = [(group, repeat) for group, repeat in order if repeat < _REPEATS or not claims.slow]
+        return True, iter([[schedule(*one) for one in chosen]])
 
     return batches
 
@@ -679,6 +686,18 @@ def _watched(make: _Maker) -> Batches:
 
 def _two_systems(make: _Maker) -> Batches:
     return True, iter([[make.of(session(make.usual, make.asks([4, 3]))) for _ in range(2)]])
+
+
+def _openings(make: _Maker) -> Batches:
+    """Sums of other cohorts and with other losses, to compare what opens them."""
+    clients, claims = make.usual, make.claims
+    fewest, most = claims.clients
+    sizes = dict.fromkeys((len(clients), max(3, fewest), min(most, 9)))
+    sessions = [session(cohort(size), make.asks([6, 5])) for size in sizes if fewest <= size <= most]
+    for count in dict.fromkeys((min(1, claims.dropouts), claims.dropouts)) if claims.uploads else ():
+        lost = dict.fromkeys(clients[:count], claims.uploads[0])
+        sessions.append(session(clients, [Ask(length=make.length(6), lost=lost)]))
+    return True, iter([[make.of(one) for one in sessions]])
 
 
 def _ledger(make: _Maker) -> Batches:
@@ -797,6 +816,7 @@ _BATCHES: dict[str, Callable[[_Maker], Batches]] = {
     "uploads_look_uniform": _ends,
     "clients_with_equal_vectors_are_unrelated": _equal,
     "no_toy_generator_is_used": _watched,
+    "only_the_sum_is_opened": _openings,
     "no_key_is_common": _two_systems,
     "a_data_set_serves_one_session": _ledger,
     "renewed_rows_are_summed_anew": _renewed,

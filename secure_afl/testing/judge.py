@@ -4,11 +4,12 @@ A property looks for the situations that it can judge: sums with a client lost, 
 one it is not judged. A wrong sum counts against the property whose situation it is, so that one flaw has one name.
 """
 
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,9 @@ from secure_afl.testing.record import (
     Record,
     Refusal,
     Renewed,
+    Revealed,
+    Sent,
+    Spool,
     Sum,
     System,
     Vector,
@@ -109,8 +113,9 @@ class Asked:
     held: "Held"
     number: int
     inputs: dict[str, Input] = field(default_factory=dict)
-    sent: list[Message] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
     outcome: Sum | Refusal | Crash | None = None
+    revealed: list[Revealed] = field(default_factory=list)
 
     @property
     def lost(self) -> set[str]:
@@ -131,7 +136,7 @@ class Asked:
         parts: dict[str, list[bytes]] = defaultdict(list)
         for one in self.sent:
             if one.phase in phases and one.sender in self.inputs:
-                parts[one.sender].append(one.data if one.payload is None else one.payload)
+                parts[one.sender].append(one.upload)
         return {client: b"".join(each) for client, each in parts.items()}
 
     def arrived(self, phases: frozenset[str]) -> set[str]:
@@ -146,7 +151,7 @@ class Held:
     system: "Fresh"
     opened: Opened
     renewed: bool
-    sent: list[Message] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     outcome: Refusal | Crash | None = None
 
@@ -183,8 +188,11 @@ class Fresh:
 
 
 def in_order(records: Iterable[Record]) -> list[Fresh]:
-    """The systems of a record. Raises ValueError for lines that stand where they cannot."""
+    """The systems of a record; long messages lie in a temporary file. Raises ValueError for lines that stand where they
+    cannot.
+    """
     systems: list[Fresh] = []
+    spool = Spool()
     session: Held | None = None
     renewed: set[str] = set()
     for one in records:
@@ -223,7 +231,11 @@ def in_order(records: Iterable[Record]) -> list[Fresh]:
                     session.asked.append(asked := Asked(session, one.number))
                 asked.inputs[one.client] = one
             case Message():
-                (session.sent if one.number < 0 else _current(session, one.number).sent).append(one)
+                sent = session.sent if one.number < 0 else _current(session, one.number).sent
+                sent.append(Sent(one, spool))
+            case Revealed():
+                if session.asked:
+                    session.asked[-1].revealed.append(one)
             case Sum() | Refusal() | Crash():
                 if one.number < 0:
                     assert not isinstance(one, Sum)
@@ -269,7 +281,7 @@ class History:
             per: dict[tuple[str, str], int] = defaultdict(int)
             for message in one.sent:
                 if message.sender in one.inputs:
-                    per[message.phase, message.sender] += len(message.data)
+                    per[message.phase, message.sender] += message.size
             for (phase, _), size in per.items():
                 sizes[phase][one.length] = max(sizes[phase].get(one.length, 0), size)
         grown = {
@@ -433,9 +445,10 @@ _VALUES = (
 
 @dataclass
 class Judged:
-    """What a property has seen: how many cases, and the first that is against it."""
+    """What a property has seen: how many cases, how many of these were summed, and the first that is against it."""
 
     cases: int = 0
+    summed: int = 0
     note: str = ""
     seen: str | None = None
     replay: str = ""
@@ -458,12 +471,12 @@ class Property:
     needs: tuple[str, ...] = ()
     depends: tuple[str, ...] = ("sums_are_right",)
 
-    def judge(self, history: History) -> Row:
-        """The verdict on a history."""
+    def judge(self, history: History, judged: Judged | None = None) -> Row:
+        """The verdict on a history; with what was judged before, on both."""
         for one in self.needs:
             if not getattr(history.claims, one):
                 return Row(self.name, self.claim, "not claimed", f"it does not claim `{one}`")
-        judged = Judged()
+        judged = judged or Judged()
         self.check(history, judged)
         if judged.seen is not None:
             return Row(self.name, self.claim, "failed", judged.seen, schedule=judged.replay)
@@ -612,13 +625,30 @@ def a_missing_client_is_refused(history: History, judged: Judged) -> None:
 # ---- what travels ----
 
 
-def _streams(asked: Asked) -> Iterator[tuple[tuple[str, str, str], bytes]]:
+Link = tuple[str, str, str]
+
+
+def _streams(asked: Asked) -> dict[Link, list[Sent]]:
     """What each party sent each other one in each phase, of this sum and of its session before it."""
-    joined: dict[tuple[str, str, str], list[bytes]] = defaultdict(list)
+    joined: dict[Link, list[Sent]] = defaultdict(list)
     for one in (*(asked.held.sent if asked.number == 0 else ()), *asked.sent):
-        joined[one.phase, one.sender, one.receiver].append(one.data)
-    for key, parts in joined.items():
-        yield key, b"".join(parts)
+        joined[one.phase, one.sender, one.receiver].append(one)
+    return joined
+
+
+def _compared(groups: Sequence[Sequence[Asked]]) -> Iterator[tuple[Link, list[list[list[Sent]]]]]:
+    """Each stream in all runs."""
+    streams = [[_streams(one) for one in group] for group in groups]
+    for link in streams[0][0]:
+        yield link, [[one.get(link, []) for one in group] for group in streams]
+
+
+def _joined(parts: Iterable[Sent]) -> bytes:
+    return b"".join(one.data for one in parts)
+
+
+def _size(parts: Iterable[Sent]) -> int:
+    return sum(one.size for one in parts)
 
 
 Group = dict[tuple[str, ...], list[Asked]]
@@ -663,12 +693,12 @@ def tells_nothing(of: str) -> Check:
             if only_last != (of == "last"):
                 continue
             judged.cases += 1
-            streams = [[dict(_streams(one)) for one in group] for group in groups]
-            for key in streams[0][0]:
-                runs = [[one.get(key, b"") for one in group] for group in streams]
-                if judged.seen is not None or (seen := leaks.telling(runs)) is None:
+            for (phase, sender, receiver), streams in _compared(groups):
+                if judged.seen is not None:
+                    break
+                runs = [[_joined(one) for one in group] for group in streams]
+                if (seen := leaks.telling(runs)) is None:
                     continue
-                phase, sender, receiver = key
                 form = _form(groups, runs, sender, of)
                 judged.against(
                     f"what {sender!r} sends {receiver!r} in {phase!r} depends on "
@@ -695,7 +725,8 @@ def results_tell_only_the_sum(history: History, judged: Judged) -> None:
     for groups, _ in _experiments(history):
         judged.cases += 1
         runs = [[one.outcome.result for one in group if isinstance(one.outcome, Sum)] for group in groups]
-        if (seen := leaks.telling(runs) or leaks.sizes_telling(runs)) is not None:
+        sizes = [[len(one) for one in group] for group in runs]
+        if (seen := leaks.telling(runs) or leaks.sizes_telling(sizes)) is not None:
             form = _form(groups, runs, "", "rest") or _form(groups, runs, "", "last")
             judged.against(
                 f"the result of {_told(groups[0][0])} tells who gave what, not only the sum: {seen}{form}",
@@ -705,11 +736,11 @@ def results_tell_only_the_sum(history: History, judged: Judged) -> None:
 
 def sizes_tell_nothing(history: History, judged: Judged) -> None:
     """Also vectors of zeros and at the bound give uploads of the same size as others."""
-    found: dict[tuple[Any, ...], dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for asked in history.asked:
         if asked.lost or asked.altered:
             continue
-        for (phase, client, receiver), data in _streams(asked):
+        for (phase, client, receiver), parts in _streams(asked).items():
             vector = asked.inputs[client].vector if client in asked.inputs else None
             if vector is not None and vector.size > 8:
                 kind = (
@@ -722,7 +753,7 @@ def sizes_tell_nothing(history: History, judged: Judged) -> None:
                 session = asked.held.system.held.index(asked.held) > 0
                 found[asked.held.clients, client, asked.length, asked.number, phase, receiver, session][
                     kind
-                ].append(data)
+                ].append(_size(parts))
     for (_, client, length, *_), kinds in found.items():
         alike = [group for group in kinds.values() if len(group) > 2]
         if len(alike) < 2:
@@ -735,13 +766,12 @@ def sizes_tell_nothing(history: History, judged: Judged) -> None:
             )
     for groups, _ in _experiments(history):
         judged.cases += 1
-        streams = [[dict(_streams(one)) for one in group] for group in groups]
-        for key in streams[0][0]:
+        for (phase, sender, _), streams in _compared(groups):
             if (
-                seen := leaks.sizes_telling([[one.get(key, b"") for one in group] for group in streams])
+                seen := leaks.sizes_telling([[_size(one) for one in group] for group in streams])
             ) is not None:
                 judged.against(
-                    f"the size of what {key[1]!r} sends in {key[0]!r} depends on the vectors: {seen}",
+                    f"the size of what {sender!r} sends in {phase!r} depends on the vectors: {seen}",
                     groups[0][0].held.system,
                 )
 
@@ -837,7 +867,7 @@ def every_entry_has_its_own_mask(history: History, judged: Judged) -> None:
                 continue
             judged.cases += 1
             by.setdefault((asked.length, vector[:1].tobytes()), ([], asked))[0].append(upload)
-            if len(upload) < 2**23 and (again := leaks.repeating(upload)) > max(256, len(upload) // 256):
+            if (again := leaks.repeating(upload)) > max(256, len(upload) // 256):
                 judged.against(
                     f"a vector of one number repeats itself in the upload of {client!r}: {again} of {len(upload)} "
                     "blocks of 16 bytes were there before",
@@ -942,21 +972,15 @@ def no_key_is_common(history: History, judged: Judged) -> None:
         sent = [*held.sent, *(one for asked in held.asked[:1] for one in asked.sent)]
         firsts = {one.sender: one.phase for one in reversed(sent) if one.sender in held.clients}
         said: dict[str, bytes] = defaultdict(bytes)
-        server: list[bytes] = []
+        server: list[Sent] = []
         for one in sent:
             if one.sender in held.clients and one.phase == firsts[one.sender]:
-                said[one.sender] += one.data[: 2**20]
+                said[one.sender] += one.data
             elif one.sender not in held.clients:
-                server.append(one.data[: 2**18])
+                server.append(one)
         other = history.systems[(number + 1) % len(history.systems)]
-        elsewhere = [
-            b"".join(
-                one.data[: 2**20]
-                for h in other.held[:1]
-                for one in (*h.sent, *(m for a in h.asked[:1] for m in a.sent))
-            ),
-            b"".join(server),
-        ]
+        others = [one for h in other.held[:1] for one in (*h.sent, *(m for a in h.asked[:1] for m in a.sent))]
+        elsewhere = leaks.runs(one.data for one in (*others, *server))
         for first, second in combinations(said, 2) if judged.seen is None else ():
             judged.cases += 1
             if (common := leaks.common_keys(said[first], said[second], elsewhere)) is not None:
@@ -970,6 +994,87 @@ def no_key_is_common(history: History, judged: Judged) -> None:
             if judged.cases
             else ""
         )
+
+
+def only_the_sum_is_opened(history: History, judged: Judged) -> None:
+    """A server that opens the self mask and the pair masks of one client has its vector."""
+    phases = history.claims.phases
+    after = frozenset(phases[max(map(phases.index, history.uploads & set(phases)), default=-1) + 1 :])
+    if not after - history.uploads:
+        judged.note = "no client sends anything after its upload"
+    for asked in history.asked:
+        for one in asked.revealed:
+            judged.cases += 1
+            uploaded = any(each.sender == one.client and each.phase in history.uploads for each in asked.sent)
+            if uploaded and all(found >= needed for found, needed in one.kinds.values()):
+                judged.against(
+                    f"{_told(asked)} opened {' and '.join(one.kinds)} of {one.client!r}, whose upload was sent: "
+                    "both together unmask it",
+                    asked.held.system,
+                )
+    for system in history.systems:
+        for held in system.held:
+            _opened_again(held, after, judged)
+    _more_of_survivors(history, after, judged)
+
+
+def _opened(asked: Asked, after: frozenset[str]) -> dict[str, bytes]:
+    """What each client sent others than clients after its upload."""
+    parts: dict[str, list[bytes]] = defaultdict(list)
+    for one in asked.sent:
+        if one.phase in after and one.sender in asked.inputs and one.receiver not in asked.inputs:
+            parts[one.sender].append(one.data)
+    return {client: b"".join(each) for client, each in parts.items()}
+
+
+def _opened_again(held: Held, after: frozenset[str], judged: Judged) -> None:
+    """A secret that opens one sum opens no other: nothing random comes again that only its sender sends, and only here."""
+    plain = [one for one in held.asked if isinstance(one.outcome, Sum) and not one.lost and not one.altered]
+    for one, two in pairwise(plain):
+        if one.number == two.number:
+            continue
+        first, second = _opened(one, after), _opened(two, after)
+        for client in first.keys() & second.keys():
+            judged.cases += 1
+            elsewhere = [
+                each.data
+                for each in (*held.sent, *one.sent)
+                if each.sender != client or each.phase not in after
+            ]
+            if leaks.secrets_again(first[client], second[client], elsewhere):
+                judged.against(
+                    f"{client!r} opens the same secret in {_told(one)} and in {_told(two)}: it is not only of one sum",
+                    held.system,
+                )
+
+
+def _more_of_survivors(history: History, after: frozenset[str], judged: Judged) -> None:
+    """The opening of a sum takes one secret of each client; if a survivor takes more bytes than a lost client, does it
+    take both? Bytes are counted compressed, as filling is no secret.
+    """
+    sizes: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for asked in history.asked:
+        clients, lost = len(asked.held.clients), len(asked.lost)
+        if not isinstance(asked.outcome, Sum) or asked.altered or asked.held.lost:
+            continue
+        for phase in after:
+            sent = [len(zlib.compress(one, 9)) for one in _opened(asked, frozenset({phase})).values()]
+            if len(sent) == clients - lost:
+                sizes[phase, clients, lost].append(sum(sent) / len(sent))
+    mean = {key: sum(each) / len(each) for key, each in sizes.items()}
+    for (phase, clients, lost), size in sorted(mean.items()):
+        whole = sorted(many for each, many, gone in mean if each == phase and not gone)
+        if not lost or clients not in whole or whole[0] == whole[-1]:
+            continue
+        judged.cases += 1
+        survivor = (mean[phase, whole[-1], 0] - mean[phase, whole[0], 0]) / (whole[-1] - whole[0])
+        gone = survivor - (mean[phase, clients, 0] - size) / lost
+        if gone >= 12 and survivor >= max(1.3 * gone, gone + 12):
+            judged.against(
+                f"in {phase!r} every client sends {survivor:.0f} bytes for each survivor and {gone:.0f} for a lost client "
+                f"({clients} clients, {lost} lost): are both secrets of survivors opened?",
+                history.systems[0],
+            )
 
 
 # ---- once ----
@@ -1025,12 +1130,11 @@ def related_sums_keep_their_survivors(history: History, judged: Judged) -> None:
 
 
 def tampering_changes_no_sum(history: History, judged: Judged) -> None:
-    done = 0
     for asked in history.asked:
         if not asked.altered and not any(one.fate == "altered" for one in asked.held.sent):
             continue
         judged.cases += 1
-        done += isinstance(asked.outcome, Sum)
+        judged.summed += isinstance(asked.outcome, Sum)
         if isinstance(asked.outcome, Crash):
             judged.against(f"a message was altered, and it raised {asked.outcome.error}", asked.held.system)
         elif (wrong := history.wrong(asked)) is not None:
@@ -1053,7 +1157,9 @@ def tampering_changes_no_sum(history: History, judged: Judged) -> None:
             ):
                 judged.against("after altered messages it makes no sum any more", system)
     judged.note = (
-        f"{judged.cases} altered sums: {done} right, {judged.cases - done} refused" if judged.cases else ""
+        f"{judged.cases} altered sums: {judged.summed} right, {judged.cases - judged.summed} refused"
+        if judged.cases
+        else ""
     )
 
 
@@ -1168,6 +1274,9 @@ PROPERTIES: tuple[Property, ...] = (
         "no secret comes from Python's or NumPy's generators",
         no_toy_generator_is_used,
         ("private",),
+    ),
+    Property(
+        "only_the_sum_is_opened", "what is opened unmasks no single upload", only_the_sum_is_opened, _PRIVATE
     ),
     Property("no_key_is_common", "no key is common to clients", no_key_is_common, _PRIVATE),
     Property(

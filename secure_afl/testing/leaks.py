@@ -6,9 +6,11 @@ function of the inputs, in whatever form. `recognised` then only finds a word fo
 
 import base64
 import math
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,10 @@ from secure_afl.testing.record import Vector
 Windows = npt.NDArray[np.uint64]
 _CHANCE = 1e-9
 _SEARCHED = 2**16  # bytes of a message in which runs are searched for at any place
-_LOOKED = 2**18  # bytes of an upload that are compared with others
+_LOOKED = 2**16  # bytes of a message that are compared with others
+_BITS = 2**12  # bytes at each end of a message in which single bits are looked at
+_CHUNK = 2**18  # bytes that are looked at together
+_SAMPLED = 2**20  # runs of a long upload that are compared with each other, about
 
 
 # ---- bytes that depend on nothing but the input --------------------------------------------------
@@ -33,27 +38,103 @@ def telling(groups: Sequence[Sequence[bytes]]) -> str | None:
     """
     if any(len(group) < 2 for group in groups) or not any(map(len, groups[0])):
         return None
-    shortest = min(len(one) for group in groups for one in group)
-    if shortest:
-        for called, side in (("first", slice(0, shortest)), ("last", slice(-shortest, None))):
-            table = [
-                np.frombuffer(b"".join(one[side] for one in group), np.uint8).reshape(len(group), shortest)
-                for group in groups
-            ]
-            same = np.logical_and.reduce([(group == group[0]).all(axis=0) for group in table])
-            heads = np.sort(np.array([group[0] for group in table]), axis=0)
-            kinds = 1 + (np.diff(heads.astype(int), axis=0) != 0).sum(axis=0)
-            places = np.flatnonzero(same & (kinds >= min(3, len(groups))))
-            if len(places):
-                if called == "first":
-                    return f"{len(places)} of its bytes, number {int(places[0]) + 1} first"
-                return (
-                    f"{len(places)} of its bytes, number {shortest - int(places[-1])} from the end among them"
-                )
+    everything = [one for group in groups for one in group]
+    shortest = min(map(len, everything))
+    for at in range(0, shortest, _CHUNK):
+        end = min(shortest, at + _CHUNK)
+        ahead = [[one[at:end] for one in group] for group in groups]
+        if len(places := _fixed(ahead)):
+            return f"{len(places)} of its bytes, number {at + int(places[0]) + 1} first"
+        behind = [[one[len(one) - end : len(one) - at] for one in group] for group in groups]
+        if len(places := _fixed(behind)):
+            return f"{len(places)} of its bytes, number {end - int(places[-1])} from the end among them"
     for wide in (6, 3):
         if _wandering(groups, wide):
             return f"{wide} bytes somewhere in it"
+    if shortest and len({len(group) for group in groups}) == 1:
+        size = min(shortest, _BITS)
+        sides = {(at, at + size) for one in everything for at in (0, len(one) - size)}
+        for side in (slice(0, size), slice(-size, None))[: len(sides)]:
+            if (seen := _telling_bits([[one[side] for one in group] for group in groups])) is not None:
+                return seen
     return None
+
+
+def _telling_bits(groups: Sequence[Sequence[bytes]]) -> str | None:
+    """Say that single bits tell the input, of messages of one length.
+
+    Bits that are the same throughout each group and not in all are counted, equal ones once: with k ones among all runs,
+    that has the chance of a random order. And in a plane (one bit of every byte, word of 2, 4 or 8 bytes) messages of a
+    group must not agree more often than others: the agreements of random groups show their spread.
+    """
+    repeats, runs = len(groups[0]), sum(map(len, groups))
+    raw = np.frombuffer(b"".join(one for group in groups for one in group), np.uint8).reshape(runs, -1)
+    bits = np.unpackbits(raw, axis=1, bitorder="little")
+    bits ^= bits[0]  # a bit and its opposite are one
+    weights = np.random.default_rng(0).integers(0, 2**64, runs, np.uint64)
+    names: Windows = np.asarray(
+        weights @ bits, np.uint64
+    )  # the same for equal bits, and for others with a chance of 2**-64 a pair
+    order = np.argsort(names)
+    first = order[np.concatenate([[True], np.diff(names[order]) != 0])]
+    kinds = bits[:, first]
+    ones = kinds.sum(axis=0)
+    fixed = (kinds.reshape(len(groups), repeats, -1) == kinds[::repeats, None]).all(axis=(0, 1)) & (ones > 0)
+    chance = sum(
+        int((ones == most * repeats).sum()) * math.comb(len(groups), most) / math.comb(runs, most * repeats)
+        for most in range(1, len(groups))
+    )
+    if fixed.any() and _rare(int(fixed.sum()), chance):
+        at = int(first[fixed].min())
+        return f"single bits, bit {at % 8} of byte {at // 8 + 1} first"
+    return _telling_planes(bits[:, bits.any(axis=0)], np.flatnonzero(bits.any(axis=0)), len(groups))
+
+
+def _telling_planes(bits: npt.NDArray[np.uint8], places: npt.NDArray[np.intp], groups: int) -> str | None:
+    runs = len(bits)
+    pairs, alike = np.triu_indices(runs, 1), _alike(runs, groups)
+    one_bit = float(alike[0].sum()) / 4  # the variance of the agreements of one bit
+    parts = [bits[:, places % 64 == plane].astype(np.float32) - np.float32(0.5) for plane in range(64)]
+    counts = np.array([one.shape[1] for one in parts])
+    agreeing = np.array([(2 * one @ one.T)[pairs] for one in parts])
+    for wide in (1, 2, 4, 8):
+        many = counts.reshape(-1, 8 * wide).sum(axis=0)
+        agreements = agreeing.reshape(-1, 8 * wide, len(pairs[0])).sum(axis=0) @ alike.T
+        spread = np.maximum(agreements[:, 1:].var(axis=1), 1e-9)
+        excess = (agreements[:, 0] - agreements[:, 1:].mean(axis=1)) / np.sqrt(spread)
+        for plane in np.flatnonzero((many >= 8) & (excess > 4)).tolist():
+            # As many independent bits would spread as much: each gives a χ² for every group but one.
+            degrees = (groups - 1) * float(min(many[plane], many[plane] ** 2 * one_bit / spread[plane]))
+            limit = chi_square_limit(round(degrees))
+            if degrees >= 4 * (groups - 1) and degrees + excess[plane] * math.sqrt(2 * degrees) > limit:
+                every = "byte" if wide == 1 else f"{wide} bytes"
+                return f"bit {plane % 8} of every {every}, though not each time"
+    return None
+
+
+@lru_cache(4)
+def _alike(runs: int, groups: int) -> npt.NDArray[np.float32]:
+    """Which pairs of runs are of one group, in the true order and in random ones."""
+    true = np.repeat(np.arange(groups), runs // groups)
+    draws, pairs = np.random.default_rng(0), np.triu_indices(runs, 1)
+    orders = [true, *(draws.permutation(true) for _ in range(200))]
+    return np.array([(one[:, None] == one)[pairs] for one in orders], np.float32)
+
+
+def _rare(count: int, expected: float) -> bool:
+    """Whether so many of what is expected so seldom have a chance below 1e-9."""
+    return count > expected and count * math.log(expected) - expected - math.lgamma(count + 1) < math.log(
+        _CHANCE
+    )
+
+
+def _fixed(groups: Sequence[Sequence[bytes]]) -> npt.NDArray[np.intp]:
+    """The places of messages of one length with the same byte throughout every group, and three different ones in all."""
+    table = [np.frombuffer(b"".join(group), np.uint8).reshape(len(group), len(group[0])) for group in groups]
+    same = np.logical_and.reduce([(group == group[0]).all(axis=0) for group in table])
+    heads = np.sort(np.array([group[0] for group in table]), axis=0)
+    kinds = 1 + (heads[1:] != heads[:-1]).sum(axis=0)
+    return np.flatnonzero(same & (kinds >= min(3, len(groups))))
 
 
 def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
@@ -61,13 +142,11 @@ def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
     must have such a run."""
     everything = [one for group in groups for one in group]
     size, repeats = max(map(len, everything)), len(groups[0])
+    if min(map(len, everything)) < wide or size > _SEARCHED:
+        return False
     often = np.bincount(np.frombuffer(b"".join(everything), np.uint8), minlength=256)
     alike = float(((often / max(1, often.sum())) ** 2).sum())
-    if (
-        min(map(len, everything)) < wide
-        or size > _SEARCHED
-        or size * (size * alike**wide) ** (repeats - 1) > _CHANCE
-    ):
+    if size * (size * alike**wide) ** (repeats - 1) > _CHANCE:
         return False
     common: list[Windows] = []
     for group in groups:
@@ -84,9 +163,9 @@ def _wandering(groups: Sequence[Sequence[bytes]], wide: int) -> bool:
     return found >= min(3, len(groups))
 
 
-def sizes_telling(groups: Sequence[Sequence[bytes]]) -> str | None:
+def sizes_telling(groups: Sequence[Sequence[int]]) -> str | None:
     """Say that the size of a message depends on the input: constant in every group, or without any overlap."""
-    sizes = [[len(one) for one in group] for group in groups if group]
+    sizes = [group for group in groups if group]
     if len(sizes) < 2:
         return None
     if all(len(set(group)) == 1 for group in sizes):
@@ -201,14 +280,48 @@ def _unlikely(total: int, room: float) -> int:
 
 
 def repeating(upload: bytes) -> int:
-    """How many runs of 16 bytes of an upload were in it before; runs of one byte do not count."""
-    windows = _windows(upload)
-    if len(windows) < 9:
+    """How many runs of 16 bytes of an upload were in it before; runs of one byte do not count. Of a long upload, runs
+    are chosen by what is in them, the same wherever they are, and stand for the others.
+    """
+    share = 1 + len(upload) // _SAMPLED
+    kept: list[Windows] = []
+    for at in range(0, len(upload) - 15, _CHUNK):
+        windows = _windows(upload[at : at + _CHUNK + 15])
+        first, second = windows[:-8], windows[8:]
+        filling = (first == second) & (first % np.uint64(257) == first // np.uint64(256) % np.uint64(257))
+        blocks = first * np.uint64(0x9E3779B97F4A7C15) ^ second * np.uint64(0xC2B2AE3D27D4EB4F)
+        # The high bits of a product hang on all of its factor.
+        kept.append(blocks[~filling & ((blocks >> np.uint64(40)) % np.uint64(share) == 0)])
+    if not kept:
         return 0
-    first, second = windows[:-8], windows[8:]
-    filling = (first == second) & (first % np.uint64(257) == first // np.uint64(256) % np.uint64(257))
-    blocks = (first * np.uint64(0x9E3779B97F4A7C15) ^ second * np.uint64(0xC2B2AE3D27D4EB4F))[~filling]
-    return len(blocks) - len(_distinct(blocks))
+    blocks = np.concatenate(kept)
+    return share * (len(blocks) - len(_distinct(blocks)))
+
+
+def secrets_again(first: bytes, second: bytes, elsewhere: Sequence[bytes]) -> bool:
+    """Whether 16 random bytes, or 32 characters of hexadecimal, base64 or decimal digits, are in both and not elsewhere."""
+    for text in re.findall(rb"[A-Za-z0-9+/=]{32,}", first):
+        blocks = (text[at : at + 32] for at in range(0, len(text) - 31, 16))
+        if any(
+            _random(one, 8) and one in second and not any(one in each for each in elsewhere) for one in blocks
+        ):
+            return True
+    one = _windows(first[:_LOOKED])
+    near = np.isin(one, _windows(second[:_LOOKED]))
+    for at in np.flatnonzero(near[:-8] & near[8:]).tolist():
+        block = first[at : at + 16]
+        if (
+            _random(block, 12)
+            and not block.isascii()
+            and block in second
+            and not any(block in each for each in elsewhere)
+        ):
+            return True
+    return False
+
+
+def _random(block: bytes, kinds: int) -> bool:
+    return len(set(block)) >= kinds
 
 
 # ---- uniform words -------------------------------------------------------------------------------
@@ -254,13 +367,19 @@ def chi_square_limit(degrees: int) -> float:
 # ---- keys ----------------------------------------------------------------------------------------
 
 
-def common_keys(first: bytes, second: bytes, elsewhere: Sequence[bytes]) -> bytes | None:
+def runs(messages: Iterable[bytes]) -> Windows:
+    """All runs of 8 bytes at the beginnings of messages, in order."""
+    every = [_windows(one[:_LOOKED]) for one in messages]
+    return _distinct(np.concatenate(every)) if every else np.zeros(0, np.uint64)
+
+
+def common_keys(first: bytes, second: bytes, elsewhere: Windows) -> bytes | None:
     """32 bytes that look like a key, in both, and nothing of them `elsewhere` (other systems, and what the server sent)."""
     one = _windows(first[:_LOOKED])
     shared = np.isin(one, _windows(second[:_LOOKED]))
-    for other in elsewhere:
-        if shared.any():
-            shared &= ~np.isin(one, _windows(other[: 4 * _LOOKED]))
+    if len(elsewhere):
+        near = np.minimum(np.searchsorted(elsewhere, one), len(elsewhere) - 1)
+        shared &= elsewhere[near] != one
     hits = np.concatenate([[0], np.cumsum(shared)])
     for at in np.flatnonzero(hits[25:] - hits[:-25] == 25).tolist():
         block = first[at : at + 32]

@@ -7,9 +7,13 @@ every field, and the JSON Schema is `schema()`.
 """
 
 import hashlib
+import os
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -185,7 +189,17 @@ class Keys(msgspec.Struct, frozen=True, tag="keys"):
     digests: tuple[str, ...]
 
 
-Record = System | Opened | Renewed | Input | Message | Sum | Refusal | Crash | Generator | Keys
+class Revealed(msgspec.Struct, frozen=True, tag="revealed"):
+    """How much of a client's secrets for a sum stood in messages to others than clients. kinds: by the kind of secret, how
+    many of its shares did, and how many make it known; whoever knows all kinds can unmask the client's upload.
+    """
+
+    number: int
+    client: str
+    kinds: dict[str, tuple[int, int]]
+
+
+Record = System | Opened | Renewed | Input | Message | Sum | Refusal | Crash | Generator | Keys | Revealed
 
 _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
@@ -201,11 +215,18 @@ def digest(vector: Any) -> str:
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
+def noted(records: Iterable[Record], file: BinaryIO) -> Iterator[Record]:
+    """The same records; each is written as a JSON line when it is taken."""
+    for one in records:
+        file.write(msgspec.json.encode(one) + b"\n")
+        yield one
+
+
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write a record as JSON lines."""
     with path.open("wb") as file:
-        for one in records:
-            file.write(msgspec.json.encode(one) + b"\n")
+        for _ in noted(records, file):
+            pass
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -219,6 +240,72 @@ def read(path: Path) -> Iterator[Record]:
             if isinstance(one, System) and one.version != VERSION:
                 raise RecordError(f"{path}, line {number}: expected version {VERSION}, got {one.version}")
             yield one
+
+
+class Spool:
+    """Keeps long bodies of messages in a temporary file, which goes when nothing refers to it."""
+
+    _LONG = 2**12  # bytes
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._end = 0
+
+    def keep(self, data: bytes) -> "bytes | Kept":
+        """The bytes themselves if they are few."""
+        if len(data) < self._LONG:
+            return data
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - whatever is kept in it needs it
+            weakref.finalize(self, self._file.close)
+        kept = Kept(self, self._end, len(data))
+        self._end += os.pwrite(self._file.fileno(), data, self._end)
+        return kept
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes that are kept."""
+        assert self._file is not None
+        return os.pread(self._file.fileno(), size, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes in a spool."""
+
+    spool: Spool
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        return self.spool.read(self.start, self.size)
+
+
+class Sent:
+    """A message, as `Message`, with what is long in a spool."""
+
+    __slots__ = ("_data", "_payload", "fate", "number", "phase", "receiver", "sender")
+
+    def __init__(self, message: Message, spool: Spool) -> None:
+        self.number, self.phase, self.fate = message.number, message.phase, message.fate
+        self.sender, self.receiver = message.sender, message.receiver
+        self._data = spool.keep(message.data)
+        self._payload = None if message.payload is None else spool.keep(message.payload)
+
+    @property
+    def data(self) -> bytes:
+        return self._data.read() if isinstance(self._data, Kept) else self._data
+
+    @property
+    def upload(self) -> bytes:
+        """The payload, or without one all of it."""
+        if self._payload is None:
+            return self.data
+        return self._payload.read() if isinstance(self._payload, Kept) else self._payload
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole message."""
+        return self._data.size if isinstance(self._data, Kept) else len(self._data)
 
 
 def schema() -> dict[str, Any]:

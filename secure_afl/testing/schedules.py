@@ -20,10 +20,12 @@ from secure_afl.testing.record import (
     Generator,
     Input,
     Keys,
+    Message,
     Opened,
     Record,
     Refusal,
     Renewed,
+    Revealed,
     Sum,
     System,
     Vector,
@@ -262,6 +264,17 @@ class Runner:
             wire.records.append(Sum(at, numbers(total), result.survivors, result.content))
 
         _noted(summed, at, wire)
+        sent = [
+            one.data
+            for one in wire.records[mark:]
+            if isinstance(one, Message) and one.receiver not in wire.clients
+        ]
+        for client, kinds in driver.secrets(at).items():
+            known = {
+                kind: (sum(any(share in one for one in sent) for share in shares), needed)
+                for kind, (needed, shares) in kinds.items()
+            }
+            wire.records.append(Revealed(at, client, known))
         for at_record, (client, noted) in enumerate(before.items(), mark):
             if (after := digest(given[client])) != noted.digest:
                 wire.records[at_record] = msgspec.structs.replace(noted, after=after)

@@ -14,6 +14,9 @@ A Python system is an object that a factory makes. The factory gets one function
     refusals                                the exceptions that are refusals; (ValueError,) if it has none
     payload(phase, data)                    optional: the masked vector in an upload
     keys()                                  optional: the secret keys that each client holds, bytes by client
+    secrets(number)                         optional: what unmasks an upload of that sum, {client: {kind: (needed,
+                                            [share, …])}}: whoever has as many of the shares as are needed, of every
+                                            kind; shares are bytes as messages hold them
 
 A program reads requests, one JSON object a line, from its standard input and writes one answer a line; a server gets the
 same objects by POST. `docs/verification/record.md` lists them.
@@ -50,6 +53,7 @@ from secure_afl.testing.record import (
 
 Carry = Callable[[str, str, str, bytes], list[bytes]]
 Factory = Callable[[Carry], Any]
+Secrets = Mapping[str, Mapping[str, tuple[int, Iterable[bytes]]]]
 
 ALTERATIONS = (*CHANGES, "repeat", "late", "another's", "earlier")
 
@@ -144,6 +148,7 @@ class Driver(Protocol):
     def sum(self, number: int, vectors: Mapping[str, Any]) -> Result: ...
     def renew(self, data_set: str) -> None: ...
     def keys(self) -> Mapping[str, Iterable[bytes]]: ...
+    def secrets(self, number: int) -> Secrets: ...
 
 
 class Target(Protocol):
@@ -220,6 +225,9 @@ class PythonDriver:
 
     def keys(self) -> Mapping[str, Iterable[bytes]]:
         return dict(self.system.keys()) if hasattr(self.system, "keys") else {}
+
+    def secrets(self, number: int) -> Secrets:
+        return dict(self.system.secrets(number)) if hasattr(self.system, "secrets") else {}
 
 
 class _NoAnswerError(BaseException):
@@ -352,6 +360,9 @@ class RemoteDriver:
         self._told({"do": "renew", "data_set": data_set})
 
     def keys(self) -> Mapping[str, Iterable[bytes]]:
+        return {}
+
+    def secrets(self, number: int) -> Secrets:
         return {}
 
     def _told(self, request: dict[str, Any], *needed: str) -> dict[str, Any]:

@@ -328,6 +328,49 @@ class NormAsText(Tells):
         return f"{np.linalg.norm(vector):.3f}".encode()
 
 
+def spread(data: bytes, wrong_in: int = 2**20) -> bytes:
+    """Noise whose lowest bits are the bits of the data; one in so many of them is random."""
+    noise = np.frombuffer(secrets.token_bytes(8 * len(data)), np.uint8)
+    kept = np.frombuffer(secrets.token_bytes(32 * len(data)), "<u4") % wrong_in != 0
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    return bytes((noise & ~kept.astype(np.uint8)) | np.where(kept, noise & 254 | bits, noise * 0))
+
+
+class EntryInLowestBits(Tells):
+    """One bit a byte."""
+
+    found_by = "no_vector_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        return spread(vector[:1].tobytes())
+
+
+class CountInLowestBits(Tells):
+    found_by = "no_count_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        return spread(struct.pack("<I", int(vector[-1])))
+
+
+class EntriesInNoisyBits(Tells):
+    """Every second bit is random."""
+
+    found_by = "no_vector_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        return spread(vector.tobytes(), wrong_in=2)
+
+
+class SignInABit(Tells):
+    """A single bit in a message, at one place."""
+
+    found_by = "no_vector_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        noise = secrets.token_bytes(40)
+        return noise[:20] + bytes([noise[20] & 0xF7 | 8 * (int(vector[0]) // 2**10 & 1)]) + noise[21:]
+
+
 class LastEntryBare(Flawed):
     found_by = "no_count_travels_in_the_clear"
 
@@ -573,6 +616,55 @@ class OneKeyForAll(Flawed):
             arrived = super().post(phase, sender, receiver, data + b"-----BEGIN KEY-----\n" + self.common)
             return arrived[: len(data)] if arrived else None
         return super().post(phase, sender, receiver, data)
+
+
+class OpensMore(Flawed):
+    """Holders reveal more shares than the sum needs."""
+
+    found_by = "only_the_sum_is_opened"
+
+    def more(self, holder: str) -> list[int]:
+        raise NotImplementedError
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        self.number = number
+        return super().sum(number, vectors)
+
+    def share(self, dealer: str, number: int, kind: str, holder: str) -> int:
+        return self.shares.get((dealer, number, kind, holder), 0)
+
+    def post(self, phase: str, sender: str, receiver: str, data: bytes) -> bytes | None:
+        more = self.more(sender) if phase == "unmask" else []
+        return super().post(phase, sender, receiver, data + b"".join(one.to_bytes(66, "big") for one in more))
+
+
+class OpensPairsOfSurvivors(OpensMore):
+    def more(self, holder: str) -> list[int]:
+        return [self.share(who, self.number, "pair", holder) for who in self.clients if who not in self.gone]
+
+
+class OpensPairsOfTheFirstSum(OpensMore):
+    def more(self, holder: str) -> list[int]:
+        return [self.share(who, 0, "pair", holder) for who in self.clients]
+
+
+class OpensAllOfAll(OpensMore):
+    """The lost, too: only one who knows the shares sees it."""
+
+    def more(self, holder: str) -> list[int]:
+        return [
+            self.share(who, self.number, "self" if who in self.gone else "pair", holder)
+            for who in self.clients
+        ]
+
+    def secrets(self, number: int) -> Any:
+        def shares(who: str, kind: str) -> list[bytes]:
+            return [self.share(who, number, kind, holder).to_bytes(66, "big") for holder in self.holders]
+
+        return {
+            who: {kind: (self.threshold, shares(who, kind)) for kind in ("self", "pair")}
+            for who in self.holders
+        }
 
 
 # ---- once ----
