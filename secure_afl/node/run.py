@@ -1,5 +1,6 @@
 """A study, run by the server's operator: this process is the run's ServerApp, at the private door of `secure-afl serve`."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def run(path: Path, deadline: float) -> dict[str, Any]:
     Folder(path).put_aside()
     begun = False
     try:
-        with _stoppable(), running(server.settings(home(path)).private, server.app_folder()) as grid:
+        with _as_a_service(), running(server.settings(home(path)).private, server.app_folder()) as grid:
             begun = True
             return serve(grid, path, deadline, _POLL)
     except (SecureAflError, OSError) as error:
@@ -43,15 +44,19 @@ def run(path: Path, deadline: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let a signal be an exception of the main thread, so that what is open is closed."""
+def _as_a_service() -> Iterator[None]:
+    """Let a signal be an exception of the main thread, so that what is open is closed, but not one that `nohup` has ignored;
+    and let what is written be for the owner alone.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in _STOPPING}
+    heard = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before, mask = {number: signal.signal(number, stop) for number in heard}, os.umask(0o077)
     try:
         yield
     finally:
+        os.umask(mask)
         for number, handler in before.items():
             signal.signal(number, handler)

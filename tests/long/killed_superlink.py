@@ -60,7 +60,7 @@ def lived(victim: str, phase: str) -> tuple[str, bool]:
         )
         once = all(len(session_of(federation, party)) == 1 for party in range(4))
         reason = next((line for line in said.splitlines() if line.startswith("error:")), "")
-        named = "start the study again" in reason if victim == "superlink" else not reason
+        named = "the study again" in reason if victim == "superlink" else not reason
         return reason or "killed", bool(named and not early and "left open" in again and same and once)
 
 

@@ -123,6 +123,18 @@ def test_a_run_that_is_stopped_tells_the_parties_and_ends(
     assert json.loads((federation.server / "progress.json").read_text())["over"] == "was stopped"
 
 
+def test_a_run_under_nohup_outlives_its_terminal_and_writes_for_its_owner_alone(
+    federation: Federation, study: Study
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code, _ = study(unless(federation, lambda at: os.kill(os.getpid(), signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert code == 0
+    assert (federation.server / "report.json").stat().st_mode & 0o077 == 0
+
+
 def test_the_server_writes_down_why_no_model_came_and_who_was_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

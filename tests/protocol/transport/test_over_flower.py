@@ -735,7 +735,7 @@ def test_a_superlink_that_is_killed_costs_a_run_and_no_session(tmp_path: Path) -
                 network.kill_superlink()
                 network.start_superlink()
 
-        with pytest.raises(DataError, match="start the study again"):
+        with pytest.raises(DataError, match="the study again"):
             network.run(deadline=HANG, limit=2 * HANG, watch=watch)
         assert not (federation.server / "model.npz").exists()
         said = network.run(deadline=HANG, limit=2 * HANG)
