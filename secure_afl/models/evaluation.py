@@ -1,4 +1,6 @@
-"""How good a model is on the held-out rows of all sites, out of one secure sum: no site's figures are seen.
+"""How good a model is on the held-out rows of all sites, out of a secure sum: no site's figures are seen.
+
+A first sum tells how many sites have enough rows. Of too few, the second one would be a site's own figures.
 
 Sites add up counts: rows of each class by what was predicted for them, and rows with and without each class by what was
 said of it, in 64 bins. So accuracy, recall and precision are exact, and the area under the ROC curve is known within a
@@ -31,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 BINS = 64
 _LOW, _HIGH = -0.5, 1.5  # least squares may say less than 0 and more than 1; the outer bins have no other end
 _SUM_BITS = 58
+_FEWEST_SITES = 3  # of a class: without one of them there is still a mix of two
 
 
 class Evaluated(NamedTuple):
@@ -101,8 +104,8 @@ class HeldOut:
         """Of a vector."""
         return len(self.classes) ** 2 + 2 * len(self._shown) * BINS if self.classes else 6
 
-    def plan(self, clients: int) -> SumPlan:
-        """The sum."""
+    def plan(self, clients: int) -> tuple[SumPlan, SumPlan]:
+        """The sum of sites with enough rows, and that of their rows, over the same survivors."""
         low, high = self.range
         of = f"of {len(self.classes)} classes" if self.classes else f"of {low:.6g} to {high:.6g}"
         name = (
@@ -110,13 +113,34 @@ class HeldOut:
             if self.agreement
             else f"held-out rows {of}, least_rows {self.least_rows}"
         )
+        same: dict[str, Any] = {"same_survivors": True, "exact": True}
+        sites = SumPlan(f"sites of {name}", len(self.classes) or 1, 1.0, 0, **same)
         if self.classes:
-            return SumPlan(name, self.length, float(self.max_rows), 0, exact=True)
+            return sites, SumPlan(name, self.length, float(self.max_rows), 0, **same)
         bits = min(40, _SUM_BITS - (self.max_rows * clients).bit_length())
-        return SumPlan(name, self.length, float(self.max_rows), bits)
+        return sites, SumPlan(name, self.length, float(self.max_rows), bits, same_survivors=True)
+
+    def sites(self, truth: npt.NDArray[Any]) -> Floats:
+        """What a site puts into the first sum: for each class 1 if it has enough rows of it, else 0 (classes,); of a number
+        the same for all rows (1,).
+        """
+        rows = np.bincount(truth, minlength=len(self.classes)) if self.classes else np.array([len(truth)])
+        return (rows >= self.least_rows).astype(np.float64)
+
+    def check_sites(self, total: Floats) -> None:
+        """Raises `DataError` if so few sites have rows of a class, or rows, that one of them could take its own figures away
+        and be left with another one's.
+        """
+        for name, sites in zip(self.classes or ("",), np.rint(total).tolist(), strict=True):
+            if 0 < sites < _FEWEST_SITES:
+                of = f" of the class {name!r}" if name else ""
+                raise DataError(
+                    f"expected at least {_FEWEST_SITES} sites with {self.least_rows} or more held-out rows{of}, got {sites:.0f}: the "
+                    "figures could be told apart by site; hold out more rows, or leave the class out"
+                )
 
     def vector(self, truth: npt.NDArray[Any], predicted: Floats) -> Floats:
-        """What a site puts into the sum. truth: place in `classes`, or a number, of each row (rows,); predicted: scores
+        """What a site puts into the second sum. truth: place in `classes`, or a number, of each row (rows,); predicted: scores
         (rows, classes) or numbers (rows,). Raises `DataError`.
         """
         if len(truth) > self.max_rows:
@@ -124,7 +148,7 @@ class HeldOut:
         return self._counts(truth, predicted) if self.classes else self._errors(truth, predicted)
 
     def opened(self, total: Floats, survivors: tuple[str, ...] = ()) -> Evaluated:
-        """The figures in a sum. Raises `DataError` if no site contributed rows."""
+        """The figures in the second sum. Raises `DataError` if no site contributed rows."""
         found = self._of_counts(total) if self.classes else self._of_errors(total)
         return found._replace(survivors=survivors, least_rows=self.least_rows)
 
@@ -213,14 +237,21 @@ def predictions(model: Any, X: Any) -> Floats:
 
 
 def summed(
-    aggregator: Aggregator, agreed: HeldOut, vectors: Mapping[str, Floats], data_set: str = "held-out rows"
+    aggregator: Aggregator,
+    agreed: HeldOut,
+    rows: Mapping[str, tuple[npt.NDArray[Any], Floats]],
+    data_set: str = "held-out rows",
 ) -> Evaluated:
-    """The figures in a sum of sites' vectors, in a session of its own. data_set: what the ledgers call these rows.
+    """The figures in a sum over sites, in a session of its own. rows: truth and predictions of each site, as `HeldOut.vector`
+    takes them. data_set: what the ledgers call these rows.
 
-    Raises `DataError` if no site contributed rows, and what the aggregator raises.
+    Raises `DataError` if too few sites have rows, and what the aggregator raises.
     """
-    aggregator.open(list(vectors), [agreed.plan(len(vectors))])
-    result = aggregator.sum(0, {name: (vector, data_set) for name, vector in vectors.items()})
+    vectors = {name: agreed.vector(*own) for name, own in rows.items()}
+    aggregator.open(list(rows), agreed.plan(len(rows)))
+    sites = aggregator.sum(0, {name: (agreed.sites(truth), data_set) for name, (truth, _) in rows.items()})
+    agreed.check_sites(sites.total)
+    result = aggregator.sum(1, {name: (vector, data_set) for name, vector in vectors.items()})
     return agreed.opened(result.total, result.survivors)
 
 
@@ -255,5 +286,6 @@ def evaluate(
         truth = np.asarray(y, dtype=np.float64)
         agreed = HeldOut(range=target_range, max_rows=largest, least_rows=least_rows)
     predicted = predictions(model, X)
-    vectors = {name: agreed.vector(truth[rows], predicted[rows]) for name, rows in sites.items()}
-    return summed(aggregator, agreed, vectors, data_set)
+    return summed(
+        aggregator, agreed, {name: (truth[rows], predicted[rows]) for name, rows in sites.items()}, data_set
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from secure_afl.node import changes, held_out
-from secure_afl.node.study import RegressionStudy, Study
+from secure_afl.node.study import RegressionStudy, RidgeStudy, Study
 from secure_afl.protocol.files.explain import FORMS, Section
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.parameters import SumPlan
@@ -101,7 +101,7 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
     if study.held_out:
         lines.append(
             f"{study.held_out:.0%} of this party's rows are held out of the model, chosen by their number in the table. The last "
-            "sum counts how the model does on them; this party computes the model from the sums that it checked, and leaves out "
+            "two sums count the sites that have enough of them, and how the model does on them; this party computes the model from the sums that it checked, and leaves out "
             f"rows of classes of which it holds out fewer than {held_out.agreed(study).least_rows}."
         )
     if study.continues:
@@ -123,6 +123,8 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             f"nothing else unless the server announces at least {study.counts.rows} rows in all"
             f"{f' and {study.counts.least} of each class' if study.classes else ''}."
         )
+    if isinstance(study, RidgeStudy) and study.ridge.class_weight:
+        lines.append("Rows count by these numbers, so that every class has the same weight in all.")
     return tuple(lines)
 
 

@@ -1,4 +1,4 @@
-"""How good the model of a study is, on rows that each site held out of it: a last sum of the session, of counts.
+"""How good the model of a study is, on rows that each site held out of it: the last two sums of the session, of counts.
 
 A site that accepted the sums of the model computes the model from these by itself, so no server can choose what is asked of
 its rows. Which rows are held out depends on their number in the table and on nothing else.
@@ -67,7 +67,7 @@ def rows(number: int, part: float) -> npt.NDArray[np.bool_]:
 
 
 def agreed(study: "Study") -> "HeldOut":
-    """What the last sum is of."""
+    """What the last sums are of."""
     from secure_afl.models.evaluation import HeldOut
 
     least = study.codebook.least_rows if study.codebook else LEAST_ROWS
@@ -85,26 +85,39 @@ def agreed(study: "Study") -> "HeldOut":
 
 
 def plan(study: "Study", clients: int) -> tuple[SumPlan, ...]:
-    """The last sum; nothing for a study that holds no rows out."""
-    return (agreed(study).plan(clients),) if study.held_out else ()
+    """The last two sums; nothing for a study that holds no rows out."""
+    return agreed(study).plan(clients) if study.held_out else ()
 
 
 def vector(
-    study: "Study", X: Floats, y: "Labels", verified: Mapping[int, VerifiedSum] | None, clients: Roster
+    study: "Study",
+    number: int,
+    X: Floats,
+    y: "Labels",
+    verified: Mapping[int, VerifiedSum] | None,
+    clients: Roster,
 ) -> Floats:
-    """What a site puts into the last sum. verified: the sums that it accepted. Raises `PolicyError` if the model does not
-    follow from these, `DataError` for rows.
+    """What a site puts into one of the last two sums. verified: the sums that it accepted. Raises `PolicyError` if the model
+    does not follow from these, `DataError` for rows, and if too few sites have any.
     """
     from secure_afl.models.evaluation import predictions
 
+    out = rows(len(X), study.held_out)
+    truth = (y[out, None] == np.array(study.classes)).argmax(axis=1) if study.classes else y[out]
+    last = len(study.plan(len(clients.members))) - 1
+    if number < last:
+        return agreed(study).sites(truth)
     if verified is None:
         raise PolicyError(
             "expected sums that this party checked before its held-out rows are counted, got none"
         )
     _, fitted = study.recalled(verified, clients)
     vars(fitted).pop("feature_names_in_", None)  # X has the study's columns, without names
-    out = rows(len(X), study.held_out)
-    truth = (y[out, None] == np.array(study.classes)).argmax(axis=1) if study.classes else y[out]
+    if last - 1 not in verified:
+        raise PolicyError(
+            "expected the sum of sites with held-out rows as this party verified it, it was not given that"
+        )
+    agreed(study).check_sites(verified[last - 1].total)
     none = np.zeros((0, len(study.classes)) if study.classes else 0)
     return agreed(study).vector(truth, predictions(fitted, X[out]) if out.any() else none)
 
@@ -112,16 +125,18 @@ def vector(
 def evaluated(
     study: "Study", aggregator: "Aggregator", clients: int
 ) -> "tuple[Evaluated | str, list[Outcome]]":
-    """The server's side, after the model's sums: the figures, or why there are none; and the sum, if it was opened."""
-    number = len(study.plan(clients)) - 1
+    """The server's side, after the model's sums: the figures, or why there are none; and the sums that were opened."""
+    last, counted = len(study.plan(clients)) - 1, agreed(study)
+    opened: list[Outcome] = []
     try:
-        one = aggregator.sum(number, {})
-    except RoundAbortedError as error:  # there is a model all the same
-        return str(error), []
-    try:
-        return agreed(study).opened(one.total, one.survivors), [one]
-    except DataError as error:
-        return str(error), [one]
+        sites = aggregator.sum(last - 1, {})
+        opened.append(sites)
+        counted.check_sites(sites.total)
+        one = aggregator.sum(last, {})
+        opened.append(one)
+        return counted.opened(one.total, one.survivors), opened
+    except (RoundAbortedError, DataError) as error:  # there is a model all the same
+        return str(error), opened
 
 
 def accepted(study: "Study", verified: Mapping[int, VerifiedSum], clients: Roster) -> "Evaluated | None":
@@ -136,7 +151,7 @@ def accepted(study: "Study", verified: Mapping[int, VerifiedSum], clients: Roste
 
 
 class _Planned:
-    """An aggregator that plans the last sum beside those of the model."""
+    """An aggregator that plans the last sums beside those of the model."""
 
     def __init__(self, inner: "Telling", last: tuple[SumPlan, ...]) -> None:
         self.backend, self.policy = inner.backend, inner.policy
@@ -156,5 +171,5 @@ class _Planned:
 
 
 def planned(study: "Study", aggregator: "Telling", clients: int) -> "Telling":
-    """The aggregator, for a session whose last sum is of held-out rows."""
+    """The aggregator, for a session whose last sums are of held-out rows."""
     return _Planned(aggregator, plan(study, clients)) if study.held_out else aggregator

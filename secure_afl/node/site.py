@@ -300,8 +300,9 @@ class Folder:
             X, y, weights, name = rows(study) or self.data(study)
             check_name(name, store)
             self._check_rows(name, digest_of(X, y, weights), store)
-            if study.held_out and wanted.round == len(terms.plan) - 1:
-                return held_out.vector(study, X, y, wanted.verified, terms.parties.clients), name
+            if study.held_out and wanted.round >= len(terms.plan) - 2:
+                last = held_out.vector(study, wanted.round, X, y, wanted.verified, terms.parties.clients)
+                return last, name
             return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
@@ -332,16 +333,16 @@ class Folder:
         rows: their digest; `rows.json` has that of the first sum.
         """
         used, at = store.ledger.used(name), self.path / ROWS
-        if used and at.exists() and any(used[0].hex() in one for one in store.open_sessions()):
+        if used and any(used[0].hex() in one for one in store.open_sessions()):
             try:
                 known = msgspec.json.decode(whole.read(at), type=dict[str, str])
-            except msgspec.DecodeError:
-                known = {name: "damaged"}
-            if known.get(name, rows) == rows:
+            except (msgspec.DecodeError, FileError):  # damaged, or gone
+                known = {}
+            if known.get(name) == rows:
                 return
             raise FileError(
                 f"{self.path}: expected the rows of {name!r} as in the first sum of session {session_name(used[0])}, which is "
-                "under way, the table or data.toml has changed since: sums over different rows belong to no model. Bring the "
+                f"under way, the table, data.toml or {ROWS} has changed since: sums over different rows belong to no model. Bring the "
                 "table back, or give the session up (secure-afl flower give-up)"
             )
         whole.replace(at, msgspec.json.encode({name: rows}))

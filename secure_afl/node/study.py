@@ -19,6 +19,7 @@ or, with a codebook (`secure_afl.tables.codebook`) in place of features, label, 
     rows_per_column = 10                    # optional: sites give nothing unless the pooled rows, which a first sum
                                             # counts, are as many for each column (docs/disclosure.md)
     [ridge]
+    class_weight = "balanced"               # optional: every class counts alike, by the sum of counts (docs/codebook.md)
 
 or, in the place of `[ridge]`, the parameters of `FedACnnL`:
 
@@ -57,7 +58,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -108,6 +109,7 @@ class Ridge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     column_bounds: tuple[float | tuple[float, float], ...] | None = None
     ridge: float | str = 1e-3  # or "gcv"
     rounds: int = 1
+    class_weight: Literal["", "balanced"] = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rounds <= _MOST_ROUNDS:
@@ -457,11 +459,14 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
                 f"expected rows_per_column of 0 (not asked for) or more, got {self.rows_per_column}"
             )
         released = self.encryption is None or self.encryption.release is Release.SUM
-        if self.rows_per_column and (self.privacy or not released or self.ridge.rounds > 1):
+        counted = "rows_per_column" if self.rows_per_column else self.ridge.class_weight and "class_weight"
+        if counted and (self.privacy or not released or self.ridge.rounds > 1):
             raise DataError(
-                "expected rows_per_column with sums that are exact, opened and one a study, got it with [privacy], release "
+                f"expected {counted} with sums that are exact, opened and one a study, got it with [privacy], release "
                 "weights or several rounds: leave it out"
             )
+        if self.ridge.class_weight and not self.classes:
+            raise DataError("expected classes as outcome with class_weight, got a number: leave it out")
         if self.codebook and (self.ridge.row_norm, self.ridge.column_bounds) != (None, None):
             raise DataError(
                 "expected bounds of the codebook, got row_norm or column_bounds in [ridge] besides"
@@ -470,8 +475,9 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
             raise DataError("expected rows without weights with [privacy], got weights in the codebook")
 
     def estimator(
-        self, aggregator: "Aggregator | None" = None
+        self, aggregator: "Aggregator | None" = None, counts: Floats | None = None
     ) -> "FederatedRidge | FederatedRidgeClassifier":
+        """counts: pooled rows of each class (classes,), where sites weigh rows by them; else all weights are 1."""
         from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
 
         common: dict[str, Any] = {
@@ -488,15 +494,19 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         }
         if self.codebook and isinstance(self.codebook.outcome, Target):
             return FederatedRidge(target_bounds=self.codebook.outcome.range, **common)
+        if self.ridge.class_weight:
+            # The largest is 1, a public bound; a common factor changes no model.
+            weights = np.ones(len(self.classes)) if counts is None else counts.min() / counts
+            common["class_weight"] = dict(zip(self.classes, weights.tolist(), strict=True))
         return FederatedRidgeClassifier(classes=self.classes, **common)
 
     @property
     def counts(self) -> "Counts | None":
         from secure_afl.sums.counted import Counts
 
-        if not self.rows_per_column:
+        if not self.rows_per_column and not self.ridge.class_weight:
             return None
-        rows = self.rows_per_column * (1 + len(self.features))
+        rows = max(1, self.rows_per_column * (1 + len(self.features)))
         least = self.codebook.least_rows if self.codebook else LEAST_ROWS
         return Counts(rows, least, self.classes, self.max_rows, self.agreement)
 
@@ -512,7 +522,7 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
 
     @property
     def known_ahead(self) -> int:
-        return self.ridge.rounds + (self.counts is not None)
+        return 1 if self.ridge.class_weight else self.ridge.rounds + (self.counts is not None)
 
     def vector(
         self,
@@ -525,6 +535,14 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     ) -> Floats:
         rows, labels, own = self.contributed(X, y, weights)
         return self.estimator().vector(rows, labels, who, number, own)
+
+    def contribution(
+        self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats], weights: Floats | None
+    ) -> Floats:
+        if not self.ridge.class_weight or number == 0:
+            return super().contribution(number, X, y, who, learned, weights)
+        rows, labels, own = self.contributed(X, y, weights)
+        return self.estimator(counts=learned[0][0, 1:]).vector(rows, labels, who, number - 1, own)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         weights = (1 + len(self.features), len(self.classes) or 1)

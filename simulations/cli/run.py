@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -24,6 +26,10 @@ from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.profile import Profile
 from secure_afl.simulations.cli.source import Source
 from secure_afl.simulations.study.settings import Settings
+
+if TYPE_CHECKING:
+    from secure_afl.simulations.data.dataset import Dataset
+    from secure_afl.simulations.data.partition import Part
 
 _SOURCE = {
     "data": typer.Option(
@@ -131,7 +137,41 @@ _WARNINGS = {
 
 _PAIR_SECONDS = 1e-3  # of CPU that a client's keys for a neighbour take
 _LONG = 10.0  # seconds
+_TRIED = 64  # rows to see how long a network takes
 _FEW_SITES = 5
+
+
+def announce_network(settings: Settings, rows: "Dataset", parts: "Sequence[Part]") -> None:
+    """Say beforehand that a network's run will take long, and why."""
+    if settings.model != "fedacnnl" or (seconds := network_seconds(settings, rows, parts)) <= _LONG:
+        return
+    console.print(
+        f"[yellow]fedacnnl:[/] about {seconds:.0f} s of CPU, as the network is trained {len(parts) + 2} times to compare: together, "
+        f"on pooled rows, and by each of {len(parts)} clients alone. Fewer --clients take less",
+        highlight=False,
+    )
+
+
+def network_seconds(settings: Settings, rows: "Dataset", parts: "Sequence[Part]") -> float:
+    """CPU of a network's run without its secure sums, from fitting it to a few rows."""
+    from dataclasses import replace
+
+    from secure_afl.simulations.study import networks
+
+    few = parts[0].train[:_TRIED]
+    model = networks.estimator(
+        replace(settings, epsilon=None, personalize=False, groups=1), rows, classes=range(len(rows.classes))
+    )
+    started = time.process_time()
+    model.fit_pooled(rows.X[few], rows.y[few])
+    fitted = time.process_time()
+    model.predict(rows.X[few])
+    passed = time.process_time() - fitted  # of the rows through the network
+    train, test = (
+        sum(len(of) for of in each) for each in zip(*((one.train, one.test) for one in parts), strict=True)
+    )
+    passes = 3 * train + (len(parts) + 3) * test
+    return (len(parts) + 2) * max(fitted - started - passed, 0.0) + passed / len(few) * passes
 
 
 def announce(settings: Settings, clients: int) -> None:
@@ -211,6 +251,7 @@ def run_command(
         print_columns(rows)
         parts = source.divide(rows, settings.seed)
         announce(settings, len(parts))
+        announce_network(settings, rows, parts)
         if settings.backend in _WARNINGS:
             console.print(_WARNINGS[settings.backend], highlight=False)
         try:

@@ -546,12 +546,12 @@ def _evaluated(
     agreed = HeldOut(data.classes, max_rows=most, least_rows=least_rows)
     if data.target:
         agreed = HeldOut(range=data.target.range, max_rows=most, least_rows=least_rows)
-    vectors = {}
+    rows = {}
     for part in parts:
         X, truth = data.X[part.test], data.y[part.test]
         none = np.zeros((0, len(data.classes)) if data.classes else 0)
-        vectors[part.client] = agreed.vector(truth, predictions(model, X) if len(X) else none)
-    return summed(aggregator, agreed, vectors)
+        rows[part.client] = truth, predictions(model, X) if len(X) else none
+    return summed(aggregator, agreed, rows)
 
 
 def _uploaded(sessions: Sequence[Exchange]) -> int:

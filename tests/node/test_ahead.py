@@ -98,7 +98,8 @@ def test_rows_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert known.known(study, 0) is None
 
 
-def test_rows_that_change_between_two_sums_are_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_rows_that_change_between_two_sums_are_noticed(gone: bool, tmp_path: Path) -> None:
     """Sums over different rows give a model of neither; a site that does not look contributes all the same."""
     federation = Federation(tmp_path, study=f"{RIDGE}rounds = 2\n")
     table = federation.folders[0] / "rows.csv"
@@ -109,13 +110,15 @@ def test_rows_that_change_between_two_sums_are_noticed(tmp_path: Path) -> None:
             if party == 0 and self.phases == second:
                 lines = kept.splitlines()
                 table.write_text("\n".join([lines[0], *lines[2:], lines[1]]) + "\n")
+                if gone:  # the digest of the rows before
+                    (federation.folders[0] / "rows.json").unlink()
             return super().ask(party, envelope, address)
 
     second = 8  # the phase in which vectors of the second sum are uploaded, counted from 1
     post = Changing(federation)
     with pytest.warns(DropoutWarning):
         learned(federation, post)
-    assert any("the table or data.toml has changed since" in str(one) for one in post.refusals)
+    assert any("the table, data.toml or rows.json has changed since" in str(one) for one in post.refusals)
     table.write_text(kept)
 
 

@@ -11,12 +11,14 @@ from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 from worlds.folders import Post
 
 from secure_afl.errors import DataError, DropoutWarning
+from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder, kept
 from secure_afl.node.study import Study
 from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
 from secure_afl.sums.counted import Counted, Counts
 from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator
+from secure_afl.tables.terms import row_norm
 
 SIX = 1 + 5  # columns of `FLAGS`, ones included
 
@@ -39,6 +41,25 @@ def test_with_enough_rows_the_model_is_that_without_counts(tmp_path: Path) -> No
         assert counts.tolist() == [[84, 42, 42]]
         assert np.array_equal(weights, there.weights_)
         assert (folder / "model.safetensors").exists()
+
+
+def test_balanced_classes_are_those_of_the_pooled_rows(tmp_path: Path) -> None:
+    """Each site weighs its rows by the sum of counts that it checked; scikit-learn counts the pooled rows."""
+    table = flag_table(tmp_path)
+    head, *lines = table.read_text().splitlines()
+    ill = [at for at, line in enumerate(lines) if line.endswith("yes")]
+    kept = [line for at, line in enumerate(lines) if at not in ill[: len(ill) // 2]]
+    table.write_text("\n".join([head, *kept]) + "\n")
+    book = f"least_rows = 1\n{FLAGS}"
+    parties = Coded(tmp_path / "here", table, book, model='[ridge]\nclass_weight = "balanced"\n')
+    there, study = parties.deployed(), Folder(parties.server).terms()[1]
+    X, y, *_ = parties.contributed(study)
+    reference = FederatedRidgeClassifier(
+        row_norm(parties.book), class_weight="balanced", classes=study.classes
+    )
+    np.testing.assert_allclose(there.weights_, reference.fit_pooled(X, y).weights_, rtol=0, atol=1e-6)
+    plain = FederatedRidgeClassifier(row_norm(parties.book), classes=study.classes).fit_pooled(X, y)
+    assert abs(there.weights_ - plain.weights_).max() > 1e-2
 
 
 class Blind(Counts):
@@ -122,6 +143,11 @@ def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> No
     [
         ("rows_per_column = -1\n[ridge]\n", "expected rows_per_column of 0"),
         ("rows_per_column = 10\n[ridge]\nrounds = 2\n", "one a study, got it with"),
+        (
+            '[ridge]\nclass_weight = "balanced"\nrounds = 2\n',
+            "expected class_weight with sums that are exact",
+        ),
+        ('[ridge]\nclass_weight = "even"\n', "Invalid enum value 'even'"),
         (
             "rows_per_column = 10\n[ridge]\n[privacy]\nepsilon = 1.0\ndelta = 1e-6\n",
             r"exact, opened .* with \[privacy\]",

@@ -12,13 +12,14 @@ from worlds.coded import FLAGS, INSIDE, Coded, flag_table
 from worlds.folders import Post
 
 from secure_afl.analytic.evaluation import Classified, classified
+from secure_afl.errors import DataError
 from secure_afl.models.evaluation import Evaluated
 from secure_afl.node import held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.explained import sections
 from secure_afl.node.site import HELD_OUT, Folder
 from secure_afl.node.study import Study, packed
-from secure_afl.protocol.session.errors import FileError, PolicyError
+from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.transport.post import Channel, Envelope
@@ -108,7 +109,7 @@ def test_a_logistic_regression_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_site_that_falls_silent_costs_its_figures_not_the_model(tmp_path: Path) -> None:
-    """Phase 7 is that in which sites upload their counts."""
+    """Phase 7 is that in which sites say whether they have enough rows, 11 that in which they upload their counts."""
     world = hospitals(tmp_path, sites=5)
     found, *_ = learned(world, frozenset({(7, 0)}))
     assert len(found.survivors) == 4
@@ -119,6 +120,27 @@ def test_a_site_that_falls_silent_costs_its_figures_not_the_model(tmp_path: Path
     assert layers
 
 
+def test_of_a_class_that_two_sites_hold_out_nothing_is_counted(tmp_path: Path) -> None:
+    """Else the last sum would be the counts of these two, and each of them would know the other's."""
+    lines = [f"{'abc'[at % 3]},{at % 20},{'no' if at % 3 == 2 or at % 2 else 'yes'}" for at in range(240)]
+    (tmp_path / "rows.csv").write_text("\n".join(["site,dose,sick", *lines]) + "\n")
+    book = 'site = "site"\n[columns]\ndose = { kind = "number", range = [0, 20] }\n'
+    book += '[outcome]\nkind = "classes"\ncolumn = "sick"\nclasses = ["no", "yes"]\n'
+    world = Coded(tmp_path / "here", tmp_path / "rows.csv", book, also=f"held_out = {PART}\n")
+    terms, study = Folder(world.server).terms()
+    aggregator = RemoteMaskedAggregator(Elsewhere(terms.parties, Post(world, set()).carrier), terms.policy)
+    study.learn(aggregator, world.names)
+    last = len(terms.plan) - 1
+    sites = aggregator.sum(last - 1, {})
+    assert sites.total.tolist() == [3, 2]
+    with pytest.raises(
+        DataError, match="at least 3 sites with 5 or more held-out rows of the class 'yes', got 2"
+    ):
+        held_out.agreed(study).check_sites(sites.total)
+    with pytest.raises(RoundAbortedError):  # a server that goes on all the same
+        aggregator.sum(last, {})
+
+
 def test_a_site_counts_for_no_model_but_that_of_the_sums_that_it_checked(tmp_path: Path) -> None:
     """A server that could choose the model would ask whether a site has a row like this one."""
     world = hospitals(tmp_path)
@@ -126,7 +148,7 @@ def test_a_site_counts_for_no_model_but_that_of_the_sums_that_it_checked(tmp_pat
     X, y, *_ = Folder(world.folders[0]).data(study)
     for checked, match in ((None, "sums that this party checked"), ({}, "it verified none of that number")):
         with pytest.raises(PolicyError, match=match):
-            held_out.vector(study, X, y, checked, terms.parties.clients)
+            held_out.vector(study, len(terms.plan) - 1, X, y, checked, terms.parties.clients)
     assert not any(plan.trusts_server for plan in terms.plan)
     for section in sections(terms, study):
         if "25% of this party's rows are held out of the model" in " ".join(section.lines):

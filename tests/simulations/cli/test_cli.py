@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.simulations.benchmarks import masking
 from secure_afl.simulations.cli import main
+from secure_afl.simulations.cli import run as run_cli
 from secure_afl.simulations.data.dataset import load
+from secure_afl.simulations.data.partition import partition
+from secure_afl.simulations.study.settings import Settings
 
 runner = CliRunner()
 
@@ -339,6 +342,24 @@ def test_a_network_trained_under_masks_is_the_pooled_one(tmp_path: Path) -> None
 
 
 @pytest.mark.long
+@pytest.mark.slow
+def test_a_network_that_takes_long_says_so_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("digits")
+    parts = partition(data, "iid", 4, 0)
+    settings = Settings(model="fedacnnl")
+    assert (
+        0
+        < run_cli.network_seconds(settings, data, parts)
+        < run_cli.network_seconds(settings, data, parts * 10)
+    )
+    for seconds, said in ((60.0, "about 60 s of CPU, as the network is trained 6 times"), (9.0, "")):
+        monkeypatch.setattr(run_cli, "network_seconds", lambda *_, seconds=seconds: seconds)
+        with run_cli.console.capture() as shown:
+            run_cli.announce_network(settings, data, parts)
+        assert said in " ".join(shown.get().split())
+        assert bool(said) == bool(shown.get())
+
+
 def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> None:
     data = ["run", "--model", "fedacnnl", "--data", "digits", "--clients", "16", "--partition", "labels:5"]
     file = tmp_path / "figures.json"
