@@ -122,12 +122,13 @@ def check(study: "Study") -> None:
         )
     if study.continues and not study.keeps_sum:
         raise DataError("expected keeps_sum = true with continues, got continues alone")
-    rounds = getattr(getattr(study, "ridge", None), "rounds", 0)
+    ridge = getattr(study, "ridge", None)
     plain = study.backend is Backend.MASK and not study.privacy and not study.held_out
-    if study.keeps_sum and not (rounds == 1 and plain and not getattr(study, "rows_per_column", 0)):
+    one = ridge and ridge.rounds == 1 and not ridge.class_weight and not getattr(study, "rows_per_column", 0)
+    if study.keeps_sum and not (one and plain):
         raise DataError(
-            "expected [ridge] with the backend mask and one round, and no [privacy], held_out or rows_per_column, in a study "
-            "whose sum is kept for changes (keeps_sum), got another"
+            "expected [ridge] with the backend mask and one round, and no [privacy], held_out, rows_per_column or class_weight, "
+            "in a study whose sum is kept for changes (keeps_sum), got another"
         )
 
 

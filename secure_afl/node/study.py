@@ -42,7 +42,7 @@ A part of each site's rows can be held out of the model, to say how good it is (
 
 The sum can be kept, so that a later session changes it by rows that come in or leave (docs/changed-rows.md):
 
-    keeps_sum = true                        # with [ridge] and masks; not with noise, held_out or rows_per_column
+    keeps_sum = true                        # with [ridge] and masks; not with noise, held_out, counts of rows first
     continues = "0123…"                     # in later sessions: the number of the one before
 
 A codebook's `least_rows` holds at each site (docs/disclosure.md), but not with noise.

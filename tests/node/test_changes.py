@@ -343,6 +343,8 @@ def test_studies_whose_sum_cannot_change_are_refused(lines: str, message: str) -
         study_file.parse(f'backend = "mask"\n{lines}{RIDGE}')
     with pytest.raises(FileError, match=r"expected \[ridge\] with the backend mask"):
         study_file.parse(f'backend = "bfv"\nkeeps_sum = true\n{RIDGE}')
+    with pytest.raises(FileError, match="rows_per_column or class_weight"):
+        study_file.parse(f'backend = "mask"\nkeeps_sum = true\n{RIDGE}class_weight = "balanced"\n')
     study = study_file.parse(f'backend = "mask"\nkeeps_sum = true\n{RIDGE}')
     with pytest.raises(PolicyError, match="for a study with keeps_sum"):
         study.check_policy(Policy(verify=frozenset({Verify.NONE})))
