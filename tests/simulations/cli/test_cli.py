@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from secure_afl.cli.terminal import console
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
 from secure_afl.simulations.benchmarks import masking
 from secure_afl.simulations.cli import main
@@ -354,7 +355,7 @@ def test_a_network_that_takes_long_says_so_before_it_begins(monkeypatch: pytest.
     )
     for seconds, said in ((60.0, "about 60 s of CPU, as the network is trained 6 times"), (9.0, "")):
         monkeypatch.setattr(run_cli, "network_seconds", lambda *_, seconds=seconds: seconds)
-        with run_cli.console.capture() as shown:
+        with console.capture() as shown:
             run_cli.announce_network(settings, data, parts)
         assert said in " ".join(shown.get().split())
         assert bool(said) == bool(shown.get())
