@@ -14,6 +14,7 @@ class CryptoError(SecureAflError, ValueError):
 
 EXTRAS = {
     "torch": "torch",
+    "onnxruntime": "onnx",
     "tenseal": "he",
     "zstandard": "he",
     "dp_accounting": "privacy",

@@ -53,6 +53,21 @@ _SOURCE = {
     "partition": typer.Option(
         help="site, iid, dirichlet:A, labels:K or uneven:A; default site where the data name sites, else iid."
     ),
+    "backbone": typer.Option(
+        help="An ONNX file: the features that this frozen network gives for each row of the data replace its columns.",
+        exists=True,
+        dir_okay=False,
+    ),
+    "backbone_digest": typer.Option(
+        "--backbone-sha256", help="With --backbone: the SHA-256 that the file must have."
+    ),
+    "backbone_limit": typer.Option(
+        help="With --backbone: features are cut off at this size and divided by it; 6 after a ReLU6."
+    ),
+    "backbone_folder": typer.Option(
+        help="With --backbone: keep the features in this folder, and read those that are there.",
+        file_okay=False,
+    ),
 }
 _SETTINGS = {
     "model": typer.Option(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first r
 @dataclass(frozen=True)
 class Source:
     """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet, query: see
-    `options.form`; clients, partition: see `partition`, None is a default for the data.
+    `options.form`; clients, partition: see `partition`, None is a default for the data; backbone: an ONNX file whose features
+    replace the columns, backbone_digest, backbone_limit, backbone_folder: see `Backbone`.
     """
 
     data: str = "heart"
@@ -28,12 +29,16 @@ class Source:
     query: str = ""
     clients: int | None = None
     partition: str | None = None
+    backbone: Path | None = None
+    backbone_digest: str = ""
+    backbone_limit: float = 6.0
+    backbone_folder: Path | None = None
 
     def load(self, seed: int) -> "Dataset":
         """The rows; the seed draws synthetic ones. Raises `DataError`."""
-        from secure_afl.simulations.data.dataset import load
+        from secure_afl.simulations.data.dataset import load, through
 
-        return load(
+        data = load(
             self.data,
             seed=seed,
             site_column=self.site_column,
@@ -41,6 +46,12 @@ class Source:
             form=form(self.separator, self.decimal, self.encoding, self.sheet, self.query),
             codebook=self.codebook,
         )
+        if self.backbone is None:
+            return data
+        from secure_afl.models.networks.backbone import Backbone  # torch, onnxruntime
+
+        backbone = Backbone.of_onnx(self.backbone, limit=self.backbone_limit, digest=self.backbone_digest)
+        return through(data, backbone, self.backbone_folder)
 
     def divide(self, rows: "Dataset", seed: int) -> "list[Part]":
         """Who holds which of them. Raises `DataError`."""

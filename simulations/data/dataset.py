@@ -17,6 +17,7 @@ from secure_afl.simulations.data import hub, image_files, synthetic
 from secure_afl.tables.form import ENDINGS, Form, called, is_table
 
 if TYPE_CHECKING:
+    from secure_afl.models.networks.backbone import Backbone
     from secure_afl.tables.cells import Cells
     from secure_afl.tables.codebook import Codebook, Target
     from secure_afl.tables.disclosure import Layout
@@ -260,6 +261,21 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
         weights=design.weights,
     )
     return data, design.rows
+
+
+def through(data: Dataset, backbone: "Backbone", folder: Path | None = None) -> Dataset:
+    """The data with a frozen backbone's features as columns. folder: see `Backbone.rows`. Raises `DataError`."""
+    if data.codebook:
+        raise DataError(f"{data.name}: expected images or arrays for a backbone, got a table with a codebook")
+    X = backbone.rows(data.X, data.name, folder)
+    return replace(
+        data,
+        X=X,
+        features=tuple(_numbered(X)),
+        shape=X.shape[1:],
+        row_norm=math.sqrt(X.shape[1]),
+        note=f"scale: the limit of the backbone {backbone.digest[:16]}, {backbone.limit:g}",
+    )
 
 
 def _mnist5k() -> _Rows:
