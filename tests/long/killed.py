@@ -205,12 +205,12 @@ _READY: list[bool] = []
 _FILES = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
-def _nursery() -> None:
-    """New processes are forks of one that has loaded everything and has run nothing of it."""
+def nursery(module: str = "long.killed") -> None:
+    """New processes are forks of one that has loaded everything and has run nothing of it. module: what they run."""
     if not _READY:
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # what is preloaded is looked for there only
-        _CONTEXT.set_forkserver_preload(["long.killed"])
+        _CONTEXT.set_forkserver_preload([module])
         process = _CONTEXT.Process(target=int)
         process.start()
         process.join()
@@ -585,7 +585,7 @@ def _lies(layer: str, party: int, question: bytes) -> list[bytes]:
 
 def tried(case: Case) -> Verdict:
     """One case."""
-    _nursery()
+    nursery()
     verdict, started = Verdict(case), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=_FILES) as folder:
         session = Session(case, settings_of(case.run, Path(folder), case.flaw, case.by))
@@ -617,7 +617,7 @@ def _judge(session: Session, verdict: Verdict) -> None:
     for number, told in sorted(session.sums.items()):
         if len(told) > 1 or not all(_is_right(session, number, *one) for one in told):
             verdict.broken.append(f"wrong sum: round {number}")
-    verdict.broken += _broken(session)
+    verdict.broken += broken(session)
     for torn in network.torn:
         after = [
             one.frame for one in network.left if (one.party, one.question) == (torn.party, torn.question)
@@ -684,7 +684,7 @@ def _uploads(session: Session, name: str) -> set[int]:
     return {left.party for left, said in _said(session) if left.session == name and isinstance(said, kinds)}
 
 
-def _broken(session: Session) -> list[str]:
+def broken(session: Session) -> list[str]:
     """The rules that what left the parties breaks."""
     answers: dict[tuple[int, bytes], set[bytes]] = defaultdict(set)
     uploads: dict[tuple[object, ...], set[bytes]] = defaultdict(set)
