@@ -1,7 +1,7 @@
 """Shared parts of the baselines: clients' rows, mini-batches, dropouts, averages, and cost accounting."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -178,8 +178,12 @@ class Account:
 
     def exchanged(self) -> None:
         """Count that a client sent one model and received one."""
-        self._up += _FLOAT32 * self._model.size
-        self._down += _FLOAT32 * self._model.size
+        self.sent(_FLOAT32 * self._model.size, _FLOAT32 * self._model.size)
+
+    def sent(self, up: int, down: int) -> None:
+        """Count bytes that a client sent and received."""
+        self._up += up
+        self._down += down
 
     def sums(self, costs: Mapping[str, PhaseCost]) -> None:
         """Count what a session of masked sums has spent since the last call: the slowest client of each phase, the server.
@@ -204,10 +208,17 @@ class Account:
 
     def point(self, number: int, states: Sequence[Tensor]) -> None:
         """Record a point after a round, with each client's current model."""
+        self.reached(number, accuracy(self._model, states, self._clients))
+
+    def reached(self, number: int, accuracy: float) -> None:
+        """Record a point after a round."""
         compute, client = self._compute + self._end[0], self._client + self._end[1]
-        reached = accuracy(self._model, states, self._clients)
-        self._points.append(Point(number, compute, client, self._up, self._down, reached))
+        self._points.append(Point(number, compute, client, self._up, self._down, accuracy))
         self._watch(self._points[-1])
+
+    def latest(self, method: str) -> History:
+        """The last point alone, as a training of that name that ends there."""
+        return replace(self.history(), method=method, points=(self._points[-1],))
 
     def history(self) -> History:
         return History(self._method, self._personal, tuple(self._points), self._trips, self._first_trips)

@@ -35,7 +35,7 @@ _LINK = Link()
 
 
 Measure = Callable[[Callable[[str], None]], dict[str, Any]]
-NAMES = ("headline", "features", "encoders", "heterogeneity", "security", "privacy", "personal")
+NAMES = ("headline", "rivals", "features", "encoders", "heterogeneity", "security", "privacy", "personal")
 """The experiments, as figures and modules call them."""
 
 
@@ -68,6 +68,22 @@ def headline_command(
         link = Link(megabits, latency / 1e3)
         steps = headline.steps(names, seeds)
         _run(steps, lambda watch: headline.measure(names, seeds, link, watch), json_file, plot)
+
+
+@experiment.command("rivals")
+def rivals_command(
+    seeds: Seeds = 3,
+    megabits: Megabits = _LINK.megabits,
+    latency: Latency = 1e3 * _LINK.latency,
+    json_file: JsonFile = None,
+    plot: PlotFolder = None,
+) -> None:
+    """Analytic rivals as published beside ours under masks, on the same features. About a minute a seed."""
+    with refusals_shown():
+        from secure_afl.simulations.experiments import rivals
+
+        link = Link(megabits, latency / 1e3)
+        _run(rivals.steps(seeds), lambda watch: rivals.measure(seeds, link, watch), json_file, plot)
 
 
 @experiment.command("features")

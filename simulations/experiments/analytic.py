@@ -12,6 +12,7 @@ from secure_afl.errors import DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import summed
 from secure_afl.models.networks.fedacnnl import Learner
+from secure_afl.models.networks.grid import Weights
 from secure_afl.models.networks.network import Network, Trained
 from secure_afl.models.networks.pfedacnnl import Personal, PFedACnnL
 from secure_afl.protocol.session.backend import Backend
@@ -67,13 +68,14 @@ class Account:
 @dataclass(frozen=True)
 class Outcome:
     """accuracy: of the common network over all test rows; personal: of each client's own on its test rows, over
-    all rows; survivors: of the last sum.
+    all rows; survivors: of the last sum; weights: of the common network, the head last.
     """
 
     accuracy: float
     personal: float
     survivors: int
     account: Account
+    weights: Sequence[Weights]
 
 
 def train(
@@ -123,6 +125,7 @@ def train(
         personal=float((model.predict(data.X[tests], owner) == data.y[tests]).mean()),
         survivors=len(model.rounds_[-1].survivors),
         account=account,
+        weights=model.weights_,
     )
 
 

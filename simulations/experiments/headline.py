@@ -6,6 +6,7 @@ time; the network is computed from bytes and round trips by a stated `Link`. Tra
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -67,20 +68,21 @@ def _of_seed(
             watch(f"{name}, {method}, seed {seed}")
             settings = replace(TUNED[method, name], dropout=dropout)
             history = fit(clients, model, settings, seed, lambda point: None)
-            records.append(_of_history(history, link) | {"dropout": dropout})
+            records.append(of_history(history, link) | {"dropout": dropout})
     if MASKED not in problem.left_out:
         watch(f"{name}, {MASKED}, seed {seed}")
         history = masked_fedavg(clients, model, TUNED["fedavg", name], seed, lambda point: None)
-        records.append(_of_history(history, link) | {"dropout": 0.0})
+        records.append(of_history(history, link) | {"dropout": 0.0})
     for title, (network, encoder, ridge) in problem.networks.items():
         for dropout in DROPOUTS:
             watch(f"{name}, fedacnnl ({title}), seed {seed}")
             outcome = train(data, parts, network, ridge=ridge, encoder=encoder, seed=seed, dropout=dropout)
-            records += [one | {"dropout": dropout} for one in _of_outcome(outcome, title, link)]
+            records += [one | {"dropout": dropout} for one in of_outcome(outcome, title, link)]
     return [{"problem": name, "seed": seed} | record for record in records]
 
 
-def _of_history(history: History, link: Link) -> Record:
+def of_history(history: History, link: Link) -> Record:
+    """The record of a gradient method's training."""
     trips, first = (0, 0) if history.method in _ALONE else (history.trips, history.first_trips)
     points, curve = history.points, []
     ahead = min(points[0].compute_seconds, link.seconds(0, 0, first))  # clients work while they exchange keys
@@ -100,7 +102,8 @@ def _of_history(history: History, link: Link) -> Record:
     }
 
 
-def _of_outcome(outcome: Outcome, title: str, link: Link) -> list[Record]:
+def of_outcome(outcome: Outcome, title: str, link: Link) -> list[Record]:
+    """The records of the common network and of the personal ones, named by `title`."""
     account = outcome.account
     network = account.network_seconds(link)
     common = account.learning_seconds + account.protocol_seconds
@@ -152,6 +155,7 @@ def _table(name: str, figures: dict[str, Any]) -> Table:
             "method",
             "dropouts",
             "accuracy %",
+            "ours − it",
             "compute s",
             "network s",
             "to FedAvg's accuracy",
@@ -161,15 +165,29 @@ def _table(name: str, figures: dict[str, Any]) -> Table:
     shown.columns[0].no_wrap = True
     kinds = dict.fromkeys((record["personal"], record["method"], record["dropout"]) for record in records)
     for personal in (False, True):
-        for kind in (kind for kind in kinds if kind[0] == personal):
-            mine = [r for r in records if (r["personal"], r["method"], r["dropout"]) == kind]
-            shown.add_row(*_row(kind[1], kind[2], mine, records, targets))
+        of = {
+            kind[1:]: [r for r in records if (r["personal"], r["method"], r["dropout"]) == kind]
+            for kind in kinds
+            if kind[0] == personal
+        }
+        ours = max(
+            (kind for kind in of if "fedacnnl" in kind[0] and not kind[1]),
+            key=lambda kind: fmean(r["accuracy"] for r in of[kind]),
+        )
+        for kind, mine in of.items():
+            gain = "" if kind == ours else paired(of[ours], mine)
+            shown.add_row(*_row(*kind, mine, gain, records, targets))
         shown.add_section()
     return shown
 
 
 def _row(
-    method: str, dropout: float, mine: Sequence[Record], records: Sequence[Record], targets: dict[int, float]
+    method: str,
+    dropout: float,
+    mine: Sequence[Record],
+    gain: str,
+    records: Sequence[Record],
+    targets: dict[int, float],
 ) -> tuple[str, ...]:
     times = [reached(record, targets[record["seed"]]) for record in mine]
     if mine[0]["personal"] or method == "centralized":
@@ -182,6 +200,7 @@ def _row(
         method,
         f"{dropout:.0%}",
         spread([100 * record["accuracy"] for record in mine], 2),
+        gain,
         f"{fmean(record['compute_seconds'] for record in mine):.2f}",
         f"{fmean(record['network_seconds'] for record in mine):.2f}",
         to_target,
@@ -216,3 +235,15 @@ def spread(values: Sequence[float], digits: int) -> str:
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"
     return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def difference(values: Sequence[float], digits: int = 2) -> str:
+    """Mean of paired differences and, from two on, its standard error."""
+    error = f" ± {stdev(values) / sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):+.{digits}f}{error}"
+
+
+def paired(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
+    """By how many points ours are more accurate, seed by seed."""
+    of_seed = {one["seed"]: one["accuracy"] for one in theirs}
+    return difference([100 * (one["accuracy"] - of_seed[one["seed"]]) for one in ours])

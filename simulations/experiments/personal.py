@@ -1,8 +1,7 @@
 """What joining is worth to a hospital: its own model, the common one, and its personal version of that, on heart."""
 
 from collections.abc import Callable
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from secure_afl.protocol.session.backend import Backend
 from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.data.dataset import load
 from secure_afl.simulations.data.partition import partition
-from secure_afl.simulations.experiments.headline import spread
+from secure_afl.simulations.experiments.headline import difference, spread
 from secure_afl.simulations.study.run import run
 from secure_afl.simulations.study.settings import Settings
 
@@ -73,11 +72,10 @@ def _table(figures: dict[str, Any], spec: str) -> Table:
         gains = [
             100 * (mine["own"] - other["own"]) for mine, other in zip(of["personal"], found, strict=True)
         ]
-        error = stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else 0.0
         shown.add_row(
             model,
             spread([100 * one["own"] for one in found], 2),
-            "" if model == "personal" else f"{fmean(gains):+.2f} ± {error:.2f}",
+            "" if model == "personal" else difference(gains),
             spread([100 * one["everyone"] for one in found], 2),
         )
     return shown

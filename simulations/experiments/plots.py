@@ -56,6 +56,60 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
     return files
 
 
+def rivals(figures: dict[str, Any], folder: Path) -> list[Path]:
+    """Accuracy against the bytes that leave a client and against training time; filled: under masks, hollow: in the clear.
+
+    Methods of many rounds are lines, one point a round. Training alone sends nothing and is left out.
+    """
+    from matplotlib.figure import Figure
+
+    records = [record for record in figures["records"] if record["bytes_up"]]
+    names = list(dict.fromkeys(record["features"] for record in records))
+    methods = list(dict.fromkeys(record["method"].split(",")[0] for record in records))
+    colours = {
+        method: _OURS if "fedacnnl" in method else _COLOURS[at % len(_COLOURS)]
+        for at, method in enumerate(methods)
+    }
+    figure = Figure(figsize=(11, 4.5 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 2, squeeze=False)
+    for (of_bytes, of_time), name in zip(panels, names, strict=True):
+        mine = [record for record in records if record["features"] == name]
+        for method in dict.fromkeys(record["method"] for record in mine):
+            found = [record for record in mine if record["method"] == method]
+            seconds, accuracies = _mean_curve([record["curve"] for record in found])
+            sent = fmean(record["bytes_up"] for record in found) / 1e6
+            secure = "masked" in method or "fedacnnl" in method
+            colour = colours[method.split(",")[0]]
+            rounds = len(seconds)
+            for panel, at in (
+                (of_bytes, [sent * (i + 1) / rounds for i in range(rounds)]),
+                (of_time, seconds),
+            ):
+                panel.plot(at, accuracies, color=colour, linestyle="-" if secure else ":")
+                panel.plot(
+                    at[-1],
+                    accuracies[-1],
+                    marker="*" if "fedacnnl" in method else "s" if found[0]["personal"] else "o",
+                    markersize=13 if "fedacnnl" in method else 7,
+                    markerfacecolor=colour if secure else "none",
+                    color=colour,
+                    linestyle="none",
+                    label=method,
+                )
+        of_bytes.set_xlabel("MB that leave a client")
+        of_time.set_xlabel("training time, s (compute and network)")
+        of_bytes.set_ylabel("accuracy on test rows")
+        of_time.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        for panel in (of_bytes, of_time):
+            logarithmic(panel, "x")
+            panel.set_title(f"features: {name}")
+            panel.grid(alpha=0.3)
+    figure.suptitle(
+        "filled: under masks, hollow: in the clear; squares and personal stars: each client's own model"
+    )
+    return [_saved(figure, folder / "rivals.png")]
+
+
 def privacy(figures: dict[str, Any], folder: Path) -> list[Path]:
     """Accuracy against ε, a panel for each data set; bands from the worst seed to the best."""
     from matplotlib.figure import Figure

@@ -15,13 +15,14 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from secure_afl.models.networks.fedacnnl import FedACnnL
-from secure_afl.models.networks.network import Dense, Fourier, Layer, Network, ReLU
+from secure_afl.models.networks.network import Dense, Fourier, Layer, Network, ReLU, Sparse
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Trust
 from secure_afl.simulations.baselines import model as gradient
 from secure_afl.simulations.baselines.methods import METHODS
+from secure_afl.simulations.baselines.rivals import Deep, Refinement
 from secure_afl.simulations.baselines.settings import TUNED, Settings
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.data.dataset import load
@@ -33,6 +34,7 @@ from secure_afl.simulations.experiments import (
     personal,
     plots,
     privacy,
+    rivals,
     security,
 )
 from secure_afl.simulations.experiments.analytic import train
@@ -334,3 +336,50 @@ def test_the_command_writes_figures_and_plots(tmp_path: Path) -> None:
     assert "expected problems out of" in result.output
     result = CliRunner().invoke(main.app, ["experiment", "encoders", "--json", "/nowhere/x.json"])
     assert result.exit_code == 2
+
+
+@pytest.mark.slow
+def test_rivals_stand_beside_ours_with_what_the_server_sees(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rivalry = rivals.Rivalry(
+        network=Network((64,), (), 10),
+        ridge=0.1,
+        codes=(Sparse(20, 2, 1, 0.0, 1.0),),
+        codes_ridge=0.1,
+        deep=Deep(10, 12, 2, 0.1, 0.1),
+        refinement=Refinement(50, 0.1, 1.0),
+        gradient=Settings(2, rate=0.1, own_rate=0.1, pull=0.1),
+        wider={"and 30 cosines": (Network((64,), (Fourier(30, 4.0),), 10), 0.1)},
+    )
+    monkeypatch.setattr(rivals, "RIVALRIES", {"pixels": rivalry})
+    monkeypatch.setattr(rivals, "PROBLEM", TINY)
+    said: list[str] = []
+    figures = rivals.measure(2, Link(), said.append)
+    assert len(said) == rivals.steps(2)
+    of = {one["method"]: one for one in figures["records"] if one["seed"] == 0}
+    ours = of["fedacnnl (pixels)"]
+    # The same model as AFL's, to rounding; ours alone is that of the pooled rows bit for bit.
+    assert ours["accuracy"] == of["afl"]["accuracy"]
+    assert ours["gap"] == of["safle, masked"]["gap"] == of["fedacnnl (and 30 cosines)"]["gap"] == 0
+    assert all(0 < of[name]["gap"] < 1e-6 for name in ("afl", "safle", "deepafl, 2 layers"))
+    assert of["apfl"]["accuracy"] == of["apfl, masked"]["accuracy"]
+    assert of["fedavg, masked"]["gap"] is None
+    assert ours["bytes_up"] > 0 == of["local"]["bytes_up"]
+    text = shown(*rivals.tables(figures))
+    assert all(method in text for method in of)
+    gain = 100 * np.mean(
+        [
+            ours["accuracy"] - theirs["accuracy"]
+            for ours, theirs in zip(
+                *(
+                    [one for one in figures["records"] if one["method"] == method]
+                    for method in ("fedacnnl (and 30 cosines)", "safle")
+                ),
+                strict=True,
+            )
+        ]
+    )
+    assert f"{gain:+.2f} ±" in text
+    assert shown(*rivals.tables(json.loads(json.dumps(figures)))) == text
+    assert plots.rivals(figures, tmp_path)[0].exists()
