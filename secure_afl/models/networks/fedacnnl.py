@@ -6,7 +6,7 @@ spread over clients, chunks and devices.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from numbers import Integral
@@ -526,6 +526,26 @@ class FedACnnL(FederatedClassifier):
         learner = learners[who]
         learner.install_all(layers)
         return learner.vector(self.network.trained[len(layers)])
+
+    def streamed_vector(
+        self, blocks: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]], who: str, layers: Sequence[Weights] = ()
+    ) -> npt.NDArray[np.float64]:
+        """`vector` of rows that come in blocks (X, y), one at a time in memory: the same bits, as sums are exact.
+
+        Raises like `vector`, whose numbers of rows count from the start of their block, and for more than `max_rows` rows in all.
+        """
+        if self.privacy:
+            raise DataError("expected no privacy: a vector with noise is not a sum of those of blocks")
+        total, rows, most = np.zeros(0), 0, parse_integer("max_rows", self.max_rows)
+        for X, y in blocks:
+            rows += len(np.asarray(y))
+            if rows > most:
+                raise DataError(f"{who}: at most {most} rows were agreed on, got more")
+            part = self.vector(X, y, who, layers)
+            total = np.add(total, part, out=total) if len(total) else part
+        if not len(total):
+            raise DataError(f"{who}: expected at least one row, got 0")
+        return total
 
     def personal_head(
         self, X: npt.ArrayLike, y: npt.ArrayLike, who: str, layers: Sequence[Weights]

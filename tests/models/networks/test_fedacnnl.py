@@ -272,3 +272,21 @@ def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
                 model.personal_head(rows, [0], "a", layers)
     assert model.vector(none, [0], "a", [first, second]).any()
     assert not model.personal_head(none, [0], "a", [first, second, head])[1:].any()
+
+
+@pytest.mark.parametrize("encoder", ["seeded", "classwise"])
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_rows_in_blocks_give_the_same_vectors_bit_for_bit(encoder: str, size: int) -> None:
+    """Of every sum of the network, while only one block is in memory."""
+    data = load("digits")
+    X, y = data.X[:40], data.y[:40]
+    network = Network((1, 8, 8), (Conv(4, 3, contrast=True), ReLU(), AvgPool(2)), 10)
+    model = FedACnnL(network, encoder=encoder, max_rows=40)
+    layers = FedACnnL(network, encoder=encoder).fit_pooled(X, y).weights_[:-1]
+    blocks = [(X[at : at + size], y[at : at + size]) for at in range(0, 40, size)]
+    for known in [layers] if encoder == "seeded" else [[], layers]:
+        assert np.array_equal(model.streamed_vector(iter(blocks), "a", known), model.vector(X, y, "a", known))
+    with pytest.raises(DataError, match="a: at most 40 rows were agreed on, got more"):
+        model.streamed_vector([*blocks, (X[:1], y[:1])], "a", layers)
+    with pytest.raises(DataError, match="at least one row"):
+        model.streamed_vector([], "a", layers)
