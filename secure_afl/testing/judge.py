@@ -1000,8 +1000,6 @@ def only_the_sum_is_opened(history: History, judged: Judged) -> None:
     """A server that opens the self mask and the pair masks of one client has its vector."""
     phases = history.claims.phases
     after = frozenset(phases[max(map(phases.index, history.uploads & set(phases)), default=-1) + 1 :])
-    if not after - history.uploads:
-        judged.note = "no client sends anything after its upload"
     for asked in history.asked:
         for one in asked.revealed:
             judged.cases += 1
@@ -1016,6 +1014,8 @@ def only_the_sum_is_opened(history: History, judged: Judged) -> None:
         for held in system.held:
             _opened_again(held, after, judged)
     _more_of_survivors(history, after, judged)
+    if not judged.cases:
+        judged.note = "no client sends anything after its upload"
 
 
 def _opened(asked: Asked, after: frozenset[str]) -> dict[str, bytes]:
