@@ -70,8 +70,8 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
     (
         lambda policy: policy.trusts_reports is Trust.VERIFIED,
         (
-            "trusts_reports verified: a server that lies about earlier sums, with the help of one other client of the session, "
-            "can make a later sum reveal single records of this client."
+            "trusts_reports verified: in regressions and learned layers one other client that lies about its own numbers, or that "
+            "helps a lying server, can make a later sum reveal single records of this client."
         ),
     ),
     (

@@ -122,6 +122,11 @@ def test_key_holders_are_counted_where_they_matter() -> None:
         assert "The roster names" not in text
 
 
+def test_a_client_that_lies_in_a_regression_is_named() -> None:
+    (warning,) = warnings(Policy(trusts_reports=Trust.VERIFIED))
+    assert "one other client that lies about its own numbers" in warning
+
+
 def test_who_sees_a_sum_is_said() -> None:
     title = "Who sees a sum"
     for policy in (
