@@ -125,7 +125,7 @@ def check_aggregator(
     rows: dict[str, Row] = {}
     with ExitStack() as files:
         noting = None if keep is None else files.enter_context(keep.open("wb"))
-        bench = _Bench(target, stated or target.claims, seconds, examples, seed, noting)
+        bench = Bench(target, stated or target.claims, seconds, examples, seed, noting)
         for one in PROPERTIES:
             # A property's cause is checked first, also where only the property is asked for.
             if (
@@ -151,7 +151,9 @@ def _named(names: Iterable[str]) -> list[Property]:
 
 
 @dataclass
-class _Bench:
+class Bench:
+    """Runs schedules against a target and judges them. It learns phases, and where vectors travel, from a first session."""
+
     target: Target
     claims: Claims
     seconds: float
@@ -183,6 +185,7 @@ class _Bench:
         return Schedule(sessions=sessions, seed=self.seed)
 
     def run(self, schedules: Iterable[Schedule]) -> list[Fresh]:
+        """The systems of these schedules."""
         records: Iterator[Record] = (one for schedule in schedules for one in self.runner.run(schedule))
         return in_order(records if self.noting is None else record.noted(records, self.noting))
 

@@ -17,7 +17,8 @@ To put clients, servers or ledgers of your own to the test, override `make_clien
 
     TestMine = Mine.TestCase
 
-They must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute`, `state`, `memory` and `resume`
+`NeutralSumMachine`, at the end, is for systems with other messages: it knows them as `secure_afl.testing.systems`
+describes them. The others must speak the protocol of docs/protocol.md. Of a client, `receive`, `contribute`, `state`, `memory` and `resume`
 are used; of a server `start`, `receive`, `advance`, `open_round`, `give_up_round`, `result`, `state` and
 `waiting_for`; of a ledger `renew(data_set, may_expose=True)`, and what your clients use. They refuse with
 `ProtocolError`s. What is found to be wrong raises `PropertyViolatedError`, which says what broke and who did it; any other error fails the example as it is.
@@ -29,7 +30,7 @@ decision of the machine hangs on them.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,13 @@ from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum, Outbox
 from secure_afl.protocol.session.wire import Message, WireError, decode, encode
 from secure_afl.protocol.transport.driver import Packet
-from secure_afl.testing import strategies
+from secure_afl.testing import schedules, strategies
+from secure_afl.testing.check import Bench, PropertyFailed
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
+from secure_afl.testing.judge import PROPERTIES, History, in_order
+from secure_afl.testing.record import VERSION, System
+from secure_afl.testing.schedules import Session as NeutralSession
+from secure_afl.testing.systems import PythonTarget, Wire
 
 with optional():
     from hypothesis import strategies as st
@@ -662,6 +668,105 @@ class SecureSumMachine(RuleBasedStateMachine):
         """Sums that the plan marks as telling of the same rows are over the same clients."""
         sets = {one.survivors for one, _ in session.released if session.plan[one.round].same_survivors}
         hold(len(sets) <= 1, f"related sums were released over different survivors: {sorted(sets)}")
+
+
+# ---- any system ----------------------------------------------------------------------------------
+
+_JUDGED = tuple(
+    one
+    for one in PROPERTIES
+    if not {"private", "validated"} & set(one.needs) and one.name != "nothing_crashes"
+)
+
+
+class NeutralSumMachine(RuleBasedStateMachine):
+    """Drives anybody's system, sum by sum, and judges all that happened after each rule.
+
+    system: a factory or target, as `check_aggregator` takes it; set it in a subclass. Sessions are opened one after the
+    other, with cohorts, lengths and data sets of its choice; sums lose clients at any phase or are asked for again. What
+    the system claims is judged by the properties of `secure_afl.testing.judge`. Raises `PropertyFailed`.
+    """
+
+    system: Any
+    most_sums = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = _learnt(type(self).system)
+        self.runner, self.claims = self.bench.runner, self.bench.claims
+        self.wire, self.number = Wire(), 0
+        self.wire.records.append(System(VERSION, self.claims))
+        self.driver = self.runner.target.fresh(self.wire)
+        self.session: NeutralSession | None = None
+
+    def _lost(self, data: st.DataObject) -> dict[str, str]:
+        assert self.session is not None
+        clients = st.sampled_from([schedules.name(one) for one in self.session.clients])
+        phases = st.sampled_from(self.claims.phases)
+        some = st.dictionaries(clients, phases, min_size=1, max_size=max(1, self.claims.dropouts))
+        return data.draw(st.one_of(st.just(dict[str, str]()), st.just(dict[str, str]()), some))
+
+    @initialize(related=st.booleans())
+    def begin(self, related: bool) -> None:
+        """The first session, of the usual cohort."""
+        self._open(self.claims.cohort, related and self.claims.related, (3, 2, 2, 1), rows=1)
+
+    @precondition(lambda self: self.session is None or self.next > 1)
+    @rule(
+        size=st.integers(2, 9),
+        related=st.booleans(),
+        lengths=st.lists(st.integers(1, 6), min_size=2, max_size=most_sums),
+        rows=st.integers(1, 3),
+    )
+    def open(self, size: int, related: bool, lengths: list[int], rows: int) -> None:
+        """Another session, of new rows or of old ones."""
+        fewest, most = self.claims.clients
+        self._open(
+            min(max(size, fewest), most),
+            related and self.claims.related,
+            tuple(min(one, self.claims.largest) for one in lengths),
+            rows,
+        )
+
+    def _open(self, size: int, related: bool, lengths: tuple[int, ...], rows: int) -> None:
+        session = schedules.session(
+            schedules.cohort(size), schedules.sums(lengths), rows=rows, related=related
+        )
+        opened = self.runner.open(0, self.number, session, self.driver, self.wire)
+        self.session, self.number, self.next = session if opened else None, self.number + 1, 0
+
+    @precondition(lambda self: self.session is not None and self.next < len(self.session.sums))
+    @rule(data=st.data(), order=st.integers(0, 2))
+    def sum(self, data: st.DataObject, order: int) -> None:
+        """The next sum, without some of the clients."""
+        self._sum(self.next, self._lost(data), order)
+        self.next += 1
+
+    @precondition(lambda self: self.session is not None and self.next > 0)
+    @rule(data=st.data())
+    def sum_again(self, data: st.DataObject) -> None:
+        """The last sum once more."""
+        self._sum(self.next - 1, self._lost(data), 0)
+
+    def _sum(self, at: int, lost: dict[str, str], order: int) -> None:
+        assert self.session is not None
+        ask = structs.replace(self.session.sums[at], order=order)
+        self.runner.sum(0, self.session, at, ask, lost, self.driver, self.wire)
+
+    @invariant()
+    def everything_holds(self) -> None:
+        """Every property that is claimed."""
+        history = History(in_order(self.wire.records), self.claims, self.bench.learnt)
+        for one in _JUDGED:
+            row = one.judge(history)
+            if row.verdict == "failed":
+                raise PropertyFailed(row)
+
+
+@lru_cache(8)
+def _learnt(system: Any) -> Bench:
+    target = PythonTarget(system) if callable(system) else system
+    return Bench(target, target.claims, seconds=10, examples=1, seed=0)
 
 
 # ---- what is said --------------------------------------------------------------------------------

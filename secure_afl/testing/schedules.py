@@ -194,40 +194,37 @@ class Runner:
             wire.records.append(Crash(-1, _head(error), str(error)))
             return
         for number, session in enumerate(schedule.sessions):
-            self._session(schedule, number, session, driver, wire)
+            self._session(schedule.seed, number, session, driver, wire)
         for client, held in driver.keys().items():
             digests = tuple(sorted({digest(np.frombuffer(bytes(key), np.uint8)) for key in held}))
             wire.records.append(Keys(client, digests))
 
-    def _session(self, schedule: Schedule, number: int, session: Session, driver: Driver, wire: Wire) -> None:
+    def _session(self, seed: int, number: int, session: Session, driver: Driver, wire: Wire) -> None:
+        if not self.open(seed, number, session, driver, wire):
+            return
+        gone = dict.fromkeys(wire.dead, "")  # whoever is lost before the first sum stays so
+        for at, ask in enumerate(session.sums):
+            for lost in (ask.lost, *ask.lost_again, *([ask.lost] * ask.again)):
+                losses = {name(one): phase for one, phase in lost.items()} | gone
+                self.sum(seed, session, at, ask, losses, driver, wire)
+
+    def open(self, seed: int, number: int, session: Session, driver: Driver, wire: Wire) -> bool:
+        """Open one session of a system, the one of this number; whether it was opened."""
         self.sessions += 1
         clients = [name(one) for one in session.clients]
         wire.clients = frozenset(clients)
-        rows = f"rows {schedule.seed}.{session.rows or f'of session {number}'}"
+        rows = f"rows {seed}.{session.rows or f'of session {number}'}"
         first = session.sums[0]
         wire.begin(-1, {name(one): phase for one, phase in first.lost.items()}, _altered(first))
         if session.renew:
             wire.records.append(Renewed(rows))
             if not _noted(lambda: driver.renew(rows), -1, wire):
-                return
+                return False
         lengths = tuple(one.length for one in session.sums)
         wire.records.append(Opened(tuple(clients), lengths, rows, session.related))
-        if not _noted(lambda: driver.open(clients, lengths, rows, session.related), -1, wire):
-            return
-        gone = dict.fromkeys(wire.dead, "")  # whoever is lost before the first sum stays so
-        for at, ask in enumerate(session.sums):
-            for lost in (ask.lost, *ask.lost_again, *([ask.lost] * ask.again)):
-                self._sum(
-                    schedule.seed,
-                    session,
-                    at,
-                    ask,
-                    {name(one): phase for one, phase in lost.items()} | gone,
-                    driver,
-                    wire,
-                )
+        return _noted(lambda: driver.open(clients, lengths, rows, session.related), -1, wire)
 
-    def _sum(
+    def sum(
         self,
         seed: int,
         session: Session,
@@ -237,6 +234,7 @@ class Runner:
         driver: Driver,
         wire: Wire,
     ) -> None:
+        """Ask an open session for a sum, with these clients lost from these phases on."""
         given: dict[str, Any] = {}
         order = list(session.clients)
         if ask.order:

@@ -28,9 +28,11 @@ from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Packet
 from secure_afl.sums.aggregation import MaskedAggregator
-from secure_afl.testing import check_aggregator, neutral
-from secure_afl.testing.machine import PropertyViolatedError, SecureSumMachine, Session
+from secure_afl.testing import PropertyFailed, check_aggregator, neutral
+from secure_afl.testing.machine import NeutralSumMachine, PropertyViolatedError, SecureSumMachine, Session
 from secure_afl.testing.schedules import Schedule
+from verification import flawed
+from verification.sound import Sound
 
 FAST = settings(
     max_examples=30,
@@ -313,18 +315,59 @@ class ForgetsRelatedSurvivors(MaskingClient):
         return super()._consent(message)
 
 
+X25519 = Policy(suites=frozenset({Suite.X25519}))
+
+
+class Forgetful(MaskedAggregator):
+    def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
+        with patch("secure_afl.sums.aggregation.MaskingClient", ForgetsRelatedSurvivors):
+            super().open(clients, plan)
+
+
+def neutral_machine(made: Any) -> type[NeutralSumMachine]:
+    class Machine(NeutralSumMachine):
+        system = made
+
+    return Machine
+
+
+def found(made: Any, name: str, *phases: Phase) -> str:
+    """Drives until it fails; returns the steps of the failure."""
+    with pytest.raises(PropertyFailed) as failure:
+        run_state_machine_as_test(
+            neutral_machine(made),
+            settings=settings(FAST, max_examples=200, derandomize=True, database=None, phases=phases),
+        )
+    assert failure.value.property == name
+    return "\n".join(failure.value.__notes__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [flawed.SumsTwice, flawed.NoLedger], ids=lambda kind: kind.__name__)
+def test_the_neutral_machine_finds_flaws_of_anybodys_system(kind: type[flawed.Flawed]) -> None:
+    assert found(kind, kind.found_by, Phase.generate)
+
+
+@pytest.mark.slow
+def test_the_neutral_machine_finds_nothing_in_a_sound_system() -> None:
+    run_state_machine_as_test(
+        neutral_machine(Sound), settings=settings(FAST, max_examples=15, derandomize=True, database=None)
+    )
+
+
+@pytest.mark.long
+def test_the_neutral_machine_finds_forgotten_survivors_and_shrinks_them() -> None:
+    """13 s of CPU, to two sums. Hypothesis stops after five minutes, so on a busy machine more sums may be left."""
+    ours = neutral(lambda network: Forgetful(X25519, suite=Suite.X25519, network=network), largest=100)
+    steps = found(ours, "related_sums_keep_their_survivors", Phase.generate, Phase.shrink)
+    assert 2 <= steps.count("state.sum(") <= NeutralSumMachine.most_sums
+
+
 @pytest.mark.long
 def test_related_survivors_that_are_forgotten_are_found_and_shrunk() -> None:
-    policy = Policy(suites=frozenset({Suite.X25519}))
-
-    class Forgetful(MaskedAggregator):
-        def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
-            with patch("secure_afl.sums.aggregation.MaskingClient", ForgetsRelatedSurvivors):
-                super().open(clients, plan)
-
     name = "related_sums_keep_their_survivors"
     report = check_aggregator(
-        neutral(lambda network: Forgetful(policy, suite=Suite.X25519, network=network), largest=100),
+        neutral(lambda network: Forgetful(X25519, suite=Suite.X25519, network=network), largest=100),
         only=[name],
         on_fail="collect",
         seconds=600,
