@@ -209,6 +209,11 @@ def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Giv
     )
     (asked,) = study.plan(len(clients.members))
     finer = asked.fraction_bits - before.encoding.fraction_bits
+    if finer < 0:
+        raise FileError(
+            f"{folder / 'study.toml'}: expected no more max_rows, and no wider bounds, than in the first session, got sums with "
+            f"{-finer} bits less for fractions than the sum that the study continues"
+        )
     left = np.flatnonzero(there & (said.withdrawn == ""))
     after = _rows(study, given, said, coded, used, inside, left)
     return Prepared((units << np.int64(finer), ledger_name), kept, after)

@@ -204,6 +204,10 @@ def test_a_site_answers_for_the_rows_that_are_in(tmp_path: Path) -> None:
     said = {one.what: one.said for one in looked_at(hospitals.world.folders[1])}
     assert said["data"].endswith("this one gives '2026: added december'")
     assert said["ledger"] == "'2026: added december' is not used yet"
+    hospitals.text = hospitals.text.replace("max_rows = 500", "max_rows = 5000")
+    hospitals.agree()
+    with pytest.raises(FileError, match="no more max_rows"):
+        hospitals.prepared(1)
     at = hospitals.world.folders[1] / "data.toml"
     at.write_text(at.read_text().replace("2026", "2027"))
     with pytest.raises(FileError, match="expected the name '2026' of the rows of the first session"):
