@@ -125,6 +125,7 @@ def _print_counts(book: codebooks.Codebook, cells: "Cells", counts: "Counts") ->
     console.print(shown)
     out = counts.rows - counts.used - counts.filtered
     lines = [f"rows: {counts.rows} in the table, {counts.used} used"]
+    lines += [f"{counts.held_out} of them held out of the model"] if counts.held_out else []
     lines += [f"{counts.filtered} left out by the filter"] if counts.filtered else []
     lines += [f"{out} left out for a missing value"] if out else []
     console.print("; ".join(lines), highlight=False, soft_wrap=True)

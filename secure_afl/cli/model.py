@@ -89,14 +89,27 @@ def evaluate_command(
 ) -> None:
     """How good a model is on a raw table with outcomes, beside what guessing would reach."""
     with refusals_shown():
+        import msgspec
+
         from secure_afl.tables import encoding as rows
+        from secure_afl.tables import filter as row_filter
         from secure_afl.tables import reading
         from secure_afl.tables.model import load
 
         learned = load(model)
-        design = rows.encode(
-            learned.codebook, reading.read(file, form(separator, decimal, encoding, sheet, query))
-        )
+        read = reading.read(file, form(separator, decimal, encoding, sheet, query))
+        book = learned.codebook
+        if book.marks and not set(row_filter.columns(book.marks)) <= set(read.columns):
+            book = msgspec.structs.replace(book, held_out="")  # another table than the model is of
+        design = rows.encode(book, read)
+        if design.held_out is not None:
+            known = int((~design.held_out).sum())
+            design = rows.tested(design)
+            console.print(
+                f"{len(design.rows):,} held-out rows; the model may have learned from the other {known:,}",
+                highlight=False,
+                soft_wrap=True,
+            )
         if not len(design.rows):
             raise DataError("expected rows to evaluate on, the codebook leaves out all of them")
         from secure_afl.analytic.evaluation import classified, measured

@@ -150,7 +150,7 @@ def _study(folder: Folder, study: Study, party: str, said: Mapping[str, Any]) ->
     yield labels["columns"], ", ".join(columns)
     yield labels["label"], f"{study.label}{classes}"
     yield labels["most_rows"], sentences["most_rows"].format(number=f"{study.max_rows:,}")
-    if study.held_out:
+    if study.tests:
         yield labels["held_out"], _held_out(folder, study, sentences)
     if not (folder.path / "data.toml").exists():
         return
@@ -164,7 +164,9 @@ def _study(folder: Folder, study: Study, party: str, said: Mapping[str, Any]) ->
 
 
 def _held_out(folder: Folder, study: Study, sentences: Mapping[str, str]) -> str:
-    said = sentences["held_out"].format(part=f"{study.held_out:.0%}")
+    said = sentences["held_out"].format(
+        part=f"{study.held_out:.0%}" if study.held_out else f"({study.codebook and study.codebook.held_out})"
+    )
     if not (folder.path / HELD_OUT).exists():
         return said
     found = json.loads((folder.path / HELD_OUT).read_text(encoding="utf-8"))

@@ -39,13 +39,14 @@ class Ahead:
                 if self._state(study) == now:
                     self._of, self._vectors, self._rows, self._prepared = now, [], None, ready
                 return
-            X, y, weights, name = self._folder.data(study)
+            own = self._folder.data(study)
+            X, y, weights, name, marks = own
             sums = range(min(study.known_ahead, len(terms.plan)))
-            digest, later = digest_of(X, y, weights), len(terms.plan) > study.known_ahead
-            vectors = [study.contribution(one, X, y, "this site", [], weights) for one in sums]
+            digest, later = digest_of(own), len(terms.plan) > study.known_ahead
+            vectors = [study.contribution(one, X, y, "this site", [], weights, marks) for one in sums]
             if self._state(study) == now:
                 self._of, self._vectors, self._data_set, self._digest = now, vectors, name, digest
-                self._rows = (X, y, weights, name) if later else None
+                self._rows = own if later else None
         except (SecureAflError, OSError, ValueError):
             return
 

@@ -123,7 +123,7 @@ def check(study: "Study") -> None:
     if study.continues and not study.keeps_sum:
         raise DataError("expected keeps_sum = true with continues, got continues alone")
     ridge = getattr(study, "ridge", None)
-    plain = study.backend is Backend.MASK and not study.privacy and not study.held_out
+    plain = study.backend is Backend.MASK and not study.privacy and not study.tests
     one = ridge and ridge.rounds == 1 and not ridge.class_weight and not getattr(study, "rows_per_column", 0)
     if study.keeps_sum and not (one and plain):
         raise DataError(

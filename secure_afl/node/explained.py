@@ -98,9 +98,14 @@ def _leaves(terms: Terms, study: Study) -> tuple[str, ...]:
             )
         )
     lines.append(_control(study))
-    if study.held_out:
+    if study.tests:
+        which = (
+            f"{study.held_out:.0%} of this party's rows are held out of the model, chosen by their number in the table"
+            if study.held_out
+            else f"This party's rows with {study.codebook and study.codebook.held_out} are held out of the model"
+        )
         lines.append(
-            f"{study.held_out:.0%} of this party's rows are held out of the model, chosen by their number in the table. The last "
+            f"{which}. The last "
             "two sums count the sites that have enough of them, and how the model does on them; this party computes the model from the sums that it checked, and leaves out "
             f"rows of classes of which it holds out fewer than {held_out.agreed(study).least_rows}."
         )

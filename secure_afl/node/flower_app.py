@@ -172,7 +172,7 @@ def _learn(
         folder.keep(MODEL, layers)
         if keeping:
             keeping.keep()
-        if study.held_out:
+        if study.tests:
             figures, last = held_out.evaluated(study, aggregator, len(clients))
             sums = [*sums, *last]
             shown["held_out"] = {"failed": figures} if isinstance(figures, str) else figures.json()

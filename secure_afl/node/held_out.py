@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # scikit-learn
     from secure_afl.sums.counted import Telling
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 _LARGEST = 0.5
 _ORDER = 0x5EC0AF1  # of the generator that orders rows; never a secret
 
@@ -37,12 +38,14 @@ def check(study: "Study") -> None:
         raise DataError(
             f"expected held_out as a part of each site's rows, from 0.01 to {_LARGEST} with at most two decimals, got {part:g}"
         )
-    if part and study.backend is not Backend.MASK:
+    if part and study.codebook and study.codebook.held_out:
+        raise DataError("expected held_out in the study or in its codebook, got it in both")
+    if study.tests and study.backend is not Backend.MASK:
         raise DataError(
             f"expected the backend mask with held_out, where sites check the sums that the model follows from, got "
             f"{study.backend.value}"
         )
-    if part and study.privacy:
+    if study.tests and study.privacy:
         raise DataError(
             "expected no [privacy] with held_out: counts of held-out rows have no noise, so nothing would be promised of these"
         )
@@ -57,13 +60,26 @@ def check_policy(policy: Policy) -> None:
         )
 
 
-def rows(number: int, part: float) -> npt.NDArray[np.bool_]:
+def rows(number: int, part: float) -> Mask:
     """Which of a site's rows are held out: a part of them, rounded, the same at every reading of the table."""
     out = np.zeros(number, dtype=np.bool_)
     # NumPy keeps the raw numbers of its bit generators the same in all versions.
     order = np.argsort(np.random.Philox(key=_ORDER).random_raw(number), kind="stable")
     out[order[: round(part * number)]] = True
     return out
+
+
+def chosen(study: "Study", number: int, marks: Mask | None) -> Mask:
+    """Which of a site's rows are held out: those that the codebook marks, or a part of them. Raises `DataError` for marks that
+    are not there.
+    """
+    if not (study.codebook and study.codebook.held_out):
+        return rows(number, study.held_out)
+    if marks is None:
+        raise DataError(
+            "expected the marks of held-out rows, as the codebook has a condition for them, got none"
+        )
+    return marks
 
 
 def agreed(study: "Study") -> "HeldOut":
@@ -86,7 +102,7 @@ def agreed(study: "Study") -> "HeldOut":
 
 def plan(study: "Study", clients: int) -> tuple[SumPlan, ...]:
     """The last two sums; nothing for a study that holds no rows out."""
-    return agreed(study).plan(clients) if study.held_out else ()
+    return agreed(study).plan(clients) if study.tests else ()
 
 
 def vector(
@@ -96,13 +112,14 @@ def vector(
     y: "Labels",
     verified: Mapping[int, VerifiedSum] | None,
     clients: Roster,
+    marks: Mask | None = None,
 ) -> Floats:
-    """What a site puts into one of the last two sums. verified: the sums that it accepted. Raises `PolicyError` if the model
+    """What a site puts into one of the last two sums. marks: see `chosen`; verified: the sums that it accepted. Raises `PolicyError` if the model
     does not follow from these, `DataError` for rows, and if too few sites have any.
     """
     from secure_afl.models.evaluation import predictions
 
-    out = rows(len(X), study.held_out)
+    out = chosen(study, len(X), marks)
     truth = (y[out, None] == np.array(study.classes)).argmax(axis=1) if study.classes else y[out]
     last = len(study.plan(len(clients.members))) - 1
     if number < last:
@@ -142,7 +159,7 @@ def evaluated(
 def accepted(study: "Study", verified: Mapping[int, VerifiedSum], clients: Roster) -> "Evaluated | None":
     """The figures in a party's own copy of the last sum; None if it has none, or nothing is in it."""
     one = verified.get(len(study.plan(len(clients.members))) - 1)
-    if not study.held_out or one is None:
+    if not study.tests or one is None:
         return None
     try:
         return agreed(study).opened(one.total, tuple(clients.name(index) for index in one.survivors))
@@ -172,4 +189,4 @@ class _Planned:
 
 def planned(study: "Study", aggregator: "Telling", clients: int) -> "Telling":
     """The aggregator, for a session whose last sums are of held-out rows."""
-    return _Planned(aggregator, plan(study, clients)) if study.held_out else aggregator
+    return _Planned(aggregator, plan(study, clients)) if study.tests else aggregator

@@ -21,7 +21,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
 from secure_afl.node import held_out
 from secure_afl.node.site import AUDIT, Folder, check_name, home
-from secure_afl.node.study import Floats, Labels, Study
+from secure_afl.node.study import Floats, Labels, Mask, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
 from secure_afl.protocol.durable.store import Store, snapshot
@@ -151,24 +151,24 @@ def _agreed(terms: Terms) -> Sequence[RoundSpec] | None:
 
 
 def _data(folder: Folder, terms: Terms, study: Study) -> str:
-    X, y, weights, name = folder.data(study)
+    X, y, weights, name, marks = folder.data(study)
     try:
         if study.continues:
             one = folder.prepared(study, terms.parties.clients, "this client")
             return f"the table has the rows that are in session {study.continues[:8]}; this one gives {one.contribution[1]!r}"
-        study.vector(0, X, y, "this client", weights=weights)
+        study.vector(0, X, y, "this client", weights=weights, marks=marks)
     except ValueError as error:
         raise FileError(str(error)) from None
-    return f"{len(X):,} rows of {name!r} fit the study{_controlled(study, X, y)}"
+    return f"{len(X):,} rows of {name!r} fit the study{_controlled(study, X, y, marks)}"
 
 
-def _controlled(study: Study, X: Floats, y: Labels) -> str:
+def _controlled(study: Study, X: Floats, y: Labels, marks: Mask | None) -> str:
     """What disclosure control does to the rows, for their owner."""
-    out = int(held_out.rows(len(X), study.held_out).sum())
+    out = int(held_out.chosen(study, len(X), marks).sum())
     said = f"; {out:,} of them are held out of the model" if out else ""
     if study.least_rows == 1:
         return said
-    found = study.controlled(X, y)
+    found = study.controlled(X, y, marks)
     return (
         f"{said}; least_rows {study.least_rows}: {found.merges} rare levels go out as other levels ({found.values:,} values), "
         f"{len(X) - out - len(found.kept)} rows of rare classes stay here"

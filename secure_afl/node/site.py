@@ -47,7 +47,7 @@ from secure_afl.node import changes, held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.changes import Prepared
 from secure_afl.node.progress import keep_run
-from secure_afl.node.study import Floats, Labels, Study
+from secure_afl.node.study import Floats, Labels, Mask, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Contributed, Forgotten, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, Known, approvals, commitment, revocations, revoke_at_once
@@ -80,8 +80,16 @@ STUDIES = "studies"
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
 
 
-Rows = tuple[Floats, Labels, Floats | None, str]
-"""A site's rows, their labels, their weights and the data set's name."""
+class Rows(NamedTuple):
+    """A site's rows, their labels, their weights (None without) and the data set's name. marks: those that the codebook holds
+    out; None where it does not.
+    """
+
+    X: Floats
+    y: Labels
+    weights: Floats | None
+    name: str
+    marks: Mask | None = None
 
 
 class Ready(NamedTuple):
@@ -95,10 +103,10 @@ class Ready(NamedTuple):
     prepared: Prepared | None = None
 
 
-def digest_of(X: Floats, y: Labels, weights: Floats | None) -> str:
+def digest_of(rows: Rows) -> str:
     """Of a site's rows as the study reads them; hexadecimal."""
     found = hashlib.sha256()
-    for part in (X, y, weights):
+    for part in (rows.X, rows.y, rows.weights, rows.marks):
         if part is not None:
             found.update(f"{part.dtype.str} {part.shape}\n".encode())
             found.update(np.ascontiguousarray(part).data)
@@ -205,7 +213,7 @@ class Folder:
         return own if own.exists() else self.home / "policy.toml"
 
     def data(self, study: Study) -> Rows:
-        """The site's rows, their labels, their weights (None without), and the data set's name.
+        """The site's rows.
 
         Raises `FileError`. Its text goes into the node's log and quotes no cell; its notes do, for the table's owner.
         """
@@ -213,7 +221,8 @@ class Folder:
 
     def prepared(self, study: Study, clients: Roster, who: str = "this site") -> Prepared:
         """What the site gives to a study that keeps its sum. Raises as `data`, and `DataError` for a change that has to wait."""
-        return changes.prepared(self.path, study, clients, who, *self._read(study))
+        own, said = self._read(study)
+        return changes.prepared(self.path, study, clients, who, own[:4], said)
 
     def _read(self, study: Study) -> tuple[Rows, Said]:
         """The site's rows, and what is said of each."""
@@ -223,7 +232,7 @@ class Folder:
         table: Path | str = data.table if database else self.path / data.table
         try:
             form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            X, y, weights, said = _table(table, study, form, "" if database else str(table), data)
+            X, y, weights, marks, said = _table(table, study, form, "" if database else str(table), data)
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -231,7 +240,7 @@ class Folder:
             raise refused from None
         except DataError as error:
             raise FileError(str(error)) from None
-        return (X, y, weights, data.name), said
+        return Rows(X, y, weights, data.name, marks), said
 
     def _check_named_once(self, data: Data) -> None:
         """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
@@ -297,13 +306,16 @@ class Folder:
                 check_name(ready.data_set, store)
                 self._check_rows(ready.data_set, ready.rows, store)
                 return ready.vector, ready.data_set
-            X, y, weights, name = rows(study) or self.data(study)
+            own = rows(study) or self.data(study)
+            X, y, weights, name, marks = own
             check_name(name, store)
-            self._check_rows(name, digest_of(X, y, weights), store)
-            if study.held_out and wanted.round >= len(terms.plan) - 2:
-                last = held_out.vector(study, wanted.round, X, y, wanted.verified, terms.parties.clients)
+            self._check_rows(name, digest_of(own), store)
+            if study.tests and wanted.round >= len(terms.plan) - 2:
+                last = held_out.vector(
+                    study, wanted.round, X, y, wanted.verified, terms.parties.clients, marks
+                )
                 return last, name
-            return study.contribution(wanted.round, X, y, endpoint.name, layers, weights), name
+            return study.contribution(wanted.round, X, y, endpoint.name, layers, weights, marks), name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
         store = Store(self.home / "state.db", identity)
@@ -597,7 +609,7 @@ class Folder:
             of_table.save(self.path / TABLE_MODEL)
         if adapts and (self.path / "data.toml").exists():
             try:
-                X, y, _, _ = self.data(study)
+                X, y, *_ = self.data(study)
                 if len(X):
                     self.keep(PERSONAL, [*layers[:-1], study.personal_head(X, y, who, layers)])
             except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
@@ -721,32 +733,34 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes, unveri
 
 def _table(
     table: Path | str, study: Study, form: Form, name: str, data: Data
-) -> tuple[Floats, Labels, Floats | None, Said]:
-    """Features, labels and weights of a file or database, and what is said of each row. name: what errors call it. Raises
+) -> tuple[Floats, Labels, Floats | None, Mask | None, Said]:
+    """Features, labels, weights and marks of a file or database, and what is said of each row. name: what errors call it. Raises
     `DataError`.
     """
     from secure_afl.tables import reading  # pyarrow, which a server does not need
 
     cells = reading.read(table, form, name=name)
-    X, y, weights, rows = _rows(cells, study)
+    X, y, weights, marks, rows = _rows(cells, study)
 
     def said(column: str) -> npt.NDArray[np.str_]:
         return np.asarray(cells.column(column).to_numpy(), dtype=np.str_)[rows]
 
     batch = said(data.batch) if data.batch else np.full(len(X), "")
     withdrawn = said(data.withdrawn) if data.withdrawn else None
-    return X, y, weights, Said.parse(np.where(batch == "", data.name, batch), withdrawn, len(X))
+    return X, y, weights, marks, Said.parse(np.where(batch == "", data.name, batch), withdrawn, len(X))
 
 
-def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None, npt.NDArray[np.int64]]:
-    """Features, labels and weights, as the study has them, and the rows' numbers in the table, from 0. Raises `DataError`."""
+def _rows(
+    cells: "Cells", study: Study
+) -> tuple[Floats, Labels, Floats | None, Mask | None, npt.NDArray[np.int64]]:
+    """Features, labels, weights and marks, as the study has them, and the rows' numbers in the table, from 0. Raises `DataError`."""
     if study.codebook:
         from secure_afl.tables.encoding import encode
 
         design = encode(study.codebook, cells)
         assert design.outcome is not None
         y = np.array(study.classes)[design.outcome] if study.classes else design.outcome.astype(np.float64)
-        return design.X, y, design.weights, design.rows - 1
+        return design.X, y, design.weights, design.held_out, design.rows - 1
     from secure_afl.tables.cells import is_any
 
     for name in (*study.features, study.label):
@@ -760,4 +774,4 @@ def _rows(cells: "Cells", study: Study) -> tuple[Floats, Labels, Floats | None, 
     faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
     refuse(cells.source, faults)
     y = np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)
-    return X, y, None, np.arange(cells.rows)
+    return X, y, None, None, np.arange(cells.rows)

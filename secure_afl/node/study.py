@@ -38,7 +38,7 @@ that the server announces, so that policies must say `trusts_reports = "verified
 
 A part of each site's rows can be held out of the model, to say how good it is (docs/disclosure.md):
 
-    held_out = 0.2                          # with masks; not with noise or networks
+    held_out = 0.2                          # with masks; not with noise or networks; a codebook can mark the rows instead
 
 The sum can be kept, so that a later session changes it by rows that come in or leave (docs/changed-rows.md):
 
@@ -94,6 +94,7 @@ if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     )
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
 """Classes by name, or numbers."""
 
@@ -192,6 +193,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.codebook.weights.largest if self.codebook and self.codebook.weights else None
 
     @property
+    def tests(self) -> bool:
+        """Whether rows are held out of the model, to say how good it is."""
+        return bool(self.held_out or (self.codebook and self.codebook.held_out))
+
+    @property
     def digest(self) -> bytes:
         """Of all that the file says, and of the codebook; the same at every party that has the same study."""
         codebook = self.codebook.text if self.codebook else ""
@@ -206,7 +212,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def check_policy(self, policy: Policy) -> None:
         """Raises `PolicyError` if a policy asks for more protection of categories than the study has."""
-        if self.held_out:
+        if self.tests:
             held_out.check_policy(policy)
         if self.keeps_sum:
             changes.check_policy(policy)
@@ -227,9 +233,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Over how many sums a site's rows are dealt."""
         return 1
 
-    def controlled(self, X: Floats, y: Labels) -> Waves:
-        """What a site contributes of its rows to the model, and how it codes them. Raises `DataError` for too few rows."""
-        learned = np.flatnonzero(~held_out.rows(len(X), self.held_out))
+    def controlled(self, X: Floats, y: Labels, marks: Mask | None = None) -> Waves:
+        """What a site contributes of its rows to the model, and how it codes them. marks: (rows,), those that the codebook holds
+        out, if it does. Raises `DataError` for too few rows.
+        """
+        learned = np.flatnonzero(~held_out.chosen(self, len(X), marks))
         if not self.codebook or self.least_rows == 1:
             return Waves(X, learned, ())
         classes = (y[learned, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
@@ -239,10 +247,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return Waves(coded, learned[found.kept], found.found)
 
     def contributed(
-        self, X: Floats, y: Labels, weights: Floats | None
+        self, X: Floats, y: Labels, weights: Floats | None, marks: Mask | None = None
     ) -> tuple[Floats, Labels, Floats | None]:
         """The rows that a site contributes as it codes them, with labels and weights. Raises `DataError` for too few."""
-        found = self.controlled(X, y)
+        found = self.controlled(X, y, marks)
         kept = found.kept
         return found.X[kept], y[kept], None if weights is None else weights[kept]
 
@@ -276,12 +284,13 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         who: str,
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
+        marks: Mask | None = None,
     ) -> Floats:
         """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels; under
         disclosure control, where that holds.
 
         learned: the layers that came of the sums before, where they are needed. weights: of rows (rows,), where the
-        codebook has them. Raises `DataError`.
+        codebook has them; marks: see `controlled`. Raises `DataError`.
         """
         raise NotImplementedError
 
@@ -291,14 +300,21 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return None
 
     def contribution(
-        self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats], weights: Floats | None
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats],
+        weights: Floats | None,
+        marks: Mask | None = None,
     ) -> Floats:
         """`vector`, with the sum of counts before the others where there is one."""
         if self.counts is None:
-            return self.vector(number, X, y, who, learned, weights)
+            return self.vector(number, X, y, who, learned, weights, marks)
         if number == 0:
-            return self.counts.of(y[self.controlled(X, y).kept])
-        return self.vector(number - 1, X, y, who, learned[1:], weights)
+            return self.counts.of(y[self.controlled(X, y, marks).kept])
+        return self.vector(number - 1, X, y, who, learned[1:], weights, marks)
 
     def check_before(self, number: int, learned: Sequence[Floats]) -> None:
         """Raises `PolicyError` if the first sum counted too few rows for this one, or the server announced nothing of it."""
@@ -532,16 +548,24 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         who: str,
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
+        marks: Mask | None = None,
     ) -> Floats:
-        rows, labels, own = self.contributed(X, y, weights)
+        rows, labels, own = self.contributed(X, y, weights, marks)
         return self.estimator().vector(rows, labels, who, number, own)
 
     def contribution(
-        self, number: int, X: Floats, y: Labels, who: str, learned: Sequence[Floats], weights: Floats | None
+        self,
+        number: int,
+        X: Floats,
+        y: Labels,
+        who: str,
+        learned: Sequence[Floats],
+        weights: Floats | None,
+        marks: Mask | None = None,
     ) -> Floats:
         if not self.ridge.class_weight or number == 0:
-            return super().contribution(number, X, y, who, learned, weights)
-        rows, labels, own = self.contributed(X, y, weights)
+            return super().contribution(number, X, y, who, learned, weights, marks)
+        rows, labels, own = self.contributed(X, y, weights, marks)
         return self.estimator(counts=learned[0][0, 1:]).vector(rows, labels, who, number - 1, own)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -580,9 +604,10 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.classes:
             raise DataError("expected classes as the outcome of the codebook for a network, got a number")
-        if self.held_out:
+        if self.tests:
             raise DataError(
-                "expected no held_out with [fedacnnl], for which there is no sum of counts, got it"
+                "expected no held_out with [fedacnnl], got it: sites count for a model that they computed from checked sums, and "
+                "of a network they compute the head alone (docs/disclosure.md)"
             )
         if self.max_weight:
             raise DataError("expected rows without weights for a network, got weights in the codebook")
@@ -622,10 +647,11 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         who: str,
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
+        marks: Mask | None = None,
     ) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        rows, labels, _ = self.contributed(X, y, weights)
+        rows, labels, _ = self.contributed(X, y, weights, marks)
         return self.estimator().vector(rows / self.fedacnnl.scale, labels, who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -718,8 +744,9 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         who: str,
         learned: Sequence[Floats] = (),
         weights: Floats | None = None,
+        marks: Mask | None = None,
     ) -> Floats:
-        rows, labels, own = self.contributed(X, y, weights)
+        rows, labels, own = self.contributed(X, y, weights, marks)
         return self.estimator().respond(rows, labels, who, number, _accepted(learned), own)
 
     def check_verified(

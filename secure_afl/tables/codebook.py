@@ -5,6 +5,7 @@ TOML, as `[codebook]` of a study or as a file of its own:
     filter = "age >= 18"                    # rows to learn from; see `secure_afl.tables.filter`
     products = [["age", "sex"]]             # columns that act together
     least_rows = 5                          # of disclosure control; see docs/disclosure.md
+    held_out = "year >= 2024"               # rows that are no part of the model and say how good it is
 
     [columns]
     age = { kind = "number", range = [18, 100], unit = "years" }
@@ -182,7 +183,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the module. site: in a simulation, the column that names each row's site. least_rows: each site codes levels
-    that fewer of its rows have as other levels before anything leaves (`secure_afl.tables.disclosure`); 1 is off.
+    that fewer of its rows have as other levels before anything leaves (`secure_afl.tables.disclosure`); 1 is off. held_out: a
+    condition, as `filter`, for rows to test the model on; empty is none.
 
     Raises `DataError`.
     """
@@ -194,6 +196,7 @@ class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: Weights | None = None
     products: tuple[tuple[str, ...], ...] = ()
     least_rows: int = LEAST_ROWS
+    held_out: str = ""
 
     def __post_init__(self) -> None:
         if self.least_rows < 1:
@@ -212,12 +215,17 @@ class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
         if len({frozenset(product) for product in self.products}) < len(self.products):
             raise DataError("expected every product once")
-        _ = self.condition
+        _ = self.condition, self.marks
 
     @property
     def condition(self) -> row_filter.Condition | None:
         """The filter, read; None for all rows. Raises `DataError`."""
         return row_filter.parse(self.filter) if self.filter else None
+
+    @property
+    def marks(self) -> row_filter.Condition | None:
+        """The condition for held-out rows, read; None for none. Raises `DataError`."""
+        return row_filter.parse(self.held_out) if self.held_out else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -232,7 +240,9 @@ class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def text(self) -> str:
         """The codebook as JSON, always the same for the same codebook; `from_text` reads it."""
-        return msgspec.json.encode(self).decode()
+        # Without what an earlier version did not know, where it is not used: digests stay.
+        said = {name: one for name, one in msgspec.structs.asdict(self).items() if one or name != "held_out"}
+        return msgspec.json.encode(said).decode()
 
 
 def from_text(text: str) -> Codebook:

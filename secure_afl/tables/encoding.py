@@ -1,7 +1,7 @@
 """From the cells of one table to rows of features, as a codebook has it. Two steps: parse, then code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Column(NamedTuple):
 @dataclass(frozen=True)
 class Counts:
     """What became of a table's rows. filtered: left out by the filter; left_out: by column, since it is missing there (a
-    row may miss two); flagged: by column; used: the rest.
+    row may miss two); flagged: by column; used: the rest. held_out: of these the ones that the codebook holds out.
     """
 
     rows: int
@@ -36,13 +36,15 @@ class Counts:
     filtered: int
     left_out: Mapping[str, int]
     flagged: Mapping[str, int]
+    held_out: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Parsed:
     """A table's columns as their codebook has them. Only rows in use; rows: their numbers in the table, from 1.
 
-    outcome: int64 places among classes, or float64; None where it was not asked for. weights, site: None without.
+    outcome: int64 places among classes, or float64; None where it was not asked for. weights, site: None without. held_out:
+    bool, which rows are to test the model on; None without, and without the outcome.
     """
 
     columns: Mapping[str, Column]
@@ -51,6 +53,7 @@ class Parsed:
     site: npt.NDArray[np.str_] | None
     rows: Ints
     counts: Counts
+    held_out: Mask | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Design:
     site: npt.NDArray[np.str_] | None
     rows: Ints
     counts: Counts
+    held_out: Mask | None = None
 
 
 def encode(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> Design:
@@ -95,6 +99,7 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
     if target:
         out[codebook.outcome.column] = target.missing
     weights = work.weights() if codebook.weights and outcome else None
+    marked = work.held_out(codebook.marks) if codebook.marks and outcome else None
     site = work.site() if codebook.site in cells.columns else None
     use = work.use & ~np.logical_or.reduce([np.zeros(cells.rows, np.bool_), *out.values()])
     flagged = {name: column.missing & use for name, column in columns.items() if name not in out}
@@ -114,7 +119,9 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
                 if (missing & work.use).any()
             },
             {name: int(missing.sum()) for name, missing in flagged.items() if missing.any()},
+            0 if marked is None else int((marked & use).sum()),
         ),
+        None if marked is None else marked[use],
     )
     return parsed, work.faults
 
@@ -138,7 +145,22 @@ def code(codebook: Codebook, parsed: Parsed) -> Design:
         for parts in factors:
             X[:, at] = np.prod([X[:, places[part.name]] for part in parts], axis=0)
             at += 1
-    return Design(X, parsed.outcome, parsed.weights, parsed.site, parsed.rows, parsed.counts)
+    return Design(X, parsed.outcome, parsed.weights, parsed.site, parsed.rows, parsed.counts, parsed.held_out)
+
+
+def tested(design: Design) -> Design:
+    """The rows that a codebook holds out."""
+    assert design.held_out is not None
+    of, kept = design, design.held_out
+    return replace(
+        of,
+        X=of.X[kept],
+        outcome=None if of.outcome is None else of.outcome[kept],
+        weights=None if of.weights is None else of.weights[kept],
+        site=None if of.site is None else of.site[kept],
+        rows=of.rows[kept],
+        held_out=kept[kept],
+    )
 
 
 def described(codebook: Codebook, counts: Counts) -> list[tuple[str, str, str, float]]:
@@ -159,6 +181,7 @@ def _check_columns(codebook: Codebook, cells: Cells, outcome: bool) -> None:
     """Raises `DataError` that names all columns that are not there."""
     wanted = [*codebook.columns, *(row_filter.columns(codebook.condition) if codebook.condition else ())]
     if outcome:
+        wanted += row_filter.columns(codebook.marks) if codebook.marks else []
         wanted += [codebook.outcome.column, *([codebook.weights.column] if codebook.weights else [])]
     if absent := [name for name in dict.fromkeys(wanted) if name not in cells.columns]:
         raise DataError(
@@ -214,6 +237,15 @@ class _Work:
         wrong = self._asked & ~((values > 0) & (values <= wanted.largest))
         self._fault(wanted.column, wrong, f"a weight above 0 and up to {wanted.largest:g}")
         return values
+
+    def held_out(self, condition: Condition) -> Mask:
+        """Which rows the condition holds of; one of which nobody knows is a fault."""
+        truth = self._truth(condition)
+        unknown = self.use & ~truth.yes & ~truth.no
+        remedy = "complete it, or leave such rows out by the filter"
+        name = row_filter.columns(condition)[0]
+        self._fault(name, unknown, "a value that says whether the row is held out", remedy)
+        return truth.yes
 
     def site(self) -> npt.NDArray[np.str_]:
         return np.asarray(self.cells.column(self.codebook.site).to_numpy(), dtype=np.str_)

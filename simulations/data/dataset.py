@@ -59,7 +59,8 @@ class Dataset:
     from_rows: whether the scale was read from the rows and so reveals something about them: then no privacy guarantee
     for a row holds. about: the columns of the table from which the features derive; empty for images.
     codebook: of a table, given or inferred from its rows. origin: None if no codebook was given.
-    weights: float64 (rows,), each row's weight in training; None: all weights are 1.
+    weights: float64 (rows,), each row's weight in training; None: all weights are 1. held_out: bool (rows,), the test rows as
+    the codebook marks them; None where it does not.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Dataset:
     codebook: "Codebook | None" = None
     origin: Origin | None = None
     weights: Floats | None = None
+    held_out: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         X, y, rows, classes = self.X, self.y, len(self.X), len(self.classes)
@@ -259,6 +261,7 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
         about=tuple(About(*one) for one in encoding.described(book, design.counts)),
         codebook=book,
         weights=design.weights,
+        held_out=design.held_out,
     )
     return data, design.rows
 

@@ -43,7 +43,8 @@ def default_spec(data: Dataset) -> str:
 
 
 def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[Part]:
-    """Give every row of `data` to one client, three quarters to train and one to test, split label by label.
+    """Give every row of `data` to one client, three quarters to train and one to test, split label by label; or
+    those to test that the data hold out.
 
     spec: one of FORMS. clients: how many; None is 10, or all sites. A seed fixes the result.
     `dirichlet` is Hsu et al. 2019 (arXiv 1909.06335): equal sizes, label proportions of a client drawn from
@@ -81,7 +82,15 @@ def partition(data: Dataset, spec: str, clients: int | None, seed: int) -> list[
         owner = np.empty(len(label), np.int64)
         for i, count in enumerate(counts.T):
             owner[label == i] = rng.permutation(np.repeat(np.arange(clients), count))
-    return [Part(str(who), *split(data.y, np.flatnonzero(owner == j), rng)) for j, who in enumerate(names)]
+    parts = []
+    for j, who in enumerate(names):
+        rows = np.flatnonzero(owner == j)
+        if data.held_out is None:
+            parts.append(Part(str(who), *split(data.y, rows, rng)))
+        else:
+            out = data.held_out[rows]
+            parts.append(Part(str(who), rows[~out], rows[out]))
+    return parts
 
 
 def split(

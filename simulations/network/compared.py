@@ -47,9 +47,10 @@ def compare(
     survivors = report["survivors"][-1]
     # As sites contribute them, under disclosure control.
     tables = [
-        (*study.contributed(*Folder(folder).data(study)[:3]), part.client)
+        (*study.contributed(own.X, own.y, own.weights, own.marks), part.client)
         for folder, part in zip(parties.clients, parts, strict=True)
         if part.client in survivors
+        for own in [Folder(folder).data(study)]
     ]
     X, y = np.vstack([X for X, *_ in tables]), np.concatenate([y for _, y, *_ in tables])
     site = np.concatenate([[name] * len(y) for _, y, _, name in tables])

@@ -77,7 +77,10 @@ def lay_out(
         with (folder / "rows.csv").open("x", newline="", encoding="utf-8") as table:
             writer = csv.writer(table, delimiter=";" if written.decimal == "," else ",")
             writer.writerow(header)
-            writer.writerows(rows[at] for at in part.train.tolist())
+            own = part.train.tolist()
+            if data.held_out is not None:  # which each site holds out itself
+                own = sorted([*own, *part.test.tolist()])
+            writer.writerows(rows[at] for at in own)
         about = f'table = "rows.csv"\nname = {json.dumps(data.name)}\n'
         about += (
             f'separator = ";"\ndecimal = {json.dumps(written.decimal)}\n' if written.decimal != "." else ""

@@ -74,6 +74,28 @@ def test_figures_are_those_of_the_held_out_rows_under_the_model_of_the_others(
         assert json.loads((folder / HELD_OUT).read_text()) == json.loads(json.dumps(found.json()))
 
 
+def test_a_codebook_marks_the_rows_that_are_held_out(tmp_path: Path) -> None:
+    world = Coded(
+        tmp_path / "here",
+        flag_table(tmp_path),
+        f'least_rows = 1\nheld_out = "age >= 60 and age < 75"\n{FLAGS}',
+    )
+    found, study, _, layers = learned(world)
+    X, y, out = (
+        np.concatenate([getattr(Folder(folder).data(study), part) for folder in world.folders])
+        for part in ("X", "y", "marks")
+    )
+    assert 10 < out.sum() < 30
+    reference: Any = study.estimator().fit_pooled(X[~out], y[~out])
+    np.testing.assert_allclose(layers[-1], reference.weights_, rtol=1e-6, atol=1e-9)
+    assert found.figures.rows == out.sum()
+    assert found.figures.accuracy == (reference.predict(X[out]) == y[out]).mean()
+    with pytest.raises(DataError, match="expected the marks of held-out rows"):
+        study.vector(0, X, y, "a site")  # no row is learned from because its mark was lost
+    lines = " ".join(line for section in sections(*Folder(world.server).terms()) for line in section.lines)
+    assert "This party's rows with age >= 60 and age < 75 are held out of the model" in lines
+
+
 def test_a_number_is_measured(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     dose = draws.uniform(0, 10, 120)
@@ -198,5 +220,10 @@ def test_a_party_that_checks_no_sums_counts_none() -> None:
         f'backend = "mask"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\n{INSIDE}'
     )
     study.check_policy(Policy())
+    marked = f'backend = "mask"\nmax_rows = 100\nheld_out = 0.2\n[ridge]\n[codebook]\nheld_out = "age > 40"\n{INSIDE}'
+    with pytest.raises(FileError, match="held_out in the study or in its codebook, got it in both"):
+        study_file.parse(
+            marked.replace('[codebook]\nheld_out = "age > 40"\n', "[codebook]\n" + 'held_out = "age > 40"\n')
+        )
     with pytest.raises(PolicyError, match="sites compute the model"):
         study.check_policy(Policy(verify=frozenset({Verify.NONE})))

@@ -126,7 +126,7 @@ class Adds:
         total = np.sum(
             [
                 self.study.contribution(number, X, y, "a party", learned, weights)
-                for X, y, weights, _ in self.rows
+                for X, y, weights, *_ in self.rows
             ],
             axis=0,
         )
@@ -164,7 +164,7 @@ def test_parties_and_server_make_the_model_of_one_process(tmp_path: Path, model:
 def test_a_party_answers_for_no_coefficients_but_its_own(tmp_path: Path) -> None:
     world, _ = coded(tmp_path / "study", "logistic")
     _, study = Folder(world.server).terms()
-    X, y, _, _ = Folder(world.folders[0]).data(study)
+    X, y, *_ = Folder(world.folders[0]).data(study)
     first = np.concatenate([study.vector(0, X, y, "A"), [0.0]])[None, :]
     for wrong in (0, 2, 13):
         with pytest.raises(LocalProtocolError, match="expected sum 1 next"):

@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -25,7 +26,7 @@ from secure_afl.tables.codebook import (
     Weights,
     YesNo,
 )
-from secure_afl.tables.encoding import Design, encode, examine
+from secure_afl.tables.encoding import Design, encode, examine, tested
 from secure_afl.tables.faults import TableError
 from secure_afl.tables.terms import in_table_units, row_norm, terms
 
@@ -228,6 +229,28 @@ def test_coefficients_in_the_tables_units_give_the_same_scores(
     assert (np.abs(raw @ raw_coef.T + raw_intercept - scores) <= 1e-12 * scale).all()
 
 
+def test_held_out_rows_are_those_of_which_the_condition_holds() -> None:
+    book = codebooks.parse(
+        'held_out = "year >= 2024"\nfilter = "x > 0"\n[columns]\nx = { kind = "number", range = [0, 9] }\n'
+        '[outcome]\nkind = "number"\ncolumn = "y"\nrange = [0, 9]\n'
+    )
+    cells = cells_of(x=["1", "2", "0", "3"], y=["1", "1", "1", "2"], year=["2023", "2024", "", "2025"])
+    design = encode(book, cells)
+    assert design.held_out is not None
+    assert design.held_out.tolist() == [False, True, True]
+    assert design.counts.held_out == 2
+    assert tested(design).rows.tolist() == [2, 4]
+    assert encode(book, cells_of(x=["1"]), outcome=False).held_out is None  # to predict, no year is needed
+    with pytest.raises(
+        DataError, match="column 'year', data row 1: '', expected a value that says whether the row"
+    ):
+        encode(book, cells_of(x=["1"], y=["1"], year=[""]))
+    # The text, and so the digest, of a codebook without the line is what it was before there was one.
+    assert "held_out" in book.text
+    assert "held_out" not in msgspec.structs.replace(book, held_out="").text
+    assert codebooks.from_text(book.text) == book
+
+
 def test_a_spline_is_that_of_patsy() -> None:
     """The same curves: each fits the other exactly."""
     patsy = pytest.importorskip("patsy")
@@ -257,8 +280,8 @@ def test_a_spline_is_that_of_patsy() -> None:
         ("18, 100", "0, 1e-200", r"columns\.age: expected a range wider"),
         ("1, 50", "0, 50", r"columns\.blood sugar: expected a range above 0 for a logarithm"),
         ("square = true", "square = true, knots = [20, 30, 40]", "expected square or knots, got both"),
-        ("square = true", "knots = [20, 40, 30]", "expected at least 3 rising knots within the range"),
-        ("square = true", "knots = [20, 40, 130]", "expected at least 3 rising knots within the range"),
+        ("square = true", "knots = [20, 40, 30]", "expected at least 3 rising knots within \\[18, 100\\], got"),
+        ("square = true", "knots = [20, 40, 130]", "expected at least 3 rising knots within \\[18, 100\\], got"),
         ('kind = "yes/no"', 'kind = "maybe"', r"columns\.smoker: Invalid value 'maybe'"),
         (
             'kind = "yes/no", missing = [""]',

@@ -219,6 +219,19 @@ def test_columns_that_tell_the_outcome_are_said_to(table: Path) -> None:
     assert shown.EXACT not in shown.notes(learned(table, CLASSES)[0])
 
 
+def test_a_model_is_evaluated_on_held_out_rows_alone(table: Path) -> None:
+    model, design = learned(table, f"held_out = \"ward == 'A'\"\n{NUMBER}")
+    assert design.held_out is not None
+    model.save(table.with_name("held.safetensors"))
+    elsewhere = table.with_name("elsewhere.csv")
+    pd.read_csv(table).rename(columns={"ward": "place"}).to_csv(elsewhere, index=False)
+    for rows, said in ((table, True), (elsewhere, False)):
+        done = CliRunner().invoke(main.app, ["evaluate", str(table.with_name("held.safetensors")), str(rows)])
+        assert done.exit_code == 0, done.output
+        text = f"{int(design.held_out.sum())} held-out rows; the model may have learned from the other"
+        assert (text in " ".join(done.output.split())) is said
+
+
 def regression(table: Path, text: str, **more: Any) -> tuple[Model, Design]:
     """A logistic or Poisson regression."""
     book = codebooks.parse(text)

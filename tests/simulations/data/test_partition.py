@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,13 @@ def dataset(y: list[int], classes: int, sites: list[str] | None = None) -> Datas
 
 MANY = dataset([i % 10 for i in range(2000)], 10)
 SPECS = ["iid", "dirichlet:0.1", "dirichlet:0.5", "dirichlet:100", "labels:2", "labels:10", "uneven:1.5"]
+
+
+def test_rows_that_the_data_hold_out_are_the_test_rows() -> None:
+    out = np.arange(2000) % 3 == 0
+    parts = partition(replace(MANY, held_out=out), "uneven:1.5", 5, 0)
+    tested = np.concatenate([part.test for part in parts])
+    assert np.array_equal(np.sort(tested), np.flatnonzero(out))
 
 
 def rows_of(parts: list[Part]) -> Ints:

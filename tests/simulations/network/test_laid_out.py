@@ -32,7 +32,7 @@ def test_every_row_comes_back_at_its_site_to_the_bit(tmp_path: Path) -> None:
     assert terms.parties.key_holders is None
     assert [member.name for member in terms.parties.clients.members] == [part.client for part in PARTS]
     for part, folder in zip(PARTS, made.clients, strict=True):
-        X, y, _, name = Folder(folder).data(study)
+        X, y, _, name, _ = Folder(folder).data(study)
         assert np.array_equal(X, HEART.X[part.train])
         assert y.tolist() == [HEART.classes[index] for index in HEART.y[part.train]]
         assert name == "heart"
