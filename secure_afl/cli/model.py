@@ -104,7 +104,7 @@ def evaluate_command(
         design = rows.encode(book, read)
         if design.held_out is not None:
             known = int((~design.held_out).sum())
-            design = rows.tested(design)
+            design = rows.only_held_out(design)
             console.print(
                 f"{len(design.rows):,} held-out rows; the model may have learned from the other {known:,}",
                 highlight=False,

@@ -99,10 +99,11 @@ def _of_common_classes(classes: Ints | None, rows: int, least_rows: int) -> npt.
     if classes is not None:
         found, counts = np.unique(classes, return_counts=True)
         kept = np.isin(classes, found[counts >= least_rows])
-    if (left := int(kept.sum())) < least_rows:
+    if kept.sum() < least_rows:
+        of = "" if classes is None else " of one class"
         raise DataError(
-            f"expected at least {least_rows} rows, and as many of each class that is there, got {rows} rows of which "
-            f"{left} are of such classes: contribute more rows, or agree on fewer (least_rows)"
+            f"expected at least {least_rows} rows{of}, got {rows}{of and ', of no class as many'}: contribute more rows, or agree "
+            "on fewer (least_rows)"
         )
     return kept
 

@@ -148,7 +148,7 @@ def code(codebook: Codebook, parsed: Parsed) -> Design:
     return Design(X, parsed.outcome, parsed.weights, parsed.site, parsed.rows, parsed.counts, parsed.held_out)
 
 
-def tested(design: Design) -> Design:
+def only_held_out(design: Design) -> Design:
     """The rows that a codebook holds out."""
     assert design.held_out is not None
     of, kept = design, design.held_out

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
-from secure_afl.tables.cells import Cells, Floats, Mask, distinct, is_any, matching
+from secure_afl.tables.cells import Cells, Floats, Ints, Mask, distinct, is_any, matching
 from secure_afl.tables.codebook import Category, Classes, Codebook, Kind, Levels, Number
 from secure_afl.tables.faults import DECLARE, Fault, enumerated, refuse, unreadable
 
@@ -35,6 +35,7 @@ _MOST_LETTERS = 100  # a longer word looks like free text
 _FEW_ROWS = 20  # of fewer, numbers that follow one another may mean something
 _MANY = 12  # different numbers, of which those from -8 to -1 look like marks if they alone are below 0
 _LEAVE = "leave it out, or declare it in a codebook (--codebook)"
+_COMPLETE = "complete or remove these rows, or say in a codebook what means missing (--codebook)"
 _LARGEST = 1e300  # no power of two above it overflows
 
 
@@ -138,32 +139,36 @@ def _power(value: float) -> float:
     return math.ldexp(1.0, exponent - (fraction == 0.5)) if value else 1.0
 
 
-def sites(cells: Cells, name: str, longest: int) -> npt.NDArray[np.str_]:
-    """Who holds each row, as it is written. longest: letters of a name. Raises `TableError`."""
-    text = cells.column(name)
-    long = np.array([len(cell) > longest or not cell.isprintable() for cell in distinct(text)])
-    names = np.array(list(distinct(text)))
+def sites(cells: Cells, name: str, longest: int, used: Ints) -> npt.NDArray[np.str_]:
+    """Who holds each of the rows `used` (their numbers, from 1), as it is written. longest: letters of a name. Raises
+    `TableError`.
+    """
+    text, use = cells.column(name), np.zeros(cells.rows, np.bool_)
+    use[used - 1] = True
+    there = distinct(text.filter(pa.array(use)))
+    long = np.array([len(cell) > longest or not cell.isprintable() for cell in there], np.bool_)
+    names = np.array(list(there))
+    unnamed = f"name the site, or leave such rows out by the codebook's filter: not ({name} is missing)"
     refuse(
         cells.source,
-        _missing(cells, name, np.isnan(cells.numbers(name)))
+        _missing(cells, name, use & np.isnan(cells.numbers(name)), unnamed)
         or _alike(cells, name, names.tolist(), "write the name of a site alike in all its rows")
         or cells.faults(
             name,
-            is_any(text, names[long].tolist()),
+            use & is_any(text, names[long].tolist()),
             f"a printable name of at most {longest} letters",
             "shorten the name of the site",
         ),
     )
-    return np.asarray(text.to_numpy(), dtype=np.str_)
+    return np.asarray(text.to_numpy(), dtype=np.str_)[use]
 
 
-def _missing(cells: Cells, name: str, words: Mask) -> list[Fault]:
+def _missing(cells: Cells, name: str, words: Mask, remedy: str = _COMPLETE) -> list[Fault]:
     """Cells that may stand for a missing value; words: those that are no numbers."""
     if not words.any():
         return []
     texts = [text for text in distinct(cells.column(name).filter(pa.array(words))) if text.lower() in MISSING]
-    remedy = "complete or remove these rows, or say in a codebook what means missing (--codebook)"
-    return cells.faults(name, is_any(cells.column(name), texts), "a value in every row", remedy)
+    return cells.faults(name, words & is_any(cells.column(name), texts), "a value in every row", remedy)
 
 
 def _mixed(cells: Cells, name: str, words: Mask) -> list[Fault]:

@@ -252,7 +252,7 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
         name,
         design.X,
         design.outcome,
-        inferred.sites(cells, site, LONGEST_NAME)[design.rows - 1] if site else None,
+        inferred.sites(cells, site, LONGEST_NAME, design.rows) if site else None,
         book.classes,
         tuple(term.name for term in terms(book)),
         row_norm(book),

@@ -47,6 +47,21 @@ def print_table_one(figures: Mapping[str, Any]) -> None:
     for row in described(found):
         shown.add_row(*map(escape, row))
     console.print(shown)
+    if said := changed(figures):
+        console.print(said, highlight=False)
+
+
+def changed(figures: Mapping[str, Any]) -> str:
+    """What disclosure control changed of the rows that means, shares and effects are of; empty for nothing. figures: of a run."""
+    found = figures["disclosure"]
+    clients = (found["by_client"] or {}).values()
+    values, rows = (sum(one[name] for one in clients) for name in ("values_changed", "rows_left_out"))
+    if not values and not rows:
+        return ""
+    return (
+        f"These are the rows as clients sent them (least_rows {found['least_rows']}): {values:,} rare or outlying values were coded "
+        f"as others and {rows:,} rows of rare classes left out, so means, shares and effects differ from those of the raw rows"
+    )
 
 
 def described(table_one: Mapping[str, Any]) -> list[tuple[str, str, str]]:

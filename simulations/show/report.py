@@ -8,6 +8,7 @@ from secure_afl.cli.evaluation import of_classes, of_number
 from secure_afl.cli.pages import inline, page, svg
 from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.show.answers import (
+    changed,
     described,
     effects,
     headings,
@@ -69,6 +70,7 @@ def run_page(result: Run, note: str, command: str, model: Model | None = None) -
             "settings": _settings(figures),
         },
         described=described(first) if first else [],
+        changed=changed(figures) if first else "",
         effects=effects(model) if model else [],
         headings=headings(model) if model else [],
         meaning=meaning(model) if model else "",

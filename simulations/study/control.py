@@ -28,18 +28,19 @@ class Coded:
 def coded(data: Dataset, parts: Sequence[Part], waves: int, least_rows: int) -> Coded:
     """The training rows under `disclosure.control`, each client's by itself; of several waves each is a sum of its own.
 
-    Raises `DataError` that names a client with too few rows.
+    Raises `DataError` that names all clients with too few rows.
     """
     layout = data.layout if least_rows > 1 else None
     if layout is None:
         return Coded(data, list(parts), None)
-    X, kept_parts, figures = data.X.copy(), [], {}
+    X, kept_parts, figures, small = data.X.copy(), [], {}, list[str]()
     for part in parts:
         try:
             labels = None if data.target else data.y[part.train]
             found = control_waves(data.X[part.train], layout, labels, least_rows, waves)
         except DataError as error:
-            raise DataError(f"{part.client}: {error}") from None
+            small.append(f"{part.client}: {error}")
+            continue
         X[part.train] = found.X
         kept_parts.append(replace(part, train=part.train[found.kept]))
         figures[part.client] = {
@@ -47,6 +48,12 @@ def coded(data: Dataset, parts: Sequence[Part], waves: int, least_rows: int) -> 
             "values_changed": found.values,
             "rows_left_out": len(part.train) - len(found.kept),
         }
+    if small:
+        fault = DataError(small[0])
+        for one in small[1:]:
+            fault.add_note(one)
+        fault.add_note("a site that is too small can join another one, or stay out by the codebook's filter")
+        raise fault
     return Coded(replace(data, X=X), kept_parts, figures)
 
 

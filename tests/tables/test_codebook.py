@@ -26,7 +26,7 @@ from secure_afl.tables.codebook import (
     Weights,
     YesNo,
 )
-from secure_afl.tables.encoding import Design, encode, examine, tested
+from secure_afl.tables.encoding import Design, encode, examine, only_held_out
 from secure_afl.tables.faults import TableError
 from secure_afl.tables.terms import in_table_units, row_norm, terms
 
@@ -239,7 +239,7 @@ def test_held_out_rows_are_those_of_which_the_condition_holds() -> None:
     assert design.held_out is not None
     assert design.held_out.tolist() == [False, True, True]
     assert design.counts.held_out == 2
-    assert tested(design).rows.tolist() == [2, 4]
+    assert only_held_out(design).rows.tolist() == [2, 4]
     assert encode(book, cells_of(x=["1"]), outcome=False).held_out is None  # to predict, no year is needed
     with pytest.raises(
         DataError, match="column 'year', data row 1: '', expected a value that says whether the row"
@@ -280,8 +280,16 @@ def test_a_spline_is_that_of_patsy() -> None:
         ("18, 100", "0, 1e-200", r"columns\.age: expected a range wider"),
         ("1, 50", "0, 50", r"columns\.blood sugar: expected a range above 0 for a logarithm"),
         ("square = true", "square = true, knots = [20, 30, 40]", "expected square or knots, got both"),
-        ("square = true", "knots = [20, 40, 30]", "expected at least 3 rising knots within \\[18, 100\\], got"),
-        ("square = true", "knots = [20, 40, 130]", "expected at least 3 rising knots within \\[18, 100\\], got"),
+        (
+            "square = true",
+            "knots = [20, 40, 30]",
+            "expected at least 3 rising knots within \\[18, 100\\], got",
+        ),
+        (
+            "square = true",
+            "knots = [20, 40, 130]",
+            "expected at least 3 rising knots within \\[18, 100\\], got",
+        ),
         ('kind = "yes/no"', 'kind = "maybe"', r"columns\.smoker: Invalid value 'maybe'"),
         (
             'kind = "yes/no", missing = [""]',

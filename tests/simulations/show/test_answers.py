@@ -59,6 +59,9 @@ def test_the_demo_answers_what_a_hospital_asks(
     ):
         assert line in text, line
     assert any("proven (certificate)" in line for line in text)
+    assert "rare or outlying values were coded as others" in " ".join(
+        text
+    )  # so these are not the raw rows' means
     assert not any("Gram" in line for line in text)
 
 
