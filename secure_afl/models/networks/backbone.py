@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from secure_afl.protocol.files import whole
 if TYPE_CHECKING:
     import torch
 
+_OTHER_FILES = "session.model_external_initializers_file_folder_path"
 Rows = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 
@@ -89,7 +91,7 @@ class Backbone:
     def of_onnx(cls, file: Path, *, limit: float, digest: str = "") -> "Backbone":
         """A network of an ONNX file with one input of shape (samples, …). digest: what it must have; empty: any.
 
-        The file holds a graph and no code; what it stores in other files is not read.
+        The file holds a graph and no code; one whose weights are in other files is refused, as the digest does not cover them.
         Raises `DataError` for another digest, and for a file that is no such network.
         """
         with optional():
@@ -101,7 +103,10 @@ class Backbone:
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
         settings.log_severity_level = 4
         try:
-            session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+            # Weights in other files would escape the digest: they are looked for in an empty folder, not in the current one.
+            with TemporaryDirectory() as empty:
+                settings.add_session_config_entry(_OTHER_FILES, empty)
+                session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
             given = [(one.name, one.type, one.shape) for one in session.get_inputs()]
         except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own, of which none is documented
             raise DataError(f"{file.name}: expected a network as an ONNX file: {error}") from None
@@ -155,6 +160,9 @@ class Backbone:
         if folder is None:
             return self._computed(X, who)
         key = hashlib.sha256(f"{self.digest} {self.limit!r} {X.dtype.str} {X.shape}\n".encode())
+        # Two modules may have the same weights and compute different things: what ours makes of one sample is in the name.
+        probe = np.linspace(-1, 1, prod(self.input_shape), dtype=np.float32)
+        key.update(self.forward(probe.reshape(1, *self.input_shape)).tobytes())
         key.update(np.ascontiguousarray(X).data)
         file = folder / f"features-{key.hexdigest()}.npy"
         if file.exists():

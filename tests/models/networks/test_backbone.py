@@ -4,6 +4,7 @@ import hashlib
 import stat
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ def _field(number: int, content: bytes | int) -> bytes:
     return bytes([number << 3 | 2, *size]) + content
 
 
-def onnx(weights: np.ndarray) -> bytes:
-    """An ONNX file of one product, samples (n, inputs) by weights (inputs, outputs)."""
+def onnx(weights: np.ndarray, elsewhere: str = "") -> bytes:
+    """An ONNX file of one product, samples (n, inputs) by weights (inputs, outputs); elsewhere: the file that has them."""
 
     def value(name: str, side: int) -> bytes:
         shape = _field(1, _field(2, b"n")) + _field(1, _field(1, side))
@@ -50,15 +51,26 @@ def onnx(weights: np.ndarray) -> bytes:
 
     inputs, outputs = weights.shape
     node = b"".join(_field(*one) for one in ((1, b"x"), (1, b"w"), (2, b"y"), (4, b"MatMul")))
-    raw = struct.pack(f"<{weights.size}f", *weights.ravel())
-    tensor = _field(1, inputs) + _field(1, outputs) + _field(2, 1) + _field(8, b"w") + _field(9, raw)
+    tensor = _field(1, inputs) + _field(1, outputs) + _field(2, 1) + _field(8, b"w")
+    if elsewhere:
+        tensor += _field(13, _field(1, b"location") + _field(2, elsewhere.encode())) + _field(14, 1)
+    else:
+        tensor += _field(9, struct.pack(f"<{weights.size}f", *weights.ravel()))
     graph = _field(1, node) + _field(2, b"g") + _field(5, tensor)
     graph += _field(11, value("x", inputs)) + _field(12, value("y", outputs))
     return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 13))
 
 
-def refuse(*arguments: object) -> np.ndarray:
-    raise AssertionError("computed again")
+class Once:
+    """A backbone's `forward` that names the file of the features and may compute none."""
+
+    def __init__(self, forward: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._left = [forward]
+
+    def __call__(self, sample: np.ndarray) -> np.ndarray:
+        if not self._left:
+            raise AssertionError("computed again")
+        return self._left.pop()(sample)
 
 
 @given(count=st.integers(1, 9), cut=st.integers(0, 9), seed=st.integers(0, 99))
@@ -118,6 +130,27 @@ def test_an_onnx_file_is_checked_before_anything_parses_it(tmp_path: Path) -> No
         Backbone.of_onnx(tmp_path / "missing.onnx", limit=4.0)
 
 
+@pytest.mark.parametrize("elsewhere", ["weights.bin", "../weights.bin"])
+def test_weights_in_another_file_would_escape_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    """Weak: the library reads them out of the current folder, whatever they are. Ours refuses such a file."""
+    import onnxruntime
+
+    monkeypatch.chdir(tmp_path)
+    weights = np.random.default_rng(0).uniform(-1, 1, (8, 3)).astype(np.float32)
+    weights.tofile(tmp_path / "weights.bin")
+    file = tmp_path / "net.onnx"
+    file.write_bytes(onnx(weights, "weights.bin"))
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4
+    weak = onnxruntime.InferenceSession(file.read_bytes(), quiet, providers=["CPUExecutionProvider"])
+    assert np.array_equal(weak.run(None, {"x": np.eye(8, dtype=np.float32)})[0], weights)
+    file.write_bytes(onnx(weights, elsewhere))
+    with pytest.raises(DataError, match=r"net\.onnx: expected a network as an ONNX file"):
+        Backbone.of_onnx(file, limit=1.0)
+
+
 def test_two_libraries_differ_by_one_step_at_most(tmp_path: Path) -> None:
     weights = np.random.default_rng(1).uniform(-1, 1, (15, 8)).astype(np.float32)
     (tmp_path / "net.onnx").write_bytes(onnx(weights))
@@ -143,18 +176,26 @@ def test_features_are_computed_once_and_kept_for_their_owner(
     first = backbone.rows(X, folder=folder)
     (file,) = folder.iterdir()
     assert (stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(folder.stat().st_mode)) == (0o600, 0o700)
-    silent = Backbone(backbone.digest, SHAPE, backbone.features, 1.0, refuse)
-    assert np.array_equal(silent.rows(X, folder=folder), first)
+
+    def silent(
+        digest: str = backbone.digest,
+        limit: float = 1.0,
+        forward: Callable[..., np.ndarray] = backbone.forward,
+    ) -> Backbone:
+        return Backbone(digest, SHAPE, backbone.features, limit, Once(forward))
+
+    assert np.array_equal(silent().rows(X, folder=folder), first)
     for other, given_rows in (
-        (silent, X + 1e-9),
-        (Backbone(backbone.digest, SHAPE, backbone.features, 0.5, refuse), X),
-        (Backbone("0" * 64, SHAPE, backbone.features, 1.0, refuse), X),
+        (silent(), X + 1e-9),
+        (silent(limit=0.5), X),
+        (silent("0" * 64), X),
+        (silent(forward=lambda sample: backbone.forward(sample) + 1), X),  # the same weights, other code
     ):
         with pytest.raises(AssertionError, match="computed again"):
             other.rows(given_rows, folder=folder)
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(DataError, match="delete the file"):
-        silent.rows(X, folder=folder)
+        silent().rows(X, folder=folder)
 
 
 def test_what_is_no_sample_or_no_feature_is_refused() -> None:
