@@ -264,7 +264,9 @@ def test_a_failed_change_is_made_again_as_it_was(tmp_path: Path) -> None:
     hospitals.prepared(0)
     hospitals.tables[0].pop()
     hospitals.write(0)
-    with pytest.raises(DataError, match="the rows of the change 'december' again"):
+    with pytest.raises(
+        DataError, match="the session of the change 'december' failed, and these are not its rows"
+    ):
         hospitals.prepared(0)
 
 
