@@ -78,7 +78,8 @@ def rivals(figures: dict[str, Any], folder: Path) -> list[Path]:
             found = [record for record in mine if record["method"] == method]
             seconds, accuracies = _mean_curve([record["curve"] for record in found])
             sent = fmean(record["bytes_up"] for record in found) / 1e6
-            secure = "masked" in method or "fedacnnl" in method
+            ours, personal = "fedacnnl" in method, found[0]["personal"]
+            secure = ours or "masked" in method
             colour = colours[method.split(",")[0]]
             rounds = len(seconds)
             for panel, at in (
@@ -89,8 +90,8 @@ def rivals(figures: dict[str, Any], folder: Path) -> list[Path]:
                 panel.plot(
                     at[-1],
                     accuracies[-1],
-                    marker="*" if "fedacnnl" in method else "s" if found[0]["personal"] else "o",
-                    markersize=13 if "fedacnnl" in method else 7,
+                    marker={(0, 0): "o", (0, 1): "s", (1, 0): "*", (1, 1): "D"}[ours, personal],
+                    markersize=13 if ours and not personal else 7,
                     markerfacecolor=colour if secure else "none",
                     color=colour,
                     linestyle="none",
@@ -105,7 +106,7 @@ def rivals(figures: dict[str, Any], folder: Path) -> list[Path]:
             panel.set_title(f"features: {name}")
             panel.grid(alpha=0.3)
     figure.suptitle(
-        "filled: under masks, hollow: in the clear; squares and personal stars: each client's own model"
+        "filled: under masks, hollow: in the clear; squares and diamonds: each client's own model"
     )
     return [_saved(figure, folder / "rivals.png")]
 

@@ -97,7 +97,7 @@ RIVALRIES = {
         },
     ),
 }
-_SEEN = "each client's Gram matrix and label counts"
+_SEEN = "each client's Gram matrix, label counts"
 _MODELS = "each client's model in each round"
 _GRADIENT: dict[str, tuple[Train, str]] = {
     "fedavg": (METHODS["fedavg"], _MODELS),
@@ -180,7 +180,7 @@ def _of_seed(
         deep = deepafl(title, clients, classes, rivalry.deep, seed, masked=masked, depths=depths)
         for one in deep:
             sums = one.history.points[-1].round
-            sees = f"{sums} sums" if masked else f"{sums} Gram matrices of each client, and label counts"
+            sees = f"{sums} sums" if masked else f"{sums} Gram matrices a client, label counts"
             gap = _distance(one.weights, reference.weights) if reference and one is deep[-1] else None
             add(of_history(one.history, link), sees, gap, forward)
 
