@@ -9,7 +9,8 @@ _PAGE = """\
 You are a {part} of {parties} clients{holders}. Questions: {contact}
 
 You need a Linux machine with Python 3.11 or newer that can reach {server} (TCP), and this kit. Your rows and your secret
-keys stay on your machine. Do not run these commands as root.
+keys stay on your machine. Run these commands as the user of the node, not as root. If that user may not write to /opt and
+/srv, an administrator makes the two folders first: install -d -m 700 -o THAT_USER /opt/secure-afl /srv/secure-afl
 
     python3 -m venv /opt/secure-afl && /opt/secure-afl/bin/pip install 'secure-afl[{extras}]'
     export PATH=/opt/secure-afl/bin:$PATH

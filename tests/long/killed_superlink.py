@@ -1,6 +1,6 @@
 """Kills the SuperLink, or the run of `secure-afl study run`, in each phase of a study on a network of real nodes.
 
-    python tests/long/killed_superlink.py [--victim superlink|run]
+    python tests/long/killed_superlink.py [--victim superlink|run] [--phase collecting]
 
 SuperLink and four nodes with TLS and node keys on this machine, started anew for every line. The victim dies (SIGKILL) when
 the phase begins; a SuperLink is started again at once. Nothing may be released then: no model is anywhere, and the run says
@@ -69,10 +69,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--victim", choices=VICTIMS, help="only this one")
+    parser.add_argument("--phase", choices=PHASES, action="append", help="only these")
     arguments = parser.parse_args()
     console, bad = Console(), 0
     for victim in (arguments.victim,) if arguments.victim else VICTIMS:
-        for phase in PHASES:
+        for phase in arguments.phase or PHASES:
             started = time.perf_counter()
             said, right = lived(victim, phase)
             seconds = time.perf_counter() - started
