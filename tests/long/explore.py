@@ -75,6 +75,10 @@ class Search:
         self._options: dict[tuple[int, Rank, tuple[int, ...]], tuple[int, ...]] = {}
         liars = tuple(bounds.liars)
         self._renamings = [tuple(one) + liars for one in permutations(bounds.honest)][1:]
+        # The first k sites have made their moves of a turn: renamings that keep these apart from the others.
+        self._halfway = [
+            [one for one in self._renamings if max(one[:k]) < k] for k in range(1, len(bounds.honest))
+        ]
         self.outcome = Outcome(bounds, "")
 
     def run(self, order: str = "phases", depth: int | None = None) -> Outcome:
@@ -168,13 +172,13 @@ class Search:
             yield level
 
     def _lied(self, level: set[State], rank: Rank) -> set[State]:
-        for i in self.model.bounds.honest:
+        for i, renamings in zip(self.model.bounds.honest, [*self._halfway, []], strict=True):
             after = set()
             for state in level:
                 for target in self.options(state[i], rank, self.held(state)):
                     self.outcome.transitions += 1
                     after.add((*state[:i], target, *state[i + 1 :]))
-            level = after
+            level = {self.canonical(state, renamings) for state in after}
         return level
 
     def _said_to_all(self, level: set[State], rank: Rank) -> set[State]:
@@ -236,10 +240,10 @@ class Search:
 
     # ---- names and words -------------------------------------------------------------------------
 
-    def canonical(self, state: State) -> State:
-        """The least of the states that differ by the names of honest clients."""
+    def canonical(self, state: State, renamings: Iterable[tuple[int, ...]] | None = None) -> State:
+        """The least of the states that differ by the names of honest clients. renamings: None for all."""
         least = state
-        for renamed in self._renamings:
+        for renamed in self._renamings if renamings is None else renamings:
             other = [0] * len(state)
             for index, name in enumerate(state):
                 other[renamed[index]] = self.model.image(name, renamed)
