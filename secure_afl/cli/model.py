@@ -110,6 +110,8 @@ def evaluate_command(
                 highlight=False,
                 soft_wrap=True,
             )
+        if out := design.counts.rows - design.counts.used:
+            console.print(f"{out:,} rows left out by the codebook", highlight=False, soft_wrap=True)
         if not len(design.rows):
             raise DataError("expected rows to evaluate on, the codebook leaves out all of them")
         from secure_afl.analytic.evaluation import classified, measured

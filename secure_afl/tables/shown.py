@@ -141,6 +141,10 @@ def notes(model: Model) -> list[str]:
     else:
         penalty = "ridge" if about.ridge is None else f"ridge of {about.ridge:g}"
         said.append(f"{penalty}; no standard errors: {about.no_errors}")
+    if model.codebook.least_rows > 1 and not about.privacy:
+        said.append(
+            f"least_rows {model.codebook.least_rows} of the codebook: sites may have coded rare or outlying values as others"
+        )
     parties = [", ".join(one) for one in about.survivors]
     said.append(f"sums over: {'; '.join(parties)}, by {about.backend}" if parties else f"by {about.backend}")
     if about.certificate is not None:

@@ -216,6 +216,7 @@ def test_columns_that_tell_the_outcome_are_said_to(table: Path) -> None:
     (line,) = (line for line in shown.lines(model) if line.term == "told")
     assert line.coefficient == pytest.approx(1)
     assert shown.EXACT in shown.notes(model)
+    assert any(note.startswith("least_rows 5 of the codebook: sites may have") for note in shown.notes(model))
     assert shown.EXACT not in shown.notes(learned(table, CLASSES)[0])
 
 
