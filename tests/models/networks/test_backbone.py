@@ -246,6 +246,7 @@ def test_a_head_on_efficientnet_lite_is_that_of_the_pooled_features() -> None:
     assert np.array_equal(common.weights_[0], pooled.weights_[0])
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_the_features_of_an_onnx_file(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     weights = np.random.default_rng(3).uniform(-1, 1, (64, 6)).astype(np.float32)

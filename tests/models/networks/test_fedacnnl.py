@@ -274,6 +274,7 @@ def test_layers_from_elsewhere_are_checked_before_any_row_is_read() -> None:
     assert not model.personal_head(none, [0], "a", [first, second, head])[1:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["seeded", "classwise"])
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_rows_in_blocks_give_the_same_vectors_bit_for_bit(encoder: str, size: int) -> None:
