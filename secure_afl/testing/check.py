@@ -708,12 +708,17 @@ def _ledger(make: _Maker) -> Batches:
     lost = [
         Ask(length=make.length(6), key=1, lost={make.usual[0]: phase}) for phase in make.claims.phases[-1:]
     ]
-    return False, iter(
-        [
-            [make.of(session(make.usual, asked, rows=1), session(make.usual, again, rows=1))]
-            for again in (asked, make.asks([4]), *([lost] if lost else []))
+    batches = [
+        [make.of(session(make.usual, asked, rows=1), session(make.usual, again, rows=1))]
+        for again in (asked, make.asks([4]), *([lost] if lost else []))
+    ]
+    if make.claims.renewal:  # of other rows
+        sessions = [
+            session(make.usual, asked, rows=rows, renew=new)
+            for rows, new in ((1, False), (2, False), (2, True))
         ]
-    )
+        batches.append([make.of(*sessions, sessions[0])])
+    return False, iter(batches)
 
 
 def _renewed(make: _Maker) -> Batches:

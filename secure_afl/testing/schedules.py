@@ -273,9 +273,12 @@ class Runner:
                 for kind, (needed, shares) in kinds.items()
             }
             wire.records.append(Revealed(at, client, known))
-        for at_record, (client, noted) in enumerate(before.items(), mark):
-            if (after := digest(given[client])) != noted.digest:
-                wire.records[at_record] = msgspec.structs.replace(noted, after=after)
+        now = dict(enumerate((given[client] for client in before), mark))
+        for place, array in (wire.given | now).items():
+            line = wire.records[place]
+            if isinstance(line, Input) and (after := digest(array)) != line.digest:
+                wire.records[place] = msgspec.structs.replace(line, after=after)
+        wire.given = now
 
 
 def _altered(ask: Ask) -> Alteration | None:

@@ -90,9 +90,12 @@ class Result:
 
 @dataclass
 class Wire:
-    """The network of the checks: writes down what is sent and decides what arrives."""
+    """The network of the checks: writes down what is sent and decides what arrives. given: the arrays of the last sum, by
+    the places of their lines in the record.
+    """
 
     records: list[Record] = field(default_factory=list)
+    given: dict[int, Any] = field(default_factory=dict)
     clients: frozenset[str] = frozenset()
     number: int = -1
     lost: Mapping[str, str] = field(default_factory=dict)

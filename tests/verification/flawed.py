@@ -40,6 +40,18 @@ class ClearsItsInput(Flawed):
         return answer
 
 
+class ClearsItsInputLater(Flawed):
+    """When the next sum is made."""
+
+    found_by = "inputs_are_left_alone"
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        for vector in getattr(self, "before", {}).values():
+            vector[:] = 0
+        self.before = vectors
+        return super().sum(number, vectors)
+
+
 class Coarse(Flawed):
     """Rounds to whole numbers, whatever was agreed."""
 
@@ -284,6 +296,16 @@ class MeanAsQuotient(Tells):
 
     def said(self, vector: Any, number: int) -> bytes:
         return struct.pack("<f", vector[0] / max(1.0, abs(vector[-1])))
+
+
+class EntryInHalfBytes(Tells):
+    found_by = "no_vector_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        nibbles = vector[:1].tobytes().hex()
+        return bytes(
+            one & 240 | int(nibble, 16) for one, nibble in zip(secrets.token_bytes(16), nibbles, strict=True)
+        )
 
 
 class VectorInBase64(Tells):
@@ -676,6 +698,13 @@ class NoLedger(Flawed):
     def open(self, clients: list[str], lengths: list[int], data_set: str, related: bool) -> None:
         self.used.clear()
         super().open(clients, lengths, data_set, related)
+
+
+class RenewsAll(Flawed):
+    found_by = "a_data_set_serves_one_session"
+
+    def renew(self, data_set: str) -> None:
+        self.used.clear()
 
 
 class SumsTwice(Flawed):

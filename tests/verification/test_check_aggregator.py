@@ -50,6 +50,7 @@ from verification.sound import Sound
 LONG = {"seconds": 600.0, "on_fail": "collect"}  # no verdict depends on a clock
 QUICK = [
     flawed.ScalesInPlace,
+    flawed.ClearsItsInputLater,
     flawed.Coarse,
     flawed.Sorted,
     flawed.SortedSurvivors,
@@ -66,6 +67,7 @@ QUICK = [
     flawed.OpensPairsOfSurvivors,
     flawed.OpensPairsOfTheFirstSum,
     flawed.OpensAllOfAll,
+    flawed.RenewsAll,
     flawed.SumsTwiceAfterALoss,
     flawed.RelatedForTwoSums,
 ]
