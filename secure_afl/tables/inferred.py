@@ -36,6 +36,7 @@ _FEW_ROWS = 20  # of fewer, numbers that follow one another may mean something
 _MANY = 12  # different numbers, of which those from -8 to -1 look like marks if they alone are below 0
 _LEAVE = "leave it out, or declare it in a codebook (--codebook)"
 _COMPLETE = "complete or remove these rows, or say in a codebook what means missing (--codebook)"
+_HEAD = 1000
 _LARGEST = 1e300  # no power of two above it overflows
 
 
@@ -127,10 +128,11 @@ def _classes(cells: Cells, name: str) -> tuple[Classes | None, list[Fault]]:
 def tells(cells: Cells, name: str, label: str) -> bool:
     """Whether each label has a value of its own in this column, so that nothing is left to learn."""
     both = pa.table([cells.column(name), cells.column(label)], ["column", "label"])
-    pairs = both.group_by(["column", "label"]).aggregate([]).num_rows
-    return bool(
-        pairs > 1 and pairs == pc.count_distinct(both[0]).as_py() == pc.count_distinct(both[1]).as_py()
-    )
+    for rows in (both.slice(0, _HEAD), both):  # the first rows tell most columns of a long table apart
+        pairs = rows.group_by(["column", "label"]).aggregate([]).num_rows
+        if not pairs == pc.count_distinct(rows[0]).as_py() == pc.count_distinct(rows[1]).as_py():
+            return False
+    return bool(pairs > 1)
 
 
 def _power(value: float) -> float:
@@ -218,7 +220,7 @@ def no_levels(words: Sequence[str]) -> str:
 
 def identifies(cells: Cells, name: str, numbers: Floats, least: int = 1) -> str:
     """Why numbers, one in every row, look like names of rows; empty if they do not. least: rows that can be numbered."""
-    if matching(cells.column(name), "^[+-]?[0-9]{16,}$").any():
+    if np.abs(numbers).max() >= 1e15 and matching(cells.column(name), "^[+-]?[0-9]{16,}$").any():
         return "whole numbers of 16 digits or more, it looks like an identifier"
     numbered = np.ptp(numbers) + 1 == len(numbers) == len(np.unique(numbers))
     return "it numbers the rows" if numbered and len(numbers) >= least else ""
@@ -226,6 +228,10 @@ def identifies(cells: Cells, name: str, numbers: Floats, least: int = 1) -> str:
 
 def likely_marks(numbers: Floats) -> list[float]:
     """The numbers at both ends of a column that look like marks for a missing value: -1, -999, 99, 888, … far from the others."""
+    if not numbers.size or not any(
+        _marks_missing(end, [0.0] * _MANY) for end in (-float(numbers.min()), float(numbers.max()))
+    ):
+        return []  # which a long column tells at once
     values = np.unique(numbers).tolist()
     below = _marks(values, lambda mark, rest: mark < 0 <= rest[0] or rest[0] - mark > rest[-1] - rest[0])
     values = values[len(below) :]
