@@ -7,12 +7,13 @@ one.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     Aborted,
@@ -38,16 +39,22 @@ from secure_afl.protocol.audit.events import (
     Sent,
     Taken,
     Twins,
+    message_digest,
 )
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
+from secure_afl.protocol.masking import messages as masking
+from secure_afl.protocol.masking.replay import check_consents, replayed
 from secure_afl.protocol.session.errors import AuditError, PolicyError, ProtocolError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
+from secure_afl.protocol.session.wire import WireError, decode
 
 E = TypeVar("E", bound=AnyEvent)
+SURVIVORS = ("survivors", "survivor roots")
+"""Messages that name the survivors of a masked sum."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +173,17 @@ class Report:
         return tuple(names)
 
 
-def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report:
+Evidence = Callable[[bytes], bytes | None]
+"""Gives the message with this digest in a log, if it was kept; see `AuditLog.keep`."""
+
+
+def verify(
+    files: Mapping[str, bytes], parties: Parties | None = None, evidence: Evidence = lambda digest: None
+) -> Report:
     """Check logs, given as file contents by name, each by itself and all against each other.
 
-    parties: the rosters as known from outside; without them the keys in the logs are used.
+    parties: the rosters as known from outside; without them the keys in the logs are used. evidence: of sums that clients
+    made again; what is there is replayed.
     """
     findings: list[Finding] = []
     notes: list[Finding] = []
@@ -209,7 +223,9 @@ def verify(files: Mapping[str, bytes], parties: Parties | None = None) -> Report
             findings += _known(one, parties)
         findings += [*_terms(one), *_announced(one), *_messages(one), *_policies(one), *_silent(one, sound)]
         findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one), *_models(one)]
-        notes += [*_lost(one), *_missing(one), *_unverified(one)]
+        replays = _Replays(one, evidence)
+        findings += replays.findings
+        notes += [*_lost(one), *_missing(one), *_unverified(one), *replays.notes]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
         findings += [*_releases(one), *_layers(one, masks)]
@@ -530,6 +546,7 @@ _VOUCHES = {
     "delivery": "shares",
     "sum request": "confirm",
     "survivors": "upload",
+    "survivor roots": "upload",
     "consents": "consent",
     "check": "encrypted upload",
 }
@@ -565,7 +582,7 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
             of_round = frame.message not in ("directory", "delivery")
             if of_round and (frame.round is None or frame.round >= len(session.terms.rounds)):
                 continue  # unplanned rounds are reported elsewhere
-            if frame.message in ("survivors", "check"):
+            if frame.message in (*SURVIVORS, "check"):
                 members, first = shown.setdefault(
                     (frame.message, frame.round, frame.attempt), (frame.members, view)
                 )
@@ -617,15 +634,17 @@ def _verdicts(session: Session) -> Iterator[Finding]:
     """Of each round every client that checked the opened sum accepted the same one."""
     accepted: dict[int | None, tuple[bytes | None, View]] = {}
     for view in session.parties.values():
-        answers = {one.event.frame.round: one.event.frame.digest for one in view.received("answer")}
+        answers = {
+            one.event.frame.round: one.event.frame.digest for one in view.received("answer", "evidence")
+        }
         for one in view.sent("verdict"):
             frame = one.event.frame
             if not frame.accepted:
                 yield Finding(
                     view.log.file,
                     one.line,
-                    f"{view.log.begun.party} refused the opened sum of round {frame.round}, which did not fit its tag: the "
-                    "server gave out another sum, or a client sent a tag of another vector",
+                    f"{view.log.begun.party} refused the opened sum of round {frame.round}, which did not fit its tag or "
+                    "the uploads: the server gave out another sum, or a client sent a tag of another vector",
                 )
                 continue
             digest, first = accepted.setdefault(frame.round, (answers.get(frame.round), view))
@@ -636,6 +655,59 @@ def _verdicts(session: Session) -> Iterator[Finding]:
                     f"round {frame.round}: {view.log.begun.party} accepted another opened sum than "
                     f"{first.log.begun.party} in {first.log.file}",
                 )
+
+
+class _Replays:
+    """The sums of a session, made again from the evidence that parties kept."""
+
+    def __init__(self, session: Session, evidence: Evidence) -> None:
+        self.findings: list[Finding] = []
+        self.notes: list[Finding] = []
+        uploads: dict[tuple[int, int], tuple[bytes, View]] = {}
+        told: dict[bytes, tuple[masking.Evidence, list[bytes]] | str] = {}
+        for view in session.parties.values():
+            verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
+            for one in view.received("evidence"):
+                frame, party = one.event.frame, view.log.begun.party
+                if frame.digest not in told:
+                    told[frame.digest] = _replayed(session, evidence(frame.digest), frame.digest)
+                found = told[frame.digest]
+                if isinstance(found, str) and not found:
+                    text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
+                    self.notes.append(Finding(view.log.file, one.line, text))
+                elif isinstance(found, str):
+                    if verdicts.get(frame.round):  # else it refused the sum itself
+                        text = f"round {frame.round}: {party} accepted a sum that its evidence does not give: {found}"
+                        self.findings.append(Finding(view.log.file, one.line, text))
+                else:
+                    message, roots = found
+                    for who, root in zip(message.survivors, roots, strict=True):
+                        first, other = uploads.setdefault((message.round, who), (root, view))
+                        if first != root:
+                            text = (
+                                f"round {message.round}: {session.name(who)} signed two uploads, one in the evidence of "
+                                f"{other.log.begun.party}, another in that of {party}"
+                            )
+                            self.findings.append(Finding(view.log.file, one.line, text))
+
+
+def _replayed(
+    session: Session, data: bytes | None, digest: bytes
+) -> tuple[masking.Evidence, list[bytes]] | str:
+    """The evidence and the roots of its uploads; or why no sum follows from it, nothing if there is none."""
+    if data is None or not isinstance(session.terms, Parameters):
+        return ""
+    if message_digest(data) != digest:
+        return "the file is not what the log says"
+    try:
+        message = decode(data, masking.FROM_SERVER)
+        if not isinstance(message, masking.Evidence):
+            return "the file has another message"
+        _, roots = replayed(session.terms, session.roster, message)
+        check_consents(session.terms, session.roster, message, roots)
+    except (WireError, CryptoError) as error:
+        return str(error)
+    return message, roots
 
 
 def _models(session: Session) -> Iterator[Finding]:
@@ -698,7 +770,7 @@ def _policies(session: Session) -> Iterator[Finding]:
             yield Finding(view.log.file, view.agreed.line, f"against the party's own policy: {error}")
         opened = {one.event.frame.round for one in view.sent("opened")}
         related: dict[int, tuple[int, ...]] = {}  # by round; the last attempt of a repeated round
-        for one in view.received("survivors", "check", "offer"):
+        for one in view.received(*SURVIVORS, "check", "offer"):
             frame = one.event.frame
             if frame.round is None or frame.round >= len(plan):
                 yield Finding(view.log.file, one.line, "belongs to a round that was not planned")
@@ -781,7 +853,7 @@ def _survivor_faults(session: Session, server: View, released: Released) -> Iter
             f"{_names(session, [one for one in uploaded if one is not None])}"
         )
     for view in session.parties.values():
-        for one in view.received("survivors", "check", "offer"):
+        for one in view.received(*SURVIVORS, "check", "offer"):
             frame = one.event.frame
             if (frame.round, frame.attempt or 0) == (released.round, last) and frame.members != survivors:
                 yield (
@@ -793,8 +865,8 @@ def _survivor_faults(session: Session, server: View, released: Released) -> Iter
 def _answer_faults(terms: Proposal, server: View, released: At[Released]) -> Iterator[str]:
     """A sum is opened only after enough of its clients have answered."""
     masked, number = isinstance(terms, Parameters), released.event.round
-    question, answer = ("survivors", "reveal") if masked else ("check", "tags")
-    asked = max((one.line for one in server.sent(question) if one.event.frame.round == number), default=0)
+    questions, answer = (SURVIVORS, "reveal") if masked else (("check",), "tags")
+    asked = max((one.line for one in server.sent(*questions) if one.event.frame.round == number), default=0)
     answers = {one.event.sender for one in server.received(answer) if asked < one.line < released.line}
     answers &= set(released.event.survivors)
     needed = terms.threshold if isinstance(terms, Parameters) else len(released.event.survivors)

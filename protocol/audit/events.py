@@ -370,6 +370,8 @@ def frame(message: Message, data: bytes) -> Frame:
         case (
             masking.SumRequest(participants=indices)
             | masking.Survivors(survivors=indices)
+            | masking.SurvivorRoots(survivors=indices)
+            | masking.Evidence(survivors=indices)
             | masking.Confirm(complaints=indices)
             | homomorphic.EncryptedRequest(participants=indices)
             | homomorphic.Offer(contributors=indices)

@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,10 +42,13 @@ from secure_afl.protocol.audit.events import (
     line_digest,
     signed,
 )
+from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Agreement
-from secure_afl.protocol.session.errors import AuditError
+from secure_afl.protocol.session.errors import AuditError, FileError
 from secure_afl.protocol.session.wire import VERSION
 
+EVIDENCE = "evidence"
+"""The folder beside a log with the messages from which sums can be replayed, each named by its digest in the log."""
 SINGLY = 32
 """Refusals in a row that have an entry each."""
 _KINDS = 100  # of refusals, of which the first has an entry whatever went before
@@ -189,6 +192,17 @@ class AuditLog:
         known = encoded(event)
         if self._broken or known not in self._known.noted:
             self.append(event)
+
+    def keep(self, digest: bytes, data: bytes) -> None:
+        """Keep a message beside the log, under its digest, for the owner alone. Raises `AuditError`."""
+        folder = self.path.parent / EVIDENCE
+        path = folder / digest.hex()
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not path.exists():
+                whole.write_new(path, data, 0o600)
+        except (OSError, FileError) as error:
+            raise AuditError(f"cannot keep the evidence of a sum in {folder}: {error}") from None
 
     def refuse(self, event: Refused | Withheld) -> None:
         """Append a refusal. Of more than `SINGLY` in a row, whatever sends them, the rest are counted: an entry says how many
@@ -427,6 +441,17 @@ def _decide(found: dict[bytes, Approved], event: AnyEvent) -> None:
         found[event.study] = event
     elif isinstance(event, Revoked):
         found.pop(event.study, None)
+
+
+def kept(logs: Iterable[Path]) -> Callable[[bytes], bytes | None]:
+    """Gives a message by its digest, if it was kept beside one of these logs."""
+    folders = dict.fromkeys(path.parent / EVIDENCE for path in logs)
+
+    def found(digest: bytes) -> bytes | None:
+        paths = [path for folder in folders if (path := folder / digest.hex()).is_file()]
+        return paths[0].read_bytes() if paths else None
+
+    return found
 
 
 class Logs:

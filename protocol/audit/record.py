@@ -88,7 +88,10 @@ class RecordedParty(Generic[P]):
         else:
             self._session = terms.transcript()
             self._log.note(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
-        self._log.note(Received(self._session, frame(message, data)))
+        received = frame(message, data)
+        if isinstance(message, masking.Evidence):
+            self._log.keep(received.digest, data)
+        self._log.note(Received(self._session, received))
         if isinstance(answer, SumWanted):
             return answer
         return self._leaving(answer)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from secure_afl.protocol.audit.check import At, Report, Session, View
+from secure_afl.protocol.audit.check import SURVIVORS, At, Report, Session, View
 from secure_afl.protocol.audit.events import Aborted, Received, Refused, Released, Role, Sent, Taken, Withheld
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.session.parameters import Parameters, Profile
@@ -91,6 +91,7 @@ def _facts(session: Session, masks: Session | None) -> Iterator[tuple[str, str]]
         yield "assumed of the server", profile[masks.terms.profile]
         checked = {
             Verify.TAGS: "given to every client in the sum, which checks them",
+            Verify.REPLAY: "made again by every client in the sum, from all uploads",
             Verify.NONE: "not given to clients, who believe the server",
         }
         yield "opened sums", checked[masks.terms.verify]
@@ -171,7 +172,7 @@ def _fate(session: Session, opened: Session, view: View, number: int | None) -> 
     if server is None:
         shown = [
             one.event.frame.members
-            for one in view.received("survivors", "check")
+            for one in view.received(*SURVIVORS, "check")
             if one.event.frame.round == number
         ]
         if not shown:
@@ -229,7 +230,7 @@ def _besides(session: Session, views: Sequence[View]) -> Iterator[str]:
             [one for one in sent("verdict") if one.event.frame.accepted],
         ),
         (
-            "refused an opened sum, which did not fit its tag",
+            "refused an opened sum, which did not fit its tag or the uploads",
             [one for one in sent("verdict") if not one.event.frame.accepted],
         ),
     ):
@@ -265,7 +266,7 @@ def _revealed(session: Session, views: Sequence[View]) -> Iterator[str]:
     for view in views:
         survivors: tuple[int, ...] = ()
         for one in view.events:
-            if isinstance(one.event, Received) and one.event.frame.message == "survivors":
+            if isinstance(one.event, Received) and one.event.frame.message in SURVIVORS:
                 survivors = one.event.frame.members
             elif isinstance(one.event, Sent) and one.event.frame.message == "reveal":
                 outside = tuple(index for index in one.event.frame.members if index not in survivors)

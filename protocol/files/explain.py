@@ -70,8 +70,9 @@ DANGERS: tuple[tuple[Callable[[Policy], bool], str], ...] = (
     (
         lambda policy: policy.trusts_reports is Trust.VERIFIED,
         (
-            "trusts_reports verified: in regressions and learned layers one other client that lies about its own numbers, or that "
-            "helps a lying server, can make a later sum reveal single records of this client."
+            "trusts_reports verified: in regressions and learned layers one other client that lies about its own numbers can make "
+            "a later sum reveal single records of this client. Where sums have tags (verify), a server that one client helps can, "
+            "too."
         ),
     ),
     (
@@ -150,13 +151,13 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
 def _gives_sums(policy: Policy) -> bool:
     """Whether there can be sessions that give clients the sums."""
     masked = any(backend.masked for backend in Backend if backend in policy.backends)
-    return masked and Verify.TAGS in policy.verify and Profile.ACTIVE in policy.profiles
+    return masked and policy.verify != {Verify.NONE} and Profile.ACTIVE in policy.profiles
 
 
 def _seeing(policy: Policy) -> tuple[str, ...]:
     lines = ["The server, unless key holders keep the sum and give it only the weights."]
     if _gives_sums(policy):
-        lines.append("Masked: every client in the sum, too. Each is given the sum, so that it can check it.")
+        lines.append("Masked: every client in the sum, too. Each is given what it needs to check the sum.")
     else:
         lines.append("No client is given a sum.")
     return tuple(lines)
@@ -174,10 +175,12 @@ def _servers(policy: Policy) -> tuple[str, ...]:
         )
     else:
         lines.append("A server that lies about who takes part, who dropped out, or what other parties said.")
-    if policy.verify == {Verify.TAGS} and policy.profiles == {Profile.ACTIVE} and _gives_sums(policy):
+    if Verify.NONE not in policy.verify and policy.profiles == {Profile.ACTIVE} and _gives_sums(policy):
+        alone = Verify.TAGS in policy.verify
         lines.append(
-            "A server that hands out another sum than it opened, or another model than follows from it, if no client of the "
-            "session helps it: this client checks every masked sum, and takes no other model (verify tags)."
+            "A server that hands out another sum than it opened, or another model than follows from it, "
+            f"{'if no client of the session helps it' if alone else 'even if clients of the session help it'}: this client "
+            f"checks every masked sum, and takes no other model (verify {'tags' if alone else 'replay'})."
         )
     if Suite.X25519 not in policy.suites:
         lines.append("A server that keeps all messages until it has a quantum computer.")

@@ -109,8 +109,10 @@ _FIELDS = {
     "verify": _Field(
         _some_of(tuple(one.value for one in Verify)),
         _set_of(Verify),
-        'Whether clients are given the opened sums. "tags": each client gets the sum and checks it, so that a server cannot\n'
-        'hand out another; the other clients see the sum, too. "none": no client sees it, and the server is believed.',
+        'How clients check the opened sums, which all clients of a sum then see. "tags": each gets the sum with a tag, so that\n'
+        'a server without the help of a client cannot hand out another. "replay": each gets all masked uploads and adds them\n'
+        "up itself; this holds against clients that help the server, too, and a client downloads as much as all upload.\n"
+        '"none": no client sees a sum, and the server is believed.',
     ),
     "trusts_reports": _Field(
         '"none", "verified" (what follows from sums that this client verified) or "any" (whatever the server says; it was '

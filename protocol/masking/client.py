@@ -14,7 +14,7 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import KEY_BYTES
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.crypto.shamir import SHARE_BYTES, split
-from secure_afl.protocol.masking import messages, states, tags
+from secure_afl.protocol.masking import messages, replay, states, tags
 from secure_afl.protocol.masking.memory import MEMORY, Accepted, Masked, Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
     Advertise,
@@ -25,10 +25,12 @@ from secure_afl.protocol.masking.messages import (
     Consents,
     Delivery,
     Directory,
+    Evidence,
     Reveal,
     Shares,
     Statement,
     SumRequest,
+    SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
@@ -93,15 +95,19 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._policy = policy
         self._ledger = ledger
         self._log_head = log_head
-        self.largest_message = messages.largest_message(len(roster.members), self._agreed)
+        self.largest_message = messages.largest_message(
+            len(roster.members), self._agreed, replay=Verify.REPLAY in policy.verify
+        )
         self._steps = {
             Parameters: self._advertise,
             Directory: self._share,
             Delivery: self._confirm,
             SumRequest: self._want,
             Survivors: self._consent,
+            SurvivorRoots: self._consent_to_roots,
             Consents: self._reveal_with_consents,
             Answer: self._judge,
+            Evidence: self._replay,
         }
 
     def _legal(self) -> Mapping[type[Message], ClientState]:
@@ -168,7 +174,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         )
         mask_keys = tuple(keys.mask_key.public_key for keys in rounds.values())
         commitment = b""
-        if self._verifies:
+        if self._tags:
             secret = self._memory.tag_secrets[self.index] = secrets.token_bytes(KEY_BYTES)
             commitment = tags.commitment(self._transcript, self.index, secret)
         advertise = Advertise(self._memory.channel.public_key, mask_keys, commitment)
@@ -295,7 +301,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             if bundle.commitments[number] != self._commitments(number, dealer, self.index, held):
                 raise CryptoError("a share or pair secret is not the one that was committed to")
             accepted.append((keys, shares, held[2:]))
-        if self._verifies:
+        if self._tags:
             tag_secret = plain[-KEY_BYTES:]
             if tags.commitment(self._transcript, dealer, tag_secret) != self._memory.tag_commitments[dealer]:
                 raise CryptoError(
@@ -377,7 +383,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         words: ring.Words = units
         if not spec.modulus:
             words = units.astype(ring.words_of(spec.width), copy=False)
-        tag = self._tagged(words, keys, pairs) if self._verifies else b""
+        proof = self._proof(words, keys, pairs)
         if spec.modulus:
             words = ring.modular(units, spec.modulus)
         add_keystreams(
@@ -392,11 +398,21 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             self._memory.masked = Masked(self._memory.round, words.astype("<u8").tobytes(), data_set)
         else:
             payload = ring.pack(words, spec.width)
-        upload = Upload(self._memory.round, payload, tag)
+        upload = Upload(self._memory.round, payload, proof)
         frame, self._memory.upload = rooted_frame(
             self._identity, self._transcript, self._answers, self.index, upload
         )
         return frame
+
+    def _proof(self, units: ring.Words, keys: RoundKeys, pairs: Collection[int]) -> bytes:
+        """See `Upload`."""
+        if self.verify is Verify.TAGS:
+            return self._tagged(units, keys, pairs)
+        if self.verify is Verify.REPLAY:
+            secrets = {other: keys.pair_secrets[other] for other in pairs}
+            here = (self._memory.round, self.index, keys.self_seed)
+            return messages.mask_commitments(self._transcript, *here, secrets)
+        return b""
 
     def _tagged(self, units: ring.Words, keys: RoundKeys, pairs: Collection[int]) -> bytes:
         """The masked tag of this client's vector; the round's key is kept for the check of the sum."""
@@ -433,6 +449,15 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         if masked is None or masked.round != number:
             raise LocalProtocolError(f"{self.name}: nothing was masked for round {number}")
         return np.frombuffer(masked.words, "<u8").astype(np.uint64), masked.data_set
+
+    def _consent_to_roots(self, message: SurvivorRoots) -> bytes:
+        self._check_round(message.round)
+        if (self.index, self._memory.upload) not in message.roots:
+            raise WireError(
+                f"expected the root of the upload that {self.name} sent, the server names another or none"
+            )
+        self._memory.roots = tuple(root for _, root in message.roots)
+        return self._consent(Survivors(message.transcript, message.round, message.survivors))
 
     def _consent(self, message: Survivors) -> bytes:
         self._check_round(message.round)
@@ -494,14 +519,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return accepted != messages.accepted_sums({one: mine[one].digest for one in rounds}, sender)
 
     def _judge(self, answer: Answer) -> bytes:
-        """Accept the opened sum, or end the session: there is one answer a round, and its key is gone after it."""
+        """Check the opened sum: there is one answer a round, and its key is gone after it."""
         self._check_round(answer.round)
         memory, spec = self._memory, self._spec
         participants, survivors = sorted(memory.participants), sorted(memory.survivors)
         key, memory.tag_key = tags.TagKey(memory.tag_key, len(participants)), b""
-        verified = VerifiedSum(
-            spec, tuple(survivors), messages.sum_digest(self._answers, survivors), answer.payload
-        )
         try:
             tag, units = tags.parsed(answer.tag), ring.unpacked(answer.payload, spec.length, spec.width)
         except CryptoError:
@@ -509,13 +531,37 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         else:
             indices = [participants.index(one) for one in survivors]
             fits = key.fits(units, tag, spec.magnitude, spec.word_bytes, indices)
-        if not fits:
+        return self._verdict(answer.payload if fits else None)
+
+    def _replay(self, evidence: Evidence) -> bytes:
+        """Make the opened sum again, from the uploads that enough clients consented to."""
+        self._check_round(evidence.round)
+        memory = self._memory
+        seen = (memory.directory, memory.participants, memory.survivors, memory.roots)
+        try:
+            words, roots = replay.replayed(memory.parameters, self._roster, evidence)
+            replay.check_consents(memory.parameters, self._roster, evidence, roots)
+        except (WireError, CryptoError):
+            return self._verdict(None)
+        shown = (
+            evidence.directory,
+            frozenset(evidence.participants),
+            frozenset(evidence.survivors),
+            tuple(roots),
+        )
+        return self._verdict(ring.pack(words, self._spec.width) if shown == seen else None)
+
+    def _verdict(self, payload: memoryview | None) -> bytes:
+        """Accept the sum, or end the session, if there is none that is right."""
+        memory, survivors = self._memory, sorted(self._memory.survivors)
+        if payload is None:
             memory.forget_all()
             self.state = ClientState.REJECTED
-            return self._frame(Verdict(answer.round, b"", self._log_head()))
-        memory.accepted[answer.round] = Accepted(tuple(survivors), verified.digest, answer.payload)
-        said = messages.accepted_digest(verified.digest, self.index)
-        return self._frame(Verdict(answer.round, said, self._log_head()))
+            return self._frame(Verdict(memory.round, b"", self._log_head()))
+        digest = messages.sum_digest(self._answers, survivors)
+        memory.accepted[memory.round] = Accepted(tuple(survivors), digest, payload)
+        said = messages.accepted_digest(digest, self.index)
+        return self._frame(Verdict(memory.round, said, self._log_head()))
 
     @property
     def verified(self) -> dict[int, VerifiedSum]:
@@ -551,13 +597,15 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
 
     def _consent_parts(self) -> tuple[bytes, ...]:
         sets = (sorted(self._memory.participants), sorted(self._memory.survivors))
-        return messages.consent_parts(self._transcript, self._memory.directory, self._memory.round, *sets)
+        memory = self._memory
+        roots = memory.roots if self.verify is Verify.REPLAY else ()
+        return messages.consent_parts(self._transcript, memory.directory, memory.round, *sets, roots)
 
     @property
     def wanted(self) -> SumWanted:
         """The sum that the server requested last."""
         participants = tuple(sorted(self._memory.participants))
-        verified = self.verified if self._verifies else None
+        verified = self.verified if self.verify is not Verify.NONE else None
         return SumWanted(
             self._memory.round, self._spec, participants, verified, self._memory.parameters.session
         )
@@ -568,8 +616,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         return self._memory.parameters.verify if self._transcript else Verify.NONE
 
     @property
-    def _verifies(self) -> bool:
-        """Whether this session's sums are checked."""
+    def _tags(self) -> bool:
+        """Whether this session has tags."""
         return self.verify is Verify.TAGS
 
     @property

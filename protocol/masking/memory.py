@@ -61,7 +61,8 @@ class Memory(Guarded, msgspec.Struct, dict=True):
     directory: the digest of all advertised keys; advertisers, dealers: whose keys came, and whose shares.
     related: survivors of the sums that must have the same.
     tag_secrets: what goes into keys of tags, by dealer, this client's own too; tag_commitments: to those; tag_key: of the round that was
-    uploaded, until its sum was checked; upload: the root of that upload; accepted: sums that were checked, by round.
+    uploaded, until its sum was checked; upload: the root of that upload; roots: of all survivors' uploads, for a replay; accepted:
+    sums that were checked, by round.
     """
 
     parameters: Parameters
@@ -85,6 +86,7 @@ class Memory(Guarded, msgspec.Struct, dict=True):
     tag_secrets: dict[int, bytes] = {}
     tag_key: bytes = b""
     upload: bytes = b""
+    roots: tuple[bytes, ...] = ()
     accepted: dict[int, Accepted] = {}
 
     @cached_property

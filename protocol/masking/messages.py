@@ -135,11 +135,13 @@ class Confirm(Message, frozen=True, tag="confirm"):
 
 
 class Upload(Message, frozen=True, tag="upload"):
-    """Phase 3. payload: the masked vector, `width` bytes a value; tag: its masked tag, empty if sums are not checked."""
+    """Phase 3. payload: the masked vector, `width` bytes a value; proof: what the sum is checked with, its masked tag or,
+    for a replay, `mask_commitments`; empty if sums are not checked.
+    """
 
     round: Natural
     payload: memoryview
-    tag: bytes
+    proof: bytes
 
 
 class Statement(Message, frozen=True, tag="statement"):
@@ -259,6 +261,25 @@ class Survivors(ServerMessage, frozen=True, tag="survivors"):
         increasing("the survivors", self.survivors)
 
 
+class SurvivorRoots(ServerMessage, frozen=True, tag="survivor roots"):
+    """Phase 4 in place of `Survivors`, for a replay. roots: of the survivors' uploads (`wire.root`), which consents sign, too:
+    so no client's upload can be another one for another client.
+    """
+
+    round: Natural
+    roots: tuple[tuple[int, bytes], ...]
+
+    def _check(self) -> None:
+        increasing("the survivors", self.survivors)
+        for _, each in self.roots:
+            exact("the root of an upload", each, DIGEST_BYTES)
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """See `Survivors`."""
+        return tuple(who for who, _ in self.roots)
+
+
 class Consents(ServerMessage, frozen=True, tag="consents"):
     """Phase 4, active profile. The survivors' statements, by sender."""
 
@@ -277,11 +298,51 @@ class Answer(ServerMessage, frozen=True, tag="answer"):
     tag: bytes
 
 
+class Evidence(ServerMessage, frozen=True, tag="evidence"):
+    """Phase 6 in place of `Answer`, for a replay: all that anybody with the session's parameters and roster needs to make the
+    sum again, and to be sure of it (`replay.replayed`).
+
+    directory: its digest; participants: of the round; statements: the consents.
+    uploads: the survivors' frames, of `Upload`; seeds: of the survivors' self masks.
+    secrets: by dropout, what it shares with each survivor, in order.
+    """
+
+    round: Natural
+    directory: bytes
+    participants: tuple[int, ...]
+    statements: tuple[tuple[int, Statement], ...]
+    uploads: tuple[tuple[int, memoryview], ...]
+    seeds: tuple[tuple[int, bytes], ...]
+    secrets: tuple[tuple[int, tuple[bytes, ...]], ...]
+
+    def _check(self) -> None:
+        exact("the digest of a directory", self.directory, DIGEST_BYTES)
+        increasing("the participants", self.participants)
+        increasing("the consenting clients", [sender for sender, _ in self.statements])
+        increasing("the survivors", self.survivors)
+        seeded, dropped = [who for who, _ in self.seeds], [who for who, _ in self.secrets]
+        if seeded != list(self.survivors) or sorted((*seeded, *dropped)) != list(self.participants):
+            raise WireError("expected a seed of each survivor, and secrets of each other participant")
+        increasing("the dropouts", dropped)
+        for _, seed in self.seeds:
+            exact("the seed of a self mask", seed, KEY_BYTES)
+        for _, secrets in self.secrets:
+            _count("pair secrets of a dropout", secrets, len(self.uploads))
+            for secret in secrets:
+                exact("a pair secret", secret, KEY_BYTES)
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Whose uploads are in the sum."""
+        return tuple(who for who, _ in self.uploads)
+
+
 FromClient = Advertise | Shares | Confirm | Upload | Consent | Reveal | Verdict
-FromServer = Directory | Delivery | SumRequest | Survivors | Consents | Answer
+FromServer = Directory | Delivery | SumRequest | Survivors | SurvivorRoots | Consents | Answer | Evidence
 FROM_CLIENT: Decoder[FromClient] = Decoder(FromClient)
 FROM_SERVER: Decoder[FromServer] = Decoder(FromServer)
 ADVERTISE = Decoder(Advertise)
+UPLOAD = Decoder(Upload)
 
 # ---- what both sides compute ---------------------------------------------------------------------
 
@@ -328,12 +389,38 @@ def own_commitments(
     )
 
 
+def mask_commitments(
+    transcript: bytes, round_: int, client: int, seed: bytes, pair_secrets: Mapping[int, bytes]
+) -> bytes:
+    """What an upload says of its masks, for a replay: for each participant, in order, the commitment to the pair secret with it,
+    and at the client's own place that to the seed of its self mask.
+    """
+    parts = {
+        other: pair_commitment(transcript, round_, client, other, s) for other, s in pair_secrets.items()
+    }
+    parts[client] = seed_commitment(transcript, round_, client, seed)
+    return b"".join(parts[one] for one in sorted(parts))
+
+
+def pair_commitment(transcript: bytes, round_: int, one: int, other: int, secret: bytes) -> bytes:
+    """The hash of a pair secret, which its dealer, the lower of the two, published."""
+    low, high = sorted((one, other))
+    return commitment(transcript, round_, low, high, PAIR_SECRET, secret)
+
+
 def consent_parts(
-    transcript: bytes, directory: bytes, round_: int, participants: Sequence[int], survivors: Sequence[int]
+    transcript: bytes,
+    directory: bytes,
+    round_: int,
+    participants: Sequence[int],
+    survivors: Sequence[int],
+    roots: Sequence[bytes] = (),
 ) -> tuple[bytes, ...]:
-    """What a consent signs besides its statement: everything on which two clients' views could differ."""
+    """What a consent signs besides its statement: everything on which two clients' views could differ. roots: of the survivors'
+    uploads, for a replay.
+    """
     sets = (b"".join(map(integer, participants)), b"".join(map(integer, survivors)))
-    return (transcript, directory, integer(round_), *sets)
+    return (transcript, directory, integer(round_), *sets, *([b"".join(roots)] if roots else []))
 
 
 def sum_digest(answer: bytes, survivors: Sequence[int]) -> bytes:
@@ -346,12 +433,13 @@ def accepted_digest(opened: bytes, client: int) -> bytes:
     return digest(Label.ACCEPTED, opened, integer(client))
 
 
-def largest_message(members: int, rounds: Sequence[RoundSpec]) -> int:
+def largest_message(members: int, rounds: Sequence[RoundSpec], *, replay: bool = False) -> int:
     """Bytes of the longest message that a client of these rounds takes or gives: keys of every member, what was sealed for
-    every member, a masked vector, an opened sum.
+    every member, a masked vector, an opened sum; for a replay, the uploads of every member.
     """
     keys = members * 2048 * (1 + len(rounds))
-    return 1024 + max(keys, *(one.length * one.width for one in rounds))
+    longest = max(one.length * one.width for one in rounds) + 64 * members
+    return 1024 + max(keys, members * (longest + 2048) if replay else longest)
 
 
 def accepted_sums(opened: Mapping[int, bytes], client: int) -> bytes:

@@ -1,6 +1,6 @@
 """The server of masked sums, sans-IO. It relays, adds uploads on arrival, and opens one sum a round.
 
-Memory: one vector of the round's length, whatever the number of clients, and their keys and shares.
+Memory: one vector of the round's length, whatever the number of clients, and their keys and shares; for a replay, all uploads.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,11 +29,13 @@ from secure_afl.protocol.masking.messages import (
     Consents,
     Delivery,
     Directory,
+    Evidence,
     FromClient,
     Reveal,
     Shares,
     Statement,
     SumRequest,
+    SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
@@ -58,6 +60,7 @@ class _Round:
     survivors: frozenset[int] = frozenset()
     roots: dict[int, bytes] = field(default_factory=dict, repr=False)  # of uploads
     tags: dict[int, int] = field(default_factory=dict, repr=False)
+    frames: dict[int, bytes] = field(default_factory=dict, repr=False)  # of uploads, for a replay
     consents: dict[int, Statement] = field(default_factory=dict, repr=False)
     reveals: dict[int, dict[int, bytes]] = field(
         default_factory=dict, repr=False
@@ -258,7 +261,11 @@ class MaskingServer(SignedServer[FromClient]):
                 raise self._abort(
                     f"of {self.roster.name(client)}'s neighbours uploaded and it dropped out", left
                 )
-        message = encode(Survivors(self._transcript, current.number, tuple(sorted(survivors))))
+        if self._replays:
+            roots = tuple((client, current.roots[client]) for client in sorted(survivors))
+            message = encode(SurvivorRoots(self._transcript, current.number, roots))
+        else:
+            message = encode(Survivors(self._transcript, current.number, tuple(sorted(survivors))))
         return dict.fromkeys(sorted(survivors), message)
 
     def _send_consents(self) -> Outbox:
@@ -275,18 +282,21 @@ class MaskingServer(SignedServer[FromClient]):
         transcript, number = self._transcript, current.number
         plus: list[bytes] = []
         minus: list[bytes] = []
-        tag = sum(current.tags[client] for client in current.survivors) if self._verifies else 0
+        tag = sum(current.tags[client] for client in current.survivors) if self._tags else 0
+        seeds: dict[int, bytes] = {}
+        secrets: dict[int, dict[int, bytes]] = {}
         for client in sorted(current.survivors):
-            seed = self._self_seed(client)
+            seed = seeds[client] = self._self_seed(client)
             minus.append(messages.self_mask_key(seed, transcript, number, client))
-            if self._verifies:
+            if self._tags:
                 tag -= tags.self_mask(seed, transcript, number, client)
         for client in sorted(current.participants - current.survivors):
-            for other, secret in self._pair_secrets(client).items():
+            secrets[client] = self._pair_secrets(client)
+            for other, secret in secrets[client].items():
                 # What the surviving neighbour added (it is the lower of the two) or subtracted.
                 key = messages.pair_mask_key(secret, transcript, number, client, other)
                 (minus if other < client else plus).append(key)
-                if self._verifies:
+                if self._tags:
                     mask = tags.pair_mask(secret, transcript, number, client, other)
                     tag += -mask if other < client else mask
         modulus = self.parameters.rounds[current.number].modulus
@@ -294,10 +304,11 @@ class MaskingServer(SignedServer[FromClient]):
         words = current.total.astype(np.uint64, copy=False)
         if modulus:
             words = ring.centred(words, modulus).view(np.uint64)
-        if self._verifies:
-            self._answered[current.number] = self._answer_of(
-                current, words if modulus else current.total, tag
-            )
+        if self._tags:
+            payload = ring.pack(words if modulus else current.total, self.parameters.rounds[number].width)
+            self._take_answer(current, encode(Answer(transcript, number, payload, tags.packed(tag))))
+        elif self._replays:
+            self._take_answer(current, encode(self._evidence(current, seeds, secrets)))
         del self._round
         self.state = states.SERVER[self.parameters.mode][ServerState.UNMASKING][1]
         self.waiting_for = frozenset()
@@ -312,11 +323,27 @@ class MaskingServer(SignedServer[FromClient]):
             raise self._abort_for(client, "dealt shares of another self mask than it committed to")
         return seed
 
-    def _answer_of(self, current: _Round, words: ring.Words, tag: int) -> _Answered:
-        payload = ring.pack(words, self.parameters.rounds[current.number].width)
-        message = encode(Answer(self._transcript, current.number, payload, tags.packed(tag)))
+    def _take_answer(self, current: _Round, message: bytes) -> None:
         digest = messages.sum_digest(answered(message), sorted(current.survivors))
-        return _Answered(current.number, current.survivors, message, digest)
+        self._answered[current.number] = _Answered(current.number, current.survivors, message, digest)
+
+    def _evidence(
+        self, current: _Round, seeds: dict[int, bytes], secrets: dict[int, dict[int, bytes]]
+    ) -> Evidence:
+        """What clients replay the sum from."""
+        return Evidence(
+            self._transcript,
+            current.number,
+            self._directory,
+            tuple(sorted(current.participants)),
+            tuple(sorted(current.consents.items())),
+            tuple((client, memoryview(frame)) for client, frame in sorted(current.frames.items())),
+            tuple(sorted(seeds.items())),
+            tuple(
+                (client, tuple(one for _, one in sorted(shared.items())))
+                for client, shared in secrets.items()
+            ),
+        )
 
     def _send_answers(self) -> Outbox:
         answer = self._answered[self.round]
@@ -328,15 +355,24 @@ class MaskingServer(SignedServer[FromClient]):
         answer.message = b""
         refused = [client for client, accepted in answer.verdicts.items() if not accepted]
         if refused and 2 * len(refused) >= len(answer.verdicts):
+            why = (
+                "which does not fit its tag; a client sent a tag of another vector"
+                if self._tags
+                else "which they could not make again from the uploads"
+            )
             raise self._end(
-                f"{len(refused)} of {len(answer.verdicts)} clients refuse the opened sum, which does not fit its tag; a client "
-                "sent a tag of another vector: learn nothing from it, and begin a new session"
+                f"{len(refused)} of {len(answer.verdicts)} clients refuse the opened sum, {why}: learn nothing from it, and begin a "
+                "new session"
             )
         return {}
 
     @property
-    def _verifies(self) -> bool:
+    def _tags(self) -> bool:
         return self.parameters.verify is Verify.TAGS
+
+    @property
+    def _replays(self) -> bool:
+        return self.parameters.verify is Verify.REPLAY
 
     def _pair_secrets(self, client: int) -> dict[int, bytes]:
         """What a dropped client shares with each surviving neighbour, from its mask seed."""
@@ -410,7 +446,8 @@ class MaskingServer(SignedServer[FromClient]):
             ServerState.UNMASKING: (self.parameters.degree + 1) * (SHARE_BYTES + 16),
         }
         if self.state is ServerState.COLLECTING:
-            return self.parameters.rounds[self.round].payload_bytes + 320
+            proof = DIGEST_BYTES * len(self._round.participants) if self._replays else 0
+            return self.parameters.rounds[self.round].payload_bytes + proof + 320
         return longest.get(self.state, 0) + 384
 
     def _take(self, sender: int, message: FromClient, data: bytes, root: bytes) -> None:
@@ -444,13 +481,13 @@ class MaskingServer(SignedServer[FromClient]):
             case Upload():
                 spec = self.parameters.rounds[message.round]
                 exact(f"an upload of {spec.length} values", message.payload, spec.payload_bytes)
-                exact("a tag", message.tag, tags.TAG_BYTES if self._verifies else 0)
-                if self._verifies:
-                    self._round.tags[sender] = tags.parsed(message.tag)
+                self._check_proof(sender, message)
                 if not spec.modulus:
                     ring.add_packed(self._round.total, message.payload, spec.width)
                 self._round.survivors |= {sender}
                 self._round.roots[sender] = root
+                if self._replays:
+                    self._round.frames[sender] = data
             case Consent():
                 self._check_statement(sender, message.statement)
                 self._round.consents[sender] = message.statement
@@ -466,9 +503,32 @@ class MaskingServer(SignedServer[FromClient]):
                     )
                 answer.verdicts[sender] = bool(message.accepted)
 
+    def _check_proof(self, sender: int, upload: Upload) -> None:
+        """Take an upload's tag, or compare its commitments to masks with those that were dealt."""
+        current = self._round
+        if self._tags:
+            exact("a tag", upload.proof, tags.TAG_BYTES)
+            current.tags[sender] = tags.parsed(upload.proof)
+        elif not self._replays:
+            exact("a tag", upload.proof, 0)
+        elif upload.proof != b"".join(self._dealt(sender, one) for one in sorted(current.participants)):
+            raise WireError(
+                f"expected commitments to the masks that were dealt, {len(current.participants)} of {DIGEST_BYTES} bytes, got "
+                f"{len(upload.proof)} bytes that are none"
+            )
+
+    def _dealt(self, client: int, other: int) -> bytes:
+        """The commitment to what masks a client's upload: for `other`, or by itself."""
+        if client == other:
+            return self._own_commitments[client][self.round][0]
+        low, high = sorted((client, other))
+        return self._bundles[low][high].commitments[self.round][messages.PAIR_SECRET]
+
     def _check_statement(self, sender: int, statement: Statement) -> None:
-        sets = (sorted(self._round.participants), sorted(self._round.survivors))
-        view = messages.consent_parts(self._transcript, self._directory, self.round, *sets)
+        current = self._round
+        sets = (sorted(current.participants), sorted(current.survivors))
+        roots = [current.roots[one] for one in sets[1]] if self._replays else []
+        view = messages.consent_parts(self._transcript, self._directory, self.round, *sets, roots)
         statement.verify(self.roster.members[sender].verify_key, view)
         if statement.upload != self._round.roots[sender]:
             raise WireError(

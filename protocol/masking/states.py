@@ -14,9 +14,11 @@ from secure_afl.protocol.masking.messages import (
     Consents,
     Delivery,
     Directory,
+    Evidence,
     Reveal,
     Shares,
     SumRequest,
+    SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
@@ -76,6 +78,12 @@ CLIENT: Mapping[Mode, Mapping[ClientState, Mapping[type[Message], ClientState]]]
         **_CLIENT,
         ClientState.CONSENTED: {**_NEW_ROUND, Consents: ClientState.REVEALED},
     },
+    (Profile.ACTIVE, Verify.REPLAY): {
+        **_CLIENT,
+        ClientState.UPLOADED: {**_NEW_ROUND, SurvivorRoots: ClientState.CONSENTED},
+        ClientState.CONSENTED: {**_NEW_ROUND, Consents: ClientState.REVEALED},
+        ClientState.REVEALED: {**_NEW_ROUND, Evidence: ClientState.READY},
+    },
     (Profile.ACTIVE, Verify.NONE): _CLIENT,
     (Profile.SEMI_HONEST, Verify.NONE): {
         **_CLIENT,
@@ -96,7 +104,7 @@ SERVER: Mapping[Mode, Mapping[ServerState, tuple[type[Message], ServerState]]] =
         ServerState.CONSENTING: (Consent, ServerState.UNMASKING),
         ServerState.UNMASKING: (
             Reveal,
-            ServerState.OPENED if mode[1] is Verify.TAGS else ServerState.READY,
+            ServerState.READY if mode[1] is Verify.NONE else ServerState.OPENED,
         ),
         ServerState.ANSWERING: (Verdict, ServerState.READY),
     }

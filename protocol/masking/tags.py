@@ -111,8 +111,8 @@ def _hash(key: bytes) -> Poly1305:
         return Poly1305(key)
     except UnsupportedAlgorithm:
         raise CryptoError(
-            "this machine's OpenSSL does not allow Poly1305 (as in its FIPS mode), which checked sums need: agree with all "
-            'parties on policies with verify = ["none"], where the server is believed, or use another build'
+            "this machine's OpenSSL does not allow Poly1305 (as in its FIPS mode), which tags of sums need: agree with all "
+            'parties on verify = ["replay"], which needs none, or ["none"], where the server is believed; or use another build'
         ) from None
 
 

@@ -33,6 +33,8 @@ from secure_afl.protocol.session.wire import (
 
 SESSION_BYTES = 32
 _NAME_LENGTH = 64
+REPLAYED_BYTES = 2**29
+"""The most that the uploads of a sum have together where each client gets them all."""
 Values = npt.NDArray[Any]
 """A client's vector, float64 or int64, see `SumPlan.encode`."""
 
@@ -307,7 +309,7 @@ class Parameters(Message, frozen=True, tag="parameters"):
     session: 32 fresh bytes from the server; no session runs twice.
     roster: digest of the roster; cohort: the invited members' indices in it, increasing.
     degree: neighbours of each client; threshold: shares that open a secret, and consents that open a sum.
-    verify: whether clients are given the opened sums and check them; not under the semi-honest profile.
+    verify: whether clients check the opened sums; not under the semi-honest profile.
     """
 
     version: str
@@ -358,6 +360,11 @@ class Parameters(Message, frozen=True, tag="parameters"):
                 raise WireError(f"{spec.statistic}: {error}") from None
             if spec.modulus and n * magnitude > spec.modulus // 2:
                 raise WireError(f"{spec.statistic}: a sum of {n} clients can overflow the modulus")
+            if self.verify is Verify.REPLAY and (spec.modulus or n * spec.payload_bytes > REPLAYED_BYTES):
+                raise WireError(
+                    f"{spec.statistic}: clients can replay masked sums whose uploads have at most {REPLAYED_BYTES:,} bytes together, "
+                    f'and no encrypted ones, got {n} uploads of {spec.length} values: agree on verify = ["tags"]'
+                )
 
     @property
     def mode(self) -> Mode:

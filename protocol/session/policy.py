@@ -37,8 +37,9 @@ class Policy:
     suites : frozenset of Suite
         Key encapsulations; the default is the hybrid one alone.
     verify : frozenset of Verify
-        Under the active profile, whether clients are given the opened sums and check them ("tags"), or not ("none"): then no
-        client sees a sum, and the server is believed.
+        Under the active profile, how clients check the opened sums: by a tag ("tags"), which holds as long as no client helps
+        the server; by adding up all uploads themselves ("replay"), which holds against clients that help it, too; or not
+        ("none"): then no client sees a sum, and the server is believed.
     trusts_reports : Trust, default=Trust.NONE
         What to believe, even under the active profile, of the server's reports about earlier sums (weights of hidden layers,
         sizes of groups, steps of regressions), see `Trust`. A lie there could make a later sum reveal one client.
@@ -115,9 +116,21 @@ class Policy:
         if size < least:
             raise PolicyError(f"expected at least {least} {what}, the server named {size}")
 
-    def proposed_verify(self, profile: Profile) -> Verify:
-        """Whether masked sums are checked in the sessions that our server proposes under this policy."""
-        return Verify.TAGS if profile is Profile.ACTIVE and Verify.TAGS in self.verify else Verify.NONE
+    def proposed_verify(self, profile: Profile, *, encrypted: bool = False) -> Verify:
+        """How masked sums are checked in the sessions that our server proposes under this policy: as strictly as it allows.
+
+        encrypted: whether the masked vectors travel encrypted; then there is no replay. Raises `PolicyError` if the policy asks for one.
+        """
+        if profile is not Profile.ACTIVE:
+            return Verify.NONE
+        order = (Verify.TAGS, Verify.NONE) if encrypted else (Verify.REPLAY, Verify.TAGS, Verify.NONE)
+        for one in order:
+            if one in self.verify:
+                return one
+        raise PolicyError(
+            "masked vectors that travel encrypted cannot be replayed, and the policy asks for it: use the backend mask, or "
+            'verify = ["tags"]'
+        )
 
     def check_plan(self, plan: Sequence[SumPlan], profile: Profile, verify: Verify) -> None:
         """Raises `PolicyError` if a sum of the plan relies on the server's reports and the policy does not believe them.
@@ -133,9 +146,9 @@ class Policy:
                 f"{why}the active profile assumes that it may lie: plan without that sum (encoder seeded, one group), or let "
                 'the policy take what follows from sums that its client verified (trusts_reports = "verified")'
             )
-        if verify is not Verify.TAGS:
+        if verify is Verify.NONE:
             raise PolicyError(
-                f'{why}no client verifies the sums of this session: use masked sums with verify = ["tags"], or let the policy '
+                f'{why}no client verifies the sums of this session: use masked sums with verify = ["tags"] or ["replay"], or let the policy '
                 'believe whatever the server says (trusts_reports = "any")'
             )
 

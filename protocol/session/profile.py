@@ -13,11 +13,15 @@ class Profile(StrEnum):
 
 
 class Verify(StrEnum):
-    """TAGS: every client is given the opened sum and checks it before it uses it (docs/verified-sums.md). NONE: clients
-    are given nothing, and take on trust what the server says of a sum.
+    """Whether clients check the sums that the server opens (docs/verified-sums.md).
+
+    TAGS: each client gets the opened sum with a tag; this holds against a server that lies without the help of a client.
+    REPLAY: each client gets all uploads and adds them up itself; this holds against a server that clients help, too.
+    NONE: clients get nothing, and take on trust what the server says of a sum.
     """
 
     TAGS = "tags"
+    REPLAY = "replay"
     NONE = "none"
 
 
@@ -36,7 +40,8 @@ Mode = tuple[Profile, Verify]
 """What decides which messages a session of masked sums has."""
 MODES: tuple[Mode, ...] = (
     (Profile.ACTIVE, Verify.TAGS),
+    (Profile.ACTIVE, Verify.REPLAY),
     (Profile.ACTIVE, Verify.NONE),
     (Profile.SEMI_HONEST, Verify.NONE),
 )
-"""All that there are: clients that do not defend against lies do not look for them, and tags need a complete graph."""
+"""All that there are: clients that do not defend against lies do not look for them, and both checks need a complete graph."""

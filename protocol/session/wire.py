@@ -128,7 +128,7 @@ def verify_frame(
 
 
 def opened_frame(
-    data: bytes, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
+    data: bytes | memoryview, verify_key: bytes, transcript: bytes, answers: bytes, sender: int
 ) -> tuple[memoryview, bytes]:
     """What `verify_frame` gives, and the message's root."""
     if len(data) <= SIGNATURE_BYTES:
@@ -139,7 +139,7 @@ def opened_frame(
     body = root(encoded)
     signed = (transcript, answers, integer(sender), body)
     try:
-        verify(verify_key, data[-SIGNATURE_BYTES:], Label.FRAME_SIGNATURE, *signed)
+        verify(verify_key, bytes(data[-SIGNATURE_BYTES:]), Label.FRAME_SIGNATURE, *signed)
     except CryptoError:
         raise WireError(
             f"expected {len(data)} bytes signed by this sender in answer to what it was sent, got a wrong signature "

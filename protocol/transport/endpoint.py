@@ -279,7 +279,7 @@ class Endpoint:
         sums = session_sums(known)
         if sums.refused:
             raise PolicyError(
-                "this party refused a sum of the session, which did not fit its tag: no model of it is taken"
+                "this party refused a sum of the session, which did not fit its tag or the uploads: no model of it is taken"
             )
         return sums
 

@@ -64,7 +64,7 @@ class Cohort(Exchange):
             # A late upload is received, and refused.
             self.run(self.steps.advance, self._contribute)
         opened = self.timed(self.steps.result)
-        if self.server.parameters.verify is Verify.TAGS:
+        if self.server.parameters.verify is not Verify.NONE:
             self.run(self.steps.advance, self._contribute)
             self.timed(self.steps.advance)
         return opened

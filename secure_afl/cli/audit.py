@@ -47,17 +47,19 @@ def verify_command(
         Path | None, typer.Option(help="Write all of it as one page to this file.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Check chains, signatures and that the logs agree; print what left each client.
+    """Check chains, signatures and that the logs agree; make sums again whose evidence is in the folder `evidence` beside a log;
+    print what left each client.
 
     Exit code 1 if anything does not hold; file and line are named.
     """
     from secure_afl.protocol.audit.check import verify
+    from secure_afl.protocol.audit.log import kept
     from secure_afl.protocol.audit.story import stories
 
     with refusals_shown():
         make_way(html, "--html")
         parties = roster_file.read(roster) if roster else None
-        report = verify({str(file): file.read_bytes() for file in files}, parties)
+        report = verify({str(file): file.read_bytes() for file in files}, parties, kept(files))
         keys = _PINNED if parties else _UNPINNED
         told = stories(report)
         if report.findings:

@@ -20,8 +20,9 @@ from secure_afl.federation.project import Project
 from secure_afl.federation.project import read as read_project
 from secure_afl.node.site import DISCLOSURE, HELD_OUT, REPORT, Folder
 from secure_afl.node.study import Study
-from secure_afl.protocol.audit.check import Report, Session, verify
+from secure_afl.protocol.audit.check import SURVIVORS, Report, Session, verify
 from secure_afl.protocol.audit.events import Approved, Released, Revoked, Taken
+from secure_afl.protocol.audit.log import kept
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import FileError
@@ -94,7 +95,7 @@ def record(path: Path, logs: Mapping[str, bytes], language: str = "en") -> Page:
     said, folder = words(language), Folder(path)
     terms, study = folder.terms()
     project = read_project(path / "project.toml") if (path / "project.toml").exists() else None
-    report = verify(logs, terms.parties)
+    report = verify(logs, terms.parties, kept(map(Path, logs)))
     digests = {one.digest for one in terms.parties.rosters().values()}
     sessions = [one for one in report.sessions if one.roster.digest in digests]
     key = path / "identity.key"
@@ -267,7 +268,7 @@ def _contributed(session: Session, index: int) -> bool | None:
     view = session.parties.get(index)
     if view is None:
         return None
-    return any(index in one.event.frame.members for one in view.received("survivors", "check"))
+    return any(index in one.event.frame.members for one in view.received(*SURVIVORS, "check"))
 
 
 def _decisions(report: Report, study: Study, said: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

@@ -127,9 +127,10 @@ def _plan(terms: Terms, *, client: bool = False) -> str:
     policy, clients = terms.policy, terms.parties.clients
     policy.check_backend(terms.backend)
     profile = Profile.ACTIVE if Profile.ACTIVE in policy.profiles else Profile.SEMI_HONEST
-    policy.check_plan(
-        terms.plan, profile, policy.proposed_verify(profile) if terms.backend.masked else Verify.NONE
-    )
+    verify = Verify.NONE
+    if terms.backend.masked:
+        verify = policy.proposed_verify(profile, encrypted=terms.backend.encrypted)
+    policy.check_plan(terms.plan, profile, verify)
     if terms.backend.masked:
         suite = next(one for one in Suite if one in policy.suites)
         found = proposed(clients, terms.plan, SessionSettings(policy, profile, suite), _agreed(terms))

@@ -6,7 +6,7 @@
     study.toml      what is learned; see `secure_afl.node.study`
     data.toml       clients: `table` and `name` of the data set, as its owner calls it
     state.db        made by the node: its ledger and its sessions
-    audit.jsonl     made by the node: its audit log
+    audit.jsonl     made by the node: its audit log; evidence/: sums that it made again itself, with verify = ["replay"]
     model.npz       made by the node: what was learned; personal.npz: with a head of the site's own
     kept.sum        made by the node and the server, where the study says so: see `secure_afl.node.changes`
     rows.json       made by the node: the digest of the rows in the first sum of a session

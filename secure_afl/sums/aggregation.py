@@ -37,7 +37,6 @@ from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, 
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, RidgeSystem, RoundSpec, SumPlan
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribute, Contribution, Network
@@ -246,7 +245,7 @@ def proposed(
         degree=near.degree,
         threshold=near.threshold,
         rounds=agreed,
-        verify=Verify.NONE if Verify.TAGS not in policy.verify else None,
+        verify=policy.proposed_verify(profile, encrypted=agreed is not None),
     )
     policy.check(parameters, clients)  # otherwise all clients would refuse: raise once, early
     return parameters

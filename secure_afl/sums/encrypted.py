@@ -147,7 +147,9 @@ class EncryptedSums(Sums[EncryptedCohort]):
         encryption, policy, settings, sessions = self.encryption, self.policy, self.settings, self._sessions
         policy.check_backend(self.backend)
         # As every client does, for any profile of the masks.
-        verify = policy.proposed_verify(settings.profile) if encryption.masked else Verify.NONE
+        verify = Verify.NONE
+        if encryption.masked:
+            verify = policy.proposed_verify(settings.profile, encrypted=True)
         policy.check_plan(plan, Profile.ACTIVE, verify)
         least, masked = enough(policy, clients), None
         roster, holders = sessions.rosters(clients)

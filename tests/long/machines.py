@@ -1,5 +1,6 @@
 """The five state machines in every state, for the fuzzer: what it feeds, and what must hold after a refusal."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import msgpack
-from worlds.cohorts import Session, link, world
+from worlds.cohorts import EVERY_PROFILE, Session, link, world
 from worlds.encrypted import EVERY_BACKEND, KeySession, KeyWorld
 
 from long.recipes import Path, Recipe, paths_in, tree_of
@@ -27,7 +28,7 @@ from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.session.errors import PolicyError, ProtocolError, RemoteProtocolError
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import PARAMETERS, Profile, SumWanted
-from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.profile import Mode, Verify
 from secure_afl.protocol.session.server import Outbox, SignedServer
 from secure_afl.protocol.session.wire import WireError, answered, decode, encode, sign_frame
 from secure_afl.protocol.transport.driver import Packet, PerfectNetwork
@@ -260,17 +261,20 @@ class Held(PerfectNetwork):
         return found
 
 
+TAGS: Mode = (Profile.ACTIVE, Verify.TAGS)
+REPLAY: Mode = (Profile.ACTIVE, Verify.REPLAY)
+SEMI: Mode = (Profile.SEMI_HONEST, Verify.NONE)
 _NO_TRANSCRIPT = ("parameters", "agreement", "invitation")
 
 
-def _masked_session(profile: Profile, network: Held) -> Session:
-    here = world(4)
-    return here.session(here.propose(rounds=ROUNDS, profile=profile), network)
+def _masked_session(mode: Mode, network: Held) -> Session:
+    here = world(4, dataclasses.replace(EVERY_PROFILE, verify=frozenset({mode[1]})))
+    return here.session(here.propose(rounds=ROUNDS, profile=mode[0]), network)
 
 
-def _masked_bases(profile: Profile) -> dict[str, bytes]:
+def _masked_bases(mode: Mode) -> dict[str, bytes]:
     network = Held()
-    session = _masked_session(profile, network).set_up()
+    session = _masked_session(mode, network).set_up()
     for number in range(ROUNDS):
         session.sum(number)
     return network.bases()
@@ -287,9 +291,9 @@ _MASKED_PHASES = (
 )
 
 
-def _masked_at(profile: Profile, phase: str) -> tuple[Session, Outbox]:
+def _masked_at(mode: Mode, phase: str) -> tuple[Session, Outbox]:
     """A session in which this phase's messages wait to be delivered."""
-    session = _masked_session(profile, Held())
+    session = _masked_session(mode, Held())
     return session, _outbox_of(session, phase)
 
 
@@ -331,20 +335,21 @@ def _signing(party: SignedServer[Any], identities: Any) -> Callable[[int, bytes]
 def masking_servers() -> list[Serving]:
     """In each state."""
     found = []
-    bases = _masked_bases(Profile.ACTIVE)
-    for phase in _MASKED_PHASES:
-        session, outbox = _masked_at(Profile.ACTIVE, phase)
+    bases = _masked_bases(TAGS)
+    replayed = [(REPLAY, phase) for phase in ("collecting", "consenting", "answering")]
+    for mode, phase in [*((TAGS, phase) for phase in _MASKED_PHASES), *replayed]:
+        session, outbox = _masked_at(mode, phase)
         frames = _answers(session, outbox)
         for index, frame in frames.items():
             if index != VICTIM:
                 session.server.receive(index, frame)
         found.append(_masking_server(session, bases, frames[VICTIM]))
     for phase in ("start", "ready", "opened", "aborted"):
-        session = _masked_session(Profile.ACTIVE, Held())
+        session = _masked_session(TAGS, Held())
         if phase == "ready":
             session.set_up()
         elif phase == "opened":
-            session, outbox = _masked_at(Profile.ACTIVE, "unmasking")
+            session, outbox = _masked_at(TAGS, "unmasking")
             for index, frame in _answers(session, outbox).items():
                 session.server.receive(index, frame)
             session.server.result()
@@ -366,8 +371,9 @@ def _aborts(step: Callable[[], object]) -> None:
 
 def _masking_server(session: Session, bases: Mapping[str, bytes], frame: bytes) -> Serving:
     machine = session.server
+    replays = machine.parameters.verify is Verify.REPLAY
     return Serving(
-        f"MaskingServer {machine.state.value}",
+        f"MaskingServer {'replay ' if replays else ''}{machine.state.value}",
         machine,
         *_with_frame(bases, frame),
         sender=VICTIM,
@@ -388,23 +394,24 @@ def _with_frame(bases: Mapping[str, bytes], frame: bytes) -> tuple[dict[str, byt
 def _masking_on(machine: masking_server.MaskingServer) -> None:
     if machine.state is masked_states.ServerState.UNMASKING:
         machine.result()
-        if machine.parameters.verify is Verify.TAGS:
+        if machine.parameters.verify is not Verify.NONE:
             machine.advance()
     else:
         machine.advance()
 
 
 def masking_clients() -> list[Machine]:
-    """In each state, under both profiles where they differ."""
+    """In each state, in all modes where they differ."""
     found = []
-    for profile in Profile:
-        bases = _masked_bases(profile)
+    for mode, differ in (
+        (TAGS, list(_PHASE_OF)),
+        (REPLAY, ["uploaded", "consented", "revealed"]),
+        (SEMI, ["uploaded", "ready"]),
+    ):
+        bases = _masked_bases(mode)
         for state in masked_states.ClientState:
-            if profile is Profile.SEMI_HONEST and state.value not in ("uploaded", "ready"):
-                continue
-            if state is masked_states.ClientState.REJECTED:  # takes nothing
-                continue
-            found.append(_masking_client(profile, state, bases))
+            if state.value in differ:
+                found.append(_masking_client(mode, state, bases))
     return found
 
 
@@ -420,13 +427,11 @@ _PHASE_OF = {
 }
 
 
-def _masking_client(
-    profile: Profile, state: masked_states.ClientState, others: Mapping[str, bytes]
-) -> Machine:
+def _masking_client(mode: Mode, state: masked_states.ClientState, others: Mapping[str, bytes]) -> Machine:
     phase = _PHASE_OF[state.value]
-    if profile is Profile.SEMI_HONEST and state.value == "uploaded":
+    if mode is SEMI and state.value == "uploaded":
         phase = "unmasking"
-    session, outbox = _masked_at(profile, phase)
+    session, outbox = _masked_at(mode, phase)
     party, pending = session.clients[VICTIM], outbox[VICTIM]
     if state.value == "requested":
         party.receive(pending)
@@ -442,7 +447,7 @@ def _masking_client(
     name = tree_of(pending)[0]
     bases[name] = pending
     machine = Machine(
-        f"MaskingClient {profile.value} {state.value}",
+        f"MaskingClient {'replay' if mode is REPLAY else mode[0].value} {state.value}",
         party,
         bases,
         name,
@@ -803,7 +808,7 @@ def machines() -> list[Machine | Serving]:
 
 def honest_messages() -> dict[str, bytes]:
     """One of each kind of message, by its tag, without signatures."""
-    found = _masked_bases(Profile.ACTIVE)
+    found = _masked_bases(REPLAY) | _masked_bases(TAGS)
     found |= _encrypted_bases("bfv", 2)
     decode(found["parameters"], PARAMETERS)
     return found
@@ -813,7 +818,7 @@ def honest_frames() -> dict[str, tuple[bytes, bytes, bytes, bytes, int]]:
     """Frames of a masked session, with what `wire.verify_frame` takes besides."""
     found = {}
     for phase in ("advertising", "sharing", "collecting"):
-        session, outbox = _masked_at(Profile.ACTIVE, phase)
+        session, outbox = _masked_at(TAGS, phase)
         frame = _answers(session, outbox)[VICTIM]
         key = session.world.identities[VICTIM].verify_key
         about = (session.parameters.transcript(), session.server._questions[VICTIM], VICTIM)

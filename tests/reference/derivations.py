@@ -60,10 +60,26 @@ def verify_bundle(bundle: Fields, key: bytes, transcript: bytes, dealer: int) ->
 
 
 def consent_parts(
-    transcript: bytes, directory: bytes, round_: int, participants: list[int], survivors: list[int]
+    transcript: bytes,
+    directory: bytes,
+    round_: int,
+    participants: list[int],
+    survivors: list[int],
+    roots: list[bytes],
 ) -> list[bytes]:
+    """roots: of the survivors' uploads with replay, else none."""
     sets = [b"".join(map(u64, places)) for places in (participants, survivors)]
-    return [transcript, directory, u64(round_), *sets]
+    return [transcript, directory, u64(round_), *sets, *([b"".join(roots)] if roots else [])]
+
+
+def mask_commitments(
+    transcript: bytes, round_: int, place: int, seed: bytes, secrets: dict[int, bytes]
+) -> bytes:
+    """secrets: with each other participant, by its place."""
+    said = {place: self_commitment(transcript, round_, place, seed)}
+    for other, one in secrets.items():
+        said[other] = commitment(transcript, round_, min(place, other), max(place, other), 2, one)
+    return b"".join(one for _, one in sorted(said.items()))
 
 
 def sum_digest(answer: bytes, survivors: list[int]) -> bytes:

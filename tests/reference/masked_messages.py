@@ -40,7 +40,9 @@ def check_parameters(fields: Fields) -> None:
     n, degree, rounds = len(fields["cohort"]), fields["degree"], fields["rounds"]
     need(n >= 2, "two clients")
     sparse = fields["profile"] == "semi-honest" and 0 < degree < n - 1 and degree % 2 == 0
-    need(fields["profile"] == "active" or fields["verify"] == "none", "no tags under the semi-honest profile")
+    need(
+        fields["profile"] == "active" or fields["verify"] == "none", "no checks under the semi-honest profile"
+    )
     need(degree == n - 1 or sparse, "n - 1 neighbours, or an even number under the semi-honest profile")
     need(1 <= fields["threshold"] <= degree + 1, "a threshold of 1 to degree + 1")
     check_rounds(rounds, n)
@@ -48,6 +50,8 @@ def check_parameters(fields: Fields) -> None:
         t = one["modulus"]
         need(t == rounds[0]["modulus"], "one modulus in all rounds")
         need(t == 0 or n * one["magnitude"] <= t // 2, "a sum within half the modulus")
+        if fields["verify"] == "replay":
+            need(t == 0 and n * one["length"] * one["width"] <= 2**29, "uploads that can be replayed")
 
 
 PLACES = increasing(natural)
@@ -70,7 +74,7 @@ PARAMETERS = message(
         "version": one_of(VERSION),
         "session": data(32),
         "profile": one_of("active", "semi-honest"),
-        "verify": one_of("tags", "none"),
+        "verify": one_of("tags", "replay", "none"),
         "suite": one_of("hybrid", "x25519"),
         "roster": data(32),
         "cohort": PLACES,
@@ -107,6 +111,18 @@ def _accepted(value: Any) -> bytes:
     return bytes(said)
 
 
+def check_evidence(fields: Fields) -> None:
+    """Seeds of the survivors, and of each other participant a secret with each of them."""
+    survivors, seeded, dropped = ([who for who, _ in fields[one]] for one in ("uploads", "seeds", "secrets"))
+    need(seeded == survivors, "a seed of each survivor")
+    need(
+        sorted(survivors + dropped) == fields["participants"],
+        "survivors and dropouts that are the participants",
+    )
+    for _, secrets in fields["secrets"]:
+        need(len(secrets) == len(survivors), "a secret with each survivor")
+
+
 STATEMENT = message(
     "statement", {"upload": data(32), "accepted": _accepted, "log": data(0, 32), "signature": data(64)}
 )
@@ -115,16 +131,33 @@ TO_CLIENTS: dict[str, Kind] = {
     "delivery": message("delivery", {"transcript": data(32), "bundles": by_place(BUNDLE)}),
     "sum request": message("sum request", {"transcript": data(32), "round": natural, "participants": PLACES}),
     "survivors": message("survivors", {"transcript": data(32), "round": natural, "survivors": PLACES}),
+    "survivor roots": message(
+        "survivor roots", {"transcript": data(32), "round": natural, "roots": by_place(data(32))}
+    ),
     "consents": message(
         "consents", {"transcript": data(32), "round": natural, "statements": by_place(STATEMENT)}
     ),
     "answer": message("answer", {"transcript": data(32), "round": natural, "payload": data(), "tag": data()}),
+    "evidence": message(
+        "evidence",
+        {
+            "transcript": data(32),
+            "round": natural,
+            "directory": data(32),
+            "participants": PLACES,
+            "statements": by_place(STATEMENT),
+            "uploads": by_place(data()),
+            "seeds": by_place(data(32)),
+            "secrets": by_place(many(data(32))),
+        },
+        check_evidence,
+    ),
 }
 FROM_CLIENTS: dict[str, Kind] = {
     "advertise": ADVERTISE,
     "shares": SHARES,
     "confirm": message("confirm", {"complaints": PLACES}),
-    "upload": message("upload", {"round": natural, "payload": data(), "tag": data()}),
+    "upload": message("upload", {"round": natural, "payload": data(), "proof": data()}),
     "consent": message("consent", {"round": natural, "statement": STATEMENT}),
     "reveal": message("reveal", {"round": natural, "shares": by_place(data(33))}),
     "verdict": message("verdict", {"round": natural, "accepted": data(0, 32), "log": data(0, 32)}),

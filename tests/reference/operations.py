@@ -18,6 +18,7 @@ from reference import (
     masked_messages,
     masks,
     messagepack,
+    replay,
     schema,
     shamir,
     tags,
@@ -104,6 +105,17 @@ def own_commitments(transcript: str, round: int, place: int, seed: str, share: s
     session = hexed(transcript)
     own = derivations.self_commitment(session, round, place, hexed(seed))
     return shown([own, derivations.commitment(session, round, place, place, 1, hexed(share))])
+
+
+def mask_commitments(transcript: str, round: int, place: int, seed: str, secrets: list[Any]) -> Any:
+    shared = {other: hexed(one) for other, one in secrets}
+    return shown(derivations.mask_commitments(hexed(transcript), round, place, hexed(seed), shared))
+
+
+def replay_sum(parameters: str, members: list[Any], evidence: str) -> Any:
+    known = [(name, hexed(key)) for name, key in members]
+    values, roots = replay.replayed(hexed(parameters), known, hexed(evidence))
+    return {"sum": values, "roots": shown(roots)}
 
 
 def challenge_parts(offer: str, seed: str) -> Any:
@@ -309,9 +321,13 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         tags.packed(tags.tag(hexed(key), vector, magnitude, size, participants, index))
     ),
     "tag fits": tag_fits,
-    "consent parts": lambda transcript, directory, round, participants, survivors: shown(
-        derivations.consent_parts(hexed(transcript), hexed(directory), round, participants, survivors)
+    "consent parts": lambda transcript, directory, round, participants, survivors, roots: shown(
+        derivations.consent_parts(
+            hexed(transcript), hexed(directory), round, participants, survivors, hexes(roots)
+        )
     ),
+    "mask commitments": mask_commitments,
+    "replay": replay_sum,
     "shares info": lambda transcript, dealer, holder: shown(
         derivations.shares_info(hexed(transcript), dealer, holder)
     ),

@@ -288,7 +288,9 @@ def derivations() -> Vectors:
         **place,
     )
     sets = {"participants": [0, 1, 2, 3], "survivors": [0, 2, 3]}
-    v.good("consent", "consent parts", directory=digest, **place, **sets)
+    v.good("consent", "consent parts", directory=digest, roots=[], **place, **sets)
+    rooted = hexes([secret("root"), secret("root 2"), secret("root 3")])
+    v.good("consent of a replay", "consent parts", directory=digest, roots=rooted, **place, **sets)
     v.good(
         "consent of others",
         "consent parts",
@@ -296,8 +298,9 @@ def derivations() -> Vectors:
         **place,
         participants=[0, 1, 2],
         survivors=[3, 4],
+        roots=[],
     )
-    view = derived.consent_parts(s.transcript, bytes.fromhex(digest), 0, **sets)
+    view = derived.consent_parts(s.transcript, bytes.fromhex(digest), 0, **sets, roots=[])
     said = {"upload": secret("root").hex(), "accepted": "", "log": secret("line").hex()}
     private, signer_key = s.secret("identity 2").hex(), members[2][1]
     seen: dict[str, Any] = {"view": hexes(view)}
@@ -326,6 +329,7 @@ def derivations() -> Vectors:
     for name, why, fields in spoiled:
         given = {"statement": statement, "key": signer_key, **seen, **fields}
         v.bad(f"a statement {name}", why, "verify statement", **given)
+    _replays(v)
     answer = messagepack.pack(["answer", s.transcript, 0, bytes(20), bytes(17)]).hex()
     opened = v.good("an opened sum", "sum digest", answer=answer, survivors=[0, 2, 3])
     v.good("an opened sum of others", "sum digest", answer=answer, survivors=[0, 1, 2, 3])
@@ -421,3 +425,63 @@ def derivations() -> Vectors:
     v.good("data set, split elsewhere", "data set digest", client="site-0p", data_set="atients 2024")
     v.good("data set, not ASCII", "data set digest", client="Zürich", data_set="été")
     return v
+
+
+def _replays(v: Vectors) -> None:
+    """Sums that are made again from their evidence."""
+    s = Session("x25519", "replay")
+    for place in (0, 2):
+        shared = [[other, s.pair(place, other).hex()] for other in (0, 1, 2, 3) if other != place]
+        seed = s.secret(f"self seed {place}").hex()
+        known = {"transcript": s.transcript.hex(), "round": 0, "place": place, "seed": seed}
+        v.good(f"mask commitments of {place}", "mask commitments", secrets=shared, **known)
+    vectors = {place: [10**place, -7, 0, place, 2**28] for place in (0, 2, 3)}
+    evidence = s.evidence(vectors)
+    given = {"parameters": s.parameters.hex(), "members": [[name, key.hex()] for name, key in s.members]}
+    v.good("a replay with a dropout", "replay", evidence=messagepack.pack(evidence).hex(), **given)
+    everybody = s.evidence(dict(sorted({1: [5, 5, 5, 5, 5], **vectors}.items())))
+    v.good("a replay of all", "replay", evidence=messagepack.pack(everybody).hex(), **given)
+    frame, message = evidence[6][0][1], s.upload(0, [2, -7, 0, 0, 2**28])
+    question = messagepack.pack(["sum request", s.transcript, 0, [0, 1, 2, 3]])
+    large = s.evidence({**vectors, 0: [419430400 * 4, 0, 0, 0, 0]})
+    spoiled: tuple[tuple[str, str, dict[int, Any]], ...] = (
+        ("of another round", "not planned", {2: 1}),
+        ("of another session", "another transcript", {1: bytes(32)}),
+        ("of another directory", "consents cover it", {3: bytes(32)}),
+        ("with a consent too few", "the threshold is 3", {5: evidence[5][:2]}),
+        ("with a consent of another", "a wrong signature", {5: [[0, evidence[5][1][1]], *evidence[5][1:]]}),
+        (
+            "with an altered upload",
+            "a wrong signature",
+            {6: [[0, frame[:20] + b"!" + frame[21:]], *evidence[6][1:]]},
+        ),
+        (
+            "with a second upload",
+            "its root is in no consent",
+            {6: [[0, s.frame(0, question, message)], *evidence[6][1:]]},
+        ),
+        ("with another self seed", "not committed to", {7: [[0, bytes(32)], *evidence[7][1:]]}),
+        ("with another pair secret", "not committed to", {8: [[1, [bytes(32), *evidence[8][0][1][1:]]]]}),
+        ("with a secret too few", "one with each survivor", {8: [[1, evidence[8][0][1][1:]]]}),
+        ("without its dropout", "the question names it", {4: [0, 2, 3], 8: []}),
+        ("of nobody", "no survivor", {4: [1], 5: [], 6: [], 7: [], 8: [[1, []]]}),
+    )
+    for name, why, changes in spoiled:
+        changed = [changes.get(at, part) for at, part in enumerate(evidence)]
+        v.bad(f"a replay {name}", why, "replay", evidence=messagepack.pack(changed).hex(), **given)
+    v.bad(
+        "a replay over the bound",
+        "an entry too large",
+        "replay",
+        evidence=messagepack.pack(large).hex(),
+        **given,
+    )
+    others = [*given["members"][:3], ["another", given["members"][3][1]]]
+    told = {**given, "members": others}
+    v.bad(
+        "a replay with another roster",
+        "not the session's",
+        "replay",
+        evidence=messagepack.pack(evidence).hex(),
+        **told,
+    )

@@ -222,7 +222,7 @@ def masked() -> Vectors:
         "a session of 31 bytes": {2: D[:-1]},
         "a session of 33 bytes": {2: D + b"\0"},
         "an unknown profile": {3: "passive"},
-        "an unknown check": {4: "replay"},
+        "an unknown check": {4: "hash"},
         "tags under the semi-honest profile": {3: "semi-honest"},
         "an unknown suite": {5: "p256"},
         "a roster digest of 31 bytes": {6: D[:-1]},
@@ -239,10 +239,13 @@ def masked() -> Vectors:
         "two moduli": {10: [round_(width=8, modulus=T46), round_(statistic="b", width=8, modulus=T60)]},
         "a modulus in one round only": {10: [ROUND, round_(statistic="b", width=8, modulus=T60)]},
         "a sum over half the modulus": {10: [round_(width=8, magnitude=T46 // 8 + 1, modulus=T46)]},
+        "a replay of too many bytes": {4: "replay", 10: [round_(length=2**25 + 1)]},
+        "a replay below a modulus": {4: "replay", 10: [round_(width=8, magnitude=T46 // 8, modulus=T46)]},
         **bad_rounds(10),
     }
     v.message(kind, PARAMETERS, wrong, inner=((10, 0),))
     v.also("nothing is checked", kind, v.changed(PARAMETERS, {4: "none"}))
+    v.also("a replay", kind, v.changed(PARAMETERS, {4: "replay", 10: [round_(length=2**25)]}))
     sparse = {
         3: "semi-honest",
         4: "none",
@@ -344,6 +347,41 @@ def masked() -> Vectors:
         "a signature of 63 bytes": {3: [[0, [*STATEMENT[:-1], SIGNATURE[:-1]]]]},
     }
     v.message(kind, ["consents", D, 1, [[0, STATEMENT], [2, STATEMENT]]], session | wrong)
+    roots = [[0, D], [2, D], [3, D]]
+    wrong = {
+        "unsorted survivors": {3: [[2, D], [0, D]]},
+        "a survivor twice": {3: [[2, D], [2, D]]},
+        "a root of 31 bytes": {3: [[2, D[:-1]]]},
+    }
+    v.message(kind, ["survivor roots", D, 0, roots], session | wrong)
+    v.also("of nobody", kind, ["survivor roots", D, 2**64 - 1, []])
+    statements = [[0, STATEMENT], [2, STATEMENT]]
+    evidence = [
+        "evidence",
+        D,
+        0,
+        D,
+        [0, 1, 2],
+        statements,
+        [[0, b"a"], [2, b"b"]],
+        [[0, D], [2, D]],
+        [[1, [D, D]]],
+    ]
+    wrong = {
+        "a directory of 31 bytes": {3: D[:-1]},
+        "unsorted participants": {4: [0, 2, 1]},
+        "a participant too many": {4: [0, 1, 2, 3]},
+        "unsorted consents": {5: statements[::-1]},
+        "unsorted uploads": {6: [[2, b"b"], [0, b"a"]]},
+        "an upload too few": {6: [[0, b"a"]]},
+        "a seed of 31 bytes": {7: [[0, D[:-1]], [2, D]]},
+        "a seed too few": {7: [[0, D]]},
+        "a survivor that dropped out": {8: [[1, [D, D]], [2, [D, D]]]},
+        "a secret too few": {8: [[1, [D]]]},
+        "a secret of 33 bytes": {8: [[1, [D, D + b"\0"]]]},
+    }
+    v.message(kind, evidence, session | wrong)
+    v.also("of one", kind, ["evidence", D, 2**64 - 1, D, [300], [], [[300, b""]], [[300, D]], []])
     v.message(kind, ["answer", D, 0, b"payload", bytes(17)], session)
     v.also("empty", kind, ["answer", D, 2**64 - 1, b"", b""])
     v.other_bytes(kind, ["confirm", []])

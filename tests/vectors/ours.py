@@ -25,8 +25,10 @@ from secure_afl.crypto.lattice import bfv, ckks, joint_key, ntt, parameter_sets
 from secure_afl.protocol.homomorphic import agreement
 from secure_afl.protocol.homomorphic import messages as encrypted
 from secure_afl.protocol.masking import messages as masked
+from secure_afl.protocol.masking import replay as replaying
 from secure_afl.protocol.masking import tags as authentic
 from secure_afl.protocol.session import graph, parameters, roster, wire
+from secure_afl.protocol.session.parameters import PARAMETERS
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.transport import post
 
@@ -310,10 +312,39 @@ def own_commitments(transcript: str, round: int, place: int, seed: str, share: s
 
 @operation
 def consent_parts(
-    transcript: str, directory: str, round: int, participants: list[int], survivors: list[int]
+    transcript: str,
+    directory: str,
+    round: int,
+    participants: list[int],
+    survivors: list[int],
+    roots: list[str],
 ) -> Any:
-    """The parts that a consent signs (§4)."""
-    return shown(masked.consent_parts(hexed(transcript), hexed(directory), round, participants, survivors))
+    """The parts that a consent signs; roots: of the survivors' uploads with replay, else none (§4)."""
+    signed = list(map(hexed, roots))
+    return shown(
+        masked.consent_parts(hexed(transcript), hexed(directory), round, participants, survivors, signed)
+    )
+
+
+@operation
+def mask_commitments(transcript: str, round: int, place: int, seed: str, secrets: list[Any]) -> Any:
+    """The mask commitments of an upload; secrets: with each other participant, by place (§4)."""
+    shared = {other: hexed(one) for other, one in secrets}
+    return shown(masked.mask_commitments(hexed(transcript), round, place, hexed(seed), shared))
+
+
+@operation
+def replay(parameters: str, members: list[Any], evidence: str) -> Any:
+    """The sum of an encoded `evidence`, and the roots of its uploads; members: the roster's names and keys (§5)."""
+    session = wire.decode(hexed(parameters), PARAMETERS)
+    known = roster.Roster(tuple(roster.Member(name, hexed(key)) for name, key in members))
+    said = wire.decode(hexed(evidence), masked.FROM_SERVER)
+    if not isinstance(said, masked.Evidence):
+        raise wire.WireError("expected evidence")
+    words, roots = replaying.replayed(session, known, said)
+    replaying.check_consents(session, known, said, roots)
+    signed = ring.signed(words, session.rounds[said.round].width)
+    return {"sum": signed.tolist(), "roots": shown(roots)}
 
 
 @operation

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reference import derivations, frames, hpke, kdf, messagepack, shamir, tags
+from reference import derivations, fixedpoint, frames, hpke, kdf, masks, messagepack, shamir, tags
 
 from vectors.cases import secret
 
@@ -13,9 +13,10 @@ N, T = 4, 3
 
 @dataclass(frozen=True)
 class Session:
-    """Four clients, one round, the active profile."""
+    """Four clients, one round, the active profile. With replay only `evidence` has vectors."""
 
     suite: str
+    verify: str = "tags"
 
     def secret(self, name: str) -> bytes:
         return secret(f"{self.suite} {name}")
@@ -26,7 +27,7 @@ class Session:
 
     @cached_property
     def parameters(self) -> bytes:
-        head = ["parameters", "secure-afl/2", self.secret("session"), "active", "tags", self.suite]
+        head = ["parameters", "secure-afl/2", self.secret("session"), "active", self.verify, self.suite]
         round_ = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
         roster = derivations.roster_digest(self.members)
         return messagepack.pack([*head, roster, [*range(N)], N - 1, T, [round_]])
@@ -92,3 +93,48 @@ class Session:
             derivations.commitment(self.transcript, 0, place, place, 1, share),
         ]
         return ["shares", [own], [self.bundle(place, other) for other in range(N) if other != place]]
+
+    # ---- a replay --------------------------------------------------------------------------------
+
+    def pair(self, one: int, other: int) -> bytes:
+        """The pair secret of two clients."""
+        seed = self.secret(f"mask seed {min(one, other)}")
+        return derivations.pair_secret(seed, self.transcript, 0, max(one, other))
+
+    def upload(self, place: int, values: list[int]) -> list[Any]:
+        """Of a client's vector, in units; all four take part."""
+        seed, pairs = (
+            self.secret(f"self seed {place}"),
+            {o: self.pair(place, o) for o in range(N) if o != place},
+        )
+        key = {o: derivations.pair_mask_key(one, self.transcript, 0, place, o) for o, one in pairs.items()}
+        plus = [derivations.self_mask_key(seed, self.transcript, 0, place)]
+        plus += [one for other, one in key.items() if other > place]
+        minus = [one for other, one in key.items() if other < place]
+        words = masks.masked([value % 2**32 for value in values], plus, minus, 0, 4)
+        proof = derivations.mask_commitments(self.transcript, 0, place, seed, pairs)
+        return ["upload", 0, fixedpoint.pack(words, 4), proof]
+
+    def evidence(self, vectors: dict[int, list[int]]) -> list[Any]:
+        """Of the sum of these survivors' vectors."""
+        question = messagepack.pack(["sum request", self.transcript, 0, [*range(N)]])
+        uploads = [(place, self.upload(place, values)) for place, values in vectors.items()]
+        roots = [frames.root(messagepack.pack(message)) for _, message in uploads]
+        directory, survivors = self.secret("directory"), [*vectors]
+        view = derivations.consent_parts(self.transcript, directory, 0, [*range(N)], survivors, roots)
+        statements = []
+        for place, root in zip(survivors, roots, strict=True):
+            said = (root, b"", self.secret(f"line {place}"))
+            signature = frames.sign(self.secret(f"identity {place}"), "CONSENT_SIGNATURE", *view, *said)
+            statements.append([place, ["statement", *said, signature]])
+        return [
+            "evidence",
+            self.transcript,
+            0,
+            directory,
+            [*range(N)],
+            statements,
+            [[place, self.frame(place, question, message)] for place, message in uploads],
+            [[place, self.secret(f"self seed {place}")] for place in survivors],
+            [[d, [self.pair(d, s) for s in survivors]] for d in range(N) if d not in survivors],
+        ]

@@ -14,6 +14,7 @@ from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import AnyEvent, line_digest, signed
 from secure_afl.protocol.session.errors import RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
+from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing.faults import Fault, FaultyNetwork
@@ -60,12 +61,13 @@ def audited(
     silent: Sequence[int] = (),
     faults: Sequence[Fault] = (),
     seed: int = 0,
+    policy: Policy | None = None,
 ) -> Audited:
     """Four clients, two sums. silent: whose uploads are lost; faults: what else befalls messages."""
     phase = "collecting" if "mask" in backend else "encrypting"
     network = FaultyNetwork([Fault("drop", phase, frozenset(silent)), *faults], seed)
     aggregator = (
-        MaskedAggregator(network=network, audit=folder)
+        MaskedAggregator(policy=policy, network=network, audit=folder)
         if backend == "mask"
         else EncryptedAggregator(backend, network=network, audit=folder, release="sum")
     )

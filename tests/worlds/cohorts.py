@@ -20,7 +20,6 @@ from secure_afl.protocol.session import graph
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import Parameters, Profile, SumPlan, SumWanted
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.session.wire import decode
@@ -68,7 +67,7 @@ class World:
             degree=near.degree,
             threshold=near.threshold,
             cohort=cohort,
-            verify=None if Verify.TAGS in self.policy.verify else Verify.NONE,
+            verify=self.policy.proposed_verify(profile),
         )
 
     def client(self, index: int, kind: type[MaskingClient] = MaskingClient) -> MaskingClient:

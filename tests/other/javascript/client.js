@@ -262,15 +262,15 @@ const STEPS = {
     const key = (other) => d.pairMaskKey(keys.pairs.get(other), t, round, here, other);
     const plus = [d.selfMaskKey(keys.selfSeed, t, round, here), ...near.filter((one) => one > here).map(key)];
     const payload = p.pack(p.masked(units, plus, near.filter((one) => one < here).map(key), size), spec.width);
-    let tag = new Uint8Array();
+    let proof = new Uint8Array();
     if (this.tags) {
       const secrets = participants.map((one) => this.tagSecrets.get(one));
       this.tagKey = new p.TagKey(d.tagKey(secrets, t, this.directory, round, participants), participants.length);
       let sum = this.tagKey.tag(units, spec.magnitude, size, participants.indexOf(here)) + d.selfTag(keys.selfSeed, t, round, here);
       for (const other of near) sum += (here < other ? 1n : -1n) * d.pairTag(keys.pairs.get(other), t, round, here, other);
-      tag = p.tagBytes(sum);
+      proof = p.tagBytes(sum);
     }
-    const upload = { message: "upload", round, payload, tag };
+    const upload = { message: "upload", round, payload, proof };
     this.uploadRoot = root(write(upload));
     this.next = "uploaded";
     return upload;

@@ -42,8 +42,8 @@ export function acceptedSums(opened, index) {
 export const acceptedRounds = (said) =>
   [...said.slice(32)].flatMap((byte, at) => [...Array(8).keys()].filter((bit) => (byte >> bit) & 1).map((bit) => 8 * at + bit));
 
-export const consentParts = (t, directory, round, participants, survivors) =>
-  [t, directory, u64(round), join(...participants.map(u64)), join(...survivors.map(u64))];
+export const consentParts = (t, directory, round, participants, survivors, roots = []) =>
+  [t, directory, u64(round), join(...participants.map(u64)), join(...survivors.map(u64)), ...(roots.length ? [join(...roots)] : [])];
 
 const bundleParts = (t, dealer, one) => [t, u64(dealer), u64(one.recipient), one.sealed, join(...one.pair_secrets), join(...one.commitments.flat())];
 export function signBundle(identity, t, dealer, one) {

@@ -131,13 +131,13 @@ const ROUND = message(
 const PARAMETERS = message(
   "parameters",
   {
-    version: choice(VERSION), session: bytes(32), profile: choice("active", "semi-honest"), verify: choice("tags", "none"),
+    version: choice(VERSION), session: bytes(32), profile: choice("active", "semi-honest"), verify: choice("tags", "replay", "none"),
     suite: choice("hybrid", "x25519"), roster: bytes(32), cohort: indices, degree: natural, threshold: natural, rounds: many(ROUND),
   },
   ({ profile, verify, cohort, degree, threshold, rounds }) => {
     const n = cohort.length;
     need(n >= 2, "two clients");
-    need(profile === "active" || verify === "none", "no tags under the semi-honest profile");
+    need(profile === "active" || verify === "none", "no checks under the semi-honest profile");
     const sparse = profile === "semi-honest" && degree > 0 && degree < n - 1 && BigInt(degree) % 2n === 0n;
     need(degree === n - 1 || sparse, "n - 1 neighbours, or an even number");
     need(threshold >= 1 && threshold <= degree + 1, "a threshold of 1 to degree + 1");
@@ -148,6 +148,8 @@ const PARAMETERS = message(
       need(sum < 2n ** (8n * BigInt(one.width) - 1n), "a sum that fits its words");
       need(one.modulus === rounds[0].modulus, "the same modulus in all rounds");
       need(one.modulus == 0 || sum <= BigInt(one.modulus) / 2n, "a sum within half the modulus");
+      const uploads = BigInt(n) * BigInt(one.length) * BigInt(one.width);
+      need(verify !== "replay" || (one.modulus == 0 && uploads <= 2n ** 29n), "uploads that can be replayed");
     }
   },
 );
@@ -163,6 +165,20 @@ const accepted = (value) => {
 export const STATEMENT = message("statement", { upload: bytes(32), accepted, log: bytes(0, 32), signature: bytes(64) });
 
 const session = { transcript: bytes(32) };
+const EVIDENCE = message(
+  "evidence",
+  {
+    ...session, round: natural, directory: bytes(32), participants: indices, statements: byIndex(STATEMENT),
+    uploads: byIndex(bytes()), seeds: byIndex(bytes(32)), secrets: byIndex(many(bytes(32))),
+  },
+  ({ participants, uploads, seeds, secrets }) => {
+    const [survivors, seeded, dropped] = [uploads, seeds, secrets].map((one) => one.map(([who]) => who));
+    need(String(seeded) === String(survivors), "a seed of each survivor");
+    const both = [...survivors, ...dropped].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+    need(String(both) === String(participants), "survivors and dropouts that are the participants");
+    need(secrets.every(([, one]) => one.length === survivors.length), "a secret with each survivor");
+  },
+);
 const named = (name, fields) => [name, message(name, fields)];
 export const KINDS = {
   parameters: { parameters: PARAMETERS },
@@ -172,7 +188,7 @@ export const KINDS = {
     named("advertise", { channel_key: bytes(), mask_keys: many(bytes()), tag_commitment: bytes() }),
     named("shares", { own_commitments: many(tuple(bytes(32), bytes(32))), bundles: rising(BUNDLE, (one) => one.recipient) }),
     named("confirm", { complaints: indices }),
-    named("upload", { round: natural, payload: bytes(), tag: bytes() }),
+    named("upload", { round: natural, payload: bytes(), proof: bytes() }),
     named("consent", { round: natural, statement: STATEMENT }),
     named("reveal", { round: natural, shares: byIndex(bytes(33)) }),
     named("verdict", { round: natural, accepted: bytes(0, 32), log: bytes(0, 32) }),
@@ -182,7 +198,9 @@ export const KINDS = {
     named("delivery", { ...session, bundles: byIndex(BUNDLE) }),
     named("sum request", { ...session, round: natural, participants: indices }),
     named("survivors", { ...session, round: natural, survivors: indices }),
+    named("survivor roots", { ...session, round: natural, roots: byIndex(bytes(32)) }),
     named("consents", { ...session, round: natural, statements: byIndex(STATEMENT) }),
+    ["evidence", EVIDENCE],
     named("answer", { ...session, round: natural, payload: bytes(), tag: bytes() }),
   ]),
 };

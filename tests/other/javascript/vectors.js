@@ -134,7 +134,7 @@ const OPERATIONS = {
   "self mask key": (g) => d.selfMaskKey(unhex(g.seed), unhex(g.transcript), integer(g.round), integer(g.place)),
   commitment: (g) => d.commitment(unhex(g.transcript), g.round, g.dealer, g.holder, g.kind, unhex(g.secret)),
   "own commitments": (g) => d.ownCommitments(unhex(g.transcript), g.round, g.place, unhex(g.seed), unhex(g.share)),
-  "consent parts": (g) => d.consentParts(unhex(g.transcript), unhex(g.directory), g.round, g.participants, g.survivors),
+  "consent parts": (g) => d.consentParts(unhex(g.transcript), unhex(g.directory), g.round, g.participants, g.survivors, all(g.roots)),
   "sign statement": (g) => {
     const one = { message: "statement", upload: unhex(g.upload), accepted: unhex(g.accepted), log: unhex(g.log), signature: null };
     return hex(write(d.signStatement(unhex(g.private), all(g.view), one)));

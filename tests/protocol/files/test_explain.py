@@ -138,6 +138,20 @@ def test_who_sees_a_sum_is_said() -> None:
     assert "every client in the sum" in lines(Policy())[title][1]
 
 
+def test_whose_help_a_lying_server_needs_is_said() -> None:
+    title, tags, replay = "Against which server it protects", Verify.TAGS, Verify.REPLAY
+    for verify, words in (
+        ({tags}, "if no client of the session helps it"),
+        ({tags, replay}, "if no client of the session helps it"),
+        ({replay}, "even if clients of the session help it"),
+    ):
+        said = " ".join(lines(Policy(verify=frozenset(verify)))[title])
+        assert words in said
+    assert "another sum" not in " ".join(lines(Policy(verify=frozenset(Verify)))[title])
+    (warning,) = warnings(Policy(trusts_reports=Trust.VERIFIED))
+    assert "one other client that lies about its own numbers" in warning
+
+
 def test_a_server_that_is_not_borne_is_not_named() -> None:
     title = "Against which server it protects"
     assert lines(Policy(backends=frozenset({"plain"})))[title] == (

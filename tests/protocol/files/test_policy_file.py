@@ -23,7 +23,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "backends": (frozenset({"bfv", "plain"}), '["plain", "bfv"]'),
     "profiles": (frozenset(Profile), '["semi-honest", "active"]'),
     "suites": (frozenset({Suite.X25519}), '["x25519"]'),
-    "verify": (frozenset(Verify), '["tags", "none"]'),
+    "verify": (frozenset(Verify), '["tags", "replay", "none"]'),
     "trusts_reports": (Trust.VERIFIED, '"verified"'),
     "guards_categories": (True, "true"),
     "budget_epsilon": (4.0, "4.0"),

@@ -349,9 +349,9 @@ def honest_answer(stage: Stage, sender: int) -> messages.FromClient:
             [
                 (lambda m: replace(m, payload=memoryview(bytes(m.payload)[:-1])), "an upload of 5 values"),
                 (lambda m: replace(m, payload=memoryview(bytes(m.payload) + b"\0")), "an upload of 5 values"),
-                (lambda m: replace(m, tag=b""), "a tag of 17 bytes"),
-                (lambda m: replace(m, tag=m.tag + b"\0"), "a tag of 17 bytes"),
-                (lambda m: replace(m, tag=b"\xff" * 17), "a tag of 17 bytes below"),
+                (lambda m: replace(m, proof=b""), "a tag of 17 bytes"),
+                (lambda m: replace(m, proof=m.proof + b"\0"), "a tag of 17 bytes"),
+                (lambda m: replace(m, proof=b"\xff" * 17), "a tag of 17 bytes below"),
             ],
         ),
         (

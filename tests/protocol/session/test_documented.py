@@ -133,7 +133,7 @@ def test_states() -> None:
             for state, steps in states.CLIENT[mode].items()
             for kind, after in steps.items()
         }
-        assert legal == {step: after[at] for step, after in clients.items()}
+        assert legal == {step: after[at] for step, after in clients.items() if after[at] != "–"}
         collected = {
             state.value: (tag(kind), after.value) for state, (kind, after) in states.SERVER[mode].items()
         }

@@ -1,0 +1,144 @@
+"""Evidence of sums that clients made again: who has the logs and the kept messages makes them again, and finds who lied."""
+
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+from worlds.audits import CLIENTS, Audited, audited
+
+from secure_afl.crypto.identity import SIGNATURE_BYTES
+from secure_afl.protocol.audit.check import Report, verify
+from secure_afl.protocol.audit.events import AnyEvent, Received, message_digest
+from secure_afl.protocol.audit.log import EVIDENCE, kept
+from secure_afl.protocol.audit.story import stories
+from secure_afl.protocol.masking import messages
+from secure_afl.protocol.masking.messages import Evidence, Statement, SumRequest
+from secure_afl.protocol.session.policy import Policy
+from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.wire import answered, decode, encode, rooted_frame
+
+pytestmark = pytest.mark.slow
+
+
+class Replayed:
+    """A session of two sums with a dropout, its logs and its evidence."""
+
+    def __init__(self, folder: Path, session: Audited) -> None:
+        self.folder, self.session = folder, session
+        self.kept = {path.name: path.read_bytes() for path in (folder / EVIDENCE).iterdir()}
+
+    def verify(self, **changed: bytes) -> Report:
+        logs = self.session.logs | {name.replace("_", "-"): data for name, data in changed.items()}
+        return verify(logs, evidence=lambda digest: self.kept.get(digest.hex()))
+
+    def evidence(self, number: int) -> Evidence:
+        found = [decode(data, messages.FROM_SERVER) for data in self.kept.values()]
+        return next(one for one in found if isinstance(one, Evidence) and one.round == number)
+
+    def given(self, party: str, other: Evidence) -> bytes:
+        """The log of a party that was given other evidence, which it keeps."""
+        data = encode(other)
+        self.kept[message_digest(data).hex()] = data
+
+        def changed(events: list[AnyEvent]) -> list[AnyEvent]:
+            return [
+                structs.replace(
+                    one, frame=structs.replace(one.frame, digest=message_digest(data), size=len(data))
+                )
+                if isinstance(one, Received)
+                and one.frame.message == "evidence"
+                and one.frame.round == other.round
+                else one
+                for one in events
+            ]
+
+        return self.session.resigned(party, changed)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Audited]:
+    folder = tmp_path_factory.mktemp("logs")
+    return folder, audited(folder, silent=[1], policy=Policy(verify=frozenset({Verify.REPLAY})))
+
+
+@pytest.fixture
+def replayed(session: tuple[Path, Audited]) -> Replayed:
+    return Replayed(*session)
+
+
+def test_sums_are_made_again_from_the_logs(replayed: Replayed) -> None:
+    """One message a sum, the same for all; without it the report says so."""
+    assert len(replayed.kept) == 2
+    paths = [replayed.folder / "a.jsonl"]
+    assert all(kept(paths)(bytes.fromhex(name)) == data for name, data in replayed.kept.items())
+    assert kept(paths)(bytes(32)) is None
+    report = replayed.verify()
+    assert not report.findings
+    assert not any("made again" in one.text for one in report.notes)
+    assert "made again by every client in the sum, from all uploads" in str(stories(report)[0].facts)
+    replayed.kept.clear()
+    report = replayed.verify()
+    assert not report.findings
+    assert sum("is not there, so the sum was not made again" in one.text for one in report.notes) == 6
+
+
+def test_another_file_is_not_what_the_log_says(replayed: Replayed) -> None:
+    for name, data in replayed.kept.items():
+        replayed.kept[name] = data[:-1] + bytes([data[-1] ^ 1])
+    texts = [one.text for one in replayed.verify().findings]
+    assert sum("its evidence does not give: the file is not what the log says" in one for one in texts) == 6
+
+
+def test_forged_evidence(replayed: Replayed) -> None:
+    """A party that took another sum, and writes log and evidence anew to show that it was right."""
+    honest = replayed.evidence(1)
+    for forged, why in (
+        (
+            structs.replace(honest, seeds=((0, bytes(32)), *honest.seeds[1:])),
+            "the masks that hospital-0 committed",
+        ),
+        (structs.replace(honest, statements=honest.statements[:2]), "at least 3 consents"),
+        (structs.replace(honest, directory=bytes(32)), "at least 3 consents"),
+        (
+            structs.replace(honest, uploads=((0, honest.uploads[1][1]), *honest.uploads[1:])),
+            "wrong signature",
+        ),
+    ):
+        report = replayed.verify(hospital_2=replayed.given("hospital-2", forged))
+        texts = [one.text for one in report.findings if one.file == "hospital-2"]
+        assert any(
+            f"hospital-2 accepted a sum that its evidence does not give: expected {why}" in one or why in one
+            for one in texts
+        )
+
+
+def test_a_member_that_signed_two_uploads_is_named(replayed: Replayed) -> None:
+    """With all that consented in league two sums can stand; the two signatures name who uploaded twice."""
+    honest, keys = replayed.evidence(0), replayed.session.identities
+    transcript, survivors = honest.transcript, honest.survivors
+    upload = decode(memoryview(honest.uploads[0][1])[:-SIGNATURE_BYTES], messages.UPLOAD)
+    changed = bytes([upload.payload[0] ^ 1]) + bytes(upload.payload[1:])
+    question = answered(encode(SumRequest(transcript, 0, honest.participants)))
+    frame, root = rooted_frame(
+        keys[CLIENTS[0]], transcript, question, 0, structs.replace(upload, payload=memoryview(changed))
+    )
+    report = replayed.verify()
+    assert not report.findings
+    # Roots of the others' uploads, out of what they signed.
+    roots = [root, *(dict(honest.statements)[who].upload for who in survivors[1:])]
+    sets = (honest.participants, survivors)
+    view = messages.consent_parts(transcript, honest.directory, 0, *sets, roots)
+    statements = tuple(
+        (who, Statement.sign(keys[CLIENTS[who]], view, upload=one, accepted=b"", log=b""))
+        for who, one in zip(survivors, roots, strict=True)
+    )
+    other = structs.replace(
+        honest, uploads=((0, memoryview(frame)), *honest.uploads[1:]), statements=statements
+    )
+    texts = [one.text for one in replayed.verify(hospital_3=replayed.given("hospital-3", other)).findings]
+    assert any(
+        "round 0: hospital-0 signed two uploads, one in the evidence of hospital-0, another in that of hospital-3"
+        in one
+        for one in texts
+    )
+    assert any("hospital-3 accepted another opened sum than hospital-0" in one for one in texts)
