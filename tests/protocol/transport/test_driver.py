@@ -171,6 +171,9 @@ class Log(list[Any]):
 
     note = list.append
 
+    def commitment(self, session: bytes, name: str) -> bytes:
+        return bytes(32)
+
 
 def test_a_masked_session_with_logs_goes_through_them() -> None:
     here = world(3)
@@ -187,7 +190,7 @@ def test_a_masked_session_with_logs_goes_through_them() -> None:
     cohort.set_up()
     cohort.sum(0, session.contribute)
     assert not cohort.refusals
-    assert {who: len(log) for who, log in logs.items()} == {0: 15, 1: 15, 2: 15, "server": 1 + 9 + 21 + 1}
+    assert {who: len(log) for who, log in logs.items()} == {0: 16, 1: 16, 2: 16, "server": 1 + 9 + 21 + 1}
     opened = [one for one in logs["server"] if isinstance(one, Released)]
     assert opened[-1] == Released(session.parameters.transcript(), 0, (0, 1, 2), (), 5)
 
@@ -216,5 +219,5 @@ def test_an_encrypted_session_with_logs_goes_through_them() -> None:
     opened = cohort.sum(0, session.contribute)
     assert opened.survivors == (0, 1, 2, 3)
     assert not cohort.refusals
-    assert [len(logs[party]) for party in range(6)] == [7, 7, 7, 7, 11, 11]
+    assert [len(logs[party]) for party in range(6)] == [8, 8, 8, 8, 11, 11]
     assert logs["server"][-1] == Released(session.agreement.transcript(), 0, (0, 1, 2, 3), (), 5)
