@@ -643,8 +643,6 @@ class OneKeyForAll(Flawed):
 class OpensMore(Flawed):
     """Holders reveal more shares than the sum needs."""
 
-    found_by = "only_the_sum_is_opened"
-
     def more(self, holder: str) -> list[int]:
         raise NotImplementedError
 
@@ -661,17 +659,23 @@ class OpensMore(Flawed):
 
 
 class OpensPairsOfSurvivors(OpensMore):
+    found_by = "only_the_sum_is_opened"
+
     def more(self, holder: str) -> list[int]:
         return [self.share(who, self.number, "pair", holder) for who in self.clients if who not in self.gone]
 
 
 class OpensPairsOfTheFirstSum(OpensMore):
+    found_by = "only_the_sum_is_opened"
+
     def more(self, holder: str) -> list[int]:
         return [self.share(who, 0, "pair", holder) for who in self.clients]
 
 
 class OpensAllOfAll(OpensMore):
     """The lost, too: only one who knows the shares sees it."""
+
+    found_by = "only_the_sum_is_opened"
 
     def more(self, holder: str) -> list[int]:
         return [
