@@ -48,6 +48,7 @@ from secure_afl.protocol.transport.flower.fleet import (
     FleetError,
     NotOursError,
     RunOverError,
+    StatusError,
     TwinError,
 )
 from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, again_records
@@ -292,9 +293,7 @@ class Node:
     def _serve(self) -> None:
         """As long as the connection lasts."""
         memory = recalled(self._path)
-        if (
-            memory.node
-        ):  # the SuperLink may take the process that was killed for online, and would let nobody else in
+        if memory.node:  # a killed process may still count as online, which keeps its successor out
             self._fleet.deactivate(memory.node)
         every = interval(self._members)
         node = self._fleet.activate(every)
@@ -406,8 +405,10 @@ class Node:
         return True
 
     def _ask_again(self, delivery: Delivery) -> None:
-        """A message that was lost with an earlier process: the server is to send it once more."""
-        with suppress(RunOverError):
+        """A message that was lost with an earlier process: the server is to send it once more. A SuperLink that was started anew
+        does not know the run, to which Flower answers with status 500.
+        """
+        with suppress(RunOverError, StatusError):
             self._fleet.reply(delivery, again_records())
         self._remember(Memory(self._fleet.node))
 

@@ -17,6 +17,7 @@ pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nodes are not teste
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 from worlds.folders import Federation, Post, in_process, learned, model
@@ -292,6 +293,23 @@ def test_a_message_that_was_lost_with_a_process_is_asked_again(
     with nodes(folder):
         asking.join(HANG)
     assert answers == [(0, b"")]
+
+
+def test_a_message_that_was_lost_with_a_superlink_keeps_no_node_away(
+    grid: HttpGrid, federation: Federation
+) -> None:
+    """Node and SuperLink were killed with it, and the new SuperLink does not know its run."""
+    folder = federation.folders[0]
+    killed = Node(folder)
+    killed._fleet.activate(60.0)
+    lost = message_to_proto(Message(RecordDict(), killed._fleet.node, MESSAGE_TYPE))
+    lost.metadata.run_id, lost.metadata.src_node_id, lost.metadata.message_id = 12345, 1, 64 * "a"
+    remember(folder, Memory(killed._fleet.node, lost.SerializeToString()))
+    killed._fleet.close()
+    with nodes(folder):
+        until(lambda: not recalled(folder).taken)
+        (reply,) = asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
+    assert reply.has_content()
 
 
 def test_two_nodes_in_one_folder_are_one_too_many(federation: Federation) -> None:

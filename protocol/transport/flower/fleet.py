@@ -151,7 +151,7 @@ class Fleet:
                 self._client.ActivateNode,
                 ActivateNodeRequest(public_key=self._public, heartbeat_interval=interval),
             )
-        except _StatusError as status:
+        except StatusError as status:
             if status.code != httpx.codes.PRECONDITION_FAILED:
                 raise
             raise FleetError(
@@ -166,7 +166,7 @@ class Fleet:
         """Go offline, or take an earlier process with that number offline. Returns whether it was online."""
         try:
             self._asked(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node))
-        except _StatusError as status:
+        except StatusError as status:
             if status.code not in (httpx.codes.PRECONDITION_FAILED, httpx.codes.UNAUTHORIZED):
                 raise
             return False
@@ -279,7 +279,7 @@ class Fleet:
         self,
         call: Callable[[Any], T],
         request: Any,
-        fails: "Callable[[_StatusError], FleetError] | None" = None,
+        fails: "Callable[[StatusError], FleetError] | None" = None,
     ) -> T:
         """Make a call. Raises `FleetError`; `fails` converts an HTTP status to one."""
         try:
@@ -290,7 +290,7 @@ class Fleet:
                     f"another process with this node's key came to {self._superlink} after this one: two copies of this "
                     "party's folder are at work, or one that was thought to be over; stop one of them, and start the other anew"
                 ) from None
-            status = _StatusError(self._superlink, error.response.status_code)
+            status = StatusError(self._superlink, error.response.status_code)
             raise (fails(status) if fails else status) from None
         except httpx.TransportError as error:
             raise FleetError(_unreachable(self._superlink, error)) from None
@@ -298,7 +298,7 @@ class Fleet:
             raise FleetError(f"{self._superlink} does not answer as Flower's SuperLink does") from None
 
 
-class _StatusError(FleetError):
+class StatusError(FleetError):
     """An HTTP status that is an error."""
 
     def __init__(self, superlink: str, code: int) -> None:
@@ -311,7 +311,7 @@ class _StatusError(FleetError):
         super().__init__(f"the SuperLink at {superlink} {known.get(code, f'answered with status {code}')}")
 
 
-def _of_run(status: _StatusError) -> FleetError:
+def _of_run(status: StatusError) -> FleetError:
     """The error for calls that belong to a run: a refusal means that the run ended while its message was in transit."""
     if 400 <= status.code < 500 and status.code != httpx.codes.UNAUTHORIZED:
         return RunOverError("the run of this message is over")
