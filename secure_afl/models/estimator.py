@@ -213,7 +213,7 @@ class Federated(BaseEstimator, ABC):  # type: ignore[misc]
         """Raises `NotFittedError` before `fit`, `DataError` if rows are now made otherwise than they were there."""
         check_is_fitted(self)
         if self.privacy != self.privacy_:
-            was = f"expected privacy={self.privacy_!r}, with which the model was learned"
+            was = f"expected the privacy that the model was learned with ({self.privacy_!r})"
             raise DataError(f"{was}, got {self.privacy!r}: fit it again")
 
     def _ask(self) -> Aggregator:

@@ -117,7 +117,13 @@ def test_a_run_that_is_stopped_tells_the_parties_and_ends(
     def stop(at: int) -> None:
         os.kill(os.getpid(), number)
 
-    code, said = study(unless(federation, stop))
+    # As in a terminal: a background job of a shell ignores SIGINT.
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    try:
+        code, said = study(unless(federation, stop))
+    finally:
+        signal.signal(number, before)
     assert code == 1
     assert "the run was stopped" in said
     assert json.loads((federation.server / "progress.json").read_text())["over"] == "was stopped"
