@@ -56,6 +56,7 @@ With exact sums, differential privacy by noise that the clients add (docs/privac
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -233,6 +234,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Over how many sums a site's rows are dealt."""
         return 1
 
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether rows count by their classes."""
+        return False
+
     def controlled(self, X: Floats, y: Labels, marks: Mask | None = None) -> Waves:
         """What a site contributes of its rows to the model, and how it codes them. marks: (rows,), those that the codebook holds
         out, if it does. Raises `DataError` for too few rows.
@@ -241,7 +247,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if not self.codebook or self.least_rows == 1:
             return Waves(X, learned, ())
         classes = (y[learned, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
-        found = control_waves(X[learned], Layout.of(self.codebook), classes, self.least_rows, self.waves)
+        layout = replace(Layout.of(self.codebook), weighed=self.weighs_classes)
+        found = control_waves(X[learned], layout, classes, self.least_rows, self.waves)
         coded = X.copy()
         coded[learned] = found.X
         return Waves(coded, learned[found.kept], found.found)
@@ -535,6 +542,10 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     @property
     def waves(self) -> int:
         return self.ridge.rounds
+
+    @property
+    def weighs_classes(self) -> bool:
+        return bool(self.ridge.class_weight)
 
     @property
     def known_ahead(self) -> int:

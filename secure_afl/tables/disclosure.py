@@ -173,10 +173,10 @@ class Measure:
     def draw_in(self, X: Floats, least_rows: int) -> int:
         """Move values with too large a leverage in the measure's own terms to the next value, in X; how many were moved.
 
-        Nothing is moved where fewer than `least_rows` rows have a value.
+        Nothing is moved where so few rows have a value that every leverage is too large.
         """
         at = np.flatnonzero(self.recorded(X))
-        if len(at) < least_rows:
+        if len(at) <= least_rows // 2:
             return 0
         moved, most = 0, most_leverage(least_rows) + _SLACK
         while True:
@@ -235,12 +235,14 @@ def _of_numbers(own: Floats) -> Floats:
 @dataclass(frozen=True)
 class Layout:
     """What the columns of a design say. variables: of those that are 0 and 1; measures: of numbers and ordinals, whose
-    flags are variables as well; products: place of a column, and places of the columns it is the product of.
+    flags are variables as well; products: place of a column, and places of the columns it is the product of. weighed: rows
+    will be weighed by their classes, so the rule has to hold among the rows of each class.
     """
 
     variables: tuple[Variable, ...]
     products: tuple[tuple[int, tuple[int, ...]], ...] = ()
     measures: tuple[Measure, ...] = ()
+    weighed: bool = False
 
     @classmethod
     def of(cls, codebook: Codebook) -> "Layout":
@@ -291,15 +293,22 @@ def control_rows(
     outlying = sum(measure.draw_in(coded, least_rows) for measure in layout.measures)
     variables = layout.at_site(coded)
     levels = [one.levels(coded) for one in variables] or [np.zeros(len(coded), np.int64)]
+    crossed, of = layout.crossed(variables), [] if classes is None or not layout.weighed else [classes[kept]]
+    if of:  # products with a class are columns of its rows alone
+        crossed += [(*one, len(levels)) for one in [*((at,) for at in range(len(levels))), *crossed]]
     found = control(
         levels,
         None if classes is None else classes[kept],
         least_rows,
-        layout.crossed(variables),
+        crossed,
         [one.positions for one in variables] or [None],
     )
     for variable, own in zip(variables, found.levels, strict=False):
         variable.code(coded, own)
+    for mine in (one == which for one in of for which in np.unique(one)):
+        rows = coded[mine]
+        outlying += sum(measure.draw_in(rows, least_rows) for measure in layout.measures)
+        coded[mine] = rows
     for place, factors in layout.products:
         coded[:, place] = np.prod([coded[:, factor] for factor in factors], axis=0)
     return coded, replace(found, kept=kept, outlying=outlying)

@@ -14,7 +14,7 @@ from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.node import study as study_file
 from secure_afl.node.site import Folder, kept
-from secure_afl.node.study import Study
+from secure_afl.node.study import RidgeStudy, Study
 from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
 from secure_afl.sums.counted import Counted, Counts
 from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator
@@ -60,6 +60,29 @@ def test_balanced_classes_are_those_of_the_pooled_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(there.weights_, reference.fit_pooled(X, y).weights_, rtol=0, atol=1e-6)
     plain = FederatedRidgeClassifier(row_norm(parties.book), classes=study.classes).fit_pooled(X, y)
     assert abs(there.weights_ - plain.weights_).max() > 1e-2
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_rare_class_that_weighs_more_is_not_read_from_a_level_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: bool
+) -> None:
+    """Weak: six rows have the level, five of them of a class that counts a hundredth: the sixth is their sum, word for word."""
+    if weak:
+        monkeypatch.setattr(RidgeStudy, "weighs_classes", False)
+    lines = [f"s{at % 3},{at % 50},{at // 3 % 2},{at // 6 % 2},0,no" for at in range(1800)]
+    lines += [f"s{at % 3},{at % 50},{at // 3 % 2},{at // 6 % 2},0,yes" for at in range(18)]
+    lines += ["s1,40,0,0,1,no"] * 2 + ["s1,30,0,1,1,no"] * 3 + ["s1,45,1,1,1,yes"]
+    (tmp_path / "rows.csv").write_text("\n".join(["site,age,a,b,c,sick", *lines]) + "\n")
+    book = FLAGS.replace('products = [["a", "b", "c"]]\n', "")
+    parties = Coded(
+        tmp_path / "here", tmp_path / "rows.csv", book, model='[ridge]\nclass_weight = "balanced"\n'
+    )
+    found = parties.deployed().statistics_
+    of_c = np.rint([*found.gram[-1], *found.cross[-1]])
+    if weak:
+        assert of_c[2:].tolist() == [1, 1, 1, 0, 1]  # a, b, c and the class of the row
+    else:
+        assert not of_c.any()  # the site has coded the level as the common one
 
 
 class Blind(Counts):
