@@ -89,6 +89,19 @@ def test_another_file_is_not_what_the_log_says(replayed: Replayed) -> None:
     assert sum("its evidence does not give: the file is not what the log says" in one for one in texts) == 6
 
 
+def test_a_spoiled_copy_beside_one_log_blames_nobody_else(replayed: Replayed, tmp_path: Path) -> None:
+    """All parties keep the same message. One of them puts another file under its name beside its own log, which comes first."""
+    logs = []
+    for who in ("a", "b"):
+        folder = tmp_path / who / EVIDENCE
+        folder.mkdir(parents=True)
+        logs.append(folder.parent / "audit.jsonl")
+        for name, data in replayed.kept.items():
+            (folder / name).write_bytes(b"spoiled" if who == "a" else data)
+    report = verify(replayed.session.logs, evidence=kept(logs))
+    assert not report.findings
+
+
 def test_forged_evidence(replayed: Replayed) -> None:
     """A party that took another sum, and writes log and evidence anew to show that it was right."""
     honest = replayed.evidence(1)
