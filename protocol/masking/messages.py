@@ -13,7 +13,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from secure_afl.crypto.kdf import KEY_BYTES, Label, bind, derive, digest, integer
 from secure_afl.crypto.shamir import SHARE_BYTES
-from secure_afl.protocol.session.parameters import RoundSpec
+from secure_afl.protocol.session.parameters import REPLAYED_BYTES, RoundSpec
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import (
     DIGEST_BYTES,
@@ -438,8 +438,9 @@ def largest_message(members: int, rounds: Sequence[RoundSpec], *, replay: bool =
     every member, a masked vector, an opened sum; for a replay, the uploads of every member.
     """
     keys = members * 2048 * (1 + len(rounds))
-    longest = max(one.length * one.width for one in rounds) + 64 * members
-    return 1024 + max(keys, members * (longest + 2048) if replay else longest)
+    longest = max(one.length * one.width for one in rounds)
+    uploads = min(members * longest, REPLAYED_BYTES) + members * (2048 + 64 * members) if replay else 0
+    return 1024 + max(keys, longest + 64 * members, uploads)
 
 
 def accepted_sums(opened: Mapping[int, bytes], client: int) -> bytes:

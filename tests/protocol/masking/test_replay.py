@@ -109,6 +109,12 @@ def test_every_client_makes_the_sum_again(silent: set[int], length: int, bits: i
     assert np.array_equal(ring.signed(words, session.parameters.rounds[0].width), expected)
 
 
+def test_a_client_takes_no_more_than_a_replay_may_have() -> None:
+    """A policy that allows tags too, and a sum that is too long for a replay: no message of all uploads is read."""
+    spec = replace(world(N, REPLAY).propose().rounds[0], length=2**27)
+    assert messages.largest_message(N, [spec], replay=True) < 2 * REPLAYED_BYTES
+
+
 # ---- a server that a client helps ----------------------------------------------------------------
 
 
