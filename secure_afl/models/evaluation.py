@@ -127,12 +127,13 @@ class HeldOut:
         rows = np.bincount(truth, minlength=len(self.classes)) if self.classes else np.array([len(truth)])
         return (rows >= self.least_rows).astype(np.float64)
 
-    def check_sites(self, total: Floats) -> None:
+    def check_sites(self, total: Floats, own: Floats | None = None) -> None:
         """Raises `DataError` if so few sites have rows of a class, or rows, that one of them could take its own figures away
-        and be left with another one's.
+        and be left with another one's. own: what a site put into this sum: then it counts itself, whatever others claim.
         """
-        for name, sites in zip(self.classes or ("",), np.rint(total).tolist(), strict=True):
-            if 0 < sites < _FEWEST_SITES:
+        mine = np.zeros(len(total)) if own is None else own
+        for name, sites, here in zip(self.classes or ("",), np.rint(total).tolist(), mine, strict=True):
+            if sites < _FEWEST_SITES and (sites or here):
                 of = f" of the class {name!r}" if name else ""
                 raise DataError(
                     f"expected at least {_FEWEST_SITES} sites with {self.least_rows} or more held-out rows{of}, got {sites:.0f}: the "

@@ -134,7 +134,7 @@ def vector(
         raise PolicyError(
             "expected the sum of sites with held-out rows as this party verified it, it was not given that"
         )
-    agreed(study).check_sites(verified[last - 1].total)
+    agreed(study).check_sites(verified[last - 1].total, agreed(study).sites(truth))
     none = np.zeros((0, len(study.classes)) if study.classes else 0)
     return agreed(study).vector(truth, predictions(fitted, X[out]) if out.any() else none)
 

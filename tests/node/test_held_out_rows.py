@@ -13,7 +13,7 @@ from worlds.folders import Post
 
 from secure_afl.analytic.evaluation import Classified, classified
 from secure_afl.errors import DataError
-from secure_afl.models.evaluation import Evaluated
+from secure_afl.models.evaluation import Evaluated, HeldOut
 from secure_afl.node import held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.explained import sections
@@ -43,6 +43,16 @@ def learned(
     layers, _ = study.learn(aggregator, world.names)
     figures, _ = held_out.evaluated(study, aggregator, len(world.names))
     return figures, study, post, layers
+
+
+def test_a_site_counts_itself_whatever_another_one_claims() -> None:
+    """Weak: a site without rows of a class claims −1, the pooled number is 0, and the only site with rows goes on."""
+    agreed = HeldOut(("no", "yes"))
+    agreed.check_sites(np.array([3.0, 0.0]))  # all that the server knows
+    agreed.check_sites(np.array([3.0, 0.0]), np.array([1.0, 0.0]))
+    for total in (0.0, -1.0, 2.0):
+        with pytest.raises(DataError, match="rows of the class 'yes', got"):
+            agreed.check_sites(np.array([3.0, total]), np.array([1.0, 1.0]))
 
 
 @pytest.mark.parametrize("also", ["", "rows_per_column = 1\n"])
