@@ -67,7 +67,8 @@ class Inside:
         """While a change to `after` leaves, and if its session fails."""
         if after == self:
             return self
-        (name,) = (after.batches.keys() - self.batches.keys()) | (after.withdrawals - self.withdrawals)
+        new = (after.batches.keys() - self.batches.keys()) | (after.withdrawals - self.withdrawals)
+        name = min(new or after.batches)  # nothing new: a first session of the same name again, renewed
         return replace(self, pending=(name, after.whole))
 
 

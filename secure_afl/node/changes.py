@@ -134,10 +134,10 @@ def check(study: "Study") -> None:
 
 def check_policy(policy: Policy) -> None:
     """Raises `PolicyError` for a policy under which sites check no sums."""
-    if Profile.ACTIVE not in policy.profiles or Verify.TAGS not in policy.verify:
+    if Profile.ACTIVE not in policy.profiles or policy.verify == {Verify.NONE}:
         raise PolicyError(
-            'expected a policy with the profile "active" and verify = ["tags"] for a study with keeps_sum: each site adds the '
-            "change that it checked to the sum that it checked"
+            'expected a policy with the profile "active" and verify = ["tags"] or ["replay"] for a study with keeps_sum: each '
+            "site adds the change that it checked to the sum that it checked"
         )
 
 

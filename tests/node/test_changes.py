@@ -271,6 +271,18 @@ def test_a_failed_change_is_made_again_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_first_session_again_over_a_name_that_was_renewed(tmp_path: Path) -> None:
+    """A sum is kept of the first one; the owner accepts what both show, and brought rows in besides."""
+    hospitals = Hospitals(tmp_path)
+    hospitals.learned()
+    for folder in hospitals.world.folders:
+        Folder(folder).renew("2026", may_expose=True)
+    hospitals.session = b""
+    hospitals.bring(0, 30, "")
+    assert_same(hospitals.learned(), hospitals.pooled())
+
+
+@pytest.mark.slow
 def test_a_server_says_that_another_session_ended(tmp_path: Path) -> None:
     """What a site gave to one session is not taken for its rows in another one."""
     hospitals = Hospitals(tmp_path)
@@ -352,5 +364,6 @@ def test_studies_whose_sum_cannot_change_are_refused(lines: str, message: str) -
     with pytest.raises(FileError, match="rows_per_column or class_weight"):
         study_file.parse(f'backend = "mask"\nkeeps_sum = true\n{RIDGE}class_weight = "balanced"\n')
     study = study_file.parse(f'backend = "mask"\nkeeps_sum = true\n{RIDGE}')
+    study.check_policy(Policy(verify=frozenset({Verify.REPLAY})))
     with pytest.raises(PolicyError, match="for a study with keeps_sum"):
         study.check_policy(Policy(verify=frozenset({Verify.NONE})))
