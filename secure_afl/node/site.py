@@ -358,7 +358,8 @@ class Folder:
                 f"under way, the table, data.toml or {ROWS} has changed since: sums over different rows belong to no model. Bring the "
                 "table back, or give the session up (secure-afl flower give-up)"
             )
-        whole.replace(at, msgspec.json.encode({name: rows}))
+        # For the owner alone: of a row that is all but known, the digest tells the rest.
+        whole.replace(at, msgspec.json.encode({name: rows}), secret=True)
 
     def approve(self, by: str, reason: str, shown: tuple[bytes, tuple[bytes, ...]] | None = None) -> None:
         """The operator's decision that this party takes part in the study of its folder, with the roster that is there, signed
