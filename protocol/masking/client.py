@@ -37,7 +37,7 @@ from secure_afl.protocol.masking.messages import (
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session import graph
-from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError
+from secure_afl.protocol.session.errors import LocalProtocolError, PolicyError, check_size
 from secure_afl.protocol.session.ledger import Ledger
 from secure_afl.protocol.session.parameters import (
     PARAMETERS,
@@ -95,6 +95,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         self._policy = policy
         self._ledger = ledger
         self._log_head = log_head
+        self._largest = messages.largest_message(len(roster.members), self._agreed)
         self.largest_message = messages.largest_message(
             len(roster.members), self._agreed, replay=Verify.REPLAY in policy.verify
         )
@@ -109,6 +110,11 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             Answer: self._judge,
             Evidence: self._replay,
         }
+
+    def receive(self, data: bytes) -> bytes | SumWanted:
+        if not data.startswith(messages.EVIDENCE, 1):  # only evidence has the uploads of all
+            check_size(self.name, data, self._largest)
+        return super().receive(data)
 
     def _legal(self) -> Mapping[type[Message], ClientState]:
         mode = MODES[0] if self.state is ClientState.START else self._memory.parameters.mode

@@ -6,7 +6,9 @@ number in the roster.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeVar
 
+from msgspec import Meta
 from msgspec.msgpack import Decoder
 
 from secure_afl.crypto.hpke import Suite
@@ -25,6 +27,9 @@ from secure_afl.protocol.session.wire import (
     increasing,
 )
 
+T = TypeVar("T")
+Few = Annotated[tuple[T, ...], Meta(max_length=2**12)]
+"""Of so many clients, hashes of masks alone fill a replay. Without an end, entries of three bytes take 32 times the memory."""
 _ROUND_BYTES = 1024  # bits of rounds in a consent: more rounds than any session has
 
 # ---- from a client -------------------------------------------------------------------------------
@@ -309,11 +314,11 @@ class Evidence(ServerMessage, frozen=True, tag="evidence"):
 
     round: Natural
     directory: bytes
-    participants: tuple[int, ...]
-    statements: tuple[tuple[int, Statement], ...]
-    uploads: tuple[tuple[int, memoryview], ...]
-    seeds: tuple[tuple[int, bytes], ...]
-    secrets: tuple[tuple[int, tuple[bytes, ...]], ...]
+    participants: Few[int]
+    statements: Few[tuple[int, Statement]]
+    uploads: Few[tuple[int, memoryview]]
+    seeds: Few[tuple[int, bytes]]
+    secrets: Few[tuple[int, Few[bytes]]]
 
     def _check(self) -> None:
         exact("the digest of a directory", self.directory, DIGEST_BYTES)
@@ -342,6 +347,8 @@ FromServer = Directory | Delivery | SumRequest | Survivors | SurvivorRoots | Con
 FROM_CLIENT: Decoder[FromClient] = Decoder(FromClient)
 FROM_SERVER: Decoder[FromServer] = Decoder(FromServer)
 ADVERTISE = Decoder(Advertise)
+EVIDENCE = b"\xa8evidence"
+"""How such a message goes on after its first byte."""
 UPLOAD = Decoder(Upload)
 
 # ---- what both sides compute ---------------------------------------------------------------------

@@ -115,6 +115,20 @@ def test_a_client_takes_no_more_than_a_replay_may_have() -> None:
     assert messages.largest_message(N, [spec], replay=True) < 2 * REPLAYED_BYTES
 
 
+def test_a_message_of_many_small_parts_is_not_taken_apart() -> None:
+    """Weak: three bytes an entry become an object each, and the message of a large sum 32 times as much memory."""
+    session = session_of(length=2**14)
+    client, empty = session.clients[0], Evidence(b"t" * 32, 0, b"d" * 32, (), (), (), (), ())
+    data = encode(empty)
+    many = (client.largest_message - len(data) - 4) // 3
+    evil = data[:-1] + b"\xdd" + many.to_bytes(4, "big") + b"\x92\x00\x90" * many
+    with pytest.raises(RemoteProtocolError, match="length <= 4096"):
+        client.receive(evil)
+    assert data.startswith(messages.EVIDENCE, 1)
+    with pytest.raises(RemoteProtocolError, match="expected at most"):
+        client.receive(evil[:1] + b"\xa8" + b"somebody" + evil[10:])
+
+
 # ---- a server that a client helps ----------------------------------------------------------------
 
 
