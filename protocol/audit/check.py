@@ -17,12 +17,14 @@ from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.audit.chain import Chain, read
 from secure_afl.protocol.audit.events import (
     Aborted,
+    Acknowledged,
     Agreed,
     AnyEvent,
     Approved,
     Begun,
     Closed,
     Continues,
+    EndAnswered,
     Entry,
     Foreign,
     Forgotten,
@@ -39,6 +41,8 @@ from secure_afl.protocol.audit.events import (
     Sent,
     Taken,
     Twins,
+    end_answered,
+    line_digest,
     message_digest,
 )
 from secure_afl.protocol.files.roster import Parties
@@ -215,6 +219,7 @@ def verify(
                 *_foreign(log),
                 *_twins(log),
             ]
+    findings += _unended(sound)
     sessions: dict[bytes, Session] = {}
     for log in sound:
         findings += _sort(log, sessions)
@@ -628,6 +633,33 @@ def _rewritten(session: Session) -> Iterator[Finding]:
                         f"{session.name(index)} signed in round {one.event.frame.round} how its log ended then, and no line of "
                         f"{other.log.file} ends so: that log was cut, or written anew afterwards",
                     )
+
+
+def _unended(logs: Sequence[Log]) -> Iterator[Finding]:
+    """Parties whose logs lack the line with which they answered the end of a session, by the server's log."""
+    given = {log.begun.key: log for log in logs}
+    lines = {log.begun.key: {log.chain.last, *(one.previous for one in log.chain.entries)} for log in logs}
+    for log in logs:
+        for one in log.of(Acknowledged):
+            try:
+                entry = end_answered(one.event.key, one.event.line)
+            except WireError as error:
+                yield Finding(
+                    log.file, one.line, f"it says how a party answered the end of a session: {error}"
+                )
+                continue
+            other = given.get(one.event.key)
+            if other is None or entry.number < other.chain.entries[0].number:
+                continue  # not given, which is told elsewhere
+            if line_digest(one.event.line) not in lines[one.event.key]:
+                assert isinstance(entry.event, EndAnswered)
+                yield Finding(
+                    log.file,
+                    one.line,
+                    f"{other.begun.party} answered the end of session {session_name(entry.event.session)} with line "
+                    f"{entry.number} of its log, and {other.file} has another line there or none: that log was cut, or written "
+                    "anew afterwards",
+                )
 
 
 def _verdicts(session: Session) -> Iterator[Finding]:

@@ -195,6 +195,20 @@ class Taken(Event, frozen=True, tag="model taken"):
     unverified: str = ""
 
 
+class EndAnswered(Event, frozen=True, tag="end answered"):
+    """The last entry about a session that ended in order. The party's answer to the server is this line, which is short
+    whatever was learned and signs all lines before it. session: its number."""
+
+    session: bytes
+
+
+class Acknowledged(Event, frozen=True, tag="end acknowledged"):
+    """The server got a party's answer to the end of a session. key: the party's; line: its `EndAnswered`, as in its own log."""
+
+    key: bytes
+    line: bytes
+
+
 class Foreign(Event, frozen=True, tag="foreign message"):
     """The node refused a message of a different protocol. kind: its type as the sender names it; app: digest of the app
     submitted with the run, which does not run here."""
@@ -292,6 +306,8 @@ AnyEvent = (
     | Revoked
     | Ended
     | Taken
+    | EndAnswered
+    | Acknowledged
     | Foreign
     | Twins
     | Agreed
@@ -315,6 +331,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: bytes = b""
 
 
+_LONGEST_ANSWER = 1024  # bytes of an `EndAnswered` line, which has about 340
 _ENCODER = Encoder(order="deterministic")
 _DECODER = Decoder(Entry)
 
@@ -343,6 +360,20 @@ def check_signature(entry: Entry, key: bytes) -> None:
     """Raises `CryptoError` unless `key` signed the entry."""
     unsigned = _ENCODER.encode(structs.replace(entry, signature=b""))
     verify(key, entry.signature, Label.AUDIT_SIGNATURE, unsigned)
+
+
+def end_answered(key: bytes, line: bytes) -> Entry:
+    """The entry with which the party with that key answered the end of a session. Raises `WireError`."""
+    if len(line) > _LONGEST_ANSWER:
+        raise WireError(f"expected a line of at most {_LONGEST_ANSWER} bytes, got {len(line)}")
+    entry = parse(line)
+    try:
+        check_signature(entry, key)
+    except CryptoError:
+        raise WireError("the signature does not fit the entry") from None
+    if not isinstance(entry.event, EndAnswered):
+        raise WireError("expected the answer to the end of a session, got another entry")
+    return entry
 
 
 def encoded(event: AnyEvent) -> bytes:

@@ -223,8 +223,8 @@ class AuditLog:
         """See `commitment`."""
         return commitment(self._identity, session, name)
 
-    def append(self, event: AnyEvent) -> None:
-        """Write one entry and sync it to disk. After a failure every call raises `AuditError`."""
+    def append(self, event: AnyEvent) -> bytes:
+        """Write one entry and sync it to disk; gives its line. After a failure every call raises `AuditError`."""
         if self._broken:
             raise AuditError(f"the audit log {self.path} is closed, or an earlier write failed")
         if self._resume:
@@ -242,6 +242,7 @@ class AuditLog:
             raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from None
         self._broken = False
         self._known.take(self._known.number + 1, event, line + b"\n")
+        return line
 
     def _line(self, event: AnyEvent) -> bytes:
         return signed(self._identity, self._known.number + 1, self._clock(), self._known.previous, event)

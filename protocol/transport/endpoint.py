@@ -11,6 +11,7 @@ from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.audit.events import (
     CheckedSum,
+    EndAnswered,
     Ended,
     Foreign,
     Received,
@@ -165,8 +166,7 @@ class Endpoint:
             case Channel.LEARNED:
                 return self._announced(envelope)
             case Channel.END:
-                self._ended(envelope)
-                return b""
+                return self._ended(envelope)
             case Channel.MASKED | Channel.ENCRYPTED:
                 answer = self._converse(envelope)
                 self._under_way()
@@ -205,9 +205,10 @@ class Endpoint:
         if self._opened:
             self._opened.close()
 
-    def _ended(self, envelope: Envelope) -> None:
+    def _ended(self, envelope: Envelope) -> bytes:
         """Erase the session, its secrets first, and take what was learned in it: once, and only if this party was in the
-        session and its study is approved. The answer is the same for a party that was not.
+        session and its study is approved. Gives the last line about it in the audit log, for the server's log; nothing without
+        a log, from a party that was not in the session, and the second time.
         """
         name, model = _name(Channel.LEARNED, envelope.session), message_digest(envelope.data)
         with self._store.transaction():
@@ -225,7 +226,7 @@ class Endpoint:
                 self._store.keep(name, Kept(announced, model, known))
             elif kept is None or kept.question != model:
                 self._store.forget(name)
-                return
+                return b""
             else:
                 known = kept.answer
         log = self._log()
@@ -244,6 +245,7 @@ class Endpoint:
                 self._learned(envelope.data, announced, envelope.session, sums)
                 if log:
                     log.note(_taken(envelope.session, sums))
+            return log.append(EndAnswered(envelope.session)) if log else b""
         except SecureAflError as error:
             if log:
                 log.refuse(refused(b"", envelope.data, error))

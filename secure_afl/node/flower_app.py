@@ -19,11 +19,12 @@ from secure_afl.node.changes import Keeping
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
 from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder, exposed
 from secure_afl.node.study import packed
-from secure_afl.protocol.audit.events import Role, Twins
+from secure_afl.protocol.audit.events import Acknowledged, EndAnswered, Role, Twins, end_answered
 from secure_afl.protocol.audit.log import AuditLog
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys, roster, whole
 from secure_afl.protocol.session.errors import AuditError, FileError
+from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Carry, Exchange
 from secure_afl.protocol.transport.endpoint import Endpoint
 from secure_afl.protocol.transport.events import LeftOpen, bound, described
@@ -151,10 +152,17 @@ def _learn(
     )
 
     def end(learned: bytes) -> None:
-        for session in sessions:
-            post.end(session, learned)
+        answers = {session: post.end(session, learned) for session in sessions}
         if store:
             forget(store)
+        if log is None:
+            return
+        for session, lines in answers.items():
+            for party, line in lines.items():
+                key = terms.parties.everybody[party].verify_key
+                with suppress(WireError):  # nothing, of a party that has no log or has answered before
+                    if end_answered(key, line).event == EndAnswered(session):
+                        log.note(Acknowledged(key, line))
 
     try:
         clients = [member.name for member in terms.parties.clients.members]

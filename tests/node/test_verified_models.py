@@ -1,7 +1,8 @@
 """A party takes the model that follows from the sums that it verified, and no other."""
 
+import re
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,23 @@ from msgspec import structs
 from worlds.folders import DEEP, LAYERED, RIDGE, Federation, Post, model
 from worlds.scripted import Scripted
 
+from secure_afl.crypto.identity import Identity
 from secure_afl.node.site import Folder
 from secure_afl.node.study import Study, packed
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
-from secure_afl.protocol.audit.events import CheckedSum, Frame, Sent, Taken
+from secure_afl.protocol.audit.events import (
+    Acknowledged,
+    CheckedSum,
+    EndAnswered,
+    Frame,
+    Role,
+    Sent,
+    Taken,
+    end_answered,
+)
+from secure_afl.protocol.audit.log import AuditLog
+from secure_afl.protocol.files.keys import read_key
 from secure_afl.protocol.masking.messages import FROM_SERVER, Answer
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
 from secure_afl.protocol.session.wire import WireError, decode, encode
@@ -104,6 +117,67 @@ def test_a_right_sum_and_a_wrong_model(tmp_path: Path, study: str, monkeypatch: 
     post.ask(3, Envelope(Channel.END, session, packed(layers)))
     report = verify({str(at): log(federation.folders[at]) for at in (1, 3)}, federation.parties)
     assert not [one for one in report.findings if "closing entry" not in one.text]
+
+
+def test_what_follows_the_last_verdict_is_anchored_in_the_servers_log(tmp_path: Path) -> None:
+    """A party cuts its log behind its last verdict, and closes it again with its key: without the answers to the end, that is
+    green."""
+    federation = Federation(tmp_path)
+    post = Post(federation)
+    layers, session, _ = ended(federation, post)
+    end = Envelope(Channel.END, session, packed(layers))
+    answers = [post.ask(party, end) for party in range(4)]
+    assert [post.ask(party, end) for party in range(4)] == [b""] * 4  # once, also after a restart
+    keys = [member.verify_key for member in federation.parties.everybody]
+    for party, line in enumerate(answers):
+        assert end_answered(keys[party], line).event == EndAnswered(session)
+        for key, other in (
+            (keys[party - 1], line),
+            (keys[party], line[:-1]),
+            (keys[party], b""),
+            (keys[party], line + b" " * 1024),
+            (keys[party], log(federation.folders[party]).splitlines()[-1]),
+        ):
+            with pytest.raises(WireError):
+                end_answered(key, other)
+
+    def server(*events: Acknowledged) -> bytes:
+        at = tmp_path / f"server-{len(list(tmp_path.glob('*.jsonl')))}.jsonl"
+        with closing(AuditLog(at, Identity.generate(), "server", Role.SERVER)) as kept:
+            for event in events:
+                kept.append(event)
+        return at.read_bytes()
+
+    def found(given: dict[str, bytes]) -> list[str]:
+        return [one.text for one in verify(given, federation.parties).findings]
+
+    acknowledged = server(*map(Acknowledged, keys, answers))
+    logs = {str(at): log(folder) for at, folder in enumerate(federation.folders)}
+    lines = logs["2"].splitlines(keepends=True)
+    (over,) = (at for at, line in enumerate(lines) if b"session over" in line)
+    folder = federation.folders[2]
+    for upto in (over - 1, over, over + 1, over + 2):  # the last cut leaves `session over` and `model taken`
+        (folder / "cut.jsonl").write_bytes(b"".join(lines[:upto]))
+        (folder / "cut.jsonl").chmod(0o600)
+        _, identity = read_key(folder / "identity.key", bytes)
+        AuditLog(folder / "cut.jsonl", identity, "site-2", Role.CLIENT).close()
+        cut = logs | {"2": (folder / "cut.jsonl").read_bytes()}
+        assert found(cut) == []
+        (one,) = [one for one in found(cut | {"server": acknowledged}) if "answered the end" in one]
+        assert f"end of session {session.hex()[:8]} with line {over + 3} of its log, and 2 has another" in one
+    about_ends = "how a party answered|answered the end"
+    whole = " ".join(found(logs | {"server": acknowledged}))
+    assert not re.search(about_ends, whole)
+    lies = server(Acknowledged(keys[0], answers[1]), Acknowledged(keys[0], b"{}"))
+    assert len([one for one in found(logs | {"server": lies}) if re.search(about_ends, one)]) == 2
+    with closing(
+        AuditLog(federation.folders[2] / "audit.jsonl", identity, "site-2", Role.CLIENT)
+    ) as going_on:
+        before = going_on.rotate()
+    parts = {"before": before.read_bytes(), "2": log(federation.folders[2])}
+    assert not re.search(about_ends, " ".join(found(logs | parts | {"server": acknowledged})))
+    del parts["before"]  # that a part is missing is one finding, and no log was cut
+    assert not re.search(about_ends, " ".join(found(logs | parts | {"server": acknowledged})))
 
 
 def test_a_party_that_refused_a_sum_takes_no_model_of_it(tmp_path: Path) -> None:

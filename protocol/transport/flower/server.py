@@ -85,12 +85,11 @@ class FlowerPost:
         """The carrier of one session's messages."""
         return lambda outbox: self._carried(channel, session, outbox)
 
-    def end(self, session: bytes, learned: bytes = b"") -> None:
+    def end(self, session: bytes, learned: bytes = b"") -> dict[int, bytes]:
         """Tell all parties that a session is over and what was learned, so that they erase its secrets. Parties that miss
-        this keep the secrets, encrypted, in their stores.
+        this keep the secrets, encrypted, in their stores. Gives each party's answer, a line of its audit log.
         """
-        for _ in self._carried(Channel.END, session, dict.fromkeys(self.nodes, learned)):
-            pass
+        return dict(self._carried(Channel.END, session, dict.fromkeys(self.nodes, learned)))
 
     def _carried(self, channel: Channel, session: bytes, outbox: Outbox) -> Iterator[tuple[int, bytes]]:
         """Yield answers by party as they come. Errors, refusals and silence all yield nothing.

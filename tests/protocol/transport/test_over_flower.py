@@ -31,7 +31,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from worlds.grids import Clock, LocalGrid, Reply, answering, node, without_an_engine
 
 from secure_afl.node import flower_app
+from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
+from secure_afl.protocol.audit.events import Acknowledged, EndAnswered, end_answered
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys
 from secure_afl.protocol.files import roster as roster_file
@@ -382,6 +384,13 @@ def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
     report = flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     assert not report["resumed"]
     assert np.array_equal(model(federation.server)[0], in_process(federation))
+    said = [one.event for one in read((federation.server / "audit.jsonl").read_bytes()).entries]
+    ends = [one for one in said if isinstance(one, Acknowledged)][-4:]
+    keys = {member.verify_key for member in federation.parties.everybody}
+    assert {one.key for one in ends} == keys
+    assert {end_answered(one.key, one.line).event for one in ends} == {
+        EndAnswered(bytes.fromhex(report["session"]))
+    }
 
 
 def test_a_failed_run_leaves_no_model_and_report_in_the_place_of_its_own(tmp_path: Path) -> None:
