@@ -151,7 +151,7 @@ def _leaving(policy: Policy, key_holders: int | None) -> tuple[str, ...]:
 def _gives_sums(policy: Policy) -> bool:
     """Whether there can be sessions that give clients the sums."""
     masked = any(backend.masked for backend in Backend if backend in policy.backends)
-    return masked and policy.verify != {Verify.NONE} and Profile.ACTIVE in policy.profiles
+    return masked and policy.checks_sums
 
 
 def _seeing(policy: Policy) -> tuple[str, ...]:

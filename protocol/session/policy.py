@@ -90,6 +90,11 @@ class Policy:
         """What sessions with noise may spend together; None if a data set serves one."""
         return Budget(self.budget_epsilon, self.budget_delta) if self.budget_epsilon else None
 
+    @property
+    def checks_sums(self) -> bool:
+        """Whether there can be sessions of masked sums in which this client checks what the server opens."""
+        return Profile.ACTIVE in self.profiles and self.verify != {Verify.NONE}
+
     def colluders(self, roster: int) -> int:
         """Number of members of a roster of this size that may collude with the server."""
         return ceil(self.corrupted * roster)

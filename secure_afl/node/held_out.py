@@ -13,9 +13,8 @@ import numpy.typing as npt
 from secure_afl.errors import DataError
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import PolicyError, RoundAbortedError
-from secure_afl.protocol.session.parameters import Profile, SumPlan, VerifiedSum
+from secure_afl.protocol.session.parameters import SumPlan, VerifiedSum
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.tables.codebook import LEAST_ROWS, Target
 
@@ -53,7 +52,7 @@ def check(study: "Study") -> None:
 
 def check_policy(policy: Policy) -> None:
     """Raises `PolicyError` for a policy under which sites check no sums."""
-    if Profile.ACTIVE not in policy.profiles or policy.verify == {Verify.NONE}:
+    if not policy.checks_sums:
         raise PolicyError(
             'expected a policy with the profile "active" and verify = ["tags"] or ["replay"] for a study with held_out: sites '
             "compute the model from sums that they checked"
