@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -18,8 +19,8 @@ from cryptography import x509
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.crypto.hpke import Suite
-from secure_afl.errors import DataError
 from secure_afl.node import held_out
+from secure_afl.node.changes import Prepared
 from secure_afl.node.site import AUDIT, Folder, check_name, home
 from secure_afl.node.study import Floats, Labels, Mask, Study
 from secure_afl.protocol.audit.chain import read
@@ -76,8 +77,10 @@ def looked_at(path: Path) -> Iterator[Finding]:
     client = not membership.fault and _is_client(path, terms)
     yield _tried("plan", lambda: _plan(terms, client=client))
     if client:
-        yield _tried("data", lambda: _data(folder, terms, study))
-        yield _tried("ledger", lambda: _ledger(folder, terms, study))
+        prepared = cache(lambda: folder.prepared(study, terms.parties.clients, "this client"))
+        yield _tried("data", lambda: _data(folder, study, prepared))
+        named = (lambda: prepared().contribution[1]) if study.continues else folder.data_set
+        yield _tried("ledger", lambda: _ledger(folder, terms, named))
     yield _tried("sessions", lambda: _sessions(path))
     yield _tried("approval", lambda: _approval(folder, terms))
     yield _tried("server", lambda: _reached(path))
@@ -151,12 +154,15 @@ def _agreed(terms: Terms) -> Sequence[RoundSpec] | None:
     return terms.encryption.agreed(terms.plan, *sizes)[1]
 
 
-def _data(folder: Folder, terms: Terms, study: Study) -> str:
-    X, y, weights, name, marks = folder.data(study)
+def _data(folder: Folder, study: Study, prepared: Callable[[], Prepared]) -> str:
+    """prepared: what the site gives to a study that continues a session."""
     try:
         if study.continues:
-            one = folder.prepared(study, terms.parties.clients, "this client")
-            return f"the table has the rows that are in session {study.continues[:8]}; this one gives {one.contribution[1]!r}"
+            _, name = prepared().contribution
+            return (
+                f"the table has the rows that are in session {study.continues[:8]}; this one gives {name!r}"
+            )
+        X, y, weights, name, marks = folder.data(study)
         study.vector(0, X, y, "this client", weights=weights, marks=marks)
     except ValueError as error:
         raise FileError(str(error)) from None
@@ -176,15 +182,9 @@ def _controlled(study: Study, X: Floats, y: Labels, marks: Mask | None) -> str:
     )
 
 
-def _ledger(folder: Folder, terms: Terms, study: Study) -> str:
-    """Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
-    name = folder.data_set()
-    if study.continues:
-        try:
-            _, name = folder.prepared(study, terms.parties.clients).contribution
-        except DataError as error:
-            raise FileError(str(error)) from None
-    used = None
+def _ledger(folder: Folder, terms: Terms, named: Callable[[], str]) -> str:
+    """named: gives the ledger's name. Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
+    name, used = named(), None
     if _state(folder.path).exists():
         with _store(folder.path) as store:
             check_name(name, store)

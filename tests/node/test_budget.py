@@ -78,7 +78,7 @@ def test_a_data_set_serves_sessions_with_noise_until_its_budget_is_spent(tmp_pat
     for folder in federation.folders:
         Folder(folder).give_up()
     with pytest.raises(PolicyError, match="is left; this session would bring it to"):
-        _ledger(Folder(site), *federation.terms())
+        _ledger(Folder(site), federation.terms()[0], Folder(site).data_set)
 
 
 @pytest.mark.parametrize("first", [NOISY, RIDGE])
