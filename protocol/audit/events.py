@@ -372,7 +372,9 @@ def end_answered(key: bytes, line: bytes) -> Entry:
     except CryptoError:
         raise WireError("the signature does not fit the entry") from None
     if not isinstance(entry.event, EndAnswered):
-        raise WireError("expected the answer to the end of a session, got another entry")
+        raise WireError(
+            f"expected the answer to the end of a session, got the entry {entry.event.__struct_config__.tag!r}"
+        )
     return entry
 
 

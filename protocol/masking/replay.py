@@ -95,4 +95,6 @@ def _check_opened(name: str, proof: bytes, participants: tuple[int, ...], opened
     for at, one in enumerate(participants):
         committed = proof[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES]
         if one in opened and opened[one] != committed:
-            raise WireError(f"expected the masks that {name} committed to with its upload, got others")
+            raise WireError(
+                f"expected the masks that {name} committed to with its upload, that of participant {one} differs"
+            )

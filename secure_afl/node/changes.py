@@ -27,9 +27,8 @@ from secure_afl.protocol.files import whole
 from secure_afl.protocol.session.backend import Backend
 from secure_afl.protocol.session.errors import FileError, PolicyError
 from secure_afl.protocol.session.ledger import session_name
-from secure_afl.protocol.session.parameters import SESSION_BYTES, Profile, SumPlan, VerifiedSum
+from secure_afl.protocol.session.parameters import SESSION_BYTES, SumPlan, VerifiedSum
 from secure_afl.protocol.session.policy import Policy
-from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.server import OpenedSum
 from secure_afl.protocol.transport.driver import Contribution
@@ -123,18 +122,25 @@ def check(study: "Study") -> None:
     if study.continues and not study.keeps_sum:
         raise DataError("expected keeps_sum = true with continues, got continues alone")
     ridge = getattr(study, "ridge", None)
-    plain = study.backend is Backend.MASK and not study.privacy and not study.tests
-    one = ridge and ridge.rounds == 1 and not ridge.class_weight and not getattr(study, "rows_per_column", 0)
-    if study.keeps_sum and not (one and plain):
+    against = {
+        "no [ridge]": ridge is None,
+        f"the backend {study.backend}": study.backend is not Backend.MASK,
+        "several rounds": ridge and ridge.rounds > 1,
+        "[privacy]": study.privacy,
+        "held_out": study.tests,
+        "rows_per_column": getattr(study, "rows_per_column", 0),
+        "class_weight": ridge and ridge.class_weight,
+    }
+    if study.keeps_sum and (found := [what for what, there in against.items() if there]):
         raise DataError(
             "expected [ridge] with the backend mask and one round, and no [privacy], held_out, rows_per_column or class_weight, "
-            "in a study whose sum is kept for changes (keeps_sum), got another"
+            f"in a study whose sum is kept for changes (keeps_sum), got {', '.join(found)}"
         )
 
 
 def check_policy(policy: Policy) -> None:
     """Raises `PolicyError` for a policy under which sites check no sums."""
-    if Profile.ACTIVE not in policy.profiles or policy.verify == {Verify.NONE}:
+    if not policy.checks_sums:
         raise PolicyError(
             'expected a policy with the profile "active" and verify = ["tags"] or ["replay"] for a study with keeps_sum: each '
             "site adds the change that it checked to the sum that it checked"
