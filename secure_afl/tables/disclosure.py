@@ -293,22 +293,24 @@ def control_rows(
     outlying = sum(measure.draw_in(coded, least_rows) for measure in layout.measures)
     variables = layout.at_site(coded)
     levels = [one.levels(coded) for one in variables] or [np.zeros(len(coded), np.int64)]
-    crossed, of = layout.crossed(variables), [] if classes is None or not layout.weighed else [classes[kept]]
-    if of:  # products with a class are columns of its rows alone
+    own_classes = None if classes is None else classes[kept]
+    by_class = own_classes if layout.weighed else None
+    crossed = layout.crossed(variables)
+    if by_class is not None:  # products with a class are columns of its rows alone
         crossed += [(*one, len(levels)) for one in [*((at,) for at in range(len(levels))), *crossed]]
     found = control(
         levels,
-        None if classes is None else classes[kept],
+        own_classes,
         least_rows,
         crossed,
         [one.positions for one in variables] or [None],
     )
     for variable, own in zip(variables, found.levels, strict=False):
         variable.code(coded, own)
-    for mine in (one == which for one in of for which in np.unique(one)):
-        rows = coded[mine]
+    for one in [] if by_class is None else np.unique(by_class):
+        rows = coded[by_class == one]
         outlying += sum(measure.draw_in(rows, least_rows) for measure in layout.measures)
-        coded[mine] = rows
+        coded[by_class == one] = rows
     for place, factors in layout.products:
         coded[:, place] = np.prod([coded[:, factor] for factor in factors], axis=0)
     return coded, replace(found, kept=kept, outlying=outlying)

@@ -16,18 +16,26 @@ with optional():
 
 _MOST_LEVELS = 30
 _FEW_NUMBERS = 10  # different whole numbers that may as well be codes
-_NO_YES = {
-    *(("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1"), ("absent", "present")),
-    *(
-        ("negative", "positive"),
-        ("nein", "ja"),
-        ("n", "j"),
-        ("falsch", "wahr"),
-        ("non", "oui"),
-        ("faux", "vrai"),
-    ),
-    *(("no", "sí"), ("no", "si"), ("falso", "vero"), ("não", "sim"), ("nee", "ja"), ("nej", "ja")),
-}
+_NO_YES = [
+    "no/yes",
+    "n/y",
+    "false/true",
+    "f/t",
+    "0/1",
+    "absent/present",
+    "negative/positive",
+    "nein/ja",
+    "n/j",
+    "falsch/wahr",
+    "non/oui",
+    "faux/vrai",
+    "no/sí",
+    "no/si",
+    "falso/vero",
+    "não/sim",
+    "nee/ja",
+    "nej/ja",
+]
 _COMMAS = "numbers with commas; draft again with --decimal , if these are decimal commas, remove them if they separate thousands"
 _HEAD = """# Drafted from {source}. Finish it before anybody else sees it:
 # - Ranges and levels below come from these rows, ranges rounded outwards. They must come from what is known of each
@@ -157,7 +165,7 @@ def _up(value: float) -> float:
 def _yes_no(words: Sequence[str]) -> tuple[str, str] | None:
     """The words for no and yes, if that is what two words are."""
     for no, yes in ((words[0], words[1]), (words[1], words[0])):
-        if (no.lower(), yes.lower()) in _NO_YES:
+        if f"{no}/{yes}".lower() in _NO_YES:
             return no, yes
     return None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -150,17 +150,11 @@ def code(codebook: Codebook, parsed: Parsed) -> Design:
 
 def only_held_out(design: Design) -> Design:
     """The rows that a codebook holds out."""
-    assert design.held_out is not None
-    of, kept = design, design.held_out
-    return replace(
-        of,
-        X=of.X[kept],
-        outcome=None if of.outcome is None else of.outcome[kept],
-        weights=None if of.weights is None else of.weights[kept],
-        site=None if of.site is None else of.site[kept],
-        rows=of.rows[kept],
-        held_out=kept[kept],
-    )
+    kept = design.held_out
+    assert kept is not None
+    columns = {one: getattr(design, one) for one in ("X", "outcome", "weights", "site", "rows", "held_out")}
+    own: dict[str, Any] = {one: None if of is None else of[kept] for one, of in columns.items()}
+    return replace(design, **own)
 
 
 def described(codebook: Codebook, counts: Counts) -> list[tuple[str, str, str, float]]:
