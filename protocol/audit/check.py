@@ -228,9 +228,9 @@ def verify(
             findings += _known(one, parties)
         findings += [*_terms(one), *_announced(one), *_messages(one), *_policies(one), *_silent(one, sound)]
         findings += [*_cut(one, sound), *_rewritten(one), *_verdicts(one), *_models(one)]
-        replays = _Replays(one, evidence)
-        findings += replays.findings
-        notes += [*_lost(one), *_missing(one), *_unverified(one), *replays.notes]
+        faults, absent = _replays(one, evidence)
+        findings += faults
+        notes += [*_lost(one), *_missing(one), *_unverified(one), *absent]
     for one in sessions.values():
         masks = sessions.get(one.terms.masks) if isinstance(one.terms, Agreement) else None
         findings += [*_releases(one), *_layers(one, masks)]
@@ -689,38 +689,37 @@ def _verdicts(session: Session) -> Iterator[Finding]:
                 )
 
 
-class _Replays:
-    """The sums of a session, made again from the evidence that parties kept."""
-
-    def __init__(self, session: Session, evidence: Evidence) -> None:
-        self.findings: list[Finding] = []
-        self.notes: list[Finding] = []
-        uploads: dict[tuple[int, int], tuple[bytes, View]] = {}
-        told: dict[bytes, tuple[masking.Evidence, list[bytes]] | str] = {}
-        for view in session.parties.values():
-            verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
-            for one in view.received("evidence"):
-                frame, party = one.event.frame, view.log.begun.party
-                if frame.digest not in told:
-                    told[frame.digest] = _replayed(session, evidence(frame.digest), frame.digest)
-                found = told[frame.digest]
-                if isinstance(found, str) and not found:
-                    text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
-                    self.notes.append(Finding(view.log.file, one.line, text))
-                elif isinstance(found, str):
-                    if verdicts.get(frame.round):  # else it refused the sum itself
-                        text = f"round {frame.round}: {party} accepted a sum that its evidence does not give: {found}"
-                        self.findings.append(Finding(view.log.file, one.line, text))
-                else:
-                    message, roots = found
-                    for who, root in zip(message.survivors, roots, strict=True):
-                        first, other = uploads.setdefault((message.round, who), (root, view))
-                        if first != root:
-                            text = (
-                                f"round {message.round}: {session.name(who)} signed two uploads, one in the evidence of "
-                                f"{other.log.begun.party}, another in that of {party}"
-                            )
-                            self.findings.append(Finding(view.log.file, one.line, text))
+def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[Finding]]:
+    """The sums of a session, made again from the evidence that parties kept: what is wrong, and what is not there."""
+    faults: list[Finding] = []
+    absent: list[Finding] = []
+    uploads: dict[tuple[int, int], tuple[bytes, View]] = {}
+    told: dict[bytes, tuple[masking.Evidence, list[bytes]] | str] = {}
+    for view in session.parties.values():
+        verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
+        for one in view.received("evidence"):
+            frame, party = one.event.frame, view.log.begun.party
+            if frame.digest not in told:
+                told[frame.digest] = _replayed(session, evidence(frame.digest), frame.digest)
+            found = told[frame.digest]
+            if isinstance(found, str) and not found:
+                text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
+                absent.append(Finding(view.log.file, one.line, text))
+            elif isinstance(found, str):
+                if verdicts.get(frame.round):  # else it refused the sum itself
+                    text = f"round {frame.round}: {party} accepted a sum that its evidence does not give: {found}"
+                    faults.append(Finding(view.log.file, one.line, text))
+            else:
+                message, roots = found
+                for who, root in zip(message.survivors, roots, strict=True):
+                    first, other = uploads.setdefault((message.round, who), (root, view))
+                    if first != root:
+                        text = (
+                            f"round {message.round}: {session.name(who)} signed two uploads, one in the evidence of "
+                            f"{other.log.begun.party}, another in that of {party}"
+                        )
+                        faults.append(Finding(view.log.file, one.line, text))
+    return faults, absent
 
 
 def _replayed(

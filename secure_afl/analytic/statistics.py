@@ -44,9 +44,7 @@ def symmetric(packed: Matrix, size: int) -> Matrix:
     for at in range(size):
         matrix[at, at:] = packed[start : start + size - at]
         start += size - at
-    for at in range(
-        0, size, _MIRRORED
-    ):  # in blocks, as a whole transpose would leave the cache for every value
+    for at in range(0, size, _MIRRORED):  # a transpose of the whole would leave the cache for every value
         after = at + _MIRRORED
         block = matrix[at:after, at:after]
         block += np.triu(block, 1).T

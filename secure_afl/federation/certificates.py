@@ -104,9 +104,8 @@ class Authority:
 
 def node_key() -> tuple[bytes, bytes]:
     """A node's new key, as `ssh-keygen -t ecdsa -b 256` writes it: the secret half, and the public one."""
-    key = ec.generate_private_key(
-        ec.SECP256R1()
-    )  # of the curves that Flower takes, the one whose signatures cost least
+    # Of the curves that Flower takes, the one whose signatures cost least.
+    key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return _secret(key, PrivateFormat.OpenSSH), public
 

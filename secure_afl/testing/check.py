@@ -42,11 +42,8 @@ from secure_afl.testing.schedules import BAD, VALUES, Ask, Runner, Schedule, Ses
 from secure_afl.testing.systems import ALTERATIONS, Factory, PythonTarget, Target
 
 Watch = Callable[[Row], None]
-_REPEATS, _SHORT, _GROUPS = (
-    5,
-    7,
-    4,
-)  # runs with the same input, short ones more, and different inputs, of an experiment
+# Of an experiment: runs with the same input, so many more of short ones, and different inputs.
+_REPEATS, _SHORT, _GROUPS = 5, 7, 4
 
 
 class PropertyFailed(AssertionError):  # noqa: N818

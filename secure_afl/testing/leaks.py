@@ -72,9 +72,8 @@ def _telling_bits(groups: Sequence[Sequence[bytes]]) -> str | None:
     bits = np.unpackbits(raw, axis=1, bitorder="little")
     bits ^= bits[0]  # a bit and its opposite are one
     weights = np.random.default_rng(0).integers(0, 2**64, runs, np.uint64)
-    names: Windows = np.asarray(
-        weights @ bits, np.uint64
-    )  # the same for equal bits, and for others with a chance of 2**-64 a pair
+    # The same for equal bits, and for others with a chance of 2**-64 a pair.
+    names: Windows = np.asarray(weights @ bits, np.uint64)
     order = np.argsort(names)
     first = order[np.concatenate([[True], np.diff(names[order]) != 0])]
     kinds = bits[:, first]

@@ -183,9 +183,7 @@ class Backbone:
 
     def _computed(self, X: npt.NDArray[Any], who: str) -> Rows:
         found = np.empty((len(X), self.features))
-        for row, sample in enumerate(
-            X
-        ):  # one by one: what a library computes may depend on how many there are
+        for row, sample in enumerate(X):  # singly: a library may compute otherwise for many
             given = self.forward(np.asarray(sample, np.float32).reshape(1, *self.input_shape)).ravel()
             if not np.isfinite(given).all():
                 raise DataError(f"{who}: the backbone's features of row {row + 1} are not finite")
