@@ -33,7 +33,7 @@ from rich.progress import Progress
 from worlds.cohorts import BOUND
 from worlds.mortal_files import beside
 
-from long.killed import Mortal, Network, Run, broken, nursery, settings_of
+from long.killed import Mortal, Network, Question, Run, broken, heard, nursery, settings_of
 from long.mortals import (
     CLIENTS,
     LENGTH,
@@ -202,35 +202,23 @@ class Disturbed:
 
     def run(self) -> None:
         """Until the server has said that it is over."""
-        asked: list[tuple[str, int, bytes]] = []
-        while True:
-            try:
-                what, *said = self.server.reached().receive()
-                if what == "over":
-                    return
-                if what == "told":
-                    self._noted(said)
-                elif what == "ask":
-                    asked.append((said[1], said[2], said[3]))
-                else:
-                    self._deliver(asked)
-                    asked = []
-            except CutError:
-                self.server.buried()
-                for phase, party, question in asked:  # on its way already; the answers reach nobody
-                    self._ask("", phase, party, question)
-                asked = []
+        heard(
+            self.server,
+            self._noted,
+            self._deliver,
+            lambda _, phase, party, question: self._ask("", phase, party, question),
+        )
 
     def _noted(self, said: Sequence[Any]) -> None:
         if len(said) > 1:
             number, words, survivors, _ = said
             self.told.setdefault(number, set()).add((words, tuple(survivors)))
 
-    def _deliver(self, asked: list[tuple[str, int, bytes]]) -> None:
+    def _deliver(self, asked: Sequence[Question]) -> None:
         """Questions to clients, in some order, and their answers to the server, in some order."""
         link, frames, paused = self.server.reached(), self.late, []
         self.late = []
-        for phase, party, question in self.draw.sample(asked, len(asked)):
+        for _, phase, party, question in self.draw.sample(asked, len(asked)):
             what = self._drawn()
             if what == "paused":
                 paused.append((phase, party, question))
@@ -240,7 +228,7 @@ class Disturbed:
             frames += self._disturbed("paused", phase, party, question)
         self.draw.shuffle(frames)
         for party, frame in frames:
-            self.messages.append(self._message(asked[0][0], party, frame, upward=True))
+            self.messages.append(self._message(asked[0][1], party, frame, upward=True))
             link.send(True, party, frame)
             if self.draw.random() < self.rate / 20:
                 self.history.happened["server killed"] += 1

@@ -272,6 +272,41 @@ class Mortal:
             self.link = self.process = None
 
 
+Question = tuple[str, str, int, bytes]
+"""What a server asks: layer, phase, party, message."""
+
+
+def heard(
+    server: Mortal,
+    noted: Callable[[list[Any]], None],
+    deliver: Callable[[Sequence[Question]], None],
+    orphaned: Callable[[str, str, int, bytes], object],
+) -> None:
+    """Hear a server's process until it says that it is over, through its deaths.
+
+    noted: is told what it opened; deliver: takes the questions of a phase, and raises `CutError` if the server dies at it;
+    orphaned: takes a question whose server is dead, so that the answer reaches nobody.
+    """
+    asked: list[Question] = []
+    while True:
+        try:
+            what, *said = server.reached().receive()
+            if what == "over":
+                return
+            if what == "told":
+                noted(said)
+            elif what == "ask":
+                asked.append((said[0], said[1], said[2], said[3]))
+            else:
+                deliver(asked)
+                asked = []
+        except CutError:
+            server.buried()
+            for one in asked:  # on its way already
+                orphaned(*one)
+            asked = []
+
+
 @dataclass(frozen=True)
 class Left:
     """What a party said. session: by its name in the parties' files."""
@@ -472,24 +507,10 @@ class Session:
     # ---- a server in its process -------------------------------------------------------------
 
     def _served(self) -> None:
-        asked: list[tuple[str, str, int, bytes]] = []
-        while True:
-            try:
-                what, *said = self.server.reached().receive()
-                if what == "over":
-                    return
-                if what == "told":
-                    self._noted(said)
-                elif what == "ask":
-                    asked.append((said[0], said[1], said[2], said[3]))
-                else:
-                    self._deliver(asked)
-                    asked = []
-            except CutError:
-                self.server.buried()
-                for layer, phase, party, question in asked:  # on its way already; the answers reach nobody
-                    self.seats[party].ask("first", layer, phase, question)
-                asked = []
+        def orphaned(layer: str, phase: str, party: int, question: bytes) -> None:
+            self.seats[party].ask("first", layer, phase, question)
+
+        heard(self.server, self._noted, self._deliver, orphaned)
 
     def _deliver(self, asked: Sequence[tuple[str, str, int, bytes]]) -> None:
         link = self.server.reached()
