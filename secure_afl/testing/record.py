@@ -258,9 +258,10 @@ class Spool:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - whatever is kept in it needs it
             weakref.finalize(self, self._file.close)
-        kept = Kept(self, self._end, len(data))
-        self._end += os.pwrite(self._file.fileno(), data, self._end)
-        return kept
+        self._file.write(data)  # all of it, or an error: a full disk must not shorten a message
+        self._file.flush()
+        self._end += len(data)
+        return Kept(self, self._end - len(data), len(data))
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes that are kept."""
