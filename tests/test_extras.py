@@ -123,7 +123,7 @@ def test_a_command_says_which_extra_it_needs(arguments: tuple[str, ...], extra: 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_federation_of_ridge_models_needs_neither_torch_nor_seal() -> None:
     """Parties and server, over the folders of a deployment; sites read their tables with pyarrow."""
     heavy = EXTRAS.keys() - {"hypothesis", "pyarrow", "python_calamine"}

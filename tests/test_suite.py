@@ -75,7 +75,7 @@ def properties(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_finds_and_says_how_to_find_it_again(properties: Path) -> None:
     status, said = searched(properties, "--hypothesis-seed=5", "--search-seconds=600")
     assert status == 1

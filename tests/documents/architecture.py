@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def _collected(table: Mapping[Any, tuple[type[Message], Any]]) -> list[tuple[Enu
     return [(here, kind.__name__, there) for here, (kind, there) in table.items()]
 
 
+@cache
 def blocks() -> dict[str, str]:
     """Every generated block of the page, by its marker's name."""
     uploads = (masked.ClientState.REQUESTED, "(its own step) Upload", masked.ClientState.UPLOADED)

@@ -97,7 +97,7 @@ def test_an_honest_session_holds(sessions: Sessions, backend: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.data())
 def test_no_network_that_loses_delays_or_repeats_makes_honest_parties_look_like_liars(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -180,7 +180,7 @@ def tampered(lines: list[bytes], at: int, how: str, data: st.DataObject) -> tupl
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_change_of_any_one_line_of_any_log_is_found_and_named(
     sessions: Sessions, data: st.DataObject

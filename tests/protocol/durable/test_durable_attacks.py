@@ -96,8 +96,8 @@ def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_ope
         again.contribute(wanted, session.vectors[0, 0] + 1, "rows")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("alone", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("alone", [False, True])
 def test_a_client_killed_at_any_statement_says_one_thing(alone: bool, tmp_path: Path) -> None:
     """The process that follows has another vector, and is named other survivors. alone: it has the one file, as if
     somebody had moved that and nothing of what lay beside it.

@@ -233,7 +233,7 @@ class Returning:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ends", ["silence", "error"])
+@pytest.mark.parametrize("ends", [pytest.param("silence", marks=pytest.mark.long), "error"])
 @pytest.mark.parametrize(("last", "lost"), [(1, "question"), (2, "answer"), (4, "question"), (4, "answer")])
 def test_a_client_that_comes_back_at_another_node_misses_nothing(
     tmp_path: Path, clock: Clock, last: int, lost: str, ends: str

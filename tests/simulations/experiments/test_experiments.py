@@ -163,7 +163,7 @@ def test_time_to_an_accuracy_is_that_of_the_first_point_there() -> None:
     assert headline.spread([0.4, 0.6], 2) == "0.50 ± 0.14"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROBLEMS, security._PROBLEM, TINY)
     said: list[str] = []
@@ -256,7 +256,7 @@ def test_the_default_encoder_is_one_of_the_table() -> None:
     assert PFedACnnL(TINY.networks["linear"][0]).ridge == ridge
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(heterogeneity, "CONCENTRATIONS", (0.1, 10.0))
     monkeypatch.setattr(heterogeneity, "METHODS_SHOWN", ("fedavg",))
