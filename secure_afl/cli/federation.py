@@ -37,12 +37,12 @@ def provision(
     `secure-afl join`; `secure-afl members admit` takes their answers in.
     """
     from secure_afl.federation import coordinator, papers
-    from secure_afl.node import study as study_file
 
     with refusals_shown():
         kits = coordinator.provision(project, folder)
-        _say("study", grouped(study_file.read(folder / "study.toml").digest))
-        _say("coordinator", papers.fingerprint("coordinator", papers.read_kit(kits[0]).coordinator))
+        first = papers.read_kit(kits[0])
+        _say_studies(coordinator.digests(folder, (one.name for one in first.studies)))
+        _say("coordinator", papers.fingerprint("coordinator", first.coordinator))
         for kit in kits:
             _say("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
         _say("server", f"{folder / 'server'}: move it to the server's machine, or leave it")
@@ -132,7 +132,7 @@ def join(
         _say("party", joined.name)
         _say("fingerprint", joined.fingerprint)
         _say("coordinator", f"{joined.coordinator}: compare both with the coordinator by telephone")
-        _say("study", grouped(joined.study))
+        _say_studies(joined.studies)
         _say("answer", f"{joined.answer}: send it to the coordinator; it is public")
         _say("next", f"secure-afl accept {folder} 1.json, with the roster that comes back")
 
@@ -166,10 +166,15 @@ def _show_taken(taken: "Taken") -> None:
 
 def _show_roster(edition: "Edition") -> None:
     _say("number", f"{edition.number}, {edition.why}")
-    _say("study", grouped(edition.study))
+    _say_studies(edition.studies)
     for role, roster in edition.parties.rosters().items():
         _say(role, ", ".join(member.name for member in roster.members))
         _say("fingerprint", f"{roster.fingerprint}: all parties compare it by telephone")
+
+
+def _say_studies(studies: tuple[tuple[str, bytes], ...]) -> None:
+    for name, digest in studies:
+        _say("study", f"{name} {grouped(digest)}".strip())
 
 
 def _say(what: str, text: str) -> None:

@@ -22,11 +22,11 @@ def show_command(folder: Party) -> None:
     here. All parties see the same digest: compare it.
     """
     from secure_afl.node.explained import sections
-    from secure_afl.node.site import Folder
+    from secure_afl.node.site import Folder, one_study
     from secure_afl.protocol.session.roster import grouped
 
     with refusals_shown():
-        here = Folder(folder)
+        here = Folder(one_study(folder))
         terms, read = here.terms()
         _say(f"[bold]study[/] {grouped(read.digest)}")
         for name, one in terms.parties.rosters().items():
@@ -62,12 +62,12 @@ def approve_command(
     """Let this party's node take part in the study of its folder, with its present roster. The party's audit log has it, signed.
     A study or roster that changes must be approved again.
     """
-    from secure_afl.node.site import Folder
+    from secure_afl.node.site import Folder, one_study
     from secure_afl.protocol.session.errors import FileError
     from secure_afl.protocol.session.roster import grouped
 
     with refusals_shown():
-        here = Folder(folder)
+        here = Folder(one_study(folder))
         terms, read = here.terms()
         rosters = terms.parties.rosters()
         digits = "".join(study.split()).lower()
@@ -100,11 +100,12 @@ def revoke_command(
     """Take the approval back: from now on nothing of the study leaves, also in the middle of a session and while the node
     computes a vector. What has left stays where it is.
     """
-    from secure_afl.node.site import ALL, Folder
+    from secure_afl.node.site import ALL, Folder, one_study
     from secure_afl.protocol.session.roster import grouped
 
     with refusals_shown():
-        found, is_logged = Folder(folder).revoke(by, reason, ALL if every else study)
+        here = Folder(folder if study or every else one_study(folder))
+        found, is_logged = here.revoke(by, reason, ALL if every else study)
         for one in found:
             _say(f"revoked: study {grouped(one)}")
         if not is_logged:
@@ -120,15 +121,17 @@ def run_command(
     or with the reason and exit code 1; what an earlier run left is put aside then, too.
     """
     from secure_afl.node.run import run
+    from secure_afl.node.site import one_study
 
     with refusals_shown():
-        report = run(folder.absolute(), deadline)
+        at = one_study(folder.absolute())
+        report = run(at, deadline)
         for number, survivors in enumerate(report["survivors"], 1):
             _say(escape(f"sum {number} is over {', '.join(survivors)}"))
         _say_figures(report.get("held_out"))
         for line in report["silences"]:
             _say(escape(line))
-        _say(escape(f"model and report: {folder}"))
+        _say(escape(f"model and report: {at}"))
 
 
 def _say_figures(found: dict[str, Any] | None) -> None:

@@ -1,6 +1,6 @@
 """The coordinator's folder: it invites parties, takes their answers in, and signs the roster.
 
-project.toml    see `secure_afl.federation.project`; study.toml and a codebook beside it
+project.toml    see `secure_afl.federation.project`; study.toml and a codebook beside it, or those of several studies in studies/NAME/
 coordinator.key signs kits and rosters; keep it off the server
 authority.key   signs the server's certificate, whose authority is ca.crt
 kits/           one file a party, to send
@@ -9,7 +9,7 @@ rosters/        1.json, 2.json, …: the signed editions, to send to every party
 server/         the server's folder; it may move to another machine
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,17 @@ from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError
 from secure_afl.federation import papers, units
 from secure_afl.federation.certificates import Authority
-from secure_afl.federation.papers import Answer, Edition, Kit, Part
+from secure_afl.federation.papers import Answer, Edition, Kit, Packed, Part
 from secure_afl.federation.project import Project, slug
 from secure_afl.federation.project import read as read_project
 from secure_afl.federation.readme import readme
 from secure_afl.node import study as study_file
-from secure_afl.node.study import Study
+from secure_afl.node.site import STUDIES, study_folder
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.files import policy as policy_file
 from secure_afl.protocol.files import roster as roster_file
+from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError
 from secure_afl.protocol.session.policy import Policy
 
@@ -58,18 +59,18 @@ def provision(file: Path, out: Path) -> tuple[Path, ...]:
     Raises `FileError` for a project or study that cannot be meant, and if the folder is there already.
     """
     project = read_project(file)
-    study = _study(file.parent / project.study, project)
+    studies = _studies(project, {name: file.parent / one for name, one in project.studies.items()})
     with whole.new_folder(out):
         whole.write_new(out / PROJECT, whole.read(file), whole.PUBLIC)
-        codebook = _copied(file.parent, out, project.study)
+        write_studies(out, studies)
         keys.write_key(out, "coordinator", server=True)  # no roster takes it
         authority = Authority.make(f"authority of {project.name}"[:64], _AUTHORITY_DAYS)
         whole.write_new(out / "authority.key", authority.key_pem, whole.SECRET)
         whole.write_new(out / "ca.crt", authority.pem, whole.PUBLIC)
-        _make_server(out, project, study, authority)
+        _make_server(out, project, studies, authority)
         for name in ("kits", "answers", "rosters"):
             (out / name).mkdir()
-        return tuple(_make_kit(out, project, name, codebook) for name in project.everybody)
+        return tuple(_make_kit(out, project, name, studies) for name in project.everybody)
 
 
 def take_in(
@@ -98,14 +99,13 @@ def follow(folder: Path, why: str) -> tuple[tuple[Path, ...], Taken]:
     """
     project = read_project(folder / PROJECT)
     _check_idle(folder)
-    _study(folder / "study.toml", project)
+    studies = _kept_studies(folder, project)
     names = {slug(name) for name in project.everybody}
     for path in (*(folder / "answers").glob("*.json"), *(folder / "server" / "nodes").glob("*.pub")):
         if path.stem not in names:
             path.unlink()
-    codebook = _codebook(folder, "study.toml")
     new = [name for name in project.everybody if not _kit_file(folder, name).exists()]
-    kits = tuple(_make_kit(folder, project, name, codebook) for name in new)
+    kits = tuple(_make_kit(folder, project, name, studies) for name in new)
     return kits, _signed(folder, project, why, {})
 
 
@@ -127,15 +127,16 @@ def certify(folder: Path) -> Path:
 def _check_idle(folder: Path) -> None:
     """Raises `FileError` while the server's folder has a session under way: it has the roster of its beginning."""
     server = folder / "server"
-    if not (server / "state.db").exists():
-        return
-    _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
-    with closing(Store(server / "state.db", identity)) as store:
-        if names := store.open_sessions():
-            raise FileError(
-                f"{server}: expected no session under way, got {', '.join(names)}: go on with it (secure-afl study run), or "
-                "give it up (secure-afl flower give-up)"
-            )
+    for at in (server, *(server / STUDIES).glob("*")):
+        if not (at / "state.db").exists():
+            continue
+        _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
+        with closing(Store(at / "state.db", identity)) as store:
+            if names := store.open_sessions():
+                raise FileError(
+                    f"{at}: expected no session under way, got {', '.join(names)}: go on with it (secure-afl study run), or "
+                    "give it up (secure-afl flower give-up)"
+                )
 
 
 def _signed(folder: Path, project: Project, why: str, fingerprints: dict[str, str]) -> Taken:
@@ -146,8 +147,25 @@ def _signed(folder: Path, project: Project, why: str, fingerprints: dict[str, st
     return Taken(fingerprints, (), edition, edition_file(folder, edition.number))
 
 
-def _study(path: Path, project: Project) -> Study:
-    """Raises `FileError` unless it is one for so many parties."""
+def _studies(project: Project, files: Mapping[str, Path]) -> tuple[Packed, ...]:
+    """The studies of these files, by name. Raises `FileError` for one that is not for this project."""
+    made = []
+    for name, path in files.items():
+        _check_fits(path, project)
+        try:
+            made.append(Packed(name, whole.read_text(path), _codebook(path)))
+        except ValueError as error:
+            raise FileError(f"{path}: {error}") from None
+    return tuple(made)
+
+
+def _kept_studies(folder: Path, project: Project) -> tuple[Packed, ...]:
+    """The studies in the coordinator's folder."""
+    return _studies(project, {name: study_folder(folder, name) / "study.toml" for name in project.studies})
+
+
+def _check_fits(path: Path, project: Project) -> None:
+    """Raises `FileError` unless it is a study for so many parties."""
     study = study_file.read(path)
     try:
         study.plan(len(project.parties))
@@ -156,27 +174,33 @@ def _study(path: Path, project: Project) -> Study:
     if (study.encryption is not None) != bool(project.key_holders):
         wanted = "key_holders" if study.encryption else "no key_holders"
         raise FileError(f"{path}: expected {wanted} in the project for the backend {study.backend.value}")
-    return study
 
 
-def _copied(source: Path, out: Path, study: str) -> tuple[str, str] | None:
-    """The study and its codebook, which is given as its file's name and text."""
-    whole.write_new(out / "study.toml", whole.read(source / study), whole.PUBLIC)
-    if codebook := _codebook(source, study):
-        whole.write_new(out / codebook[0], codebook[1].encode(), whole.PUBLIC)
-    return codebook
+def write_studies(folder: Path, studies: Sequence[Packed]) -> None:
+    """Put the files of studies into a folder, the coordinator's, the server's or a party's. Raises `FileError`."""
+    for one in studies:
+        at = study_folder(folder, one.name)
+        at.mkdir(parents=True, exist_ok=True)
+        for name, text in one.files.items():
+            whole.write_new(at / name, text.encode(), whole.PUBLIC)
 
 
-def _codebook(source: Path, study: str) -> tuple[str, str] | None:
-    named = whole.load_toml(whole.read_text(source / study)).get("codebook")
+def digests(folder: Path, names: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+    """Names and digests of the studies of these names in a folder. Raises `FileError`."""
+    return tuple((name, study_file.read(study_folder(folder, name) / "study.toml").digest) for name in names)
+
+
+def _codebook(study: Path) -> tuple[str, str] | None:
+    """Its file's name and text, if the study names one."""
+    named = whole.load_toml(whole.read_text(study)).get("codebook")
     if not isinstance(named, str):
         return None
     if "/" in named or named.startswith("."):
-        raise FileError(f"{source / study}: expected a codebook beside the study, got {named!r}")
-    return named, whole.read_text(source / named)
+        raise FileError(f"{study}: expected a codebook beside the study, got {named!r}")
+    return named, whole.read_text(study.parent / named)
 
 
-def _make_server(out: Path, project: Project, study: Study, authority: Authority) -> None:
+def _make_server(out: Path, project: Project, studies: Sequence[Packed], authority: Authority) -> None:
     server = out / "server"
     server.mkdir(mode=0o700)
     (server / "nodes").mkdir()
@@ -189,30 +213,29 @@ def _make_server(out: Path, project: Project, study: Study, authority: Authority
     settings = (
         f'public = "{"127.0.0.1" if local else "0.0.0.0"}:{project.port}"\nprivate = "{project.private}"\n'
     )
-    policy = Policy(
-        backends=frozenset({study.backend}),
-        trusts_reports=study.trust(len(project.parties)),
-    )
     texts = {
         "server.toml": settings,
-        "policy.toml": policy_file.text(policy),
         units.NAME: units.unit("serve", server, f"server of {project.name}"),
     }
     for name, text in texts.items():
         whole.write_new(server / name, text.encode(), whole.PUBLIC)
-    _copied(out, server, "study.toml")
+    write_studies(server, studies)
+    for one in studies:
+        at = study_folder(server, one.name)
+        study = study_file.read(at / "study.toml")
+        policy = Policy(backends=frozenset({study.backend}), trusts_reports=study.trust(len(project.parties)))
+        whole.write_new(at / "policy.toml", policy_file.text(policy).encode(), whole.PUBLIC)
     whole.write_new(server / PROJECT, whole.read(out / PROJECT), whole.PUBLIC)
 
 
-def _make_kit(out: Path, project: Project, name: str, codebook: tuple[str, str] | None) -> Path:
+def _make_kit(out: Path, project: Project, name: str, studies: tuple[Packed, ...]) -> Path:
     coordinator = _coordinator(out)
     part = Part.CLIENT if name in project.parties else Part.HOLDER
     kit = Kit(
         name,
         part,
         whole.read_text(out / PROJECT),
-        whole.read_text(out / "study.toml"),
-        codebook,
+        studies,
         project.server,
         whole.read_text(out / "ca.crt"),
         coordinator.verify_key,
@@ -273,11 +296,11 @@ def _sign(folder: Path, project: Project, why: str) -> Edition:
         tuple((name, answers[name].verify_key) for name in sorted(names))
         for names in (project.parties, project.key_holders)
     )
-    study = study_file.read(folder / "study.toml").digest
+    studies = digests(folder, project.studies)
     coordinator = _coordinator(folder)
     last = latest(folder)
-    edition = Edition(last.number + 1 if last else 1, study, clients, holders, why)
-    if last and (last.study, last.clients, last.key_holders) == (study, clients, holders):
+    edition = Edition(last.number + 1 if last else 1, studies, clients, holders, why)
+    if last and (last.studies, last.clients, last.key_holders) == (studies, clients, holders):
         return last
     made = papers.signed(edition, coordinator)
     try:
@@ -286,8 +309,14 @@ def _sign(folder: Path, project: Project, why: str) -> Edition:
         raise FileError(f"{folder / 'answers'}: {error}") from None
     whole.write_new(edition_file(folder, made.number), papers.encoded(made), whole.PUBLIC)
     whole.replace(folder / "server" / SIGNED, papers.encoded(made))
-    whole.replace(folder / "server" / "roster.toml", roster_file.text(parties).encode())
+    write_rosters(folder / "server", made, parties)
     return made
+
+
+def write_rosters(folder: Path, edition: Edition, parties: Parties) -> None:
+    """Put an edition's roster into the folder of each study that it is for, at the server or a party. Raises `FileError`."""
+    for name, _ in edition.studies:
+        whole.replace(study_folder(folder, name) / "roster.toml", roster_file.text(parties).encode())
 
 
 def latest(folder: Path) -> Edition | None:

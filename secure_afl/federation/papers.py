@@ -29,6 +29,7 @@ from secure_afl.protocol.session.roster import Member, Roster
 KIT, README = "kit.json", "README.md"
 _LARGEST = 2**24  # bytes of a kit that is unpacked
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\.toml")
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,60}")
 _TAKEN = {f"{name}.toml" for name in ("data", "node", "policy", "project", "roster", "server", "study")}
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -40,27 +41,50 @@ class Part(StrEnum):
     HOLDER = "key holder"
 
 
+class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A study in texts of files. name: of its folder in `studies/`, empty for the only study, which is in the party's own folder;
+    codebook: its file's name and text, if the study names one.
+
+    Raises `ValueError` for names that no such folder or file may have.
+    """
+
+    name: str
+    study: str
+    codebook: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        # Folder and codebook get these names at the party.
+        if self.name and not _FOLDER.fullmatch(self.name):
+            raise ValueError(f"expected a study's name of letters, digits and '-', got {self.name!r}")
+        if self.codebook and (self.codebook[0] in _TAKEN or not _NAME.fullmatch(self.codebook[0])):
+            raise ValueError(
+                f"expected the codebook under a plain name (codebook.toml), got {self.codebook[0]!r}"
+            )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The texts, by their files' names in the study's folder."""
+        return {"study.toml": self.study, **dict([self.codebook] if self.codebook else [])}
+
+
 class Kit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="paper", tag="kit"):
-    """What one party needs, in texts of files. codebook: its file's name and text, if the study names one; authority: PEM;
-    coordinator: whose key signs this and the roster.
+    """What one party needs, in texts of files. studies: one, or several with a name each; authority: PEM; coordinator: whose key
+    signs this and the roster.
     """
 
     name: str
     part: Part
     project: str
-    study: str
-    codebook: tuple[str, str] | None
+    studies: Annotated[tuple[Packed, ...], msgspec.Meta(min_length=1)]
     superlink: str
     authority: str
     coordinator: Key
     signature: bytes = b""
 
     def __post_init__(self) -> None:
-        # The codebook gets this name in the party's folder.
-        if self.codebook and (self.codebook[0] in _TAKEN or not _NAME.fullmatch(self.codebook[0])):
-            raise ValueError(
-                f"expected the codebook under a plain name (codebook.toml), got {self.codebook[0]!r}"
-            )
+        names = [one.name for one in self.studies]
+        if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
+            raise ValueError(f"expected several studies to have a name each, got {names}")
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="paper", tag="answer"):
@@ -74,10 +98,12 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Edition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="paper", tag="roster"):
-    """A roster. number: from 1, each edition takes the place of those below; study: digest of what it is for; why: what changed."""
+    """A roster. number: from 1, each edition takes the place of those below; studies: names and digests of what it is for, in the
+    kit's order; why: what changed.
+    """
 
     number: Annotated[int, msgspec.Meta(ge=1)]
-    study: Key
+    studies: tuple[tuple[str, Key], ...]
     clients: tuple[tuple[str, Key], ...]
     key_holders: tuple[tuple[str, Key], ...]
     why: str

@@ -4,7 +4,7 @@ name = "Heart disease in four hospitals"
 parties = ["Hospital A", "Hospital B", "Hospital C", "Hospital D"]
 key_holders = []                     # where sums are encrypted
 server = "server.example:8000"       # where parties reach it: a name or an address, and a port
-study = "study.toml"                 # beside this file
+study = "study.toml"                 # beside this file; or several: ["mortality.toml", "stroke.toml"]
 contact = "Dr Noor, noor@hospital-a.example, +41 44 000 00 00"
 
 [legal]                              # for the audit page; in your words
@@ -15,6 +15,7 @@ retention = "…"                      # how long model and logs are kept
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,21 +39,21 @@ class Legal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the module. private: where the server's operator reaches it on its own machine.
 
-    Raises `FileError` for a server that is no HOST:PORT, and for names that are there twice, or alike as file names.
+    Raises `FileError` for a server that is no HOST:PORT, and for names, of parties or studies, that are there twice, or alike
+    as file names.
     """
 
     name: Words
     parties: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     server: str
     contact: Words
-    study: str = "study.toml"
+    study: str | Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = "study.toml"
     key_holders: tuple[str, ...] = ()
     private: str = "127.0.0.1:8001"
     legal: Legal | None = None
 
     def __post_init__(self) -> None:
         _ = self.port
-        seen: dict[str, str] = {}
         for one in self.everybody:
             fits = 0 < len(one) <= LONGEST_NAME and one.isprintable() and one == one.strip()
             if not fits or "/" in one or one.startswith((".", "-")):
@@ -60,11 +61,21 @@ class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"expected printable names of 1 to {LONGEST_NAME} letters that a file can have (no '/', no '.' or '-' "
                     f"first, no spaces around), got {one!r}"
                 )
-            if twin := seen.get(slug(one)):
-                raise FileError(f"expected names that differ in letters or digits, got {twin!r} and {one!r}")
-            seen[slug(one)] = one
-        if "/" in self.study:
-            raise FileError(f"study: expected the name of a file beside the project, got {self.study!r}")
+        files = (self.study,) if isinstance(self.study, str) else self.study
+        for file in files:
+            if "/" in file or not file.endswith(".toml"):
+                raise FileError(
+                    f"study: expected the name of a file beside the project, as study.toml, got {file!r}"
+                )
+        _check_differ(self.everybody)
+        _check_differ([file.removesuffix(".toml") for file in files])
+
+    @property
+    def studies(self) -> dict[str, str]:
+        """The studies' files, by the names of their folders in `studies/`; a project's only study has no such name."""
+        if isinstance(self.study, str):
+            return {"": self.study}
+        return {slug(file.removesuffix(".toml")): file for file in self.study}
 
     @property
     def everybody(self) -> tuple[str, ...]:
@@ -83,6 +94,14 @@ class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"server: expected a name or an address and a port, as server.example:8000, got {self.server!r}"
             )
         return int(port)
+
+
+def _check_differ(names: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for one in names:
+        if twin := seen.get(slug(one)):
+            raise FileError(f"expected names that differ in letters or digits, got {twin!r} and {one!r}")
+        seen[slug(one)] = one
 
 
 def _is_host(host: str) -> bool:

@@ -1,7 +1,10 @@
 """The page that comes with a kit: what one party does to join, in commands."""
 
+from pathlib import Path
+
 from secure_afl.federation.papers import Kit, Part, fingerprint
 from secure_afl.federation.project import parse, slug
+from secure_afl.node.site import study_folder
 
 _PAGE = """\
 # {name}: how to join "{project}"
@@ -19,7 +22,7 @@ keys stay on your machine. Run these commands as the user of the node, not as ro
 
        secure-afl join {slug}.zip /srv/secure-afl{table}
 
-   Read both fingerprints that it prints to the coordinator by telephone: yours, and the coordinator's, which should be
+{tables}   Read both fingerprints that it prints to the coordinator by telephone: yours, and the coordinator's, which should be
 
        {coordinator}
 
@@ -30,9 +33,9 @@ keys stay on your machine. Run these commands as the user of the node, not as ro
 
        secure-afl accept /srv/secure-afl 1.json
 
-3. Read what the study does, and decide. Your name and reason go into your audit log, signed.
+3. Read what {studies} (`secure-afl study show`), and decide{each}. Your name and reason go into your audit log, signed.
 
-       secure-afl study approve /srv/secure-afl --by 'Your name' --reason 'why you may take part'
+{approvals}
 
 4. Look for anything that would keep you from a session{look}.
 
@@ -43,14 +46,22 @@ keys stay on your machine. Run these commands as the user of the node, not as ro
        secure-afl node /srv/secure-afl
 """
 
+_TABLES = """\
+   These are several studies: {names}. Each has a folder in /srv/secure-afl/studies/, with a `data.toml` that names its table
+   and its data set. Put the table of each there, or change its `data.toml`.
+
+"""
+_FOLDER = Path("/srv/secure-afl")
+
 
 def readme(kit: Kit) -> str:
     """Of the kit's party."""
     project = parse(kit.project)
     client = kit.part is Part.CLIENT
     extras = ["flower", *(["tables"] if client else [])]
-    if 'backend = "mask"' not in kit.study:
+    if any('backend = "mask"' not in one.study for one in kit.studies):
         extras.append("he")
+    several = len(kit.studies) > 1
     return _PAGE.format(
         name=kit.name,
         project=project.name,
@@ -62,6 +73,13 @@ def readme(kit: Kit) -> str:
         extras=",".join(extras),
         slug=slug(kit.name),
         table=" --table rows.csv --data-set 'admissions until 2026-10'" if client else "",
+        tables=_TABLES.format(names=", ".join(one.name for one in kit.studies)) if several and client else "",
+        studies="the studies do" if several else "the study does",
+        each=" on each" if several else "",
+        approvals="\n".join(
+            f"       secure-afl study approve {study_folder(_FOLDER, one.name)} --by 'Your name' --reason 'why you may take part'"
+            for one in kit.studies
+        ),
         coordinator=fingerprint("coordinator", kit.coordinator),
         look="; it names every cell of your table that does not fit" if client else "",
     )

@@ -94,11 +94,12 @@ def record(path: Path, logs: Mapping[str, bytes], language: str = "en") -> Page:
     """
     said, folder = words(language), Folder(path)
     terms, study = folder.terms()
-    project = read_project(path / "project.toml") if (path / "project.toml").exists() else None
+    at = folder.home / "project.toml"
+    project = read_project(at) if at.exists() else None
     report = verify(logs, terms.parties, kept(map(Path, logs)))
     digests = {one.digest for one in terms.parties.rosters().values()}
     sessions = [one for one in report.sessions if one.roster.digest in digests]
-    key = path / "identity.key"
+    key = folder.home / "identity.key"
     party = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[0].name
     titles = said["sections"]
     return Page(

@@ -36,7 +36,7 @@ from secure_afl.protocol.session.parameters import (
     spending,
 )
 from secure_afl.protocol.session.profile import Verify
-from secure_afl.protocol.session.roster import grouped
+from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.transport.endpoint import Terms, check_remembers
 from secure_afl.sums.aggregation import SessionSettings, proposed
 
@@ -96,7 +96,7 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 def _identity(path: Path) -> str:
     key = home(path) / "identity.key"
     member, _ = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))
-    return f"{member.name}, fingerprint {grouped(member.verify_key)}"
+    return f"{member.name}, fingerprint {Roster((member,)).fingerprint}"
 
 
 def _digests(terms: Terms, study: Study) -> str:
@@ -185,7 +185,7 @@ def _controlled(study: Study, X: Floats, y: Labels, marks: Mask | None) -> str:
 def _ledger(folder: Folder, terms: Terms, named: Callable[[], str]) -> str:
     """named: gives the ledger's name. Raises `FileError` for a data set that is spent, `PolicyError` for one whose budget is."""
     name, used = named(), None
-    if _state(folder.path).exists():
+    if folder.state.exists():
         with _store(folder.path) as store:
             check_name(name, store)
             used = store.ledger.used(name)
@@ -213,7 +213,7 @@ def _sessions(path: Path) -> str:
     if (home(path) / AUDIT).exists() and not keys.is_server(home(path) / "identity.key"):
         for entry in read((home(path) / AUDIT).read_bytes()).entries:
             memory.take(entry.event)
-    if not (at := _state(path)).exists():
+    if not (at := Folder(path).state).exists():
         if memory.joined:
             raise FileError(
                 f"{at}: expected the file of {len(memory.joined)} sessions that the audit log tells of, found "
@@ -226,15 +226,10 @@ def _sessions(path: Path) -> str:
     return f"under way: {', '.join(names)}" if names else "none is under way"
 
 
-def _state(path: Path) -> Path:
-    """The file of the sessions in a folder: of a server's study its own, of a party the one for all."""
-    return (path if keys.is_server(home(path) / "identity.key") else home(path)) / "state.db"
-
-
 def _store(path: Path) -> AbstractContextManager[Store]:
     key = home(path) / "identity.key"
     identity = keys.read_key(key, keys.service_passphrase, server=keys.is_server(key))[1]
-    return snapshot(_state(path), identity)
+    return snapshot(Folder(path).state, identity)
 
 
 def _approval(folder: Folder, terms: Terms) -> str:

@@ -152,6 +152,23 @@ def study_folders(path: Path) -> list[Path]:
     return found
 
 
+def one_study(path: Path) -> Path:
+    """The folder of the study that is meant: the folder itself, or the only one in `studies/`. Raises `FileError` for several."""
+    if (path / "study.toml").exists():
+        return path
+    found = study_folders(path)
+    if len(found) > 1:
+        raise FileError(
+            f"{path}: expected the folder of one study, got that of {len(found)}: give one of {', '.join(map(str, found))}"
+        )
+    return found[0]
+
+
+def study_folder(path: Path, name: str) -> Path:
+    """Where a study of that name is in a party's folder; the only study, without a name, is in the folder itself."""
+    return path / STUDIES / name if name else path
+
+
 def check_name(name: str, store: Store) -> None:
     """Raises `FileError` for a data set that the ledger knows by a name in other cases: it would be let out twice."""
     for known in store.ledger.data_sets():
@@ -193,6 +210,12 @@ class Folder:
     def home(self) -> Path:
         """Where identity, ledger and audit log are."""
         return home(self.path)
+
+    @property
+    def state(self) -> Path:
+        """The file with the sessions: of each study its own at the server, one for all at a party. Raises `FileError`."""
+        key = self.home / "identity.key"
+        return (self.path if key.exists() and keys.is_server(key) else self.home) / "state.db"
 
     def terms(self) -> tuple[Terms, Study]:
         """What was agreed on. Raises `FileError` that names the file."""
@@ -448,7 +471,7 @@ class Folder:
         """The party's, or the server's, open sessions are over: their secrets and journals are erased, and their names
         given. The ledger stays, so their data sets are spent. Raises `FileError`, and `StoreError` for its `state.db`.
         """
-        at = self.home / "state.db"
+        at = self.state
         if not at.exists():
             raise FileError(f"{at}: expected the file of a party's sessions, found none")
         key = self.home / "identity.key"

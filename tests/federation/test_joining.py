@@ -13,7 +13,7 @@ from worlds.founded import NAMES, Founded, project
 
 from secure_afl.crypto.identity import Identity
 from secure_afl.federation import coordinator, papers, party
-from secure_afl.federation.papers import Answer, Edition, Kit
+from secure_afl.federation.papers import Answer, Edition
 from secure_afl.federation.project import parse, slug
 from secure_afl.node.site import Folder
 from secure_afl.protocol.files import keys, roster
@@ -38,7 +38,7 @@ def test_all_have_one_roster_one_study_and_keys_of_their_own(world: Founded) -> 
         party.accept(folder, file)
     everywhere = [world.office / "server", *world.folders.values()]
     assert len({(folder / "roster.toml").read_bytes() for folder in everywhere}) == 1
-    assert {Folder(folder).terms()[1].digest for folder in everywhere} == {edition.study}
+    assert {Folder(folder).terms()[1].digest for folder in everywhere} == {edition.studies[0][1]}
     assert [member.name for member in edition.parties.everybody] == sorted(NAMES)
     for name, folder in world.folders.items():
         joined = world.joined[name]
@@ -130,7 +130,7 @@ def test_another_coordinators_kit_shows_another_fingerprint(world: Founded) -> N
 @pytest.mark.parametrize("name", ["../evil.toml", "study.toml", "/etc/x.toml", ".x.toml", "identity.key"])
 def test_a_codebook_takes_no_other_files_place(name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
-        Kit("A", papers.Part.CLIENT, "", "", (name, ""), "", "", bytes(32))
+        papers.Packed("", "", (name, ""))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"no kit", b"\x00" * 100])
@@ -157,7 +157,7 @@ def without_me(edition: Edition) -> Edition:
     ("change", "words"),
     [
         (without_me, "is not in this roster"),
-        (lambda edition: structs.replace(edition, study=bytes(32)), "roster for the study"),
+        (lambda edition: structs.replace(edition, studies=(("", bytes(32)),)), "roster for the study"),
         (lambda edition: structs.replace(edition, why="another"), "signed two"),
     ],
 )
