@@ -37,6 +37,7 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/python tests/long/explore.py --attacks
 	$(BIN)/python tests/long/killed.py
 	$(BIN)/python tests/long/killed_nodes.py
+	$(BIN)/python tests/long/killed_superlink.py
 	$(BIN)/python tests/long/disturbed.py
 	$(BIN)/python tests/long/mutants.py
 
