@@ -9,8 +9,8 @@ from pathlib import Path
 
 from secure_afl.crypto.errors import SecureAflError
 from secure_afl.node.changes import KEPT, Prepared
-from secure_afl.node.site import Folder, Ready, Rows, digest_of
-from secure_afl.node.study import Floats, Study
+from secure_afl.node.site import Folder, Ready, digest_of
+from secure_afl.node.study import Floats, Rows, Study
 
 # Nanoseconds since a file changed: file systems do not tell changes apart that follow at once.
 _SETTLED = 2 * 10**9
@@ -40,12 +40,11 @@ class Ahead:
                     self._of, self._vectors, self._rows, self._prepared = now, [], None, ready
                 return
             own = self._folder.data(study)
-            X, y, weights, name, marks = own
             sums = range(min(study.known_ahead, len(terms.plan)))
             digest, later = digest_of(own), len(terms.plan) > study.known_ahead
-            vectors = [study.contribution(one, X, y, "this site", [], weights, marks) for one in sums]
+            vectors = [study.vector(one, own, "this site") for one in sums]
             if self._state(study) == now:
-                self._of, self._vectors, self._data_set, self._digest = now, vectors, name, digest
+                self._of, self._vectors, self._data_set, self._digest = now, vectors, own.name, digest
                 self._rows = own if later else None
         except (SecureAflError, OSError, ValueError):
             return
@@ -66,11 +65,13 @@ class Ahead:
 
     def _state(self, study: Study) -> tuple[object, ...] | None:
         """Study and files as they are; None without a table, for one of a database, and soon after a change."""
-        at = self._folder.path / "data.toml"
-        if not at.exists() or (table := self._folder.table_file()) is None:
+        path = self._folder.path
+        if not (path / "data.toml").exists() or (table := self._folder.table_file()) is None:
             return None
-        kept = self._folder.path / KEPT
-        stamps = [_stamp(one) for one in (at, table, *([kept] if study.keeps_sum and kept.exists() else []))]
+        read = [path / "data.toml", table]
+        if study.keeps_sum:  # a change is that of a sum over these clients
+            read += [one for one in (path / "roster.toml", path / KEPT) if one.exists()]
+        stamps = [_stamp(one) for one in read]
         if any(time.time_ns() - changed < _SETTLED for *_, changed in stamps):
             return None
         return study.digest, *stamps

@@ -36,14 +36,11 @@ from secure_afl.tables.codebook import LEAST_ROWS
 
 if TYPE_CHECKING:  # scikit-learn
     from secure_afl.analytic.solve import Solution
-    from secure_afl.node.study import Labels as Outcomes
-    from secure_afl.node.study import Study
+    from secure_afl.node.study import Rows, Study
     from secure_afl.sums.aggregation import Aggregate, Outcome
     from secure_afl.sums.counted import Telling
 
 Floats = npt.NDArray[np.float64]
-Given = tuple[Floats, "Outcomes", Floats | None, str]
-"""A site's rows, their outcomes, their weights, and the data set's name."""
 
 KEPT = "kept.sum"
 _SESSION = re.compile(f"[0-9a-f]{{{2 * SESSION_BYTES}}}")
@@ -75,7 +72,7 @@ class Sum(msgspec.Struct, frozen=True):
         return Aggregate(self.clients, error, len(units), total, units, self.encoding, self.session)
 
 
-class Rows(msgspec.Struct, frozen=True):
+class KeptRows(msgspec.Struct, frozen=True):
     """A site's rows in a sum, in their order. data_set: the name of those of the first session; table: digest of all as the
     table has them; batches: of each row; coded: float64 (rows, features) as they went out, if `used` (bool) says they did.
     """
@@ -92,8 +89,8 @@ class Kept(msgspec.Struct, frozen=True):
     """`kept.sum`. rows: of `sum`; leaving: what they are if the session of that number ends well, whose vector may have left."""
 
     sum: Sum | None = None
-    rows: Rows | None = None
-    leaving: tuple[bytes, Rows] | None = None
+    rows: KeptRows | None = None
+    leaving: tuple[bytes, KeptRows] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +99,7 @@ class Prepared:
 
     contribution: Contribution
     before: Kept
-    after: Rows
+    after: KeptRows
 
     def leave(self, folder: Path, session: bytes) -> None:
         """Write down what leaves in this session, before it does. Raises `FileError`."""
@@ -158,14 +155,16 @@ def plan(study: "Study", fit: SumPlan, clients: int) -> SumPlan:
     return change_plan(fit, bytes.fromhex(study.continues), least_rows(study), clients, study.agreement)
 
 
-def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Given, said: Labels) -> Prepared:
+def prepared(
+    folder: Path, study: "Study", clients: Roster, who: str, given: "Rows", said: Labels
+) -> Prepared:
     """What a site gives to the session of a study. said: of each row, its batch and withdrawal.
 
     Raises `FileError` for rows that are not those in the kept sum, `DataError` for a change that has to wait.
     """
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
 
-    X, y, weights, name = given
+    X, y, weights, name, _ = given
     kept, model = read(folder), study.estimator()
     assert isinstance(model, FederatedRidge | FederatedRidgeClassifier)  # `check`
     model.set_params(data_set=name)
@@ -175,9 +174,9 @@ def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Giv
                 f"{folder / 'data.toml'}: expected rows without batches and withdrawals in the first session of a study, got "
                 "some: leave their columns out of data.toml"
             )
-        found = study.controlled(X, y)
-        own = _of(weights, found.kept)
-        vector = model.vector(found.X[found.kept], y[found.kept], who, 0, own)
+        found = study.controlled(given)
+        own = given._replace(X=found.X).some(found.kept)
+        vector = model.vector(own.X, own.y, who, 0, own.weights)
         used = np.zeros(len(X), np.bool_)
         used[found.kept] = True
         rows = _rows(study, given, said, found.X, used, Inside.first(vector, name), np.arange(len(X)))
@@ -185,10 +184,7 @@ def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Giv
     before, rows = _continued(folder, study, clients, kept, name)
     there = ~np.isin(said.withdrawn, list(rows.inside.withdrawals))  # else its withdrawal was made before
     known = there & np.isin(said.batch, list(rows.inside.batches))
-    if (
-        _digest(study, X[known], y[known], _of(weights, known)) != rows.table
-        or tuple(said.batch[known]) != rows.batches
-    ):
+    if _digest(study, given.some(known)) != rows.table or tuple(said.batch[known]) != rows.batches:
         raise FileError(
             f"{folder / 'data.toml'}: expected the {len(rows.batches)} rows of the table that are in the sum, as they were and in "
             f"their order, with their batches, and new rows in a new batch, got {known.sum()} rows of known batches that are "
@@ -199,7 +195,7 @@ def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Giv
     used[known] = np.frombuffer(rows.used, np.bool_)
     new = np.flatnonzero(there & ~known)
     if len(new):
-        found = study.controlled(X[new], y[new])
+        found = study.controlled(given.some(new))
         coded[new] = found.X
         used[new[found.kept]] = True
     at = np.flatnonzero(used)
@@ -207,7 +203,7 @@ def prepared(folder: Path, study: "Study", clients: Roster, who: str, given: Giv
         coded[at],
         y[at],
         who,
-        _of(weights, at),
+        None if weights is None else weights[at],
         Labels(said.batch[at], said.withdrawn[at]),
         rows.inside,
         before.encoding,
@@ -327,7 +323,9 @@ def _write(folder: Path, kept: Kept) -> None:
     whole.replace(folder / KEPT, msgspec.msgpack.encode(kept), secret=True)
 
 
-def _continued(folder: Path, study: "Study", clients: Roster, kept: Kept, data_set: str) -> tuple[Sum, Rows]:
+def _continued(
+    folder: Path, study: "Study", clients: Roster, kept: Kept, data_set: str
+) -> tuple[Sum, KeptRows]:
     """The sum that a study continues, and the site's rows in it. Raises `FileError`."""
     names = [member.name for member in clients.members]
     if kept.sum is None or kept.rows is None or kept.sum.session.hex() != study.continues:
@@ -358,18 +356,17 @@ def _other_clients(folder: Path, known: Sum, clients: Sequence[str]) -> FileErro
 
 def _rows(
     study: "Study",
-    given: Given,
+    given: "Rows",
     said: Labels,
     coded: Floats,
     used: npt.NDArray[np.bool_],
     inside: Inside,
     at: Any,
-) -> Rows:
+) -> KeptRows:
     """Some of a site's rows, by their numbers, as they are kept."""
-    X, y, weights, name = given
-    return Rows(
-        name,
-        _digest(study, X[at], y[at], _of(weights, at)),
+    return KeptRows(
+        given.name,
+        _digest(study, given.some(at)),
         tuple(said.batch[at].tolist()),
         coded[at].tobytes(),
         used[at].tobytes(),
@@ -377,15 +374,11 @@ def _rows(
     )
 
 
-def _of(weights: Floats | None, at: Any) -> Floats | None:
-    return None if weights is None else weights[at]
-
-
-def _digest(study: "Study", X: Floats, y: "Outcomes", weights: Floats | None) -> bytes:
+def _digest(study: "Study", rows: "Rows") -> bytes:
     """Of rows as the table has them, whatever else is in it."""
-    outcomes = (y[:, None] == np.array(study.classes)).argmax(axis=1) if study.classes else y
-    found = hashlib.sha256(str(X.shape).encode())
-    for part in (X, outcomes, weights):
+    outcomes = (rows.y[:, None] == np.array(study.classes)).argmax(axis=1) if study.classes else rows.y
+    found = hashlib.sha256(str(rows.X.shape).encode())
+    for part in (rows.X, outcomes, rows.weights):
         if part is not None:
             found.update(np.ascontiguousarray(part).data)
     return found.digest()

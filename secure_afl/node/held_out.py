@@ -20,7 +20,7 @@ from secure_afl.tables.codebook import LEAST_ROWS, Target
 
 if TYPE_CHECKING:  # scikit-learn
     from secure_afl.models.evaluation import Evaluated, HeldOut
-    from secure_afl.node.study import Labels, Study
+    from secure_afl.node.study import Rows, Study
     from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
     from secure_afl.sums.counted import Telling
 
@@ -105,21 +105,15 @@ def plan(study: "Study", clients: int) -> tuple[SumPlan, ...]:
 
 
 def vector(
-    study: "Study",
-    number: int,
-    X: Floats,
-    y: "Labels",
-    verified: Mapping[int, VerifiedSum] | None,
-    clients: Roster,
-    marks: Mask | None = None,
+    study: "Study", number: int, own: "Rows", verified: Mapping[int, VerifiedSum] | None, clients: Roster
 ) -> Floats:
-    """What a site puts into one of the last two sums. marks: see `chosen`; verified: the sums that it accepted. Raises `PolicyError` if the model
+    """What a site puts into one of the last two sums. verified: the sums that it accepted. Raises `PolicyError` if the model
     does not follow from these, `DataError` for rows, and if too few sites have any.
     """
     from secure_afl.models.evaluation import predictions
 
-    out = chosen(study, len(X), marks)
-    truth = (y[out, None] == np.array(study.classes)).argmax(axis=1) if study.classes else y[out]
+    out = chosen(study, len(own.X), own.marks)
+    truth = (own.y[out, None] == np.array(study.classes)).argmax(axis=1) if study.classes else own.y[out]
     last = len(study.plan(len(clients.members))) - 1
     if number < last:
         return agreed(study).sites(truth)
@@ -128,14 +122,14 @@ def vector(
             "expected sums that this party checked before its held-out rows are counted, got none"
         )
     _, fitted = study.recalled(verified, clients)
-    vars(fitted).pop("feature_names_in_", None)  # X has the study's columns, without names
+    vars(fitted).pop("feature_names_in_", None)  # they have the study's columns, without names
     if last - 1 not in verified:
         raise PolicyError(
             "expected the sum of sites with held-out rows as this party verified it, it was not given that"
         )
     agreed(study).check_sites(verified[last - 1].total, agreed(study).sites(truth))
     none = np.zeros((0, len(study.classes)) if study.classes else 0)
-    return agreed(study).vector(truth, predictions(fitted, X[out]) if out.any() else none)
+    return agreed(study).vector(truth, predictions(fitted, own.X[out]) if out.any() else none)
 
 
 def evaluated(

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from cryptography import x509
 
 from secure_afl.analytic.privacy import composed
@@ -22,7 +23,7 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.node import held_out
 from secure_afl.node.changes import Prepared
 from secure_afl.node.site import AUDIT, Folder, check_name, home
-from secure_afl.node.study import Floats, Labels, Mask, Study
+from secure_afl.node.study import Rows, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.log import Memory
 from secure_afl.protocol.durable.store import Store, snapshot
@@ -162,23 +163,26 @@ def _data(folder: Folder, study: Study, prepared: Callable[[], Prepared]) -> str
             return (
                 f"the table has the rows that are in session {study.continues[:8]}; this one gives {name!r}"
             )
-        X, y, weights, name, marks = folder.data(study)
-        study.vector(0, X, y, "this client", weights=weights, marks=marks)
+        rows = folder.data(study)
+        number = int(
+            study.counts is not None
+        )  # the first sum of the rows themselves; any counts before it do
+        study.vector(number, rows, "this client", [np.ones(shape) for shape in study.shapes()[:number]])
     except ValueError as error:
         raise FileError(str(error)) from None
-    return f"{len(X):,} rows of {name!r} fit the study{_controlled(study, X, y, marks)}"
+    return f"{len(rows.X):,} rows of {rows.name!r} fit the study{_controlled(study, rows)}"
 
 
-def _controlled(study: Study, X: Floats, y: Labels, marks: Mask | None) -> str:
+def _controlled(study: Study, rows: Rows) -> str:
     """What disclosure control does to the rows, for their owner."""
-    out = int(held_out.chosen(study, len(X), marks).sum())
+    out = int(held_out.chosen(study, len(rows.X), rows.marks).sum())
     said = f"; {out:,} of them are held out of the model" if out else ""
     if study.least_rows == 1:
         return said
-    found = study.controlled(X, y, marks)
+    found = study.controlled(rows)
     return (
         f"{said}; least_rows {study.least_rows}: {found.merges} rare levels go out as other levels ({found.values:,} values), "
-        f"{len(X) - out - len(found.kept)} rows of rare classes stay here"
+        f"{len(rows.X) - out - len(found.kept)} rows of rare classes stay here"
     )
 
 

@@ -47,7 +47,7 @@ from secure_afl.node import changes, held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.changes import Prepared
 from secure_afl.node.progress import keep_run
-from secure_afl.node.study import Floats, Labels, Mask, Study
+from secure_afl.node.study import Floats, Rows, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Contributed, Forgotten, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, Known, approvals, commitment, revocations, revoke_at_once
@@ -78,18 +78,6 @@ TABLE_MODEL = "model.safetensors"
 """Of a study with a codebook: see `secure_afl.tables.model`."""
 STUDIES = "studies"
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
-
-
-class Rows(NamedTuple):
-    """A site's rows, their labels, their weights (None without) and the data set's name. marks: those that the codebook holds
-    out; None where it does not.
-    """
-
-    X: Floats
-    y: Labels
-    weights: Floats | None
-    name: str
-    marks: Mask | None = None
 
 
 class Ready(NamedTuple):
@@ -245,7 +233,7 @@ class Folder:
     def prepared(self, study: Study, clients: Roster, who: str = "this site") -> Prepared:
         """What the site gives to a study that keeps its sum. Raises as `data`, and `DataError` for a change that has to wait."""
         own, said = self._read(study)
-        return changes.prepared(self.path, study, clients, who, own[:4], said)
+        return changes.prepared(self.path, study, clients, who, own, said)
 
     def _read(self, study: Study) -> tuple[Rows, Said]:
         """The site's rows, and what is said of each."""
@@ -255,7 +243,7 @@ class Folder:
         table: Path | str = data.table if database else self.path / data.table
         try:
             form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            X, y, weights, marks, said = _table(table, study, form, "" if database else str(table), data)
+            return _table(table, study, form, "" if database else str(table), data)
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -263,7 +251,6 @@ class Folder:
             raise refused from None
         except DataError as error:
             raise FileError(str(error)) from None
-        return Rows(X, y, weights, data.name, marks), said
 
     def _check_named_once(self, data: Data) -> None:
         """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
@@ -330,15 +317,12 @@ class Folder:
                 self._check_rows(ready.data_set, ready.rows, store, wanted.session)
                 return ready.vector, ready.data_set
             own = rows(study) or self.data(study)
-            X, y, weights, name, marks = own
-            check_name(name, store)
-            self._check_rows(name, digest_of(own), store, wanted.session)
+            check_name(own.name, store)
+            self._check_rows(own.name, digest_of(own), store, wanted.session)
             if study.tests and wanted.round >= len(terms.plan) - 2:
-                last = held_out.vector(
-                    study, wanted.round, X, y, wanted.verified, terms.parties.clients, marks
-                )
-                return last, name
-            return study.contribution(wanted.round, X, y, endpoint.name, layers, weights, marks), name
+                last = held_out.vector(study, wanted.round, own, wanted.verified, terms.parties.clients)
+                return last, own.name
+            return study.vector(wanted.round, own, endpoint.name, layers), own.name
 
         weights = terms.encryption is not None and terms.encryption.release is Release.WEIGHTS
         store = Store(self.home / "state.db", identity)
@@ -634,9 +618,9 @@ class Folder:
             of_table.save(self.path / TABLE_MODEL)
         if adapts and (self.path / "data.toml").exists():
             try:
-                X, y, *_ = self.data(study)
-                if len(X):
-                    self.keep(PERSONAL, [*layers[:-1], study.personal_head(X, y, who, layers)])
+                own = self.data(study)
+                if len(own.X):
+                    self.keep(PERSONAL, [*layers[:-1], study.personal_head(own, who, layers)])
             except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
                 tell(NotPersonal(str(error)))
         if kept:
@@ -756,36 +740,31 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes, unveri
     )
 
 
-def _table(
-    table: Path | str, study: Study, form: Form, name: str, data: Data
-) -> tuple[Floats, Labels, Floats | None, Mask | None, Said]:
-    """Features, labels, weights and marks of a file or database, and what is said of each row. name: what errors call it. Raises
-    `DataError`.
-    """
+def _table(table: Path | str, study: Study, form: Form, name: str, data: Data) -> tuple[Rows, Said]:
+    """The rows of a file or database, and what is said of each. name: what errors call it. Raises `DataError`."""
     from secure_afl.tables import reading  # pyarrow, which a server does not need
 
     cells = reading.read(table, form, name=name)
-    X, y, weights, marks, rows = _rows(cells, study)
+    rows, numbers = _rows(cells, study)
 
     def said(column: str) -> npt.NDArray[np.str_]:
-        return np.asarray(cells.column(column).to_numpy(), dtype=np.str_)[rows]
+        return np.asarray(cells.column(column).to_numpy(), dtype=np.str_)[numbers]
 
-    batch = said(data.batch) if data.batch else np.full(len(X), "")
+    many = len(rows.X)
+    batch = said(data.batch) if data.batch else np.full(many, "")
     withdrawn = said(data.withdrawn) if data.withdrawn else None
-    return X, y, weights, marks, Said.parse(np.where(batch == "", data.name, batch), withdrawn, len(X))
+    return rows._replace(name=data.name), Said.parse(np.where(batch == "", data.name, batch), withdrawn, many)
 
 
-def _rows(
-    cells: "Cells", study: Study
-) -> tuple[Floats, Labels, Floats | None, Mask | None, npt.NDArray[np.int64]]:
-    """Features, labels, weights and marks, as the study has them, and the rows' numbers in the table, from 0. Raises `DataError`."""
+def _rows(cells: "Cells", study: Study) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """The rows as the study has them, without a name, and their numbers in the table, from 0. Raises `DataError`."""
     if study.codebook:
         from secure_afl.tables.encoding import encode
 
         design = encode(study.codebook, cells)
         assert design.outcome is not None
         y = np.array(study.classes)[design.outcome] if study.classes else design.outcome.astype(np.float64)
-        return design.X, y, design.weights, design.held_out, design.rows - 1
+        return Rows(design.X, y, design.weights, marks=design.held_out), design.rows - 1
     from secure_afl.tables.cells import is_any
 
     for name in (*study.features, study.label):
@@ -799,4 +778,4 @@ def _rows(
     faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
     refuse(cells.source, faults)
     y = np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)
-    return X, y, None, None, np.arange(cells.rows)
+    return Rows(X, y), np.arange(cells.rows)

@@ -55,11 +55,12 @@ With exact sums, differential privacy by noise that the clients add (docs/privac
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -98,6 +99,25 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.str_] | npt.NDArray[np.float64]
 """Classes by name, or numbers."""
+
+
+class Rows(NamedTuple):
+    """A site's rows, as its table has them or as it contributes them.
+
+    X: (rows, features); y: (rows,); weights: (rows,), None without; name: of the data set; marks: (rows,), those that the
+    codebook holds out, None where it has no condition for that.
+    """
+
+    X: Floats
+    y: Labels
+    weights: Floats | None = None
+    name: str = ""
+    marks: Mask | None = None
+
+    def some(self, at: Any) -> Self:
+        """The rows of these numbers, or of this mask."""
+        weights, marks = (None if part is None else part[at] for part in (self.weights, self.marks))
+        return self._replace(X=self.X[at], y=self.y[at], weights=weights, marks=marks)
 
 
 _MOST_ROUNDS = 1000  # of a study: each is a sum
@@ -239,11 +259,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Whether rows count by their classes."""
         return False
 
-    def controlled(self, X: Floats, y: Labels, marks: Mask | None = None) -> Waves:
-        """What a site contributes of its rows to the model, and how it codes them. marks: (rows,), those that the codebook holds
-        out, if it does. Raises `DataError` for too few rows.
-        """
-        learned = np.flatnonzero(~held_out.chosen(self, len(X), marks))
+    def controlled(self, rows: Rows) -> Waves:
+        """What a site contributes of its rows to the model, and how it codes them. Raises `DataError` for too few rows."""
+        X, y = rows.X, rows.y
+        learned = np.flatnonzero(~held_out.chosen(self, len(X), rows.marks))
         if not self.codebook or self.least_rows == 1:
             return Waves(X, learned, ())
         classes = (y[learned, None] == np.array(self.classes)).argmax(axis=1) if self.classes else None
@@ -253,13 +272,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         coded[learned] = found.X
         return Waves(coded, learned[found.kept], found.found)
 
-    def contributed(
-        self, X: Floats, y: Labels, weights: Floats | None, marks: Mask | None = None
-    ) -> tuple[Floats, Labels, Floats | None]:
-        """The rows that a site contributes as it codes them, with labels and weights. Raises `DataError` for too few."""
-        found = self.controlled(X, y, marks)
-        kept = found.kept
-        return found.X[kept], y[kept], None if weights is None else weights[kept]
+    def contributed(self, rows: Rows) -> Rows:
+        """The rows that a site contributes, as it codes them. Raises `DataError` for too few."""
+        found = self.controlled(rows)
+        return rows._replace(X=found.X).some(found.kept)
 
     @property
     def encryption(self) -> Encryption | None:
@@ -275,53 +291,25 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The table of the file that has the model's parameters."""
         return next(name for name, kind in MODELS.items() if isinstance(self, kind))
 
+    @abstractmethod
     def estimator(self, aggregator: "Aggregator | None" = None) -> "Linear | FedACnnL":
         """The model, not yet learned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         """The sums of a session. Raises `DataError` for parameters of the model that do not fit."""
-        raise NotImplementedError
 
-    def vector(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats] = (),
-        weights: Floats | None = None,
-        marks: Mask | None = None,
-    ) -> Floats:
-        """What one site puts into the sum of that number: X (rows, features) as in its table, y (rows,) its labels; under
-        disclosure control, where that holds.
+    @abstractmethod
+    def vector(self, number: int, rows: Rows, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        """What one site puts into the sum of that number, under disclosure control where that holds. Raises `DataError`.
 
-        learned: the layers that came of the sums before, where they are needed. weights: of rows (rows,), where the
-        codebook has them; marks: see `controlled`. Raises `DataError`.
+        rows: as in its table; learned: the layers that came of the sums before, where they are needed.
         """
-        raise NotImplementedError
 
     @property
     def counts(self) -> "Counts | None":
         """What is asked of the pooled rows before anything but their number leaves; None for nothing."""
         return None
-
-    def contribution(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats],
-        weights: Floats | None,
-        marks: Mask | None = None,
-    ) -> Floats:
-        """`vector`, with the sum of counts before the others where there is one."""
-        if self.counts is None:
-            return self.vector(number, X, y, who, learned, weights, marks)
-        if number == 0:
-            return self.counts.of(y[self.controlled(X, y, marks).kept])
-        return self.vector(number - 1, X, y, who, learned[1:], weights, marks)
 
     def check_before(self, number: int, learned: Sequence[Floats]) -> None:
         """Raises `PolicyError` if the first sum counted too few rows for this one, or the server announced nothing of it."""
@@ -356,12 +344,13 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """How many sums, from the first one on, take vectors that follow from a site's rows alone."""
         return 1
 
+    @abstractmethod
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of what the server announces: (1, 1 + classes) of counts, where there are any; then (1 + inputs, outputs) of the
         weights of each layer.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(
         self,
         aggregator: "Telling",
@@ -369,7 +358,6 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         learned: Callable[[Any], None] = lambda fitted: None,
     ) -> tuple[list[Floats], Sequence["Outcome"]]:
         """The server's side: the model's weights, and what is known of each sum. learned: takes the fitted estimator."""
-        raise NotImplementedError
 
     def follow(
         self, verified: Mapping[int, VerifiedSum], clients: Roster, layers: Sequence[Floats]
@@ -414,9 +402,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Whether a site fits a head of its own to a model. announced: its layers that the server announced."""
         return False
 
-    def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
-        """A site's own head of a network, from its own rows and everybody's layers."""
-        raise NotImplementedError
+    def personal_head(self, rows: Rows, who: str, layers: Sequence[Floats]) -> Floats:
+        """A site's own head of a network, from its own rows and everybody's layers; else the model's."""
+        return layers[-1]
 
     def unpacked(self, data: bytes) -> list[Floats]:
         """The first layers of the study's model, or all, out of what `packed` gives. Raises `DataError` for anything else."""
@@ -551,33 +539,14 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
     def known_ahead(self) -> int:
         return 1 if self.ridge.class_weight else self.ridge.rounds + (self.counts is not None)
 
-    def vector(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats] = (),
-        weights: Floats | None = None,
-        marks: Mask | None = None,
-    ) -> Floats:
-        rows, labels, own = self.contributed(X, y, weights, marks)
-        return self.estimator().vector(rows, labels, who, number, own)
-
-    def contribution(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats],
-        weights: Floats | None,
-        marks: Mask | None = None,
-    ) -> Floats:
-        if not self.ridge.class_weight or number == 0:
-            return super().contribution(number, X, y, who, learned, weights, marks)
-        rows, labels, own = self.contributed(X, y, weights, marks)
-        return self.estimator(counts=learned[0][0, 1:]).vector(rows, labels, who, number - 1, own)
+    def vector(self, number: int, rows: Rows, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        own = self.contributed(rows)
+        if self.counts is None:
+            return self.estimator().vector(own.X, own.y, who, number, own.weights)
+        if number == 0:
+            return self.counts.of(own.y)
+        pooled = learned[0][0, 1:] if self.ridge.class_weight else None
+        return self.estimator(counts=pooled).vector(own.X, own.y, who, number - 1, own.weights)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         weights = (1 + len(self.features), len(self.classes) or 1)
@@ -650,20 +619,11 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return tuple(self.estimator().plan(clients))
 
-    def vector(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats] = (),
-        weights: Floats | None = None,
-        marks: Mask | None = None,
-    ) -> Floats:
+    def vector(self, number: int, rows: Rows, who: str, learned: Sequence[Floats] = ()) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        rows, labels, _ = self.contributed(X, y, weights, marks)
-        return self.estimator().vector(rows / self.fedacnnl.scale, labels, who, learned)
+        own = self.contributed(rows)
+        return self.estimator().vector(own.X / self.fedacnnl.scale, own.y, who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
@@ -697,8 +657,8 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def adapts(self, layers: Sequence[Floats], announced: bytes) -> bool:
         return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == announced
 
-    def personal_head(self, X: Floats, y: Labels, who: str, layers: Sequence[Floats]) -> Floats:
-        return self.estimator().personal_head(X / self.fedacnnl.scale, y, who, layers)
+    def personal_head(self, rows: Rows, who: str, layers: Sequence[Floats]) -> Floats:
+        return self.estimator().personal_head(rows.X / self.fedacnnl.scale, rows.y, who, layers)
 
 
 class RegressionStudy(Study, frozen=True, kw_only=True):
@@ -721,14 +681,14 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
             )
 
     @property
+    @abstractmethod
     def regression(self) -> Regression:
         """The table of the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def estimator(
         self, aggregator: "Aggregator | None" = None
-    ) -> "FederatedLogisticRegression | FederatedPoissonRegression":
-        raise NotImplementedError
+    ) -> "FederatedLogisticRegression | FederatedPoissonRegression": ...
 
     def _common(self, aggregator: "Aggregator | None") -> dict[str, Any]:
         assert self.codebook is not None
@@ -747,18 +707,9 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
     def plan(self, clients: int) -> tuple[SumPlan, ...]:
         return (*self.estimator().plan(self.features, clients), *held_out.plan(self, clients))
 
-    def vector(
-        self,
-        number: int,
-        X: Floats,
-        y: Labels,
-        who: str,
-        learned: Sequence[Floats] = (),
-        weights: Floats | None = None,
-        marks: Mask | None = None,
-    ) -> Floats:
-        rows, labels, own = self.contributed(X, y, weights, marks)
-        return self.estimator().respond(rows, labels, who, number, _accepted(learned), own)
+    def vector(self, number: int, rows: Rows, who: str, learned: Sequence[Floats] = ()) -> Floats:
+        own = self.contributed(rows)
+        return self.estimator().respond(own.X, own.y, who, number, _accepted(learned), own.weights)
 
     def check_verified(
         self, verified: Mapping[int, VerifiedSum], learned: Sequence[Floats]

@@ -47,14 +47,13 @@ def compare(
     survivors = report["survivors"][-1]
     # As sites contribute them, under disclosure control.
     tables = [
-        (*study.contributed(own.X, own.y, own.weights, own.marks), part.client)
+        (study.contributed(Folder(folder).data(study)), part.client)
         for folder, part in zip(parties.clients, parts, strict=True)
         if part.client in survivors
-        for own in [Folder(folder).data(study)]
     ]
-    X, y = np.vstack([X for X, *_ in tables]), np.concatenate([y for _, y, *_ in tables])
-    site = np.concatenate([[name] * len(y) for _, y, _, name in tables])
-    weights_of_rows = [weights for _, _, weights, _ in tables if weights is not None]
+    X, y = np.vstack([one.X for one, _ in tables]), np.concatenate([one.y for one, _ in tables])
+    site = np.concatenate([[name] * len(one.y) for one, name in tables])
+    weights_of_rows = [one.weights for one, _ in tables if one.weights is not None]
     given = {"sample_weight": np.concatenate(weights_of_rows)} if weights_of_rows else {}
     here = study.estimator(aggregator).fit(X, y, site, **given)
     weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]

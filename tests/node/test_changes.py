@@ -12,17 +12,19 @@ from worlds.folders import RIDGE, Federation, Post, model
 
 from secure_afl.errors import DataError
 from secure_afl.models.change import Change
-from secure_afl.node import changes
+from secure_afl.node import ahead, changes
 from secure_afl.node import study as study_file
 from secure_afl.node.changes import KEPT, Keeping
 from secure_afl.node.preflight import looked_at
 from secure_afl.node.site import Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.durable.store import snapshot
+from secure_afl.protocol.files import roster
 from secure_afl.protocol.files.keys import read_key
 from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
+from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.transport.post import Channel, Envelope
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator
@@ -250,6 +252,27 @@ def test_a_batch_is_coded_by_itself_and_stays_so(tmp_path: Path) -> None:
     fit: Any = study.estimator()
     whole = encoding.encode(fit.vector(coded[used], y[used], "here", 0)).view(np.int64)
     np.testing.assert_array_equal(was + one.contribution[0], whole)
+
+
+@pytest.mark.slow
+def test_a_change_that_was_prepared_for_another_roster_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is scaled for a sum over other clients, and those of the kept sum do not all take part."""
+    hospitals = Hospitals(tmp_path)
+    hospitals.learned()
+    hospitals.bring(0, 60, "december")
+    terms, study = hospitals.agree()
+    monkeypatch.setattr(ahead, "_SETTLED", 0)
+    folder = Folder(hospitals.world.folders[0])
+    known = ahead.Ahead(folder)
+    known.refresh()
+    assert known.known(study, 0)
+    fewer = roster.Parties(Roster(terms.parties.clients.members[:2]), None)
+    (folder.path / "roster.toml").write_text(roster.text(fewer))
+    assert known.known(study, 0) is None
+    with pytest.raises(FileError, match="all of them take part in every change"):
+        folder.prepared(study, fewer.clients)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from secure_afl.node import held_out
 from secure_afl.node import study as study_file
 from secure_afl.node.explained import sections
 from secure_afl.node.site import HELD_OUT, Folder
-from secure_afl.node.study import Study, packed
+from secure_afl.node.study import Rows, Study, packed
 from secure_afl.protocol.session.errors import FileError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
@@ -101,7 +101,7 @@ def test_a_codebook_marks_the_rows_that_are_held_out(tmp_path: Path) -> None:
     assert found.figures.rows == out.sum()
     assert found.figures.accuracy == (reference.predict(X[out]) == y[out]).mean()
     with pytest.raises(DataError, match="expected the marks of held-out rows"):
-        study.vector(0, X, y, "a site")  # no row is learned from because its mark was lost
+        study.vector(0, Rows(X, y), "a site")  # no row is learned from because its mark was lost
     lines = " ".join(line for section in sections(*Folder(world.server).terms()) for line in section.lines)
     assert "This party's rows with age >= 60 and age < 75 are held out of the model" in lines
 
@@ -177,10 +177,10 @@ def test_a_site_counts_for_no_model_but_that_of_the_sums_that_it_checked(tmp_pat
     """A server that could choose the model would ask whether a site has a row like this one."""
     world = hospitals(tmp_path)
     terms, study = Folder(world.server).terms()
-    X, y, *_ = Folder(world.folders[0]).data(study)
+    own = Folder(world.folders[0]).data(study)
     for checked, match in ((None, "sums that this party checked"), ({}, "it verified none of that number")):
         with pytest.raises(PolicyError, match=match):
-            held_out.vector(study, len(terms.plan) - 1, X, y, checked, terms.parties.clients)
+            held_out.vector(study, len(terms.plan) - 1, own, checked, terms.parties.clients)
     assert not any(plan.trusts_server for plan in terms.plan)
     for section in sections(terms, study):
         if "25% of this party's rows are held out of the model" in " ".join(section.lines):

@@ -15,7 +15,7 @@ from worlds.patience import HANG
 
 from secure_afl.errors import DataError
 from secure_afl.node.site import TABLE_MODEL, Folder
-from secure_afl.node.study import RegressionStudy, Study, packed, parse
+from secure_afl.node.study import RegressionStudy, Rows, Study, packed, parse
 from secure_afl.protocol.files import policy
 from secure_afl.protocol.session.errors import FileError, LocalProtocolError, PolicyError, RoundAbortedError
 from secure_afl.protocol.session.parameters import SumPlan
@@ -124,10 +124,7 @@ class Adds:
         self.numbers.append(number)
         learned = self.study.unpacked(self.announced)
         total = np.sum(
-            [
-                self.study.contribution(number, X, y, "a party", learned, weights)
-                for X, y, weights, *_ in self.rows
-            ],
+            [self.study.vector(number, one, "a party", learned) for one in self.rows],
             axis=0,
         )
         return Aggregate(tuple("ABCD"), 0.0, len(total), total)
@@ -164,20 +161,21 @@ def test_parties_and_server_make_the_model_of_one_process(tmp_path: Path, model:
 def test_a_party_answers_for_no_coefficients_but_its_own(tmp_path: Path) -> None:
     world, _ = coded(tmp_path / "study", "logistic")
     _, study = Folder(world.server).terms()
-    X, y, *_ = Folder(world.folders[0]).data(study)
-    first = np.concatenate([study.vector(0, X, y, "A"), [0.0]])[None, :]
+    rows = Folder(world.folders[0]).data(study)
+    twice = Rows(np.vstack([rows.X] * 2), np.concatenate([rows.y] * 2))
+    first = np.concatenate([study.vector(0, rows, "A"), [0.0]])[None, :]
     for wrong in (0, 2, 13):
         with pytest.raises(LocalProtocolError, match="expected sum 1 next"):
-            study.vector(wrong, np.vstack([X] * 2), np.concatenate([y] * 2), "A", [first * 2])
+            study.vector(wrong, twice, "A", [first * 2])
     with pytest.raises(DataError, match="expected an entry error"):
-        study.vector(1, X, y, "A", [first - 1e-9 * (np.arange(first.size) == first.size - 1)])
+        study.vector(1, rows, "A", [first - 1e-9 * (np.arange(first.size) == first.size - 1)])
 
 
 def test_a_server_that_announces_other_sums_than_a_party_accepted_is_refused(tmp_path: Path) -> None:
     world, _ = coded(tmp_path / "study", "logistic")
     _, study = Folder(world.server).terms()
-    X, y, *_ = Folder(world.folders[0]).data(study)
-    total = study.vector(0, X, y, "A")
+    rows = Folder(world.folders[0]).data(study)
+    total = study.vector(0, rows, "A")
 
     def accepted(total: Any) -> Any:
         return SimpleNamespace(total=total, entry_error=1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from secure_afl.node.site import Folder
-from secure_afl.node.study import Study, packed
+from secure_afl.node.study import Rows, Study, packed
 from secure_afl.protocol.files import policy, roster
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Trust
@@ -120,7 +120,7 @@ class Coded:
         X, kept = design.X.copy(), []
         for name in self.names:
             rows = np.flatnonzero(design.site == name)
-            found = study.controlled(design.X[rows], y[rows])
+            found = study.controlled(Rows(design.X[rows], y[rows]))
             X[rows] = found.X
             kept.append(rows[found.kept])
         rows = np.concatenate(kept)

@@ -283,10 +283,10 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
     (session,) = post.sessions
     for party, folder in enumerate(federation.folders):
         post.ask(party, Envelope(Channel.END, session, packed(layers)))
-        X, y, *_ = Folder(folder).data(study)
+        rows = Folder(folder).data(study)
         own = model(folder, "personal.npz")
         assert [one.shape for one in own] == [one.shape for one in layers]
-        assert np.array_equal(own[-1], study.personal_head(X, y, "site", layers))
+        assert np.array_equal(own[-1], study.personal_head(rows, "site", layers))
 
 
 def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
@@ -340,12 +340,12 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
     assert len(post.told) == 2 * 4
     assert decode(first.data, LEARNED).model == packed(layers[:1])
     assert decode(second.data, LEARNED).model == packed(layers[:2])
-    X, y, *_ = Folder(federation.folders[0]).data(study)
+    rows = Folder(federation.folders[0]).data(study)
     for number, known in ((0, 1), (1, 0), (1, 2), (2, 1)):
         with pytest.raises(
             DataError, match=f"expected the layers of {number} sums before this one, got {known}"
         ):
-            study.vector(number, X, y, "site", layers[:known])
+            study.vector(number, rows, "site", layers[:known])
     said, session = decode(first.data, LEARNED), first.session
     for again in (first, second, first):
         assert post.ask(0, again) == b""
@@ -359,8 +359,8 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
         post.ask(0, Envelope(Channel.END, session, packed(other)))
     for party, folder in enumerate(federation.folders[1:], 1):
         assert b"end answered" in post.ask(party, Envelope(Channel.END, session, packed(layers)))
-        X, y, *_ = Folder(folder).data(study)
-        assert np.array_equal(model(folder, "personal.npz")[-1], study.personal_head(X, y, "site", layers))
+        rows = Folder(folder).data(study)
+        assert np.array_equal(model(folder, "personal.npz")[-1], study.personal_head(rows, "site", layers))
     for folder in federation.folders:  # of which the first one refused another model than it was told of
         _, identity = read_key(folder / "identity.key", bytes)
         with closing(Store(folder / "state.db", identity)) as store:

@@ -68,8 +68,8 @@ def test_a_network_is_laid_out_as_the_one_that_run_trains(tmp_path: Path, data: 
     assert isinstance(estimator, FedACnnL)
     assert estimator.network == network_for(rows)
     assert terms.policy.trusts_reports
-    X, y, *_ = Folder(made.clients[2]).data(study)
-    assert len(study.vector(0, X, y, "site")) == terms.plan[0].length
+    own = Folder(made.clients[2]).data(study)
+    assert len(study.vector(0, own, "site")) == terms.plan[0].length
 
 
 def test_the_comparison_is_with_the_rows_that_sites_contribute(
