@@ -1,6 +1,7 @@
 """Linear discriminant analysis over several sites, from one secure sum."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from secure_afl.analytic.discriminants import Discriminants, check_priors, discr
 from secure_afl.errors import DataError
 from secure_afl.models.estimator import FederatedClassifier, parse_penalty
 from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets, class_targets
-from secure_afl.sums.aggregation import Aggregator
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedLDA(FederatedClassifier, FederatedTable):
     """Linear discriminant analysis: scikit-learn's LinearDiscriminantAnalysis on the pooled rows.
 
@@ -51,32 +52,10 @@ class FederatedLDA(FederatedClassifier, FederatedTable):
     _LEARNED = "coef_"
     _MODEL = ("coef_", "intercept_", "means_", "priors_", "covariance_", "constant_")
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        priors: Sequence[float] | str | None = None,
-        ridge: float = 0.0,
-        classes: Sequence[Any] | None = None,
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        data_set: str = "data",
-        rounds: int = 1,
-        deal: int | None = None,
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.priors = priors
-        self.ridge = ridge
-        self.classes = classes
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.data_set = data_set
-        self.rounds = rounds
-        self.deal = deal
-        self.aggregator = aggregator
+    priors: Sequence[float] | str | None = None
+    ridge: float = 0.0
+    classes: Sequence[Any] | None = None
+    rounds: int = 1
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
         if self.classes is None and y is None:

@@ -491,6 +491,7 @@ class _GLM(FederatedTable):
         return np.asarray(eta + self._offset(offset, len(features)))
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedLogisticRegression(FederatedClassifier, _GLM):
     """Logistic regression over several sites; under masks no site's statistics are seen by anybody else.
 
@@ -541,38 +542,13 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
 
     _FAMILY = LOGISTIC
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        ridge: float = 0.0,
-        classes: Sequence[Any] | None = None,
-        steps: int = STEPS,
-        least_rows: int = 5,
-        categories: Sequence[Sequence[int]] = (),
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        max_offset: float | None = None,
-        data_set: str = "data",
-        deal: int | None = None,
-        agreement: str = "",
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.ridge = ridge
-        self.classes = classes
-        self.steps = steps
-        self.least_rows = least_rows
-        self.categories = categories
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.max_offset = max_offset
-        self.data_set = data_set
-        self.deal = deal
-        self.agreement = agreement
-        self.aggregator = aggregator
+    ridge: float = 0.0
+    classes: Sequence[Any] | None = None
+    steps: int = STEPS
+    least_rows: int = 5
+    categories: Sequence[Sequence[int]] = ()
+    max_offset: float | None = None
+    agreement: str = ""
 
     def _largest(self) -> float:
         return 1.0
@@ -612,6 +588,7 @@ class FederatedLogisticRegression(FederatedClassifier, _GLM):
         return tags
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
     """Poisson regression of counts over several sites; under masks no site's statistics are seen by anybody else.
 
@@ -637,38 +614,13 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
 
     _FAMILY = POISSON
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        largest_count: float | None = None,
-        ridge: float = 0.0,
-        steps: int = STEPS,
-        least_rows: int = 5,
-        categories: Sequence[Sequence[int]] = (),
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        max_offset: float | None = None,
-        data_set: str = "data",
-        deal: int | None = None,
-        agreement: str = "",
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.largest_count = largest_count
-        self.ridge = ridge
-        self.steps = steps
-        self.least_rows = least_rows
-        self.categories = categories
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.max_offset = max_offset
-        self.data_set = data_set
-        self.deal = deal
-        self.agreement = agreement
-        self.aggregator = aggregator
+    largest_count: float | None = None
+    ridge: float = 0.0
+    steps: int = STEPS
+    least_rows: int = 5
+    categories: Sequence[Sequence[int]] = ()
+    max_offset: float | None = None
+    agreement: str = ""
 
     def _largest(self) -> float:
         if self.largest_count is None:

@@ -1,6 +1,7 @@
 """Principal component analysis over several sites, from one secure sum."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,9 +12,9 @@ from secure_afl.analytic.components import Components, principal_components
 from secure_afl.errors import DataError
 from secure_afl.models.estimator import parse_integer
 from secure_afl.models.sums import NO_TARGETS, Agreed, FederatedTable, Floats, Kept, Places, Targets
-from secure_afl.sums.aggregation import Aggregator
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FederatedTable):  # type: ignore[misc]
     """Principal components: scikit-learn's PCA on the pooled rows. The sums go through `aggregator`, which must release
     them.
@@ -46,30 +47,9 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FederatedT
     _LEARNED = "components_"
     _MODEL = ("components_", "explained_variance_", "explained_variance_ratio_", "mean_", "scale_")
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        n_components: int | None = None,
-        standardise: bool = False,
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        data_set: str = "data",
-        rounds: int = 1,
-        deal: int | None = None,
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.n_components = n_components
-        self.standardise = standardise
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.data_set = data_set
-        self.rounds = rounds
-        self.deal = deal
-        self.aggregator = aggregator
+    n_components: int | None = None
+    standardise: bool = False
+    rounds: int = 1
 
     def fit(
         self,

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Self
 
@@ -28,7 +28,6 @@ from secure_afl.models.estimator import (
 from secure_afl.models.personal import adapted
 from secure_afl.models.sums import FederatedTable, Floats, Kept, Places, Targets, class_targets
 from secure_afl.protocol.transport.driver import Contribution
-from secure_afl.sums.aggregation import Aggregator
 from secure_afl.sums.counted import Counts, CountsFirst
 
 
@@ -36,6 +35,7 @@ class _Ridge(FederatedTable):
     """What the two have in common."""
 
     ridge: float | str
+    _balance: Floats | None = None  # of each class in a balanced fit, the largest is 1
 
     def _penalty(self) -> float | None:
         penalty = parse_penalty(self.ridge)
@@ -103,6 +103,7 @@ class _Ridge(FederatedTable):
         return own
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
     """Ridge regression over several sites; under masks no site's Gram is seen by anybody else.
 
@@ -181,36 +182,12 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
         As in scikit-learn; other columns, and these in another order, are refused.
     """
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        target_bounds: Any = None,
-        ridge: float | str = 1e-3,
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        data_set: str = "data",
-        rounds: int = 1,
-        deal: int | None = None,
-        privacy: Privacy | None = None,
-        agreement: str = "",
-        indicators: Sequence[int] = (),
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.target_bounds = target_bounds
-        self.ridge = ridge
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.data_set = data_set
-        self.rounds = rounds
-        self.deal = deal
-        self.privacy = privacy
-        self.agreement = agreement
-        self.indicators = indicators
-        self.aggregator = aggregator
+    target_bounds: Any = None
+    ridge: float | str = 1e-3
+    rounds: int = 1
+    privacy: Privacy | None = None
+    agreement: str = ""
+    indicators: Sequence[int] = ()
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
         if y is not None and self.target_bounds is None and not self.privacy:
@@ -309,6 +286,7 @@ def _seen(values: Floats) -> list[Any]:
     return [(low, high) if low < high else max(1.0, abs(low)) for low, high in ends]
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
     """A ridge classifier over several sites; under masks no site's Gram is seen by anybody else.
 
@@ -345,38 +323,13 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         See `FederatedRidge`.
     """
 
-    def __init__(
-        self,
-        row_norm: float | None = None,
-        *,
-        column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None,
-        ridge: float | str = 1e-3,
-        classes: Sequence[Any] | None = None,
-        class_weight: Mapping[Any, float] | str | None = None,
-        max_rows: int = 2**16,
-        max_weight: float | None = None,
-        data_set: str = "data",
-        rounds: int = 1,
-        deal: int | None = None,
-        privacy: Privacy | None = None,
-        agreement: str = "",
-        indicators: Sequence[int] = (),
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.row_norm = row_norm
-        self.column_bounds = column_bounds
-        self.ridge = ridge
-        self.classes = classes
-        self.class_weight = class_weight
-        self.max_rows = max_rows
-        self.max_weight = max_weight
-        self.data_set = data_set
-        self.rounds = rounds
-        self.deal = deal
-        self.privacy = privacy
-        self.agreement = agreement
-        self.indicators = indicators
-        self.aggregator = aggregator
+    ridge: float | str = 1e-3
+    classes: Sequence[Any] | None = None
+    class_weight: Mapping[Any, float] | str | None = None
+    rounds: int = 1
+    privacy: Privacy | None = None
+    agreement: str = ""
+    indicators: Sequence[int] = ()
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
         if self.classes is None and (self.privacy or y is None):
@@ -387,8 +340,6 @@ class FederatedRidgeClassifier(FederatedClassifier, _Ridge):
         assert targets.labels is not None
         self._class_weights(targets.labels)
         return targets, one_hot
-
-    _balance: Floats | None = None  # of each class in a balanced fit, the largest is 1
 
     def fit(
         self,

@@ -5,7 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any, Self
@@ -161,18 +161,28 @@ class Kept:
         return sums
 
 
-class FederatedTable(Federated):
-    """Estimators out of one secure sum of the second moments of a table.
+@dataclass(eq=False, repr=False, kw_only=True)
+class Parameters:
+    """The parameters of all estimators of tables, for scikit-learn's `get_params`; `FederatedRidge` says what they mean.
 
-    Subclasses have the parameters that are named here, and say what Y is.
+    An estimator is a dataclass of these and its own, so that none lists them again. All but the first go by name.
     """
 
-    row_norm: float | None
-    column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None
-    max_rows: int
-    max_weight: float | None
+    row_norm: float | None = field(default=None, kw_only=False)
+    column_bounds: npt.ArrayLike | Sequence[float | tuple[float, float]] | None = None
+    max_rows: int = 2**16
+    max_weight: float | None = None
+    data_set: str = "data"
+    deal: int | None = None
+    aggregator: Aggregator | None = None
+
+
+class FederatedTable(Parameters, Federated):
+    """Estimators out of one secure sum of the second moments of a table. Subclasses say what Y is, and may have the parameters
+    that are named here.
+    """
+
     rounds: int
-    deal: int | None
     privacy: Privacy | None = None
     agreement: str = ""
     indicators: Sequence[int] = ()
