@@ -75,11 +75,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class At(Generic[E]):
-    """An event and its entry."""
+    """An event and its entry, in which line of which file."""
 
+    file: str
     line: int
     entry: Entry
     event: E
+
+    def finding(self, text: str) -> Finding:
+        """A fault or a note about this line."""
+        return Finding(self.file, self.line, text)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Log:
     def of(self, kind: type[E]) -> list[At[E]]:
         """The events of one kind, in order."""
         entries = enumerate(self.chain.entries, 1)
-        return [At(line, entry, entry.event) for line, entry in entries if isinstance(entry.event, kind)]
+        return [At(self.file, line, one, one.event) for line, one in entries if isinstance(one.event, kind)]
 
 
 @dataclass
@@ -107,7 +112,9 @@ class View:
 
     def of(self, kind: type[E]) -> list[At[E]]:
         """The events of one kind, in order."""
-        return [At(one.line, one.entry, one.event) for one in self.events if isinstance(one.event, kind)]
+        return [
+            At(one.file, one.line, one.entry, one.event) for one in self.events if isinstance(one.event, kind)
+        ]
 
     def sent(self, *messages: str) -> list[At[Sent]]:
         return [one for one in self.of(Sent) if one.event.frame.message in messages]
@@ -297,20 +304,16 @@ def _resumed(log: Log) -> Iterator[Finding]:
 def _renewed(log: Log) -> Iterator[Finding]:
     for one in log.of(Renewed):
         left = "although a vector of it had left" if one.event.uploaded else "of which no vector had left"
-        yield Finding(
-            log.file,
-            one.line,
-            f"{log.begun.party} renewed a data set of session {session_name(one.event.used)} for another session, {left}",
+        yield one.finding(
+            f"{log.begun.party} renewed a data set of session {session_name(one.event.used)} for another session, {left}"
         )
 
 
 def _forgotten(log: Log) -> Iterator[Finding]:
     for one in log.of(Forgotten):
-        yield Finding(
-            log.file,
-            one.line,
+        yield one.finding(
             f"{one.event.by} began the ledger of {log.begun.party} anew, so which data sets were used before is known to its "
-            f"people alone: {one.event.reason}",
+            f"people alone: {one.event.reason}"
         )
 
 
@@ -329,21 +332,17 @@ def _decided(log: Log) -> Iterator[Finding]:
 
 def _foreign(log: Log) -> Iterator[Finding]:
     for one in log.of(Foreign):
-        yield Finding(
-            log.file,
-            one.line,
+        yield one.finding(
             f"{log.begun.party} refused a message of another protocol, {one.event.kind!r}, of a run of the app "
-            f"{one.event.app[:16]}…: someone submitted that app, and none of its code ran here",
+            f"{one.event.app[:16]}…: someone submitted that app, and none of its code ran here"
         )
 
 
 def _twins(log: Log) -> Iterator[Finding]:
     for one in log.of(Twins):
-        yield Finding(
-            log.file,
-            one.line,
+        yield one.finding(
             f"{log.begun.party} saw two nodes with the identity of {one.event.party}: its folder was copied, or a killed "
-            "node replaced",
+            "node replaced"
         )
 
 
@@ -352,26 +351,23 @@ def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
     views: dict[bytes, View] = {}
     for line, entry in enumerate(log.chain.entries, 1):
         event = entry.event
+        one = At(log.file, line, entry, event)
         if isinstance(event, Agreed):
             try:
-                view = _view(log, At(line, entry, event), sessions)
+                views[event.terms.transcript()] = _view(log, At(log.file, line, entry, event), sessions)
             except ProtocolError as error:
-                yield Finding(log.file, line, str(error))
-                continue
-            views[event.terms.transcript()] = view
+                yield one.finding(str(error))
         elif isinstance(event, Taken):  # which knows the session's number
             of = [view for view in views.values() if view.agreed.event.terms.session == event.session]
             for view in of:
-                view.events.append(At(line, entry, event))
+                view.events.append(one)
             if not of:
-                yield Finding(log.file, line, "takes a model of a session that this log does not record")
+                yield one.finding("takes a model of a session that this log does not record")
         elif isinstance(event, InSession):
             if event.session in views:
-                views[event.session].events.append(At(line, entry, event))
+                views[event.session].events.append(one)
             elif not isinstance(event, Refused):  # a refusal may precede the agreement
-                yield Finding(
-                    log.file, line, "belongs to a session that this log does not record as agreed on"
-                )
+                yield one.finding("belongs to a session that this log does not record as agreed on")
 
 
 def _view(log: Log, agreed: At[Agreed], sessions: dict[bytes, Session]) -> View:
@@ -416,11 +412,9 @@ def _known(session: Session, parties: Parties) -> Iterator[Finding]:
     ):
         if named is not None and (known is None or named.digest != known.digest):
             fingerprint = "none" if known is None else known.digest.hex()[:16] + "…"
-            yield Finding(
-                view.log.file,
-                view.agreed.line,
+            yield view.agreed.finding(
                 f"the session's {what} are those of roster {named.digest.hex()[:16]}…, not of the given one "
-                f"({fingerprint})",
+                f"({fingerprint})"
             )
 
 
@@ -429,14 +423,12 @@ def _terms(session: Session) -> Iterator[Finding]:
     for view in session.parties.values():
         planned = [(one.statistic, one.length) for one in view.agreed.event.plan]
         if planned != [(one.statistic, one.length) for one in session.terms.rounds]:
-            yield Finding(view.log.file, view.agreed.line, "the session's sums differ from this party's plan")
+            yield view.agreed.finding("the session's sums differ from this party's plan")
     views = list(session.parties.values())
     for view in views[1:]:
         if view.agreed.event.plan != views[0].agreed.event.plan:
-            yield Finding(
-                view.log.file,
-                view.agreed.line,
-                f"the plan differs from that of {views[0].log.begun.party} in {views[0].log.file}",
+            yield view.agreed.finding(
+                f"the plan differs from that of {views[0].log.begun.party} in {views[0].log.file}"
             )
 
 
@@ -447,17 +439,15 @@ def _announced(session: Session) -> Iterator[Finding]:
         for one in view.received("learned"):
             digest, first = heard.setdefault(one.event.frame.size, (one.event.frame.digest, view))
             if digest != one.event.frame.digest:
-                yield Finding(
-                    view.log.file,
-                    one.line,
-                    f"{view.log.begun.party} was told different layers than {first.log.begun.party} in {first.log.file}",
+                yield one.finding(
+                    f"{view.log.begun.party} was told different layers than {first.log.begun.party} in {first.log.file}"
                 )
     server, said = session.server, dict[int, bytes]()
     if server is None:
         return
     for sent in server.sent("learned"):
         if said.setdefault(sent.event.frame.size, sent.event.frame.digest) != sent.event.frame.digest:
-            yield Finding(server.log.file, sent.line, "the server told different layers before")
+            yield sent.finding("the server told different layers before")
 
 
 def _messages(session: Session) -> Iterator[Finding]:
@@ -467,25 +457,19 @@ def _messages(session: Session) -> Iterator[Finding]:
         return
     for index, view in session.parties.items():
         name = session.name(index)
-        for sender, sends, receiver, receives in (
-            (view, view.of(Sent), server, [one for one in server.of(Received) if one.event.sender == index]),
-            (server, [one for one in server.of(Sent) if index in one.event.to], view, view.of(Received)),
+        for sender, sends, receives in (
+            (view, view.of(Sent), [one for one in server.of(Received) if one.event.sender == index]),
+            (server, [one for one in server.of(Sent) if index in one.event.to], view.of(Received)),
         ):
             known = {one.event.frame.digest: one.event.frame for one in sends}
             for one in receives:
                 frame, whence = one.event.frame, "the server" if sender is server else name
                 if frame.digest not in known:
-                    yield Finding(
-                        receiver.log.file,
-                        one.line,
-                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not record sending it",
+                    yield one.finding(
+                        f"{_said(frame)} arrived from {whence}, whose log {sender.log.file} does not record sending it"
                     )
                 elif known[frame.digest] != frame:
-                    yield Finding(
-                        receiver.log.file,
-                        one.line,
-                        f"{_said(frame)} is described differently in {sender.log.file}",
-                    )
+                    yield one.finding(f"{_said(frame)} is described differently in {sender.log.file}")
 
 
 def _lost(session: Session) -> Iterator[Finding]:
@@ -493,9 +477,9 @@ def _lost(session: Session) -> Iterator[Finding]:
     if server is None:
         return
     for index, view in session.parties.items():
-        for sender, sends, receiver in (
-            (view, view.of(Sent), server),
-            (server, [one for one in server.of(Sent) if index in one.event.to], view),
+        for sends, receiver in (
+            (view.of(Sent), server),
+            ([one for one in server.of(Sent) if index in one.event.to], view),
         ):
             arrived = {one.event.frame.digest for one in receiver.of(Received)}
             refused = {one.event.digest for one in receiver.of(Refused)}
@@ -504,7 +488,7 @@ def _lost(session: Session) -> Iterator[Finding]:
                     continue
                 fate = "was refused by" if one.event.frame.digest in refused else "did not reach"
                 whom = "the server" if receiver is server else session.name(index)
-                yield Finding(sender.log.file, one.line, f"{_said(one.event.frame)} {fate} {whom}")
+                yield one.finding(f"{_said(one.event.frame)} {fate} {whom}")
 
 
 def _missing(session: Session) -> Iterator[Finding]:
@@ -514,10 +498,8 @@ def _missing(session: Session) -> Iterator[Finding]:
     if session.server is None:
         missing.insert(0, "the server")
     if missing:
-        yield Finding(
-            view.log.file,
-            view.agreed.line,
-            f"session {session.number}: no valid log of {', '.join(missing)} records taking part",
+        yield view.agreed.finding(
+            f"session {session.number}: no valid log of {', '.join(missing)} records taking part"
         )
 
 
@@ -529,21 +511,15 @@ def _silent(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
             continue
         for one in session.server.of(Received):
             if one.event.sender == index:
-                yield Finding(
-                    session.server.log.file,
-                    one.line,
+                yield one.finding(
                     f"{_said(one.event.frame)} arrived from {session.name(index)}, whose log {log.file} does not mention "
-                    "this session",
+                    "this session"
                 )
                 break
     servers = [log.file for log in logs if log.begun.role is Role.SERVER]
     if session.server is None and servers:
         view = next(iter(session.parties.values()))
-        yield Finding(
-            view.log.file,
-            view.agreed.line,
-            f"the server's log does not mention this session: {', '.join(servers)}",
-        )
+        yield view.agreed.finding(f"the server's log does not mention this session: {', '.join(servers)}")
 
 
 _VOUCHES = {
@@ -592,12 +568,10 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                     (frame.message, frame.round, frame.attempt), (frame.members, view)
                 )
                 if members != frame.members:
-                    yield Finding(
-                        view.log.file,
-                        one.line,
+                    yield one.finding(
                         f"round {frame.round}: {view.log.begun.party} was told of a sum over "
                         f"{_names(session, frame.members)}, {first.log.begun.party} of one over "
-                        f"{_names(session, members)} ({first.log.file})",
+                        f"{_names(session, members)} ({first.log.file})"
                     )
             number = frame.round if kind in ("upload", "consent", "encrypted upload") else None
             for index in frame.members:
@@ -607,11 +581,9 @@ def _cut(session: Session, logs: Sequence[Log]) -> Iterator[Finding]:
                     continue
                 named.add(index)
                 at = f" of round {number}" if number is not None else ""
-                yield Finding(
-                    view.log.file,
-                    one.line,
+                yield one.finding(
                     f"“{frame.message}” names {session.name(index)}, whose log {given[index]} has no “{kind}”{at}: that "
-                    "log ends early or is incomplete",
+                    "log ends early or is incomplete"
                 )
 
 
@@ -627,11 +599,9 @@ def _rewritten(session: Session) -> Iterator[Finding]:
                 chain = other.log.chain
                 if head != chain.last and head not in {entry.previous for entry in chain.entries}:
                     named.add(index)
-                    yield Finding(
-                        view.log.file,
-                        one.line,
+                    yield one.finding(
                         f"{session.name(index)} signed in round {one.event.frame.round} how its log ended then, and no line of "
-                        f"{other.log.file} ends so: that log was cut, or written anew afterwards",
+                        f"{other.log.file} ends so: that log was cut, or written anew afterwards"
                     )
 
 
@@ -644,21 +614,17 @@ def _unended(logs: Sequence[Log]) -> Iterator[Finding]:
             try:
                 entry = end_answered(one.event.key, one.event.line)
             except WireError as error:
-                yield Finding(
-                    log.file, one.line, f"it says how a party answered the end of a session: {error}"
-                )
+                yield one.finding(f"it says how a party answered the end of a session: {error}")
                 continue
             other = given.get(one.event.key)
             if other is None or entry.number < other.chain.entries[0].number:
                 continue  # not given, which is told elsewhere
             if line_digest(one.event.line) not in lines[one.event.key]:
                 assert isinstance(entry.event, EndAnswered)
-                yield Finding(
-                    log.file,
-                    one.line,
+                yield one.finding(
                     f"{other.begun.party} answered the end of session {session_name(entry.event.session)} with line "
                     f"{entry.number} of its log, and {other.file} has another line there or none: that log was cut, or written "
-                    "anew afterwards",
+                    "anew afterwards"
                 )
 
 
@@ -672,20 +638,16 @@ def _verdicts(session: Session) -> Iterator[Finding]:
         for one in view.sent("verdict"):
             frame = one.event.frame
             if not frame.accepted:
-                yield Finding(
-                    view.log.file,
-                    one.line,
+                yield one.finding(
                     f"{view.log.begun.party} refused the opened sum of round {frame.round}, which did not fit its tag or "
-                    "the uploads: the server gave out another sum, or a client sent a tag of another vector",
+                    "the uploads: the server gave out another sum, or a client sent a tag of another vector"
                 )
                 continue
             digest, first = accepted.setdefault(frame.round, (answers.get(frame.round), view))
             if digest != answers.get(frame.round):
-                yield Finding(
-                    view.log.file,
-                    one.line,
+                yield one.finding(
                     f"round {frame.round}: {view.log.begun.party} accepted another opened sum than "
-                    f"{first.log.begun.party} in {first.log.file}",
+                    f"{first.log.begun.party} in {first.log.file}"
                 )
 
 
@@ -704,11 +666,11 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
             found = told[frame.digest]
             if isinstance(found, str) and not found:
                 text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
-                absent.append(Finding(view.log.file, one.line, text))
+                absent.append(one.finding(text))
             elif isinstance(found, str):
                 if verdicts.get(frame.round):  # else it refused the sum itself
                     text = f"round {frame.round}: {party} accepted a sum that its evidence does not give: {found}"
-                    faults.append(Finding(view.log.file, one.line, text))
+                    faults.append(one.finding(text))
             else:
                 message, roots = found
                 for who, root in zip(message.survivors, roots, strict=True):
@@ -718,7 +680,7 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
                             f"round {message.round}: {session.name(who)} signed two uploads, one in the evidence of "
                             f"{other.log.begun.party}, another in that of {party}"
                         )
-                        faults.append(Finding(view.log.file, one.line, text))
+                        faults.append(one.finding(text))
     return faults, absent
 
 
@@ -750,29 +712,23 @@ def _models(session: Session) -> Iterator[Finding]:
         verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
         for one in view.of(Taken):
             if not one.event.unverified and False in verdicts.values():
-                yield Finding(
-                    view.log.file,
-                    one.line,
-                    f"{view.log.begun.party} took the model as verified, and had refused a sum of the session",
+                yield one.finding(
+                    f"{view.log.begun.party} took the model as verified, and had refused a sum of the session"
                 )
             for checked in one.event.sums:
                 if not verdicts.get(checked.round):
-                    yield Finding(
-                        view.log.file,
-                        one.line,
+                    yield one.finding(
                         f"{view.log.begun.party} took the model of a sum of round {checked.round}, which its log does not record "
-                        "accepting",
+                        "accepting"
                     )
                 digest, survivors, other = first.setdefault(
                     checked.round, (checked.digest, checked.survivors, view)
                 )
                 if (digest, survivors) != (checked.digest, checked.survivors):
-                    yield Finding(
-                        view.log.file,
-                        one.line,
+                    yield one.finding(
                         f"round {checked.round}: {view.log.begun.party} took the model of another sum, over "
                         f"{_names(session, checked.survivors)}, than {other.log.begun.party} in {other.log.file}, over "
-                        f"{_names(session, survivors)}",
+                        f"{_names(session, survivors)}"
                     )
 
 
@@ -780,10 +736,8 @@ def _unverified(session: Session) -> Iterator[Finding]:
     for view in session.parties.values():
         for one in view.of(Taken):
             if one.event.unverified:
-                yield Finding(
-                    view.log.file,
-                    one.line,
-                    f"{view.log.begun.party} took the model as the server says, unverified: {one.event.unverified}",
+                yield one.finding(
+                    f"{view.log.begun.party} took the model as the server says, unverified: {one.event.unverified}"
                 )
 
 
@@ -793,31 +747,29 @@ def _policies(session: Session) -> Iterator[Finding]:
     for view in session.parties.values():
         policy, plan = view.agreed.event.policy, view.agreed.event.plan
         if policy is None:
-            yield Finding(view.log.file, view.agreed.line, "the log does not record the party's policy")
+            yield view.agreed.finding("the log does not record the party's policy")
             continue
         try:
             _check_terms(policy, terms, members)
         except ProtocolError as error:
-            yield Finding(view.log.file, view.agreed.line, f"against the party's own policy: {error}")
+            yield view.agreed.finding(f"against the party's own policy: {error}")
         opened = {one.event.frame.round for one in view.sent("opened")}
         related: dict[int, tuple[int, ...]] = {}  # by round; the last attempt of a repeated round
         for one in view.received(*SURVIVORS, "check", "offer"):
             frame = one.event.frame
             if frame.round is None or frame.round >= len(plan):
-                yield Finding(view.log.file, one.line, "belongs to a round that was not planned")
+                yield one.finding("belongs to a round that was not planned")
                 continue
             planned = plan[frame.round]
             try:
                 policy.check_group("clients in a sum", len(frame.members), members, planned.survivors)
             except PolicyError as error:
-                yield Finding(view.log.file, one.line, f"against the party's own policy: {error}")
+                yield one.finding(f"against the party's own policy: {error}")
             if planned.same_survivors and (view.log.begun.role is Role.CLIENT or frame.round in opened):
                 related[frame.round] = frame.members
         if len(set(related.values())) > 1:
-            yield Finding(
-                view.log.file,
-                view.agreed.line,
-                "sums planned over the same clients were answered for over different clients",
+            yield view.agreed.finding(
+                "sums planned over the same clients were answered for over different clients"
             )
         for kind in ("reveal", "opened"):
             answered: dict[int | None, bytes] = {}
@@ -825,7 +777,7 @@ def _policies(session: Session) -> Iterator[Finding]:
                 number, data = answer.event.frame.round, answer.event.frame.digest
                 # An identical answer answers a repeated question.
                 if answered.setdefault(number, data) != data:
-                    yield Finding(view.log.file, answer.line, f"round {number} was already answered for")
+                    yield answer.finding(f"round {number} was already answered for")
 
 
 def _check_terms(policy: Policy, terms: Proposal, members: int) -> None:
@@ -853,7 +805,7 @@ def _releases(session: Session) -> Iterator[Finding]:
                 _answer_faults(session.terms, server, released),
             )
         for fault in faults:
-            yield Finding(server.log.file, released.line, f"round {number}: {fault}")
+            yield released.finding(f"round {number}: {fault}")
     yield from _unsaid(session.terms, server)
 
 
@@ -923,10 +875,8 @@ def _layers(session: Session, masks: Session | None) -> Iterator[Finding]:
     opened = {one.event.round: one.event.survivors for one in session.server.of(Released)}
     for one in masks.server.of(Released):
         if opened.get(one.event.round) != one.event.survivors:
-            yield Finding(
-                masks.server.log.file,
-                one.line,
-                f"round {one.event.round}: masks were removed from a sum that the key holders did not open for these clients",
+            yield one.finding(
+                f"round {one.event.round}: masks were removed from a sum that the key holders did not open for these clients"
             )
 
 
