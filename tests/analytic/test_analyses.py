@@ -137,7 +137,9 @@ def test_a_constant_column_has_no_standard_error() -> None:
 @given(sizes, st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
 def test_columns_that_follow_from_earlier_ones_are_left_out(size: tuple[int, int, int], more: int) -> None:
-    """As R's lm does: the rest is the regression without them, and nothing that tells something new goes."""
+    """As R's `lm` does: the other columns get the coefficients of a regression without them, and no independent column is
+    left out.
+    """
     X, Y = rows(*size)
     draws = np.random.default_rng(size[0])
     spread, places = (X - X.mean(axis=0)) / X.std(axis=0), X.shape[1] + np.arange(more)

@@ -49,7 +49,7 @@ def test_scores_are_log_posteriors_with_the_penalty_in_the_scatter(
 @given(*CASES)
 @example(6, 2, 6261)
 def test_with_a_small_penalty_they_are_scikit_learns(d: int, classes: int, seed: int) -> None:
-    """By its scores: its probabilities of two classes are p and 1 − p, which has few digits where p is all but 1."""
+    """Compared by scores, not probabilities: p and 1 − p have few digits where p is almost 1."""
     rows, labels = rows_of(d, classes, seed)
     found = discriminant_head(solve(statistics_of(rows, labels, classes), ridge=1e-5))
     theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(rows, labels)

@@ -61,7 +61,7 @@ def test_a_regressions_figures_are_scikit_learns(seed: int) -> None:
 
 
 def test_a_rare_class_that_is_never_found_is_seen() -> None:
-    """0.97 of the rows right and none of those that matter: accuracy alone would hide it."""
+    """97 % of the rows are right and the rare class is never found; accuracy alone would hide that."""
     truth = np.array([0] * 97 + [1] * 3)
     scores = np.column_stack([np.full(100, 0.9), np.linspace(0, 0.2, 100)])
     found = classified(truth, scores, ["well", "sick"])

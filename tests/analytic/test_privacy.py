@@ -102,7 +102,7 @@ def test_no_record_moves_the_integers_further_than_the_sensitivity(
 def test_no_record_moves_a_wave_further_than_the_sensitivity(
     others: int, most: int, waves: int, adjacency: Adjacency, seed: int
 ) -> None:
-    """Waves by place: a record, anywhere in the table, pushes others from wave to wave."""
+    """Waves are cut by position, so adding one record pushes other records from wave to wave."""
     rng = np.random.default_rng(seed)
     bounds = PublicBounds(2, 2, row_norm=2.5, rows=20)
 
@@ -233,7 +233,7 @@ def test_a_multiplier_spends_what_is_there_and_no_more(epsilon: float, sums: int
 def test_the_honest_survivors_noise_alone_keeps_the_promise(
     epsilon: float, delta: float, adjacency: Adjacency, outputs: int, honest: int, colluders: int
 ) -> None:
-    """The whole chain, counted again from the noise that comes out."""
+    """The test derives ε again from the noise that comes out at the end of the chain."""
     privacy, bounds = Privacy(epsilon, delta, adjacency), PublicBounds(4, outputs, row_norm=3.0, rows=1000)
     survivors, sums = honest + colluders, 3
     noise = client_noise(
@@ -312,7 +312,7 @@ shapes = st.sampled_from(["data", "zero", "negative", "one-sided", "huge", "tiny
 def test_the_solve_never_fails_whatever_the_noise(
     d: int, c: int, n: int, shape: str, sigma: float, ridge: float, seed: int
 ) -> None:
-    """Draws at the very edge of the reserve, rank-deficient data, no data: there is always a guaranteed solution."""
+    """Noise at the edge of the reserve, rank-deficient data, no data: each has a guaranteed solution."""
     rng = np.random.default_rng(seed)
     bounds = PublicBounds(d, c, row_norm=2.0, rows=50)
     X, Y, _ = bounded_rows(rng.normal(size=(n, d)), rng.normal(size=(n, c)), bounds)

@@ -78,7 +78,7 @@ def test_the_fit_ends_where_the_gradient_is_zero_on_points_of_the_grid(
 def test_a_client_that_begins_in_the_middle_wants_the_same(
     family: Family, size: tuple[int, int, int]
 ) -> None:
-    """Nothing is kept between steps, so a client that was started again goes on as the others do."""
+    """Clients keep nothing between steps, so a restarted client continues like the others."""
     X, y = rows(family, *size)
     start = start_of(family, X, y)
     wanted, seen = history(family, X, y, start)
@@ -91,7 +91,7 @@ def test_a_client_that_begins_in_the_middle_wants_the_same(
 
 @pytest.mark.parametrize("part", [quasi_newton, opened, standardised])
 def test_points_are_made_of_operations_that_ieee_754_defines(part: Any) -> None:
-    """A sum of NumPy's, a product of matrices or a logarithm could differ in the last bit between two machines."""
+    """NumPy's sum, a matrix product or a logarithm could differ in the last bit between two machines."""
     tree = ast.parse(inspect.getsource(part))
     for node in ast.walk(tree):
         assert not isinstance(node, ast.MatMult)
@@ -135,7 +135,7 @@ def test_complete_separation_is_reported() -> None:
 
 
 def test_a_step_that_a_row_cannot_follow_is_made_shorter() -> None:
-    """A count's mean may not overflow: a client says so with zeros, and the next point is nearer."""
+    """If a row's mean would overflow, its client contributes zeros, and the next point is nearer."""
     X, y = rows(POISSON, 4, 150, 2)
     start = start_of(POISSON, X, y)
     first = Seen(np.array([0.0, 400.0, 300.0]), 100.0, False)
@@ -145,7 +145,7 @@ def test_a_step_that_a_row_cannot_follow_is_made_shorter() -> None:
 
 
 def test_offsets_move_the_intercept_first() -> None:
-    """Means that add up to a 64th of the events are brought to within a factor of two by the next point alone."""
+    """The means add up to 1/64 of the events; the next point alone brings them within a factor of two."""
     X, y = rows(POISSON, 5, 150, 2)
     start, events = start_of(POISSON, X, y), float(y.sum())
     moved = progress(start, [Seen(np.array([events * 63 / 64, 0.0, 0.0]), 1.0, False)], 40, events=events)

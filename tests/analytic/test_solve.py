@@ -134,7 +134,7 @@ def test_smallest_eigenvalue_is_a_lower_bound_in_rational_arithmetic(
 
 
 def test_smallest_eigenvalue_does_not_trust_the_eigenvalue_routine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shifts around λ_min itself: Cholesky sometimes completes above it, the bound is below all the same."""
+    """For shifts near λ_min, Cholesky sometimes completes above it; the bound is still below it."""
     rng = np.random.default_rng(1)
     completed_above = 0
     for _ in range(1000):
@@ -163,7 +163,7 @@ def test_an_eigenvalue_routine_that_lies_is_found_out(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("exponent", [1, 6, 11])
 def test_the_bound_of_a_large_system_is_as_near(exponent: int) -> None:
-    """Two eigenvalues by Lanczos in place of all of them."""
+    """Lanczos computes two eigenvalues instead of all."""
     d = 300
     Q = np.linalg.qr(np.random.default_rng(exponent).standard_normal((d, d)))[0]
     gram = (Q * 10.0 ** -np.linspace(0, exponent, d)) @ Q.T
@@ -179,7 +179,7 @@ def test_the_bound_of_a_large_system_is_as_near(exponent: int) -> None:
 def test_a_rough_estimate_of_the_least_eigenvalue_that_fails_is_made_again(
     monkeypatch: pytest.MonkeyPatch, lies: int
 ) -> None:
-    """Lanczos is stopped early at first. What it says is proven or not used."""
+    """Lanczos first stops early; its estimate is used only if it can be proven."""
     tolerances, honest = [], module._extremes
 
     def lying(A: Any, factor: Any, tolerance: float) -> Any:

@@ -102,7 +102,7 @@ def test_the_certificate_holds_whatever_the_origins(problem: Any) -> None:
 
 
 def test_most_problems_are_solved_with_a_useful_certificate() -> None:
-    """The property above is not empty: with 44 bits, spreads of a millionth of the bound included."""
+    """Shows that the property above is not empty, even for 44 bits and spreads of a millionth of the bound."""
     draws, bounds = np.random.default_rng(0), []
     for _ in range(60):
         X = draws.normal(size=(80, 3)) + 10.0 ** draws.uniform(0, 6, 3)
@@ -153,7 +153,7 @@ def test_units_and_origins_do_not_change_predictions(seed: int, unit: float, awa
 
 @pytest.mark.parametrize("ridge", [0.0, 1.0])
 def test_the_bound_is_no_idle_talk(ridge: float) -> None:
-    """The worst of all signs of entry errors moves the weights by more than a tenth of the bound."""
+    """With the worst signs of all entry errors the weights move by more than a tenth of the bound."""
     draws = np.random.default_rng(0)
     X = draws.normal(size=(4000, 2)) * (0.2, 0.1) + (-0.5, 0.5)
     plain = solve_standardised(statistics_of(X, (X[:, :1] - X[:, 1:]) / 2), ridge=ridge)
@@ -276,7 +276,7 @@ def test_added_vectors_lose_nothing_to_order_or_cancellation() -> None:
 @given(st.integers(0, 2**32), st.sampled_from([1e-7, 1e-5, 1e-3]))
 @settings(max_examples=60, deadline=None)
 def test_columns_of_0_and_1_are_told_from_constants_whatever_the_error(seed: int, error: float) -> None:
-    """An approximate sum of levels that nobody has, or everybody: CKKS loses such columns among its errors."""
+    """In an approximate sum (CKKS), a level that no row has, or every row has, is lost among the errors."""
     draws = np.random.default_rng(seed)
     X = (draws.uniform(size=(90, 4)) < (0.5, 0.0, 1.0, 0.1)).astype(np.float64)
     X[0, 3] = 1.0

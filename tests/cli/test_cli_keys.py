@@ -95,7 +95,7 @@ def test_from_keys_to_a_roster(folder: Path) -> None:
 
 
 def test_a_servers_key_is_in_no_roster(folder: Path) -> None:
-    """`keys roster *.pub` in the folder where the server's own public file lies, too."""
+    """Not even with `keys roster *.pub` in the folder that holds the server's own public file."""
     for name in ("Hospital A", "Hospital B"):
         assert run("keys", "new", name)[0] == 0
     code, output = run("keys", "new", "server", "--server")

@@ -70,7 +70,7 @@ def test_a_renewal_after_an_upload_is_the_owners_word_and_in_the_log(tmp_path: P
 
 
 def test_nothing_is_renewed_while_a_session_is_under_way(tmp_path: Path) -> None:
-    """The server opened the sum, and the parties have not heard that the session is over."""
+    """The server has opened the sum, but the parties do not know yet that the session is over."""
     federation = Federation(tmp_path)
     learned(federation, Post(federation))
     code, said = renew(federation.folders[0], "rows", FORCE)

@@ -50,7 +50,7 @@ def is_plain(text: str) -> bool:
 
 
 def test_no_text_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """In the weak design what others wrote reaches the terminal as it is."""
+    """The weak design prints other people's text unchanged."""
     lines = table("t", ("a", "b"))
     lines.add_row(HOSTILE, terminal.escape(HOSTILE))
     terminal.console.print(lines)

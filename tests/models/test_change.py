@@ -238,7 +238,7 @@ def test_the_last_row_of_a_batch_is_read_from_sums_that_are_not_neighbours() -> 
 
 
 def test_sites_that_replace_all_rows_would_leave_another_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All batches are known by differences. If only A's rows of `fit` were in, what is left is A's: here, its one row."""
+    """If the other sites replace all their rows, only A's rows of the first fit remain: here its single row."""
     rows = Rows(2, 6)
     model: Any = classifier()
     rows.kept((rows.site != "A") | (np.cumsum(rows.site == "A") == 1))
@@ -271,7 +271,7 @@ def test_rows_of_weight_0_do_not_count() -> None:
 
 
 def test_a_row_that_stands_out_in_its_batch_waits() -> None:
-    """Of 60 rows one alone has a value: the difference shows it, as an opened sum would."""
+    """One of 60 rows has a value that no other has: the difference of the sums would show it, as an opened sum would."""
     rows, model = Rows(2, 6), classifier()
     rows.fit(model)
     before = model.statistics_
@@ -310,7 +310,7 @@ def test_leverages_are_those_of_the_hat_matrix(seed: int, rows: int, columns: in
 
 
 def test_sites_that_disagree_about_least_rows_refuse_the_change() -> None:
-    """A server that plans with another number asks for a sum of another name; without it in the name both would go on."""
+    """The number is part of the sum's name, so a server that plans with another one asks for another sum."""
     fit, session = SumPlan("ridge statistics 1 of 1, agreed", 3, 9.0), bytes(range(32))
     plans = [change_plan(fit, session, least, 3, "a" * 36) for least in (5, 4, 999_999)]
     assert len({one.statistic for one in plans}) == 3
@@ -403,7 +403,7 @@ def test_sums_with_noise_in_waves_or_without_units_do_not_change() -> None:
 
 
 def test_a_change_is_of_all_sites_or_none() -> None:
-    """A site that is lost would be one whose rows nobody knows to be in; the same change can be made again."""
+    """If a site were lost, nobody would know whether its rows are in; all sites can repeat the same change."""
     faults: list[Fault] = []
     aggregator = quick(network=FaultyNetwork(faults))
     rows, model = Rows(2, 10), classifier(aggregator=aggregator)
@@ -432,7 +432,9 @@ def test_a_change_is_of_all_sites_or_none() -> None:
 
 
 def test_only_policy_says_who_may_be_asked() -> None:
-    """A change has the number of its sum's sites; a policy that has become stricter refuses it before anything leaves."""
+    """A change is asked of as many sites as its sum had; a policy that has become stricter refuses it before anything
+    leaves.
+    """
     rows, model = Rows(2, 11), classifier()
     rows.fit(model)
     rows.bring("A", "new", 60)

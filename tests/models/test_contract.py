@@ -95,5 +95,5 @@ def test_masked_estimators_keep_scikit_learns_contract(estimator: Any, check: An
     lambda estimator: {"check_dtype_object": _OBJECTS, "check_estimators_overwrite_params": _SESSION},
 )
 def test_without_a_ledger_all_else_is_kept(estimator: Any, check: Any) -> None:
-    """In the clear, where a second session with the same rows is no matter."""
+    """With sums in the clear, where a second session over the same rows does no harm."""
     check(estimator)

@@ -181,7 +181,7 @@ def test_clients_answer_only_what_follows_from_the_sums_they_accepted() -> None:
 
 
 def test_a_lying_server_is_refused_unless_its_reports_are_trusted() -> None:
-    """At coefficients of its choice a gradient is a sum over the rows on one side of a plane."""
+    """At coefficients that the server chooses, a gradient is a sum over the rows on one side of a plane."""
     X, y, site, *_ = table(4, 300, "logistic")
     with pytest.raises(PolicyError, match="trusts_reports"):
         estimator("logistic", aggregator=MaskedAggregator()).fit(X, y, site)
@@ -212,7 +212,9 @@ def test_too_few_pooled_rows_end_the_fit_after_the_first_sum() -> None:
 
 
 def test_no_information_matrix_is_summed_up_where_a_row_stands_out() -> None:
-    """A site all whose rows are certain but one: a multiple of the Gram less the information matrix shows that row."""
+    """If the outcome of all rows of a site but one is certain, a multiple of the Gram matrix minus the information matrix
+    shows that row.
+    """
     X, y, site, *_ = table(7, 400, "logistic")
     X = X[:, 2:]
     draws = np.random.default_rng(7)
@@ -244,7 +246,7 @@ def test_no_information_matrix_is_summed_up_where_a_row_stands_out() -> None:
 
 
 def test_a_row_stands_out_among_those_without_a_flag_too() -> None:
-    """The level that is no column of its own: ones less the flag, whatever 0 and 1 are summed as."""
+    """Rows without the flag are a level without a column of its own; ones minus the flag gives them."""
     flag = np.repeat([0.0, 1.0], [6, 200])
     curvature = np.where(np.arange(206) == 0, 0.01, 0.2)
     for zero, one in ((0.0, 1.0), (-1.0, 1.0)):
@@ -256,7 +258,7 @@ def test_a_row_stands_out_among_those_without_a_flag_too() -> None:
 
 
 def test_a_row_stands_out_in_the_reference_level_of_a_larger_category() -> None:
-    """Ones less both flags are the rows of the level without one. With three levels neither flag alone says which they are."""
+    """Ones minus both flags gives the rows of the reference level; neither flag alone does."""
     level = np.repeat([0, 1, 2], [6, 100, 100])
     curvature = np.r_[0.01, np.full(5, 0.2), np.random.default_rng(0).uniform(0.01, 0.25, 200)]
     for zero, one in ((0.0, 1.0), (-1.0, 1.0)):

@@ -208,7 +208,7 @@ def test_no_row_is_refused_for_its_values() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 40, 2319])
 def test_nor_for_its_rounding(columns: int) -> None:
-    """Rows about as long as the bound: whichever way norms round, such a row is taken."""
+    """Rows about as long as the bound are accepted, whichever way their norms round."""
     limit = 1.0688448950648588  # equal squares of this size round up again and again
     model = estimator(row_norm=limit)
     bounds = replace(model.bounds(columns, 0), rows=100)
@@ -222,7 +222,7 @@ def test_nor_for_its_rounding(columns: int) -> None:
 
 @pytest.mark.parametrize("row_norm", [1e-3, 100.0, 200.0, 1000.0])
 def test_units_as_fine_as_the_words_allow_have_noise(row_norm: float) -> None:
-    """With few rows of large numbers the noise is a good part of the range, 55 bits wide."""
+    """For few rows of large numbers the noise takes up much of the range, 55 bits."""
     model = estimator(row_norm=row_norm, privacy=Privacy(1.0, 1e-5))
     (plan,) = model.plan(3, SITES)
     X, y, _ = rows(20)
@@ -293,7 +293,7 @@ def measured(weaker: int = 1) -> float:
 
 
 def test_a_distinguisher_stays_under_the_claim() -> None:
-    """Accounting is no more than 20 % from the truth, and so many sums prove most of that."""
+    """The accounting is within 20 % of the truth, and this many sums show most of it."""
     assert 0.5 * MEASURED.epsilon < measured() < MEASURED.epsilon
 
 

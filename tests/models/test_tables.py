@@ -357,7 +357,7 @@ def test_balanced_weights_need_the_counts_of_a_fit() -> None:
 
 
 def test_balanced_weights_of_sites_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is counted and then silent would show its own counts, by the difference."""
+    """A site that is counted and then falls silent would reveal its counts by the difference."""
     X, y, site = rare()
     network = FaultyNetwork([Fault("drop", "collecting", frozenset({1}))], 0)
     aggregator = MaskedAggregator(suite=Suite.HYBRID, network=network)

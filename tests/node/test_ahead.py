@@ -57,7 +57,7 @@ class Prepared(Post):
 def test_no_row_is_read_between_a_request_and_its_answer(
     rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As nodes were before, each of them reads its table when it is asked, which takes time for each row."""
+    """The weak design reads the table when it is asked, which takes time for each row."""
     weights = []
     for kind in (Post, Prepared):
         federation = Federation(tmp_path / kind.__name__, study=f"{RIDGE}rounds = {rounds}\n")
@@ -100,7 +100,7 @@ def test_rows_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_rows_that_change_between_two_sums_are_noticed(gone: bool, tmp_path: Path) -> None:
-    """Sums over different rows give a model of neither; a site that does not look contributes all the same."""
+    """Two sums over different rows give the model of neither; without the check the site would contribute anyway."""
     federation = Federation(tmp_path, study=f"{RIDGE}rounds = 2\n")
     table = federation.folders[0] / "rows.csv"
     kept = table.read_text()

@@ -87,7 +87,7 @@ def test_what_changes_after_it_was_approved_must_be_approved_again(tmp_path: Pat
 
 
 def test_nobody_approves_for_a_party_but_with_its_key(tmp_path: Path) -> None:
-    """An approval is a signed line of the log: one that is copied from another party, or altered, is none."""
+    """An approval is a signed line of the log; a line that was altered or copied from another party does not count."""
     federation = unapproved(tmp_path)
     Folder(federation.folders[1]).approve("an operator", "here")
     other = (federation.folders[1] / AUDIT).read_bytes()
@@ -123,7 +123,7 @@ def test_a_decision_waits_for_a_node_that_is_at_work(tmp_path: Path) -> None:
 
 
 def test_what_is_approved_is_what_was_shown(tmp_path: Path) -> None:
-    """In the weak design a study that is swapped after it was read is approved."""
+    """The weak design approves a study that was swapped after the operator read it."""
     federation = unapproved(tmp_path)
     folder = federation.folders[0]
     words = ["study", "approve", str(folder), "--by", "N", "--reason", "R"]
@@ -216,7 +216,7 @@ def decisions(folder: Path) -> list[type]:
 def test_a_revocation_holds_at_once_while_the_node_computes_a_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the weak design it waits for the audit log in vain, and the vector leaves."""
+    """In the weak design the revocation waits for the audit log, and the vector leaves meanwhile."""
     federation = Federation(tmp_path)
     folder, data = federation.folders[0], Folder.data
     revoked = []
@@ -244,7 +244,7 @@ def test_a_revocation_holds_at_once_while_the_node_computes_a_vector(
 
 @pytest.mark.parametrize("text", ["max_rows = 7\n", "no study"])
 def test_a_revocation_reaches_a_study_whose_file_has_changed(tmp_path: Path, text: str) -> None:
-    """In the weak design the old text, put back, is approved again."""
+    """In the weak design restoring the old file restores the approval."""
     federation = Federation(tmp_path)
     at = federation.folders[0] / "study.toml"
     whole, digest = at.read_text(), Folder(federation.folders[0]).terms()[1].digest

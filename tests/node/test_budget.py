@@ -121,7 +121,7 @@ def asked(times: int, epsilon: float) -> list[np.ndarray]:
 
 @pytest.mark.slow
 def test_noise_is_not_averaged_away_over_sessions() -> None:
-    """Whoever may ask as often as it likes takes the mean of the answers, in which little noise is left."""
+    """The mean of many noisy answers has little noise left."""
     answers = asked(10, 1e9)
     noise = np.linalg.norm(answers[0] - answers[1])
     left = np.linalg.norm(np.mean(answers[:5], axis=0) - np.mean(answers[5:], axis=0))
@@ -137,7 +137,7 @@ def test_noise_is_not_averaged_away_over_sessions() -> None:
 def test_no_order_of_sessions_spends_more_than_the_budget(
     wanted: list[tuple[str, int, float | None]],
 ) -> None:
-    """Of each data set: sessions with noise within the budget, or one without noise, and never both."""
+    """A data set serves sessions with noise within the budget, or one session without noise, but not both."""
     ledger, budget = Ledger(), Budget(2.0, 1.0)
     served: dict[str, dict[int, float | None]] = {"a": {}, "b": {}}
     for data_set, number, epsilon in wanted:

@@ -258,7 +258,7 @@ def test_a_batch_is_coded_by_itself_and_stays_so(tmp_path: Path) -> None:
 def test_a_change_that_was_prepared_for_another_roster_is_not_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is scaled for a sum over other clients, and those of the kept sum do not all take part."""
+    """It is scaled for a sum over other clients, and not all clients of the kept sum take part."""
     hospitals = Hospitals(tmp_path)
     hospitals.learned()
     hospitals.bring(0, 60, "december")
@@ -295,7 +295,7 @@ def test_a_failed_change_is_made_again_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_first_session_again_over_a_name_that_was_renewed(tmp_path: Path) -> None:
-    """A sum is kept of the first one; the owner accepts what both show, and brought rows in besides."""
+    """A first session was kept; its owner renews the data set, accepting what both sums show, and adds rows."""
     hospitals = Hospitals(tmp_path)
     hospitals.learned()
     for folder in hospitals.world.folders:
@@ -307,7 +307,7 @@ def test_a_first_session_again_over_a_name_that_was_renewed(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_server_says_that_another_session_ended(tmp_path: Path) -> None:
-    """What a site gave to one session is not taken for its rows in another one."""
+    """What a site gave to one session must not pass for its rows in another."""
     hospitals = Hospitals(tmp_path)
     hospitals.learned()
     hospitals.bring(0, 60, "december")
@@ -351,7 +351,7 @@ def test_a_party_that_was_killed_at_the_end_takes_the_same_model_again(
 
 @pytest.mark.slow
 def test_a_study_continues_the_last_session_alone(tmp_path: Path) -> None:
-    """An older sum and the same change would give the difference of two sums that nobody meant to be subtracted."""
+    """The same change to an older sum would let two sums be subtracted that were never meant to be."""
     hospitals = Hospitals(tmp_path)
     hospitals.learned()
     first = hospitals.session

@@ -147,7 +147,7 @@ def test_rows_count_by_their_weights_in_a_run(tmp_path: Path) -> None:
 
 
 def test_a_party_with_another_codebook_refuses(tmp_path: Path) -> None:
-    """Of the same length and bounds, so that nothing else would tell: the sum would be wrong, silently."""
+    """Both codebooks give vectors of equal length and bounds, so that nothing else would reveal the wrong sum."""
     hospitals = Coded(tmp_path / "here", TABLE, BOOK.read_text())
     other = BOOK.read_text().replace('["0", "1", "2", "3"]', '["0", "3", "2", "1"]')
     (hospitals.folders[1] / "codebook.toml").write_text(other)
@@ -239,7 +239,7 @@ def flags(tmp_path: Path) -> Path:
 
 
 def test_no_row_is_singled_out_in_a_sum_over_deployed_sites(flags: Path, tmp_path: Path) -> None:
-    """With `least_rows = 1`, as sites were before, a patient stands in the sum word for word."""
+    """With `least_rows = 1` a patient's row stands in the sum word for word."""
     from secure_afl.simulations.attacks.reading.leverage import singled_out  # needs TenSEAL
 
     for least_rows, read in ((1, [60.0]), (5, [])):
@@ -254,7 +254,7 @@ def test_no_row_is_singled_out_in_a_sum_over_deployed_sites(flags: Path, tmp_pat
 
 
 def test_sites_that_agreed_on_other_least_rows_refuse_the_sum(flags: Path, tmp_path: Path) -> None:
-    """A site cannot be talked into a sum over rows that others code as they are."""
+    """The server cannot talk a site into a sum over rows that other sites code without merging levels."""
     hospitals = Coded(tmp_path / "here", flags, FLAGS)
     (hospitals.server / "codebook.toml").write_text(f"least_rows = 1\n{FLAGS}")
     terms, study = Folder(hospitals.server).terms()
@@ -275,7 +275,7 @@ def test_networks_are_bound_to_the_codebook_too() -> None:
 
 
 def test_whatever_a_codebook_says_is_in_the_digest_of_its_study() -> None:
-    """The order of an ordinal's levels is their meaning; sorted tables would hide that it changed."""
+    """The order of an ordinal's levels carries meaning; a digest of sorted tables would hide a change of it."""
     said = """
         [ridge]
         [codebook.columns.stage]

@@ -62,7 +62,7 @@ def test_the_image_runs_as_a_user_of_its_own_and_keeps_its_files_read_only() -> 
 
 @pytest.mark.long
 def test_the_steps_give_an_installation_that_runs(tmp_path: Path) -> None:
-    """Without a container: `/src` and `/opt` are folders here, and the step that makes a user is left out."""
+    """Runs the Dockerfile's steps without a container: `/src` and `/opt` are folders, and no user is created."""
     copied = tmp_path / "src"
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, text=True

@@ -66,7 +66,9 @@ def test_balanced_classes_are_those_of_the_pooled_rows(tmp_path: Path) -> None:
 def test_a_rare_class_that_weighs_more_is_not_read_from_a_level_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: bool
 ) -> None:
-    """Weak: six rows have the level, five of them of a class that counts a hundredth: the sixth is their sum, word for word."""
+    """Weak design: six rows have the level, and five of them belong to a class of weight 1/100, so the sum shows the sixth
+    row.
+    """
     if weak:
         monkeypatch.setattr(RidgeStudy, "weighs_classes", False)
     lines = [f"s{at % 3},{at % 50},{at // 3 % 2},{at // 6 % 2},0,no" for at in range(1800)]
@@ -120,7 +122,7 @@ class Lying:
 def test_clients_refuse_a_sum_over_too_few_rows_whatever_the_server_wants(
     announced: Sequence[float] | None, said: str, tmp_path: Path
 ) -> None:
-    """A server that goes on all the same opens a Gram matrix of too few rows, if only it checks the counts."""
+    """If only the server checked the counts, a server that ignores them would open a Gram matrix of too few rows."""
     parties = hospitals(tmp_path, 15)
     post = Post(parties)
     aggregator, study = opened(post, parties)
@@ -143,7 +145,7 @@ def test_a_server_gives_up_where_clients_would_refuse(tmp_path: Path) -> None:
 
 
 def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> None:
-    """Else a site could be counted, and then left out of the sum that was allowed for it."""
+    """Otherwise the count could include a site that is left out of the sum which the count allowed."""
     table = flag_table(tmp_path, sites=5)
     counting, summing = 3, 8  # phases in which clients upload
     for phase, survivors in ((counting, 4), (summing, 0)):

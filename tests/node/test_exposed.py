@@ -16,7 +16,7 @@ from secure_afl.protocol.session.policy import Policy
 
 
 def test_a_report_names_the_smallest_cell_and_warns(tmp_path: Path) -> None:
-    """Of a sum in which one patient has all three flags, and of one in which levels were merged."""
+    """For a sum in which one patient has all three flags, and for one whose levels were merged."""
     table = flag_table(tmp_path)
     rare = FLAGS.replace(
         'kind = "number", range = [0, 100]', 'kind = "category", levels = ["20", "60", "other"]'

@@ -106,7 +106,7 @@ def test_a_party_with_a_fault_is_left_out_and_everybody_knows_why(
 def test_a_party_with_another_roster_is_found_out_by_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name has a letter too few: the keys are right, and the digest, which the party signs, is another."""
+    """One name lacks a letter: all keys are right, but the digest that the party signs differs."""
     without_an_engine(monkeypatch)
     federation = Federation(tmp_path)
     text = (federation.folders[0] / "roster.toml").read_text()

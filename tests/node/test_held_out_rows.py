@@ -46,7 +46,9 @@ def learned(
 
 
 def test_a_site_counts_itself_whatever_another_one_claims() -> None:
-    """Weak: a site without rows of a class claims −1, the pooled number is 0, and the only site with rows goes on."""
+    """Weak design: a site without rows of a class claims −1, the pooled number becomes 0, and the only site with rows
+    continues.
+    """
     agreed = HeldOut(("no", "yes"))
     agreed.check_sites(np.array([3.0, 0.0]))  # all that the server knows
     agreed.check_sites(np.array([3.0, 0.0]), np.array([1.0, 0.0]))
@@ -141,7 +143,7 @@ def test_a_logistic_regression_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_site_that_falls_silent_costs_its_figures_not_the_model(tmp_path: Path) -> None:
-    """Phase 7 is that in which sites say whether they have enough rows, 11 that in which they upload their counts."""
+    """In phase 7 sites say whether they have enough rows; in phase 11 they upload their counts."""
     world = hospitals(tmp_path, sites=5)
     found, *_ = learned(world, frozenset({(7, 0)}))
     assert len(found.survivors) == 4
@@ -153,7 +155,7 @@ def test_a_site_that_falls_silent_costs_its_figures_not_the_model(tmp_path: Path
 
 
 def test_of_a_class_that_two_sites_hold_out_nothing_is_counted(tmp_path: Path) -> None:
-    """Else the last sum would be the counts of these two, and each of them would know the other's."""
+    """Otherwise the last sum would hold the counts of these two sites, and each could subtract its own."""
     lines = [f"{'abc'[at % 3]},{at % 20},{'no' if at % 3 == 2 or at % 2 else 'yes'}" for at in range(240)]
     (tmp_path / "rows.csv").write_text("\n".join(["site,dose,sick", *lines]) + "\n")
     book = 'site = "site"\n[columns]\ndose = { kind = "number", range = [0, 20] }\n'
@@ -174,7 +176,7 @@ def test_of_a_class_that_two_sites_hold_out_nothing_is_counted(tmp_path: Path) -
 
 
 def test_a_site_counts_for_no_model_but_that_of_the_sums_that_it_checked(tmp_path: Path) -> None:
-    """A server that could choose the model would ask whether a site has a row like this one."""
+    """A server that could choose the model could ask whether a site has a certain row."""
     world = hospitals(tmp_path)
     terms, study = Folder(world.server).terms()
     own = Folder(world.folders[0]).data(study)

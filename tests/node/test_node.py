@@ -122,7 +122,7 @@ def test_a_study_over_nodes_has_the_same_bits(grid: HttpGrid, federation: Federa
 def test_a_message_of_another_kind_is_refused_and_noted_once(
     here: Here, grid: HttpGrid, federation: Federation, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The app that came with it, which would have answered, is not even asked for."""
+    """The node does not even fetch the app that came with the message and would have answered it."""
     folder = federation.folders[0]
     with nodes(folder):
         for _ in range(2):
@@ -186,7 +186,7 @@ def test_a_copy_of_a_node_is_found_out_by_the_one_that_it_replaces(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Both used to be in, took turns at the messages, and nobody said a word."""
+    """Before, both nodes stayed online and silently took turns at the messages."""
     first = federation.folders[0]
     with nodes(first):
         until(lambda: recalled(first).node != 0)
@@ -204,7 +204,7 @@ def test_a_copy_of_a_node_is_found_out_by_the_one_that_it_replaces(
 def test_the_server_finds_two_nodes_with_one_identity(
     grid: HttpGrid, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And opens no sum that has the party twice, or another's vector in its place."""
+    """It opens no sum that counts the party twice or has another vector in its place."""
     folders = [*federation.folders[:3], copied(federation, tmp_path / "copy", federation.folders[3] / "node")]
     keys.write_key(federation.server, "identity", server=True)
 
@@ -231,7 +231,7 @@ def test_the_server_finds_two_nodes_with_one_identity(
 
 
 def test_invented_kinds_of_messages_do_not_fill_the_audit_log(federation: Federation) -> None:
-    """In the weak design each new type costs lines of the audit log for ever."""
+    """In the weak design each new type adds lines to the audit log without limit."""
     node = Node(federation.folders[0])
     node._apps[1] = "a" * 64
     for number in range(120):
@@ -265,7 +265,7 @@ def test_a_folder_that_is_repaired_answers_without_a_restart(grid: HttpGrid, fed
 
 
 def test_files_are_let_go_when_nothing_comes(grid: HttpGrid, federation: Federation) -> None:
-    """Whoever else works with the folder, an operator's command, waits for them."""
+    """An operator's command on the same folder waits for these files."""
     with nodes(federation.folders[0]) as (node,):
         asked(grid, MESSAGE_TYPE, to_records(who_is_there()))
         until(lambda: not node._desk.is_open)
@@ -274,7 +274,9 @@ def test_files_are_let_go_when_nothing_comes(grid: HttpGrid, federation: Federat
 def test_a_message_that_was_lost_with_a_process_is_asked_again(
     grid: HttpGrid, federation: Federation
 ) -> None:
-    """Killed between taking it and answering: the server hears of it as soon as the node is back, not at its deadline."""
+    """The node was killed between taking the message and answering it; the server learns this when the node is back,
+    before the deadline.
+    """
     folder = federation.folders[0]
     killed = Node(folder)
     killed._fleet.activate(60.0)
@@ -298,7 +300,7 @@ def test_a_message_that_was_lost_with_a_process_is_asked_again(
 def test_a_message_that_was_lost_with_a_superlink_keeps_no_node_away(
     grid: HttpGrid, federation: Federation
 ) -> None:
-    """Node and SuperLink were killed with it, and the new SuperLink does not know its run."""
+    """Node and SuperLink were killed together, and the new SuperLink does not know the message's run."""
     folder = federation.folders[0]
     killed = Node(folder)
     killed._fleet.activate(60.0)

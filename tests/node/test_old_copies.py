@@ -43,7 +43,7 @@ def asked(federation: Federation, post: Post) -> bytes:
 
 @pytest.mark.parametrize("backend", ["mask", "bfv+mask"])
 def test_a_copy_of_any_earlier_moment_is_refused(tmp_path: Path, backend: str) -> None:
-    """The weak design has no look at the log, and says again what it said then, or something else."""
+    """The weak design does not look at the log, and repeats or contradicts what it said before."""
     if backend != "mask":
         pytest.importorskip("tenseal", reason="TENSEAL IS NOT INSTALLED: encrypted sums are not tested here")
     federation = Federation(tmp_path, holders=backend != "mask", backend=backend)

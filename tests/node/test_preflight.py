@@ -152,7 +152,7 @@ def test_the_server_needs_an_address_a_certificate_and_every_partys_node(tmp_pat
 
 
 def test_looking_changes_nothing_also_where_the_file_is_of_an_earlier_version(tmp_path: Path) -> None:
-    """Opening a store brings it up to date: `check` and `status` did that to a file of which they say that it is old."""
+    """Opening a store upgrades its file, so `check` and `status` once changed the file that they reported as old."""
     federation = Federation(tmp_path)
     folder = federation.folders[0]
     spend(folder)

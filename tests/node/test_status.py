@@ -116,7 +116,7 @@ def test_the_page_shows_the_same_and_nothing_in_it_is_markup_or_a_script(tmp_pat
 
 
 def test_nobody_elses_page_reads_it_and_nobody_writes(tmp_path: Path) -> None:
-    """A name of somebody else's that leads to loopback is the attack that a server without a look at `Host` lets in."""
+    """DNS rebinding: an attacker's host name that resolves to loopback gets in unless the server checks `Host`."""
     federation = Federation(tmp_path)
     with shown(federation.server) as at:
         assert asked(at, host="evil.example")[0] == 403

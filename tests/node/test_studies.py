@@ -88,7 +88,7 @@ def test_both_studies_are_learned_each_with_its_data_and_results(several: Severa
 
 
 def test_no_data_set_serves_two_studies(several: Several) -> None:
-    """With a ledger for each folder, two studies of one table were two exact sums over the same rows."""
+    """With one ledger per folder, two studies of one table could open two exact sums over the same rows."""
     post = Post(several)
     learned(several, post)
     (first,) = post.sessions
@@ -180,7 +180,7 @@ def reordered(several: Several) -> None:
 
 
 def test_no_session_mixes_two_studies(several: Several) -> None:
-    """A server addresses a party in turn as of two studies whose sums have equal lengths and bounds, but other columns."""
+    """The server addresses a party as a member of two studies with equal lengths and bounds but different columns."""
     reordered(several)
     other = [one / "studies" / "second" for one in several.homes]
 

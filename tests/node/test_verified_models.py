@@ -75,7 +75,7 @@ def taken(folder: Path) -> list[Taken]:
 
 
 def test_what_rounding_explains_is_no_other_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines solve a system that is all but singular with other last digits; the certificate says how far apart."""
+    """Two machines solve a nearly singular system with different last digits; the certificate bounds the difference."""
     _, study = Folder(Federation(tmp_path).server).terms()
     own = [np.ones((3, 2))]
     for rounding, apart, taken_ in (
@@ -95,8 +95,9 @@ def test_what_rounding_explains_is_no_other_model(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("study", [RIDGE, DEEP, LAYERED], ids=["ridge", "seeded", "layers"])
 def test_a_right_sum_and_a_wrong_model(tmp_path: Path, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server opens and hands out the right sums, and ends with another head, which is a model as good as any. Without the
-    comparison it is taken."""
+    """The server hands out the right sums and then a wrong head, which looks like any model; without the comparison a
+    party would take it.
+    """
     federation = Federation(tmp_path, study=study)
     post = Post(federation)
     layers, session, of = ended(federation, post)
@@ -120,8 +121,9 @@ def test_a_right_sum_and_a_wrong_model(tmp_path: Path, study: str, monkeypatch: 
 
 
 def test_what_follows_the_last_verdict_is_anchored_in_the_servers_log(tmp_path: Path) -> None:
-    """A party cuts its log behind its last verdict, and closes it again with its key: without the answers to the end, that is
-    green."""
+    """A party cuts its log after its last verdict and closes it again with its key. Only the answers to the session's end,
+    kept by the server, reveal this.
+    """
     federation = Federation(tmp_path)
     post = Post(federation)
     layers, session, _ = ended(federation, post)
@@ -246,7 +248,7 @@ class Lying(RemoteMaskedAggregator):
 
 @pytest.mark.parametrize("believing", [False, True])
 def test_a_hidden_layer_that_follows_from_no_verified_sum(tmp_path: Path, believing: bool) -> None:
-    """At the level `any`, with sums that nobody checks, sites answer under the layer of the server's choice."""
+    """At the level `any`, where nobody checks sums, sites answer with a layer that the server chose."""
     federation = Federation(tmp_path, study=LAYERED, believing=believing)
     post, (terms, study) = Post(federation), Folder(federation.server).terms()
     aggregator = Lying(Elsewhere(federation.parties, post.carrier), terms.policy)

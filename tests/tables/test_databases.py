@@ -60,7 +60,7 @@ def test_queries_that_give_no_table_are_refused(file: Path, query: str, message:
 
 @pytest.mark.parametrize("query", ["VACUUM INTO '{}'", "ATTACH 'file:{}?mode=rwc' AS other"])
 def test_a_query_writes_no_other_file(file: Path, query: str) -> None:
-    """A read-only database lets both through."""
+    """A read-only connection alone would allow both of these queries."""
     target = file.with_name("copy.sqlite")
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as weak:
         weak.execute(query.format(target))

@@ -156,7 +156,7 @@ def test_levels_of_equal_size_are_merged_too() -> None:
 
 
 def test_columns_follow_their_levels() -> None:
-    """One-hot columns, a flag with the number that is missing, and a variable whose reference has no column."""
+    """One-hot columns, a flag for a missing number, and a variable whose reference level has no column."""
     one_hot = np.eye(3)[np.repeat([0, 1, 2], [2, 10, 18])]
     missing = (np.arange(30) >= 26).astype(np.float64)
     number = np.where(missing == 1, 0.0, np.linspace(0.1, 1, 30))
@@ -184,7 +184,7 @@ def test_columns_follow_their_levels() -> None:
 @settings(max_examples=400)
 @given(st.integers(0, 2**32), st.integers(2, 6), st.integers(0, 6))
 def test_short_vectors_are_found_where_there_are_any(seed: int, columns: int, mixes: int) -> None:
-    """A design with a row of its own, hidden by whole-numbered column operations."""
+    """A design with a row of its own, hidden by integer column operations."""
     draws = np.random.default_rng(seed)
     X = draws.integers(0, 2, (40, columns))
     X[0] = 0

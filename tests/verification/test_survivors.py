@@ -196,7 +196,7 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_time_of_other_processes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tasks, of 2 and 4 CPU seconds where they run; then 20 here, and so much that was spent elsewhere before."""
+    """Two tasks take 2 and 4 CPU seconds in their processes; besides, 20 s were spent here and 100 s in earlier processes."""
     monkeypatch.setattr(workers, "_away", 100.0)
     monkeypatch.setattr(workers, "cores", lambda: 1)  # no process starts, and the clock stays this one
     clock = SimpleNamespace(process_time=iter([5.0, 7.0, 11.0, 15.0, 20.0]).__next__)

@@ -211,7 +211,7 @@ def test_one_wrong_ciphertext_of_many_is_refused() -> None:
 
 
 def test_a_holder_can_shift_the_sum_and_nobody_sees_it() -> None:
-    """The limit that the module's text states: BFV is malleable, and a partial carries no proof."""
+    """A limit that the module's text states: BFV is malleable, and a partial decryption carries no proof."""
     cohort = COHORTS[3]
     vector = values(DEGREE, most=MOST - 1)
     total = cohort.total(vector)
@@ -224,8 +224,8 @@ def test_a_holder_can_shift_the_sum_and_nobody_sees_it() -> None:
 
 
 def test_a_malformed_ciphertext_makes_the_message_depend_on_the_secret() -> None:
-    """The other limit: whoever may add Δ to c₁ and see that sum learns s. Holders open agreed sums only, and
-    clients are trusted to encrypt as they should (as with one key holder, who decrypts the same).
+    """A limit: whoever can add Δ to c₁ and see that sum learns s. So holders open agreed sums only, and clients are
+    trusted to encrypt correctly, as with a single key holder.
     """
     cohort = COHORTS[2]
     total = cohort.total(np.zeros(DEGREE, np.int64))
@@ -445,7 +445,7 @@ def test_smudging_words_are_uniform(bits: int) -> None:
 
 
 def test_smudging_ends_at_what_two_words_hold_though_a_modulus_had_room_for_more() -> None:
-    """123 bits and a sign. No set has such room."""
+    """123 bits and a sign; no parameter set has so much room."""
     spare = LATTICE.modulus // (8 * LATTICE.plain_modulus) // 2
     for further in (19, 20, 21, 40):
         wide = replace(LATTICE, primes=(*PRIMES, 2**further))

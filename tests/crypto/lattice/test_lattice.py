@@ -252,7 +252,7 @@ def test_a_sum_altered_in_one_residue_has_other_tags(key: bytes, seed: int, wher
 
 @pytest.mark.parametrize("lattice", SETS, ids=list(LATTICES))
 def test_a_sum_without_one_client_or_with_another_upload_has_other_tags(lattice: Lattice) -> None:
-    """With 40 seeds no wrong sum passes; one that is wrong by a multiple of nothing would pass all."""
+    """For each of 40 seeds every tag of a wrong sum differs."""
     uploads = [drawn(lattice, 1, client) for client in range(3)]
     wrong = drawn(lattice, 1, 99)
     sums = {}

@@ -158,7 +158,7 @@ def test_a_convolution_is_a_convolution() -> None:
 def test_a_convolution_scores_its_patches_bit_for_bit(
     channels: int, kernel: int, stride: int, padding: int, contrast: bool, seed: int
 ) -> None:
-    """Though it sums up windows instead of normalising each patch."""
+    """Although it sums over windows instead of normalising each patch."""
     draws = np.random.default_rng(seed)
     layer = Conv(5, kernel, stride, padding, contrast)
     known = Network((channels, 6, 5), (layer, ReLU()), 3).trained[0]
@@ -377,7 +377,7 @@ def test_what_could_not_be_computed_exactly_is_refused() -> None:
 
 
 def test_limits_follow_the_layers() -> None:
-    """Of a contrast-normalised patch 1, whatever came in; of widened rows the larger of the two."""
+    """The limit of a contrast-normalised patch is 1 for any input; of widened rows it is the larger of the two."""
     assert (
         Network((1, 9, 9), (Conv(2, 3), ReLU(2.0), Conv(2, 3, contrast=True), ReLU()), 3).trained[1].limit
         == 1.0

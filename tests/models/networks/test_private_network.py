@@ -52,7 +52,7 @@ def model(aggregator: Any = None, privacy: Privacy | None = PRIVACY, **options: 
 def test_what_the_head_sees_of_a_row_does_not_depend_on_others(
     network: Network, seed: int, data: st.DataObject
 ) -> None:
-    """To the last bit, or a record would change more of the sum than its own part."""
+    """Otherwise adding one record would change more of the sum than that record's own part."""
     draws = np.random.default_rng(seed)
     X = draws.uniform(-1, 1, (40, int(np.prod(network.input_shape)))) * draws.choice([0, 2.0**-9, 1], (40, 1))
     whole = FedACnnL(network, privacy=PRIVACY, seed=seed).head_inputs(X)
@@ -95,7 +95,7 @@ def test_with_little_noise_it_is_the_network_of_the_pooled_rows() -> None:
 
 
 def test_both_sides_agree_on_the_sum() -> None:
-    """And a site's own head is of rows as the common head sees them."""
+    """A site's personal head is fitted to its rows as the common head sees them."""
     X, y, _ = rows()
     (plan,) = model().plan(SITES)
     vector = model().vector(X[:60], y[:60], "a")
@@ -131,7 +131,7 @@ def test_personalization_has_no_such_option() -> None:
 
 
 def test_a_site_without_rows_looks_like_any_other() -> None:
-    """Or a record more or less, there or not, would show without any noise."""
+    """Otherwise it would show, without noise, whether a site's only record is there."""
     (plan,) = model().plan(SITES)
     for labels in (np.zeros(0, np.int64), np.zeros(0)):
         vector = model().vector(np.zeros((0, 64)), labels, "a")
@@ -144,7 +144,9 @@ def test_a_site_without_rows_looks_like_any_other() -> None:
 
 @pytest.mark.parametrize("privacy", [None, PRIVACY])
 def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Privacy | None) -> None:
-    """They could be such that a row with a bright first pixel makes NaN of 6e308 - 6e308, and the site fails."""
+    """The server could choose layers on which a row with a bright first pixel gives NaN (6e308 − 6e308), so that this site
+    fails.
+    """
     network = Network((2,), (Dense(2), ReLU(), Dense(2), ReLU()), 3)
     layers = FedACnnL(network, privacy=privacy).fit_pooled(np.eye(2), [0, 1]).weights_
     probes = [
@@ -162,7 +164,7 @@ def test_hidden_layers_of_the_servers_own_tell_it_nothing_of_rows(privacy: Priva
 
 @pytest.mark.parametrize("kind", ["ridge", "network"])
 def test_privacy_is_a_promise_or_none_and_that_of_the_fit(kind: str) -> None:
-    """What only looks empty does not leave out the noise, and rows are not scored otherwise than they were learned from."""
+    """A value that only looks empty does not switch the noise off, and a model scores rows as it did in training."""
     X, y, site = rows(60)
     fitted: FederatedRidgeClassifier | FedACnnL = (
         FederatedRidgeClassifier(1.0, classes=range(3), privacy=PRIVACY, max_rows=64)

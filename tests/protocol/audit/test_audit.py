@@ -122,7 +122,9 @@ def test_no_network_that_loses_delays_or_repeats_makes_honest_parties_look_like_
 
 
 def test_a_round_that_was_begun_anew(tmp_path: Path) -> None:
-    """A client that uploads and does not vouch for it: the others encrypt again, and the first time is told as such."""
+    """A client uploads but sends no tags for its upload, so the others encrypt again; the log shows the first attempt as
+    one.
+    """
     session = audited(tmp_path, "bfv", faults=[Fault("drop", "checking", frozenset({3}))])
     report = session.verify()
     assert not report.findings
@@ -132,7 +134,7 @@ def test_a_round_that_was_begun_anew(tmp_path: Path) -> None:
 
 
 def test_a_message_that_was_altered_on_its_way_is_found(tmp_path: Path) -> None:
-    """To a client, whose answer then is to another question: both ends tell what they saw."""
+    """The client answers an altered question; the logs of both ends show what each saw."""
 
     def other(message: bytes) -> bytes:
         return msgspec.msgpack.encode([*msgspec.msgpack.decode(message)[:-1], [0, 1, 2]])
@@ -211,7 +213,7 @@ def test_an_altered_line_does_not_take_others_with_it(masked: Audited) -> None:
 
 
 def test_an_entry_has_one_form(masked: Audited) -> None:
-    """What a reader takes for the same entry, written in another way, is no line of a log."""
+    """The same entry in another spelling, which a reader would accept, is not a valid line."""
     lines = masked.logs["hospital-0"].splitlines(keepends=True)
     assert b'"event":{"what":"received",' in lines[2]
     for written_so, otherwise in (
@@ -226,7 +228,7 @@ def test_an_entry_has_one_form(masked: Audited) -> None:
 
 
 def test_digests_and_signatures_are_those_of_the_documents(masked: Audited) -> None:
-    """docs/audit.md, by the reference that is written from the documents."""
+    """Compared with the reference implementation, which is written from docs/audit.md."""
     key = Ed25519PublicKey.from_public_bytes(masked.identities["hospital-0"].verify_key)
     before = b""
     for line in masked.logs["hospital-0"].splitlines():
@@ -251,7 +253,7 @@ def test_lines_missing_at_the_end_are_found(sessions: Sessions, backend: str) ->
 
 
 def test_lines_missing_at_the_end_and_closed_again_are_found_by_what_others_say(masked: Audited) -> None:
-    """The party itself, or who has its key, cuts the end off and closes the log."""
+    """Whoever has the party's key cuts off the end of its log and closes the log again."""
     for party in ("hospital-0", "server"):
         events = [entry.event for entry in read(masked.logs[party]).entries]
         for left in range(1, len(events) - 1, 2):
@@ -278,7 +280,7 @@ def test_contents_that_are_no_log(masked: Audited) -> None:
 
 
 def test_a_line_that_its_own_party_replaced() -> None:
-    """The line is sound by itself; the one below follows on another."""
+    """The new line is valid by itself, but the next line follows the old one."""
     identity = Identity.generate()
     begun = Begun(VERSION, "site", Role.CLIENT, identity.verify_key)
     refused = [Refused(bytes(32), bytes(32), size, "PolicyError") for size in (1, 2)]
@@ -300,7 +302,7 @@ def test_a_line_missing_below_an_altered_one(masked: Audited) -> None:
 
 
 def test_a_log_begins_once_and_with_a_sound_line() -> None:
-    """What a damaged first line says of party and key is not believed."""
+    """If the first line is damaged, its party and key are not trusted."""
     identity = Identity.generate()
     begun = Begun(VERSION, "site", Role.CLIENT, identity.verify_key)
     again = read(written(identity, [begun, begun, Closed()], clock()))
@@ -322,7 +324,7 @@ def test_a_log_of_another_version(masked: Audited) -> None:
 @settings(max_examples=30)
 @given(st.data())
 def test_no_contents_make_the_checker_fall_over(masked: Audited, data: st.DataObject) -> None:
-    """Entries signed by their party, and of any shape that a reader accepts, in any order."""
+    """Entries that their party signed, in any order and of any shape that a reader accepts."""
     party = data.draw(st.sampled_from(sorted(masked.logs)))
 
     def change(events: list[AnyEvent]) -> list[AnyEvent]:
@@ -367,7 +369,7 @@ def test_a_server_that_claims_other_survivors(
 
 
 def test_a_server_that_made_an_upload_disappear(masked: Audited) -> None:
-    """It leaves out an upload and all that followed from it: the others' logs say otherwise."""
+    """Its log omits an upload and everything that followed from it; the other logs contradict it."""
 
     def change(events: list[AnyEvent]) -> list[AnyEvent]:
         upload = [one for one in events if isinstance(one, Received) and one.frame.message == "upload"]
@@ -408,7 +410,7 @@ def test_a_server_that_received_what_was_never_sent(masked: Audited) -> None:
 
 
 def test_a_server_that_told_clients_different_stories(masked: Audited) -> None:
-    """What a client was shown, and the server does not say it sent."""
+    """A client's log has a message that the server's log does not record sending."""
 
     def other(one: Received) -> Received:
         if one.frame.message == "survivors" and one.frame.round == 0:
@@ -448,7 +450,7 @@ def test_a_client_that_planned_something_else(masked: Audited) -> None:
 
 
 def test_a_log_under_another_key(masked: Audited) -> None:
-    """Whoever has no key of the roster can write a sound chain, and is not taken for the party."""
+    """Without a key of the roster anybody can write a valid chain, but it does not pass for the party's."""
     entries = read(masked.logs["hospital-0"]).entries
     stranger = Identity.generate()
     begun = Begun(VERSION, "hospital-0", Role.CLIENT, stranger.verify_key)
@@ -582,7 +584,7 @@ def test_a_client_that_refuses_its_values_tells_nothing_of_them(tmp_path: Path) 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_logs_are_the_same_for_all_data(sessions: Sessions, tmp_path: Path, backend: str) -> None:
-    """Two sessions of other data: their logs differ in keys, session numbers, digests and times only."""
+    """Two sessions over different data: the logs differ only in keys, session numbers, digests and times."""
 
     def told(session: Audited) -> dict[str, list[object]]:
         return {
@@ -678,7 +680,7 @@ def test_one_process_writes_a_log(tmp_path: Path) -> None:
 def test_a_log_is_on_the_disk_line_by_line_and_its_name_before_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And every file that was opened for it is closed again."""
+    """The file's name is synced first, then each line; every file that was opened for it is closed."""
     synced: list[tuple[bool, int]] = []  # whether it was the folder, and how many lines there were
 
     def fsync(file: int) -> None:
@@ -776,7 +778,7 @@ def test_what_cannot_be_noted_down_does_not_leave(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_why_a_message_was_refused(tmp_path: Path, error: SecureAflError, kind: str, reason: str) -> None:
-    """In the words of the protocol's errors; those of others could tell of a sum."""
+    """The log quotes protocol errors; the text of other errors could tell of a sum."""
     identity = Identity.generate()
     log = AuditLog(tmp_path / "log", identity, "site", Role.CLIENT, clock)
 
@@ -797,7 +799,7 @@ def test_why_a_message_was_refused(tmp_path: Path, error: SecureAflError, kind: 
 
 
 def test_numbers_are_signed_as_they_are_read(tmp_path: Path) -> None:
-    """An integer where a float belongs is written as the float that a reader gets."""
+    """An integer in a float's place is written as the float that a reader gets."""
     identity = Identity.generate()
     session = audited(tmp_path / "logs")
     [agreed] = [
@@ -823,7 +825,7 @@ def test_frames_name_whom_their_messages_name(masked: Audited) -> None:
 
 
 def test_every_policy_can_be_noted_down() -> None:
-    """Also one that allows several of a kind; in one order, whatever the set's."""
+    """Including one that allows several of a kind: they are written in a fixed order."""
     policy = Policy(profiles=frozenset(Profile), suites=frozenset(Suite), backends=frozenset({"mask", "bfv"}))
     roster = Roster(tuple(Member(name, Identity.generate().verify_key) for name in "ab"))
     terms = Parameters.propose(
@@ -839,7 +841,7 @@ def test_every_policy_can_be_noted_down() -> None:
 
 
 def test_a_log_that_was_written_anew_is_found(masked: Audited) -> None:
-    """Its party has the key, so lines and chain are sound. The consents of the session have its old end."""
+    """The party has the key, so the new chain is valid; but the session's consents name how the old log ended."""
     anew = masked.resigned("hospital-2", lambda events: events)
     assert not masked.verify().findings
     assert not read(anew).faults
@@ -850,7 +852,7 @@ def test_a_log_that_was_written_anew_is_found(masked: Audited) -> None:
 
 
 def test_a_log_that_was_cut_before_a_consent_is_found(masked: Audited) -> None:
-    """Also where nobody's log but another client's is there, and the cut is hidden by a closing entry."""
+    """Even if a closing entry hides the cut, and only another client's log is at hand."""
 
     def cut(events: list[AnyEvent]) -> list[AnyEvent]:
         at = next(

@@ -67,7 +67,7 @@ def replayed(session: tuple[Path, Audited]) -> Replayed:
 
 
 def test_sums_are_made_again_from_the_logs(replayed: Replayed) -> None:
-    """One message a sum, the same for all; without it the report says so."""
+    """All clients keep the same message for a sum; where it is missing the report says so."""
     assert len(replayed.kept) == 2
     paths = [replayed.folder / "a.jsonl"]
     assert all(kept(paths)(bytes.fromhex(name)) == data for name, data in replayed.kept.items())
@@ -90,7 +90,7 @@ def test_another_file_is_not_what_the_log_says(replayed: Replayed) -> None:
 
 
 def test_a_spoiled_copy_beside_one_log_blames_nobody_else(replayed: Replayed, tmp_path: Path) -> None:
-    """All parties keep the same message. One of them puts another file under its name beside its own log, which comes first."""
+    """All parties keep the same message. One party, whose log is read first, puts another file in its place."""
     logs = []
     for who in ("a", "b"):
         folder = tmp_path / who / EVIDENCE
@@ -103,7 +103,7 @@ def test_a_spoiled_copy_beside_one_log_blames_nobody_else(replayed: Replayed, tm
 
 
 def test_forged_evidence(replayed: Replayed) -> None:
-    """A party that took another sum, and writes log and evidence anew to show that it was right."""
+    """A party took a wrong sum and rewrites its log and evidence to justify that."""
     honest = replayed.evidence(1)
     for forged, why in (
         (
@@ -126,7 +126,7 @@ def test_forged_evidence(replayed: Replayed) -> None:
 
 
 def test_a_member_that_signed_two_uploads_is_named(replayed: Replayed) -> None:
-    """With all that consented in league two sums can stand; the two signatures name who uploaded twice."""
+    """If all who consented collude, two sums are possible; the two signatures name who uploaded twice."""
     honest, keys = replayed.evidence(0), replayed.session.identities
     transcript, survivors = honest.transcript, honest.survivors
     upload = decode(memoryview(honest.uploads[0][1])[:-SIGNATURE_BYTES], messages.UPLOAD)

@@ -739,7 +739,7 @@ def test_an_unfinished_last_line() -> None:
     ],
 )
 def test_a_program_that_had_stopped_is_a_note(line: int, removed: int, scripted: str) -> None:
-    """Unless it had closed its log and left nothing behind."""
+    """Unless it had closed its log completely."""
     session = honest(present=(0, 1, 2, 3))
     session.events["hospital-0"].insert(line - 1, Resumed(removed))
     if line == 21:
@@ -753,7 +753,7 @@ def test_a_program_that_had_stopped_is_a_note(line: int, removed: int, scripted:
 
 
 def test_two_servers_of_one_session() -> None:
-    """The first is believed; the other, and a stranger who has a log of another session, are told apart."""
+    """The first log counts as the server's; a second one, and a stranger's log of another session, are told apart from it."""
     scripted = mask()
     identity = Identity.generate()
     begun = Begun(scripted.events["server"][0].version, "server", Role.SERVER, identity.verify_key)  # type: ignore[union-attr]
@@ -792,8 +792,8 @@ def test_parties_are_those_that_are_known() -> None:
 @pytest.mark.parametrize("without_the_servers", [False, True])
 @pytest.mark.parametrize("left", range(2, 19))
 def test_a_log_that_was_cut_and_closed_again_is_found(left: int, without_the_servers: bool) -> None:
-    """Over Flower every message ends in `log closed`, so a cut log is whole by itself: what others were told of the
-    party says that it is not, also if the server's log is not there.
+    """Over Flower every message ends in `log closed`, so a cut log looks complete. Messages to other parties name what it
+    lacks, even without the server's log.
     """
     scripted = mask()
     scripted.events["hospital-0"] = [*scripted.events["hospital-0"][:left], Closed()]
@@ -861,7 +861,7 @@ def test_parties_that_are_not_those_that_are_known() -> None:
 
 
 def test_key_holders_have_no_part_in_masks() -> None:
-    """Also where clients, who have both rosters in one file, name them."""
+    """Even if clients, whose roster file lists both roles, name key holders."""
     scripted = honest()
     holders = Roster((Member("key holder 1", Identity.generate().verify_key),))
     for name in scripted.names:

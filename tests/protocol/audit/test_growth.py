@@ -27,7 +27,7 @@ def refusals(log: AuditLog, number: int) -> None:
 
 
 def test_refused_messages_do_not_fill_the_disk(tmp_path: Path) -> None:
-    """In the weak design each costs a line for ever, and each opening of the log two more."""
+    """In the weak design each refusal adds a line for ever, and each opening of the log adds two."""
     identity, path, known = Identity.generate(), tmp_path / "log", Known()
     for _ in range(50):  # a node opens its log when a message comes, and closes it soon
         log = AuditLog(path, identity, "site", Role.CLIENT, clock, known=known)
@@ -50,7 +50,7 @@ def test_refused_messages_do_not_fill_the_disk(tmp_path: Path) -> None:
 
 
 def test_many_refusals_do_not_hide_one_of_another_kind(tmp_path: Path) -> None:
-    """In the weak design whoever sends forty wrong messages hides what comes after."""
+    """In the weak design forty wrong messages hide whatever comes after them."""
     identity, path, known = Identity.generate(), tmp_path / "log", Known()
     log = AuditLog(path, identity, "site", Role.CLIENT, clock, known=known)
     refusals(log, 40)
@@ -67,7 +67,7 @@ def test_many_refusals_do_not_hide_one_of_another_kind(tmp_path: Path) -> None:
 def test_checked_lines_are_not_checked_again_but_changed_ones_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log of a day that was verified whole at each opening cost seconds for each message."""
+    """Verifying a day's log at each opening cost seconds per message."""
     identity, path, known = Identity.generate(), tmp_path / "log", Known()
     read_ = []
 
@@ -93,7 +93,7 @@ def test_checked_lines_are_not_checked_again_but_changed_ones_are(
 
 
 def test_a_log_goes_on_in_another_file(tmp_path: Path) -> None:
-    """The weak design begins a log without a past: what was cut off is missed by nobody."""
+    """The weak design begins a log without a link to the previous file, so nobody misses what was cut off."""
     identity, path = Identity.generate(), tmp_path / "audit.jsonl"
     log = AuditLog(path, identity, "site", Role.CLIENT, clock)
     log.append(Approved(bytes(32), (bytes(32),), "who", "why"))

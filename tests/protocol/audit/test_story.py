@@ -105,7 +105,7 @@ def test_the_words_of_a_story(name: str, scripted: Callable[[], Scripted], logs:
 
 
 def test_sessions_are_told_apart() -> None:
-    """In the order of their logs; one that stands beneath another is told with it."""
+    """In the order of their logs; a masked session under an encrypted one is told with it."""
     scripted, other = layered(), masked()
     logs = scripted.logs("hospital-0") | {
         f"far {name}": log for name, log in other.logs("hospital-1").items()
@@ -144,7 +144,7 @@ def test_an_upload_of_no_planned_round_is_told_all_the_same(number: int | None) 
 
 
 def test_noise_is_told_once_for_sums_that_have_the_same() -> None:
-    """A client draws it anew for each sum; blocks without entries are none."""
+    """A client draws new noise for each sum; blocks without entries are not mentioned."""
     noise = Noise((Block(4, Fraction(5, 2)), Block(0, Fraction(1)), Block(3000, Fraction(1, 8))), 9)
     plan = [SumPlan(name, 3004, 10.0, 20, noise=noise) for name in ("first", "second")]
     scripted = Scripted(plan=plan)

@@ -65,7 +65,7 @@ def interrupts() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_open(tmp_path: Path) -> None:
-    """Ctrl-C in a notebook, and the cell is run again: what leaves then must be on the disk."""
+    """Ctrl-C in a notebook and the cell is run again: what leaves then must be on the disk."""
     session, request = asked(world(4))
     store = stored(session, tmp_path / "a")
     party = process(session, store)
@@ -99,8 +99,8 @@ def test_an_interrupt_while_another_process_is_at_work_leaves_no_transaction_ope
 @pytest.mark.long
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_client_killed_at_any_statement_says_one_thing(alone: bool, tmp_path: Path) -> None:
-    """The process that follows has another vector, and is named other survivors. alone: it has the one file, as if
-    somebody had moved that and nothing of what lay beside it.
+    """The next process has another vector and is shown other survivors. `alone`: it has only the database file, as if
+    somebody had moved that without the files beside it.
     """
     session, request = asked(world(4))
     owner, transcript = session.world.identities[0], session.parameters.transcript()
@@ -224,7 +224,7 @@ def test_two_processes_of_one_client_mask_one_vector(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("profile", Profile)
 def test_two_processes_of_one_client_consent_to_one_survivor_set(profile: Profile, tmp_path: Path) -> None:
-    """Under the semi-honest profile the answer has the shares themselves."""
+    """Under the semi-honest profile the answer holds the shares themselves."""
     session, request = asked(world(4), profile=profile)
     parties = [
         process(session, stored(session, tmp_path / "a")),
@@ -279,7 +279,7 @@ def test_a_session_under_another_name_is_the_same_session(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("backend", ["bfv", "ckks"])
 def test_two_processes_of_a_key_holder_open_one_sum_once(backend: str, tmp_path: Path) -> None:
-    """With fresh noise a second opening would tell more, with other contributors all."""
+    """A second opening with fresh noise would tell more; one over other contributors would tell everything."""
     here = KeyWorld(4, backend)
     session = here.session().set_up()
     stores = [Store(tmp_path / "a", here.identities[4]) for _ in range(2)]
@@ -336,7 +336,7 @@ def test_a_solver_that_fails_in_its_own_way_spends_the_sum_too(tmp_path: Path) -
 def test_a_key_holder_killed_while_it_opens_a_sum_opens_that_one_or_none(
     backend: str, tmp_path: Path
 ) -> None:
-    """It goes on with the same opening. Another sum of the round would be a second decryption."""
+    """It may repeat the same opening; another sum of the round would be a second decryption."""
     here = KeyWorld(5, backend)
     session = here.session(rounds=2).set_up()
     path, owner = tmp_path / "a", here.identities[5]
@@ -403,7 +403,7 @@ def test_a_sum_whose_opening_was_broken_off_is_spent_by_the_next_offer(tmp_path:
 
 
 def test_a_refused_opening_leaves_the_round_to_another(tmp_path: Path) -> None:
-    """What does not hold was no opening: a server can be wrong, and go on."""
+    """An invalid request does not count as an opening: a server may correct a mistake and continue."""
     here = KeyWorld(4)
     session = here.session().set_up()
     store = Store(tmp_path / "a", here.identities[4])
@@ -430,7 +430,7 @@ def test_a_refused_opening_leaves_the_round_to_another(tmp_path: Path) -> None:
 
 
 def test_a_client_goes_on_with_the_plan_that_it_began_with(tmp_path: Path) -> None:
-    """Rounds are the same, and yet a sum over other survivors would now be allowed."""
+    """With a changed plan the rounds are the same, yet a sum over other survivors would be allowed."""
     here = world(4)
     session = here.session(here.propose(rounds=2))
     here.plan = [replace(one, same_survivors=True) for one in here.plan]
@@ -455,7 +455,7 @@ def test_parties_of_encrypted_sums_go_on_with_their_plan(role: str) -> None:
 
 
 def test_a_journal_is_of_one_server(tmp_path: Path) -> None:
-    """Else what other parties sent would be refused one by one, and nobody would hear of it."""
+    """Otherwise all frames of the other server's parties would be refused, and nobody would learn why."""
     here = world(4)
     parameters = here.propose()
     store = Store(tmp_path / "a", Identity.generate())
@@ -491,7 +491,7 @@ def test_a_journal_is_of_one_least(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_was_forgotten_is_not_written_on(tmp_path: Path) -> None:
-    """Another process of the server forgets the session; what this one writes is no journal."""
+    """Another process of the server erases the session; this process must not write to its journal any more."""
     here = world(4)
     parameters = here.propose()
     store = Store(tmp_path / "a", Identity.generate())
@@ -516,7 +516,7 @@ def read_after(store: Store, way: str) -> None:
 
 
 def test_no_box_opens_in_anothers_place(tmp_path: Path) -> None:
-    """With the memory in the answer's place, the server would ask again and be sent every secret."""
+    """If a sealed memory opened in an answer's place, the server could ask again and receive every secret."""
     store = Store(tmp_path / "a", Identity.generate())
     store.keep("s", Kept(b"memory", b"question", b"answer"))
     for number, step in enumerate(("receive", "receive", "advance")):
@@ -603,7 +603,7 @@ def test_a_damaged_file_is_said_and_opens_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_sqlite_took_back_is_not_gone_on_with(tmp_path: Path) -> None:
-    """It does so when the disk or the memory fails; statements after it would be written one by one."""
+    """SQLite rolls back when disk or memory fails; later statements would then be committed one by one."""
     store = Store(tmp_path / "a", Identity.generate())
 
     def step(swallowed: type[Exception]) -> None:
@@ -646,7 +646,7 @@ def test_a_store_is_for_one_thread_and_one_process(tmp_path: Path) -> None:
 def test_a_reader_keeps_a_step_from_leaving_and_not_from_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was there before must stay for the reader, so what was written stays in the log, and nothing leaves."""
+    """SQLite keeps the old pages for the reader, so the new ones stay in the log, and no answer leaves."""
     monkeypatch.setattr("secure_afl.protocol.durable.store._SOON", 0.1)
     store = Store(tmp_path / "a", Identity.generate())
     store.keep("s", Kept(b"memory", b"", b""))
@@ -666,7 +666,7 @@ def test_a_reader_keeps_a_step_from_leaving_and_not_from_being_written(
 
 
 def test_what_a_party_forgets_is_in_no_file(tmp_path: Path) -> None:
-    """With the identity's key and the disk, somebody could else open the uploads of rounds that are over."""
+    """Otherwise somebody with the identity's key and the disk could open the uploads of past rounds."""
     store = Store(tmp_path / "a", Identity.generate())
     boxes = []
     for size in (40_000, 100, 40_000, 0):

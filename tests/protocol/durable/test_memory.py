@@ -145,7 +145,7 @@ def test_a_memory_of_something_else_is_refused() -> None:
 
 
 def test_a_stricter_policy_ends_the_session() -> None:
-    """The owner may change the policy while the client is down."""
+    """The owner may change the policy while the client is not running."""
     session, _ = masked_session(4, Profile.SEMI_HONEST)
     session.set_up()
     here = session.world
@@ -157,7 +157,7 @@ def test_a_stricter_policy_ends_the_session() -> None:
 
 
 def test_a_restarted_client_masks_no_second_vector() -> None:
-    """The memory from after the upload has no keys for that round any more."""
+    """After the upload the stored memory holds no keys of that round."""
     session, _ = masked_session(4, Profile.ACTIVE, rounds=1)
     session.set_up()
     client, server = session.clients[0], session.server

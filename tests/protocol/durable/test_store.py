@@ -126,7 +126,7 @@ def test_a_box_of_another_session_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_step_is_written_once(tmp_path: Path) -> None:
-    """Two processes of one server cannot both go on."""
+    """Two processes of one server cannot both continue."""
     owner = Identity.generate()
     stores = [Store(tmp_path / "a", owner) for _ in range(2)]
     stores[0].write("s", 0, "start", b"")
@@ -143,7 +143,7 @@ def test_a_file_is_written_so_that_it_lasts_and_forgets(tmp_path: Path) -> None:
 
 
 def test_what_an_interrupt_left_open_is_taken_back(tmp_path: Path) -> None:
-    """Nobody would end it, and nothing that comes after would last."""
+    """Nobody would end that transaction, and nothing written after it would last."""
     owner = Identity.generate()
     store = Store(tmp_path / "a", owner)
     store._database.execute("BEGIN IMMEDIATE")
@@ -313,7 +313,7 @@ def test_masked_sums_of_clients_that_die_after_every_message(profile: Profile, t
 def test_a_file_has_no_key_that_is_of_no_more_use_also_if_the_server_never_ends_the_session(
     profile: Profile, tmp_path: Path
 ) -> None:
-    """Whoever takes the file and the identity opens what is in it, and nothing that was in it before."""
+    """Whoever takes the file and the identity can open what is in it now, not what was in it before."""
     here = world(4)
     session = here.session(here.propose(profile=profile, rounds=2))
     clients: Any = session.clients
@@ -391,7 +391,7 @@ def replace_by_durable(session: KeySession, path: Path) -> None:
 
 
 def test_a_message_that_cannot_be_written_down_changes_nothing(tmp_path: Path) -> None:
-    """The disk is full: nothing leaves; there is room again: it goes on, and the data set was not used."""
+    """While the disk is full nothing leaves; with room again the session continues, and the data set was not used."""
     here = world(4)
     session = here.session(here.propose()).set_up()
     request = session.server.open_round(0)[0]
@@ -470,7 +470,7 @@ def failing(holder: Any, method: str, why: str) -> Callable[[Ledger], Any]:
 
 
 def test_a_sum_that_did_not_open_is_spent_after_a_restart_too(tmp_path: Path) -> None:
-    """A key holder whose decryption fails gives no second answer, or failures could be asked for one after another."""
+    """A key holder whose decryption fails answers no second time, or a server could ask for one failure after another."""
     here = KeyWorld(4)
     session = here.session(rounds=1)
     replace_by_durable(session, tmp_path)
@@ -505,7 +505,7 @@ def test_a_vector_is_given_once_and_only_where_it_is_wanted(tmp_path: Path) -> N
 
 
 def test_a_key_holder_whose_key_cannot_be_made_has_joined_nevertheless(tmp_path: Path) -> None:
-    """What was joined stays joined, and what was refused at once is no answer to anything."""
+    """The session counts as joined, and messages that were refused at once count as no answer."""
     here = KeyWorld(4)
     session = here.session()
     replace_by_durable(session, tmp_path)
@@ -591,7 +591,7 @@ def test_encrypted_sums_of_a_server_that_dies_after_every_message(tmp_path: Path
 
 @pytest.mark.slow
 def test_masked_sums_under_encryption_of_servers_that_die_after_every_message(tmp_path: Path) -> None:
-    """The decrypted total is in the journal of the masked session too, and so is a round that was given up."""
+    """The masked session's journal also holds the decrypted total, and a round that was given up."""
     here = KeyWorld(4, "bfv+mask")
 
     def restart() -> None:
@@ -643,7 +643,7 @@ def test_what_was_sent_last_is_sent_again_to_those_that_did_not_answer(tmp_path:
 
 
 def test_a_sum_outlives_the_server_that_opened_it(tmp_path: Path) -> None:
-    """Who is killed before it used a sum finds it again."""
+    """A server that was killed before it used a sum finds it again."""
     here = world(4)
     parameters = here.propose(rounds=2)
     handle = Handle(lambda: MaskingServer(parameters, here.roster), tmp_path / "server")

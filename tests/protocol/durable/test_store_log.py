@@ -96,7 +96,7 @@ def test_behind_every_transaction_the_log_is_empty_and_the_file_has_all(tmp_path
 
 
 def test_what_is_forgotten_is_in_no_file(tmp_path: Path) -> None:
-    """Also what a process that was killed had left in its log, and a journal that never left it."""
+    """Including what a killed process left in its log, and a journal that never left the log."""
     path, owner = tmp_path / "a", Identity.generate()
     boxes: list[bytes] = []
 
@@ -147,7 +147,7 @@ def test_sqlites_files_are_their_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal"])
 def test_what_others_put_beside_the_file_is_refused(ending: str, tmp_path: Path) -> None:
-    """SQLite would follow a link, and take what a log has for what was written."""
+    """SQLite would follow a link, and would take a planted log for committed data."""
     path, owner = tmp_path / "a", Identity.generate()
     Store(path, owner).close()
     foreign = path.with_name(path.name + ending)
@@ -177,7 +177,7 @@ def test_a_new_file_does_not_take_over_the_log_of_one_that_was_removed(tmp_path:
 
 
 def test_the_file_alone_of_a_client_that_was_killed_knows_what_it_said(tmp_path: Path) -> None:
-    """For each answer: the process dies right behind it, and another goes on from the one file."""
+    """For each answer: the process dies right after sending it, and another continues from the database file alone."""
     here = world(4)
     session, request = asked(here)
     other, also = asked(here)
@@ -314,7 +314,7 @@ def test_with_room_for_the_log_alone_a_step_is_done_and_nobody_hears_of_it(tmp_p
 
 
 def test_killed_in_the_middle_of_moving_the_log_the_step_is_done(tmp_path: Path) -> None:
-    """Some pages of it are in the file then. The kernel ends a process that writes behind its limit."""
+    """Some pages of the log are in the file by then. The kernel ends the process when it writes past its limit."""
     owner, old, new = Identity.generate(), Kept(b"o" * 30_000, b"", b""), Kept(b"n" * 60_000, b"", b"")
 
     def step() -> bytes:
@@ -349,8 +349,8 @@ def test_killed_in_the_middle_of_moving_the_log_the_step_is_done(tmp_path: Path)
 def test_another_process_at_a_step_keeps_nobody_waiting(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It begins as soon as the first has committed, so that the log cannot be emptied: it does that at its end,
-    whatever becomes of its step.
+    """It begins as soon as the first process has committed, so the first cannot empty the log; the second empties it at
+    its end, whether its step succeeds or not.
     """
     monkeypatch.setattr(stores, "_SOON", -1.0)  # there is no second try
     path, owner = tmp_path / "a", Identity.generate()
@@ -394,7 +394,7 @@ with open(sys.argv[1], "r+b") as index:
 def test_while_another_process_moves_the_log_nothing_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have begun before the last commit. SQLite says busy at once then, and knows of no pages."""
+    """That process may have begun before the last commit; SQLite then says busy and reports no pages."""
     monkeypatch.setattr(stores, "_SOON", 0.05)
     path = tmp_path / "a"
     with closing(Store(path, Identity.generate())) as store:
@@ -414,7 +414,7 @@ def test_while_another_process_moves_the_log_nothing_leaves(
 def test_processes_of_one_party_write_one_file_at_the_same_time(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They begin at once, commit and move the log in each other's way; nobody is refused and nothing is lost."""
+    """They start, commit and move the log at the same time; none is refused and nothing is lost."""
     for seconds in ("_WAIT", "_SOON"):
         monkeypatch.setattr(stores, seconds, HANG)
     path, owner, count = tmp_path / "a", Identity.generate(), 25
@@ -447,7 +447,7 @@ def without_log(path: Path, owner: Identity) -> None:
 
 
 def test_a_file_of_before_logs_gets_one(tmp_path: Path) -> None:
-    """Also if a process of before was killed while it wrote: its step is taken back."""
+    """Even if a process of the older version was killed while it wrote: its step is rolled back."""
     path, owner = tmp_path / "a", Identity.generate()
     without_log(path, owner)
 
@@ -472,7 +472,7 @@ def test_a_file_of_before_logs_gets_one(tmp_path: Path) -> None:
 
 
 def test_who_gives_a_file_its_log_waits_for_who_is_at_it(tmp_path: Path) -> None:
-    """SQLite itself refuses at once, also one of two processes that begin a new file together."""
+    """SQLite itself refuses at once, even one of two processes that create the file together."""
     path, owner = tmp_path / "a", Identity.generate()
     without_log(path, owner)
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
@@ -485,7 +485,7 @@ def test_who_gives_a_file_its_log_waits_for_who_is_at_it(tmp_path: Path) -> None
 
 
 def test_a_disk_without_shared_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite goes on without a log there and says so in a result that is easily overlooked."""
+    """SQLite continues without a log there, and says so only in a result that is easily overlooked."""
     connect = sqlite3.connect
 
     def remote_disk(path: Path, **options: Any) -> sqlite3.Connection:

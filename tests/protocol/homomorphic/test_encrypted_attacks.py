@@ -496,7 +496,7 @@ def test_rounds_and_attempts_out_of_range(number: int) -> None:
 
 
 def test_a_decryption_that_fails_is_not_tried_again() -> None:
-    """Else each failure answers a question about the key or the sum (a reaction attack)."""
+    """Otherwise each failure would answer a question about the key or the sum (a reaction attack)."""
     system = RidgeSystem(2, 1, 0.1)
     attack = Attack(World(Encryption(Backend.BFV, release=Release.WEIGHTS), planned(2, system=system)))
     attack.collect()
@@ -535,7 +535,7 @@ def test_the_key_is_gone_with_the_last_sum() -> None:
 
 @pytest.mark.parametrize("entry", [2**40, -(2**44)])
 def test_a_sum_out_of_range_is_not_cut_until_it_fits(entry: int) -> None:
-    """A narrow code would read a sum modulo its width, and take nearly anything for a sum."""
+    """A narrow encoding would read the sum modulo its width and accept almost anything."""
     world = World()
     lattice, (spec,) = world.encryption.agreed(world.plan, world.clients, 1)
     encoding = spec.encoding(world.clients)
@@ -622,7 +622,7 @@ def test_a_key_holder_that_is_replaced_or_does_not_sign() -> None:
 
 
 def test_a_public_key_that_carries_more() -> None:
-    """A key is so many residues: no secret, no context and no further byte fits beside them."""
+    """A key is a fixed number of residues: a secret, a context or another byte does not fit beside them."""
     world = World()
     invitation, holder = invited(world)
     lattice = LATTICES[invitation.agreement.lattice]
@@ -680,7 +680,7 @@ def test_downgraded_agreements(encryption: Encryption, change: dict[str, Any], w
 
 
 def test_another_scheme_or_no_masks() -> None:
-    """Whatever the other parties take part in: a client and a key holder keep to what they were given."""
+    """A client and a key holder keep to what they were told, whatever the other parties take part in."""
     world = World(MASKED)
     masks = world.masks()
     for weaker in (BFV, CKKS):
@@ -1001,7 +1001,7 @@ def added_up(kind: type[HomomorphicClient], *, restarted: bool) -> tuple[list[in
 @pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True], ids=["", "restarted"])
 def test_attempts_at_a_round_do_not_average_its_noise_away(restarted: bool) -> None:
-    """Under bfv alone colluders read the victim's upload, noise and all; in all attempts it is the same one."""
+    """Under bfv alone colluders can read the victim's upload with its noise; that noise is the same in all attempts."""
 
     class Forgetting(HomomorphicClient):
         def receive(self, data: bytes) -> bytes | SumWanted:
@@ -1019,7 +1019,7 @@ def test_attempts_at_a_round_do_not_average_its_noise_away(restarted: bool) -> N
 
 
 def test_server_and_all_key_holders_see_no_more_than_masked_vectors() -> None:
-    """With the key in its hands the server reads every upload under bfv; under bfv+mask, a masked one."""
+    """With the key a server reads every upload: under bfv the vector, under bfv+mask a masked one."""
 
     def read(encryption: Encryption) -> tuple[Attack, list[list[int]]]:
         world = World(encryption)
@@ -1042,8 +1042,8 @@ def test_server_and_all_key_holders_see_no_more_than_masked_vectors() -> None:
 
 
 def test_a_client_colluding_with_the_server_reads_a_key_share() -> None:
-    """Succeeds, as documented: with ciphertexts of its own making the sum's second polynomial is a large constant, and
-    what a key holder of a committee gives for it is its share, times that, under noise that is too small for it.
+    """Succeeds, as documented: with forged ciphertexts the sum's second polynomial is a large constant. A committee member
+    answers with its share times that constant, and the noise is too small to hide it.
     """
     attack = Attack(World(plan=planned(2), holders=2))
     lattice = attack.lattice
@@ -1071,8 +1071,9 @@ def test_a_client_colluding_with_the_server_reads_a_key_share() -> None:
 
 
 def test_masks_and_encryption_over_different_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that opens the encrypted sum over some, and has the masks of others removed, reads noise; and every client
-    sees that what it opened is no sum of theirs."""
+    """A server that opens the encrypted sum over some clients and removes the masks of others reads noise, and every
+    client sees that the opened sum is wrong.
+    """
     world = World(MASKED)
     masks = world.masks()
     attack = Attack(world, masks=masks)

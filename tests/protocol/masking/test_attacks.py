@@ -199,8 +199,8 @@ class KeepsItsChannelKey(MaskingClient):
 
 
 def test_memories_of_clients_open_no_upload_of_a_round_that_is_over() -> None:
-    """Whoever recorded the traffic and reads the memories of as many clients as the threshold, after the round: the
-    sealed shares of all rounds are in the traffic, and open under one key a client as long as it is kept.
+    """The attacker recorded the traffic and, after the round, reads the memories of as many clients as the threshold. The
+    recorded shares open under a client's channel key, if it still has that key.
     """
 
     def shares_read(attack: Attack) -> tuple[dict[int, bytes], dict[int, bytes]]:
@@ -330,7 +330,7 @@ def test_two_survivor_sets_never_both_find_a_quorum() -> None:
 
 
 def test_participants_shown_differently_to_two_clients() -> None:
-    """Clients that mask with other partners than the rest think consent to nothing together."""
+    """Clients that mask for different participants sign different consents, so none reaches the threshold."""
     parties = world(7)
     session = parties.session(parties.propose()).set_up()
     transcript = session.parameters.transcript()
@@ -414,7 +414,7 @@ def replace_policy(policy: Policy, **fields: object) -> Policy:
 
 
 def test_a_bound_that_the_server_chooses_is_an_oracle() -> None:
-    """Refuse or upload is one comparison with a client's own largest value, without any sum being opened."""
+    """Whether a client uploads or refuses tells how its largest value compares with the bound, although no sum is opened."""
     parties = world(4)
 
     def uploads(bound: float, client: type[MaskingClient]) -> bool:
@@ -706,7 +706,7 @@ def test_a_lied_failure_and_a_renewal_give_one_clients_vector(careless: bool) ->
 
 
 def test_a_data_set_of_which_nothing_left_is_renewed_without_more() -> None:
-    """Masked, and not yet encrypted; a vector that was only masked is nobody's but the client's."""
+    """The vector was masked but not yet encrypted, so it has not left the client."""
     for leaves in (False, True):
         ledger = Ledger()
         ledger.use("rows", b"1" * 32, leaves=leaves)

@@ -132,7 +132,7 @@ LIES: dict[str, Lie] = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_server_that_hands_out_another_sum(name: str) -> None:
-    """Whatever it makes of sum and tag: believing clients take it, ours refuse it and are done with the session."""
+    """Whatever the server does to sum and tag: trusting clients take it, ours refuse it and end the session."""
     for kind in (Believes, MaskingClient):
         parties = world(N)
         session = parties.session(parties.propose(rounds=2), client=kind).set_up()
@@ -225,8 +225,7 @@ def consenting(session: Session, number: int) -> set[int]:
 def test_clients_that_took_different_sums_before_the_last_one(
     last_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They accepted different sums, then (with consents of clients that had been given none) the same one. If consents sign
-    the last sum alone, nobody sees it any more."""
+    """They accepted different sums, and later the same one. If consents signed only the last sum, nobody would notice."""
 
     def split(session: Session, index: int, answer: Answer) -> Answer:
         return altered(session, index, answer) if index >= 2 else answer
@@ -487,7 +486,7 @@ def test_clients_that_may_not_see_sums_get_none() -> None:
 
 
 def test_what_a_client_says_of_its_own_upload_is_checked() -> None:
-    """The roots of uploads stand in consents, so that sums can be added up again by whoever has the uploads."""
+    """Consents hold the roots of uploads, so that whoever has the uploads can add them up again."""
     parties = world(N)
     session = parties.session(parties.propose()).set_up()
     server, cohort = session.server, session.cohort

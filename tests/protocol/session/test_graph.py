@@ -78,7 +78,7 @@ def test_degrees_grow_slower_than_cohorts() -> None:
 
 
 def test_tail_bounds_hold_against_draws() -> None:
-    """At a risk that draws can see: the stated bound is above the frequency, within the union bound's slack."""
+    """Tested at a risk large enough to sample: the bound is above the frequency, within the union bound's slack."""
     n, degree, threshold, bad = 40, 8, 6, 16
     source = random.Random(1)
     trials, exposed, lost = 3000, 0, 0
@@ -98,7 +98,7 @@ def test_tail_bounds_hold_against_draws() -> None:
 
 
 def test_every_round_of_a_session_tries_anew_to_tear_the_graph() -> None:
-    """The bound of one sum is exceeded by a session of twenty: in each, others drop out around the same circle."""
+    """A session of twenty sums exceeds the bound of one sum: in each round other clients drop out."""
     n, degree, gone, rounds, trials = 40, 4, 2, 20, 1000
     source, torn = random.Random(2), 0
     for _ in range(trials):

@@ -46,7 +46,7 @@ def sparse(network: Tap | None = None) -> Session:
 
 
 def test_what_was_sent_reads_the_same_when_the_session_has_gone_on() -> None:
-    """Sealed shares are forgotten when they are delivered; a message that holds them is not another one then."""
+    """Sealed shares are dropped after delivery; a message that holds them must still read the same."""
     tap = Tap()
     session, kept = sparse(tap), list[tuple[str, Outbox]]()
     server, cohort = session.server, session.cohort
@@ -66,7 +66,7 @@ def test_what_was_sent_reads_the_same_when_the_session_has_gone_on() -> None:
 
 
 def test_messages_that_differ_are_never_all_in_memory() -> None:
-    """Keys and sealed shares of thousands of neighbourhoods would be: they are most of what a server sends."""
+    """Most of what a server sends are keys and sealed shares, different for each of thousands of neighbourhoods."""
     session = sparse()
     server, cohort = session.server, session.cohort
     cohort.run(server.start, nothing_wanted)

@@ -121,7 +121,7 @@ def test_all_logs_agree(tmp_path: Path) -> None:
 
 
 def test_a_message_that_comes_again_stands_in_the_log_once(tmp_path: Path) -> None:
-    """A restarted server asks again, a restarted party answers again with the same bytes: it happened once."""
+    """A restarted server asks again and a party answers with the same bytes; the log records one event."""
     federation = Federation(tmp_path, holders=1, backend="bfv+mask")
     post = Repeating(federation)
     learned(federation, post)
@@ -225,7 +225,7 @@ def test_after_the_end_nothing_of_a_session_is_left_but_the_ledger(tmp_path: Pat
 
 
 def test_a_party_can_give_an_open_session_up(tmp_path: Path) -> None:
-    """Its secrets are gone, what is spent is not, and the session that goes on does so without it."""
+    """Its secrets are erased, its data set stays spent, and the session continues without it."""
     federation = Federation(tmp_path)
 
     class Patient(Post):
@@ -290,7 +290,7 @@ def test_a_network_is_made_personal_where_its_rows_are(tmp_path: Path) -> None:
 
 
 def test_a_network_is_no_question_about_rows(tmp_path: Path) -> None:
-    """A site without rows takes part where noise hides that, and no hidden layers but the seed's are answered."""
+    """With noise, a site without rows takes part too, and sites answer only under the seed's hidden layers."""
     federation = Federation(tmp_path, study=DEEP + "[privacy]\nepsilon = 4.0\ndelta = 1e-6\n")
     post, (_, study) = Post(federation), Folder(federation.server).terms()
     table = federation.folders[0] / "rows.csv"
@@ -382,8 +382,8 @@ def test_layers_that_a_site_was_told_are_kept_until_the_end_and_never_change(tmp
 def test_a_site_is_not_asked_for_rows_by_layers_that_only_some_rows_survive(
     tmp_path: Path, alter: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], fault: str
 ) -> None:
-    """Whether a vector comes tells nothing of the rows: layers that could fail are refused whatever the rows are. One
-    site is told of these; as the sums must be over the same sites, nothing is opened.
+    """Layers on which some rows would fail are refused whatever the rows are, so an answer tells nothing of them. Only one
+    site is sent such layers; as both sums must be over the same sites, nothing is opened.
     """
     federation = Federation(tmp_path, study=LAYERED)
     post = Telling(
@@ -424,7 +424,7 @@ def _audited(federation: Federation, *more: Path) -> Report:
 
 
 def test_a_layer_is_of_the_session_that_the_site_is_in(tmp_path: Path) -> None:
-    """Else a server tells each site of other layers, and each in a session where no other log speaks of these."""
+    """Otherwise a server could send each site other layers, each in a session that no other log mentions."""
     federation = Federation(tmp_path, study=LAYERED)
     post = Telling(federation)
     learned(federation, post)
@@ -450,7 +450,7 @@ def _kept(folder: Path) -> list[str]:
     ids=["ridge", "seeded", "key holder"],
 )
 def test_who_needs_no_layers_is_told_of_none(tmp_path: Path, study: str, backend: str, party: int) -> None:
-    """What the server says changes nothing, and takes no room."""
+    """Layers that the server announces anyway change nothing and take no space."""
     federation = Federation(tmp_path, holders=int(backend != "mask"), backend=backend, study=study)
 
     class Chatty(Post):
@@ -478,7 +478,7 @@ def test_who_needs_no_layers_is_told_of_none(tmp_path: Path, study: str, backend
 
 
 def test_what_is_no_layer_is_not_kept(tmp_path: Path) -> None:
-    """Whoever's rows: a layer is read where it comes in, and takes no more room than the study's."""
+    """An announced layer is checked on arrival, and takes no more space than the study's layers."""
     federation = Federation(tmp_path, study=LAYERED)
     wrong = [bytes(2**20), bytes(8 * (24 + 28 + 10)), bytes(8 * 24 + 1), bytes(8)]
     wrong += [np.full(24, value).tobytes() for value in (5e-324, 2.0**-60 / 3, 1e308, np.nan, -np.inf)]
@@ -504,7 +504,7 @@ def test_what_is_no_layer_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_in_the_log_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A site that is killed before its log has a layer has not heard of it, and is told again."""
+    """A site that is killed before its log has the layer does not keep it, and is sent it again."""
     federation = Federation(tmp_path, study=LAYERED)
 
     class Killed(Telling):
@@ -525,7 +525,7 @@ def _killed(*arguments: object) -> None:
 
 
 def test_a_head_is_made_personal_on_layers_only_that_were_told_before(tmp_path: Path) -> None:
-    """How long that takes tells of the rows under the layers, and a policy may trust the server with none."""
+    """The time that this takes tells of the rows under those layers, and a policy may not trust the server with that."""
     federation = Federation(tmp_path, study=LAYERED)
     study = federation.terms()[1]
     layers = [np.zeros(shape) for shape in study.shapes()]
@@ -614,7 +614,7 @@ def test_a_head_that_only_some_rows_survive_is_refused_by_all(
 
 
 def test_a_server_that_computes_other_layers_when_it_goes_on_does_not_tell_of_them(tmp_path: Path) -> None:
-    """Sites that had heard of the first ones would look lied to, and the model would not be the one of the sums."""
+    """Sites that have the first layers would see a contradiction, and the model would not follow from the sums."""
     federation = Federation(tmp_path, study=LAYERED)
     identity, post = Identity.generate(), Telling(federation)
     first, other = bytes(16), bytes(8) + bytes([1] * 8)
@@ -650,7 +650,7 @@ def a_model(federation: Federation, value: float = 666.0) -> bytes:
 @pytest.mark.parametrize("study", [RIDGE, DEEP], ids=["ridge", "network"])
 @pytest.mark.parametrize("state", ["never approved", "revoked", "in no session"])
 def test_a_server_plants_no_model_by_ending_a_session(tmp_path: Path, study: str, state: str) -> None:
-    """The weak design takes the model of any end, reads the rows for it, and writes no line."""
+    """The weak design takes the model of any end message, reads the rows for it, and logs nothing."""
     federation = Federation(tmp_path, study=study)
     folder, end = federation.folders[0], Envelope(Channel.END, bytes(32), a_model(federation))
     if state == "revoked":
@@ -693,7 +693,7 @@ def test_a_model_is_taken_once_and_the_log_says_so_first(
 def test_the_end_of_a_session_tells_nothing_of_a_table(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The weak design refuses where the site's rows cannot be read, which is a bit of them at each end."""
+    """The weak design refuses the end if the site's rows cannot be read, which tells one bit about them each time."""
     federation = Federation(tmp_path, study=DEEP)
     folder, end = federation.folders[0], Envelope(Channel.END, bytes(32), a_model(federation))
     (folder / "rows.csv").write_text("a,b,c,sick\n1,2,3,maybe\n")

@@ -121,7 +121,7 @@ def test_a_refusal_is_an_error_without_a_text(here: Here, monkeypatch: pytest.Mo
 
 
 def test_a_clock_that_is_off_costs_no_reply(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four minutes: Flower itself would say that the message has expired. Five are refused at the door."""
+    """At four minutes Flower itself would call the message expired; at five the door refuses it."""
     node = online(here, 0)
     grid = here.grid()
     monkeypatch.setattr(TaskIdentity, "_run_id", grid.run.run_id)
@@ -142,7 +142,7 @@ def test_a_clock_that_is_off_costs_no_reply(here: Here, monkeypatch: pytest.Monk
 
 
 def test_a_node_that_was_killed_is_back_at_once(here: Here) -> None:
-    """Flower takes it for online for a minute after its last beat, and lets nobody else in with its key."""
+    """Flower counts it as online for a minute after its last heartbeat and admits no second node with its key."""
     killed = online(here, 1)
     with pytest.raises(FleetError, match="another process with the same key was online in the last minute"):
         here.fleet(1).activate(EVERY)
@@ -195,7 +195,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_message_wakes_a_node_that_waits(
     here: Here, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The door holds the question; nothing comes without the ServerApp's message, and nobody has to ask again."""
+    """The door holds the node's request until the ServerApp sends a message, so the node need not poll."""
     monkeypatch.setattr(door, "LONGEST_WAIT", HANG)
     node = online(here, 3)
     got: list[Delivery | None] = []
@@ -276,7 +276,7 @@ class Endless(httpx.SyncByteStream):
 def test_of_a_message_of_two_gigabytes_nothing_is_read(
     here: Here, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], fault: str
 ) -> None:
-    """The weak design keeps all of what any SuperLink sends, and looks then whether the study is approved."""
+    """The weak design reads the whole message before it checks whether the study is approved."""
     node = online(here, 5)
     sent(here, monkeypatch, node.node, MESSAGE_TYPE, answer_records(b""))
     delivery = node.pull(5.0)
@@ -368,7 +368,7 @@ def signature(secret: ec.EllipticCurvePrivateKey, days: int = 0) -> dict[str, st
 
 @pytest.mark.parametrize("key", ["none", "a stranger's", "a node's, of yesterday"])
 def test_nothing_of_a_body_is_read_before_its_sender_is_known(here: Here, key: str) -> None:
-    """The weak design keeps 64 MiB of each stranger that sends no end."""
+    """The weak design keeps 64 MiB for each stranger that never ends its message."""
     headers = {"content-length": "67108864"}
     if key != "none":
         secret = ec.generate_private_key(ec.SECP384R1()) if "stranger" in key else here.keys[0]
@@ -423,7 +423,7 @@ def test_all_bodies_together_have_a_bound_and_each_an_end(monkeypatch: pytest.Mo
 
 
 def test_a_node_sends_no_more_than_the_study_needs() -> None:
-    """The weak design keeps as much as a registered node likes to send, in the SuperLink's memory and database."""
+    """The weak design stores as much as a registered node sends, in memory and in the SuperLink's database."""
     answers, message = list[int](), [b""]
 
     async def application(scope: door.Scope, receive: door.Receive, send: door.Send) -> None:
@@ -465,7 +465,7 @@ def test_a_node_sends_no_more_than_the_study_needs() -> None:
 def test_a_connection_that_asks_for_nothing_is_closed(
     here: Here, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    """The weak design keeps it for ever, and a stranger opens as many as there are file descriptors."""
+    """The weak design keeps it open for ever, so a stranger can use up all file descriptors."""
     monkeypatch.setattr(superlink_module, "SILENT", 0.1)
     context = ssl.create_default_context(cadata=here.authority.decode())
     host, port = here.public.split(":")

@@ -308,7 +308,7 @@ def test_clocks_that_run_backwards_change_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_nothing_that_makes_a_message_looks_at_a_clock() -> None:
-    """The modules that do measure how long something takes, or write down when it was."""
+    """The listed modules are those that measure a duration or record a time."""
     looking = {
         str(path.relative_to(ROOT))
         for folder in ("crypto", "protocol")

@@ -113,7 +113,7 @@ def test_a_study_over_the_apps_has_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_no_text_of_an_error_leaves_a_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Flower itself would send the text of an exception, and with it, here, a number of the table."""
+    """Flower itself would send the exception's text, which here holds a number of the table."""
     federation = Federation(tmp_path)
     table = federation.folders[0] / "rows.csv"
     table.write_text(table.read_text() + "13,123456.75,0,0,no\n")  # over its bound
@@ -251,7 +251,7 @@ def test_a_client_that_comes_back_at_another_node_misses_nothing(
 
 
 def test_a_key_holder_that_comes_back_at_another_node_misses_nothing(tmp_path: Path) -> None:
-    """It is alone: while Flower says that its node is gone, nobody else is waited for."""
+    """It is the only key holder; while Flower says that its node is gone, the server waits for nobody else."""
     federation = Federation(tmp_path, holders=1, backend="bfv")
     returning = Returning(federation, 4, 2, "answer", "error")
     flower_app.serve(returning.grid, federation.server, 60.0, 0.01)
@@ -280,7 +280,7 @@ def test_a_node_that_comes_later_and_claims_to_be_another_gets_none_of_its_messa
 
 
 def test_a_silent_stranger_is_waited_for_once_at_most(tmp_path: Path, clock: Clock) -> None:
-    """And only where a party is missing, which it could be."""
+    """And only if a party is missing, which the stranger could be."""
     federation = Federation(tmp_path)
 
     def reply(at: int, message: Message) -> Message | None:
@@ -370,7 +370,7 @@ def test_a_session_that_was_left_open_is_not_begun_anew_with_other_files(tmp_pat
 
 
 def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
-    """Nobody goes on with it; its parties have erased what they knew."""
+    """Nobody continues it; its parties have erased their secrets."""
     federation = Federation(tmp_path)
     with_a_key(federation)
 
@@ -394,7 +394,7 @@ def test_a_session_that_failed_is_over(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_leaves_no_model_and_report_in_the_place_of_its_own(tmp_path: Path) -> None:
-    """Nor do the parties take an earlier session's model for this one's."""
+    """Parties do not take an earlier session's model for this one's either."""
     federation = Federation(tmp_path)
     flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     everywhere = (federation.server, *federation.folders)
@@ -420,7 +420,7 @@ def test_a_failed_run_leaves_no_model_and_report_in_the_place_of_its_own(tmp_pat
 
 
 def test_a_message_that_is_refused_leaves_the_model_in_its_place(tmp_path: Path) -> None:
-    """A server cannot take a party's model away by proposing what the party does not take."""
+    """A server cannot remove a party's model by proposing something that the party refuses."""
     federation = Federation(tmp_path)
     flower_app.serve(LocalGrid(4, answering(federation)), federation.server, 5.0, 0.01)
     study = federation.server / "study.toml"
@@ -579,7 +579,7 @@ def test_whatever_is_no_answer_is_nothing_and_said_once(clock: Clock) -> None:
 
 
 def test_a_party_that_lost_its_question_is_asked_again_at_once_but_not_for_ever(clock: Clock) -> None:
-    """A node was stopped between taking a message and answering it, and says so when it is back."""
+    """A node was stopped between taking a message and answering it, and says so when it returns."""
     grid, losses = Timed(), [2, 1000]
     honest = grid.reply
 
@@ -604,7 +604,7 @@ def test_a_party_that_lost_its_question_is_asked_again_at_once_but_not_for_ever(
 def test_a_node_that_goes_offline_has_some_seconds_to_come_back(
     clock: Clock, back: float, answers: list[tuple[int, bytes]]
 ) -> None:
-    """Flower reports it, and the phase's deadline is far."""
+    """Flower reports the node as gone long before the phase's deadline."""
     grid = Timed()
     honest, gone = grid.reply, [100.0 + back]
 

@@ -128,7 +128,7 @@ def test_events_go_to_stderr_once_however_often_that_is_asked(monkeypatch: pytes
 def test_a_refused_file_is_withheld_in_the_log_and_a_session_has_one_number_everywhere(
     tmp_path: Path, ill: str, kind: str
 ) -> None:
-    """In the nodes' lines, in the ledgers, in the audit logs and in what is told of these."""
+    """The number is the same in node logs, ledgers, audit logs and pages."""
     pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: what its nodes tell is not tested here")
     from worlds import grids
 

@@ -178,7 +178,7 @@ def test_columns_of_0_and_1_single_patients_out_unless_levels_are_merged(digits:
 
 
 def test_images_of_one_label_are_told_apart_although_a_rotation_has_their_statistic() -> None:
-    """Four images of one digit: Gram and labels leave a rotation open, and the range of pixels closes it."""
+    """Four images of one digit: Gram matrix and labels fix them up to a rotation; the range of pixels fixes the rotation."""
     data = load("mnist5k")
     X, rng = data.X[data.y == 3][:4], np.random.default_rng(0)
     Y = np.zeros((4, 10))

@@ -185,7 +185,7 @@ def test_one_slow_client_is_waited_for(
 def test_another_slow_client_in_every_sum_is_waited_for_each_time(
     problem: tuple[Dataset, list[Part]], clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The slowest client of all sums together would be half of it."""
+    """The slowest client over all sums together would account for half of the wait."""
     slow = (0, CLIENTS + 1)  # the first client in the first sum, the second one in the second
     made = delayed(
         monkeypatch, clock, MaskingClient, "contribute", lambda first, number: float(number in slow)
