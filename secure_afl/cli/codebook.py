@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secure_afl.cli.options import Decimal, Encoding, Query, Separator, Sheet, Table, form
+from secure_afl.cli.options import FORM, Table, Written, options
 from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
@@ -24,16 +24,14 @@ codebook = typer.Typer(
 
 
 @codebook.command("draft")
+@options(written=FORM)
 def draft_command(
     file: Table,
     outcome: Annotated[str, typer.Option(help="The column to predict.")] = "",
     site: Annotated[str, typer.Option(help="The column that names each row's site, if any.")] = "",
     out: Annotated[Path | None, typer.Option(help="A new file to write to; default the terminal.")] = None,
-    separator: Separator = "",
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    sheet: Sheet = "",
-    query: Query = "",
+    *,
+    written: Written,
 ) -> None:
     """Propose a codebook from your own table, to be finished by hand.
 
@@ -42,9 +40,7 @@ def draft_command(
     with refusals_shown():
         from secure_afl.tables import draft, reading
 
-        text = draft.draft(
-            reading.read(file, form(separator, decimal, encoding, sheet, query)), outcome=outcome, site=site
-        )
+        text = draft.draft(reading.read(file, written.form), outcome=outcome, site=site)
         if out is None:
             print_data(text)
             return
@@ -55,16 +51,14 @@ def draft_command(
 
 
 @codebook.command("check")
+@options(written=FORM)
 def check_command(
     file: Table,
     book: Annotated[
         Path, typer.Argument(metavar="CODEBOOK", help="A codebook.", exists=True, dir_okay=False)
     ],
-    separator: Separator = "",
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    sheet: Sheet = "",
-    query: Query = "",
+    *,
+    written: Written,
 ) -> None:
     """List all cells of a table that do not fit its codebook, and what becomes of its rows. Exit code 1 if any does not.
 
@@ -74,7 +68,7 @@ def check_command(
         from secure_afl.tables import encoding as rows
         from secure_afl.tables import reading
 
-        cells = reading.read(file, form(separator, decimal, encoding, sheet, query))
+        cells = reading.read(file, written.form)
         read = codebooks.read(book)
         parsed, faults = rows.examine(read, cells)
         _print_faults(faults)

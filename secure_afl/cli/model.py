@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_afl.cli.evaluation import print_classified, print_measured
-from secure_afl.cli.options import Decimal, Encoding, Query, Separator, Sheet, Table, form
+from secure_afl.cli.options import FORM, Table, Written, options
 from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table, write_text
 from secure_afl.errors import DataError
 
@@ -31,15 +31,13 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+@options(written=FORM)
 def predict_command(
     model: ModelFile,
     file: Table,
     out: Annotated[Path, typer.Option(help="Write the predictions to this file (.csv).", dir_okay=False)],
-    separator: Separator = "",
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    sheet: Sheet = "",
-    query: Query = "",
+    *,
+    written: Written,
 ) -> None:
     """Predict the outcome of every row of a raw table, which the model's codebook encodes.
 
@@ -52,7 +50,7 @@ def predict_command(
         from secure_afl.tables.model import load
 
         learned = load(model)
-        read = reading.read(file, form(separator, decimal, encoding, sheet, query))
+        read = reading.read(file, written.form)
         design = rows.encode(learned.codebook, read, outcome=False)
         write_text(out, _predicted(learned, design), "predictions")
         without = design.counts.rows - design.counts.used
@@ -78,14 +76,12 @@ def _predicted(model: "Model", design: "Design") -> str:
     return text.getvalue()
 
 
+@options(written=FORM)
 def evaluate_command(
     model: ModelFile,
     file: Table,
-    separator: Separator = "",
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    sheet: Sheet = "",
-    query: Query = "",
+    *,
+    written: Written,
 ) -> None:
     """How good a model is on a raw table with outcomes, beside what guessing would reach."""
     with refusals_shown():
@@ -97,7 +93,7 @@ def evaluate_command(
         from secure_afl.tables.model import load
 
         learned = load(model)
-        read = reading.read(file, form(separator, decimal, encoding, sheet, query))
+        read = reading.read(file, written.form)
         book = learned.codebook
         if book.marks and not set(row_filter.columns(book.marks)) <= set(read.columns):
             book = msgspec.structs.replace(book, held_out="")  # another table than the model is of

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
@@ -18,20 +18,27 @@ FORM = {
     "sheet": typer.Option(help="Of an Excel file; default its only one."),
     "query": typer.Option(help="To a database, in SQL; it is only read."),
 }
-Separator = Annotated[str, FORM["separator"]]
-Decimal = Annotated[str, FORM["decimal"]]
-Encoding = Annotated[str, FORM["encoding"]]
-Sheet = Annotated[str, FORM["sheet"]]
-Query = Annotated[str, FORM["query"]]
 Table = Annotated[
     str,
     typer.Argument(help="A table: .csv, .parquet, .xlsx, .sqlite, postgresql://HOST/DATABASE, …"),
 ]
 
 
-def form(separator: str, decimal: str, encoding: str, sheet: str, query: str) -> Form:
-    r"""How the table is written; "\t" is a tab. Raises `DataError`."""
-    return Form(separator.replace("\\t", "\t"), decimal, encoding, sheet, query)
+@dataclass(frozen=True)
+class Written:
+    """How a table is written, as it is typed."""
+
+    separator: str = ""
+    decimal: str = "."
+    encoding: str = "utf-8"
+    sheet: str = ""
+    query: str = ""
+
+    @property
+    def form(self) -> Form:
+        r"""The same for a reader; "\t" is a tab. Raises `DataError`."""
+        separator = self.separator.replace("\\t", "\t")
+        return Form(separator, self.decimal, self.encoding, self.sheet, self.query)
 
 
 def options(**given: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_afl.cli.options import form
+from secure_afl.cli.options import Written
 
 if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first row
     from secure_afl.simulations.data.dataset import Dataset
@@ -12,21 +12,16 @@ if TYPE_CHECKING:  # NumPy and the readers of tables are loaded with the first r
 
 
 @dataclass(frozen=True)
-class Source:
-    """data, site_column, label_column, codebook: see `dataset.load`; separator, decimal, encoding, sheet, query: see
-    `options.form`; clients, partition: see `partition`, None is a default for the data; backbone: an ONNX file whose features
-    replace the columns, backbone_digest, backbone_limit, backbone_folder: see `Backbone`.
+class Source(Written):
+    """data, site_column, label_column, codebook: see `dataset.load`; clients, partition: see `partition`, None is a default for
+    the data; backbone: an ONNX file whose features replace the columns, backbone_digest, backbone_limit, backbone_folder: see
+    `Backbone`.
     """
 
     data: str = "heart"
     site_column: str = "site"
     label_column: str = "label"
     codebook: Path | None = None
-    separator: str = ""
-    decimal: str = "."
-    encoding: str = "utf-8"
-    sheet: str = ""
-    query: str = ""
     clients: int | None = None
     partition: str | None = None
     backbone: Path | None = None
@@ -43,7 +38,7 @@ class Source:
             seed=seed,
             site_column=self.site_column,
             label_column=self.label_column,
-            form=form(self.separator, self.decimal, self.encoding, self.sheet, self.query),
+            form=self.form,
             codebook=self.codebook,
         )
         if self.backbone is None:
