@@ -258,7 +258,7 @@ class SufficientStatistics:
                 for wrong, fault in faults:
                     if wrong.any():
                         row, *column = np.argwhere(wrong)[0].tolist()
-                        place = f"row {start + row}" + "".join(f", column {j}" for j in column)
+                        place = f"row {start + row + 1}" + "".join(f", column {j + 1}" for j in column)
                         raise DataError(f"{who}: {fault} in {place}")
                 exact, rest = _products(np.hstack([x, y]))
                 high, low = _plus(high, low + rest, exact)

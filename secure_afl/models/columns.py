@@ -28,9 +28,8 @@ class Columns:
         except (TypeError, ValueError):
             entries = []
         if len(entries) != columns or any(one.shape not in ((1,), (2,)) for one in entries):
-            raise DataError(
-                f"expected {name} as {columns} numbers above 0 or ranges (low, high), got {len(entries)} or others"
-            )
+            came = f"{len(entries)} entries" if len(entries) != columns else "other entries among them"
+            raise DataError(f"expected {name} as {columns} numbers above 0 or ranges (low, high), got {came}")
         low = np.array([-one[0] if len(one) == 1 else one[0] for one in entries])
         high = np.array([one[-1] for one in entries])
         with np.errstate(over="ignore", invalid="ignore"):

@@ -79,7 +79,7 @@ def parse_labels(
         who = next(name for name, mine in sites.items() if wrong[0] in mine)
         raise DataError(
             f"{who}: expected labels out of the {len(agreed)} agreed classes, got {len(wrong)} others "
-            f"(the first in row {wrong[0]})"
+            f"(the first in row {wrong[0] + 1})"
         )
     ordered = agreed if classes is None else np.asarray(classes)
     order = np.argsort(ordered)

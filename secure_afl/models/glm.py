@@ -644,7 +644,7 @@ class FederatedPoissonRegression(RegressorMixin, _GLM):  # type: ignore[misc]
             who = next(name for name, mine in sites.items() if wrong[0] in mine)
             raise DataError(
                 f"{who}: expected counts from 0 to largest_count, {self._largest():g}, it is not so in {len(wrong)} rows "
-                f"(the first is row {wrong[0]})"
+                f"(the first is row {wrong[0] + 1})"
             )
         return Targets(("y",), columns.scaling, 1.0 + 2.0**-40, False), columns.scaling.scaled(values)
 

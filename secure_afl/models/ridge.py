@@ -213,7 +213,7 @@ class FederatedRidge(RegressorMixin, _Ridge):  # type: ignore[misc]
             who = next(name for name, mine in sites.items() if row in mine)
             raise DataError(
                 f"{who}: expected finite y within target_bounds, it is not so in {int(over.any(axis=1).sum())} rows (the "
-                f"first is row {row}" + ("" if single else f", target {column + 1}") + ")"
+                f"first is row {row + 1}" + ("" if single else f", target {column + 1}") + ")"
             )
         values = np.clip(values, columns.low, columns.high)
         return self._agreed_targets(columns, not single), columns.scaling.scaled(values)

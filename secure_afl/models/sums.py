@@ -294,7 +294,7 @@ class FederatedTable(Parameters, Federated):
             if (wrong := np.argwhere(over[rows])).size:
                 row, column = wrong[0].tolist()
                 raise DataError(
-                    f"{who}: expected finite X within its column's bound, it is not in row {row}, column {column}"
+                    f"{who}: expected finite X within its column's bound, it is not in row {row + 1}, column {column + 1}"
                 )
         scaled = columns.scaling.scaled(X)
         peaks = abs(scaled).max(axis=0, initial=0.0)

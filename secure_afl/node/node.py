@@ -462,7 +462,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FileError(
-            f"{path}: expected a node's secret key without a passphrase (ecdsa), and this is none; "
+            f"{path}: expected a node's secret key (ecdsa, without a passphrase), the file holds none; "
             "`ssh-keygen -t ecdsa -b 256 -N ''` makes one"
         )
     return key

@@ -357,7 +357,7 @@ def of_study(
         ("this session", sent.about.session == session),
     ):
         if not same:
-            raise DataError(f"the server's model file: expected {what}, got another")
+            raise DataError(f"the server's model file: it does not fit {what}: no model is taken")
     about = msgspec.structs.replace(sent.about, data=AS_SAID, verified=(), unverified=unverified)
     return replace(sent, about=about)
 

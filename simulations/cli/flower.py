@@ -133,23 +133,6 @@ def simulate_command(
         write_json(json_file, figures)
 
 
-@flower.command("check", hidden=True)  # of earlier versions
-def check_command(
-    folder: Annotated[Path, typer.Argument(help="A party's.", exists=True, file_okay=False)],
-) -> None:
-    """Whether a party's table fits its study. `secure-afl check` looks at everything else, too."""
-    with refusals_shown():
-        from secure_afl.node.preflight import looked_at
-
-        asked = (one for one in looked_at(folder.absolute()) if one.fault or one.what == "data")
-        found = next(asked, None)
-        if found is None:
-            raise DataError(f"expected a client's folder, got one without rows: {folder}")
-        if found.fault:
-            raise DataError("\n".join([found.said, *found.notes]))
-        console.print(escape(found.said), highlight=False, soft_wrap=True)
-
-
 @flower.command("give-up")
 def give_up_command(
     folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],

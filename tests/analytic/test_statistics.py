@@ -110,12 +110,12 @@ def broken(where: str, value: float) -> tuple[Matrix, Matrix]:
 @pytest.mark.parametrize(
     ("X", "Y", "text"),
     [
-        (*broken("X", math.nan), "X must be finite, without NaN, is not in row 33, column 1"),
-        (*broken("X", -math.inf), "X must be finite, without NaN, is not in row 33, column 1"),
-        (*broken("Y", math.nan), "Y must be finite, without NaN, is not in row 33, column 1"),
-        (*broken("X", 77.125), "X has norm over 2 in row 33"),
-        (*broken("X", 1e200), "X has norm over 2 in row 33"),
-        (*broken("Y", -1.0009765625), "Y has absolute value over 1 in row 33, column 1"),
+        (*broken("X", math.nan), "X must be finite, without NaN, is not in row 34, column 2"),
+        (*broken("X", -math.inf), "X must be finite, without NaN, is not in row 34, column 2"),
+        (*broken("Y", math.nan), "Y must be finite, without NaN, is not in row 34, column 2"),
+        (*broken("X", 77.125), "X has norm over 2 in row 34"),
+        (*broken("X", 1e200), "X has norm over 2 in row 34"),
+        (*broken("Y", -1.0009765625), "Y has absolute value over 1 in row 34, column 2"),
         (np.ones((4, 2)), np.ones((4, 2)), "X must have shape (rows, 3), got (4, 2)"),
         (np.ones((4, 3)), np.ones((4, 3)), "Y must have shape (rows, 2), got (4, 3)"),
         (np.ones((4, 3)), np.ones(4), "Y must have shape (rows, 2), got (4,)"),

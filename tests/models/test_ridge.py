@@ -397,7 +397,7 @@ def test_a_value_over_its_columns_bound_is_refused_without_being_quoted() -> Non
         X[7, 3] = value
         model = FederatedRidgeClassifier(column_bounds=bounds, classes=range(2), aggregator=quick())
         with pytest.raises(
-            DataError, match=r"2: expected finite X within its column's bound, .* row 1, column 3$"
+            DataError, match=r"2: expected finite X within its column's bound, .* row 2, column 4$"
         ):
             model.fit(X, y, site)
 

@@ -161,7 +161,7 @@ def test_several_targets() -> None:
         (
             (-100, 300),
             np.nan,
-            "site 3: expected finite y within target_bounds, it is not so in 1 rows .*row 7",
+            "site 3: expected finite y within target_bounds, it is not so in 1 rows .*row 8",
         ),
         ((-100, 300), "many", "expected y as numbers|for labels use FederatedRidgeClassifier"),
     ],

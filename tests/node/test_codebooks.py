@@ -171,7 +171,6 @@ def test_a_study_refuses_cells_as_run_does(tmp_path: Path) -> None:
     table.write_text("\n".join(lines) + "\n")
     arguments = [
         ["check", str(parties.folders[0])],
-        ["flower", "check", str(parties.folders[0])],
         ["run", "--data", str(table), "--codebook", str(BOOK)],
     ]
     for one in arguments:

@@ -82,7 +82,7 @@ class Learner:
             raise DataError(f"{who}: expected X of shape {expected}, got {X.shape}")
         for wrong, fault in ((~np.isfinite(X), "is not finite"), (np.abs(X) > 1, "is outside [-1, 1]")):
             if wrong.any():
-                raise DataError(f"{who}: X {fault} in row {int(np.argwhere(wrong)[0][0])}")
+                raise DataError(f"{who}: X {fault} in row {int(np.argwhere(wrong)[0][0]) + 1}")
         self._network = network
         self._encoder = encoder
         self._seed = seed

@@ -81,7 +81,7 @@ def _answer(cursor: Any, name: str, kind: str) -> Cells:
         rows += len(batch)
     header = header or [column[0] for column in cursor.description or ()]
     if not header:
-        raise DataError(f"{name}: expected a query that gives rows, got one that gives none")
+        raise DataError(f"{name}: expected a query that gives rows, such as SELECT, this one gives none")
     columns = [pa.chunked_array([part[at] for part in parts], pa.string()) for at in range(len(header))]
     return made(name, header, columns, rows, kind, ".")
 

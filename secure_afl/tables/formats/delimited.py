@@ -101,7 +101,9 @@ def _text(path: Path, encoding: str, name: str) -> Bytes:
         try:
             text = data.tobytes().decode(encoding).removeprefix("\ufeff")
         except UnicodeError:
-            raise DataError(f"{name}: this is no text in {encoding}: try another encoding") from None
+            raise DataError(
+                f"{name}: expected text in {encoding}, some bytes are none: name the right encoding"
+            ) from None
         return np.frombuffer(text.encode(), np.uint8)
     for mark, said in _MARKS.items():
         if start.startswith(mark):
