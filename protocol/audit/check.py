@@ -629,7 +629,7 @@ def _unended(logs: Sequence[Log]) -> Iterator[Finding]:
 
 
 def _verdicts(session: Session) -> Iterator[Finding]:
-    """Of each round every client that checked the opened sum accepted the same one."""
+    """All clients that checked a round's opened sum accepted the same one."""
     accepted: dict[int | None, tuple[bytes | None, View]] = {}
     for view in session.parties.values():
         answers = {

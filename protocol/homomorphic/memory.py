@@ -38,7 +38,7 @@ class ClientMemory(Guarded, msgspec.Struct):
 
     @property
     def transcript(self) -> bytes:
-        """Of the session."""
+        """The session's transcript."""
         return self.agreement.transcript()
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class HolderMemory(Guarded, msgspec.Struct):
 
     @property
     def transcript(self) -> bytes:
-        """Of the session."""
+        """The session's transcript."""
         return self.agreement.transcript()
 
     def __repr__(self) -> str:

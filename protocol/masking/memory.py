@@ -115,7 +115,7 @@ class Memory(Guarded, msgspec.Struct, dict=True):
 
     @cached_property
     def transcript(self) -> bytes:
-        """Of the session."""
+        """The session's transcript."""
         return self.parameters.transcript()
 
     def __repr__(self) -> str:

@@ -44,7 +44,7 @@ class TagKey(Guarded):
         ]
 
     def tag(self, units: Units, magnitude: int, size: int, index: int) -> int:
-        """Of a participant's vector, whose entries are up to `magnitude`, hashed as words of `size` bytes."""
+        """The tag of a participant's vector, whose entries are up to `magnitude`, hashed as words of `size` bytes."""
         return (polynomial(self._r, units, magnitude, size) + self._pads[index]) % PRIME
 
     def fits(self, total: Units, tag: int, magnitude: int, size: int, indices: Collection[int]) -> bool:

@@ -74,7 +74,7 @@ class RoundSpec(Message, frozen=True, tag="round"):
 
     @property
     def word_bytes(self) -> int:
-        """Of the words that vectors are added in, and tags are computed on: 4 or 8."""
+        """Bytes of the words in which vectors are added and tags computed: 4 or 8."""
         return 8 if self.modulus else np.dtype(ring.words_of(self.width)).itemsize
 
     def encoding(self, summands: int) -> FixedPoint:
@@ -97,12 +97,12 @@ class VerifiedSum:
 
     @property
     def units(self) -> npt.NDArray[np.int64]:
-        """In fixed-point units, exact."""
+        """The sum in fixed-point units, exact."""
         return ring.unpacked(self.packed, self.spec.length, self.spec.width).astype(np.int64)
 
     @property
     def total(self) -> npt.NDArray[np.float64]:
-        """As real numbers."""
+        """The sum as real numbers."""
         return np.ldexp(self.units.astype(np.float64), -self.spec.fraction_bits)
 
     @property

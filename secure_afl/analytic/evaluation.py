@@ -46,7 +46,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Classified:
-    """Of a classifier. majority: the accuracy of guessing the largest class; balanced_accuracy, auc, brier: means over
+    """Figures of a classifier. majority: the accuracy of guessing the largest class; balanced_accuracy, auc, brier: means over
     classes with rows. calibration: with two classes of the second, else of all, where a row counts once for each.
     """
 
@@ -62,7 +62,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a regression, in the outcome's unit. guess_rmse: of guessing the mean of these rows; r2: None if all are equal."""
+    """Figures of a regression, in the outcome's unit. guess_rmse: of guessing the mean of these rows; r2: None if all are equal."""
 
     rows: int
     rmse: float

@@ -14,7 +14,7 @@ from scipy.special import expit, gammaln, xlogy
 from secure_afl.analytic.statistics import Matrix
 
 LARGEST_PREDICTOR = 200.0
-"""Of a row, in magnitude: a step of the fit that reaches farther is made shorter."""
+"""The largest linear predictor of a row, in magnitude: a step of the fit that goes beyond it is shortened."""
 _ROOM = 8.0  # times the agreed bound on a count: the largest mean that a step may reach
 
 

@@ -49,7 +49,7 @@ class Rules:
 
     @property
     def length(self) -> int:
-        """Of a gradient sum: the gradient (1 + d), deviance, saturated log-likelihood, two flags."""
+        """Words of a gradient sum: the gradient (1 + d), deviance, saturated log-likelihood, two flags."""
         return 1 + self.features + _EXTRA
 
     @property
@@ -148,7 +148,7 @@ def stands_out(rules: Rules, rows: ClientRows, curvature: Matrix) -> bool:
 
 
 def leverages(A: Matrix, curvature: Matrix) -> Matrix:
-    """Of each row i and column j (n, d), max over a, b of (A_ij(a + b·v_i))² / Σ_i (A_ij(a + b·v_i))², with curvatures v:
+    """The leverage of each row i in column j (n, d), max over a, b of (A_ij(a + b·v_i))² / Σ_i (A_ij(a + b·v_i))², with curvatures v:
     how far a combination of column j's lines in the two matrices can single the row out.
     """
     squares = A**2
@@ -176,7 +176,7 @@ class Opened:
 
 
 def opened(rules: Rules, words: Matrix, start: Start, columns: Scaling) -> Opened:
-    """Of the sum of all clients' words. Element by element, so that all parties have the same bits.
+    """What the sum of all clients' words says. Element by element, so that all parties have the same bits.
 
     Raises SolveError for flags that no clients can have sent.
     """
@@ -332,7 +332,7 @@ def regression(
 
 
 def null_deviance(family: Family, events: float, weight: float, first: Seen) -> float:
-    """Of the intercept alone, without offsets. first: the first gradient sum, which is at such a model."""
+    """Deviance of the model with an intercept alone, without offsets. first: the first gradient sum, which is at such a model."""
     mean = events / weight
     if family is POISSON:
         # Σ 2(y log y − y) follows from the first sum, whose point is near: D(η + δ) = D(η) − 2δΣy + 2(Σμ' − Σμ).

@@ -162,7 +162,7 @@ def _independent(R: Matrix, doubt: float) -> list[int]:
 
 
 def _inverse(moments: Moments, used: list[int]) -> Matrix:
-    """Of the correlation matrix. Raises SolveError where columns depend on each other, as far as digits tell."""
+    """Inverse of the correlation matrix. Raises SolveError where columns depend on each other, as far as digits tell."""
     inside = [moments.used.index(j) for j in used]
     R, names = moments.correlation[np.ix_(inside, inside)], [moments.features[j] for j in used]
     if not len(R):

@@ -35,7 +35,7 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of pooled rows of features X (d columns) and targets Y (c columns).
+    """Moments of pooled rows of features X (d columns) and targets Y (c columns).
 
     features, outputs: names of the columns; rows: their number; weight: the sum of their weights, else their number.
     mean (d,), scatter (d, d): Σ w(x − mean)(x − mean)ᵀ; target_mean (c,), target_scatter (c, c), cross (d, c) likewise.
@@ -119,7 +119,7 @@ class Moments:
 
     @property
     def correlation(self) -> Matrix:
-        """Of the features that are `used`."""
+        """Correlation matrix of the features that are `used`."""
         inside = np.ix_(self.used, self.used)
         deviations = np.sqrt(self.scatter.diagonal()[self.used])
         return np.asarray(self.scatter[inside] / deviations / deviations[:, None])

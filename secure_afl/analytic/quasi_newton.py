@@ -104,7 +104,7 @@ class Start:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the coordinates."""
+        """Names of the coordinates."""
         return ("intercept", *(self.features[j] for j in self.used))
 
     def size(self, step: Matrix) -> float:

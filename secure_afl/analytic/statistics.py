@@ -53,7 +53,7 @@ def symmetric(packed: Matrix, size: int) -> Matrix:
 
 
 def roundings(rows: int) -> int:
-    """Of `SufficientStatistics.from_rows`: each entry is within gamma(roundings)·‖x_j‖·‖x_k‖ of the exact sum, x_j
+    """Roundings of `SufficientStatistics.from_rows`: each entry is within gamma(roundings)·‖x_j‖·‖x_k‖ of the exact sum, x_j
     being a column of (X, Y).
 
     In units of 2^-20 of the least power of two that bounds its column, a value is h + l with an integer h and

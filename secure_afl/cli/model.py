@@ -23,7 +23,7 @@ ModelFile = Annotated[
 
 
 class Format(StrEnum):
-    """Of `show`."""
+    """How `show` writes a table."""
 
     TEXT = "text"
     MARKDOWN = "markdown"

@@ -127,7 +127,7 @@ Paper = TypeVar("Paper", Kit, Answer, Edition)
 
 
 def signed(paper: Paper, identity: Identity) -> Paper:
-    """With a signature."""
+    """The paper with a signature."""
     return structs.replace(paper, signature=identity.sign(LABELS[type(paper)], _unsigned(paper)))
 
 

@@ -55,7 +55,7 @@ _FOLDER = Path("/srv/secure-afl")
 
 
 def readme(kit: Kit) -> str:
-    """Of the kit's party."""
+    """The page for the kit's party."""
     project = parse(kit.project)
     client = kit.part is Part.CLIENT
     extras = ["flower", *(["tables"] if client else [])]

@@ -22,7 +22,7 @@ class Columns:
 
     @classmethod
     def parse(cls, given: Any, columns: int, name: str) -> "Columns":
-        """Of bounds on magnitudes and ranges (low, high), one for each column. Raises DataError that names `name`."""
+        """The columns from bounds on magnitudes and ranges (low, high), one for each. Raises `DataError` that names `name`."""
         try:
             entries = [np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in given]
         except (TypeError, ValueError):

@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
     least_rows: int = 1
 
     def json(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """The figures for a JSON file."""
         return {
             **asdict(self.figures),
             "auc_error": list(self.auc_error),
@@ -101,7 +101,7 @@ class HeldOut:
 
     @property
     def length(self) -> int:
-        """Of a vector."""
+        """Entries of a vector."""
         return len(self.classes) ** 2 + 2 * len(self._shown) * BINS if self.classes else 6
 
     def plan(self, clients: int) -> tuple[SumPlan, SumPlan]:

@@ -58,7 +58,7 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FederatedT
         site: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> Self:
-        """As `FederatedRidge.fit`; y is not looked at."""
+        """Fit as `FederatedRidge.fit` does; y is ignored."""
         return super().fit(X, y, site, sample_weight)
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:

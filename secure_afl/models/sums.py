@@ -126,11 +126,11 @@ class Kept:
 
     @property
     def entry_error(self) -> float:
-        """Of the sum of all waves."""
+        """Bound on the error of an entry of the sum of all waves."""
         return math.fsum(one.entry_error for one in self.sums)
 
     def statistics(self) -> SufficientStatistics | None:
-        """As they were summed; None with noise."""
+        """The statistics as they were summed; None with noise."""
         if self.noise:
             return None
         total = added(one.total for one in self.sums)
@@ -891,6 +891,6 @@ class FederatedTable(Parameters, Federated):
 
 
 def split_rounds(rows: dict[str, Places], rounds: int) -> list[dict[str, Places]]:
-    """For each round, the row numbers of each site: its rows in their order, in equal waves."""
+    """Row numbers of each site in each round: its rows in their order, in equal waves."""
     waves = {name: np.array_split(mine, rounds) for name, mine in rows.items()}
     return [{name: wave[r] for name, wave in waves.items()} for r in range(rounds)]

@@ -145,7 +145,7 @@ def check_policy(policy: Policy) -> None:
 
 
 def least_rows(study: "Study") -> int:
-    """Of what comes in, leaves and stays."""
+    """The fewest rows that may come in, leave, or stay."""
     return study.codebook.least_rows if study.codebook else LEAST_ROWS
 
 
@@ -375,7 +375,7 @@ def _rows(
 
 
 def _digest(study: "Study", rows: "Rows") -> bytes:
-    """Of rows as the table has them, whatever else is in it."""
+    """Digest of rows as the table has them, whatever else is in it."""
     outcomes = (rows.y[:, None] == np.array(study.classes)).argmax(axis=1) if study.classes else rows.y
     found = hashlib.sha256(str(rows.X.shape).encode())
     for part in (rows.X, outcomes, rows.weights):

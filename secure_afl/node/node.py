@@ -291,7 +291,7 @@ class Node:
         self._fleet.close()
 
     def _serve(self) -> None:
-        """As long as the connection lasts."""
+        """Answer messages as long as the connection lasts."""
         memory = recalled(self._path)
         if memory.node:  # a killed process may still count as online, which keeps its successor out
             self._fleet.deactivate(memory.node)
@@ -386,7 +386,7 @@ class Node:
         self._note(lambda endpoint: endpoint.note_foreign(kind, app))
 
     def _note(self, note: Callable[[Endpoint], None]) -> None:
-        """In the audit log."""
+        """Write a note into the audit log."""
         try:
             with self._desk.opened() as endpoint:
                 note(endpoint)
@@ -439,11 +439,11 @@ class Node:
 
 
 class _StoppedError(BaseException):
-    """Of a signal, where nothing is lost."""
+    """A signal stopped the node where nothing is lost."""
 
 
 def settings(path: Path) -> Settings:
-    """Of a party's folder. Raises `FileError`."""
+    """The settings in a party's folder. Raises `FileError`."""
 
     def parse(content: str) -> Settings:
         try:
@@ -489,7 +489,7 @@ def recalled(path: Path) -> Memory:
 
 
 def remember(path: Path, memory: Memory) -> None:
-    """For the next process; not for one after a loss of power, which costs it a minute. Raises `FileError`."""
+    """Write for the next process. It is not synced: after a loss of power that process waits for a minute. Raises `FileError`."""
     beside = path / f".node.json.{secrets.token_hex(4)}.tmp"
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:

@@ -60,7 +60,7 @@ def address(name: str, given: str) -> tuple[ipaddress.IPv4Address | ipaddress.IP
 
 
 def settings(path: Path) -> Settings:
-    """Of the server's folder. Raises `FileError`."""
+    """The settings in the server's folder. Raises `FileError`."""
 
     def parse(content: str) -> Settings:
         try:

@@ -73,9 +73,9 @@ if TYPE_CHECKING:
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
 FAILURE, HELD_OUT, ROWS, DISCLOSURE = "failure.json", "held_out.json", "rows.json", "disclosure.json"
 ALL = "all"
-"""Of studies: those that are approved at a party."""
+"""Names all studies that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
-"""Of a study with a codebook: see `secure_afl.tables.model`."""
+"""The model file of a study with a codebook; see `secure_afl.tables.model`."""
 STUDIES = "studies"
 _PATIENCE = 30.0  # seconds that a node has to close its files for an operator's decision
 
@@ -92,7 +92,7 @@ class Ready(NamedTuple):
 
 
 def digest_of(rows: Rows) -> str:
-    """Of a site's rows as the study reads them; hexadecimal."""
+    """Digest of a site's rows as the study reads them; hexadecimal."""
     found = hashlib.sha256()
     for part in (rows.X, rows.y, rows.weights, rows.marks):
         if part is not None:

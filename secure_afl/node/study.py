@@ -220,7 +220,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def digest(self) -> bytes:
-        """Of all that the file says, and of the codebook; the same at every party that has the same study."""
+        """Digest of the file's content and the codebook; the same at every party that has the same study."""
         codebook = self.codebook.text if self.codebook else ""
         # Sorted, so that the order of a file's lines does not count; but that of levels and columns does.
         said = msgspec.json.encode(self, order="sorted")
@@ -228,7 +228,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def least_rows(self) -> int:
-        """Of disclosure control; 1 is none."""
+        """The fewest rows of a level under disclosure control; 1 switches it off."""
         return holds(self.codebook, private=self.privacy is not None)
 
     def check_policy(self, policy: Policy) -> None:
@@ -346,7 +346,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of what the server announces: (1, 1 + classes) of counts, where there are any; then (1 + inputs, outputs) of the
+        """Shapes of what the server announces: (1, 1 + classes) of counts, where there are any; then (1 + inputs, outputs) of the
         weights of each layer.
         """
 
@@ -724,7 +724,7 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
         return learned
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of the first sum and its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""
+        """Shapes of the first sum with its error, of all other sums, and of the coefficients. Sums that were not needed are zeros."""
         moments, *others = self.estimator().plan(self.features, 2)
         sums = ((1, moments.length + 1), *((1, one.length) for one in others))
         return (*sums, (1 + len(self.features), 1))

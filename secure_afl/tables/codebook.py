@@ -229,7 +229,7 @@ class Codebook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of the outcome; empty for a number."""
+        """Classes of the outcome; empty for a number."""
         return tuple(self.outcome.classes) if isinstance(self.outcome, Classes) else ()
 
     @property
@@ -283,7 +283,7 @@ def read(path: Path) -> Codebook:
 
 
 def spellings(levels: Levels) -> dict[str, tuple[str, ...]]:
-    """For each word the cells that mean it."""
+    """The cells that mean each word."""
     return levels if isinstance(levels, dict) else {level: (level,) for level in levels}
 
 

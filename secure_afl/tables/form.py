@@ -12,7 +12,7 @@ EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
 SQLITE = (".sqlite", ".sqlite3", ".db")
 POSTGRES = ("postgresql://", "postgres://")
 ENDINGS = (*TEXT, ".parquet", *EXCEL, *SQLITE)
-"""Of the files that are read as tables."""
+"""Endings of the files that are read as tables."""
 
 
 class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

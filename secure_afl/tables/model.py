@@ -177,7 +177,7 @@ class Model:
 
     @property
     def content(self) -> bytes:
-        """Of a file; `parse` reads it."""
+        """Content of the model file; `parse` reads it."""
         from safetensors.numpy import save
 
         table_coef, table_intercept = in_table_units(self.terms, self.coef, self.intercept)
@@ -314,7 +314,7 @@ def of_glm(
 
 
 def _second(column: Floats, codebook: Codebook) -> Floats:
-    """With two classes a column of the second one, beside one of zeros for the first."""
+    """For two classes: the column of the second class beside zeros for the first."""
     return np.hstack([np.zeros_like(column), column]) if codebook.classes else column
 
 

@@ -150,4 +150,4 @@ READERS: dict[str, Callable[[Path, Form, str], Cells]] = {
     **dict.fromkeys(EXCEL, _excel),
     **dict.fromkeys(SQLITE, _sqlite),
 }
-"""By the ending of a file's name."""
+"""Readers by the ending of a file's name."""

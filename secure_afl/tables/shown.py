@@ -214,5 +214,5 @@ def _several(model: Model) -> bool:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """As text; a dash for NaN, the error of a column without a weight."""
+    """A number as text; a dash for NaN, which is the error of a column without a weight."""
     return "–" if isnan(value) else f"{value:.{digits}g}"

@@ -18,7 +18,7 @@ from secure_afl.tables.codebook import Category, Codebook, Kind, Number, Ordinal
 
 Floats = npt.NDArray[np.float64]
 MOST_FEATURES = 10_000
-"""Of a codebook: their second moments are 400 MB."""
+"""The most features of a codebook: their second moments are 400 MB."""
 Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 
@@ -61,7 +61,7 @@ def terms(codebook: Codebook) -> tuple[Term, ...]:
 
 
 def products(codebook: Codebook) -> list[list[tuple[Term, ...]]]:
-    """For each product of columns the terms that are multiplied, without flags."""
+    """The terms that are multiplied for each product of columns, without flags."""
     return [
         list(
             product(

@@ -86,7 +86,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     watch: bool = False
 
     def line(self) -> str:
-        """As one line that `Schedule.of` reads."""
+        """The schedule as one line that `Schedule.of` reads."""
         return msgspec.json.encode(self).decode()
 
     @classmethod

@@ -14,7 +14,7 @@ from secure_afl.simulations.attacks.table import ATTACKS
 
 _HEADINGS = ("design", "measured", "attack", "guess", "trials", "verdict")
 _COLOURS = {(False, True): "red", (True, True): "bold yellow", (False, False): "dim", (True, False): "green"}
-"""By whether the design is ours, and whether the attack succeeds."""
+"""Colours by whether the design is ours, and whether the attack succeeds."""
 Figures = dict[str, Any]
 
 

@@ -30,7 +30,7 @@ MEMORY = "peak_memory_bytes"
 QUANTITIES = (*Cost._fields, MEMORY)
 Figures = dict[str, Any]
 Samples = dict[tuple[str, str, str], list[float]]
-"""By party, phase and quantity, one number per repeat."""
+"""One number per repeat, by party, phase and quantity."""
 Watch = Callable[[str], None]
 
 

@@ -216,5 +216,5 @@ _FIELDS = {
     "suites": "suite",
     "profiles": "profile",
 }
-"""Of `Axes`: what it is called in a cell."""
+"""Names in a cell of the fields of `Axes`."""
 _PARAMETERS = tuple(_FIELDS)

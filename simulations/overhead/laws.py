@@ -46,7 +46,7 @@ DROPOUTS = Form("p", (("p", lambda p: p), ("p·(1 − p)", lambda p: p * (1 - p)
 FORMS = {
     str(form): form for form in (LINEAR, COMPLETE_SERVER, SPARSE_CLIENT, SPARSE_SERVER, VALUES, DROPOUTS)
 }
-"""By what they are called in figures."""
+"""Laws by their names in figures."""
 
 
 @dataclass(frozen=True)

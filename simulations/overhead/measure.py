@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 Phases = Mapping[str, Cost]
 Session = dict[str, dict[str, Cost]]
-"""By party, then by phase, `ALL_PHASES` among them."""
+"""Costs by party, then by phase, `ALL_PHASES` among them."""
 
 
 def vector(cell: Cell, index: int) -> Vector:

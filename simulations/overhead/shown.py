@@ -74,7 +74,7 @@ def bases(figures: Figures) -> list[Mapping[str, Any]]:
 
 
 def phases(cell: Mapping[str, Any]) -> list[str]:
-    """Of all its parties, in their order."""
+    """Phases of all parties of a cell, in their order."""
     order = dict.fromkeys(
         row["phase"] for party in (SERVER, CLIENT) for row in cell["costs"] if row["party"] == party
     )

@@ -65,7 +65,7 @@ def changed(figures: Mapping[str, Any]) -> str:
 
 
 def described(table_one: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Of each column its name, its values in short, and the share of rows without one. table_one: of a run's figures."""
+    """Name, values in short, and share of rows without one, for each column. table_one: of a run's figures."""
     return [(one["name"], _summary(one), share(one["missing"])) for one in table_one["lines"]]
 
 
@@ -78,7 +78,7 @@ def _summary(line: Mapping[str, Any]) -> str:
 
 
 def share(value: float | None) -> str:
-    """In percent; a dash for what is suppressed."""
+    """A share in percent; a dash for what is suppressed."""
     return "–" if value is None else f"{value:.1%}"
 
 
@@ -96,7 +96,7 @@ def print_coefficients(model: Model) -> None:
 
 
 def headings(model: Model) -> list[str]:
-    """Of the columns of `effects`."""
+    """Headings of the columns of `effects`."""
     outcome = ["outcome"] if len(model.codebook.classes) > 2 else []
     return [
         *outcome,

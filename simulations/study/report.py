@@ -72,7 +72,7 @@ class Run:
 
     @property
     def survivors(self) -> list[list[str]]:
-        """Of each sum."""
+        """Survivors of each sum."""
         survivors = self.figures["survivors"]
         return [survivors] if self.figures["rounds"] == 1 else survivors
 
@@ -108,7 +108,7 @@ class Run:
         return "personal" in self.scores
 
     def clients(self) -> list[ClientRow]:
-        """In the order of their names."""
+        """A row for each client, in the order of their names."""
         accuracy = self.scores
         return [
             ClientRow(
@@ -125,7 +125,7 @@ class Run:
         ]
 
     def means(self) -> dict[str, float | None]:
-        """Of alone, together and personal on own test rows: over clients, by their test rows."""
+        """Mean accuracies of alone, together and personal on own test rows, weighted by clients' test rows."""
         weights = self.figures["test_rows"]
         found: dict[str, float | None] = {}
         for model in ("alone", "together", "personal"):

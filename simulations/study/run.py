@@ -309,7 +309,7 @@ def _personal(
     together: "Learned",
     weighted: Callable[[npt.NDArray[np.intp]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Of a table's clients; empty where no exact sum was opened. Nothing leaves a client for it."""
+    """Personal models of a table's clients; empty where no exact sum was opened. Nothing leaves a client for them."""
     if (
         not isinstance(together, FederatedRidge | FederatedRidgeClassifier)
         or not data.codebook
@@ -424,7 +424,7 @@ def _add_personal_ridge(
 
 
 def _table_one(data: Dataset, together: "Learned", settings: Settings) -> dict[str, Any] | None:
-    """Of the rows in the sum; None but for a ridge model of a table whose rows count once, with an exact sum."""
+    """Table 1 of the rows in the sum; None except for a ridge model of a table whose rows count once, with an exact sum."""
     if (
         not isinstance(together, FederatedTable)
         or not data.codebook
@@ -520,7 +520,7 @@ def _constant(model: "Learned", data: Dataset) -> list[str]:
 
 
 def _scores(data: Dataset, models: "Mapping[str, Learned]", parts: Sequence[Part]) -> dict[str, float]:
-    """Of the clients that have a model."""
+    """Scores of the clients that have a model."""
     there = [part for part in parts if part.client in models]
     return {part.client: _quality(data, models[part.client], part.test) for part in there}
 

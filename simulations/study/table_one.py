@@ -35,7 +35,7 @@ class TableOne:
     least_rows: int
 
     def figures(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """The table for a JSON file."""
         return asdict(self)
 
 

@@ -228,7 +228,7 @@ class Coordinator:
         self.bound = 0.0
         self.summed = summed(encoder, network)
         self.scales: dict[int, npt.NDArray[np.float64]] = {}
-        """By index of a hidden layer: the scaled codes of its trained outputs, see `filters`."""
+        """The scaled codes of a hidden layer's trained outputs, by its index; see `filters`."""
 
     def bounds(self, known: Trained) -> PublicBounds:
         """The public bounds of a layer's statistics."""

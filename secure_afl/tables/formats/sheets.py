@@ -51,7 +51,7 @@ def _parts(book: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
 
 
 def _number(letters: bytes) -> int:
-    """Of a column: A is 1, Z 26, AA 27."""
+    """Number of a column: A is 1, Z 26, AA 27."""
     number = 0
     for one in letters:
         number = 26 * number + one - ord("A") + 1

@@ -77,7 +77,7 @@ def _total(uploads: Sequence[Residues]) -> Residues:
 
 
 Opened = tuple[list[list[Residues]], list[Floats], FixedPoint]
-"""Of two sums: the uploads, the server's results, and the encoding."""
+"""The uploads of two sums, the server's results, and the encoding."""
 
 
 def raw(waves: Sequence[Sequence[Floats]], bound: float) -> Opened:

@@ -134,7 +134,7 @@ def _rms(found: Floats, true: Floats) -> float:
 
 
 def _gallery(setting: Setting, lines: list[tuple[str, Trials]]) -> Gallery | None:
-    """For each design some original pictures and, below, the attack's reconstructions."""
+    """Some original pictures for each design and, below, the attack's reconstructions."""
     shape = setting.data.shape
     if len(shape) < 3:
         return None
