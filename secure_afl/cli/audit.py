@@ -63,7 +63,7 @@ def verify_command(
         keys = _PINNED if parties else _UNPINNED
         told = stories(report)
         if report.findings:
-            errors.print("[bold red]not all of this holds: what is told here may not be what happened[/]")
+            errors.print("[bold red]some checks failed: what follows may not be what happened[/]")
         for story in told:
             _print_story(story)
         _print_logs(report, keys)

@@ -59,7 +59,7 @@ def test_a_changed_line_is_named(logs: list[Path], tmp_path: Path) -> None:
     code, output = run("audit", "verify", changed, *logs[1:])
     assert code == 1
     assert f"{changed}, line 7: the signature does not fit the entry" in output
-    assert "what is told here may not be what happened" in output
+    assert "what follows may not be what happened" in output
 
 
 def test_a_page(logs: list[Path], tmp_path: Path) -> None:
