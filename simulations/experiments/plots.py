@@ -20,10 +20,10 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
     files = []
     records = [record for record in figures["records"] if not record["dropout"]]
     for name in dict.fromkeys(record["problem"] for record in records):
-        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        figure = Figure(figsize=(11, 5), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True)
         for panel, personal in zip(panels, (False, True), strict=True):
-            colours = iter(_COLOURS * 2)
+            colours, shapes = iter(_COLOURS * 2), iter("*D^sv")
             mine = [r for r in records if r["problem"] == name and r["personal"] == personal]
             for method in dict.fromkeys(record["method"] for record in mine):
                 seconds, accuracies = _mean_curve([r["curve"] for r in mine if r["method"] == method])
@@ -31,25 +31,20 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
                 panel.plot(
                     seconds,
                     accuracies,
-                    marker="*" if ours else "o" if len(seconds) < 3 else None,
-                    markersize=13 if ours else 5,
+                    marker=next(shapes) if ours else "o" if len(seconds) < 3 else None,
+                    markersize=9 if ours else 5,
+                    linestyle="none" if ours else "-",
                     color=_OURS if ours else next(colours),
-                    label=method,
+                    label=f"ours, {method.split('(')[-1].rstrip(')')}" if ours else method,
                 )
-                if ours:
-                    panel.annotate(
-                        method.split("(")[-1].rstrip(")"),
-                        (seconds[-1], accuracies[-1]),
-                        xytext=(0, -17),
-                        textcoords="offset points",
-                        ha="center",
-                        fontsize="small",
-                    )
             logarithmic(panel, "x")
             panel.set_xlabel("training time, s (compute and network)")
             panel.set_title("each client's own model" if personal else "one model for all")
             panel.grid(alpha=0.3)
-            panel.legend(fontsize="small", loc="lower right")
+            # Below the axes: inside it would hide a method.
+            panel.legend(
+                fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False
+            )
         panels[0].set_ylabel("accuracy on test rows")
         figure.suptitle(f"{PROBLEMS[name].title}, {figures['seeds']} seeds")
         files.append(_saved(figure, folder / f"headline-{name}.png"))
