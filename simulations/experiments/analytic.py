@@ -88,6 +88,7 @@ def train(
     encoder: str = "seeded",
     dropout: float = 0.0,
     backend: Backend = Backend.MASK,
+    refine: bool = False,
     watch: Callable[[str], None] = lambda phase: None,
 ) -> Outcome:
     """Train under masks against an active server, or in the clear."""
@@ -104,6 +105,7 @@ def train(
     aggregator = _Metered(inner)
     model = _Timed(
         network,
+        refine=refine,
         encoder=encoder,
         ridge=ridge,
         classes=range(len(data.classes)),

@@ -20,7 +20,8 @@ from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded
 from secure_afl.models.networks.fedacnnl import HEADS, Coordinator, FedACnnL, Learner, Training
 from secure_afl.models.networks.grid import Weights, on_weight_grid
-from secure_afl.models.networks.network import Network
+from secure_afl.models.networks.network import Fourier, Network
+from secure_afl.models.networks.stream import beside, refined_head
 from secure_afl.models.personal import Adapted, Local
 from secure_afl.models.personal_head import own_head
 from secure_afl.sums.aggregation import Aggregator, Outcome, warn_of_dropouts
@@ -31,12 +32,13 @@ ADAPTED = ("head", "all")
 @dataclass(frozen=True, eq=False)
 class Personal:
     """A client's personal model, which never leaves it. weights: of its own network; group: its index; layers: the result
-    for each adapted layer, the head last.
+    for each adapted layer, the head last; stream: cosines beside the head's inputs, if the client took them (`refine`).
     """
 
     weights: tuple[Weights, ...]
     group: int
     layers: tuple[Adapted, ...]
+    stream: Fourier | None = None
 
 
 class PFedACnnL(FedACnnL):
@@ -51,6 +53,8 @@ class PFedACnnL(FedACnnL):
         policy must say `Trust.VERIFIED`, or `Trust.ANY` for encrypted sums. All sums must then have the same survivors.
     adapt : "head", the default; or "all", which also adapts hidden layers, if the encoder trains them by least
         squares (spatial, replicated, mixed).
+    refine : True lets each site put cosines of the head's inputs beside them in its own head where its leave-one-out
+        errors are then no more (`secure_afl/models/networks/stream.py`). Nothing is sent for it.
     The other parameters are those of `FedACnnL`.
 
     Attributes
@@ -67,6 +71,7 @@ class PFedACnnL(FedACnnL):
         *,
         groups: int = 1,
         adapt: str = "head",
+        refine: bool = False,
         encoder: str = "seeded",
         ridge: float = 3e-3,
         classes: Sequence[Any] | None = None,
@@ -89,6 +94,7 @@ class PFedACnnL(FedACnnL):
         )
         self.groups = groups
         self.adapt = adapt
+        self.refine = refine
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "PFedACnnL":
         """Like `FedACnnL.fit`; then every site, even a dropout, adapts the network to its rows.
@@ -165,12 +171,19 @@ class PFedACnnL(FedACnnL):
         scores = np.zeros((len(features), self.network.classes))
         for name in np.unique(names):
             rows = names == name
-            scores[rows] = self._scores(features[rows], self.personal_[str(name)].weights)
+            scores[rows] = self._own_scores(features[rows], self.personal_[str(name)])
         return scores
 
     def predict(self, X: npt.ArrayLike, site: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
         """The label of each row, see `decision_function`."""
         return self._labels(self.decision_function(X, site))
+
+    def _own_scores(self, features: Matrix, own: Personal) -> Matrix:
+        if own.stream is None:
+            return self._scores(features, own.weights)
+        learner = self._learner(features, np.zeros(len(features), np.int64), "the rows to predict")
+        learner.install_all(own.weights[:-1])
+        return beside(learner.rows(self.network.trained[-1]), own.stream) @ own.weights[-1]
 
     def _check(self) -> None:
         super()._check()
@@ -180,6 +193,8 @@ class PFedACnnL(FedACnnL):
             raise DataError("expected a ridge head, around which the sites' own heads are fitted")
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")
+        if not isinstance(self.refine, bool):
+            raise DataError(f"expected refine as True or False, got {self.refine!r}")
         encoder = Encoder(self.encoder)
         if self.adapt == "all" and encoder not in (Encoder.SPATIAL, Encoder.REPLICATED, Encoder.MIXED):
             raise DataError(
@@ -240,8 +255,9 @@ class PFedACnnL(FedACnnL):
                     )
                 learner.install(known, own[number])
         head = self.network.trained[-1]
-        adapted = own_head(learner.rows(head), learner.targets(head), heads[group], places)
-        return Personal((*own, adapted.weights), group, (*found, adapted))
+        given = learner.rows(head), learner.targets(head), heads[group], places
+        adapted, stream = refined_head(*given, int(self.seed)) if self.refine else (own_head(*given), None)
+        return Personal((*own, adapted.weights), group, (*found, adapted), stream)
 
 
 def _in_slot(vector: Matrix, group: int, groups: int) -> Matrix:
