@@ -147,9 +147,8 @@ def _project(project: Project | None, study: Study, said: Mapping[str, Any]) -> 
 
 def _study(folder: Folder, study: Study, party: str, said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     labels, sentences = said["labels"], said["sentences"]
-    columns = tuple(study.codebook.columns) if study.codebook else study.features
     classes = f": {', '.join(study.classes)}" if study.classes else ""
-    yield labels["columns"], ", ".join(columns)
+    yield labels["columns"], ", ".join(study.columns)
     yield labels["label"], f"{study.label}{classes}"
     yield labels["most_rows"], sentences["most_rows"].format(number=f"{study.max_rows:,}")
     if study.tests:

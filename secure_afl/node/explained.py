@@ -36,10 +36,12 @@ def sections(terms: Terms, study: Study) -> tuple[Section, ...]:
 def _learned(study: Study) -> tuple[str, ...]:
     model = _MODELS[study.model]
     if study.codebook:
-        columns = f"{len(study.codebook.columns)} columns of the table, by the codebook: "
-        columns += ", ".join(study.codebook.columns)
+        columns = f"{len(study.columns)} columns of the table, by the codebook: "
+        columns += ", ".join(study.columns)
+    elif study.arrays:
+        columns = "The samples of a site's file of arrays"
     else:
-        columns = f"{len(study.features)} columns of the table: {', '.join(study.features)}"
+        columns = f"{len(study.columns)} columns of the table: {', '.join(study.columns)}"
     aim = (
         f"tells {study.label!r} apart: {', '.join(study.classes)}"
         if study.classes

@@ -43,11 +43,11 @@ from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.errors import DataError
 from secure_afl.models.change import Labels as Said
-from secure_afl.node import changes, held_out
+from secure_afl.node import changes, held_out, samples
 from secure_afl.node import study as study_file
 from secure_afl.node.changes import Prepared
 from secure_afl.node.progress import keep_run
-from secure_afl.node.study import Floats, Rows, Study
+from secure_afl.node.study import Floats, NetworkStudy, Rows, Study
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.events import Approved, Contributed, Forgotten, Renewed, Revoked, Role
 from secure_afl.protocol.audit.log import AuditLog, Known, approvals, commitment, revocations, revoke_at_once
@@ -242,8 +242,12 @@ class Folder:
         database = data.table.startswith(POSTGRES)
         table: Path | str = data.table if database else self.path / data.table
         try:
-            form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
-            return _table(table, study, form, "" if database else str(table), data)
+            if isinstance(study, NetworkStudy) and study.arrays:
+                rows, said = _arrays(table, study, data)
+            else:
+                form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
+                rows, said = _table(table, study, form, "" if database else str(table), data)
+            return study.prepared(rows, self.path), said
         except TableError as error:
             refused = FileError(error.public)
             for line in error.private:
@@ -738,6 +742,18 @@ def _of_table(study: Study, weights: Floats, file: bytes, session: bytes, unveri
         file,
         unverified=unverified,
     )
+
+
+def _arrays(file: Path | str, study: NetworkStudy, data: Data) -> tuple[Rows, Said]:
+    """`_table` of a file of arrays. Raises `DataError`."""
+    if not isinstance(file, Path) or file.suffix != samples.FILE:
+        raise DataError(
+            f"{data.table}: expected a {samples.FILE} file, as the study names no features, got another table"
+        )
+    if data.batch or data.withdrawn:
+        raise DataError(f"{data.table}: expected no batch and withdrawn with a file of arrays, got columns")
+    X, y = study.read_arrays(file)
+    return Rows(X, y, name=data.name), Said.parse(np.full(len(X), data.name), None, len(X))
 
 
 def _table(table: Path | str, study: Study, form: Form, name: str, data: Data) -> tuple[Rows, Said]:

@@ -29,6 +29,14 @@ or, in the place of `[ridge]`, the parameters of `FedACnnL`:
     scale = 16.0
     encoder = "seeded"                      # one sum; the others of `secure_afl.models.networks.encoders` take one a layer
 
+    [fedacnnl.backbone]                     # optional: a frozen network that makes the rows (docs/extending.md)
+    file = "net.onnx"                       # in each site's folder; the server needs none
+    sha256 = "9c2f…"
+    input_shape = [3, 224, 224]             # of a sample, which is divided by `scale`; that of [fedacnnl] is then the features'
+
+A study of a network can leave out `features`: each site's table is then an .npz file with the array X of samples and one of
+labels, which has the name that `label` says.
+
 or, with a codebook, a regression of two classes or of a count (docs/regression.md), whose later sums follow from earlier ones
 that the server announces, so that policies must say `trusts_reports = "verified"` (with backend bfv or ckks: "any"):
 
@@ -69,7 +77,7 @@ import numpy.typing as npt
 from secure_afl.analytic.privacy import Privacy
 from secure_afl.crypto.kdf import Label, digest
 from secure_afl.errors import ColumnWarning, DataError, DropoutWarning, SolveError
-from secure_afl.node import changes, held_out
+from secure_afl.node import changes, held_out, samples
 from secure_afl.protocol.files import whole
 from secure_afl.protocol.homomorphic.agreement import Encryption, Release
 from secure_afl.protocol.session.backend import SECURE, Backend
@@ -147,6 +155,8 @@ class Deep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ridge: float = 3e-3
     seed: int = 0
     encoder: str = "seeded"
+    # Unset is not in the digest of a study.
+    backbone: samples.Frozen | msgspec.UnsetType = msgspec.UNSET
 
 
 class Regression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,7 +195,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         columns = [*self.features, self.label]
         measured = self.codebook is not None and not self.codebook.classes
         if (
-            not self.features
+            not (self.features or self.arrays)
             or len(set(columns)) < len(columns)
             or (len(set(self.classes)) < 2 and not measured)
         ):
@@ -207,6 +217,18 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         }
         for name, value in said.items():
             msgspec.structs.force_setattr(self, name, value)
+
+    @property
+    def arrays(self) -> bool:
+        """Whether sites have arrays of samples in place of tables with columns."""
+        return False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is read at a site, besides labels."""
+        return (
+            tuple(self.codebook.columns) if self.codebook else self.features or (f"array {samples.SAMPLES}",)
+        )
 
     @property
     def max_weight(self) -> float | None:
@@ -258,6 +280,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def weighs_classes(self) -> bool:
         """Whether rows count by their classes."""
         return False
+
+    def prepared(self, rows: Rows, folder: Path) -> Rows:
+        """A site's rows as `vector` takes them. folder: the site's. Raises `DataError`."""
+        return rows
 
     def controlled(self, rows: Rows) -> Waves:
         """What a site contributes of its rows to the model, and how it codes them. Raises `DataError` for too few rows."""
@@ -591,12 +617,40 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
             )
         if self.max_weight:
             raise DataError("expected rows without weights for a network, got weights in the codebook")
-        if prod(self.fedacnnl.input_shape) != len(self.features):
+        if self.codebook and self.fedacnnl.backbone:
+            raise DataError("expected no codebook with [fedacnnl.backbone], which takes numbers as they are")
+        if not self.arrays and prod(self._sample) != len(self.features):
             raise DataError(
-                f"expected {prod(self.fedacnnl.input_shape)} features for the input shape, got {len(self.features)}"
+                f"expected {prod(self._sample)} features for the input shape, got {len(self.features)}"
             )
-        if not self.fedacnnl.scale > 0:
+        if not 0 < self.fedacnnl.scale < np.inf:
             raise DataError(f"expected a scale above 0, got {self.fedacnnl.scale}")
+
+    @property
+    def arrays(self) -> bool:
+        return not self.features and self.codebook is None
+
+    @property
+    def _sample(self) -> tuple[int, ...]:
+        """The shape of what a site has of one row."""
+        backbone = self.fedacnnl.backbone
+        return backbone.input_shape if backbone else self.fedacnnl.input_shape
+
+    def read_arrays(self, file: Path) -> tuple[npt.NDArray[Any], Labels]:
+        """A site's samples and labels. Raises `DataError`."""
+        largest = None if self.fedacnnl.backbone else self.fedacnnl.scale
+        return samples.read(file, self.label, self.classes, self._sample, largest)
+
+    def prepared(self, rows: Rows, folder: Path) -> Rows:
+        deep = self.fedacnnl
+        if not deep.backbone:
+            return rows
+        return rows._replace(X=deep.backbone.rows(rows.X, deep.scale, prod(deep.input_shape), folder))
+
+    @property
+    def _divisor(self) -> float:
+        """Of prepared rows; a backbone's samples are divided already."""
+        return 1.0 if self.fedacnnl.backbone else self.fedacnnl.scale
 
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FedACnnL":
         from secure_afl.models.networks import network
@@ -622,8 +676,13 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def vector(self, number: int, rows: Rows, who: str, learned: Sequence[Floats] = ()) -> Floats:
         if len(learned) != number:
             raise DataError(f"expected the layers of {number} sums before this one, got {len(learned)}")
-        own = self.contributed(rows)
-        return self.estimator().vector(own.X / self.fedacnnl.scale, own.y, who, learned)
+        own, model, divisor = self.contributed(rows), self.estimator(), self._divisor
+        if self.privacy or not self.arrays:
+            return model.vector(own.X / divisor, own.y, who, learned)
+        # The same bits, with few rows as numbers of eight bytes at a time.
+        parts = samples.blocks(own.X)
+        given = ((block / divisor, own.y[start : start + len(block)]) for start, block in parts)
+        return model.streamed_vector(given, who, learned)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
@@ -658,7 +717,7 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         return self.fedacnnl.encoder == "seeded" or packed(layers[:-1]) == announced
 
     def personal_head(self, rows: Rows, who: str, layers: Sequence[Floats]) -> Floats:
-        return self.estimator().personal_head(rows.X / self.fedacnnl.scale, rows.y, who, layers)
+        return self.estimator().personal_head(rows.X / self._divisor, rows.y, who, layers)
 
 
 class RegressionStudy(Study, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.models.networks.grid import GRID_BITS
 from secure_afl.protocol.files import whole
+from secure_afl.protocol.session.errors import FileError
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +179,11 @@ class Backbone:
         found, held = self._computed(X, who), io.BytesIO()
         np.save(held, found.astype(np.float32))  # exact: of 11 bits
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        whole.write_new(file, held.getvalue(), 0o600)
+        try:
+            whole.write_new(file, held.getvalue(), 0o600)
+        except FileError:
+            if not file.exists():  # another process may have kept the same features meanwhile
+                raise
         return found
 
     def _computed(self, X: npt.NDArray[Any], who: str) -> Rows:
