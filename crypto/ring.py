@@ -63,14 +63,16 @@ def signed(total: Words, width: int) -> npt.NDArray[np.int64]:
 
 def unpacked(payload: bytes | memoryview, length: int, width: int) -> npt.NDArray[np.int32 | np.int64]:
     """The signed words of a payload. Raises `CryptoError` for another length than `length * width` bytes."""
+    if len(payload) != length * width:
+        raise CryptoError(f"expected {length * width} bytes ({length} values of {width}), got {len(payload)}")
     if width in (4, 8):
-        if len(payload) != length * width:
-            raise CryptoError(f"expected {length * width} bytes, got {len(payload)}")
         whole: npt.NDArray[np.int32 | np.int64] = np.frombuffer(payload, f"<i{width}")
         return whole
-    words = np.zeros(length, np.uint64)
-    add_packed(words, payload, width)
-    return signed(words, width)
+    words, shift = np.empty(length, np.int64), np.int64(64 - 8 * width)
+    # A strided view, as in `add_packed`; what it reads of the next value is shifted out.
+    np.left_shift(np.ndarray(max(0, length - 1), "<i8", payload, strides=(width,)), shift, out=words[:-1])
+    words[-1:].view(np.uint64)[:] = int.from_bytes(payload[-width:], "little") << int(shift)
+    return np.right_shift(words, shift, out=words)
 
 
 def modular(units: npt.NDArray[np.uint64], modulus: int) -> npt.NDArray[np.uint64]:

@@ -665,8 +665,9 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
                 told[frame.digest] = _replayed(session, evidence(frame.digest), frame.digest)
             found = told[frame.digest]
             if isinstance(found, str) and not found:
-                text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
-                absent.append(one.finding(text))
+                if verdicts.get(frame.round) is not False:  # else it kept none
+                    text = f"round {frame.round}: the evidence that {party} was given is not there, so the sum was not made again"
+                    absent.append(one.finding(text))
             elif isinstance(found, str):
                 if verdicts.get(frame.round):  # else it refused the sum itself
                     text = f"round {frame.round}: {party} accepted a sum that its evidence does not give: {found}"

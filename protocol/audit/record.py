@@ -89,17 +89,21 @@ class RecordedParty(Generic[P]):
             self._session = terms.transcript()
             self._log.note(Agreed(terms, self._roster, self._holders, self._plan, self._policy))
         received = frame(message, data)
-        if isinstance(message, masking.Evidence):
+        if isinstance(answer, SumWanted):
+            self._log.note(Received(self._session, received))
+            return answer
+        said = _said(answer)
+        # A refused one blames nobody, and whoever sends it chooses its bytes.
+        if isinstance(message, masking.Evidence) and isinstance(said, masking.Verdict) and said.accepted:
             self._log.keep(received.digest, data)
         self._log.note(Received(self._session, received))
-        if isinstance(answer, SumWanted):
-            return answer
-        return self._leaving(answer)
+        self._log.note(Sent(self._session, frame(said, answer)))
+        return answer
 
-    def _leaving(self, data: bytes) -> bytes:
-        message = _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
-        self._log.note(Sent(self._session, frame(message, data)))
-        return data
+
+def _said(data: bytes) -> FromParty:
+    """The message in a party's frame."""
+    return _FROM_PARTY.decode(memoryview(data)[:-SIGNATURE_BYTES])
 
 
 class RecordedClient(RecordedParty[Contributor]):
@@ -114,7 +118,8 @@ class RecordedClient(RecordedParty[Contributor]):
             raise
         rows = self._log.commitment(self._session, data_set)
         self._log.note(Contributed(self._session, wanted.round, rows))
-        return self._leaving(data)
+        self._log.note(Sent(self._session, frame(_said(data), data)))
+        return data
 
     def withhold(self, wanted: SumWanted, error: Exception) -> None:
         """Log that the client gives no vector. error: from computing the vector, or from `contribute`."""

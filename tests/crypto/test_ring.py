@@ -42,6 +42,12 @@ def test_sums_of_packed_words_are_sums_mod_the_ring(
     assert ring.signed(total, width).tolist() == expected
 
 
+@given(words, widths)
+def test_unpacked_words_are_the_signed_ones(vector: np.ndarray, width: int) -> None:
+    payload = bytes(ring.pack(vector, width))
+    assert np.array_equal(ring.unpacked(payload, len(vector), width), ring.signed(vector, width))
+
+
 @given(words, widths, st.sampled_from([-1, 1]), st.booleans())
 def test_a_payload_of_another_length_is_refused(vector: np.ndarray, width: int, off: int, own: bool) -> None:
     payload = bytes(ring.pack(vector, width))
@@ -50,3 +56,5 @@ def test_a_payload_of_another_length_is_refused(vector: np.ndarray, width: int, 
     with pytest.raises(CryptoError, match="expected"):
         ring.add_packed(total, wrong, width)
     assert not total.any()
+    with pytest.raises(CryptoError, match="expected"):
+        ring.unpacked(wrong, len(vector), width)

@@ -7,6 +7,7 @@ from msgspec import structs
 from worlds.audits import CLIENTS, Audited, audited
 
 from secure_afl.crypto.identity import SIGNATURE_BYTES
+from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import Report, verify
 from secure_afl.protocol.audit.events import AnyEvent, Received, message_digest
 from secure_afl.protocol.audit.log import EVIDENCE, kept
@@ -16,6 +17,7 @@ from secure_afl.protocol.masking.messages import Evidence, Statement, SumRequest
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import answered, decode, encode, rooted_frame
+from secure_afl.testing.faults import Fault
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +82,28 @@ def test_sums_are_made_again_from_the_logs(replayed: Replayed) -> None:
     report = replayed.verify()
     assert not report.findings
     assert sum("is not there, so the sum was not made again" in one.text for one in report.notes) == 6
+
+
+def test_evidence_of_a_refused_sum_is_not_kept(tmp_path: Path) -> None:
+    """Else a server could fill the disk of a client with bytes of its choice."""
+
+    def other(data: bytes) -> bytes:
+        return encode(structs.replace(decode(data, messages.FROM_SERVER), directory=bytes(32)))
+
+    lie = Fault(other, "answering", frozenset({2}), upward=False)
+    session = audited(tmp_path, faults=[lie], policy=Policy(verify=frozenset({Verify.REPLAY})))
+    refused = [
+        one.event.frame
+        for one in read(session.logs["hospital-2"]).entries
+        if isinstance(one.event, Received) and one.event.frame.message == "evidence"
+    ]
+    assert len(refused) == 1  # it takes part in nothing more
+    accepted = {path.name for path in (tmp_path / EVIDENCE).iterdir()}
+    assert len(accepted) == 2
+    assert refused[0].digest.hex() not in accepted
+    report = verify(session.logs, evidence=kept([tmp_path / "a.jsonl"]))
+    assert not any("made again" in one.text for one in report.notes)
+    assert any("hospital-2" in one.text and "refused" in one.text for one in (*report.findings, *report.notes))
 
 
 def test_another_file_is_not_what_the_log_says(replayed: Replayed) -> None:
