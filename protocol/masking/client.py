@@ -105,7 +105,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             Delivery: self._confirm,
             SumRequest: self._want,
             Survivors: self._consent,
-            SurvivorRoots: self._consent_to_roots,
+            SurvivorRoots: self._consent,
             Consents: self._reveal_with_consents,
             Answer: self._judge,
             Evidence: self._replay,
@@ -456,17 +456,13 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             raise LocalProtocolError(f"{self.name}: nothing was masked for round {number}")
         return np.frombuffer(masked.words, "<u8").astype(np.uint64), masked.data_set
 
-    def _consent_to_roots(self, message: SurvivorRoots) -> bytes:
+    def _consent(self, message: Survivors | SurvivorRoots) -> bytes:
         self._check_round(message.round)
-        if (self.index, self._memory.upload) not in message.roots:
+        roots = message.roots if isinstance(message, SurvivorRoots) else ()
+        if isinstance(message, SurvivorRoots) and (self.index, self._memory.upload) not in roots:
             raise WireError(
                 f"expected the root of the upload that {self.name} sent, the server names another or none"
             )
-        self._memory.roots = tuple(root for _, root in message.roots)
-        return self._consent(Survivors(message.transcript, message.round, message.survivors))
-
-    def _consent(self, message: Survivors) -> bytes:
-        self._check_round(message.round)
         survivors = frozenset(message.survivors)
         if not survivors <= self._memory.participants:
             raise WireError(
@@ -482,7 +478,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
                     f"{len(survivors)}, not the same: the difference of the sums could tell of one client"
                 )
             self._memory.related = survivors
-        self._memory.survivors = survivors
+        self._memory.survivors, self._memory.roots = survivors, tuple(root for _, root in roots)
         if self._memory.parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
         opened = {number: one.digest for number, one in self._memory.accepted.items()}

@@ -67,7 +67,7 @@ class Outcome:
 class Search:
     """One exploration."""
 
-    def __init__(self, bounds: Bounds, rules: str = "abcde", watch: Watch = lambda text: None) -> None:
+    def __init__(self, bounds: Bounds, rules: str = "".join(RULES), watch: Watch = lambda text: None) -> None:
         self.model = Model(bounds)
         self.adversary = Adversary(self.model, rules)
         self._watch = watch
@@ -288,6 +288,11 @@ def _words(said: Said) -> str:
             return f"{where}, round {what[0]}, survivors {_set(what[1])}"
         case "answer":
             return f"{where}, round {what[0]}, another sum than theirs"
+        case "roots":
+            return f"{where}, round {what[0]}, survivors {_set(what[1])}, uploads {_variants(what[2])}"
+        case "evidence":
+            twist = " ".join(map(str, what[2]))
+            return f"{where}, round {what[0]}, evidence with uploads {_variants(what[1])} {twist}".rstrip()
     return f"{where}, round {what[0]}, consents of {_set(what[1])}"
 
 
@@ -297,9 +302,16 @@ def _fact(fact: tuple[object, ...]) -> str:
             return " → upload"
         case ("consent", *_):
             return " → consent"
+        case ("accepted", *_):
+            return " → accepts the sum"
         case ("share", _, _, _, owner, kind):
             return f" → {('seed', 'self')[int(str(kind))]} share of {owner}"
     return ""
+
+
+def _variants(shown: Iterable[tuple[int, int]]) -> str:
+    others = [f"{index}{'*' if variant == 1 else '?'}" for index, variant in shown]
+    return f"as sent but {', '.join(others)}" if others else "as sent"
 
 
 def _set(indices: Iterable[int]) -> str:
@@ -324,6 +336,7 @@ ATTACKS: dict[str, tuple[Bounds, str, str]] = {
     "minimum": (replace(SEMI, consistent=True, colluders=2, weak="minimum"), "b", "phases"),
     "related": (replace(FIXED, weak="related", rounds=2, related=True, colluders=1), "bc", "phases"),
     "self mask": (replace(FIXED, weak="self mask"), "b", "phases"),
+    "roots": (replace(FIXED, weak="roots", colluders=1, replay=True), "g", "phases"),
     "semi-honest clients, lying server": (
         replace(SEMI, clients=5, colluders=1, honest_setup=True),
         "a",
@@ -355,6 +368,7 @@ def main() -> None:
     parser.add_argument("--real-crypto", action="store_true", help="HPKE and Ed25519 are not replaced")
     parser.add_argument("--honest-setup", action="store_true", help="only survivors and consents may lie")
     parser.add_argument("--minimum-honest", type=int, default=2, help="of the clients' policy")
+    parser.add_argument("--replay", action="store_true", help="clients make sums again, in place of tags")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     profile = Profile(args.profile)
@@ -372,9 +386,10 @@ def main() -> None:
         args.real_crypto,
         args.honest_setup,
         args.minimum_honest,
+        args.replay,
     )
     console = Console()
-    one: tuple[Bounds, str, str] = (bounds, "abcde", args.order)
+    one: tuple[Bounds, str, str] = (bounds, "".join(RULES), args.order)
     tasks = ATTACKS if args.attacks else {"": one}
     outcomes = [_shown(console, name, task, args.depth) for name, task in tasks.items()]
     if args.json:

@@ -37,13 +37,15 @@ RULES = {
     "c": "two sums of one statistic that differ by fewer honest clients than the policy's least",
     "d": "a client that reveals twice in a round",
     "e": "two sums of one round of a session",
+    "f": "a sum that a client made again, and that is not that of the uploads that it consented to",
+    "g": "two sums of one round that clients made again",
 }
 
 
 class Adversary:
     """What the facts of a model are worth. Answers are kept by the facts that matter."""
 
-    def __init__(self, model: Model, rules: str = "abcde") -> None:
+    def __init__(self, model: Model, rules: str = "".join(RULES)) -> None:
         self._model = model
         self._rules = rules
         self._kept: dict[int, tuple[Violation, ...]] = {}
@@ -63,7 +65,7 @@ class Adversary:
         for at in range(self._looked_at, len(self._model.known)):
             fact = self._model.known[at]
             dealt_to_liar = fact[0] == "bundle" and fact[3] in self._model.bounds.liars
-            if fact[0] in ("upload", "share", "again") or dealt_to_liar:
+            if fact[0] in ("upload", "share", "again", "accepted") or dealt_to_liar:
                 self._relevant |= 1 << at
         self._looked_at = len(self._model.known)
         return self._relevant
@@ -74,6 +76,13 @@ class Adversary:
         for fact in facts:
             if fact[0] == "again":
                 yield Violation("d", f"site {fact[3]} revealed twice in round {fact[2]} of session {fact[1]}")
+        accepted = [fact[1:] for fact in facts if fact[0] == "accepted"]
+        for s, r, here, _, _, right in accepted:
+            if not right:
+                yield Violation("f", f"site {here} in round {r} of session {s}")
+        for one, other in combinations(accepted, 2):
+            if one[:2] == other[:2] and one[3:5] != other[3:5]:
+                yield Violation("g", f"sites {one[2]} and {other[2]} in round {one[1]} of session {one[0]}")
         seeds = self.seeds(facts)
         for s, r, owner, kind in sorted(seeds):
             if kind == SEED and (s, r, owner, SELF) in seeds:

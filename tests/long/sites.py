@@ -14,7 +14,7 @@ Wire format, frames, commitments, Shamir's shares, key derivation and masks are 
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations, islice, product
@@ -36,7 +36,7 @@ from secure_afl.crypto.kdf import Label, bind, derive
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking import memory as memory_module
-from secure_afl.protocol.masking import messages, states
+from secure_afl.protocol.masking import messages, replay, states
 from secure_afl.protocol.masking.client import MaskingClient
 from secure_afl.protocol.masking.memory import Memory, RoundKeys
 from secure_afl.protocol.masking.messages import (
@@ -45,12 +45,15 @@ from secure_afl.protocol.masking.messages import (
     Consents,
     Delivery,
     Directory,
+    Evidence,
     Reveal,
     Shares,
     Statement,
     SumRequest,
+    SurvivorRoots,
     Survivors,
     Upload,
+    Verdict,
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.masking.tags import TAG_BYTES
@@ -72,9 +75,11 @@ Rank = tuple[int, int]
 
 SEED, SELF = messages.SEED_SHARE, messages.SELF_SHARE
 LENGTH, BOUND, BITS = 2, 100.0, 20
+_FORGED = 2  # the variant of an upload that nobody made; 0: the first one; 1: a colluder's second one
 DATA_SET = "rows"
 _ROUND = 16  # ranks a round
 _ANSWER = 9  # of these
+_UNROOTED = 5  # of the parts that a consent signs: those before the roots
 
 
 _MODE: dict[Profile, Mode] = {
@@ -91,6 +96,8 @@ class Bounds:
     consistent: the server says the same to everybody (it follows the protocol, and anybody may drop out at any
     point); else it may lie to each client as it likes. weak: a defence that is taken out, see `WEAK`.
     honest_setup: keys, bundles and participants are shown to everybody as they are; only survivors and consents lie.
+    replay: clients make sums again, and the server, which is given all masks for that, lies in roots and evidence, too;
+    each colluder has two uploads to show.
     """
 
     clients: int = 4
@@ -105,10 +112,11 @@ class Bounds:
     real_crypto: bool = False
     honest_setup: bool = False
     minimum_honest: int = 2
+    replay: bool = False
 
     @property
     def mode(self) -> Mode:
-        return _MODE[self.profile]
+        return (self.profile, Verify.REPLAY) if self.replay else _MODE[self.profile]
 
     @property
     def other(self) -> Mode:
@@ -149,13 +157,26 @@ class AnswersAgain(MaskingClient):
 class UnrelatedSums(MaskingClient):
     """Forgets who survived the sums before."""
 
-    def _consent(self, message: Survivors) -> bytes:
+    def _consent(self, message: Survivors | SurvivorRoots) -> bytes:
         known, self._memory.related = self._memory.related, None
         try:
             return super()._consent(message)
         except (WireError, PolicyError):
             self._memory.related = known
             raise
+
+
+class AnyRoots(MaskingClient):
+    """Consents to no roots of uploads, and takes those that the evidence has."""
+
+    def _consent_parts(self) -> tuple[bytes, ...]:
+        return super()._consent_parts()[:_UNROOTED]
+
+    def _replay(self, evidence: Evidence) -> bytes:
+        with suppress(WireError, CryptoError):
+            _, roots = replay.replayed(self._memory.parameters, self._roster, evidence)
+            self._memory.roots = tuple(roots)
+        return super()._replay(evidence)
 
 
 class NoLedger(Ledger):
@@ -174,11 +195,13 @@ WEAK = {
     "minimum": "a sum may have one survivor",
     "related": "`same_survivors` is ignored",
     "self mask": "uploads have no self mask",
+    "roots": "consents do not cover the uploads that are replayed",
 }
 _KINDS: dict[str, type[MaskingClient]] = {
     "consents": NoConsents,
     "either-or": AnswersAgain,
     "related": UnrelatedSums,
+    "roots": AnyRoots,
 }
 
 
@@ -191,6 +214,7 @@ _MESSAGES = {
     "consents": Consents,
     "answer": Answer,
 }
+_REPLAY_MESSAGES = {"roots": SurvivorRoots, "evidence": Evidence}
 
 # ---- beneath the state machines ------------------------------------------------------------------
 
@@ -278,6 +302,8 @@ class Model:
     """All nodes of all honest sites, made as they are asked for."""
 
     def __init__(self, bounds: Bounds) -> None:
+        if bounds.replay and bounds.rounds > 1:
+            raise ValueError(f"expected one round of a session with replay, got {bounds.rounds}")
         self.bounds = bounds
         self.nodes: list[Node] = []
         self.calls = self.refused = 0
@@ -309,6 +335,7 @@ class Model:
             profiles=frozenset({bounds.profile}),
             suites=frozenset({Suite.X25519}),
             corrupted=corrupted,
+            **({"verify": frozenset({Verify.REPLAY})} if bounds.replay else {}),
         )
         draws = np.random.default_rng(n)
         self.vectors: dict[tuple[int, int], npt.NDArray[np.float64]] = {
@@ -351,6 +378,8 @@ class Model:
                     (graph, "least_threshold", lambda profile, n, degree: n // 2),
                     (graph, "exposure", lambda *known, **more: 0.0),
                 ]
+            if weak == "roots":
+                replaced += [(replay, "check_consents", lambda *known: None)]
             if weak == "minimum":
                 replaced += [(Policy, "least_survivors", lambda self, roster: 1)]
             for where, name, new in replaced:
@@ -385,6 +414,9 @@ class Model:
         self.mask_keys: dict[tuple[Any, ...], bytes] = {}
         self.seeds: dict[tuple[int, int, int, int], bytes] = {}  # session, round, dealer, kind
         self.payloads: dict[Fact, bytes] = {}
+        self._pair_secrets: dict[tuple[int, int, int, int], bytes] = {}  # session, round, one, other
+        self._set_up: list[dict[int, Site]] = []  # by session
+        self._uploads: dict[tuple[Any, ...], tuple[bytes, Fact] | None] = {}
         for s in range(bounds.sessions):
             self._draws.begin("session", s)
             near = n - 1, graph.least_threshold(bounds.profile, n, n - 1)
@@ -395,6 +427,7 @@ class Model:
                 suite=Suite.X25519,
                 degree=near[0],
                 threshold=near[1],
+                verify=bounds.mode[1],
             )
             parameters = replace(proposed, session=hashlib.sha256(b"session %d" % s).digest())
             self.parameters.append(parameters)
@@ -418,6 +451,7 @@ class Model:
                 others = tuple(one for one in self.cohort if one != index)
                 self._hear(site, s, "delivery", self._bytes(("delivery", s, others, ""), index))
                 self._learn(site, s)
+            self._set_up.append(sites)
 
     def _with_same_secret(self, s: int, index: int, frame: bytes) -> bytes:
         """A liar's second keys, with the commitment of the first: it deals one secret for tags, and no client complains."""
@@ -445,6 +479,7 @@ class Model:
                 ("self", s, r, index): messages.self_mask_key(keys.self_seed, transcript, r, index)
             }
             for other, secret in keys.pair_secrets.items():
+                self._pair_secrets[s, r, index, other] = secret
                 pair = ("pair", s, r, min(index, other), max(index, other))
                 names[pair] = messages.pair_mask_key(secret, transcript, r, index, other)
             for name, key in names.items():
@@ -461,7 +496,11 @@ class Model:
 
     def _bytes(self, said: Said, to: int = -1, view: Any = None) -> bytes:
         """The message in bytes. to: its recipient; view: what a recipient of consents was shown before."""
-        key = said, to if said[0] == "delivery" else -1, view if said[0] == "consents" else None
+        key = (
+            said,
+            to if said[0] == "delivery" else -1,
+            view if said[0] in ("consents", *_REPLAY_MESSAGES) else None,
+        )
         if key not in self._encoded:
             self._encoded[key] = self._encode(said, to, view)
         return self._encoded[key]
@@ -505,25 +544,132 @@ class Model:
                 return encode(Survivors(transcript, what[0], what[1]))
             case "consents":
                 number, valid, fill = what
-                entries, participants, survivors = view
-                digest = self._directory_digest(s, entries)
-                good = messages.consent_parts(transcript, digest, number, participants, survivors)
-                less = messages.consent_parts(transcript, digest, number, participants, survivors[1:])
+                survivors = view[2]
+                good = other = self._parts(s, number, view)
+                if fill == "of another set":
+                    other = self._parts(s, number, (*view[:2], survivors[1:], view[3][1:]))
+                elif fill == "to other uploads":
+                    other = self._parts(s, number, (*view[:3], self._other_variants(view[3])))
                 statements = []
                 for index in self.cohort:
-                    stated = self._stated(index, less if fill == "of another set" else good)
+                    stated = self._stated(index, other)
                     if index in valid:
                         statements.append((index, self._stated(index, good)))
                     elif fill == "forged" and index in survivors:
                         statements.append((index, replace(stated, signature=bytes(SIGNATURE_BYTES))))
-                    elif fill == "of another set" and index in survivors:
+                    elif fill and fill != "forged" and index in survivors:
                         statements.append((index, stated))
                 return encode(Consents(transcript, number, tuple(statements)))
+            case "roots":
+                number, survivors, twist = what
+                variants = [(one, dict(twist).get(one, 0)) for one in survivors]
+                roots = ((one, self._root(s, number, view[1], one, variant)) for one, variant in variants)
+                return encode(SurvivorRoots(transcript, number, tuple(roots)))
+            case "evidence":
+                return encode(self._evidence(s, view, *what))
             case "answer":
                 # No sum of theirs: what fits its tag leads to a state in which a client does just what it does without.
                 payload = memoryview(bytes(LENGTH * self.parameters[s].rounds[what[0]].width))
                 return encode(Answer(transcript, what[0], payload, bytes(TAG_BYTES)))
         raise AssertionError(kind)
+
+    def _parts(self, s: int, number: int, view: Any) -> tuple[bytes, ...]:
+        """What a consent to a view signs."""
+        entries, participants, survivors, variants = view
+        roots = [
+            self._root(s, number, participants, one, variant)
+            for one, variant in zip(survivors, variants, strict=False)
+        ]
+        sets = (participants, survivors)
+        parts = messages.consent_parts(
+            self.parameters[s].transcript(), self._directory_digest(s, entries), number, *sets, roots
+        )
+        return parts[:_UNROOTED] if self.bounds.weak == "roots" else parts
+
+    def _other_variants(self, variants: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(1 - variant if at else _FORGED for at, variant in enumerate(variants))
+
+    def _uploaded(
+        self, s: int, number: int, participants: tuple[int, ...], index: int, variant: int
+    ) -> tuple[bytes, Fact] | None:
+        """The upload of a client after an honest set-up, and the fact of it; variant 1: of another vector.
+
+        None if it makes no upload with these participants.
+        """
+        key = s, number, participants, index, variant
+        if key not in self._uploads:
+            site = self._copy(self._set_up[s][index])
+            try:
+                wanted = site.sessions[s].receive(self._bytes(("request", s, number, participants)))
+            except (RemoteProtocolError, PolicyError):
+                self._uploads[key] = None
+                return None
+            assert isinstance(wanted, SumWanted)
+            vector = self._vector(number, index, variant)
+            frame = site.sessions[s].contribute(wanted, vector, DATA_SET)
+            self._uploads[key] = frame, self._upload_fact(s, number, index)
+        return self._uploads[key]
+
+    def _vector(self, number: int, index: int, variant: int) -> npt.NDArray[np.float64]:
+        return -self.vectors[index, number] if variant else self.vectors[index, number]
+
+    def _root(self, s: int, number: int, participants: tuple[int, ...], index: int, variant: int) -> bytes:
+        made = None if variant == _FORGED else self._uploaded(s, number, participants, index, variant)
+        return wire.root(made[0][:-SIGNATURE_BYTES]) if made else hashlib.sha256(b"%d" % index).digest()
+
+    def _evidence(
+        self, s: int, view: Any, number: int, shown: tuple[tuple[int, int], ...], twist: Any
+    ) -> Evidence:
+        """Evidence with these variants of uploads, and the consents of all survivors to it, which the server may have forged."""
+        entries, participants, survivors, _ = view
+        variants = dict(shown)
+        frames, seeds = {}, {}
+        for one in survivors:
+            made = self._uploaded(s, number, participants, one, variants.get(one, 0))
+            assert made is not None
+            frames[one], seeds[one] = memoryview(made[0]), self.seeds[s, number, one, SELF]
+        secrets = {
+            gone: tuple(self._pair_secrets[s, number, gone, one] for one in survivors)
+            for gone in participants
+            if gone not in survivors
+        }
+        consented = (entries, participants, survivors, tuple(variants.get(one, 0) for one in survivors))
+        parts = self._parts(s, number, consented)
+        statements = tuple((one, self._stated(one, parts)) for one in survivors)
+        directory = self._directory_digest(s, entries)
+        match twist:
+            case ("few consents", _):
+                statements = statements[: self.parameters[s].threshold - 1]
+            case ("another directory", _):
+                directory = bytes(32)
+            case ("another self mask of", one):
+                seeds[one] = bytes(32)
+            case ("other pair masks of", gone):
+                secrets[gone] = tuple(bytes(32) for _ in survivors)
+            case ("without", one):
+                participants = tuple(each for each in participants if each != one)
+                at = survivors.index(one)
+                del frames[one], seeds[one]
+                secrets = {gone: (*some[:at], *some[at + 1 :]) for gone, some in secrets.items()}
+            case ("with the late upload of", gone):
+                made = self._uploaded(s, number, participants, gone, 0)
+                assert made is not None
+                frames[gone], seeds[gone] = memoryview(made[0]), self.seeds[s, number, gone, SELF]
+                del secrets[gone]
+                secrets = {
+                    each: tuple(self._pair_secrets[s, number, each, one] for one in sorted(frames))
+                    for each in secrets
+                }
+        return Evidence(
+            self.parameters[s].transcript(),
+            number,
+            directory,
+            participants,
+            statements,
+            tuple(sorted(frames.items())),
+            tuple(sorted(seeds.items())),
+            tuple(sorted(secrets.items())),
+        )
 
     def _stated(self, index: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Statement:
         """What a client says with its consent. No client looks at the root of another's upload."""
@@ -541,12 +687,16 @@ class Model:
         for s in range(self.bounds.sessions):
             client = node.site.sessions[s]
             taken = states.CLIENT[self.bounds.mode][client.state]
-            for kind, message in _MESSAGES.items():
-                if kind == "consents" and self._view(node.site, s) is None:
+            view = self._view(node.site, s)
+            kinds = _MESSAGES | (_REPLAY_MESSAGES if self.bounds.replay else {})
+            for kind, message in kinds.items():
+                if view is None and kind in ("consents", *_REPLAY_MESSAGES):
                     continue
-                yield from islice(self._all(kind, s, node.index), None if message in taken else 3)
+                if kind == "evidence" and not (view and view[2]):
+                    continue  # there is none before
+                yield from islice(self._all(kind, s, node.index, view), None if message in taken else 3)
 
-    def _all(self, kind: str, s: int, here: int) -> Iterator[Said]:
+    def _all(self, kind: str, s: int, here: int, view: Any) -> Iterator[Said]:
         bounds = self.bounds
         whole = self.cohort
         sets = [chosen for size in range(bounds.clients, -1, -1) for chosen in combinations(whole, size)]
@@ -577,20 +727,57 @@ class Model:
             case "survivors":
                 yield from (("survivors", s, *what) for what in product(range(bounds.rounds), sets))
             case "consents":
-                fills = ("", "forged", "of another set")
+                fills = ("", "forged", "of another set", *(["to other uploads"] if bounds.replay else ()))
                 # Small sets first: one that also has a consent of a stranger is taken or not by its place in the list.
                 rising = sets[::-1]
                 yield from (("consents", s, *what) for what in product(range(bounds.rounds), rising, fills))
             case "answer":
                 yield from (("answer", s, r) for r in range(bounds.rounds))
+            case "roots":
+                for r, chosen in product(range(bounds.rounds), sets):
+                    for shown in self._shown_uploads(chosen):
+                        yield "roots", s, r, chosen, shown
+                    yield from (("roots", s, r, chosen, ((one, _FORGED),)) for one in chosen)
+            case "evidence":
+                _, participants, survivors, variants = view
+                seen = tuple((i, v) for i, v in zip(survivors, variants, strict=True) if v == 1)
+                gone = [one for one in participants if one not in survivors]
+                for r in range(bounds.rounds):
+                    yield from (("evidence", s, r, one, ()) for one in self._shown_uploads(survivors))
+                    yield "evidence", s, r, seen, ("few consents", -1)
+                    yield "evidence", s, r, seen, ("another directory", -1)
+                    for what, whose in (
+                        ("another self mask of", survivors),
+                        ("without", survivors),
+                        ("other pair masks of", gone),
+                        ("with the late upload of", gone),
+                    ):
+                        yield from (("evidence", s, r, seen, (what, one)) for one in whose)
+
+    def _shown_uploads(self, survivors: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+        """Which of their uploads colluders show: those of whom it is the second."""
+        liars = [one for one in survivors if one in self.bounds.liars]
+        for size in range(len(liars) + 1):
+            yield from (tuple((one, 1) for one in some) for some in combinations(liars, size))
 
     def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
-        """What the client would sign a consent to: the directory's entries, participants, survivors."""
+        """What the client would sign a consent to: the directory's entries, participants, survivors; and, for a replay, the
+        variants of their uploads.
+        """
         client = site.sessions[s]
-        if client.state is ClientState.START or not client._memory.survivors:
+        early = client.state is ClientState.START or not client._memory.directory
+        if early or not (client._memory.survivors or self.bounds.replay):
             return None
-        entries = self._entries[client._memory.directory]
-        return entries, tuple(sorted(client._memory.participants)), tuple(sorted(client._memory.survivors))
+        memory = client._memory
+        sets = tuple(sorted(memory.participants)), tuple(sorted(memory.survivors))
+        variants = tuple(
+            next(
+                (v for v in (0, 1) if root == self._root(s, memory.round, sets[0], one, v)),
+                _FORGED,
+            )
+            for one, root in zip(sets[1], memory.roots, strict=False)
+        )
+        return self._entries[memory.directory], *sets, variants
 
     # ---- the sites' own steps --------------------------------------------------------------------
 
@@ -665,10 +852,8 @@ class Model:
             case Consent():
                 view = self._view(site, s)
                 assert view is not None
-                parts = client._consent_parts()
-                digest = self._directory_digest(s, view[0])
-                signed = messages.consent_parts(self.parameters[s].transcript(), digest, what[0], *view[1:])
-                assert parts == signed
+                signed = self._parts(s, what[0], view)
+                assert client._consent_parts() == signed
                 assert message.statement == self._stated(here, signed, client._memory.upload)
                 return [("consent", s, what[0], here, view)]
             case Reveal():
@@ -680,7 +865,19 @@ class Model:
                     assert (session, number, holder, owner) == (s, message.round, here, dealer)
                     facts.append(("share", s, number, here, dealer, share_kind))
                 return facts
+            case Verdict():
+                return self._accepted(site, s, message.round) if message.accepted else []
         return [("advertised", s, here)] if kind == "parameters" else []
+
+    def _accepted(self, site: Site, s: int, number: int) -> list[Fact]:
+        """The sum that a client made again, and whether it is that of the vectors in the uploads that it consented to."""
+        view = self._view(site, s)
+        assert view is not None
+        encoding = self.parameters[s].rounds[number].encoding(self.bounds.clients)
+        vectors = (self._vector(number, one, v) for one, v in zip(*view[2:], strict=True))
+        right = np.sum([encoding.encode(vector).view(np.int64) for vector in vectors], axis=0)
+        units = tuple(site.sessions[s].verified[number].units.tolist())
+        return [("accepted", s, number, site.index, view[2], units, units == tuple(right.tolist()))]
 
     def _upload(self, site: Site, s: int, wanted: SumWanted) -> list[Fact]:
         client, here = site.sessions[s], site.index
@@ -690,14 +887,21 @@ class Model:
             return []
         message = decode(frame[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(message, Upload)
+        fact = self._upload_fact(s, wanted.round, here)
+        self.payloads[fact] = bytes(message.payload)
+        if self.bounds.replay:
+            expected = self._uploaded(s, wanted.round, wanted.participants, here, 0)
+            assert expected == (frame, fact), "an upload depends on more than its round and participants"
+        return [fact]
+
+    def _upload_fact(self, s: int, number: int, here: int) -> Fact:
+        """Of the upload that was made last, with its masks."""
         masks = [
             (self._mask_of[key], sign)
             for keys, sign in zip(self._captured, (1, -1), strict=True)
             for key in keys
         ]
-        fact = ("upload", s, wanted.round, here, tuple(sorted(masks)))
-        self.payloads[fact] = bytes(message.payload)
-        return [fact]
+        return "upload", s, number, here, tuple(sorted(masks))
 
     def _need(self, here: int, said: Said, view: Any) -> int:
         kind, s, *what = said
@@ -708,9 +912,14 @@ class Model:
             facts = [("bundle", s, dealer, here) for dealer in what[0]]
         elif kind == "consents":
             facts = [("consent", s, what[0], index, view) for index in what[1]]
+        elif kind == "evidence":
+            _, participants, survivors, _ = view
+            late = what[2][1:] if what[2][:1] == ("with the late upload of",) else ()
+            made = [self._uploaded(s, what[0], participants, one, 0) for one in (*survivors, *late)]
+            facts = [each[1] for each in made if each]
         need = 0
         for fact in facts:
-            if fact[3 if kind == "consents" else 2] in self.bounds.honest:
+            if fact[3 if kind in ("consents", "evidence") else 2] in self.bounds.honest:
                 need |= self.bit(fact)
         return need
 
@@ -721,8 +930,10 @@ class Model:
         if kind in setting_up:
             return s, setting_up[kind]
         again = site.revealed.get((s, what[0]), 0)
-        at = {"request": 0, "survivors": 1, "consents": 2, "answer": _ANSWER}[kind]
-        return s, 3 + what[0] * _ROUND + at + (0 if kind == "answer" else 2 * again)
+        if kind in ("answer", "evidence"):
+            return s, 3 + what[0] * _ROUND + _ANSWER
+        at = {"request": 0, "survivors": 1, "roots": 1, "consents": 2}[kind]
+        return s, 3 + what[0] * _ROUND + at + 2 * again
 
     def ranks(self) -> list[Rank]:
         """All turns, in order."""
@@ -808,6 +1019,10 @@ def _renamed(said: Said, to: tuple[int, ...]) -> Said:
             return "delivery", s, indices(dealers), (twist[0], to[twist[1]]) if twist else twist
         case ("request" | "survivors" | "consents" as kind, s, r, of, *rest):
             return kind, s, r, indices(of), *rest
+        case ("roots", s, r, of, shown):
+            return "roots", s, r, indices(of), tuple((to[index], variant) for index, variant in shown)
+        case ("evidence", s, r, shown, (what, index)):
+            return "evidence", s, r, shown, (what, to[index] if index >= 0 else index)
     return said
 
 
@@ -852,6 +1067,8 @@ def _copied(value: Any) -> Any:
 def _shown(value: object) -> object:
     if value is None or isinstance(value, bytes | int | str | float):
         return value
+    if isinstance(value, memoryview):
+        return bytes(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, wire.Message):

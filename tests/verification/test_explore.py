@@ -37,6 +37,21 @@ def test_no_rule_is_broken(bounds: Bounds, states: int) -> None:
 
 
 @pytest.mark.slow
+def test_clients_that_make_a_sum_again_accept_one_and_the_right_one() -> None:
+    """Claim: whatever evidence a server with a colluder makes, of two uploads of the colluder or with masks that the server was
+    given, clients accept no two sums of a round, and none but that of the uploads that they consented to.
+    """
+    search = Search(Bounds(colluders=1, honest_setup=True, equivocate=False, replay=True))
+    outcome = search.run()
+    assert outcome.violation is None
+    assert outcome.complete
+    assert outcome.states >= 2000
+    accepted = [fact for fact in search.model.known if fact[0] == "accepted"]
+    assert {survivors for _, _, _, _, survivors, *_ in accepted} >= {(0, 1, 2), (0, 1, 3), (0, 1, 2, 3)}
+    assert len({units for _, _, _, _, survivors, units, _ in accepted if survivors == (0, 1, 2, 3)}) == 2
+
+
+@pytest.mark.slow
 def test_every_order_shows_no_more_than_turns() -> None:
     """Claim: whatever the server has in a state that any order of messages reaches, it has in one that turns reach,
     but for clients' names; so turns, and the moves that they leave out, lose nothing.

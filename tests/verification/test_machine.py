@@ -16,7 +16,14 @@ from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.identity import Identity
 from secure_afl.protocol.masking import client as client_module
 from secure_afl.protocol.masking.client import MaskingClient
-from secure_afl.protocol.masking.messages import Consents, FromClient, Reveal, Survivors, Upload
+from secure_afl.protocol.masking.messages import (
+    Consents,
+    FromClient,
+    Reveal,
+    SurvivorRoots,
+    Survivors,
+    Upload,
+)
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import ProtocolError
@@ -175,7 +182,7 @@ class SendsItsVector(MaskingClient):
 class ForgetsTheSumsBefore(MaskingClient):
     """Consents to other survivors than those of the related sums before."""
 
-    def _consent(self, message: Survivors) -> bytes:
+    def _consent(self, message: Survivors | SurvivorRoots) -> bytes:
         self._memory.related = None
         return super()._consent(message)
 
@@ -310,7 +317,7 @@ def test_other_errors_than_ours_are_found() -> None:
 class ForgetsRelatedSurvivors(MaskingClient):
     """Forgets each round who was in the related sums before."""
 
-    def _consent(self, message: Survivors) -> bytes:
+    def _consent(self, message: Survivors | SurvivorRoots) -> bytes:
         self._memory.related = None
         return super()._consent(message)
 

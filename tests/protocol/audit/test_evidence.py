@@ -103,7 +103,9 @@ def test_evidence_of_a_refused_sum_is_not_kept(tmp_path: Path) -> None:
     assert refused[0].digest.hex() not in accepted
     report = verify(session.logs, evidence=kept([tmp_path / "a.jsonl"]))
     assert not any("made again" in one.text for one in report.notes)
-    assert any("hospital-2" in one.text and "refused" in one.text for one in (*report.findings, *report.notes))
+    assert any(
+        "hospital-2" in one.text and "refused" in one.text for one in (*report.findings, *report.notes)
+    )
 
 
 def test_another_file_is_not_what_the_log_says(replayed: Replayed) -> None:

@@ -19,6 +19,7 @@ from secure_afl.errors import DataError
 from secure_afl.node.preflight import looked_at
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.session.errors import LocalProtocolError
+from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Member, Roster
 from secure_afl.protocol.session.wire import VERSION, WireError
 from secure_afl.protocol.transport.post import Channel, Envelope, here
@@ -34,6 +35,7 @@ from secure_afl.node import flower_app
 from secure_afl.protocol.audit.chain import read
 from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.audit.events import Acknowledged, EndAnswered, end_answered
+from secure_afl.protocol.audit.log import EVIDENCE, kept
 from secure_afl.protocol.durable.store import Store, StoreError
 from secure_afl.protocol.files import keys
 from secure_afl.protocol.files import roster as roster_file
@@ -752,3 +754,27 @@ def test_a_superlink_that_is_killed_costs_a_run_and_no_session(tmp_path: Path) -
     for folder in (federation.server, *federation.folders):
         assert np.array_equal(model(folder)[-1], in_process(federation))
     assert all(len(session_of(federation, party)) == 1 for party in range(4))
+
+
+@pytest.mark.long
+def test_real_nodes_replay_a_sum(tmp_path: Path) -> None:
+    """Each node adds all uploads up itself and keeps the evidence, from which an auditor makes the sum again."""
+    from secure_afl.simulations.network.loopback import Loopback
+
+    federation = Federation(tmp_path / "parties", verify=Verify.REPLAY)
+    with_a_key(federation)
+    with Loopback(tmp_path / "network", federation.folders, federation.server) as network:
+        network.run(deadline=HANG, limit=2 * HANG)
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], in_process(federation))
+    evidence = [[one.name for one in (folder / EVIDENCE).iterdir()] for folder in federation.folders]
+    assert evidence == [evidence[0]] * 4
+    assert len(evidence[0]) == 1
+    paths = [folder / "audit.jsonl" for folder in (federation.server, *federation.folders)]
+    logs = {str(path): path.read_bytes() for path in paths}
+    report = verify(logs, federation.parties, kept(paths))
+    assert [str(one) for one in report.findings] == []
+    assert not any("not made again" in one.text for one in report.notes)
+    (federation.folders[0] / EVIDENCE / evidence[0][0]).write_bytes(b"spoiled")
+    report = verify(logs, federation.parties, kept(paths[1:2]))
+    assert any("accepted a sum that its evidence does not give" in str(one) for one in report.findings)
