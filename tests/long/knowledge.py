@@ -76,13 +76,7 @@ class Adversary:
         for fact in facts:
             if fact[0] == "again":
                 yield Violation("d", f"site {fact[3]} revealed twice in round {fact[2]} of session {fact[1]}")
-        accepted = [fact[1:] for fact in facts if fact[0] == "accepted"]
-        for s, r, here, _, _, right in accepted:
-            if not right:
-                yield Violation("f", f"site {here} in round {r} of session {s}")
-        for one, other in combinations(accepted, 2):
-            if one[:2] == other[:2] and one[3:5] != other[3:5]:
-                yield Violation("g", f"sites {one[2]} and {other[2]} in round {one[1]} of session {one[0]}")
+        yield from _wrong_sums([fact for fact in facts if fact[0] == "accepted"])
         seeds = self.seeds(facts)
         for s, r, owner, kind in sorted(seeds):
             if kind == SEED and (s, r, owner, SELF) in seeds:
@@ -182,6 +176,15 @@ class Adversary:
             same = ring.signed(total, spec.width) == ring.signed(truth, spec.width)
             result[s, r, weights] = bool(same.all())
         return result
+
+
+def _wrong_sums(accepted: Sequence[Fact]) -> Iterable[Violation]:
+    for _, s, r, here, _, _, right in accepted:
+        if not right:
+            yield Violation("f", f"site {here} in round {r} of session {s}")
+    for one, other in combinations(accepted, 2):
+        if one[1:3] == other[1:3] and one[4:6] != other[4:6]:
+            yield Violation("g", f"sites {one[3]} and {other[3]} in round {one[2]} of session {one[1]}")
 
 
 def _too_few(rows: Sequence[Row], least: int, what: str) -> Iterable[Violation]:

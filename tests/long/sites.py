@@ -335,7 +335,7 @@ class Model:
             profiles=frozenset({bounds.profile}),
             suites=frozenset({Suite.X25519}),
             corrupted=corrupted,
-            **({"verify": frozenset({Verify.REPLAY})} if bounds.replay else {}),
+            verify=frozenset({Verify.REPLAY if bounds.replay else Verify.TAGS}),
         )
         draws = np.random.default_rng(n)
         self.vectors: dict[tuple[int, int], npt.NDArray[np.float64]] = {
@@ -735,8 +735,7 @@ class Model:
                 yield from (("answer", s, r) for r in range(bounds.rounds))
             case "roots":
                 for r, chosen in product(range(bounds.rounds), sets):
-                    for shown in self._shown_uploads(chosen):
-                        yield "roots", s, r, chosen, shown
+                    yield from (("roots", s, r, chosen, some) for some in self._shown_uploads(chosen))
                     yield from (("roots", s, r, chosen, ((one, _FORGED),)) for one in chosen)
             case "evidence":
                 _, participants, survivors, variants = view
