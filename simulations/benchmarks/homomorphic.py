@@ -3,12 +3,10 @@
 One thread, CPU seconds for 10⁶ values. *NVFlare*: CKKS of N = 8192, [60, 40, 40], scale 2⁴⁰, TenSEAL's own
 messages with the context attached, encrypted with the secret key that all clients share there; and the same with a
 public key, which is necessary if clients must not read each other's data. Our times include all that a session does to
-the vector: fixed-point encoding, packing, tags, checks, flooding.
+the vector: fixed-point encoding, packing, tags, checks, flooding. What a whole session costs: `secure-afl overhead`.
 """
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -23,23 +21,17 @@ from secure_afl.cli.terminal import table
 from secure_afl.crypto import ring
 from secure_afl.crypto.lattice import bfv, ckks, joint_key, seal
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
-from secure_afl.crypto.workers import cpu_seconds
-from secure_afl.protocol.session.parameters import RidgeSystem, SumPlan
-from secure_afl.protocol.transport.driver import PhaseCost
 from secure_afl.simulations.benchmarks.masking import machine
-from secure_afl.sums.encrypted import EncryptedAggregator
 
 _VALUES, _CLIENTS, _BOUND = 2**18, 20, 1e6
-_FEATURES, _CLASSES = 512, 10
 _JOINT_HOLDERS = 3
 NVFLARE, NVFLARE_PUBLIC = "NVFlare", "NVFlare, public key"
-_WHOLE = ("bfv", "bfv+mask", "ckks")
 Vector = npt.NDArray[np.float64]
 
 
 def steps(repeats: int) -> int:
     """How often `measure` calls `watch`."""
-    return repeats * (2 + len(LATTICES)) + len(_WHOLE)
+    return repeats * (2 + len(LATTICES))
 
 
 def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
@@ -53,13 +45,9 @@ def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
     sets = []
     for name, found in runs.items():
         sets.append({"set": name} | {key: median(one[key] for one in found) for key in found[0]})
-    whole = []
-    for backend in _WHOLE:
-        watch(f"{_CLIENTS} clients, {_FEATURES} features, {backend}")
-        whole.append(_whole(backend))
     parameters = {"values": _VALUES, "clients": _CLIENTS, "bound": _BOUND, "repeats": repeats}
     versions = {"machine": machine("tenseal"), "parameters": parameters}
-    return {"benchmark": "homomorphic", **versions, "sets": sets, "whole": whole}
+    return {"benchmark": "homomorphic", **versions, "sets": sets}
 
 
 class _Clock:
@@ -179,47 +167,11 @@ def _row(
     }
 
 
-def _whole(backend: str) -> dict[str, Any]:
-    """A session of one ridge system with 512 features and 10 classes: every party, keys included."""
-    length = _FEATURES * (_FEATURES + 1) // 2 + _FEATURES * _CLASSES + 1
-    draws = np.random.default_rng(1)
-    rows = [draws.normal(size=(600, _FEATURES)) / 23 for _ in range(_CLIENTS)]
-    upper = np.triu_indices(_FEATURES)
-    contributions = {}
-    for number, X in enumerate(rows):
-        cross = X.T @ np.eye(_CLASSES)[draws.integers(0, _CLASSES, len(X))]
-        vector = np.concatenate([(X.T @ X)[upper], cross.ravel(), [float(len(X))]])
-        contributions[f"client-{number:02}"] = (vector, "benchmark")
-    aggregator = EncryptedAggregator(backend)
-    plan = SumPlan("benchmark", length, 2.0**12, system=RidgeSystem(_FEATURES, _CLASSES, 1e-3))
-    started, cpu = time.perf_counter(), cpu_seconds()
-    aggregator.open(list(contributions), [plan])
-    solution, outcome = aggregator.solve(0, contributions)
-    sessions = [aggregator.cohort, *([aggregator.masks] if aggregator.masks else [])]
-    costs: list[PhaseCost] = [cost for session in sessions for cost in session.costs.values()]
-    return {
-        "backend": backend,
-        "parameter_set": aggregator.cohort.server.agreement.lattice,
-        "values": length,
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": cpu_seconds() - cpu,
-        "client_s": sum(sum(cost.client_seconds.values()) for cost in costs) / _CLIENTS,
-        "server_s": sum(cost.server_seconds for cost in costs),
-        "holder_s": sum(cost.holder_seconds for cost in costs),
-        "upload_bytes": sum(sum(cost.up.values()) for cost in costs) / _CLIENTS,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024)
-        / 1e9,
-        "certificate": solution.certificate.bound,
-        "survivors": len(outcome.survivors),
-    }
-
-
-def tables(figures: dict[str, Any]) -> list[Table]:
+def shown(figures: dict[str, Any]) -> Table:
     """The figures for a terminal."""
     sets = figures["sets"]
     theirs = sets[0]
-    first = table(
+    made = table(
         "encrypted sums, CPU seconds for 10⁶ values, one thread; the server's for each upload\n"
         "(in brackets: NVFlare over ours, measured in the same run)",
         ("set", "B/value", "client", "server", "key holder", "error"),
@@ -229,20 +181,5 @@ def tables(figures: dict[str, Any]) -> list[Table]:
         for key in ("client_s", "server_s", "holder_s"):
             ratio = f" ({theirs[key] / row[key]:.1f}×)" if row["set"] in LATTICES else ""
             cells.append(f"{row[key]:.3f}{ratio}")
-        first.add_row(row["set"], *cells, f"{row['largest_error']:.0e}")
-    second = table(
-        f"a whole session: {_CLIENTS} clients, {_FEATURES} features, {_CLASSES} classes, one system solved; CPU seconds",
-        ("backend", "set", "seconds", "client s", "server s", "holder s", "upload MB", "peak GB"),
-    )
-    for row in figures["whole"]:
-        numbers = (
-            row["client_s"],
-            row["server_s"],
-            row["holder_s"],
-            row["upload_bytes"] / 1e6,
-            row["peak_memory_gb"],
-        )
-        second.add_row(
-            row["backend"], row["parameter_set"], f"{row['seconds']:.1f}", *(f"{one:.2f}" for one in numbers)
-        )
-    return [first, second]
+        made.add_row(row["set"], *cells, f"{row['largest_error']:.0e}")
+    return made

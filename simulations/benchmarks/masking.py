@@ -1,7 +1,7 @@
-"""The cost of masking: the client's rate compared with raw keystream, and the CPU time of the whole protocol.
+"""The cost of masking: the client's rate compared with raw keystream, and the server's memory.
 
-Everything runs in one process and is measured in CPU seconds. Keystream and masking are timed in turn, so that other
-load on the machine affects both alike.
+Everything runs in one process; rates are per CPU second. Keystream and masking are timed in turn, so that other load on
+the machine affects both alike. What the whole protocol costs each party: `secure-afl overhead`.
 """
 
 import os
@@ -24,32 +24,21 @@ from secure_afl.cli.terminal import table
 from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.session.parameters import SumPlan
-from secure_afl.protocol.session.policy import Policy
 from secure_afl.sums.aggregation import MaskedAggregator
-from secure_afl.testing.faults import Fault, FaultyNetwork
 
-CASES = tuple((n, m, dropout) for n, m in ((10, 10**6), (50, 10**5), (50, 10**6)) for dropout in (0.0, 0.2))
 MEMORY_CASES = (10, 50)
 _MASKS, _VALUES = 50, 10**6
 
 
-def steps(repeats: int) -> int:
+def steps() -> int:
     """How often `measure` calls `watch`."""
-    return 1 + len(CASES) * repeats + len(MEMORY_CASES)
+    return 1 + len(MEMORY_CASES)
 
 
 def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
-    """All figures of the benchmark; takes about a minute on one core for 3 repeats."""
+    """All figures of the benchmark; takes some seconds."""
     watch("masking rate")
-    figures: dict[str, Any] = {"machine": machine(), "masking": _masking_rate(5 * repeats), "protocol": []}
-    for case in CASES:
-        runs = []
-        for _ in range(repeats):
-            watch("{} clients, {:,} values, {:.0%} dropouts".format(*case))
-            runs.append(_protocol(*case))
-        row = {key: median(one[key] for one in runs) for key in runs[0]}
-        row |= {"n": case[0], "m": case[1], "dropout": case[2]}
-        figures["protocol"].append(row)
+    figures: dict[str, Any] = {"machine": machine(), "masking": _masking_rate(5 * repeats)}
     figures["server_memory"] = []
     for n in MEMORY_CASES:
         watch(f"server memory, {n} clients")
@@ -103,41 +92,13 @@ def _masking_rate(repeats: int) -> dict[str, float]:
     }
 
 
-def _session(n: int, m: int, dropout: float) -> tuple[MaskedAggregator, dict[str, Any]]:
-    silent = frozenset(range(round(n * dropout)))
-    network = FaultyNetwork([Fault("drop", "collecting", silent)])
-    aggregator = MaskedAggregator(Policy(dropout=max(dropout, Policy.dropout)), network=network)
+def _server_memory(n: int, m: int) -> float:
+    """The server's peak memory while it collects and opens a sum, in float64 vectors of m values."""
+    aggregator = MaskedAggregator()
     names = [f"client-{i:03}" for i in range(n)]
     vectors = np.random.default_rng(0).uniform(-1, 1, (2, m))
     aggregator.open(names, [SumPlan("benchmark", m, 1.0)])
-    return aggregator, {name: (vectors[i % 2], "benchmark") for i, name in enumerate(names)}
-
-
-def _protocol(n: int, m: int, dropout: float) -> dict[str, float]:
-    """One session of one sum under the defaults: active server, hybrid keys, complete graph."""
-    aggregator, contributions = _session(n, m, dropout)
-    aggregator.sum(0, contributions)
-    costs = aggregator.cohort.costs
-    uploaded = median(costs["collecting"].up.values())
-    survivors = sorted(set(range(n)) - set(range(round(n * dropout))))
-    client = [sum(cost.client_seconds.get(i, 0.0) for cost in costs.values()) for i in survivors]
-    return {
-        "client_s": median(client),
-        "server_s": sum(cost.server_seconds for cost in costs.values()),
-        "upload_bytes_per_value": uploaded / m,
-        "key_bytes_per_client": median(
-            sum(
-                costs[phase].up[i] + costs[phase].down[i]
-                for phase in ("advertising", "sharing", "confirming")
-            )
-            for i in survivors
-        ),
-    }
-
-
-def _server_memory(n: int, m: int) -> float:
-    """The server's peak memory while it collects and opens a sum, in float64 vectors of m values."""
-    aggregator, contributions = _session(n, m, 0.0)
+    contributions = {name: (vectors[i % 2], "benchmark") for i, name in enumerate(names)}
     cohort = aggregator.cohort
     server, peaks = cohort.server, [0]
     measured = _Measured(server, peaks)
@@ -186,26 +147,10 @@ def tables(figures: dict[str, Any]) -> list[Table]:
         f"{rate['share_of_keystream']:.2f}",
     )
     second = table(
-        "whole protocol, one sum, keys included: active server, hybrid keys, CPU seconds\n"
-        "(secure-afl overhead --peers measures other libraries beside it)",
-        ("n", "m", "dropouts", "client s", "server s", "upload B/value", "keys B/client"),
-        names=0,
-    )
-    for row in figures["protocol"]:
-        second.add_row(
-            str(row["n"]),
-            f"{row['m']:,}",
-            f"{row['dropout']:.0%}",
-            f"{row['client_s']:.3f}",
-            f"{row['server_s']:.3f}",
-            f"{row['upload_bytes_per_value']:.3f}",
-            f"{row['key_bytes_per_client']:,.0f}",
-        )
-    third = table(
         "server memory while a sum of 10⁶ values is made, in float64 vectors",
         ("n", "peak, vectors of 8 MB"),
         names=0,
     )
     for row in figures["server_memory"]:
-        third.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
-    return [first, second, third]
+        second.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
+    return [first, second]

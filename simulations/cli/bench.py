@@ -20,12 +20,12 @@ def bench_masking_command(
     ),
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
-    """Client masking rate against raw AES-256-CTR, and the whole protocol's CPU at three sizes."""
+    """Client masking rate against raw AES-256-CTR, and the server's memory."""
     with refusals_shown():
         from secure_afl.simulations.benchmarks import masking
 
         make_way(json_file)
-        with progress(masking.steps(repeats)) as watch:
+        with progress(masking.steps()) as watch:
             figures = masking.measure(repeats, watch)
         for table in masking.tables(figures):
             console.print(table)
@@ -79,13 +79,12 @@ def bench_homomorphic_command(
     ),
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
-    """Bytes and CPU of encrypted sums beside the form in which NVFlare uses TenSEAL, and whole sessions."""
+    """Bytes and CPU of encrypted sums beside the form in which NVFlare uses TenSEAL."""
     with refusals_shown():
         from secure_afl.simulations.benchmarks import homomorphic  # loads TenSEAL
 
         make_way(json_file)
         with progress(homomorphic.steps(repeats)) as watch:
             figures = homomorphic.measure(repeats, watch)
-        for table in homomorphic.tables(figures):
-            console.print(table)
+        console.print(homomorphic.shown(figures))
         write_json(json_file, figures)

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from secure_afl.cli.terminal import console
 from secure_afl.crypto.lattice.parameter_sets import LATTICES
-from secure_afl.simulations.benchmarks import masking
 from secure_afl.simulations.cli import main
 from secure_afl.simulations.cli import run as run_cli
 from secure_afl.simulations.data.dataset import load
@@ -277,15 +276,11 @@ def test_the_upload_of_256_features_and_50_clients_is_a_packed_triangle(tmp_path
 
 
 @pytest.mark.long
-def test_the_benchmark_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = ((4, 2000, 0.0), (10, 2000, 0.2))
-    monkeypatch.setattr(masking, "CASES", cases)
+def test_the_benchmark_measures_what_it_says(tmp_path: Path) -> None:
     code, output = run("bench", "masking", "--repeats", "1", "--json", str(tmp_path / "bench.json"))
     assert code == 0, output
     found = json.loads((tmp_path / "bench.json").read_text())
     assert 0.3 < found["masking"]["share_of_keystream"] < 1.3
-    assert [(row["n"], row["m"], row["dropout"]) for row in found["protocol"]] == list(cases)
-    assert all(row["client_s"] > 0 and row["server_s"] > 0 for row in found["protocol"])
     few, many = (row["peak_vectors"] for row in found["server_memory"])
     assert many < few + 0.25  # server memory does not grow with the number of clients
     assert few < 4
@@ -299,7 +294,6 @@ def test_the_homomorphic_benchmark_measures_what_it_says(
 
     monkeypatch.setattr(homomorphic, "_VALUES", 5000)
     monkeypatch.setattr(homomorphic, "_CLIENTS", 4)
-    monkeypatch.setattr(homomorphic, "_FEATURES", 20)
     code, output = run("bench", "homomorphic", "--repeats", "1", "--json", str(tmp_path / "bench.json"))
     assert code == 0, output
     found = json.loads((tmp_path / "bench.json").read_text())
@@ -310,7 +304,6 @@ def test_the_homomorphic_benchmark_measures_what_it_says(
             lattice = LATTICES[row["set"]]
             assert row["bytes_per_value"] == lattice.ciphertext_bytes(5000) / 5000
             assert row["largest_error"] <= row["guaranteed_error"]
-    assert [row["survivors"] for row in found["whole"]] == [4] * 3
     assert found["machine"]["versions"]["tenseal"]
 
 
