@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from secure_afl.simulations.overhead.grid import Axes
 
 T = TypeVar("T")
-_DIFFERENCES_SHOWN = 20
 
 
 def _default(values: Sequence[object]) -> str:
@@ -103,14 +102,6 @@ def overhead(
             "50 clients, 10⁶ values, 20 % dropouts.",
         ),
     ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="overhead.json of an earlier run: which medians differ by more than the spread.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
 ) -> None:
     """What a secure sum costs each party in each phase, over a grid: CSV, JSON, plots, and a page that needs nothing else.
 
@@ -118,7 +109,7 @@ def overhead(
     plain one. Leave the machine alone meanwhile.
     """
     with refusals_shown():
-        from secure_afl.simulations.overhead import agreement, figures, plots, shown
+        from secure_afl.simulations.overhead import figures, plots, shown
         from secure_afl.simulations.overhead.grid import Axes
         from secure_afl.simulations.overhead.peers import compare
 
@@ -133,10 +124,9 @@ def overhead(
             tuple(profile or defaults.PROFILES),
             defaults.SPARSE_CLIENTS if clients is None else None,
         )
-        command = _command(axes, full, repeats, with_peers, against)
+        command = _command(axes, full, repeats, with_peers)
         plan = figures.Plan(axes, full, repeats, command)
         plan.cells  # noqa: B018  refuses what cannot be, before the work
-        earlier = agreement.read(against) if against else None
         out.mkdir(parents=True, exist_ok=True)
         (out / "plots").mkdir(exist_ok=True)
         make_way(out / "plots" / "plot.svg", "--out")
@@ -146,8 +136,6 @@ def overhead(
             found = figures.measure(plan, watch)
             if with_peers:
                 found["peers"] = compare.measure(repeats, watch)
-        if earlier:
-            found["against"] = agreement.compare(found, earlier)
         pictures = plots.pictures(found)
         write_json(out / "overhead.json", found)
         write_text(out / "overhead.csv", figures.to_csv(found), "table")
@@ -157,7 +145,7 @@ def overhead(
         _print(found)
 
 
-def _command(axes: "Axes", full: bool, repeats: int, with_peers: bool, against: Path | None) -> str:
+def _command(axes: "Axes", full: bool, repeats: int, with_peers: bool) -> str:
     """The command with every value that it ran with, but where it wrote: defaults may change."""
     words = ["secure-afl", "overhead"]
     given: dict[str, Sequence[object]] = {
@@ -176,7 +164,6 @@ def _command(axes: "Axes", full: bool, repeats: int, with_peers: bool, against: 
             words += [f"--{name}", str(value)]
     words += ["--full"] if full else []
     words += ["--peers"] if with_peers else []
-    words += ["--against", str(against)] if against else []
     return shlex.join(words)
 
 
@@ -187,21 +174,3 @@ def _print(found: "Figures") -> None:
         console.print(one)
     for note in found.get("peers", {}).get("absent", []):
         errors.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
-    if against := found.get("against"):
-        for note in against["notes"]:
-            console.print(f"[yellow]not the same:[/] {escape(note)}", highlight=False, soft_wrap=True)
-        differ = against["differ"]
-        for one in differ[:_DIFFERENCES_SHOWN]:
-            said = (
-                f"{one['backend']}, {shown.cell_words(one)}, {one['party']}, {one['quantity']}: "
-                f"{shown.amount(one['quantity'], one['median'])}, earlier "
-                f"{shown.amount(one['quantity'], one['earlier'])}"
-            )
-            console.print(f"[bold red]differs:[/] {escape(said)}", highlight=False, soft_wrap=True)
-        if len(differ) > _DIFFERENCES_SHOWN:
-            console.print(f"and {len(differ) - _DIFFERENCES_SHOWN} more, in overhead.html", highlight=False)
-        console.print(
-            f"{against['compared'] - len(differ)} of {against['compared']} medians agree with the earlier run "
-            "within the spread",
-            highlight=False,
-        )

@@ -21,7 +21,7 @@ from secure_afl.protocol.session.backend import SECURE, Backend
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.parameters import Profile
 from secure_afl.simulations.cli.main import app
-from secure_afl.simulations.overhead import agreement, figures, laws, memory, shown
+from secure_afl.simulations.overhead import figures, laws, memory, shown
 from secure_afl.simulations.overhead.grid import Axes, Cell
 from secure_afl.simulations.overhead.measure import (
     ALL_PHASES,
@@ -398,70 +398,9 @@ def test_a_peer_makes_the_sum(peer: compare.Peer) -> None:
     assert found[SERVER][ALL_PHASES].bytes_down > found[CLIENT][ALL_PHASES].bytes_up > 4 * MASKED.values
 
 
-# ---- against an earlier run ----------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_run_agrees_with_itself(report: Path) -> None:
-    found = agreement.read(report / "overhead.json")
-    same = agreement.compare(found, found)
-    assert same["differ"] == same["notes"] == []
-    assert same["compared"] > 100
-    assert same["only_now"] == same["only_earlier"] == 0
-
-
-@given(st.floats(0.2, 5.0), st.floats(0, 0.5), st.sampled_from(figures.QUANTITIES))
-def test_a_median_that_moved_by_more_than_the_spread_is_named(
-    factor: float, spread: float, quantity: str
-) -> None:
-    base = MASKED.described()
-
-    def one(median: float) -> figures.Figures:
-        row = {"party": SERVER, "phase": ALL_PHASES, "quantity": quantity, "median": median}
-        row |= {"q1": median - spread / 2, "q3": median + spread / 2}
-        return {"cells": [base | {"costs": [row]}], "machine": {"versions": {}}, "began": "", "command": ""}
-
-    found = agreement.compare(one(factor), one(1.0))
-    least = 2 * spread if quantity.startswith("bytes") else max(2 * spread, agreement.RESOLUTION)
-    if abs(abs(factor - 1) - least) > 1e-9:
-        assert [each["quantity"] for each in found["differ"]] == [quantity] * (abs(factor - 1) > least)
-
-
-@pytest.mark.slow
-def test_the_command_says_what_differs(report: Path, tmp_path: Path) -> None:
-    earlier = read(report)
-    row = next(row for row in earlier["cells"][0]["costs"] if row["quantity"] == "bytes_up")
-    row |= {"median": 2 * row["median"], "q1": 2 * row["q1"], "q3": 2 * row["q3"]}
-    earlier["machine"]["versions"]["numpy"] = "0.1"
-    file = tmp_path / "earlier.json"
-    file.write_text(json.dumps(earlier))
-    small = "--clients 5 --features 6 --classes 2 --dropout 0.2 --width 5 --suite x25519 --profile active --backend mask"
-    result = CliRunner().invoke(
-        app,
-        [
-            "overhead",
-            *small.split(),
-            "--repeats",
-            "1",
-            "--out",
-            str(tmp_path / "out"),
-            "--against",
-            str(file),
-        ],
-    )
-    assert result.exit_code == 0, result.output
-    assert "bytes_up" in result.output
-    assert "0.1 earlier" in result.output
-    assert "medians agree with the earlier run" in result.output
-    page = (tmp_path / "out" / "overhead.html").read_text()
-    assert "Against an earlier run" in page
-    assert earlier["command"] in page
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--against", "FILE"], "expected the figures of a report"),
         (["--dropout", "0.6"], "fewer than the threshold"),
         (["--backend", "plain"], "expected backends from"),
         (["--backend", "bfv", "--width", "8"], "expected words of 4 to 7 bytes"),
@@ -471,11 +410,8 @@ def test_the_command_says_what_differs(report: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused_before_the_work(
     arguments: list[str], said: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "other.json"
-    file.write_text('{"format": "another"}')
-    given = [str(file) if one == "FILE" else one for one in arguments]
     out = tmp_path / "out"
-    result = CliRunner().invoke(app, ["overhead", "--out", str(out), *given])
+    result = CliRunner().invoke(app, ["overhead", "--out", str(out), *arguments])
     assert result.exit_code == 1
     assert said in " ".join(result.output.split())
     assert not out.exists()
