@@ -13,6 +13,8 @@ from shlex import quote
 from shutil import rmtree
 from typing import Any, TypeVar
 
+import msgspec
+
 from secure_afl.protocol.session.errors import FileError
 
 PUBLIC, SECRET = 0o644, 0o600
@@ -169,6 +171,19 @@ def load_toml(content: str) -> dict[str, Any]:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as error:
         raise FileError(f"expected TOML, but the text does not parse: {str(error)[:200]}") from None
+
+
+def parse_toml(content: str, kind: type[Parsed]) -> Parsed:
+    """A TOML document as a structure of msgspec. Raises `FileError`."""
+    try:
+        return msgspec.convert(load_toml(content), kind)
+    except msgspec.ValidationError as error:
+        raise FileError(str(error)) from None
+
+
+def read_toml(path: Path, kind: type[Parsed]) -> Parsed:
+    """A TOML file as a structure of msgspec. Raises `FileError`."""
+    return read_parsed(path, lambda content: parse_toml(content, kind))
 
 
 def check_printable(part: Any, where: str = "") -> None:

@@ -120,10 +120,7 @@ def slug(name: str) -> str:
 
 def parse(content: str) -> Project:
     """The project in the text of a file. Raises `FileError`."""
-    try:
-        return msgspec.convert(whole.load_toml(content), Project)
-    except msgspec.ValidationError as error:
-        raise FileError(str(error)) from None
+    return whole.parse_toml(content, Project)
 
 
 def read(path: Path) -> Project:

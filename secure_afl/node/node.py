@@ -444,14 +444,7 @@ class _StoppedError(BaseException):
 
 def settings(path: Path) -> Settings:
     """The settings in a party's folder. Raises `FileError`."""
-
-    def parse(content: str) -> Settings:
-        try:
-            return msgspec.convert(whole.load_toml(content), Settings)
-        except msgspec.ValidationError as error:
-            raise FileError(str(error)) from None
-
-    return whole.read_parsed(path / "node.toml", parse)
+    return whole.read_toml(path / "node.toml", Settings)
 
 
 def node_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -61,14 +61,7 @@ def address(name: str, given: str) -> tuple[ipaddress.IPv4Address | ipaddress.IP
 
 def settings(path: Path) -> Settings:
     """The settings in the server's folder. Raises `FileError`."""
-
-    def parse(content: str) -> Settings:
-        try:
-            return msgspec.convert(whole.load_toml(content), Settings)
-        except msgspec.ValidationError as error:
-            raise FileError(str(error)) from None
-
-    return whole.read_parsed(path / "server.toml", parse)
+    return whole.read_toml(path / "server.toml", Settings)
 
 
 def serve(path: Path) -> None:

@@ -279,11 +279,7 @@ class Folder:
         return self._data().name
 
     def _data(self) -> Data:
-        at = self.path / "data.toml"
-        try:
-            return msgspec.convert(whole.load_toml(whole.read_text(at)), Data)
-        except (msgspec.ValidationError, FileError) as error:
-            raise FileError(f"{at}: {error}") from None
+        return whole.read_toml(self.path / "data.toml", Data)
 
     def endpoint(
         self,
