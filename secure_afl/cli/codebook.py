@@ -29,7 +29,7 @@ def draft_command(
     file: Table,
     outcome: Annotated[str, typer.Option(help="The column to predict.")] = "",
     site: Annotated[str, typer.Option(help="The column that names each row's site, if any.")] = "",
-    out: Annotated[Path | None, typer.Option(help="A new file to write to; default the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new file to write to; default: the terminal.")] = None,
     *,
     written: Written,
 ) -> None:

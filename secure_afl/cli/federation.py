@@ -109,7 +109,7 @@ def join(
     data_set: Annotated[
         str,
         typer.Option(
-            help="What the ledger calls these rows, which serve one session; default: table and today."
+            help="Your name for these rows in the ledger; they serve one session. Default: the table's name and today's date."
         ),
     ] = "",
     encrypt: Annotated[
@@ -138,7 +138,7 @@ def join(
 
 
 def accept(
-    folder: Annotated[Path, typer.Argument(help="This party's.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="This party's folder.", exists=True, file_okay=False)],
     roster: Annotated[
         Path, typer.Argument(help="The roster that the coordinator signed.", exists=True, dir_okay=False)
     ],

@@ -21,7 +21,7 @@ keys = typer.Typer(help="Identities of clients and key holders, and the roster o
 
 @keys.command("new")
 def new_command(
-    name: Annotated[str, typer.Argument(help="How the others call this party: 'Hospital A'.")],
+    name: Annotated[str, typer.Argument(help="This party's name, which all others see: 'Hospital A'.")],
     out: Annotated[
         Path, typer.Option(help="The folder to write into.", file_okay=False, exists=True)
     ] = Path(),

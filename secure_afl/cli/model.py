@@ -134,7 +134,7 @@ def show_command(
     model: ModelFile,
     format: Annotated[Format, typer.Option(help="How to write the table.")] = Format.TEXT,
     out: Annotated[
-        Path | None, typer.Option(help="Write to this file; default the terminal.", dir_okay=False)
+        Path | None, typer.Option(help="Write to this file; default: the terminal.", dir_okay=False)
     ] = None,
 ) -> None:
     """A model's coefficients in the table's units, with standard errors and intervals where the sum gave them."""

@@ -13,7 +13,7 @@ from secure_afl.crypto.errors import missing
 
 
 def node(
-    folder: Annotated[Path, typer.Argument(help="The party's.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="The party's folder.", exists=True, file_okay=False)],
 ) -> None:
     """Answer the server's messages for a party, until SIGTERM, with the code that is installed here and no other. The folder's
     node.toml says where the server's public door is. See docs/deployment.md.
@@ -26,7 +26,7 @@ def node(
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="The server's.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="The server's folder.", exists=True, file_okay=False)],
 ) -> None:
     """Run the server's SuperLink until SIGTERM: a public door, where registered nodes come in, and a private one on loopback,
     where studies are started. The folder's server.toml says where. See docs/deployment.md.
@@ -39,7 +39,9 @@ def serve(
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A party's folder, or the server's.", exists=True, file_okay=False)
+    ],
 ) -> None:
     """Look for everything that would keep a party, or the server, from a session: keys, roster, policy, study, data, ledger,
     approval, server, certificate, clock. Ends in "ready", or in each fault with its remedy and exit code 1; what is wrong
@@ -66,9 +68,11 @@ def check(
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A party's folder, or the server's.", exists=True, file_okay=False)
+    ],
     watch: Annotated[
-        bool, typer.Option("--watch", help="Say it again every two seconds, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Print it again every two seconds, until Ctrl-C.")
     ] = False,
     page: Annotated[
         str,

@@ -12,11 +12,13 @@ from secure_afl.errors import SettingError
 from secure_afl.tables.form import Form
 
 FORM = {
-    "separator": typer.Option(help="Of a text file; default the only one of , ; | and tab in its header."),
-    "decimal": typer.Option(help="The decimal sign in numbers of a text file, . or ,"),
-    "encoding": typer.Option(help="Of a text file, such as windows-1252."),
-    "sheet": typer.Option(help="Of an Excel file; default its only one."),
-    "query": typer.Option(help="To a database, in SQL; it is only read."),
+    "separator": typer.Option(
+        help="Column separator of a text file; default: the one of , ; | and tab that its header has."
+    ),
+    "decimal": typer.Option(help="Decimal sign in the numbers of a text file, . or ,"),
+    "encoding": typer.Option(help="Encoding of a text file, such as windows-1252."),
+    "sheet": typer.Option(help="Sheet of an Excel file; default: its only one."),
+    "query": typer.Option(help="Query to a database, in SQL; nothing is written to it."),
 }
 Table = Annotated[
     str,

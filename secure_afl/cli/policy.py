@@ -29,9 +29,14 @@ def new_command(
 def explain_command(
     file: Annotated[Path, typer.Argument(help="A policy file.")],
     roster: Annotated[
-        Path | None, typer.Option(help="The roster file, for numbers in place of fractions.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="The roster file: the output then has numbers in place of fractions.", dir_okay=False
+        ),
     ] = None,
-    clients: Annotated[int | None, typer.Option(help="Or how many clients there are.", min=2)] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="How many clients there are, without a roster.", min=2)
+    ] = None,
 ) -> None:
     """Say in words what a policy allows, what follows from it and what it does not protect."""
     from secure_afl.protocol.files import explain

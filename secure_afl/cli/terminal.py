@@ -43,7 +43,7 @@ JsonFile = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        help="Write every figure to this file; - is stdout, and all else goes to stderr.",
+        help="Write every figure to this file; - writes to stdout, and everything else to stderr.",
         dir_okay=False,
     ),
 ]

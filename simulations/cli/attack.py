@@ -20,7 +20,7 @@ from secure_afl.cli.terminal import (
 
 def attack(
     data: Annotated[
-        str, typer.Option(help="Whose rows: mnist5k, digits, heart or all else that run --data takes.")
+        str, typer.Option(help="Whose rows: mnist5k, digits, heart, or whatever run --data takes.")
     ] = "mnist5k",
     only: Annotated[
         list[str] | None,
@@ -30,7 +30,10 @@ def attack(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(help="Of clients of ours, where an attack is compared with guessing.", min=20)
+        int,
+        typer.Option(
+            help="How many clients of ours are attacked, where an attack is compared with guessing.", min=20
+        ),
     ] = 100,
     seed: Annotated[int, typer.Option(help="Draws rows and clients; never a secret.", min=0)] = 0,
     json_file: JsonFile = None,

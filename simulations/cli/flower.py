@@ -135,7 +135,9 @@ def simulate_command(
 
 @flower.command("give-up")
 def give_up_command(
-    folder: Annotated[Path, typer.Argument(help="A party's, or the server's.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A party's folder, or the server's.", exists=True, file_okay=False)
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """End the sessions that were left open in a folder, where no server will: their secrets are erased, their data sets

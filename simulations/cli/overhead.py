@@ -46,7 +46,7 @@ def overhead(
     clients: Annotated[
         list[int] | None,
         typer.Option(
-            help="How many; the first value is kept while others vary. So with all that follow.",
+            help="How many; the first value stays while another option varies, as do those of all options below.",
             min=2,
             show_default=f"{_default(defaults.CLIENTS)}; semi-honest {_default(defaults.SPARSE_CLIENTS)}",
         ),
@@ -60,7 +60,8 @@ def overhead(
         ),
     ] = None,
     classes: Annotated[
-        list[int] | None, typer.Option(help="Of the labels.", min=0, show_default=_default(defaults.CLASSES))
+        list[int] | None,
+        typer.Option(help="Number of classes.", min=0, show_default=_default(defaults.CLASSES)),
     ] = None,
     dropout: Annotated[
         list[float] | None,
@@ -81,7 +82,8 @@ def overhead(
         ),
     ] = None,
     suite: Annotated[
-        list[Suite] | None, typer.Option(help="Keys of masks.", show_default=_default(defaults.SUITES))
+        list[Suite] | None,
+        typer.Option(help="Key encapsulation of the masks.", show_default=_default(defaults.SUITES)),
     ] = None,
     profile: Annotated[
         list[Profile] | None,

@@ -91,19 +91,19 @@ _SETTINGS = {
         "verified; any: whatever it says, so that one that lies can single out rows.",
     ),
     "least_rows": typer.Option(
-        help="Of a table: each client codes levels with fewer rows as other levels, and more of them until no row stands "
-        "out in its columns of 0 and 1 (docs/disclosure.md); default that of the codebook (5), and 1, which is off, with --epsilon.",
+        help="For tables: each client codes levels with fewer rows as other levels, and merges more until no row stands out in "
+        "its columns of 0 and 1 (docs/disclosure.md). Default: the codebook's (5), or with --epsilon 1, which switches it off.",
         min=1,
         show_default=False,
     ),
     "federated_evaluation": typer.Option(
         "--federated-evaluation",
-        help="Count the common model's hits and errors on the clients' test rows in a second secure sum, as clients apart from "
-        "each other would: nobody sees the figures of one client.",
+        help="Count the common model's hits and errors on the clients' test rows in a second secure sum: nobody sees the figures "
+        "of one client.",
     ),
     "device": typer.Option(help="Where fedacnnl computes: cpu or cuda."),
     "backend": typer.Option(
-        help="How statistics leave: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "
+        help="How statistics leave a client: mask, pairwise masks; bfv or ckks, encrypted for a key holder (exact, or "
         "approximate); bfv+mask, masks under BFV; or plain, which shows every statistic to the server, for comparison."
     ),
     "key_holders": typer.Option(
@@ -131,8 +131,8 @@ _SETTINGS = {
         help="With --epsilon: the probability that it fails, well below 1 / number of rows."
     ),
     "clip": typer.Option(
-        help="With --epsilon and ridge: longer rows are made so short; default the data's public bound. Less noise for "
-        "less; chosen without looking at the rows."
+        help="With --epsilon and ridge: rows are shortened to this length; default: the data's public bound. A smaller one needs "
+        "less noise; choose it without looking at the rows."
     ),
     "seed": typer.Option(help="Fixes data, partition and dropouts; never a secret.", min=0),
     "audit": typer.Option(
@@ -229,7 +229,7 @@ def run_command(
     json_file: JsonFile = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Write a page that tells the run to anybody.", dir_okay=False),
+        typer.Option("--html", help="Write a page that explains the run to anybody.", dir_okay=False),
     ] = None,
     model_file: Annotated[
         Path | None,

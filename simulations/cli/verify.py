@@ -20,9 +20,9 @@ def verify_aggregator(
         Path | None, typer.Option(help="Judge this record of sessions; nothing is run.")
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="A property; may be repeated.")] = None,
-    seconds: Annotated[float, typer.Option(help="For each property.")] = 10.0,
-    examples: Annotated[int, typer.Option(help="Drawn schedules for each property that draws.")] = 25,
-    seed: Annotated[int, typer.Option(help="Of data, schedules and draws.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time limit for each property.")] = 10.0,
+    examples: Annotated[int, typer.Option(help="Random schedules for each property that uses them.")] = 25,
+    seed: Annotated[int, typer.Option(help="Seed of data, schedules and draws.")] = 0,
     replay: Annotated[str | None, typer.Option(help="Run this schedule only, from a failure's line.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Write the record of all sessions here.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
