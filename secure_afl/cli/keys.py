@@ -36,8 +36,7 @@ def new_command(
         bool,
         typer.Option(
             "--server",
-            help="A server's key, for its audit log and its open sessions. No roster takes it, and no client or key "
-            "holder.",
+            help="Make a server's key, for its audit log and open sessions. Rosters, clients and key holders refuse it.",
         ),
     ] = False,
 ) -> None:
