@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from secure_afl.simulations.experiments import (
 from secure_afl.simulations.experiments.analytic import train
 from secure_afl.simulations.experiments.links import Link
 from secure_afl.simulations.experiments.problems import PROBLEMS, Problem
-from secure_afl.sums.aggregation import MaskedAggregator
+from secure_afl.sums.aggregation import Aggregate, MaskedAggregator
 
 torch.set_num_threads(1)  # small tensors: handing over to a second thread costs more than it gives
 TINY = Problem(
@@ -231,6 +232,15 @@ def test_noise_costs_accuracy_by_whom_it_is_trusted_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(privacy, "PROBLEMS", ("digits",))
+    totals: list[np.ndarray] = []
+    honest = privacy._Sums.sum
+
+    def kept(*arguments: Any) -> Aggregate:
+        one = honest(*arguments)
+        totals.append(one.total)
+        return one
+
+    monkeypatch.setattr(privacy._Sums, "sum", kept)
     said: list[str] = []
     figures = privacy.measure(2, said.append, (0.5, 16.0), 1e-6)
     assert figures["delta"] == 1e-6
@@ -243,8 +253,11 @@ def test_noise_costs_accuracy_by_whom_it_is_trusted_to(
 
     assert mean(None, None) > 0.9
     for trust in privacy.TRUST:
-        assert mean(None, None) > mean(trust, 16.0) > mean(trust, 0.5) + 0.1
-    assert mean("local", 0.5) < mean("clients", 0.5) < mean("central", 0.5)
+        assert min(mean(None, None), mean(trust, 16.0)) > mean(trust, 0.5) + 0.1
+    # Accuracies of one run are luck where the noise is alike. Its size is none, over thousands of entries.
+    strong, weak = (totals[first : first + 3] for first in (0, 3))
+    central, clients, local = (float(np.std(one - other)) for one, other in zip(strong, weak, strict=True))
+    assert local > 2 * clients > 2 * 1.15 * central
     text = shown(*privacy.tables(figures))
     assert f"{mean('clients', 16.0):.3f} ±" in text
     assert plots.privacy(figures, tmp_path)[0].exists()
