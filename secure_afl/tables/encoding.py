@@ -103,11 +103,12 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
     site = work.site() if codebook.site in cells.columns else None
     use = work.use & ~np.logical_or.reduce([np.zeros(cells.rows, np.bool_), *out.values()])
     flagged = {name: column.missing & use for name, column in columns.items() if name not in out}
+    kept = slice(None) if use.all() else use  # of a long table nothing is copied
     parsed = Parsed(
-        {name: Column(column.values[use], column.missing[use]) for name, column in columns.items()},
-        None if target is None else target.values[use],
-        None if weights is None else weights[use],
-        None if site is None else site[use],
+        {name: Column(column.values[kept], column.missing[kept]) for name, column in columns.items()},
+        None if target is None else target.values[kept],
+        None if weights is None else weights[kept],
+        None if site is None else site[kept],
         np.flatnonzero(use) + 1,
         Counts(
             cells.rows,
@@ -121,7 +122,7 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
             {name: int(missing.sum()) for name, missing in flagged.items() if missing.any()},
             0 if marked is None else int((marked & use).sum()),
         ),
-        None if marked is None else marked[use],
+        None if marked is None else marked[kept],
     )
     return parsed, work.faults
 

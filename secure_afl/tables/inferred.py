@@ -52,19 +52,15 @@ def codebook(cells: Cells, label: str, leave: Sequence[str] = ()) -> tuple[Codeb
     for name in cells.columns:
         if name in (label, *leave):
             continue
-        kind, found = _kind(cells, name)
+        kind, values, found = _kind(cells, name)
         faults += found
-        if isinstance(kind, str):
-            seen[name] = f"{kind!r} in every row"
-        elif isinstance(kind, Number):
-            numbers = cells.numbers(name)
-            seen[name] = f"{numbers.min():g} to {numbers.max():g}"
-        elif kind:
-            seen[name] = ", ".join(kind.levels)
-        if kind and tells(cells, name, label):
-            seen[name] += " (tells the label)"
-        if kind and not isinstance(kind, str):
+        if found:
+            continue
+        seen[name] = values
+        if kind:
             kinds[name] = kind
+            if tells(cells, name, label):
+                seen[name] += " (tells the label)"
     refuse(cells.source, faults)
     if not kinds:
         there = enumerated(map(repr, cells.columns), 12)
@@ -75,24 +71,28 @@ def codebook(cells: Cells, label: str, leave: Sequence[str] = ()) -> tuple[Codeb
     return Codebook(kinds, outcome), seen
 
 
-def _kind(cells: Cells, name: str) -> tuple[Number | Category | str | None, list[Fault]]:
-    """A column's kind, or the one word that it has; None with faults. Raises `DataError`."""
+def _kind(cells: Cells, name: str) -> tuple[Number | Category | None, str, list[Fault]]:
+    """A column's kind, None if every row has the same word; and its values, for people. Raises `DataError`."""
     numbers = cells.numbers(name)
     words = np.isnan(numbers)
     if not words.any():
-        reach = _power(float(np.abs(numbers).max()))
+        low, high = float(numbers.min()), float(numbers.max())
+        reach = _power(max(-low, high))
         if why := identifies(cells, name, numbers, _FEW_ROWS):
             raise DataError(f"{cells.source}, column {name!r}: {why}: {_LEAVE}")
-        faults = _odd_numbers(cells, name, numbers)
-        return (None, faults) if faults else (Number((-reach, reach)), [])
+        if faults := _odd_numbers(cells, name, numbers):
+            return None, "", faults
+        return Number((-reach, reach)), f"{low:g} to {high:g}", []
     if faults := _missing(cells, name, words) or _mixed(cells, name, words) or _like_numbers(cells, name):
-        return None, faults
+        return None, "", faults
     levels = tuple(distinct(cells.column(name)))
     if faults := _alike(cells, name, levels):
-        return None, faults
+        return None, "", faults
     if why := no_levels(levels):
         raise DataError(f"{cells.source}, column {name!r}: {why}: {_LEAVE}")
-    return (Category(levels) if len(levels) > 1 else levels[0]), []
+    if len(levels) == 1:
+        return None, f"{levels[0]!r} in every row", []
+    return Category(levels), ", ".join(levels), []
 
 
 def _classes(cells: Cells, name: str) -> tuple[Classes | None, list[Fault]]:
@@ -232,13 +232,27 @@ def likely_marks(numbers: Floats) -> list[float]:
         _marks_missing(end, [0.0] * _MANY) for end in (-float(numbers.min()), float(numbers.max()))
     ):
         return []  # which a long column tells at once
-    values = np.unique(numbers).tolist()
+    values = _ends(numbers)
     below = _marks(values, lambda mark, rest: mark < 0 <= rest[0] or rest[0] - mark > rest[-1] - rest[0])
     values = values[len(below) :]
     above = _marks(
         [-value for value in reversed(values)], lambda mark, rest: rest[0] - mark > rest[-1] - rest[0]
     )
     return [*below, *(-value for value in above if value <= -10)]
+
+
+def _ends(numbers: Floats) -> list[float]:
+    """The different numbers, rising; of a long column without most of those that lie between two that are no marks."""
+    some = np.unique(numbers[:_HEAD]).tolist()
+    rising, falling = (
+        (one for one in of if not any(_marks_missing(sign * one, some) for sign in (-1, 1)))
+        for of in (some, some[::-1])
+    )
+    low, high = next(rising, math.inf), next(falling, -math.inf)
+    if sum(low < one < high for one in some) < _MANY:
+        return [float(one) for one in np.unique(numbers)]
+    outer = numbers[(numbers <= low) | (high <= numbers)]
+    return [float(one) for one in np.unique([*some, *outer])]
 
 
 def _marks(rising: list[float], far: Callable[[float, list[float]], bool]) -> list[float]:

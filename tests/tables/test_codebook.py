@@ -28,6 +28,7 @@ from secure_afl.tables.codebook import (
 )
 from secure_afl.tables.encoding import Design, encode, examine, only_held_out
 from secure_afl.tables.faults import TableError
+from secure_afl.tables.inferred import likely_marks
 from secure_afl.tables.terms import in_table_units, row_norm, terms
 
 FILE = """
@@ -249,6 +250,18 @@ def test_held_out_rows_are_those_of_which_the_condition_holds() -> None:
     assert "held_out" in book.text
     assert "held_out" not in msgspec.structs.replace(book, held_out="").text
     assert codebooks.from_text(book.text) == book
+
+
+@given(
+    st.lists(st.sampled_from([-999, -99, -9, -2, -1, 0, 3, 5, 9, 77, 99, 888, 999, 32767]), unique=True),
+    st.lists(st.integers(-40, 120), min_size=1, max_size=30, unique=True),
+)
+def test_marks_are_those_of_the_different_numbers_however_long_a_column_is(
+    rare: list[int], often: list[int]
+) -> None:
+    different = np.unique(np.array([*rare, *often], float))
+    column = np.concatenate([np.resize(np.array(often, float), 3000), rare])
+    assert likely_marks(column) == likely_marks(column[::-1]) == likely_marks(different)
 
 
 def test_a_spline_is_that_of_patsy() -> None:
