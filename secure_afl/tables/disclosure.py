@@ -275,10 +275,53 @@ class Layout:
         return [*(one for one in self.variables if not flags & set(one.indicators)), *valued]
 
     def crossed(self, variables: Sequence[Variable | Valued]) -> list[tuple[int, ...]]:
-        """Those whose products are columns of the design, by their places in `variables`."""
-        owner = {place: at for at, one in enumerate(variables) for place in one.columns}
+        """Those whose cells are columns of the design, or hold the columns of a product with a number, by their places in
+        `variables`.
+        """
+        owner = _owners(variables)
         found = {tuple(owner.get(place, -1) for place in factors) for _, factors in self.products}
-        return sorted(one for one in found if min(one) >= 0)
+        found |= {self.with_number(measure, variables) for measure in self.measures}
+        return sorted(one for one in found if len(one) > 1 and min(one) >= 0)
+
+    def with_number(self, measure: Measure, variables: Sequence[Variable | Valued]) -> tuple[int, ...]:
+        """The variables whose levels a number is multiplied with, and whether it is missing, by their places in
+        `variables`; empty if it is in no product, or its values are levels themselves.
+        """
+        owner = _owners(variables)
+        if measure.terms[0] in owner:
+            return ()
+        products = [factors for _, factors in self.products if not set(factors).isdisjoint(measure.terms)]
+        others = {owner[place] for factors in products for place in factors if place in owner}
+        return tuple(
+            sorted(others | ({owner[measure.flag]} if others and measure.flag is not None else set()))
+        )
+
+    def draw_in(
+        self,
+        X: Floats,
+        variables: Sequence[Variable | Valued],
+        levels: Sequence[Ints],
+        classes: Ints | None,
+        least_rows: int,
+    ) -> int:
+        """`Measure.draw_in` among the rows of each cell of the levels that a number is multiplied with, and of each class
+        that has a weight of its own; how many values were moved.
+        """
+        moved = 0
+        for measure in self.measures:
+            of = [levels[at] for at in self.with_number(measure, variables)]
+            of += [] if classes is None else [classes]
+            cells = np.unique(of, axis=1, return_inverse=True)[1] if of else np.zeros(0, np.int64)
+            for cell in np.unique(cells):
+                rows = X[cells == cell]
+                moved += measure.draw_in(rows, least_rows)
+                X[cells == cell] = rows
+        return moved
+
+
+def _owners(variables: Sequence[Variable | Valued]) -> dict[int, int]:
+    """For each column of variables the place of its variable."""
+    return {place: at for at, one in enumerate(variables) for place in one.columns}
 
 
 def control_rows(
@@ -291,29 +334,25 @@ def control_rows(
     kept = _of_common_classes(classes, len(X), least_rows)
     coded = X[kept]
     outlying = sum(measure.draw_in(coded, least_rows) for measure in layout.measures)
-    variables = layout.at_site(coded)
-    levels = [one.levels(coded) for one in variables] or [np.zeros(len(coded), np.int64)]
     own_classes = None if classes is None else classes[kept]
     by_class = own_classes if layout.weighed else None
-    crossed = layout.crossed(variables)
-    if by_class is not None:  # products with a class are columns of its rows alone
-        crossed += [(*one, len(levels)) for one in [*((at,) for at in range(len(levels))), *crossed]]
-    found = control(
-        levels,
-        own_classes,
-        least_rows,
-        crossed,
-        [one.positions for one in variables] or [None],
-    )
-    for variable, own in zip(variables, found.levels, strict=False):
-        variable.code(coded, own)
-    for one in [] if by_class is None else np.unique(by_class):
-        rows = coded[by_class == one]
-        outlying += sum(measure.draw_in(rows, least_rows) for measure in layout.measures)
-        coded[by_class == one] = rows
+    merges, moved = list[Merge](), 1
+    while moved:  # a number that was drawn in may have few values now, which are levels then
+        variables = layout.at_site(coded)
+        levels = [one.levels(coded) for one in variables] or [np.zeros(len(coded), np.int64)]
+        crossed = layout.crossed(variables)
+        if by_class is not None:  # products with a class are columns of its rows alone
+            crossed += [(*one, len(levels)) for one in [*((at,) for at in range(len(levels))), *crossed]]
+        positions = [one.positions for one in variables] or [None]
+        found = control(levels, own_classes, least_rows, crossed, positions)
+        for variable, own in zip(variables, found.levels, strict=False):
+            variable.code(coded, own)
+        merges += found.merges
+        moved = layout.draw_in(coded, variables, found.levels, by_class, least_rows)
+        outlying += moved
     for place, factors in layout.products:
         coded[:, place] = np.prod([coded[:, factor] for factor in factors], axis=0)
-    return coded, replace(found, kept=kept, outlying=outlying)
+    return coded, replace(found, kept=kept, merges=tuple(merges), outlying=outlying)
 
 
 @dataclass(frozen=True, eq=False)

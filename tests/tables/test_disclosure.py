@@ -322,3 +322,69 @@ def test_no_row_is_alone_in_the_columns_of_a_number(
     assert set(coded[:, 0].tolist()) <= known
     assert control_rows(X, layout, None, 1)[1].merges == ()
     np.testing.assert_array_equal(control_rows(X, layout, None, 1)[0], X)
+
+
+DOSES = """
+    products = [["dose", "ward"]]
+    [columns]
+    dose = { kind = "number", range = [0, 40] }
+    ward = { kind = "category", levels = ["A", "B", "C"] }
+    [outcome]
+    kind = "classes"
+    column = "sick"
+    classes = { no = ["n"], yes = ["y"] }
+"""
+
+
+def test_a_product_with_a_level_singles_no_row_out() -> None:
+    """In ward C one patient of six has a dose. Neither the doses of all wards nor the wards tell, but their product does."""
+    book = codebook.parse(DOSES)
+    dose = [7.5, *5 * [0.0], *np.random.default_rng(0).uniform(0, 40, 60).tolist()]
+    lines = [[f"{one}", "CAB"[min(at // 6, 1 + at % 2)], "ny"[at % 2]] for at, one in enumerate(dose)]
+    found = encode(book, reading.from_lines("a table", [["dose", "ward", "sick"], *lines], "a list"))
+    layout, names = Layout.of(book), [term.name for term in terms(book)]
+    ward = names.index("ward = C")
+    product = next(place for place, factors in layout.products if ward in factors)
+
+    def told(X: np.ndarray) -> np.ndarray:
+        """What the sum tells of the patient: a dose of 0 is -1 in its column."""
+        guess = np.eye(len(names))[product] + np.eye(len(names))[ward]
+        row = (X.T @ X) @ guess
+        return np.asarray(row / row[ward])
+
+    weak, _ = control_rows(found.X, Layout(layout.variables, (), layout.measures), None, 5)
+    np.testing.assert_array_equal(weak, found.X)
+    np.testing.assert_allclose(told(weak), found.X[0])
+    coded, changed = control_rows(found.X, layout, None, 5)
+    assert changed.outlying
+    assert not (coded[:, product] + coded[:, ward])[coded[:, ward] == 1].any()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.integers(12, 70), st.booleans(), st.booleans())
+def test_no_row_is_alone_in_the_products_of_a_number(seed: int, rows: int, flagged: bool, two: bool) -> None:
+    """With the levels of one variable, of two at once, and of each of two."""
+    draws = np.random.default_rng(seed)
+    value = draws.normal(size=rows) * (draws.random(rows) < draws.choice([0.1, 1.0]))
+    missing = (draws.random(rows) < 0.2) * flagged
+    a, b = draws.integers(0, 3, rows), draws.random(rows) < 0.2
+    single = np.column_stack([value * (1 - missing), missing, a == 1, a == 2, b]).astype(np.float64)
+    pairs = [(0, 2), (0, 3), (1, 2), (1, 3)]
+    pairs = [*pairs, (0, 4), (1, 4)] if two else [(*pair, 4) for pair in pairs]
+    X = np.column_stack([single, *(single[:, one].prod(axis=1) for one in pairs)])
+    layout = Layout(
+        (Variable("m", (1,), (0,)), Variable("a", (2, 3)), Variable("b", (4,))),
+        tuple((5 + at, one) for at, one in enumerate(pairs)),
+        (Measure("n", (0,), 1),),
+    )
+    coded, _ = control_rows(X, layout, None, 5)
+    for of in [["a"], ["b"]] if two else [["a", "b"]]:
+        cells = [np.ones((rows, 1), np.bool_)]
+        for variable in layout.variables:
+            if variable.name in of:
+                own = variable.levels(coded)
+                cells = [cell & (own == level)[:, None] for cell in cells for level in np.unique(own)]
+        columns = [block for cell in cells for block in (cell, cell * coded[:, :2])]
+        assert reference(np.column_stack([np.ones(rows), *columns])).max() <= most_leverage(5) + 1e-6
+    for place, of in layout.products:
+        np.testing.assert_array_equal(coded[:, place], coded[:, of].prod(axis=1))
