@@ -109,7 +109,7 @@ def evaluate_command(
         if out := design.counts.rows - design.counts.used:
             console.print(f"{out:,} rows left out by the codebook", highlight=False, soft_wrap=True)
         if not len(design.rows):
-            raise DataError("expected rows to evaluate on, the codebook leaves out all of them")
+            raise DataError("expected rows to evaluate on, the table has none that the codebook takes")
         from secure_afl.analytic.evaluation import classified, measured
 
         assert design.outcome is not None

@@ -184,7 +184,7 @@ def _mixed(cells: Cells, name: str, words: Mask) -> list[Fault]:
 def _like_numbers(cells: Cells, name: str) -> list[Fault]:
     """Words that are numbers to a reader: 45%, 1,045, 12/05/2020, 54 kg in every row."""
     text = cells.column(name)
-    wrong = matching(text, r"^[^\pL]*[0-9][^\pL]*$")
+    wrong = matching(text, r"^[^\pL]*\pN[^\pL]*$")
     units = {re.sub(r"^[^\w]*[0-9][0-9.,' ]*", "", word) for word in distinct(text)}
     if len(units) == 1 and matching(text, "^[^\\pL]*[0-9]").all():
         wrong[:] = True

@@ -102,6 +102,7 @@ def _excel(path: Path, form: Form, name: str) -> Cells:
                 asked = f"the sheet {form.sheet!r}" if form.sheet else "a sheet by name"
                 raise DataError(f"{name}: expected {asked}, there are {enumerated(map(repr, names), 10)}")
             sheet = form.sheet or names[0]
+            sheets.check_values(path, sheet, name)
             lines = book.get_sheet_by_name(sheet).to_python()
     except (python_calamine.CalamineError, python_calamine.PasswordError) as error:
         raise DataError(f"{name}: expected an Excel file without a password: {str(error)[:100]}") from None

@@ -163,7 +163,8 @@ def load(
         raise DataError(f"{source} has its own site and label columns: leave out those options")
     tabular = is_table(source) and (path.is_file() or "://" in source)
     if codebook and not tabular:
-        raise DataError(f"expected a table with a codebook ({', '.join(ENDINGS)}), got {source!r}")
+        got = f"{source!r}" if own or path.is_file() else f"no file {source!r}"
+        raise DataError(f"expected a table with a codebook ({', '.join(ENDINGS)}), got {got}")
     if source == "heart":
         rows_of_heart = str(_FOLDER / "heart_disease_uci.csv")
         return _coded("heart", rows_of_heart, None, _FOLDER / "heart.toml", site_column)
@@ -248,6 +249,11 @@ def _encoded(name: str, cells: "Cells", book: "Codebook", site: str, note: str) 
 
     design = encoding.encode(book, cells)
     assert design.outcome is not None
+    if not len(design.rows):
+        raise DataError(
+            f"{cells.source}: expected rows to learn from, the codebook takes none of {cells.rows} rows: see `secure-afl "
+            "codebook check`"
+        )
     data = Dataset(
         name,
         design.X,

@@ -84,6 +84,28 @@ def test_a_sheet_of_two_cells_far_apart_is_refused_before_memory_is_taken(
         read(tmp_path / "a.xlsx")
 
 
+def test_cells_of_a_sheet_without_a_value_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
+    """Their reader says that they are empty, which would mean "missing"."""
+    book = openpyxl.Workbook()
+    sheet, other = book.active, book.create_sheet("more & more")
+    assert sheet is not None
+    for one in (sheet, other):
+        one.append(["site", "age"])
+        one.append(["A", 36.5])
+        one.append(["B", 40])
+    other["B2"], other["B3"] = "#N/A", "#DIV/0!"
+    book.save(tmp_path / "a.xlsx")
+    assert texts(read(tmp_path / "a.xlsx", Form(sheet="Sheet"))) == ROWS
+    with pytest.raises(
+        DataError, match="'more & more', cells B2, B3: expected a value, got an error such as"
+    ):
+        read(tmp_path / "a.xlsx", Form(sheet="more & more"))
+    sheet["B2"] = '=IF(A2="A", 36.5, "")'
+    book.save(tmp_path / "b.xlsx")
+    with pytest.raises(DataError, match="'Sheet', cell B2: expected a value, got a formula without its"):
+        read(tmp_path / "b.xlsx", Form(sheet="Sheet"))
+
+
 def test_typed_columns_become_the_text_that_a_person_would_write(tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -177,6 +199,8 @@ def test_quotes_mean_what_the_strictest_reader_says_or_are_refused(body: str) ->
         (b"x,y\n1,\x00\n", "data row 1: expected text, got a byte of zero"),
         ("x,y\n1,2\n".encode("utf-16"), "expected text in utf-8, got utf-16"),
         (b"PK\x03\x04", "expected text, got a ZIP archive"),
+        (b"\x1f\x8b\x08", "expected text, got a gzip archive: unpack it"),
+        ("\n\n", "expected a header and then one line a row, got empty lines"),
         ("sep=;\nx;y\n1;2\n", "expected the separator ',', the first line says ';'"),
     ],
 )
@@ -198,8 +222,9 @@ def test_all_rows_of_another_length_are_named(tmp_path: Path) -> None:
 
 
 def test_a_table_may_have_no_rows(tmp_path: Path) -> None:
-    cells = read(written(tmp_path / "a.csv", "x,y\n"))
-    assert (cells.rows, cells.numbers("x").shape) == (0, (0,))
+    for header in ("x,y\n", "x,y"):
+        cells = read(written(tmp_path / "a.csv", header))
+        assert (cells.rows, cells.numbers("x").shape) == (0, (0,))
 
 
 def test_encodings(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ _SEPARATORS = ",;\t|"
 _NAMES = {"\t": "a tab"}
 _BLOCK = 2**24  # bytes; a quoted cell may be as long
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_ARCHIVES = {
+    b"PK\x03\x04": "a ZIP archive; an Excel file is read by its ending .xlsx",
+    b"\x1f\x8b": "a gzip archive: unpack it",
+}
 _QUOTE, _LINE_FEED, _RETURN = b'"\n\r'
 
 
@@ -36,7 +40,11 @@ def read(path: Path, form: Form, name: str) -> Cells:
     data = _text(path, form.encoding, name)
     separator, skipped = _separator(data, form, name)
     body = data[skipped:]
+    if not _header(body, separator):
+        raise DataError(f"{name}: expected a header and then one line a row, got empty lines")
     _check_quotes(body, separator, name)
+    if len(body) < _BLOCK and body[-1] not in (_LINE_FEED, _RETURN):
+        body = np.append(body, np.uint8(_LINE_FEED))  # pyarrow reads no header without it
     wrong: dict[int, list[int]] = {}
     blank = width = 0
 
@@ -110,10 +118,9 @@ def _text(path: Path, encoding: str, name: str) -> Bytes:
             raise DataError(
                 f"{name}: expected text in utf-8, got {said}; save it as UTF-8, or give its encoding"
             )
-    if start.startswith(b"PK\x03\x04"):
-        raise DataError(
-            f"{name}: expected text, got a ZIP archive; an Excel file is read by its ending .xlsx"
-        )
+    for archive, remedy in _ARCHIVES.items():
+        if start.startswith(archive):
+            raise DataError(f"{name}: expected text, got {remedy}")
     data = data[3:] if start.startswith(codecs.BOM_UTF8) else data
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(data), _BLOCK):

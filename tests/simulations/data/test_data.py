@@ -124,6 +124,14 @@ def test_a_codebook_needs_a_table_and_says_what_is_predicted(tmp_path: Path) -> 
         load(table, codebook=book, label_column="num")
     with pytest.raises(DataError, match="expected one site column, got 'ward' and 'dataset'"):
         load(table, codebook=book, site_column="ward")
+    with pytest.raises(DataError, match=r"got no file 'absent\.csv'"):
+        load("absent.csv", codebook=book)
+    empty = tmp_path / "empty.csv"
+    empty.write_text(Path(table).read_text().splitlines()[0])
+    with pytest.raises(
+        DataError, match=r"empty\.csv: expected rows to learn from, the codebook takes none of 0"
+    ):
+        load(str(empty), codebook=book)
     same = load(table, codebook=book)
     assert np.array_equal(same.X, load("heart").X)
     assert not same.from_rows
