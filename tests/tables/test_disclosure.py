@@ -369,7 +369,7 @@ def test_no_row_is_alone_in_the_products_of_a_number(seed: int, rows: int, flagg
     missing = (draws.random(rows) < 0.2) * flagged
     a, b = draws.integers(0, 3, rows), draws.random(rows) < 0.2
     single = np.column_stack([value * (1 - missing), missing, a == 1, a == 2, b]).astype(np.float64)
-    pairs = [(0, 2), (0, 3), (1, 2), (1, 3)]
+    pairs: list[tuple[int, ...]] = [(0, 2), (0, 3), (1, 2), (1, 3)]
     pairs = [*pairs, (0, 4), (1, 4)] if two else [(*pair, 4) for pair in pairs]
     X = np.column_stack([single, *(single[:, one].prod(axis=1) for one in pairs)])
     layout = Layout(
@@ -386,5 +386,5 @@ def test_no_row_is_alone_in_the_products_of_a_number(seed: int, rows: int, flagg
                 cells = [cell & (own == level)[:, None] for cell in cells for level in np.unique(own)]
         columns = [block for cell in cells for block in (cell, cell * coded[:, :2])]
         assert reference(np.column_stack([np.ones(rows), *columns])).max() <= most_leverage(5) + 1e-6
-    for place, of in layout.products:
-        np.testing.assert_array_equal(coded[:, place], coded[:, of].prod(axis=1))
+    for place, factors in layout.products:
+        np.testing.assert_array_equal(coded[:, place], coded[:, factors].prod(axis=1))
