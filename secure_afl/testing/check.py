@@ -382,6 +382,12 @@ class _Maker:
     def usual(self) -> tuple[int, ...]:
         return cohort(self.claims.cohort)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of cohorts: all up to ten, and the largest."""
+        fewest, most = self.claims.clients
+        return tuple(sorted({*range(fewest, min(most, 10) + 1), most}))
+
     def length(self, wished: int) -> int:
         return min(wished, self.claims.largest)
 
@@ -440,9 +446,8 @@ def _lengths(make: _Maker) -> Batches:
 
 
 def _cohorts(make: _Maker) -> Batches:
-    fewest, most = make.claims.clients
     # Sizes that nothing else tries come first.
-    sizes = sorted({*range(fewest, min(most, 10) + 1), most}, key=lambda size: (size in USUAL, size))
+    sizes = sorted(make.sizes, key=lambda size: (size in USUAL, size))
     return False, make.each(*(session(cohort(one), make.asks([6, 3])) for one in sizes))
 
 
@@ -455,8 +460,13 @@ def _orders(make: _Maker) -> Batches:
 
 
 def _bounds(make: _Maker) -> Batches:
-    kinds = ("bound", "minus bound", "ends", "zero", "small")
-    return False, make.each(*(session(make.usual, [Ask(length=make.length(5), kind=kind)]) for kind in kinds))
+    """Every kind for the usual cohort, and sums as large as they get for others; of a slow system, the extremes."""
+    kinds, sizes = ("bound", "minus bound", "ends", "zero", "small"), make.sizes
+    if make.claims.slow:
+        sizes = (sizes[0], sizes[-1])
+    cases = [(make.usual, kind) for kind in kinds]
+    cases += [(cohort(size), kind) for size in sizes for kind in kinds[:2] if size != len(make.usual)]
+    return False, make.each(*(session(who, [Ask(length=make.length(5), kind=kind)]) for who, kind in cases))
 
 
 def _losses(make: _Maker) -> Batches:

@@ -4,6 +4,7 @@ A property looks for the situations that it can judge: sums with a client lost, 
 one it is not judged. A wrong sum counts against the property whose situation it is, so that one flaw has one name.
 """
 
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -352,12 +353,13 @@ class History:
             at = int(np.flatnonzero(off)[0])
             return (
                 f"{np.count_nonzero(off)} of {len(given)} entries are wrong for the {len(who)} survivors, "
-                f"entry {at} first, by {given[at] - exact[at]:g}{self._explained(asked, given)}"
+                f"entry {at} first, by {given[at] - exact[at]:g}{self._explained(asked, given, (given - exact)[off])}"
             )
         return None
 
-    def _explained(self, asked: Asked, given: Vector) -> str:
-        """The wrong sum in other words, where there are some."""
+    def _explained(self, asked: Asked, given: Vector, off: Vector) -> str:
+        """The wrong sum in other words, where there are some. off: what the wrong entries are too large by."""
+        modulus = 2.0 ** math.ceil(math.log2(self.claims.bound))
         clients = list(asked.inputs)
         close = self.claims.error + 1e-6 * self.claims.bound * 1e-6
         if len(clients) <= 9:
@@ -372,6 +374,10 @@ class History:
                 break
             if isinstance(one.outcome, Sum) and np.array_equal(one.outcome.vector, given):
                 return ": it is an earlier sum"
+        if (
+            np.abs(off - np.rint(off / modulus) * modulus) <= self.claims.error + 2.0**-40 * np.abs(off)
+        ).all():
+            return ": a multiple of a power of two, as if a word is too small for the sum"
         return ""
 
     def situation(self, asked: Asked) -> str:
@@ -948,8 +954,9 @@ def clients_with_equal_vectors_are_unrelated(history: History, judged: Judged) -
 def no_toy_generator_is_used(history: History, judged: Judged) -> None:
     for system in history.systems:
         judged.cases += '"watch":true' in system.replay or bool(system.generators)
-        for one in system.generators:
-            judged.against(f"{one.use}: what comes out of it can be foretold", system)
+        if system.generators:
+            uses = "; ".join(one.use for one in system.generators)
+            judged.against(f"what comes out of these generators can be foretold: {uses}", system)
 
 
 def no_key_is_common(history: History, judged: Judged) -> None:

@@ -165,6 +165,17 @@ class WrongWhenLostAndLong(WrongAt):
         return survivors < len(self.clients) and length > 64
 
 
+class WordsForSeven(Flawed):
+    """38 bits hold the sum of seven clients at the bound, and no more."""
+
+    found_by = "the_bound_itself_is_summed"
+
+    def released(self, total: Words, survivors: list[str]) -> Any:
+        short = np.uint64(64 - 38)
+        wrapped = (total << short).view(np.int64) >> np.int64(short)
+        return super().released(wrapped.view(np.uint64), survivors)
+
+
 class NamesAll(Flawed):
     found_by = "the_lost_are_left_out"
 

@@ -5,7 +5,7 @@ does not tolerate dropouts.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Coroutine, Generator, Iterable, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from types import coroutine
 from typing import Any
 
@@ -15,7 +15,7 @@ from declearn.aggregator import ModelUpdates
 from declearn.messaging import Message, SerializedMessage, TrainReply
 from declearn.model.sklearn import NumpyVector
 from declearn.secagg.masking import MaskingSecaggConfigClient, MaskingSecaggConfigServer
-from declearn.secagg.messaging import SecaggTrainReply
+from declearn.secagg.messaging import SecaggTrainReply, aggregate_secagg_messages
 from declearn.secagg.utils import IdentityKeys
 
 from secure_afl.protocol.transport.driver import Spent
@@ -29,24 +29,16 @@ _SETUP, _COLLECTING = "setup", "collecting"
 def session(cell: Cell) -> Session:
     """Costs of one sum of all clients. Raises `WrongSumError`."""
     post = _Post(cell.names())
-    keys = [Ed25519PrivateKey.generate() for _ in range(cell.clients)]
-    trusted = [one.public_key() for one in keys]
-    configured = MaskingSecaggConfigServer(bitsize=_BITS, clipval=_CLIP)
-    parties: dict[str, Coroutine[Any, Any, Any]] = {SERVER: configured.setup_decrypter(_AtServer(post))}
-    for name, key in zip(cell.names(), keys, strict=True):
-        config = MaskingSecaggConfigClient(IdentityKeys(key, trusted))
-        parties[name] = _join(config, _AtClient(post, name))
-    spent, results = _run(parties)
-    setup = {name: Cost(*spent[name], post.up[name], post.down[name]) for name in parties}
+    spent, results = joined(cell.names(), post, _BITS, _CLIP)
+    setup = {name: Cost(*spent[name], post.up[name], post.down[name]) for name in spent}
 
     clients: dict[int, dict[str, Cost]] = {}
     total: Any = None
     work, received = Spent(0.0, 0.0), 0
     for index, name in enumerate(cell.names()):
-        update = ModelUpdates(NumpyVector({"sum": vector(cell, index)}), 1.0)
-        reply = TrainReply(n_epoch=1, n_steps=1, t_spent=0.0, updates=update, aux_var={})
+        values = vector(cell, index)
         started = Spent.now()
-        data = SecaggTrainReply.from_cleartext_message(reply, results[name]).serialize()
+        data = masked(values, results[name])
         clients[index] = {_SETUP: setup[name], _COLLECTING: Cost(*started.since(), bytes_up=len(data))}
         received += len(data)
         started = Spent.now()
@@ -65,6 +57,32 @@ def session(cell: Cell) -> Session:
     return summary(clients, {SERVER: server})
 
 
+def joined(
+    names: Sequence[str], post: Any, bits: int, clip: float
+) -> tuple[dict[str, Spent], dict[str, Any]]:
+    """Set up: each party's cost, and its encrypter or (`SERVER`) decrypter."""
+    keys = [Ed25519PrivateKey.generate() for _ in names]
+    trusted = [one.public_key() for one in keys]
+    configured = MaskingSecaggConfigServer(bitsize=bits, clipval=clip)
+    parties: dict[str, Coroutine[Any, Any, Any]] = {SERVER: configured.setup_decrypter(_AtServer(post))}
+    for name, key in zip(names, keys, strict=True):
+        config = MaskingSecaggConfigClient(IdentityKeys(key, trusted))
+        parties[name] = _join(config, _AtClient(post, name))
+    return _run(parties)
+
+
+def masked(values: Any, encrypter: Any) -> bytes:
+    """A client's training reply with this vector."""
+    update = ModelUpdates(NumpyVector({"sum": values}), 1.0)
+    reply = TrainReply(n_epoch=1, n_steps=1, t_spent=0.0, updates=update, aux_var={})
+    return bytes(SecaggTrainReply.from_cleartext_message(reply, encrypter).serialize())
+
+
+def opened(replies: Mapping[str, Any], decrypter: Any) -> Any:
+    """The sum of these replies. Raises ValueError if they are fewer than the clients."""
+    return aggregate_secagg_messages(replies, decrypter).updates.updates.coefs["sum"]
+
+
 def _added(one: Spent, other: Spent) -> Spent:
     return Spent(one.cpu + other.cpu, one.wall + other.wall)
 
@@ -77,16 +95,20 @@ def _run(parties: Mapping[str, Coroutine[Any, Any, Any]]) -> tuple[dict[str, Spe
     """Run every coroutine step by step until all have returned; their costs and results."""
     spent = dict.fromkeys(parties, Spent(0.0, 0.0))
     results: dict[str, Any] = {}
-    while len(results) < len(parties):
-        for name, one in parties.items():
-            if name in results:
-                continue
-            started = Spent.now()
-            try:
-                one.send(None)
-            except StopIteration as stop:
-                results[name] = stop.value
-            spent[name] = _added(spent[name], started.since())
+    try:
+        while len(results) < len(parties):
+            for name, one in parties.items():
+                if name in results:
+                    continue
+                started = Spent.now()
+                try:
+                    one.send(None)
+                except StopIteration as stop:
+                    results[name] = stop.value
+                spent[name] = _added(spent[name], started.since())
+    finally:
+        for one in parties.values():
+            one.close()
     return spent, results
 
 

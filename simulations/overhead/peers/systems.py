@@ -7,6 +7,7 @@ Each claims what its documents say of it; docs/verification/comparison.md has th
 
 import logging
 import struct
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import SimpleNamespace
@@ -175,6 +176,8 @@ class _Grid:
             }
             own = self._peer.Message(self._peer.RecordDict(contents), metadata=message.metadata)
             collecting = self.stage == "collecting"
+            if collecting and client not in self._vectors:
+                continue
             took = [Spent(0.0, 0.0)]
             train = self._peer._train(self._vectors[client], took) if collecting else self._peer._no_train
             answer = self._peer.secaggplus_mod(own, self._contexts[index], train)
@@ -184,6 +187,68 @@ class _Grid:
                 if collecting:
                     self.collected.add(client)
         return answers
+
+
+class Declearn:
+    """declearn's masking: pair secrets by X3DH once a session, masks from PCG64, no self masks and no dropouts."""
+
+    claims: Mapping[str, Any] = {
+        "name": "declearn masking",
+        "largest": 9001,
+        "bound": 2.0**10,
+        "fraction_bits": 8,
+        "error": 2.0**-36,
+        "once": False,
+        "validated": False,
+        "slow": True,
+    }
+    refusals = (ValueError, RuntimeError)
+
+    def __init__(self, carry: Carry) -> None:
+        self._carry = carry
+        with optional():
+            self._peer = import_module("secure_afl.simulations.overhead.peers.declearn")
+
+    def open(self, clients: list[str], lengths: list[int]) -> None:
+        """Set up. Raises ValueError if a message is lost: every party waits for all."""
+        bound = self.claims["bound"]
+        post = _Carried(self._carry, clients)
+        self._clients, (_, self._results) = clients, self._peer.joined(clients, post, bits=64, clip=bound)
+
+    def payload(self, phase: str, data: bytes) -> bytes:
+        """The masked words of an upload."""
+        if phase != "secagg_train_reply":
+            return b""
+        words = self._peer.SerializedMessage.from_bin_message(data).deserialize().updates.encrypted
+        return np.array(words, np.uint64).tobytes()
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """One training reply of each client, added up. Raises ValueError if one is lost."""
+        peer, replies = self._peer, {}
+        for client in self._clients:
+            data = peer.masked(vectors[client], self._results[client])
+            for arrived in self._carry("secagg_train_reply", client, "server", data)[:1]:
+                replies[client] = peer.SerializedMessage.from_bin_message(arrived).deserialize()
+        if not replies:
+            raise ValueError("no client is left")
+        return peer.opened(replies, self._results["server"]), list(replies)
+
+
+class _Carried:
+    """declearn's messages on `carry`."""
+
+    def __init__(self, carry: Carry, clients: Iterable[str]) -> None:
+        self._carry, self.clients = carry, set(clients)
+        self.to_client: dict[str, deque[bytes]] = defaultdict(deque)
+        self.to_server: dict[str, deque[bytes]] = defaultdict(deque)
+
+    def send(self, boxes: Mapping[str, deque[bytes]], client: str, message: Any, sender: str) -> None:
+        """Raises ValueError if the message is lost."""
+        receiver = client if sender == "server" else "server"
+        arrived = self._carry(message.typekey, sender, receiver, message.serialize())
+        if not arrived:
+            raise ValueError(f"{client} is lost while keys are agreed")
+        boxes[client].extend(arrived[:1])
 
 
 def _flat(content: Any) -> bytes:
