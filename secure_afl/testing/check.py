@@ -25,18 +25,9 @@ with optional():
     from hypothesis import strategies as st
 
 from secure_afl.testing import record
-from secure_afl.testing.judge import (
-    PROPERTIES,
-    USUAL,
-    Fresh,
-    History,
-    Judged,
-    Property,
-    Report,
-    Row,
-    held_back,
-    in_order,
-)
+from secure_afl.testing.judge import PROPERTIES, Report, held_back
+from secure_afl.testing.judging.history import USUAL, Fresh, History, in_order
+from secure_afl.testing.judging.properties import Judged, Property, Row
 from secure_afl.testing.record import Claims, Record
 from secure_afl.testing.schedules import BAD, VALUES, Ask, Runner, Schedule, Session, cohort, session, sums
 from secure_afl.testing.systems import ALTERATIONS, Factory, PythonTarget, Target

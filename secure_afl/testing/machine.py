@@ -69,7 +69,8 @@ from secure_afl.protocol.transport.driver import Packet
 from secure_afl.testing import schedules, strategies
 from secure_afl.testing.check import Bench, PropertyFailed
 from secure_afl.testing.faults import CHANGES, HANDLING, Fault, FaultyNetwork
-from secure_afl.testing.judge import PROPERTIES, History, in_order
+from secure_afl.testing.judge import PROPERTIES
+from secure_afl.testing.judging.history import History, in_order
 from secure_afl.testing.record import VERSION, System
 from secure_afl.testing.schedules import Session as NeutralSession
 from secure_afl.testing.systems import PythonTarget, Wire

@@ -31,7 +31,8 @@ from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.encrypted import EncryptedAggregator
 from secure_afl.testing import PropertyFailed, check_aggregator, judge_record, leaks, neutral, record, systems
 from secure_afl.testing.generators import generators_noted
-from secure_afl.testing.judge import PROPERTIES, in_order
+from secure_afl.testing.judge import PROPERTIES
+from secure_afl.testing.judging.history import in_order
 from secure_afl.testing.record import Claims, RecordError, claims
 from secure_afl.testing.schedules import Ask, Runner, Schedule, session
 from secure_afl.testing.systems import (
