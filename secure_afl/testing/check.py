@@ -30,7 +30,7 @@ from secure_afl.testing.judging.history import USUAL, Fresh, History, in_order
 from secure_afl.testing.judging.properties import Judged, Property, Row
 from secure_afl.testing.record import Claims, Record
 from secure_afl.testing.schedules import BAD, VALUES, Ask, Runner, Schedule, Session, cohort, session, sums
-from secure_afl.testing.systems import ALTERATIONS, Factory, PythonTarget, Target
+from secure_afl.testing.systems import ALTERATIONS, DELAYS, Factory, PythonTarget, Target
 
 Watch = Callable[[Row], None]
 # Of an experiment: runs with the same input, so many more of short ones, and different inputs.
@@ -191,7 +191,7 @@ class Bench:
         for claim in one.needs:
             if not getattr(self.claims, claim):
                 return Row(one.name, one.claim, "not claimed", f"it does not claim `{claim}`")
-        if one.name == "tampering_changes_no_sum" and not self.target.alters:
+        if _BATCHES[one.name] in (_tampered, _delayed) and not self.target.alters:
             return Row(
                 one.name,
                 one.claim,
@@ -511,7 +511,15 @@ def _mixtures(make: _Maker) -> Batches:
         for one, phase in enumerate((*uploads, *late, ""), 1)
         if claims.traced
     ]
-    return False, make.each(*cases)
+    systems = [[make.of(one)] for one in cases]
+    if claims.dropouts and claims.uploads and claims.traced:  # in a session after losses nobody is lost
+        lost = dict.fromkeys(make.usual[-1:], claims.uploads[0])
+        sessions = [
+            session(make.usual, [Ask(length=make.length(6), key=key, lost=gone)])
+            for key, gone in enumerate((lost, dict[int, str]()))
+        ]
+        systems.append([make.of(*sessions)])
+    return False, iter(systems)
 
 
 def _draw_mixture(make: _Maker) -> st.SearchStrategy[Schedule]:
@@ -570,12 +578,14 @@ def _too_few(make: _Maker) -> Batches:
 
 def _bad(faults: Iterable[str]) -> Callable[[_Maker], Batches]:
     def batches(make: _Maker) -> Batches:
+        """In each case a sum and a session after it, as a refusal must leave nothing behind."""
+        good = Ask(length=make.length(24), key=1)
         cases = [
-            session(make.usual, [Ask(length=make.length(24), bad=bad, spoiled=count)])
+            session(make.usual, [Ask(length=make.length(24), bad=bad, spoiled=count), good])
             for bad in faults
             for count in (1, len(make.usual))
         ]
-        return False, make.each(*cases)
+        return False, ([make.of(one, session(make.usual, [good]))] for one in cases)
 
     return batches
 
@@ -632,8 +642,16 @@ def _sizes(make: _Maker) -> Batches:
 
 
 def _same_sums(make: _Maker) -> Batches:
+    claims, clients = make.claims, make.usual
     asked = [Ask(length=make.length(40), key=key) for key in (1, 1, 2, 1, 3, 1, 1)]
-    return True, iter([[make.of(session(make.usual, asked))]])
+    batches = [[make.of(session(clients, asked))]]
+    if claims.related:
+        batches.append([make.of(session(clients, asked[:4], related=True))])
+    if claims.uploads:  # too few are left, and then all come back, with other vectors
+        lost = dict.fromkeys(clients[1:], claims.uploads[0])
+        again = Ask(length=make.length(40), kind="one number", lost=lost, lost_again=({},), anew=True)
+        batches.append([make.of(session(clients, [again]))])
+    return True, iter(batches)
 
 
 def _same_sessions(make: _Maker) -> Batches:
@@ -645,6 +663,13 @@ def _same_sessions(make: _Maker) -> Batches:
         batches.append(
             [make.of(session(make.usual, asked), session(make.usual[:-1], asked), session(make.usual, asked))]
         )
+    if claims.renewal:
+        batches.append([make.of(*(session(make.usual, asked, rows=1, renew=new) for new in (False, True)))])
+    # A client is lost with its upload or after it, and comes back.
+    for phase in dict.fromkeys((*claims.uploads[:1], *claims.phases[-1:])) if claims.dropouts else ():
+        lost = dict.fromkeys(make.usual[:1], phase)
+        first = [Ask(length=make.length(40), key=key, lost=lost if key == 1 else {}) for key in (1, 2, 3)]
+        batches.append([make.of(session(make.usual, first), session(make.usual, asked))])
     more = tuple(range(5, 5 + max(0, fewest - 3)))
     if most >= 5 + len(more):
         cohorts = [(0, *pair, *more) for pair in ((1, 2), (3, 4), (1, 3), (2, 4))]
@@ -776,6 +801,27 @@ def _draw_related(make: _Maker) -> st.SearchStrategy[Schedule]:
     return st.lists(losses, min_size=2, max_size=6).map(made)
 
 
+def _delayed(make: _Maker) -> Batches:
+    """Messages that come twice or late, a sum after it, and a session after that."""
+    length = make.length(21)
+    cases = [
+        (handling, phase, up, who)
+        for handling in DELAYS
+        for phase in make.claims.phases
+        for up in (True, False)
+        for who in (make.usual[1], -1)
+    ]
+    after = session(make.usual, [Ask(length=length, key=3)])
+    return False, (
+        [
+            make.of(
+                session(make.usual, [Ask(length=length, key=1, alter=case), Ask(length=length, key=2)]), after
+            )
+        ]
+        for case in cases
+    )
+
+
 def _tampered(make: _Maker) -> Batches:
     cases = [
         (handling, phase, up, who)
@@ -828,6 +874,7 @@ _BATCHES: dict[str, Callable[[_Maker], Batches]] = {
     "renewed_rows_are_summed_anew": _renewed,
     "a_sum_is_made_once": _once,
     "related_sums_keep_their_survivors": _related,
+    "late_and_repeated_messages_count_once": _delayed,
     "tampering_changes_no_sum": _tampered,
 }
 _DRAWN: dict[str, Callable[[_Maker], st.SearchStrategy[Schedule]]] = {

@@ -213,6 +213,12 @@ PROPERTIES: tuple[Property, ...] = (
         ("related", "survivors", "traced"),
     ),
     Property(
+        "late_and_repeated_messages_count_once",
+        "a message that comes late or twice counts once, or not at all",
+        once.late_and_repeated_messages_count_once,
+        _SOME,
+    ),
+    Property(
         "tampering_changes_no_sum",
         "an altered message changes no sum",
         once.tampering_changes_no_sum,

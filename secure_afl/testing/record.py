@@ -136,7 +136,7 @@ class Input(msgspec.Struct, frozen=True, omit_defaults=True, tag="input"):
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag="message"):
     """A message. number: of the sum, -1 before the first. payload: the masked vector in it, where the system can tell.
-    fate: "arrived", "lost" or "altered".
+    fate: "arrived", "lost", "repeated", "late" (that it came with a later message, or one came with it) or "altered".
     """
 
     number: int

@@ -49,7 +49,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     "shifted", where the first `traders` clients exchange amounts that leave the sum; by: which, part: "last" entry or the
     "rest". key: equal keys give equal vectors. lost: phases by client. order: seed of the order in which vectors are
     handed over, 0 as invited. bad: what is wrong with the vectors of how many clients. again: asked for that many times
-    more. without: clients that give no vector. alter: handling, phase, direction and party of altered messages.
+    more. anew: with other vectors each time. without: clients that give no vector. alter: handling, phase, direction and party of altered messages.
     """
 
     length: int = 5
@@ -64,6 +64,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     spoiled: int = 1
     again: int = 0
     lost_again: tuple[dict[int, str], ...] = ()
+    anew: bool = False
     without: tuple[int, ...] = ()
     alter: tuple[str, str, bool, int] | None = None
 
@@ -204,9 +205,10 @@ class Runner:
             return
         gone = dict.fromkeys(wire.dead, "")  # whoever is lost before the first sum stays so
         for at, ask in enumerate(session.sums):
-            for lost in (ask.lost, *ask.lost_again, *([ask.lost] * ask.again)):
+            for time, lost in enumerate((ask.lost, *ask.lost_again, *([ask.lost] * ask.again))):
                 losses = {name(one): phase for one, phase in lost.items()} | gone
-                self.sum(seed, session, at, ask, losses, driver, wire)
+                asked = msgspec.structs.replace(ask, key=ask.key + time) if ask.anew else ask
+                self.sum(seed, session, at, asked, losses, driver, wire)
 
     def open(self, seed: int, number: int, session: Session, driver: Driver, wire: Wire) -> bool:
         """Open one session of a system, the one of this number; whether it was opened."""
@@ -245,7 +247,8 @@ class Runner:
                 continue
             place = session.clients.index(one)
             made: Any = vector(self.claims, seed, ask, place, one)
-            bad = ask.bad if place < ask.spoiled else ""
+            # The last ones: what comes before a refusal must leave nothing behind.
+            bad = ask.bad if place >= len(session.clients) - ask.spoiled else ""
             if bad:
                 made = spoil(made, bad, self.claims.bound)
             given[name(one)] = made

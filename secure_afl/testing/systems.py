@@ -55,6 +55,8 @@ Carry = Callable[[str, str, str, bytes], list[bytes]]
 Factory = Callable[[Carry], Any]
 Secrets = Mapping[str, Mapping[str, tuple[int, Iterable[bytes]]]]
 
+DELAYS = ("repeat", "late", "a sum late")
+"""What networks do to honest messages: deliver them twice, with the next message on the way, or of the phase."""
 ALTERATIONS = (*CHANGES, "repeat", "late", "another's", "earlier")
 
 
@@ -103,14 +105,15 @@ class Wire:
     payload: Callable[[str, bytes], bytes] | None = None
     draws: random.Random = field(default_factory=random.Random)
     dead: set[str] = field(default_factory=set)
-    _late: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+    _late: dict[tuple[str, str, str], list[bytes]] = field(default_factory=dict)
     _others: dict[tuple[str, bool], bytes] = field(default_factory=dict)
     _earlier: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
 
     def begin(self, number: int, lost: Mapping[str, str], alteration: Alteration | None) -> None:
         """A sum begins. lost: clients and the phase from which on nothing of them arrives; "" is the first."""
         self.number, self.lost, self.alteration = number, lost, alteration
-        self.dead, self._late = {client for client, phase in lost.items() if not phase}, {}
+        self.dead = {client for client, phase in lost.items() if not phase}
+        self._late = {key: held for key, held in self._late.items() if key[-1]}
 
     def carry(self, phase: str, sender: str, receiver: str, data: bytes) -> list[bytes]:
         """Send a message; returns what arrives."""
@@ -127,15 +130,15 @@ class Wire:
         one, up, link = self.alteration, sender in self.clients, (sender, receiver)
         other, earlier = self._others.get((phase, up), data), self._earlier.get((phase, *link), data)
         self._others[phase, up] = self._earlier[phase, *link] = data
-        before = self._late.pop(link, [])
+        before = self._late.pop((*link, ""), []) + self._late.pop((*link, phase), [])
         if one is None or (one.phase, one.up) != (phase, up) or one.who not in (None, sender, receiver):
-            return [data, *before], "arrived"
+            return [data, *before], "late" if before else "arrived"
         match one.handling:
             case "repeat":
-                return [data, data], "altered"
-            case "late":
-                self._late[link] = [data]
-                return before, "altered"
+                return [data, data], "repeated"
+            case "late" | "a sum late":
+                self._late[*link, "" if one.handling == "late" else phase] = [data]
+                return before, "late"
             case "another's":
                 return [other], "altered"
             case "earlier":

@@ -6,6 +6,7 @@ import random
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -756,6 +757,148 @@ class RelatedForTwoSums(Flawed):
     def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
         self.related = self.related and number < 2
         return super().sum(number, vectors)
+
+
+# ---- of another author: what the kit did not see at first ----
+
+
+class LeavesOneOut(Flawed):
+    """A client that nobody lost."""
+
+    found_by = "sums_are_right"
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        self.gone.add(self.clients[-1])
+        return super().sum(number, vectors)
+
+
+class TheLostStayLost(Flawed):
+    """In later sessions, too."""
+
+    found_by = "any_mixture_is_summed"
+
+    def open(self, clients: list[str], lengths: list[int], data_set: str, related: bool) -> None:
+        gone: set[str] = getattr(self, "gone", set())
+        super().open(clients, lengths, data_set, related)
+        self.gone |= gone & set(clients)
+
+
+class KeepsWhatARefusalLeft(Flawed):
+    """What was encoded before a bad vector is added to the next sum."""
+
+    found_by = "bad_values_are_refused"
+
+    def encode(self, vector: Any, length: int) -> Words:
+        words = super().encode(vector, length)
+        self.left.append(words)
+        return words
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        self.left: list[Words] = getattr(self, "left", [])
+        answer = super().sum(number, vectors)
+        self.left = []
+        return answer
+
+    def released(self, total: Words, survivors: list[str]) -> Any:
+        for words in self.left[: -len(self.clients)]:
+            both = min(len(words), len(total))
+            total[:both] += words[:both]
+        return super().released(total, survivors)
+
+
+class AddsAllThatArrives(Flawed):
+    """An upload that comes twice, or with the next one, is added twice."""
+
+    found_by = "late_and_repeated_messages_count_once"
+
+    def post(self, phase: str, sender: str, receiver: str, data: bytes) -> bytes | None:
+        arrived = self.carry(phase, sender, receiver, data)
+        if phase != "upload" or not arrived:
+            return arrived[0] if arrived else None
+        table = [np.frombuffer(one, "<u8") for one in arrived if len(one) == len(data)]
+        return bytes(np.sum(table, axis=0, dtype=np.uint64).tobytes())
+
+
+class AddsWhatIsLate(AddsAllThatArrives):
+    """Repeats within a sum are known."""
+
+    def post(self, phase: str, sender: str, receiver: str, data: bytes) -> bytes | None:
+        carry = self.carry
+        self.carry = lambda *message: list(dict.fromkeys(carry(*message)))
+        try:
+            return super().post(phase, sender, receiver, data)
+        finally:
+            self.carry = carry
+
+
+class CountModuloThree(Tells):
+    found_by = "no_count_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        return bytes([int(vector[-1]) % 3])
+
+
+class CountParityInABit(Tells):
+    found_by = "no_count_travels_in_the_clear"
+
+    def said(self, vector: Any, number: int) -> bytes:
+        noise = secrets.token_bytes(16)
+        return bytes([noise[0] & 254 | int(vector[-1]) & 1]) + noise[1:]
+
+
+class MasksAfterALoss(SameMasks):
+    """A counter of each pair, which begins anew when one of the two comes back."""
+
+    found_by = "two_sessions_share_no_mask"
+
+    def open(self, clients: list[str], lengths: list[int], data_set: str, related: bool) -> None:
+        gone: set[str] = getattr(self, "gone", set())
+        counts: dict[frozenset[str], int] = getattr(self, "counts", {})
+        self.counts = {pair: count for pair, count in counts.items() if not pair & gone}
+        super().open(clients, lengths, data_set, related)
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        for pair in map(frozenset, combinations(self.clients, 2)):
+            self.counts[pair] = self.counts.get(pair, 0) + 1
+        return super().sum(number, vectors)
+
+    def mask(self, who: str, others: Sequence[str], number: int, length: int) -> Words:
+        total = np.zeros(length, np.uint64)
+        for other in set(others) - {who}:
+            pair = (who, other) if who < other else (other, who)
+            secret = self.kept.setdefault(pair, secrets.token_bytes(32))
+            stream = keystream(derive(secret, self.counts[frozenset(pair)]), length)
+            total += stream if who < other else -stream
+        return total
+
+
+class MasksOfARenewedDataSet(SameMasks):
+    found_by = "two_sessions_share_no_mask"
+
+    def label(self, number: int) -> Any:
+        return self.data_set, number
+
+
+class MasksOfRelatedSums(SameMasks):
+    found_by = "two_sums_share_no_mask"
+
+    def label(self, number: int) -> Any:
+        return self.session, 0 if self.related else number
+
+
+class MasksOfARetry(Flawed):
+    """A sum that was refused is asked for again, with other vectors under the same masks."""
+
+    found_by = "two_sums_share_no_mask"
+
+    def sum(self, number: int, vectors: Mapping[str, Any]) -> Any:
+        try:
+            return super().sum(number, vectors)
+        except ValueError as error:
+            if "are needed" in str(error):
+                self.done.discard(number)
+                self.gone = set()
+            raise
 
 
 FLAWS: tuple[type[Flawed], ...] = tuple(

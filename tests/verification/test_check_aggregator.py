@@ -71,6 +71,12 @@ QUICK = [
     flawed.RenewsAll,
     flawed.SumsTwiceAfterALoss,
     flawed.RelatedForTwoSums,
+    flawed.LeavesOneOut,
+    flawed.TheLostStayLost,
+    flawed.KeepsWhatARefusalLeft,
+    flawed.AddsWhatIsLate,
+    flawed.MasksAfterALoss,
+    flawed.MasksOfARetry,
 ]
 
 
@@ -301,8 +307,11 @@ def test_ours_have_every_property(factory: Callable[[], Factory], not_judged: tu
 def test_ours_bears_altered_messages() -> None:
     suite = Policy(suites=frozenset({Suite.X25519}))
     ours = neutral(lambda network: MaskedAggregator(suite, suite=Suite.X25519, network=network), largest=100)
-    report = check_aggregator(ours, only=["tampering_changes_no_sum"], seconds=4)
-    assert "altered sums" in report["tampering_changes_no_sum"].note
+    for name, said in (
+        ("tampering_changes_no_sum", "altered sums"),
+        ("late_and_repeated_messages_count_once", "right"),
+    ):
+        assert said in check_aggregator(ours, only=[name], seconds=4)[name].note
 
 
 # ---- the record and the offline checker -----------------------------------------------------------
@@ -552,7 +561,9 @@ def test_every_use_of_a_toy_generator_is_noted(use: Callable[[], object]) -> Non
     assert isinstance(np.random.RandomState(1), np.random.RandomState)
 
 
-@pytest.mark.parametrize("handling", ["repeat", "late", "another's", "earlier", "flip", "cut", "lengthen"])
+@pytest.mark.parametrize(
+    "handling", ["repeat", "late", "a sum late", "another's", "earlier", "flip", "cut", "lengthen"]
+)
 def test_the_wire_alters_what_it_is_told_to(handling: str) -> None:
     wire = Wire(clients=frozenset({"a", "b"}))
     wire.begin(0, {}, None)
@@ -560,11 +571,17 @@ def test_the_wire_alters_what_it_is_told_to(handling: str) -> None:
     wire.carry("up", "b", "server", b"of b")
     wire.begin(0, {}, Alteration(handling, "up", True, "a"))
     arrived = wire.carry("up", "a", "server", b"data")
-    expected = {"repeat": [b"data", b"data"], "late": [], "another's": [b"of b"], "earlier": [b"before"]}
+    late = dict[str, list[bytes]]({"late": [], "a sum late": []})
+    expected = {"repeat": [b"data", b"data"], **late, "another's": [b"of b"], "earlier": [b"before"]}
     assert arrived == expected[handling] if handling in expected else arrived != [b"data"]
     assert wire.carry("down", "server", "a", b"back") == [b"back"]
     wire.alteration = None
     assert wire.carry("next", "a", "server", b"more") == [b"more", *([b"data"] if handling == "late" else [])]
+    wire.begin(-1, {}, None)
+    assert wire.carry("up", "a", "server", b"new") == [
+        b"new",
+        *([b"data"] if handling == "a sum late" else []),
+    ]
 
 
 def test_a_lost_client_is_lost_from_its_phase_on() -> None:

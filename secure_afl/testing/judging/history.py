@@ -28,6 +28,7 @@ from secure_afl.testing.record import (
     Vector,
 )
 
+AS_SENT = ("arrived", "lost")
 USUAL = (3, 4, 5)  # cohorts, and lengths up to 64, that are no situation of their own
 
 
@@ -50,7 +51,8 @@ class Asked:
 
     @property
     def altered(self) -> bool:
-        return any(one.fate == "altered" for one in self.sent)
+        """Whether a message did not arrive as it was sent, when it was sent, once."""
+        return any(one.fate not in AS_SENT for one in self.sent)
 
     @property
     def length(self) -> int:
@@ -242,7 +244,7 @@ class History:
 
     def wrong(self, asked: Asked) -> str | None:
         """What is wrong with a sum that was released; None if nothing is, or if it was refused."""
-        done = asked.outcome
+        done, held = asked.outcome, asked.held
         if not isinstance(done, Sum):
             return None
         for client in sorted(asked.lost):
@@ -255,8 +257,10 @@ class History:
             who = tuple(
                 client for client in asked.inputs if not asked.lost or client in asked.arrived(self.uploads)
             )
-        elif not who or len(set(who)) != len(who) or not set(who) <= set(asked.held.clients):
+        elif not who or len(set(who)) != len(who) or not set(who) <= set(held.clients):
             return f"it names the survivors {', '.join(who) or 'nobody'}"
+        elif left_out := self.left_out(asked, who):
+            return f"it leaves out {left_out[0]!r}, of whom no message was lost"
         if missing := [client for client in who if client not in asked.inputs]:
             return f"it names {missing[0]!r}, who gave nothing"
         if bad := [client for client in who if asked.inputs[client].bad]:
@@ -305,15 +309,17 @@ class History:
         """The property that a sum belongs to."""
         held = asked.held
         before = held.system.held[: held.system.held.index(held)]
-        if asked.altered:
-            return "tampering_changes_no_sum"
-        if any(one.bad in BAD_VALUES for one in asked.inputs.values()):
-            return "bad_values_are_refused"
-        if any(one.bad for one in asked.inputs.values()):
-            return "bad_shapes_are_refused"
+        here = held.asked[: held.asked.index(asked) + 1]
+        if fates := {one.fate for one in self.messages(asked)} - set(AS_SENT):
+            return (
+                "tampering_changes_no_sum" if "altered" in fates else "late_and_repeated_messages_count_once"
+            )
+        for one in (*here, *(earlier for each in before for earlier in each.asked)):
+            if bad := [given.bad for given in one.inputs.values() if given.bad]:
+                return "bad_values_are_refused" if bad[0] in BAD_VALUES else "bad_shapes_are_refused"
         if set(asked.inputs) != set(held.clients):
             return "a_missing_client_is_refused"
-        if any(one.number == asked.number for one in held.asked[: held.asked.index(asked)]):
+        if any(one.number == asked.number for one in here[:-1]):
             return "a_sum_is_made_once"
         if held.renewed:
             return "renewed_rows_are_summed_anew"
@@ -321,6 +327,8 @@ class History:
             return "a_data_set_serves_one_session"
         if held.opened.related:
             return "related_sums_keep_their_survivors"
+        if any(one.lost or any(each.lost for each in one.asked) for one in before):
+            return "any_mixture_is_summed"
         feats: set[str] = set()
         if asked.lost or any(one.lost for one in held.asked if one.number < asked.number):
             feats.add("the_lost_are_left_out")
@@ -345,14 +353,40 @@ class History:
         edge = self.claims.bound - 2.0**-self.claims.fraction_bits
         return any(one is not None and one.size and (abs(one[0]) >= edge or not one.any()) for one in vectors)
 
+    def left_out(self, asked: Asked, survivors: Iterable[str]) -> list[str]:
+        """Clients that a sum should have had. Only where all losses are known, as the check made them."""
+        if not asked.held.system.replay or not self.claims.traced or not self.must(asked):
+            return []
+        return sorted(set(asked.held.clients) - set(survivors) - self.gone(asked))
+
+    def messages(self, asked: Asked) -> Iterator[Sent]:
+        """Those of a session until a sum was made."""
+        held = asked.held
+        yield from held.sent
+        for one in held.asked[: held.asked.index(asked) + 1]:
+            yield from one.sent
+
+    def gone(self, asked: Asked) -> set[str]:
+        """Clients that have lost a message in the session."""
+        gone = {
+            who for one in self.messages(asked) if one.fate == "lost" for who in (one.sender, one.receiver)
+        }
+        return gone & set(asked.held.clients)
+
     def must(self, asked: Asked) -> bool:
-        """Whether a sum may not be refused: all gave good vectors, and no more are lost than is claimed."""
-        held, claims = asked.held, self.claims
-        gone = held.lost
-        for one in (*held.asked[: held.asked.index(asked)], asked):
-            gone |= one.lost
+        """Whether a sum may not be refused: all gave good vectors, no more are lost than is claimed, and every other
+        message of the session arrived as it was sent.
+        """
+        held, claims, gone = asked.held, self.claims, self.gone(asked)
+        good = all(
+            set(one.inputs) == set(held.clients) and not any(given.bad for given in one.inputs.values())
+            for one in held.asked[: held.asked.index(asked) + 1]
+        )
         return (
-            len(held.clients) - len(gone) >= max(claims.least, claims.cohort - claims.dropouts if gone else 0)
+            good
+            and all(one.fate in AS_SENT for one in self.messages(asked))
+            and len(held.clients) - len(gone)
+            >= max(claims.least, claims.cohort - claims.dropouts if gone else 0)
             and len(gone) <= claims.dropouts
         )
 

@@ -16,7 +16,7 @@ def _again(history: History, same_session: bool, judged: Judged) -> None:
         seen: dict[tuple[str, str], list[Asked]] = defaultdict(list)
         others: dict[tuple[str, int], list[Asked]] = defaultdict(list)
         for asked in system.asked:
-            if asked.altered or asked.lost:
+            if asked.altered:
                 continue
             for client, given in asked.inputs.items():
                 if (
@@ -53,7 +53,33 @@ def _again(history: History, same_session: bool, judged: Judged) -> None:
 
 
 def two_sums_share_no_mask(history: History, judged: Judged) -> None:
+    """Nor a sum that is asked for again, with other vectors."""
     _again(history, True, judged)
+    width = history.width
+    for system in history.systems:
+        for held in system.held:
+            for one, two in combinations(held.asked, 2) if width else ():
+                if one.number == two.number and not one.altered and not two.altered:
+                    _asked_again(history, one, two, judged)
+
+
+def _asked_again(history: History, one: Asked, two: Asked, judged: Judged) -> None:
+    """Clients gave one number everywhere, and then another one."""
+    assert history.width
+    first, second = (each.uploads(history.uploads) for each in (one, two))
+    for client in first.keys() & second.keys():
+        vectors = [each.inputs[client].vector for each in (one, two)]
+        if any(vector is None or len(set(vector)) != 1 for vector in vectors):
+            continue
+        if one.inputs[client].digest == two.inputs[client].digest:
+            continue
+        judged.cases += 1
+        if leaks.related([(1, first[client]), (-1, second[client])], history.width, one.length):
+            judged.against(
+                f"{client!r} gave another vector when {described(two)} was asked for again, and its uploads differ by "
+                "the same number everywhere: a mask serves twice",
+                one.held.system,
+            )
 
 
 def two_sessions_share_no_mask(history: History, judged: Judged) -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from secure_afl.testing.judging.history import Asked, History
+from secure_afl.testing.judging.history import AS_SENT, Asked, History
 from secure_afl.testing.judging.properties import Judged, described
 from secure_afl.testing.record import Crash, Sum
 
@@ -56,23 +56,45 @@ def related_sums_keep_their_survivors(history: History, judged: Judged) -> None:
                 judged.against(f"related sums were made over different survivors: {told}", system)
 
 
+def late_and_repeated_messages_count_once(history: History, judged: Judged) -> None:
+    for asked in history.asked:
+        fates = {one.fate for one in history.messages(asked)} - set(AS_SENT)
+        if not fates or "altered" in fates:
+            continue
+        judged.cases += 1
+        judged.summed += isinstance(asked.outcome, Sum)
+        one = next(one for one in history.messages(asked) if one.fate not in AS_SENT)
+        came = f"a message of {one.sender!r} in {one.phase!r} came {'late' if one.fate == 'late' else 'twice'}, and"
+        if isinstance(asked.outcome, Crash):
+            judged.against(f"{came} it raised {asked.outcome.error}", asked.held.system)
+        elif (wrong := history.wrong(asked)) is not None:
+            judged.against(f"{came} {described(asked)}: {wrong}", asked.held.system)
+    judged.note = (
+        f"{judged.cases} sums: {judged.summed} right, {judged.cases - judged.summed} refused"
+        if judged.cases
+        else ""
+    )
+
+
 def tampering_changes_no_sum(history: History, judged: Judged) -> None:
     for asked in history.asked:
-        if not asked.altered and not any(one.fate == "altered" for one in asked.held.sent):
+        if not asked.altered and not any(one.fate not in AS_SENT for one in asked.held.sent):
             continue
         judged.cases += 1
         judged.summed += isinstance(asked.outcome, Sum)
         if isinstance(asked.outcome, Crash):
             judged.against(f"a message was altered, and it raised {asked.outcome.error}", asked.held.system)
         elif (wrong := history.wrong(asked)) is not None:
-            phase = next((one.phase for one in (*asked.held.sent, *asked.sent) if one.fate == "altered"), "?")
+            phase = next(
+                (one.phase for one in (*asked.held.sent, *asked.sent) if one.fate not in AS_SENT), "?"
+            )
             judged.against(
                 f"a message in {phase!r} was altered, and {described(asked)}: {wrong}", asked.held.system
             )
     for system in history.systems:
         for held in system.held:
             altered = any(one.altered for one in held.asked) or any(
-                one.fate == "altered" for one in held.sent
+                one.fate not in AS_SENT for one in held.sent
             )
             before = any(
                 one.altered for earlier in system.held[: system.held.index(held)] for one in earlier.asked

@@ -1,6 +1,6 @@
 """Sums are right, wherever they may not be refused, and bad input is refused."""
 
-from secure_afl.testing.judging.history import History
+from secure_afl.testing.judging.history import AS_SENT, History
 from secure_afl.testing.judging.properties import Check, Judged, described
 from secure_afl.testing.record import Crash, Refusal, Sum
 
@@ -51,7 +51,7 @@ def right_in(*names: str) -> Check:
                 if (
                     not isinstance(held.outcome, Refusal)
                     or again
-                    or any(one.fate == "altered" for one in held.sent)
+                    or any(one.fate not in AS_SENT for one in held.sent)
                 ):
                     continue
                 fewest, most = history.claims.clients
@@ -102,6 +102,7 @@ def refused(*bad: str) -> Check:
     """Vectors with such a fault are refused, or their clients left out, before anything of them leaves."""
 
     def check(history: History, judged: Judged) -> None:
+        _after(history, bad, judged)
         for asked in history.asked:
             wrong = {client: one.bad for client, one in asked.inputs.items() if one.bad in bad}
             if not wrong or isinstance(asked.outcome, Crash):
@@ -120,6 +121,23 @@ def refused(*bad: str) -> Check:
                 judged.against(f"the refusal of {fault} says nothing", system)
 
     return check
+
+
+def _after(history: History, names: tuple[str, ...], judged: Judged) -> None:
+    """A refusal leaves nothing behind: what is summed afterwards is right, and another session makes its sums."""
+    for system in history.systems:
+        fault, session = "", None
+        for asked in system.asked:
+            if bad := [one.bad for one in asked.inputs.values() if one.bad]:
+                fault, session = bad[0], asked.held
+            elif fault in names:
+                judged.cases += 1
+                if (wrong := history.wrong(asked)) is not None:
+                    judged.against(f"after {fault}, {described(asked)}: {wrong}", system)
+                elif asked.held is not session and isinstance(asked.outcome, Refusal) and history.must(asked):
+                    judged.against(
+                        f"after {fault}, {described(asked)} was refused: {asked.outcome.text}", system
+                    )
 
 
 def a_missing_client_is_refused(history: History, judged: Judged) -> None:
