@@ -94,15 +94,15 @@ def altered(content: bytes, change: Callable[[models.Model], models.Model]) -> b
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda sent: replace(sent, coef=sent.coef + 1), "expected the weights beside it"),
+        (lambda sent: replace(sent, coef=sent.coef + 1), "does not fit the weights beside it"),
         (
             lambda sent: replace(sent, about=structs.replace(sent.about, session="00")),
-            "expected this session",
+            "does not fit this session",
         ),
         (lambda sent: replace(sent, about=structs.replace(sent.about, backend="bfv")), "the study's backend"),
         (
             lambda sent: replace(sent, codebook=structs.replace(sent.codebook, least_rows=4)),
-            "expected the study's codebook",
+            "does not fit the study's codebook",
         ),
         (None, "expected a model file that `secure-afl` wrote"),
     ],
