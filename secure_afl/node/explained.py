@@ -52,9 +52,22 @@ def _learned(study: Study) -> tuple[str, ...]:
         f"{model} that {aim}.",
         f"{columns}.",
         *(_book(study.codebook) if study.codebook else ()),
+        *_frozen(parameters.pop("backbone", None)),
         f"Parameters: {_listed(parameters) or 'none'}.",
         f"At most {study.max_rows:,} rows of a site; a row beyond the agreed bounds is an error, and nothing leaves.",
     )
+
+
+def _frozen(backbone: dict[str, Any] | None) -> tuple[str, ...]:
+    """The warning about a frozen backbone, which can be any function of a sample."""
+    if backbone is None:
+        return ()
+    said = (
+        f"The features come from a network that nobody trains here: {_listed(backbone)}. Approve it only if you know who made it, "
+        "and compare the digest with the one that they published: a network made for the purpose can single out one sample, whose "
+        "values and label would then stand in the opened sum."
+    )
+    return (said,)
 
 
 def _book(codebook: Codebook) -> tuple[str, ...]:

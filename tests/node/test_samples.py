@@ -14,6 +14,7 @@ from worlds.onnx_file import onnx
 from secure_afl.errors import DropoutWarning
 from secure_afl.models.networks.backbone import Backbone
 from secure_afl.node import samples
+from secure_afl.node.explained import sections
 from secure_afl.node.preflight import looked_at
 from secure_afl.node.site import Folder
 from secure_afl.node.study import NetworkStudy, packed, parse
@@ -96,6 +97,15 @@ def test_a_backbone_is_part_of_what_parties_agree_on() -> None:
         parse('backend = "mask"' + DEEP).digest.hex()
         == "9e5a3e33ae27c179252afaf0725ebeebfb1b6b0894f52c552ca548a3b7abf9eb"
     )
+
+
+def test_an_operator_reads_what_a_backbone_could_do_before_approving_it(tmp_path: Path) -> None:
+    """It can be any function of a sample, so its author could make one sample stand alone in the opened sum."""
+    federation = of_arrays(tmp_path, FROZEN)
+    (said,) = (one.lines for one in sections(*federation.terms()) if one.title == "What is learned")
+    (warning,) = (line for line in said if "can single out one sample" in line)
+    assert SHA in warning
+    assert "The samples of a site's file of arrays." in said
 
 
 def test_another_network_than_the_agreed_one_gives_nothing(tmp_path: Path) -> None:
