@@ -93,7 +93,7 @@ class Kept(msgspec.Struct, frozen=True):
     leaving: tuple[bytes, KeptRows] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prepared:
     """What a site gives, with its ledger's name of it. before: what it keeps; after: its rows if the session ends well."""
 

@@ -90,6 +90,9 @@ class Ready(NamedTuple):
     rows: str
     prepared: Prepared | None = None
 
+    def __repr__(self) -> str:  # no value of the vector
+        return f"{type(self).__name__}({len(self.vector)} values of {self.data_set!r})"
+
 
 def digest_of(rows: Rows) -> str:
     """Digest of a site's rows as the study reads them; hexadecimal."""

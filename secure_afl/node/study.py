@@ -122,6 +122,9 @@ class Rows(NamedTuple):
     name: str = ""
     marks: Mask | None = None
 
+    def __repr__(self) -> str:  # no value of a row, wherever this is printed
+        return f"{type(self).__name__}({len(self.X)} rows of {self.name!r})"
+
     def some(self, at: Any) -> Self:
         """The rows of these numbers, or of this mask."""
         weights, marks = (None if part is None else part[at] for part in (self.weights, self.marks))

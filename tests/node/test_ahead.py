@@ -82,6 +82,8 @@ def test_rows_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     first = known.known(study, 0)
     assert first
     assert first[1] == "rows"
+    assert repr(first) == f"Ready({len(first[0])} values of 'rows')"
+    assert repr(folder.data(study)) == f"Rows({len(folder.data(study)[0])} rows of 'rows')"
     assert known.known(study, 1) is None
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:-1]) + "\n")
