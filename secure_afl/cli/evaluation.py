@@ -62,7 +62,7 @@ def of_number(found: "Measured", unit: str) -> dict[str, str]:
 def print_figures(figures: dict[str, str]) -> None:
     """A line for each."""
     for name, text in figures.items():
-        console.print(f"{name:<27}{escape(text)}", highlight=False)
+        console.print(f"{name:<29} {escape(text)}", highlight=False)
 
 
 def _share(value: float | None) -> str:

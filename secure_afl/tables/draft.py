@@ -15,6 +15,7 @@ with optional():
     import pyarrow as pa
 
 _MOST_LEVELS = 30
+_MANY_ROWS = 100
 _FEW_NUMBERS = 10  # different whole numbers that may as well be codes
 _NO_YES = [
     "no/yes",
@@ -90,7 +91,9 @@ def _column(cells: Cells, name: str, outcome: str) -> Iterator[str]:
         yield f'{key} = {{ kind = "yes/no", yes = {_list([yes])}, no = {_list([no])}{said} }}'
     elif len(known) == cells.rows - sum(text[mark] for mark in marks):
         low, high = rounded_range(float(known.min()), float(known.max()))
-        yield f'{key} = {{ kind = "number", range = [{low:g}, {high:g}], unit = ""{said} }}  # replace the range'
+        different = len(known) >= _MANY_ROWS and len(words) == len(known) and (known == np.rint(known)).all()
+        note = "; if it names people, as no two rows have the same, remove it" if different else ""
+        yield f'{key} = {{ kind = "number", range = [{low:g}, {high:g}], unit = ""{said} }}  # replace the range{note}'
         if len(words) <= _FEW_NUMBERS and (known == np.rint(known)).all():
             levels = [f"{value:g}" for value in np.unique(known)]
             yield f'# or, if these are codes: {key} = {{ kind = "category", levels = {_list(levels)}{said} }}'
@@ -142,6 +145,9 @@ def _outcome(cells: Cells, name: str) -> Iterator[str]:
         yield 'unit = ""'
     else:
         yield f"classes = {_list(words)}"
+        if len(words) > 2 and len(known) == cells.rows - sum(text[mark] for mark in marks):
+            low, high = rounded_range(float(known.min()), float(known.max()))
+            yield f'# or, for a quantity: kind = "number", range = [{low:g}, {high:g}] and unit = "", without classes'
     if marks:
         yield f"missing = {_list(marks)}  # these rows are left out"
 

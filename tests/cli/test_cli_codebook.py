@@ -77,6 +77,16 @@ def test_a_draft_is_a_codebook_to_finish(table: Path) -> None:
     assert "# [outcome]" in said("codebook", "draft", table, "--decimal", ",")[1]
 
 
+def test_a_draft_points_at_names_of_people_and_at_outcomes_that_may_be_quantities(tmp_path: Path) -> None:
+    rows = [f"{1000 + 7 * at},{at % 50}.5,{at % 4}.0" for at in range(120)]
+    (tmp_path / "a.csv").write_text("\n".join(["pid,bp,pain", *rows]))
+    text = said("codebook", "draft", tmp_path / "a.csv", "--outcome", "pain")[1]
+    pid, bp = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("pid", "bp"))
+    assert pid.endswith("# replace the range; if it names people, as no two rows have the same, remove it")
+    assert bp.endswith("# replace the range")
+    assert '# or, for a quantity: kind = "number", range = [0, 5]' in text
+
+
 def test_check_lists_every_cell_and_what_becomes_of_rows(table: Path) -> None:
     code, text = said("codebook", "check", table, table.parent / "book.toml")
     assert code == 1
