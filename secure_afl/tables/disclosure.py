@@ -226,7 +226,8 @@ class Valued:
 
 def _of_numbers(own: Floats) -> Floats:
     """The leverage of each row in these columns and a column of ones: (rows,)."""
-    centred = own - own.mean(axis=0)
+    centred = own - own[0]  # exactly 0 for a column of one value, of which the mean may be rounded
+    centred -= centred.mean(axis=0)
     sizes = np.linalg.norm(centred, axis=0)
     directions, found, _ = np.linalg.svd(centred / np.where(sizes > 0, sizes, 1.0), full_matrices=False)
     return np.asarray((directions[:, found > 2.0**-30] ** 2).sum(axis=1) + 1 / len(own))

@@ -324,6 +324,13 @@ def test_no_row_is_alone_in_the_columns_of_a_number(
     np.testing.assert_array_equal(control_rows(X, layout, None, 1)[0], X)
 
 
+def test_few_rows_of_one_value_have_nothing_to_draw_in() -> None:
+    """Their mean is rounded, so the distances from it are not 0: drawing in never ended."""
+    value = next(one for one in np.random.default_rng(0).random(99) if np.full(5, one).mean() != one)
+    coded, found = control_rows(np.full((5, 1), value), Layout((), (), (Measure("n", (0,)),)), None, 5)
+    assert (coded.tolist(), found.outlying) == ([[value]] * 5, 0)
+
+
 DOSES = """
     products = [["dose", "ward"]]
     [columns]
