@@ -43,7 +43,8 @@ class Account:
     learning_seconds: statistics, forward passes, solves, and sums in the clear; protocol_seconds: keys, encoding,
     masks, adding, unmasking; adapting_seconds: personal heads, of the slowest client; ahead_seconds: the part of
     learning_seconds that clients spend before the first sum; bytes_up, bytes_down: of the median client, weights included;
-    round_trips: of keys and sums; key_trips: those of keys.
+    round_trips: of keys and sums; key_trips: those of keys; phases: protocol_seconds by phase of the protocol, of its slowest
+    client and of the server.
     """
 
     learning_seconds: float
@@ -54,6 +55,7 @@ class Account:
     bytes_down: int
     round_trips: int
     key_trips: int
+    phases: Mapping[str, tuple[float, float]]
 
     def network_seconds(self, link: Link) -> float:
         """What the network adds to the seconds of computing: clients compute while they wait for messages with keys, as
@@ -153,6 +155,7 @@ def _account(model: "_Timed", aggregator: "_Metered", elapsed: float) -> Account
         bytes_down=down + weights,
         round_trips=trips,
         key_trips=keys,
+        phases=aggregator.phases,
     )
 
 
@@ -196,6 +199,7 @@ class _Metered:
         self.inner, self.backend, self.policy = inner, inner.backend, inner.policy
         self.clients = _Clients()
         self.server_seconds = 0.0
+        self.phases: dict[str, tuple[float, float]] = {}
         self._read: Mapping[object, Mapping[int, float]] = {}
 
     def open(self, clients: Sequence[str], plan: Sequence[SumPlan]) -> None:
@@ -219,8 +223,11 @@ class _Metered:
         costs = self.inner.cohort.costs
         for phase, cost in costs.items():
             before = self._read.get(phase, {})
-            for client, seconds in cost.client_seconds.items():
-                self.clients.add((exchange, phase), client, seconds - before.get(client, 0.0))
+            spent = {one: seconds - before.get(one, 0.0) for one, seconds in cost.client_seconds.items()}
+            for client, seconds in spent.items():
+                self.clients.add((exchange, phase), client, seconds)
+            slowest = self.phases.get(phase, (0.0, 0.0))[0] + max(spent.values(), default=0.0)
+            self.phases[phase] = slowest, cost.server_seconds
         self._read = {phase: dict(cost.client_seconds) for phase, cost in costs.items()}
         self.server_seconds = sum(cost.server_seconds for cost in costs.values())
 

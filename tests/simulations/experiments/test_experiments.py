@@ -175,6 +175,14 @@ def test_what_masks_cost_is_a_ratio_of_the_same_runs(monkeypatch: pytest.MonkeyP
     masked, plain = figures["records"][:2]
     assert (masked["backend"], plain["backend"]) == ("mask", "plain")
     assert f"{masked['bytes_up'] / plain['bytes_up']:.2f}" in text
+    # The parts are all of what masks add.
+    cells = security._added(masked, plain, Link()).values()
+    network = [int(cell) for cell in cells if "|" not in cell]
+    assert sum(network) == pytest.approx(
+        1e3 * (masked["network_seconds"] - plain["network_seconds"]), abs=len(network)
+    )
+    phases = {phase for of in security._PHASES.values() for phase in of}
+    assert phases >= masked["phases"].keys()
 
 
 @pytest.mark.long
