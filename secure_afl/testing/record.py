@@ -95,11 +95,12 @@ def claims(given: Any) -> Claims:
 
 
 class System(msgspec.Struct, frozen=True, omit_defaults=True, tag="system"):
-    """A fresh system. replay: what makes this part of the record again."""
+    """A fresh system. replay: what makes this part of the record again. carried: every message, lost ones too, is here."""
 
     version: int
     claims: Claims
     replay: str = ""
+    carried: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True, omit_defaults=True, tag="session"):

@@ -178,7 +178,7 @@ class Runner:
     def run(self, schedule: Schedule) -> list[Record]:
         """The record of one schedule. What the system raises is in it."""
         wire = Wire(draws=random.Random(schedule.seed))
-        wire.records.append(System(VERSION, self.claims, schedule.line()))
+        wire.records.append(System(VERSION, self.claims, schedule.line(), self.target.alters))
         noted: list[str] = []
         if schedule.watch:
             with generators_noted([wire.draws]) as noted:

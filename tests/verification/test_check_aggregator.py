@@ -442,6 +442,19 @@ def test_a_program_is_checked() -> None:
         program.close()
 
 
+@pytest.mark.slow
+def test_who_does_not_list_lost_messages_is_not_said_to_leave_clients_out() -> None:
+    answering = Answering(Sound)
+
+    def ask(request: dict[str, Any]) -> dict[str, Any]:
+        answer = answering(request)
+        return {**answer, "messages": [one for one in answer["messages"] if not one["lost"]]}
+
+    names = ["sums_are_right", "later_sums_are_right", "the_lost_are_left_out", "any_mixture_is_summed"]
+    report = check_aggregator(RemoteTarget(ask), only=names, examples=3, **LONG)  # type: ignore[arg-type]
+    assert not report.failed, str(report)
+
+
 def test_a_program_that_ends_has_crashed() -> None:
     program = Program(f"{sys.executable} -c pass")
     with pytest.raises(Exception, match="no answer to 'claims'"):

@@ -103,6 +103,7 @@ class Fresh:
 
     claims: Claims
     replay: str
+    carried: bool = False
     held: list[Held] = field(default_factory=list)
     crashes: list[Crash] = field(default_factory=list)
     generators: list[Generator] = field(default_factory=list)
@@ -124,7 +125,7 @@ def in_order(records: Iterable[Record]) -> list[Fresh]:
     renewed: set[str] = set()
     for one in records:
         if isinstance(one, System):
-            systems.append(Fresh(one.claims, one.replay))
+            systems.append(Fresh(one.claims, one.replay, one.carried))
             session, renewed = None, set()
             continue
         if not systems:
@@ -354,8 +355,8 @@ class History:
         return any(one is not None and one.size and (abs(one[0]) >= edge or not one.any()) for one in vectors)
 
     def left_out(self, asked: Asked, survivors: Iterable[str]) -> list[str]:
-        """Clients that a sum should have had. Only where all losses are known, as the check made them."""
-        if not asked.held.system.replay or not self.claims.traced or not self.must(asked):
+        """Clients that a sum should have had. Only where all losses are known."""
+        if not asked.held.system.carried or not self.claims.traced or not self.must(asked):
             return []
         return sorted(set(asked.held.clients) - set(survivors) - self.gone(asked))
 
