@@ -362,7 +362,7 @@ def test_settings_that_are_none_are_refused(tmp_path: Path, text: str, fault: st
 def test_keys_of_another_kind_are_refused(federation: Federation) -> None:
     key = federation.folders[0] / "node"
     key.write_text((federation.folders[0] / "identity.key").read_text())
-    with pytest.raises(FileError, match="expected a node's secret key without a passphrase"):
+    with pytest.raises(FileError, match=r"expected a node's secret key \(ecdsa, without a passphrase\)"):
         Node(federation.folders[0])
     key.chmod(0o644)
     with pytest.raises(FileError, match="mode 0600"):
