@@ -298,6 +298,7 @@ def test_heterogeneity_has_a_figure_for_every_cell(monkeypatch: pytest.MonkeyPat
     text = shown(*heterogeneity.tables(figures))
     assert "A = 0.1" in text
     assert "pfedacnnl" in text
+    assert "fedacnnl − fedavg" in text
     assert plots.heterogeneity(figures, tmp_path)[0].exists()
 
 
