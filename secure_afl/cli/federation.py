@@ -147,10 +147,14 @@ def accept(
     present key. The study must be approved again with it.
     """
     from secure_afl.federation import party
+    from secure_afl.node.site import study_folder
 
     with refusals_shown():
-        _show_roster(party.accept(folder, roster))
-        _say("next", f"secure-afl study show {folder}, then secure-afl study approve {folder}")
+        edition = party.accept(folder, roster)
+        _show_roster(edition)
+        for name, _ in edition.studies:
+            at = study_folder(folder, name)
+            _say("next", f"secure-afl study show {at}, then secure-afl study approve {at}")
 
 
 def _show_taken(taken: "Taken") -> None:

@@ -83,6 +83,7 @@ def take_in(
     while a session is under way in the server's folder.
     """
     project = read_project(folder / PROJECT)
+    _check_studies(folder, project)
     _check_idle(folder)
     read = [papers.read(path, Answer) for path in answers]
     for path, answer in zip(answers, read, strict=True):
@@ -98,6 +99,7 @@ def follow(folder: Path, why: str) -> tuple[tuple[Path, ...], Taken]:
     that left, and a new roster if all have answered. Gives the new kits. Raises `FileError` as `take_in` does.
     """
     project = read_project(folder / PROJECT)
+    _check_studies(folder, project)
     _check_idle(folder)
     studies = _kept_studies(folder, project)
     names = {slug(name) for name in project.everybody}
@@ -122,6 +124,21 @@ def certify(folder: Path) -> Path:
     whole.write_new(server / "server.key", key, whole.SECRET)
     whole.replace(server / "server.crt", certificate)  # last: whoever sees it finds its key
     return server / "server.crt"
+
+
+def _check_studies(folder: Path, project: Project) -> None:
+    """Raises `FileError` unless the project still has the studies of its kits: parties refuse a roster for others."""
+    for file in sorted((folder / "kits").glob("*.zip")):
+        names = [one.name for one in papers.read_kit(file).studies]
+        if names != list(project.studies):
+            raise FileError(
+                f"{folder / PROJECT}: expected the studies that {file.name} has ({_named(names)}), got {_named(project.studies)}: "
+                "lay out a further study by hand; to leave one out, have the parties revoke it"
+            )
+
+
+def _named(studies: Iterable[str]) -> str:
+    return ", ".join(studies) or "one without a name"
 
 
 def _check_idle(folder: Path) -> None:

@@ -165,6 +165,19 @@ def test_a_party_that_comes_gets_all_studies(several: Several) -> None:
     assert [one.name for one in study_folders(several.folders["D"])] == list(STUDIES)
 
 
+@pytest.mark.parametrize(
+    "listed", ['["mortality.toml"]', '["stroke.toml", "mortality.toml"]', '"mortality.toml"']
+)
+def test_a_project_keeps_the_studies_of_its_kits(several: Several, listed: str) -> None:
+    """A roster for others would be refused by every party."""
+    (several.office / "project.toml").write_text(project(*NAMES) + f"study = {listed}\n")
+    with pytest.raises(FileError, match=r"expected the studies that c.zip has \(mortality, stroke\)"):
+        coordinator.follow(several.office, "another list")
+    with pytest.raises(FileError, match="expected the studies"):
+        coordinator.take_in(several.office, list(several.answers.values()))
+    assert len(list((several.office / "rosters").iterdir())) == 1
+
+
 def test_a_session_of_any_study_keeps_the_roster_and_can_be_given_up(several: Several) -> None:
     server = several.office / "server"
     _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
@@ -230,9 +243,11 @@ def test_the_commands_name_each_study(several: Several, tmp_path: Path) -> None:
     ):
         done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
         assert done.exit_code == 0, done.output
-        assert [line.split()[1] for line in done.output.splitlines() if line.startswith("study")] == list(
-            STUDIES
-        )
+        named = [line.split()[1] for line in done.output.splitlines() if line.startswith("study")]
+        assert named == list(STUDIES)
+    done = CliRunner().invoke(app, ["accept", str(several.folders["C"]), str(several.file(edition))])
+    said = "".join(done.output.split())
+    assert all(f"studyapprove{several.at('C', name)}" in said for name in STUDIES)
 
 
 def test_a_folder_of_several_studies_is_not_taken_for_one(several: Several) -> None:
