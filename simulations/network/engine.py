@@ -130,7 +130,8 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
     server = max(here["server_memory"].values())
     return {
         "sum": f"that of the {engine['survivors']:,} clients that stayed, bit for bit; so is the other",
-        "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {here['wall_seconds']:.0f} without it",
+        "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {here['wall_seconds']:.0f} without it; "
+        f"{engine['cpu_seconds']:.0f} CPU seconds over Flower, of all processes",
         "memory": f"{max(engine['process_memory'].values()) / 1e6:,.0f} MB at most of server and engine together, "
         f"{engine['ray_memory'] / 1e6:,.0f} MB of Ray's processes; without Flower the server adds {server / 1e6:,.0f} MB",
         "clients": f"on {figures['nodes']:,} nodes of Flower; {figures['actors']} processes answer for all; each client has a key file and a store of its own, "

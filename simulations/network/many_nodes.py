@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -136,8 +137,8 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None], nodes: int = 0) 
     }
 
 
-class Memory:
-    """Observe this process's memory during the `with` block. peaks: the most bytes seen in each phase."""
+class Costs:
+    """Observe this process's costs during the `with` block. peaks: the most bytes seen in each phase."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
@@ -163,6 +164,14 @@ class Memory:
     def others(self) -> int:
         """Bytes of the child processes."""
         return sum(child.memory_info().rss for child in self._process.children(recursive=True))
+
+    def cpu_seconds(self) -> float:
+        """Of this process and its child processes, since their start."""
+        found = 0.0
+        for one in (self._process, *self._process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                found += sum(one.cpu_times()[:2])
+        return found
 
     def _look(self) -> None:
         while not self._over.wait(_POLL):
@@ -224,10 +233,11 @@ def main() -> None:
 
     @app.main()  # type: ignore[untyped-decorator]  # typed where Flower is installed
     def serving(grid: Grid, context: Context) -> None:
-        with Memory() as memory:
-            figures.update(serve(grid, root, memory.phase, nodes))
-            figures["ray_memory"] = memory.others()
-        figures["process_memory"] = memory.peaks
+        with Costs() as costs:
+            figures.update(serve(grid, root, costs.phase, nodes))
+            figures["ray_memory"] = costs.others()
+            figures["cpu_seconds"] = costs.cpu_seconds()
+        figures["process_memory"] = costs.peaks
 
     start_ray(actors)
     run_simulation(
