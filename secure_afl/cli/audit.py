@@ -109,10 +109,10 @@ def record_command(
 
     Exit code 1 if anything in the logs does not hold; the page says so, too.
     """
-    from secure_afl.cli import pages
-    from secure_afl.federation.record import record
-
     with refusals_shown():
+        from secure_afl.cli import pages  # jinja2, which a node does without
+        from secure_afl.federation.record import record
+
         make_way(html, "--html")
         made = record(folder, {str(file): file.read_bytes() for file in files}, language)
         write_text(html, pages.page(__package__, "record.html", page=made), "page")

@@ -17,7 +17,7 @@ from secure_afl.crypto.errors import SecureAflError, optional
 from secure_afl.node import held_out
 from secure_afl.node.changes import Keeping
 from secure_afl.node.progress import Progress, RunEvents, keep_run, run_events
-from secure_afl.node.site import FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder, exposed
+from secure_afl.node.site import AUDIT, FAILURE, HELD_OUT, MODEL, REPORT, TABLE_MODEL, Folder, exposed
 from secure_afl.node.study import packed
 from secure_afl.protocol.audit.events import Acknowledged, EndAnswered, Role, Twins, end_answered
 from secure_afl.protocol.audit.log import AuditLog
@@ -252,6 +252,6 @@ def _own(folder: Folder) -> Iterator[tuple[AuditLog | None, Store | None]]:
         )
     with (
         closing(Store(folder.path / "state.db", identity)) as store,
-        closing(AuditLog(folder.path / "audit.jsonl", identity, member.name, Role.SERVER)) as log,
+        closing(AuditLog(folder.home / AUDIT, identity, member.name, Role.SERVER)) as log,
     ):
         yield log, store

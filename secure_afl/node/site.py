@@ -17,8 +17,8 @@
     *.previous.*    of an earlier session, put aside when the next one began
 
 A party of several studies has one folder for each in `studies/`, with roster, study, data and what was learned, and a policy
-if it is another one; identity, ledger and audit log are above, once: so no data set serves two studies. The server has only
-its identity above.
+if it is another one; identity, ledger and audit log are above, once: so no data set serves two studies. The server has
+its identity and audit log above, and a `state.db` for each study.
 
 Nothing here comes from the server but the model; where sums are checked, a party keeps the one that it computes from them
 itself, if the server's is the same.

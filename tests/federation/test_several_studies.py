@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 from msgspec import structs
 from typer.testing import CliRunner
-from worlds.folders import RIDGE, Post, learned
+from worlds.folders import RIDGE
 from worlds.founded import NAMES, Founded, project
+from worlds.patience import HANG
+
+pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: no deployed study is tested here")
+
+from worlds.grids import LocalGrid, answering, without_an_engine
 
 from secure_afl.federation import coordinator, papers, party
 from secure_afl.federation.papers import Edition, Kit, Packed, Part
 from secure_afl.federation.project import Project, parse, slug
 from secure_afl.federation.record import record
+from secure_afl.node import flower_app
 from secure_afl.node.preflight import looked_at
-from secure_afl.node.site import Folder, study_folders
+from secure_afl.node.site import MODEL, Folder, kept, study_folders
+from secure_afl.protocol.audit.check import verify
 from secure_afl.protocol.durable.store import Kept, Store
 from secure_afl.protocol.files import keys
 from secure_afl.protocol.files.roster import Parties
@@ -70,7 +77,7 @@ class Several(Founded):
 
 @dataclass
 class Study:
-    """What `Post` and `learned` need: the folders of one study, by the roster's order."""
+    """The folders of one study, by the roster's order."""
 
     folders: list[Path]
     server: Path
@@ -97,12 +104,14 @@ def filled(several: Several, study: str) -> Study:
     return Study([several.at(name, study) for name in names], server, parties, names)
 
 
-def test_both_studies_of_a_kit_are_learned(several: Several) -> None:
+@pytest.mark.slow
+def test_both_studies_of_a_kit_are_learned(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_an_engine(monkeypatch)
     for number, name in enumerate(STUDIES, 1):
         study = filled(several, name)
-        post = Post(study)
-        weights = learned(study, post)  # type: ignore[arg-type]
-        assert post.refusals == []
+        flower_app.serve(LocalGrid(len(NAMES), answering(study)), study.server, HANG, 0.01)
+        (weights,) = kept(study.server, MODEL)
+        assert all(np.array_equal(kept(folder, MODEL)[0], weights) for folder in study.folders)
         agreed = Folder(study.server).terms()[1]
         rows = [Folder(folder).data(agreed) for folder in study.folders]
         whose = np.concatenate([[name] * len(one.y) for name, one in zip(study.names, rows, strict=True)])
@@ -120,6 +129,9 @@ def test_both_studies_of_a_kit_are_learned(several: Several) -> None:
         _, identity = keys.read_key(home / "identity.key", keys.service_passphrase)
         with closing(Store(home / "state.db", identity)) as store:
             assert store.ledger.data_sets() == [f"rows, {one}" for one in STUDIES[:number]]
+    homes = [several.office / "server", *several.folders.values()]
+    report = verify({str(one): (one / "audit.jsonl").read_bytes() for one in homes})  # one log each
+    assert (report.findings, report.missing, len(report.sessions)) == ((), (), len(STUDIES))
 
 
 def test_all_folders_have_the_studies_one_roster_and_nothing_of_them_above(several: Several) -> None:

@@ -10,7 +10,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from secure_afl.node import flower_app
 from secure_afl.protocol.transport.flower import server as flower_server
-from worlds.folders import Federation
+from worlds.folders import Laid
 
 Reply = Callable[[int, Message], Message | None]
 
@@ -83,7 +83,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # no types where Flower is not fol
         raise NotImplementedError
 
 
-def node(federation: Federation, number: int, message: Message) -> Message:
+def node(federation: Laid, number: int, message: Message) -> Message:
     """What the ClientApp on a party's node replies."""
     config = {"party": str(federation.folders[number])}
     context = Context(run_id=1, node_id=100 + number, node_config=config, state=RecordDict(), run_config={})
@@ -92,5 +92,5 @@ def node(federation: Federation, number: int, message: Message) -> Message:
     return reply
 
 
-def answering(federation: Federation) -> Reply:
+def answering(federation: Laid) -> Reply:
     return lambda at, message: node(federation, at - 100, message)
