@@ -287,15 +287,16 @@ class FederatedTable(Parameters, Federated):
             if not np.isfinite(X).all():
                 raise DataError("expected finite X, got NaN or infinity")
             return self._short(X)
-        if columns is None:
-            return X
-        over = columns.outside(X)
+        over = columns.outside(X) if columns else ~np.isfinite(X)
+        bound = " within its column's bound" if columns else ", without NaN or infinity"
         for who, rows in sites.items():
             if (wrong := np.argwhere(over[rows])).size:
                 row, column = wrong[0].tolist()
                 raise DataError(
-                    f"{who}: expected finite X within its column's bound, it is not in row {row + 1}, column {column + 1}"
+                    f"{who}: expected finite X{bound}, it is not in row {row + 1}, column {column + 1}"
                 )
+        if columns is None:
+            return X
         scaled = columns.scaling.scaled(X)
         peaks = abs(scaled).max(axis=0, initial=0.0)
         if tiny := np.flatnonzero((peaks > 0) & (peaks < _TINY)).tolist():

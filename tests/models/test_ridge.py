@@ -176,11 +176,11 @@ def test_the_plain_backend_must_be_asked_for() -> None:
     [
         (
             lambda X, y, site: X.__setitem__((7, 1), np.nan),
-            "site-.: X must be finite, without NaN, is not in row",
+            "site-.: expected finite X, without NaN or infinity, it is not in row .*, column 2",
         ),
         (
             lambda X, y, site: X.__setitem__((7, 1), np.inf),
-            "site-.: X must be finite, without NaN, is not in row",
+            "site-.: expected finite X, without NaN or infinity, it is not in row .*, column 2",
         ),
         (lambda X, y, site: X.__setitem__(7, 5.0), "site-.: X has norm over .* in row"),
         (
