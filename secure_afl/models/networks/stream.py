@@ -23,6 +23,7 @@ UNITS = 2000
 WIDTHS = (0.5**0.5, 0.5)  # in units of the median distance between two rows
 # Multiplications of the rows' products; beyond this, as with many rows, a stream takes seconds.
 _MOST = 3e9
+_WIDEST = 4096  # inputs; beyond this the cosines' directions take gigabytes
 
 
 def refined_head(
@@ -31,11 +32,11 @@ def refined_head(
     """The client's head with the fewest leave-one-out errors, and the stream beside its inputs; None is `own_head`.
 
     Parameters as in `own_head`; seed: of the cosines. With a stream the weights are (inputs + `UNITS`, classes). Between
-    equals it is the narrower stream. With many rows there is none. Raises `DataError` as `own_head` does.
+    equals it is the narrower stream. With one label, many rows or many inputs there is none. Raises `DataError` as `own_head` does.
     """
     found: list[tuple[Adapted, Fourier | None]] = [(own_head(rows, targets, anchor, labels), None)]
     padded = np.vstack([anchor, np.zeros((UNITS, anchor.shape[1]))])
-    for stream in _streams(rows, seed):
+    for stream in _streams(rows, seed) if len(np.unique(labels)) > 1 else ():
         found.append((own_head(beside(rows, stream), targets, padded, labels), stream))
     return min(reversed(found), key=lambda one: one[0].error)
 
@@ -49,7 +50,7 @@ def beside(rows: Matrix, stream: Fourier) -> Matrix:
 def _streams(rows: Matrix, seed: int) -> Iterator[Fourier]:
     """Streams to choose from: none for rows that are too many, or most of which are equal."""
     n, inputs = rows.shape
-    if n < 2 or n * n * (inputs + UNITS) > _MOST:
+    if n < 2 or inputs > _WIDEST or n * n * (inputs + UNITS) > _MOST:
         return
     lengths = (rows * rows).sum(axis=1)
     squares = (lengths[:, None] + lengths - 2 * rows @ rows.T)[np.triu_indices(n, 1)]

@@ -83,12 +83,18 @@ def test_nothing_is_sent_for_a_stream() -> None:
     assert not any(own.stream for own in models[0].personal_.values())
 
 
-def test_many_or_equal_rows_have_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_many_equal_or_wide_or_of_one_label_have_no_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     X, y, _ = quarters(30, 3)
     rows = np.column_stack([np.ones(30), X])
     given_ = np.eye(2)[y], np.zeros((3, 2)), y
     assert refined_head(rows, *given_)[1] is not None
     assert refined_head(np.ones((30, 3)), *given_)[1] is None
+    assert refined_head(rows, np.eye(2)[0 * y], np.zeros((3, 2)), 0 * y)[1] is None
+    monkeypatch.setattr(stream, "_WIDEST", 2)
+    assert refined_head(rows, *given_)[1] is None
+    monkeypatch.undo()
     monkeypatch.setattr(stream, "_MOST", 1.0)
     assert refined_head(rows, *given_)[1] is None
 
