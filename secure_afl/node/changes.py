@@ -84,6 +84,9 @@ class KeptRows(msgspec.Struct, frozen=True):
     used: bytes
     inside: Inside
 
+    def __repr__(self) -> str:  # no value of a row
+        return f"{type(self).__name__}({len(self.batches)} rows of {self.data_set!r})"
+
 
 class Kept(msgspec.Struct, frozen=True):
     """`kept.sum`. rows: of `sum`; leaving: what they are if the session of that number ends well, whose vector may have left."""

@@ -24,6 +24,7 @@ Nothing here comes from the server but the model; where sums are checked, a part
 itself, if the server's is the same.
 """
 
+import filecmp
 import hashlib
 import json
 import os
@@ -260,13 +261,15 @@ class Folder:
             raise FileError(str(error)) from None
 
     def _check_named_once(self, data: Data) -> None:
-        """Raises `FileError` for a table that another study of this party knows by another name: it would be let out twice."""
+        """Raises `FileError` for a table that another study of this party knows by another name, a copy included: it would be let
+        out twice.
+        """
         for other in study_folders(self.home):
             if other == self.path or not (other / "data.toml").exists():
                 continue
             known = Folder(other)._data()
-            same = _where(other, known) == _where(self.path, data) and known.query == data.query
-            if same and known.name != data.name:
+            different = known.name != data.name and known.query == data.query
+            if different and _same(_where(other, known), _where(self.path, data)):
                 raise FileError(
                     f"{self.path / 'data.toml'}: expected {known.name!r}, by which {other.name} knows this table, got "
                     f"{data.name!r}: the ledger lets a table out once, by its name"
@@ -683,6 +686,15 @@ def exposed(study: Study, fitted: Any) -> dict[str, Any] | None:
 
 def _where(folder: Path, data: Data) -> str:
     return data.table if data.table.startswith(POSTGRES) else str((folder / data.table).resolve())
+
+
+def _same(one: str, two: str) -> bool:
+    """Whether two tables are one, or one is a file with the content of the other. Raises `FileError`."""
+    files = Path(one), Path(two)
+    try:
+        return one == two or (all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False))
+    except OSError as error:
+        raise FileError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def _words(by: str, reason: str) -> tuple[str, str]:

@@ -12,8 +12,10 @@ from worlds.coded import FLAGS, Coded, flag_table
 from worlds.folders import RIDGE, Federation, Post, learned
 
 from secure_afl.errors import DropoutWarning
+from secure_afl.models.change import Inside
 from secure_afl.node import ahead
 from secure_afl.node.ahead import Ahead
+from secure_afl.node.changes import Kept, KeptRows
 from secure_afl.node.site import Folder
 from secure_afl.protocol.session.errors import PolicyError
 from secure_afl.protocol.session.parameters import SumWanted
@@ -83,6 +85,8 @@ def test_rows_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert first
     assert first[1] == "rows"
     assert repr(first) == f"Ready({len(first[0])} values of 'rows')"
+    kept = KeptRows("rows", b"", ("rows",), b"a row's values", b"1", Inside(b"", {}))
+    assert repr(Kept(leaving=(b"", kept))).count("row's values") == 0
     assert repr(folder.data(study)) == f"Rows({len(folder.data(study)[0])} rows of 'rows')"
     assert known.known(study, 1) is None
     lines = table.read_text().splitlines()

@@ -45,6 +45,8 @@ class Several(Federation):
             second = folder / "studies" / "second"
             (second / "study.toml").write_text(f'backend = "mask"\n{OTHER}')
             (second / "data.toml").write_text('table = "rows.csv"\nname = "other rows"\n')
+            rows = (second / "rows.csv").read_text().splitlines(keepends=True)
+            (second / "rows.csv").write_text("".join(rows[:-1]))
             Folder(second).approve("an operator", "a test")
         self.of("first")
 
@@ -123,6 +125,21 @@ def test_a_table_has_one_name_in_all_studies(several: Several) -> None:
     with pytest.raises(FileError, match="by which first knows this table"):
         Folder(several.homes[0]).data(study)
     assert first != second
+
+
+def test_a_copy_of_a_table_is_no_other_table(several: Several) -> None:
+    """Weak: a copy under another name goes into both studies, and the sum of all sites less that of all but one is its vector."""
+    first, second = several.homes[-1] / "studies" / "first", several.homes[-1] / "studies" / "second"
+    study = Folder(first).terms()[1]
+    vectors = [
+        study.vector(0, Folder(one / "studies" / "first").data(study), "a site") for one in several.homes
+    ]
+    assert np.allclose(sum(vectors) - sum(vectors[:-1]), vectors[-1])
+    shutil.copy(first / "rows.csv", second / "rows.csv")
+    with pytest.raises(FileError, match="expected 'rows', by which first knows this table, got 'other rows'"):
+        Folder(second).data(study)
+    (second / "data.toml").write_text('table = "rows.csv"\nname = "rows"\n')
+    assert Folder(second).data(study).name == "rows"
 
 
 def test_an_approval_is_of_one_study(several: Several) -> None:

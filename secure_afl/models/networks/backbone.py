@@ -13,6 +13,7 @@ machine a sample's features are the same whatever samples are beside it, as each
 import copy
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     import torch
 
 _OTHER_FILES = "session.model_external_initializers_file_folder_path"
+_KEPT_APART = (
+    1,
+    24,
+    1,
+)  # before this version it reads weights at any path, whatever folder is named, and some out of memory
 Rows = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 
@@ -97,6 +103,11 @@ class Backbone:
         """
         with optional():
             import onnxruntime
+        if tuple(map(int, re.findall(r"\d+", onnxruntime.__version__)[:3])) < _KEPT_APART:
+            raise DataError(
+                f"expected onnxruntime {'.'.join(map(str, _KEPT_APART))} or later, which reads nothing but the file that has the digest, "
+                f"got {onnxruntime.__version__}: pip install --upgrade 'secure-afl[onnx]'"
+            )
         content = _bytes(file)
         found = hashlib.sha256(content).hexdigest()
         _check_digest(file.name, found, digest)  # before anything parses it

@@ -102,7 +102,7 @@ def test_an_onnx_file_is_checked_before_anything_parses_it(tmp_path: Path) -> No
         Backbone.of_onnx(tmp_path / "missing.onnx", limit=4.0)
 
 
-@pytest.mark.parametrize("elsewhere", ["weights.bin", "../weights.bin"])
+@pytest.mark.parametrize("elsewhere", ["weights.bin", "../weights.bin", "{}/weights.bin"])
 def test_weights_in_another_file_would_escape_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str
 ) -> None:
@@ -118,8 +118,25 @@ def test_weights_in_another_file_would_escape_the_digest(
     quiet.log_severity_level = 4
     weak = onnxruntime.InferenceSession(file.read_bytes(), quiet, providers=["CPUExecutionProvider"])
     assert np.array_equal(weak.run(None, {"x": np.eye(8, dtype=np.float32)})[0], weights)
-    file.write_bytes(onnx(weights, elsewhere))
+    file.write_bytes(onnx(weights, elsewhere.format(tmp_path)))
     with pytest.raises(DataError, match=r"net\.onnx: expected a network as an ONNX file"):
+        Backbone.of_onnx(file, limit=1.0)
+
+
+@pytest.mark.parametrize("version", ["1.20.1", "1.22.1", "1.23.2", "1.24.0rc1"])
+def test_a_library_that_reads_weights_at_any_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Weak: 1.22.1 and 1.23.2 read weights at "/…/weights.bin" or "../weights.bin", which can be changed after approval, and
+    1.22.1 at an address in the memory of the node; 1.20.1 reads those of a branch in the current folder.
+    """
+    import onnxruntime
+
+    file = tmp_path / "net.onnx"
+    file.write_bytes(onnx(np.zeros((8, 3), np.float32)))
+    Backbone.of_onnx(file, limit=1.0)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    with pytest.raises(DataError, match=rf"expected onnxruntime 1\.24\.1 or later.*got {version}"):
         Backbone.of_onnx(file, limit=1.0)
 
 
