@@ -8,10 +8,12 @@ import msgspec
 from secure_afl.errors import DataError
 
 TEXT = (".csv", ".tsv", ".txt")
-EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
+EXCEL = ".xlsx"
+OTHER_SHEETS = (".xls", ".xlsb", ".ods")
+"""Refused: their readers give out an error such as #N/A as an empty cell, and nothing in the file tells the two apart."""
 SQLITE = (".sqlite", ".sqlite3", ".db")
 POSTGRES = ("postgresql://", "postgres://")
-ENDINGS = (*TEXT, ".parquet", *EXCEL, *SQLITE)
+ENDINGS = (*TEXT, ".parquet", EXCEL, *SQLITE)
 """Endings of the files that are read as tables."""
 
 
@@ -44,8 +46,8 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def is_table(source: str) -> bool:
-    """Whether this is the address of a database, or the name of a file that is read as a table."""
-    return source.startswith(POSTGRES) or Path(source).suffix.lower() in ENDINGS
+    """Whether this is the address of a database, or the name of a file that is read as a table or refused as one."""
+    return source.startswith(POSTGRES) or Path(source).suffix.lower() in (*ENDINGS, *OTHER_SHEETS)
 
 
 def called(source: str) -> str:

@@ -16,12 +16,12 @@ from secure_afl.crypto.errors import optional
 from secure_afl.errors import DataError
 from secure_afl.tables.cells import Cells, Column, made
 from secure_afl.tables.faults import enumerated
-from secure_afl.tables.form import ENDINGS, EXCEL, POSTGRES, SQLITE, TEXT, Form, called
+from secure_afl.tables.form import ENDINGS, EXCEL, OTHER_SHEETS, POSTGRES, SQLITE, TEXT, Form, called
 
 
 def read(source: Path | str, form: Form | None = None, *, name: str = "") -> Cells:
-    """All cells of a table: text with separators (.csv, .tsv, .txt), .parquet, Excel (.xlsx, .xls, .xlsb, .ods), or what
-    a database answers to a query (.sqlite, .sqlite3, .db, postgresql://…).
+    """All cells of a table: text with separators (.csv, .tsv, .txt), .parquet, Excel (.xlsx), or what a
+    database answers to a query (.sqlite, .sqlite3, .db, postgresql://…).
 
     name: what errors call it, by default the file's name. Raises `DataError`, and `TableError` for rows.
     """
@@ -33,6 +33,11 @@ def read(source: Path | str, form: Form | None = None, *, name: str = "") -> Cel
         return databases.postgres(address, form, name)
     path = Path(source)
     reader = READERS.get(path.suffix.lower())
+    if path.suffix.lower() in OTHER_SHEETS:
+        raise DataError(
+            f"{name}: expected {EXCEL} or .csv: save it as one of them in a spreadsheet program. In other sheets an error such "
+            "as #N/A cannot be told from an empty cell"
+        )
     if reader is None:
         raise DataError(
             f"{name}: expected a file with the ending {', '.join(ENDINGS)}, or an address postgresql://…"
@@ -148,7 +153,7 @@ def as_text(value: Any) -> str:
 READERS: dict[str, Callable[[Path, Form, str], Cells]] = {
     **dict.fromkeys(TEXT, _delimited),
     ".parquet": _parquet,
-    **dict.fromkeys(EXCEL, _excel),
+    EXCEL: _excel,
     **dict.fromkeys(SQLITE, _sqlite),
 }
 """Readers by the ending of a file's name."""

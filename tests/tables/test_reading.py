@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from secure_afl.errors import DataError
+from secure_afl.simulations.data.dataset import load
 from secure_afl.tables.cells import Cells
 from secure_afl.tables.faults import TableError
-from secure_afl.tables.form import Form
+from secure_afl.tables.form import OTHER_SHEETS, Form
+from secure_afl.tables.formats import sheets
 from secure_afl.tables.reading import read
 
 ROWS = {"site": ["A", "B"], "age": ["36.5", "40"]}
@@ -285,3 +287,16 @@ def test_a_table_comes_out_of_a_pipe_as_out_of_a_file(tmp_path: Path) -> None:
     through, straight = read(pipe), read(file)
     writer.join()
     assert texts(through) == texts(straight) == {"age": ["36", "41"], "ward": ["A", "B"]}
+
+
+@pytest.mark.parametrize("ending", OTHER_SHEETS)
+def test_sheets_whose_errors_look_empty_are_refused(ending: str, tmp_path: Path) -> None:
+    path = written(tmp_path / f"a{ending}", "x,y\n1,2\n")
+    for reader in (read, load):
+        with pytest.raises(DataError, match=r"expected \.xlsx or \.csv"):
+            reader(str(path))
+
+
+def test_another_sheet_by_the_ending_of_an_excel_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected an \.xlsx file"):
+        sheets.check_values(written(tmp_path / "a.xlsx", "x,y\n1,2\n"), "Sheet", "a.xlsx")

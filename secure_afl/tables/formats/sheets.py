@@ -57,7 +57,7 @@ def check_values(path: Path, sheet: str, name: str) -> None:
     """Raises `DataError` for cells of a sheet that the reader gives out as empty and that are not: errors such as #N/A, and
     formulas that no program has computed.
 
-    Anything that is no .xlsx file is left to its reader.
+    Raises it for a file too that cannot be looked into.
     """
     try:
         with zipfile.ZipFile(path) as book:
@@ -67,7 +67,7 @@ def check_values(path: Path, sheet: str, name: str) -> None:
                     kind = str(cell.lastgroup)
                     found[kind] += [one.decode() for one in _PLACE.findall(cell[kind])]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError):
-        return
+        raise DataError(f"{name}: expected an .xlsx file: save it as one in a spreadsheet program") from None
     for kind, said in (
         ("error", "an error such as #N/A: correct it, or empty the cell"),
         ("formula", "a formula without its result: open the file in a spreadsheet program and save it"),
