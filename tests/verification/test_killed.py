@@ -31,7 +31,7 @@ def test_the_matrix_has_every_phase(run: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("at", [0, *(pytest.param(at, marks=pytest.mark.long) for at in (1, 2))])
 def test_nobody_who_is_killed_makes_a_sum_wrong_or_answers_twice(at: int) -> None:
     """Claim: with the kills of the matrix, a sample of them, no rule is broken and whoever comes back goes on."""
     for case in matrix()[53 * at :: 159]:
@@ -41,7 +41,7 @@ def test_nobody_who_is_killed_makes_a_sum_wrong_or_answers_twice(at: int) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["SIGTERM", "SIGTERM, caught"])
+@pytest.mark.parametrize("by", [pytest.param("SIGTERM", marks=pytest.mark.long), "SIGTERM, caught"])
 def test_whoever_is_stopped_in_order_loses_as_little(by: str) -> None:
     """Claim: SIGTERM at any point, whether the process ends at once or unwinds, is no worse than SIGKILL."""
     alone = [case for case in matrix() if case.victim != "everybody"]

@@ -354,7 +354,7 @@ def test_a_network_that_takes_long_says_so_before_it_begins(monkeypatch: pytest.
         assert bool(said) == bool(shown.get())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_personal_models_are_reported_and_groups_need_trust(tmp_path: Path) -> None:
     data = ["run", "--model", "fedacnnl", "--data", "digits", "--clients", "16", "--partition", "labels:5"]
     file = tmp_path / "figures.json"

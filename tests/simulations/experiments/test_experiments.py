@@ -129,7 +129,7 @@ def test_the_account_measures_the_training_that_it_names() -> None:
     assert (lost.accuracy, lost.personal) == (in_the_clear.accuracy, in_the_clear.personal)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("tiny")
 def test_the_headline_is_made_of_every_method(tmp_path: Path) -> None:
     said: list[str] = []
@@ -360,7 +360,7 @@ def test_the_command_writes_figures_and_plots(tmp_path: Path) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rivals_stand_beside_ours_with_what_the_server_sees(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

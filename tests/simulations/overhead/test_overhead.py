@@ -288,7 +288,7 @@ def read(report: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_names_machine_versions_command_and_every_number_is_inside(report: Path) -> None:
     found, page = read(report), (report / "overhead.html").read_text()
     command = found["command"]
@@ -310,7 +310,7 @@ def test_the_page_names_machine_versions_command_and_every_number_is_inside(repo
     assert page.count('src="data:image/svg+xml;base64,') == len(list((report / "plots").iterdir())) > 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_csv_and_json_agree(report: Path) -> None:
     found = read(report)
     rows = list(csv.DictReader(io.StringIO((report / "overhead.csv").read_text())))
@@ -327,7 +327,7 @@ def test_csv_and_json_agree(report: Path) -> None:
         assert int(line["repeats"]) == len(row["values"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_medians_and_quartiles_are_of_the_repeats(report: Path) -> None:
     found = read(report)
     quantities = set()
@@ -339,7 +339,7 @@ def test_medians_and_quartiles_are_of_the_repeats(report: Path) -> None:
     assert quantities == {*Cost._fields} | ({figures.MEMORY} if memory.measurable() else set())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_laws_are_fitted_to_the_medians_of_their_axis(report: Path) -> None:
     found = read(report)
     mine = [one for one in found["laws"] if (one["backend"], one["axis"]) == ("bfv", "clients")]
@@ -356,7 +356,7 @@ def test_laws_are_fitted_to_the_medians_of_their_axis(report: Path) -> None:
         assert far["value"] <= far["high"] * (1 + 1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ratios_are_of_the_medians(report: Path) -> None:
     found = read(report)["peers"]
     ours = found["cells"][0]
