@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.protocol.audit.chain import Chain, read
@@ -351,10 +351,10 @@ def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
     views: dict[bytes, View] = {}
     for line, entry in enumerate(log.chain.entries, 1):
         event = entry.event
-        one = At(log.file, line, entry, event)
+        one: At[Any] = At(log.file, line, entry, event)
         if isinstance(event, Agreed):
             try:
-                views[event.terms.transcript()] = _view(log, At(log.file, line, entry, event), sessions)
+                views[event.terms.transcript()] = _view(log, one, sessions)
             except ProtocolError as error:
                 yield one.finding(str(error))
         elif isinstance(event, Taken):  # which knows the session's number

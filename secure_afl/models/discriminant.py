@@ -58,8 +58,6 @@ class FederatedLDA(FederatedClassifier, FederatedTable):
     rounds: int = 1
 
     def _targets(self, y: Any, sites: Mapping[str, Places], rows: int) -> tuple[Targets, Floats]:
-        if self.classes is None and y is None:
-            raise DataError("expected classes that were agreed on, got none: no party sees all labels")
         targets, one_hot = class_targets(y, self.classes, sites, rows)
         check_priors(self.priors, targets.width)
         return targets, one_hot

@@ -75,6 +75,8 @@ def class_targets(y: Any, agreed: Any, sites: Mapping[str, Places], rows: int) -
     """Classes as targets, and the one-hot Y (rows, classes). y: labels (rows,), None for those that are agreed alone, with no
     rows. Raises `DataError`.
     """
+    if agreed is None and y is None:
+        raise DataError("expected classes that were agreed on, got none: no party sees all labels")
     labels = np.asarray(agreed)[:0] if y is None else y
     places, classes = parse_labels(labels, agreed, sites, rows)
     one_hot = (places[:, None] == np.arange(len(classes))).astype(np.float64)

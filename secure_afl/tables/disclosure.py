@@ -313,10 +313,10 @@ class Layout:
             of = [levels[at] for at in self.with_number(measure, variables)]
             of += [] if classes is None else [classes]
             cells = np.unique(of, axis=1, return_inverse=True)[1] if of else np.zeros(0, np.int64)
-            for cell in np.unique(cells):
-                rows = X[cells == cell]
+            for mine in (cells == cell for cell in np.unique(cells)):
+                rows = X[mine]
                 moved += measure.draw_in(rows, least_rows)
-                X[cells == cell] = rows
+                X[mine] = rows
         return moved
 
 
