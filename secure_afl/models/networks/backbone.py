@@ -34,11 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 _OTHER_FILES = "session.model_external_initializers_file_folder_path"
-_KEPT_APART = (
-    1,
-    24,
-    1,
-)  # before this version it reads weights at any path, whatever folder is named, and some out of memory
+# Before this version it reads weights at any path, whatever folder is named, and some out of memory.
+_KEPT_APART = (1, 24, 1)
 Rows = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 

@@ -81,7 +81,7 @@ def check_values(path: Path, sheet: str, name: str) -> None:
 def _file_of(book: zipfile.ZipFile, sheet: str) -> str:
     """Which file of the archive has a sheet. Raises `KeyError`."""
     named = {unescape(one["name"]): one for one in _tags(book, "xl/workbook.xml", "sheet")}
-    number = next(value for key, value in named[sheet].items() if key.endswith(":id"))
+    number = next((value for key, value in named[sheet].items() if key.endswith(":id")), "")
     targets = {one["Id"]: one["Target"] for one in _tags(book, "xl/_rels/workbook.xml.rels", "Relationship")}
     return normpath(join("/xl", unescape(targets[number]))).lstrip("/")
 
