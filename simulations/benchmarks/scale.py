@@ -76,6 +76,16 @@ class Scale:
         return 500_000_000 + 95_000 * self.clients + 200 * self.clients**2
 
     @property
+    def lack(self) -> str:
+        """Why this machine cannot hold all parties now; empty if it can."""
+        if (need := self.memory) <= (free := psutil.virtual_memory().available):
+            return ""
+        return (
+            f"expected about {need / 1e9:.1f} GB of free memory for {self.clients:,} clients in one process, got "
+            f"{free / 1e9:.1f}"
+        )
+
+    @property
     def gone(self) -> frozenset[int]:
         """The clients that drop out, evenly spaced."""
         count = round(self.dropout * self.clients)
@@ -88,11 +98,8 @@ def measure(sizes: Sequence[Scale], watch: Callable[[str], None]) -> dict[str, A
     Raises `DataError` if this machine lacks the memory for so many clients.
     """
     for size in sizes:
-        if (need := size.memory) > (free := psutil.virtual_memory().available):
-            raise DataError(
-                f"expected about {need / 1e9:.1f} GB of free memory for {size.clients:,} clients in one process, got "
-                f"{free / 1e9:.1f}"
-            )
+        if lack := size.lack:
+            raise DataError(lack)
     idle = _resident()  # a session reuses the memory that the smaller one before it has freed
     rows = [_session(size, idle, watch) for size in sorted(sizes, key=lambda size: size.clients)]
     return {"machine": machine("psutil"), "sizes": rows, "law": _law(rows)}

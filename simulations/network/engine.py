@@ -31,13 +31,16 @@ _ENTRY = "from secure_afl.simulations.network.many_nodes import main; main()"
 _PHASES = ("finding", "advertising", "sharing", "confirming", "collecting", "unmasking", "end")
 
 
-def steps(size: Scale) -> int:
+def steps(size: Scale, compared: bool) -> int:
     """How often `measure` calls `watch`."""
-    return 1 + len(_PHASES) + scale.steps([size])
+    return 1 + len(_PHASES) + (scale.steps([size]) if compared else 0)
 
 
-def measure(size: Scale, actors: int, watch: Callable[[str], None], nodes: int = 0) -> dict[str, Any]:
-    """Measure both. actors: number of Ray processes that answer for clients; nodes: see `many_nodes.serve`.
+def measure(
+    size: Scale, actors: int, watch: Callable[[str], None], nodes: int = 0, compared: bool = True
+) -> dict[str, Any]:
+    """Measure the session over Flower and, if compared, without it. actors: number of Ray processes that answer for clients;
+    nodes: see `many_nodes.serve`.
 
     Clients' folders lie where temporary files do. Raises `MissingExtraError` without Ray and Flower, and `DataError` if the engine
     fails.
@@ -49,8 +52,12 @@ def measure(size: Scale, actors: int, watch: Callable[[str], None], nodes: int =
         root = Path(temporary)
         engine = _on_engine(root, size, actors, watch, nodes)
         stores = sum(file.stat().st_size for file in root.glob("*/state.db"))
-    here = scale.measure([size], watch)["sizes"][0]
+    here = scale.measure([size], watch)["sizes"][0] if compared else None
     return {
+        "clients": size.clients,
+        "length": size.length,
+        "dropouts": len(size.gone),
+        "suite": size.suite.value,
         "machine": machine("psutil", "flwr", "ray"),
         "actors": actors,
         "nodes": nodes or size.clients,
@@ -99,10 +106,10 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     """The figures for a terminal."""
     engine, here = figures["engine"], figures["in_process"]
     rows = table(
-        f"one masked sum of {here['length']:,} values over {here['clients']:,} clients, {here['dropouts']:,} dropouts, "
-        f"semi-honest server, {here['suite']} keys, {here['degree']} neighbours, threshold {here['threshold']};\n"
-        "over Flower, and without it in two processes of ours; bytes of a client, the mean; MB: of the process of server "
-        "and engine, at most",
+        f"one masked sum of {figures['length']:,} values over {figures['clients']:,} clients, {figures['dropouts']:,} "
+        f"dropouts, semi-honest server, {figures['suite']} keys, {engine['degree']} neighbours, threshold "
+        f"{engine['threshold']};\nover Flower, and without it in two processes of ours; bytes of a client, the mean; MB: of "
+        "the process of server and engine, at most",
         ("phase", "Flower s", "here s", "server CPU s", "kB up", "kB down", "MB"),
     )
     for phase in _PHASES:
@@ -112,7 +119,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
             *(
                 f"{values[phase]:,.{digits}f}" if phase in values else "–"
                 for values, digits in (
-                    (here["phase_wall_seconds"], 1),
+                    (here["phase_wall_seconds"] if here else {}, 1),
                     (engine["server_cpu_seconds"], 2),
                     ({name: size / 1000 for name, size in engine["client_bytes_up"].items()}, 1),
                     ({name: size / 1000 for name, size in engine["client_bytes_down"].items()}, 1),
@@ -127,13 +134,18 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
     """Facts that are in no table, by name."""
     engine, here, machine = figures["engine"], figures["in_process"], figures["machine"]
     versions = machine["versions"]
-    server = max(here["server_memory"].values())
     return {
-        "sum": f"that of the {engine['survivors']:,} clients that stayed, bit for bit; so is the other",
-        "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {here['wall_seconds']:.0f} without it; "
-        f"{engine['cpu_seconds']:.0f} CPU seconds over Flower, of all processes",
+        "sum": f"that of the {engine['survivors']:,} clients that stayed, bit for bit"
+        + ("; so is the other" if here else ""),
+        "seconds in all": f"{engine['wall_seconds']:.0f} over Flower, {engine['cpu_seconds']:.0f} CPU seconds of all its "
+        "processes" + (f"; {here['wall_seconds']:.0f} without it" if here else ""),
         "memory": f"{max(engine['process_memory'].values()) / 1e6:,.0f} MB at most of server and engine together, "
-        f"{engine['ray_memory'] / 1e6:,.0f} MB of Ray's processes; without Flower the server adds {server / 1e6:,.0f} MB",
+        f"{engine['ray_memory'] / 1e6:,.0f} MB of Ray's processes"
+        + (
+            f"; without Flower the server adds {max(here['server_memory'].values()) / 1e6:,.0f} MB"
+            if here
+            else ""
+        ),
         "clients": f"on {figures['nodes']:,} nodes of Flower; {figures['actors']} processes answer for all; each client has a key file and a store of its own, "
         f"{figures['stores']['kind']}, {figures['store_bytes'] / 1000:,.0f} kB in {figures['stores']['in']}; roster and "
         "policy, which are the same for all, are read once by each process",

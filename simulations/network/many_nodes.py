@@ -130,6 +130,8 @@ def serve(grid: Grid, root: Path, watch: Callable[[str], None], nodes: int = 0) 
     _check(size, result.survivors, ring.signed(result.values, parameters.rounds[0].width))
     return {
         "survivors": len(result.survivors),
+        "degree": parameters.degree,
+        "threshold": parameters.threshold,
         "phase_wall_seconds": seconds,
         "server_cpu_seconds": {phase: cost.server_seconds for phase, cost in costs.items()},
         "client_bytes_up": {phase: sum(cost.up.values()) / size.clients for phase, cost in costs.items()},

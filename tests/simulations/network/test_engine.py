@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
+from secure_afl.simulations.benchmarks.masking import machine
 from secure_afl.simulations.benchmarks.scale import Scale
 from secure_afl.simulations.cli.main import app
 from secure_afl.simulations.network import engine
@@ -101,6 +102,61 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "needs the package flwr, which is not installed: pip install 'secure-afl[simulation]'"
         in result.output
     )
+
+
+def test_too_little_memory_for_the_comparison_is_known_before_the_engine_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else ten minutes of the engine's figures would be lost with it."""
+    monkeypatch.setattr(Scale, "memory", 10**15)
+    asked: list[bool] = []
+
+    def stopped(*_: object, compared: bool) -> None:
+        asked.append(compared)
+        raise DataError("far enough")
+
+    monkeypatch.setattr(engine, "measure", stopped)
+    result = CliRunner().invoke(app, ["flower", "simulate", "--clients", "20"])
+    assert (
+        "the session without Flower is left out: expected about 1000000.0 GB of free memory" in result.output
+    )
+    assert asked == [False]
+
+
+def test_figures_are_shown_without_the_comparison() -> None:
+    """As they are, with a dash in its column and no word about a second sum."""
+    phases = dict.fromkeys(PHASES, 1.0)
+    names = (
+        "phase_wall_seconds",
+        "server_cpu_seconds",
+        "client_bytes_up",
+        "client_bytes_down",
+        "process_memory",
+    )
+    counts = {
+        "survivors": 19,
+        "degree": 8,
+        "threshold": 5,
+        "wall_seconds": 9,
+        "cpu_seconds": 8,
+        "ray_memory": 1e9,
+    }
+    figures = {
+        "clients": 20,
+        "length": 30,
+        "dropouts": 1,
+        "suite": "hybrid",
+        "nodes": 3,
+        "actors": 2,
+        "stores": {"kind": "a file", "in": "/tmp"},
+        "store_bytes": 1e3,
+        "machine": machine(),
+        "engine": {**dict.fromkeys(names, phases), **counts},
+        "in_process": None,
+    }
+    [table] = engine.tables(figures)
+    assert list(table.columns[2].cells) == ["–"] * len(PHASES)
+    assert engine.lines(figures)["sum"] == "that of the 19 clients that stayed, bit for bit"
 
 
 @pytest.mark.long
