@@ -166,20 +166,41 @@ def personal_command(
 
 @experiment.command("show")
 def show_command(
-    file: Annotated[Path, typer.Argument(help="What --json has written.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="What --json has written.", exists=True, dir_okay=False),
+    ],
     plot: PlotFolder = None,
 ) -> None:
-    """Tables and plots of figures that were measured before; measures nothing."""
+    """Tables and plots of figures that were measured before; measures nothing.
+
+    Several files of headline and rivals are drawn together: all methods on the same rows in one picture.
+    """
     with refusals_shown():
-        try:
-            figures = json.loads(file.read_text())
-            known = figures["experiment"] in NAMES
-        except (OSError, ValueError, KeyError, TypeError):
-            known = False
-        if not known:
-            raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(NAMES)}")
+        all_figures = [_read(file) for file in files]
+        drawn = plot if len(files) == 1 else None
+        for file, figures in zip(files, all_figures, strict=True):
+            if plot and not drawn and figures["experiment"] not in ("headline", "rivals"):
+                raise DataError(
+                    f"{file.name}: only headline and rivals are drawn together; show this file alone"
+                )
         _check_folder(plot)
-        _show(figures, plot)
+        for figures in all_figures:
+            _show(figures, drawn)
+        if plot and not drawn:
+            from secure_afl.simulations.experiments.plots import methods
+
+            _say(methods(all_figures, plot))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text())
+        if figures["experiment"] in NAMES:
+            return figures
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise DataError(f"{file.name}: expected the figures of an experiment, one of {', '.join(NAMES)}")
 
 
 def _run(steps: int, measure: Measure, json_file: Path | None, plot: Path | None) -> None:
@@ -205,5 +226,9 @@ def _show(figures: dict[str, Any], plot: Path | None) -> None:
     for table in import_module(f"secure_afl.simulations.experiments.{name}").tables(figures):
         console.print(table)
     draw = getattr(plots, name, None)
-    for file in draw(figures, plot) if plot and draw else ():
+    _say(draw(figures, plot) if plot and draw else [])
+
+
+def _say(plots: list[Path]) -> None:
+    for file in plots:
         errors.print(f"[dim]plot: {escape(str(file))}[/]", highlight=False)

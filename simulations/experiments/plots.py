@@ -1,9 +1,12 @@
 """Plots of the experiments, from their figures alone."""
 
+import re
 from collections import defaultdict
+from collections.abc import Sequence
+from math import cos, inf, pi, sin
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 from secure_afl.cli.pages import logarithmic
 from secure_afl.simulations.experiments.privacy import TRUST
@@ -11,6 +14,8 @@ from secure_afl.simulations.experiments.problems import PROBLEMS
 
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#000000")
 _OURS = "#d62728"
+_DPI = 120
+_RIVALS = "mnist-mlp"  # whose rows `rivals` takes
 
 
 def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
@@ -52,60 +57,208 @@ def headline(figures: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def rivals(figures: dict[str, Any], folder: Path) -> list[Path]:
-    """Accuracy against the bytes that leave a client and against training time; filled: under masks, hollow: in the clear.
+    return methods([figures], folder, "rivals")
 
-    Methods of many rounds are lines, one point a round. Training alone sends nothing and is left out.
+
+class _Method(NamedTuple):
+    """What `methods` draws of a method. errors (shares of test rows) and seconds: one a seed. curve: mean seconds, errors.
+
+    sent: bytes that leave a client. secure: nothing leaves a client but under masks.
+    """
+
+    label: str
+    kind: str
+    secure: bool
+    errors: list[float]
+    seconds: list[float]
+    sent: float
+    curve: tuple[list[float], list[float]]
+
+
+_KINDS = {
+    "ours": ("*", _OURS, 13),
+    "analytic rivals": ("s", _COLOURS[0], 7),
+    "gradient methods": ("o", "#333333", 6),
+}
+_NO_ERROR = 1e-4  # as which none at all is drawn: a logarithmic axis has no 0
+_TICKS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.993, 0.995, 0.997, 0.998, 0.999)
+
+
+def methods(files: Sequence[dict[str, Any]], folder: Path, stem: str = "methods") -> list[Path]:
+    """All methods of `headline` and `rivals`: accuracy against the bytes that leave a client, and against training time.
+
+    A picture for each division of a data set among clients, of common and of personal models, without dropouts. Of a
+    method in two files the first counts.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
 
-    records = [record for record in figures["records"] if record["bytes_up"]]
-    names = list(dict.fromkeys(record["features"] for record in records))
-    methods = list(dict.fromkeys(record["method"].split(",")[0] for record in records))
-    theirs = [method for method in methods if "fedacnnl" not in method]
-    colours = dict.fromkeys(methods, _OURS) | dict(zip(theirs, _COLOURS, strict=False))
-    figure = Figure(figsize=(11, 4.5 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 2, squeeze=False)
-    for (of_bytes, of_time), name in zip(panels, names, strict=True):
-        mine = [record for record in records if record["features"] == name]
-        for method in dict.fromkeys(record["method"] for record in mine):
-            found = [record for record in mine if record["method"] == method]
-            seconds, accuracies = _mean_curve([record["curve"] for record in found])
-            sent = fmean(record["bytes_up"] for record in found) / 1e6
-            ours, personal = "fedacnnl" in method, found[0]["personal"]
-            secure = ours or "masked" in method
-            colour = colours[method.split(",")[0]]
-            rounds = len(seconds)
-            for panel, at in (
-                (of_bytes, [sent * (i + 1) / rounds for i in range(rounds)]),
-                (of_time, seconds),
-            ):
-                panel.plot(at, accuracies, color=colour, linestyle="-" if secure else ":")
-                panel.plot(
-                    at[-1],
-                    accuracies[-1],
-                    marker={(0, 0): "o", (0, 1): "s", (1, 0): "*", (1, 1): "D"}[ours, personal],
-                    markersize=13 if ours and not personal else 7,
-                    markerfacecolor=colour if secure else "none",
-                    color=colour,
-                    linestyle="none",
-                    label=method,
-                )
-        # Early rounds of gradient methods would press all others together.
-        lowest = min(record["accuracy"] for record in mine) - 0.02
-        of_bytes.set_xlabel("MB that leave a client")
-        of_time.set_xlabel("training time, s (compute and network)")
-        of_bytes.set_ylabel("accuracy on test rows")
-        of_time.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
-        for panel in (of_bytes, of_time):
-            logarithmic(panel, "x")
-            panel.set_ylim(bottom=lowest)
+    pictures = []
+    for (rows, personal), found in _methods(files).items():
+        figure = Figure(figsize=(11, 15), dpi=_DPI)
+        figure.subplots_adjust(0.08, 0.08, 0.98, 0.95, hspace=0.14)
+        panels = figure.subplots(2, 1)
+        for panel, of_bytes in zip(panels, (True, False), strict=True):
+            panel.set_ylabel("accuracy on test rows, %")
+            panel.set_xlabel(
+                "MB that leave a client" if of_bytes else "training time, s (compute and network)"
+            )
+            panel.set(xscale="log", yscale="log")
+            at, errors = zip(*(_at(one, of_bytes) for one in found), strict=True)
+            worst, best = 1.3 * max(errors), min(errors) / 1.8
+            panel.set_xlim(min(filter(None, at), default=1) / 2, max(at) * 2 or 2)
+            panel.set_ylim(worst, best)
+            ticks = [at for at in _TICKS if best < 1 - at < worst]
+            panel.set_yticks([1 - at for at in ticks], [f"{100 * at:g}" for at in ticks])
+            panel.tick_params(axis="y", which="minor", left=False, labelleft=False)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
             panel.xaxis.set_minor_formatter("")
-            panel.set_title(f"features: {name}")
-            panel.grid(alpha=0.3)
-    figure.suptitle(
-        "filled: under masks, hollow: in the clear; squares and diamonds: each client's own model"
+            panel.grid(alpha=0.25)
+            for one in found:
+                _draw(panel, one, of_bytes, with_curve=not personal)
+            _label(panel, found, of_bytes)
+        of = "each client's own model" if personal else "one model for all"
+        figure.suptitle(f"{rows}: {of}\nbars: standard deviation over seeds; faint: round by round")
+        keys = [
+            Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=size, label=kind)
+            for kind, (marker, colour, size) in _KINDS.items()
+            if any(one.kind == kind for one in found)
+        ]
+        hollow = [
+            Line2D([], [], linestyle="none", marker="o", color="black", markerfacecolor=fill, label=text)
+            for fill, text in (("black", "under masks, or nothing leaves a client"), ("none", "in the clear"))
+        ]
+        figure.legend(handles=keys + hollow, loc="lower center", ncols=5, frameon=False)
+        name = re.sub("[^a-z0-9]+", "-", f"{stem} {rows} {'personal' if personal else 'common'}".lower())
+        pictures.append(_saved(figure, folder / f"{name}.png"))
+    return pictures
+
+
+def _methods(files: Sequence[dict[str, Any]]) -> dict[tuple[str, bool], list[_Method]]:
+    """By rows and by whether each client has a model of its own."""
+    found: dict[tuple[str, bool], dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for figures in files:
+        mine: dict[tuple[str, bool], dict[str, dict[int, dict[str, Any]]]] = {}
+        for record in figures["records"]:
+            if not record.get("dropout"):
+                problem = record.get("problem", _RIVALS)
+                of = mine.setdefault((PROBLEMS[problem].title.rsplit(",", 1)[0], record["personal"]), {})
+                # Of DeepAFL's depths the last record is the deepest.
+                of.setdefault(_name(record, problem), {})[record["seed"]] = record
+        for group, by_name in mine.items():
+            for name, by_seed in by_name.items():
+                found[group].setdefault(name, list(by_seed.values()))
+    return {group: [_summed_up(*one) for one in by_name.items()] for group, by_name in found.items()}
+
+
+def _name(record: dict[str, Any], problem: str) -> str:
+    """The method, and what it trains: a network of ours, a gradient method's model, or a head on a rival's features."""
+    method, features = record["method"], record.get("features")
+    if "fedacnnl" in method:
+        network = method.split("(")[-1].rstrip(")").replace("pixels", "linear")
+        return f"{network} and a stream" if features and record["personal"] else network
+    method = re.sub(", [0-9]+ layers", "", method)
+    return f"{method}: {features or problem.split('-', 1)[1]}"
+
+
+def _summed_up(name: str, records: list[dict[str, Any]]) -> _Method:
+    method = records[0]["method"]
+    rival = re.match("afl|safle|deepafl|apfl", method)
+    ours, sent = "fedacnnl" in method, fmean(record["bytes_up"] for record in records)
+    seconds, accuracies = _mean_curve([record["curve"] for record in records])
+    return _Method(
+        name,
+        "ours" if ours else "analytic rivals" if rival else "gradient methods",
+        ours or "masked" in method or method == "local",
+        [1 - record["accuracy"] for record in records],
+        [record["compute_seconds"] + record["network_seconds"] for record in records],
+        sent,
+        (seconds, [1 - accuracy for accuracy in accuracies]),
     )
-    return [_saved(figure, folder / "rivals.png")]
+
+
+def _draw(panel: Any, one: _Method, of_bytes: bool, with_curve: bool) -> None:
+    """A point with its error bars, and the way to it; a line for a method that sends nothing."""
+    marker, colour, size = _KINDS[one.kind]
+    at, error = _at(one, of_bytes)
+    if not at:
+        panel.axhline(error, color=colour, linestyle="-" if one.secure else ":", linewidth=0.8)
+        return
+    seconds, errors = one.curve
+    rounds = len(seconds)
+    if with_curve:
+        along = [at * (i + 1) / rounds for i in range(rounds)] if of_bytes else seconds
+        panel.plot(along, errors, color=colour, alpha=0.2, linewidth=1, zorder=1)
+    panel.errorbar(
+        at,
+        error,
+        xerr=None if of_bytes else _spread(one.seconds),
+        yerr=_spread(one.errors),
+        color=colour,
+        marker=marker,
+        markersize=size,
+        markerfacecolor=colour if one.secure else "white",
+        elinewidth=0.7,
+        zorder=3,
+    )
+
+
+def _at(one: _Method, of_bytes: bool) -> tuple[float, float]:
+    return one.sent / 1e6 if of_bytes else fmean(one.seconds), max(fmean(one.errors), _NO_ERROR)
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _label(panel: Any, found: Sequence[_Method], of_bytes: bool) -> None:
+    """Write each method's name where it covers no other name and no point, as near its own point as can be."""
+    from matplotlib.transforms import Bbox
+
+    panel.figure.canvas.draw()
+    frame = panel.get_window_extent()
+    points, taken = [], []
+    for one in found:
+        at, error = _at(one, of_bytes)
+        x, y = panel.transData.transform((at or panel.get_xlim()[0], error))
+        points.append((x if at else frame.x0 + 60, y))
+        if at:
+            up, aside = _spread(one.errors), 0.0 if of_bytes else _spread(one.seconds)
+            ends = [(at + aside, error), (max(at - aside, at / 9), error), (at, error + up)]
+            tips = panel.transData.transform([*ends, (at, max(error - up, _NO_ERROR))])
+            taken += [Bbox([[x, y], tip]) for tip in tips]
+            taken.append(Bbox.from_bounds(x - 8, y - 8, 16, 16))
+        else:
+            taken.append(Bbox.from_bounds(x, y - 2, frame.width, 4))
+    for one, (x, y) in sorted(zip(found, points, strict=True), key=lambda pair: pair[1]):
+        colour = _KINDS[one.kind][1]
+        text = panel.annotate(
+            one.label,
+            (x, y),
+            (x, y),
+            xycoords="figure pixels",
+            textcoords="figure pixels",
+            fontsize=8,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+        )
+        size = text.get_window_extent()
+        cost, far = inf, 0
+        while cost > far and far < 200:
+            far += 6
+            for i in range(16):
+                across, along = cos(i * pi / 8), sin(i * pi / 8)
+                left = x + (far + 6) * across - size.width * (1 - across) / 2
+                low = y + (far + 6) * along - size.height * (1 - along) / 2
+                tried = Bbox.from_bounds(left, low, size.width, size.height)
+                outside = frame.count_contains(tried.corners()) < 4
+                if (costs := far + 100 * tried.count_overlaps(taken) + 1e4 * outside) < cost:
+                    cost, distance, box = costs, far, tried
+        taken.append(box)
+        text.set_position((box.x0, box.y0))
+        text.arrow_patch.set_visible(distance > 18)
 
 
 def privacy(figures: dict[str, Any], folder: Path) -> list[Path]:
@@ -200,5 +353,5 @@ def _mean_curve(curves: list[list[tuple[float, float]]]) -> tuple[list[float], l
 
 
 def _saved(figure: Any, file: Path) -> Path:
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=_DPI)
     return file

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
@@ -358,6 +359,77 @@ def test_the_command_writes_figures_and_plots(tmp_path: Path) -> None:
     assert "expected problems out of" in result.output
     result = CliRunner().invoke(main.app, ["experiment", "encoders", "--json", "/nowhere/x.json"])
     assert result.exit_code == 2
+
+
+def record(method: str, accuracy: float, sent: int, **more: Any) -> dict[str, Any]:
+    return {
+        "method": method,
+        "personal": False,
+        "seed": 0,
+        "accuracy": accuracy,
+        "compute_seconds": 1.0,
+        "network_seconds": 1.0,
+        "bytes_up": sent,
+        "curve": [(2.0, accuracy)],
+        **more,
+    }
+
+
+@pytest.mark.slow
+def test_all_methods_of_two_files_are_drawn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name once a panel, none over another; hollow if and only if something leaves a client in the clear."""
+    of_headline = [
+        record(method, accuracy, sent, problem="mnist-linear", dropout=dropout)
+        for method, accuracy, sent, dropout in (
+            ("fedavg", 0.9, 5_000_000, 0.0),
+            ("fedavg", 0.1, 5_000_000, 0.2),
+            ("fedavg, masked", 0.9, 5_100_000, 0.0),
+            ("local", 0.8, 0, 0.0),
+            ("centralized", 0.95, 0, 0.0),
+            ("fedacnnl (linear)", 1.0, 1_000_000, 0.0),
+        )
+    ]
+    of_rivals = [
+        record(method, accuracy, 1_000_000, features="pixels", sees="", gap=None)
+        for method, accuracy in (
+            ("afl", 0.9),
+            ("deepafl, 0 layers", 0.2),
+            ("deepafl, 5 layers", 0.9),
+            ("safle, masked", 0.9),
+            ("fedacnnl (pixels)", 0.5),  # that of headline counts
+        )
+    ]
+    shared = {"machine": {}, "link": {"megabits": 100.0, "latency": 0.025}, "seeds": 1}
+    files = [tmp_path / "headline.json", tmp_path / "rivals.json"]
+    for file, records in zip(files, (of_headline, of_rivals), strict=True):
+        file.write_text(json.dumps({"experiment": file.stem, "records": records, **shared}))
+    figures: list[Any] = []
+    save = plots._saved
+
+    def saved(figure: Any, file: Path) -> Path:
+        figures.append(figure)
+        return save(figure, file)
+
+    monkeypatch.setattr(plots, "_saved", saved)
+    monkeypatch.setattr("secure_afl.simulations.experiments.headline.tables", lambda figures: [])
+    monkeypatch.setattr("secure_afl.simulations.experiments.rivals.tables", lambda figures: [])
+    command = ["experiment", "show", *map(str, files), "--plot", str(tmp_path / "plots")]
+    result = CliRunner().invoke(main.app, command)
+    assert result.exit_code == 0, result.output
+    (file,) = (tmp_path / "plots").iterdir()
+    assert file.name == "methods-mnist-5k-20-clients-with-2-labels-each-common.png"
+    hollow = {"fedavg: linear", "centralized: linear", "afl: pixels", "deepafl: pixels"}
+    filled = {"fedavg, masked: linear", "local: linear", "linear", "safle, masked: pixels"}
+    for panel, silent in zip(figures[0].axes, ({"local: linear", "centralized: linear"}, set()), strict=True):
+        assert sorted(text.get_text() for text in panel.texts) == sorted(hollow | filled)
+        boxes = [Text.get_window_extent(text) for text in panel.texts]  # without lines to points
+        assert not any(one.count_overlaps(boxes[:at]) for at, one in enumerate(boxes))
+        fills = [bars[0].get_markerfacecolor() for bars in panel.containers]
+        assert fills.count("white") == len(hollow - silent)
+        assert len(fills) == len(hollow | filled) - len(silent)
+    files[1].write_text(json.dumps({"experiment": "privacy", "records": [], **shared}))
+    result = CliRunner().invoke(main.app, command)
+    assert (result.exit_code, "only headline and rivals are drawn together" in result.output) == (1, True)
 
 
 @pytest.mark.long
