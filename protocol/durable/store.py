@@ -34,6 +34,7 @@ from secure_afl.crypto.guarded import Guarded
 from secure_afl.crypto.identity import Identity
 from secure_afl.crypto.kdf import Label, integer
 from secure_afl.crypto.sealed_box import lock, unlock
+from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.session.ledger import Budget, Ledger, Spending, replayed
 from secure_afl.protocol.session.wire import VERSION
 
@@ -258,6 +259,14 @@ class Store(Guarded):
     def open_sessions(self) -> list[str]:
         """Names of the sessions that are not over. Raises `StoreError`."""
         return [str(name) for (name,) in self.run("SELECT name FROM kept ORDER BY name")]
+
+    def check_idle(self) -> None:
+        """Raises `FileError` while a session is under way."""
+        if names := self.open_sessions():
+            raise FileError(
+                f"{self.path}: expected no session under way, got {', '.join(names)}: bring it to its end (at the server: "
+                "secure-afl study run), or give it up (secure-afl flower give-up)"
+            )
 
     def forget(self, name: str) -> None:
         """End a session: erase its secrets and its journal. The ledger stays unchanged."""

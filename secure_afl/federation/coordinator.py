@@ -29,6 +29,7 @@ from secure_afl.federation.project import read as read_project
 from secure_afl.federation.readme import readme
 from secure_afl.node import study as study_file
 from secure_afl.node.site import STUDIES, study_folder
+from secure_afl.node.study import Study
 from secure_afl.protocol.durable.store import Store
 from secure_afl.protocol.files import keys, whole
 from secure_afl.protocol.files import policy as policy_file
@@ -59,7 +60,8 @@ def provision(file: Path, out: Path) -> tuple[Path, ...]:
     Raises `FileError` for a project or study that cannot be meant, and if the folder is there already.
     """
     project = read_project(file)
-    studies = _studies(project, {name: file.parent / one for name, one in project.studies.items()})
+    read = _studies(project, {name: file.parent / one for name, one in project.studies.items()})
+    studies = tuple(read)
     with whole.new_folder(out):
         whole.write_new(out / PROJECT, whole.read(file), whole.PUBLIC)
         write_studies(out, studies)
@@ -67,7 +69,7 @@ def provision(file: Path, out: Path) -> tuple[Path, ...]:
         authority = Authority.make(f"authority of {project.name}"[:64], _AUTHORITY_DAYS)
         whole.write_new(out / "authority.key", authority.key_pem, whole.SECRET)
         whole.write_new(out / "ca.crt", authority.pem, whole.PUBLIC)
-        _make_server(out, project, studies, authority)
+        _make_server(out, project, read, authority)
         for name in ("kits", "answers", "rosters"):
             (out / name).mkdir()
         return tuple(_make_kit(out, project, name, studies) for name in project.everybody)
@@ -149,11 +151,7 @@ def _check_idle(folder: Path) -> None:
             continue
         _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
         with closing(Store(at / "state.db", identity)) as store:
-            if names := store.open_sessions():
-                raise FileError(
-                    f"{at}: expected no session under way, got {', '.join(names)}: go on with it (secure-afl study run), or "
-                    "give it up (secure-afl flower give-up)"
-                )
+            store.check_idle()
 
 
 def _signed(folder: Path, project: Project, why: str, fingerprints: dict[str, str]) -> Taken:
@@ -164,25 +162,28 @@ def _signed(folder: Path, project: Project, why: str, fingerprints: dict[str, st
     return Taken(fingerprints, (), edition, edition_file(folder, edition.number))
 
 
-def _studies(project: Project, files: Mapping[str, Path]) -> tuple[Packed, ...]:
-    """The studies of these files, by name. Raises `FileError` for one that is not for this project."""
-    made = []
+def _studies(project: Project, files: Mapping[str, Path]) -> dict[Packed, Study]:
+    """The studies of these files, as kits have them, and as they are read. Raises `FileError` for one that is not for this
+    project.
+    """
+    made = {}
     for name, path in files.items():
-        _check_fits(path, project)
+        study = _fitting(path, project)
         try:
-            made.append(Packed(name, whole.read_text(path), _codebook(path)))
+            made[Packed(name, whole.read_text(path), _codebook(path))] = study
         except ValueError as error:
             raise FileError(f"{path}: {error}") from None
-    return tuple(made)
+    return made
 
 
 def _kept_studies(folder: Path, project: Project) -> tuple[Packed, ...]:
     """The studies in the coordinator's folder."""
-    return _studies(project, {name: study_folder(folder, name) / "study.toml" for name in project.studies})
+    files = {name: study_folder(folder, name) / "study.toml" for name in project.studies}
+    return tuple(_studies(project, files))
 
 
-def _check_fits(path: Path, project: Project) -> None:
-    """Raises `FileError` unless it is a study for so many parties."""
+def _fitting(path: Path, project: Project) -> Study:
+    """The study in a file. Raises `FileError` unless it is one for so many parties."""
     study = study_file.read(path)
     try:
         study.plan(len(project.parties))
@@ -191,6 +192,7 @@ def _check_fits(path: Path, project: Project) -> None:
     if (study.encryption is not None) != bool(project.key_holders):
         wanted = "key_holders" if study.encryption else "no key_holders"
         raise FileError(f"{path}: expected {wanted} in the project for the backend {study.backend.value}")
+    return study
 
 
 def write_studies(folder: Path, studies: Sequence[Packed]) -> None:
@@ -217,7 +219,7 @@ def _codebook(study: Path) -> tuple[str, str] | None:
     return named, whole.read_text(study.parent / named)
 
 
-def _make_server(out: Path, project: Project, studies: Sequence[Packed], authority: Authority) -> None:
+def _make_server(out: Path, project: Project, studies: Mapping[Packed, Study], authority: Authority) -> None:
     server = out / "server"
     server.mkdir(mode=0o700)
     (server / "nodes").mkdir()
@@ -236,12 +238,11 @@ def _make_server(out: Path, project: Project, studies: Sequence[Packed], authori
     }
     for name, text in texts.items():
         whole.write_new(server / name, text.encode(), whole.PUBLIC)
-    write_studies(server, studies)
-    for one in studies:
-        at = study_folder(server, one.name)
-        study = study_file.read(at / "study.toml")
+    write_studies(server, tuple(studies))
+    for one, study in studies.items():
         policy = Policy(backends=frozenset({study.backend}), trusts_reports=study.trust(len(project.parties)))
-        whole.write_new(at / "policy.toml", policy_file.text(policy).encode(), whole.PUBLIC)
+        at = study_folder(server, one.name) / "policy.toml"
+        whole.write_new(at, policy_file.text(policy).encode(), whole.PUBLIC)
     whole.write_new(server / PROJECT, whole.read(out / PROJECT), whole.PUBLIC)
 
 

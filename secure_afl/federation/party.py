@@ -107,11 +107,7 @@ def accept(folder: Path, file: Path) -> Edition:
         )
     if (folder / "state.db").exists():
         with closing(Store(folder / "state.db", identity)) as store:
-            if names := store.open_sessions():
-                raise FileError(
-                    f"{folder}: expected no session under way, got {', '.join(names)}: wait for its end, or give it up "
-                    "(secure-afl flower give-up)"
-                )
+            store.check_idle()
     write_rosters(folder, edition, edition.parties)
     whole.replace(folder / SIGNED, papers.encoded(edition))
     return edition

@@ -166,17 +166,14 @@ def _learn(
 
     try:
         clients = [member.name for member in terms.parties.clients.members]
-        files: list[bytes] = []
         shown: dict[str, Any] = {}
-
-        def learned(fitted: Any) -> None:
-            number = next(iter(sessions))  # masks under encryption are of the same session
-            files.append(folder.keep_table_model(study, fitted, number))
-            if found := exposed(study, fitted):
-                shown["disclosure"] = found
-
         keeping = Keeping(aggregator, study, folder.path) if study.keeps_sum else None
-        layers, sums = study.learn(keeping or aggregator, clients, learned)
+        layers, fitted = study.learn(keeping or aggregator, clients)
+        sums = fitted.rounds_
+        number = next(iter(sessions))  # masks under encryption are of the same session
+        file = folder.keep_table_model(study, fitted, number)
+        if found := exposed(study, fitted):
+            shown["disclosure"] = found
         folder.keep(MODEL, layers)
         if keeping:
             keeping.keep()
@@ -191,18 +188,18 @@ def _learn(
         if isinstance(error, FleetError):  # there is no way to tell the parties
             raise
         if store is None or (
-            isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError)
+            isinstance(error, SecureAflError) and not isinstance(error, StoreError | AuditError | FileError)
         ):
             end(b"")
         raise
     started = time.perf_counter()
-    end(b"".join([packed(layers), *files]))
+    end(packed(layers) + file)
     ending = time.perf_counter() - started
     events.silent(post.silences)
     report = {
         "model": study.model,
         "backend": terms.backend,
-        "session": next(iter(sessions)).hex(),
+        "session": number.hex(),
         "resumed": resumed,
         "survivors": [list(one.survivors) for one in sums],
         **shown,

@@ -26,9 +26,8 @@ itself, if the server's is the same.
 
 import filecmp
 import hashlib
+import io
 import json
-import os
-import secrets
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -42,6 +41,7 @@ import numpy.typing as npt
 
 from secure_afl.analytic.privacy import composed
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.identity import Identity
 from secure_afl.errors import DataError
 from secure_afl.models.change import Labels as Said
 from secure_afl.node import changes, held_out, samples
@@ -59,7 +59,7 @@ from secure_afl.protocol.homomorphic.agreement import Release
 from secure_afl.protocol.session.errors import AuditError, FileError, LocalProtocolError, PolicyError, visible
 from secure_afl.protocol.session.ledger import Budget, session_name
 from secure_afl.protocol.session.parameters import SessionSums, SumPlan, SumWanted, Values
-from secure_afl.protocol.session.roster import Roster, grouped
+from secure_afl.protocol.session.roster import Member, Roster, grouped
 from secure_afl.protocol.transport.driver import Contribution
 from secure_afl.protocol.transport.endpoint import Endpoint, Terms
 from secure_afl.protocol.transport.events import NotPersonal
@@ -223,6 +223,11 @@ class Folder:
             raise FileError(f"{at}: {error}") from None
 
     @property
+    def _key(self) -> tuple[Member, Identity]:
+        """Name and identity of the party. Raises `FileError`, also for the key of a server."""
+        return keys.read_key(self.home / "identity.key", keys.service_passphrase)
+
+    @property
     def _policy(self) -> Path:
         own = self.path / "policy.toml"
         return own if own.exists() else self.home / "policy.toml"
@@ -301,7 +306,7 @@ class Folder:
 
         Raises `FileError`, and `StoreError` for its `state.db`.
         """
-        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        _, identity = self._key
         terms, study = self.terms()
 
         def contribute(wanted: SumWanted, learned: bytes) -> Contribution:
@@ -385,7 +390,7 @@ class Folder:
         if shown not in (None, (study.digest, rosters)):
             raise FileError(f"{self.path}: the study or the roster is not what was shown: read it again")
         event = Approved(study.digest, rosters, *_words(by, reason))
-        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        member, identity = self._key
         everybody = [one.verify_key for one in parties.everybody]
         if identity.verify_key not in everybody:
             raise FileError(
@@ -427,7 +432,7 @@ class Folder:
 
     def _settled(self) -> bool:
         """Whether the audit log has all revocations: they are written there unless a node is at work with it."""
-        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        member, identity = self._key
         begun = read((self.home / AUDIT).read_bytes()).begun
         assert begun is not None  # it has approvals
         try:
@@ -451,7 +456,7 @@ class Folder:
         if not at.exists():
             return {}
         chain = read(at.read_bytes())
-        key = keys.read_key(self.home / "identity.key", keys.service_passphrase)[1].verify_key
+        key = self._key[1].verify_key
         if chain.faults or chain.begun is None or chain.begun.key != key:
             raise FileError(f"{at}: expected this party's audit log, got one that is damaged or another's")
         revoked = {one.study for one in revocations(at).values()}
@@ -478,7 +483,7 @@ class Folder:
         operator has to know. Gives where the old file is now. Raises `FileError`, `AuditError`, `StoreError`.
         """
         event = Forgotten(*_words(by, reason))
-        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        member, identity = self._key
         at, aside = self.home / "state.db", None
         if not (self.home / AUDIT).exists():
             raise FileError(
@@ -505,7 +510,7 @@ class Folder:
         """Begin another file of this party's audit log; gives where the full one is now. Raises `FileError` while a session is
         under way, `AuditError`, and `StoreError` for its `state.db`.
         """
-        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        member, identity = self._key
         begun = read(whole.read(self.home / AUDIT)).begun
         if begun is None:
             raise FileError(f"{self.home / AUDIT}: expected this party's audit log, got a damaged one")
@@ -513,11 +518,7 @@ class Folder:
             closing(Store(self.home / "state.db", identity)) as store,
             closing(AuditLog(self.home / AUDIT, identity, member.name, begun.role, wait=_PATIENCE)) as log,
         ):
-            if names := store.open_sessions():
-                raise FileError(
-                    f"{self.path / 'state.db'}: expected no session under way, got {', '.join(names)}: wait for its end, or "
-                    "give it up (secure-afl flower give-up)"
-                )
+            store.check_idle()
             return log.rotate()
 
     def renew(self, data_set: str, *, may_expose: bool) -> str:
@@ -530,17 +531,13 @@ class Folder:
         at = self.home / "state.db"
         if not at.exists():
             raise FileError(f"{at}: expected the file of a party's ledger, found none")
-        member, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        member, identity = self._key
         with (
             closing(Store(at, identity)) as store,
             closing(AuditLog(self.home / AUDIT, identity, member.name, Role.CLIENT)) as log,
             store.transaction(),
         ):
-            if names := store.open_sessions():
-                raise FileError(
-                    f"{at}: expected no session under way, got {', '.join(names)}: wait for its end, or give it up "
-                    "(secure-afl flower give-up)"
-                )
+            store.check_idle()
             known = store.ledger.renew(data_set, may_expose=may_expose)
             if known is None:
                 spent = ", ".join(map(repr, store.ledger.data_sets())) or "none"
@@ -555,7 +552,7 @@ class Folder:
         at = self.home / "state.db"
         if not at.exists():
             return []
-        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        _, identity = self._key
         entries = read(whole.read(self.home / AUDIT)).entries if (self.home / AUDIT).exists() else ()
         logged = [one.event for one in entries if isinstance(one.event, Contributed)]
         found = []
@@ -574,7 +571,7 @@ class Folder:
         budget = policy_file.read(self._policy).budget
         if not (self.home / "state.db").exists():
             return budget, []
-        _, identity = keys.read_key(self.home / "identity.key", keys.service_passphrase)
+        _, identity = self._key
         with snapshot(self.home / "state.db", identity) as store:
             found = []
             for name in store.ledger.data_sets():
@@ -653,18 +650,10 @@ class Folder:
             whole.put_aside(self.path / name)
 
     def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Write a model's weights, one array a layer; whole or not at all, over an earlier one, for the owner alone."""
-        beside = self.path / f".{name}.{secrets.token_hex(8)}.tmp"  # another process may write one, too
-        try:
-            with open(
-                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
-            ) as file:
-                np.savez(file, *layers)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path / name)
-        finally:
-            beside.unlink(missing_ok=True)
+        """Write a model's weights, one array a layer, over an earlier one, for the owner alone. Raises `FileError`."""
+        written = io.BytesIO()
+        np.savez(written, *layers)
+        whole.replace(self.path / name, written.getvalue(), secret=True)
 
 
 def exposed(study: Study, fitted: Any) -> dict[str, Any] | None:

@@ -96,7 +96,7 @@ if TYPE_CHECKING:  # scikit-learn and torch are loaded where a model is made
     from secure_afl.models.glm import FederatedLogisticRegression, FederatedPoissonRegression
     from secure_afl.models.networks.fedacnnl import FedACnnL
     from secure_afl.models.ridge import FederatedRidge, FederatedRidgeClassifier
-    from secure_afl.sums.aggregation import Aggregate, Aggregator, Outcome
+    from secure_afl.sums.aggregation import Aggregate, Aggregator
     from secure_afl.sums.counted import Counts, Telling
 
     Linear = (
@@ -380,13 +380,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
 
     @abstractmethod
-    def learn(
-        self,
-        aggregator: "Telling",
-        clients: Sequence[str],
-        learned: Callable[[Any], None] = lambda fitted: None,
-    ) -> tuple[list[Floats], Sequence["Outcome"]]:
-        """The server's side: the model's weights, and what is known of each sum. learned: takes the fitted estimator."""
+    def learn(self, aggregator: "Telling", clients: Sequence[str]) -> tuple[list[Floats], Any]:
+        """The server's side: the model's weights, and the fitted estimator, whose `rounds_` say what is known of each sum."""
 
     def follow(
         self, verified: Mapping[int, VerifiedSum], clients: Roster, layers: Sequence[Floats]
@@ -411,18 +406,16 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The model that follows from accepted sums, and its fitted estimator. Raises `PolicyError` if there is none."""
         from secure_afl.sums.recalled import Recalled
 
-        found: list[Any] = []
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DropoutWarning)  # of sums that the party saw
                 warnings.simplefilter("ignore", ColumnWarning)  # which the model file says
                 names = [member.name for member in clients.members]
-                own, _ = self.learn(Recalled(verified, clients), names, found.append)
+                return self.learn(Recalled(verified, clients), names)
         except SolveError as error:
             raise PolicyError(
                 f"expected a model that follows from the sums that this party verified, which give none: {error}"
             ) from None
-        return own, found[0]
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
         """Raises `DataError` for layers of a network that some rows might fail on, or that are not the seed's."""
@@ -585,23 +578,16 @@ class RidgeStudy(Study, frozen=True, kw_only=True):
         if self.counts and layers:
             self.counts.check_form(layers[0][0])
 
-    def learn(
-        self,
-        aggregator: "Telling",
-        clients: Sequence[str],
-        learned: Callable[[Any], None] = lambda fitted: None,
-    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(self, aggregator: "Telling", clients: Sequence[str]) -> tuple[list[Floats], Any]:
         planned = held_out.planned(self, aggregator, len(clients))
         if self.counts is None:
             ridge = self.estimator(planned).fit_elsewhere(clients, self.features)
-            learned(ridge)
-            return [ridge.weights_], ridge.rounds_
+            return [ridge.weights_], ridge
         from secure_afl.sums.counted import Counted
 
         counted = Counted(planned, self.counts)
         ridge = self.estimator(counted).fit_elsewhere(clients, self.features)
-        learned(ridge)
-        return [counted.counts[None, :], ridge.weights_], ridge.rounds_
+        return [counted.counts[None, :], ridge.weights_], ridge
 
 
 class NetworkStudy(Study, frozen=True, kw_only=True):
@@ -690,17 +676,11 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
     def shapes(self) -> tuple[tuple[int, int], ...]:
         return tuple((1 + known.inputs, known.outputs) for known in self.estimator().network.trained)
 
-    def learn(
-        self,
-        aggregator: "Telling",
-        clients: Sequence[str],
-        learned: Callable[[Any], None] = lambda fitted: None,
-    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(self, aggregator: "Telling", clients: Sequence[str]) -> tuple[list[Floats], Any]:
         network = self.estimator(aggregator).fit_elsewhere(
             clients, lambda layers, survivors: aggregator.tell(packed(layers), survivors)
         )
-        learned(network)
-        return network.weights_, network.rounds_
+        return network.weights_, network
 
     def check_layers(self, layers: Sequence[Floats]) -> None:
         self.estimator().check_layers(layers)
@@ -743,9 +723,10 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
             )
 
     @property
-    @abstractmethod
     def regression(self) -> Regression:
         """The table of the file."""
+        found: Regression = getattr(self, self.model)
+        return found
 
     @abstractmethod
     def estimator(
@@ -808,18 +789,12 @@ class RegressionStudy(Study, frozen=True, kw_only=True):
                 "expected the model that follows from the announced sums, the server's is another"
             )
 
-    def learn(
-        self,
-        aggregator: "Telling",
-        clients: Sequence[str],
-        learned: Callable[[Any], None] = lambda fitted: None,
-    ) -> tuple[list[Floats], Sequence["Outcome"]]:
+    def learn(self, aggregator: "Telling", clients: Sequence[str]) -> tuple[list[Floats], Any]:
         announcing = _Announcing(held_out.planned(self, aggregator, len(clients)), self.regression.steps)
         fitted = self.estimator(announcing).fit_elsewhere(clients, self.features)
-        learned(fitted)
         *sums, _ = self.shapes()
         layers = [announcing.layers.get(number, np.zeros(shape)) for number, shape in enumerate(sums)]
-        return [*layers, fitted.weights_], fitted.rounds_
+        return [*layers, fitted.weights_], fitted
 
 
 class LogisticStudy(RegressionStudy, frozen=True, kw_only=True):
@@ -833,10 +808,6 @@ class LogisticStudy(RegressionStudy, frozen=True, kw_only=True):
             raise DataError(
                 f"expected two classes as the codebook's outcome with [logistic], got {len(self.classes) or 'a number'}"
             )
-
-    @property
-    def regression(self) -> Regression:
-        return self.logistic
 
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedLogisticRegression":
         from secure_afl.models.glm import FederatedLogisticRegression
@@ -856,10 +827,6 @@ class PoissonStudy(RegressionStudy, frozen=True, kw_only=True):
             raise DataError(
                 "expected a number with a range from 0 on as the codebook's outcome with [poisson]"
             )
-
-    @property
-    def regression(self) -> Regression:
-        return self.poisson
 
     def estimator(self, aggregator: "Aggregator | None" = None) -> "FederatedPoissonRegression":
         from secure_afl.models.glm import FederatedPoissonRegression

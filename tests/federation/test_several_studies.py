@@ -195,7 +195,7 @@ def test_a_session_of_any_study_keeps_the_roster_and_can_be_given_up(several: Se
     _, identity = keys.read_key(server / "identity.key", keys.service_passphrase, server=True)
     with closing(Store(server / "studies" / "stroke" / "state.db", identity)) as store:
         store.keep("masked 00", Kept(b"", b"", b""))
-    with pytest.raises(FileError, match=r"studies/stroke: expected no session under way"):
+    with pytest.raises(FileError, match=r"studies/stroke/state.db: expected no session under way"):
         coordinator.follow(several.office, "nothing changed")
     assert Folder(server / "studies" / "stroke").give_up() == ["masked 00"]
     coordinator.follow(several.office, "nothing changed")
@@ -213,7 +213,7 @@ def test_a_study_takes_no_other_folder(name: str) -> None:
         Packed(name, "")
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("", "a"), ("", "")])
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "A"), ("", "a"), ("", "")])
 def test_several_studies_have_a_name_each(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="a name each"):
         Kit("A", Part.CLIENT, "", tuple(Packed(name, "") for name in names), "", "", bytes(32))

@@ -85,10 +85,10 @@ class Hospitals:
         terms, study = self.agree()
         self.post = Post(self.world)
         aggregator = RemoteMaskedAggregator(Elsewhere(self.world.parties, self.post.carrier), terms.policy)
-        keeping, found = Keeping(aggregator, study, self.world.server), list[Any]()
-        layers, _ = study.learn(keeping, self.world.names, found.append)
+        keeping = Keeping(aggregator, study, self.world.server)
+        layers, fitted = study.learn(keeping, self.world.names)
         keeping.keep()
-        return study, layers, found[0]
+        return study, layers, fitted
 
     def learned(self) -> Any:
         """The next session with its end; the server's estimator."""

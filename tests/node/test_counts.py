@@ -158,7 +158,8 @@ def test_the_sums_are_over_the_survivors_that_were_counted(tmp_path: Path) -> No
             assert sum("survivors of the sums before" in str(one) for one in post.refusals) == 4
             continue
         with pytest.warns(DropoutWarning):
-            (counts, _), (one,) = study.learn(aggregator, parties.names)
+            (counts, _), fitted = study.learn(aggregator, parties.names)
+        (one,) = fitted.rounds_
         assert len(one.survivors) == survivors
         assert counts[0, 0] == 84 - 16
 

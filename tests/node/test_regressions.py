@@ -140,8 +140,8 @@ def test_parties_and_server_make_the_model_of_one_process(tmp_path: Path, model:
     world, _ = coded(tmp_path / "study", model)
     _, study = Folder(world.server).terms()
     adds: Any = Adds(study, [Folder(folder).data(study) for folder in world.folders])
-    layers, sums = study.learn(adds, world.names)
-    assert adds.numbers == [*range(len(sums) - 1), 13]  # steps that were not needed are left out
+    layers, fitted = study.learn(adds, world.names)
+    assert adds.numbers == [*range(len(fitted.rounds_) - 1), 13]  # steps that were not needed are left out
     assert [layer.shape for layer in layers] == list(study.shapes())
     whole = packed(layers)
     assert whole.startswith(adds.announced)

@@ -95,14 +95,13 @@ class Coded:
         """The estimator that the server has learned in a session over the folders; each party has its model then."""
         terms, study = Folder(self.server).terms()
         post = Post(self)
-        found: list[Any] = []
         aggregator = remote(Elsewhere(terms.parties, post.carrier), terms.policy, None)
-        layers, _ = study.learn(aggregator, self.names, found.append)
+        layers, fitted = study.learn(aggregator, self.names)
         (session,) = post.sessions
-        file = Folder(self.server).keep_table_model(study, found[0], session)
+        file = Folder(self.server).keep_table_model(study, fitted, session)
         for party in range(len(self.folders)):
             post.ask(party, Envelope(Channel.END, session, packed(layers) + file))
-        return found[0]
+        return fitted
 
     def here(self) -> Any:
         """The same in one process."""
