@@ -56,7 +56,8 @@ class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # Folder and codebook get these names at the party.
         if self.name and not _FOLDER.fullmatch(self.name):
             raise ValueError(f"expected a study's name of letters, digits and '-', got {self.name!r}")
-        if self.codebook and (self.codebook[0] in _TAKEN or not _NAME.fullmatch(self.codebook[0])):
+        # Some file systems take names that differ in case for one.
+        if self.codebook and (self.codebook[0].lower() in _TAKEN or not _NAME.fullmatch(self.codebook[0])):
             raise ValueError(
                 f"expected the codebook under a plain name (codebook.toml), got {self.codebook[0]!r}"
             )
@@ -83,7 +84,7 @@ class Kit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="pa
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.studies]
-        if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
+        if len({name.lower() for name in names}) < len(names) or (len(names) > 1 and "" in names):
             raise ValueError(f"expected several studies to have a name each, got {names}")
 
 

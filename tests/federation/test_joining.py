@@ -127,7 +127,9 @@ def test_another_coordinators_kit_shows_another_fingerprint(world: Founded) -> N
     assert joined.coordinator != world.joined[NAMES[0]].coordinator
 
 
-@pytest.mark.parametrize("name", ["../evil.toml", "study.toml", "/etc/x.toml", ".x.toml", "identity.key"])
+@pytest.mark.parametrize(
+    "name", ["../evil.toml", "study.toml", "Study.toml", "/etc/x.toml", ".x.toml", "identity.key"]
+)
 def test_a_codebook_takes_no_other_files_place(name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
         papers.Packed("", "", (name, ""))
