@@ -178,29 +178,6 @@ class NotCounted(Event, frozen=True, tag="not counted"):
     refusal: str
 
 
-AnyEvent = (
-    Answered
-    | Refused
-    | Bound
-    | Connected
-    | Unreachable
-    | RunSeen
-    | Foreign
-    | ShippedCode
-    | NotKept
-    | NotPersonal
-    | LeftOpen
-    | Phase
-    | PhaseCost
-    | Silent
-    | SumOpened
-    | Exposed
-    | RunOver
-    | RunFailed
-    | NotCounted
-)
-
-
 def described(error: BaseException) -> tuple[str, str, str]:
     """What is logged of an error: its class, where it was raised ("file.py:line"), and the text of protocol errors.
 

@@ -13,7 +13,7 @@ import msgspec
 
 from secure_afl.protocol.session.errors import LocalProtocolError, visible
 from secure_afl.protocol.transport import metrics
-from secure_afl.protocol.transport.events import AnyEvent, NotCounted
+from secure_afl.protocol.transport.events import Event, NotCounted
 
 VARIABLE = "SECURE_AFL_LOG"
 _LOG = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Lines(logging.Formatter):
         self._json = json
 
     def format(self, record: logging.LogRecord) -> str:
-        event: AnyEvent = vars(record)["event"]
+        event: Event = vars(record)["event"]
         time = datetime.fromtimestamp(record.created, UTC)
         if not self._json:
             return f"{time:%Y-%m-%d %H:%M:%S} {visible(record.getMessage())}"
@@ -53,7 +53,7 @@ def listen() -> None:
     _LOG.setLevel(logging.INFO)
 
 
-def tell(event: AnyEvent) -> None:
+def tell(event: Event) -> None:
     """Log an event and count it. A failure to count is only logged."""
     _LOG.log(event.level, "%s", text(event), extra={"event": event})
     try:
@@ -63,13 +63,13 @@ def tell(event: AnyEvent) -> None:
         _LOG.log(lost.level, "%s", text(lost), extra={"event": lost})
 
 
-def fields(event: AnyEvent) -> dict[str, Any]:
+def fields(event: Event) -> dict[str, Any]:
     """The event's name and fields; seconds to the millisecond."""
     found: dict[str, Any] = msgspec.to_builtins(event)
     return {name: round(one, 3) if isinstance(one, float) else one for name, one in found.items()}
 
 
-def text(event: AnyEvent) -> str:
+def text(event: Event) -> str:
     """An event as one line of text, whatever its fields hold: the first field alone, the others with their names."""
     name, first, *others = fields(event).items()
     shown = [

@@ -16,7 +16,7 @@ from secure_afl.crypto.errors import optional
 from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport.events import (
     Answered,
-    AnyEvent,
+    Event,
     PhaseCost,
     Refused,
     RunFailed,
@@ -65,13 +65,13 @@ def check() -> None:
         import prometheus_client  # noqa: F401
 
 
-def count(event: AnyEvent) -> None:
+def count(event: Event) -> None:
     """Add an event to the file, if counting is on, completely or not at all. Raises `OSError`, `ValueError`."""
     if name := os.environ.get(VARIABLE):
         _add(Path(name), list(steps(event)))
 
 
-def steps(event: AnyEvent) -> Iterator[Step]:
+def steps(event: Event) -> Iterator[Step]:
     """The effects of an event on samples."""
     match event:
         case Answered() | Refused():

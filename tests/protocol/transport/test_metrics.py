@@ -19,7 +19,7 @@ from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.transport import logs, metrics
 from secure_afl.protocol.transport.events import (
     Answered,
-    AnyEvent,
+    Event,
     NotCounted,
     Phase,
     PhaseCost,
@@ -65,7 +65,7 @@ def total(found: Mapping[str, float], name: str, *labels: str) -> float:
 
 
 def test_each_event_is_counted_where_it_belongs(file: Path) -> None:
-    told: list[AnyEvent] = [ANSWER, ANSWER, REFUSAL, Phase("collecting"), Silent("node 1: no answer in time")]
+    told: list[Event] = [ANSWER, ANSWER, REFUSAL, Phase("collecting"), Silent("node 1: no answer in time")]
     told += [PhaseCost("collecting", 12.0, 5, 6), SumOpened(0, 3, 4), SumOpened(1, 2, 4), RunOver(20.0)]
     told += [RunFailed(1.0, "RoundAbortedError", "b.py:2", ""), NotCounted("OSError")]
     for event in told:
