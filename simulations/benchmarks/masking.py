@@ -1,4 +1,4 @@
-"""The cost of masking: the client's rate compared with raw keystream, and the server's memory.
+"""The cost of masking: the client's rate compared with raw keystream.
 
 Everything runs in one process; rates are per CPU second. Keystream and masking are timed in turn, so that other load on
 the machine affects both alike. What the whole protocol costs each party: `secure-afl overhead`.
@@ -7,8 +7,6 @@ the machine affects both alike. What the whole protocol costs each party: `secur
 import os
 import platform
 import time
-import tracemalloc
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -22,28 +20,13 @@ from rich.table import Table
 
 from secure_afl.cli.terminal import table
 from secure_afl.crypto.prg import CHUNK_BYTES, add_keystreams
-from secure_afl.protocol.masking.server import MaskingServer
-from secure_afl.protocol.session.parameters import SumPlan
-from secure_afl.sums.aggregation import MaskedAggregator
 
-MEMORY_CASES = (10, 50)
 _MASKS, _VALUES = 50, 10**6
 
 
-def steps() -> int:
-    """How often `measure` calls `watch`."""
-    return 1 + len(MEMORY_CASES)
-
-
-def measure(repeats: int, watch: Callable[[str], None]) -> dict[str, Any]:
+def measure(repeats: int) -> dict[str, Any]:
     """All figures of the benchmark; takes some seconds."""
-    watch("masking rate")
-    figures: dict[str, Any] = {"machine": machine(), "masking": _masking_rate(5 * repeats)}
-    figures["server_memory"] = []
-    for n in MEMORY_CASES:
-        watch(f"server memory, {n} clients")
-        figures["server_memory"].append({"n": n, "m": _VALUES, "peak_vectors": _server_memory(n, _VALUES)})
-    return figures
+    return {"machine": machine(), "masking": _masking_rate(5 * repeats)}
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -92,65 +75,11 @@ def _masking_rate(repeats: int) -> dict[str, float]:
     }
 
 
-def _server_memory(n: int, m: int) -> float:
-    """The server's peak memory while it collects and opens a sum, in float64 vectors of m values."""
-    aggregator = MaskedAggregator()
-    names = [f"client-{i:03}" for i in range(n)]
-    vectors = np.random.default_rng(0).uniform(-1, 1, (2, m))
-    aggregator.open(names, [SumPlan("benchmark", m, 1.0)])
-    contributions = {name: (vectors[i % 2], "benchmark") for i, name in enumerate(names)}
-    cohort = aggregator.cohort
-    server, peaks = cohort.server, [0]
-    measured = _Measured(server, peaks)
-    tracemalloc.start()
-    try:
-        measured.held = tracemalloc.get_traced_memory()[0]
-        cohort.steps = measured
-        aggregator.sum(0, contributions)
-    finally:
-        tracemalloc.stop()
-    return max(peaks) / (8 * m)
-
-
-class _Measured:
-    """A server whose calls are measured: memory above that at the beginning of the round."""
-
-    def __init__(self, server: MaskingServer, peaks: list[int]) -> None:
-        self.held = 0
-        self._server = server
-        self._peaks = peaks
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._server, name)
-        if name not in ("open_round", "receive", "advance", "result"):
-            return value
-
-        def call(*arguments: Any) -> Any:
-            tracemalloc.reset_peak()
-            try:
-                return value(*arguments)
-            finally:
-                self._peaks.append(tracemalloc.get_traced_memory()[1] - self.held)
-
-        return call
-
-
-def tables(figures: dict[str, Any]) -> list[Table]:
+def shown(figures: dict[str, Any]) -> Table:
     """The figures for a terminal."""
     rate = figures["masking"]
-    first = table(
+    made = table(
         "client masking, one core", ("raw AES-256-CTR GB/s", "masking GB/s", "share (aim ≥ 0.75)"), names=0
     )
-    first.add_row(
-        f"{rate['keystream_gb_per_s']:.2f}",
-        f"{rate['masking_gb_per_s']:.2f}",
-        f"{rate['share_of_keystream']:.2f}",
-    )
-    second = table(
-        "server memory while a sum of 10⁶ values is made, in float64 vectors",
-        ("n", "peak, vectors of 8 MB"),
-        names=0,
-    )
-    for row in figures["server_memory"]:
-        second.add_row(str(row["n"]), f"{row['peak_vectors']:.2f}")
-    return [first, second]
+    made.add_row(*(f"{rate[name]:.2f}" for name in rate))
+    return made

@@ -20,15 +20,13 @@ def bench_masking_command(
     ),
     repeats: Annotated[int, typer.Option(help="Repeats of each figure; medians are shown.", min=1)] = 3,
 ) -> None:
-    """Client masking rate against raw AES-256-CTR, and the server's memory."""
+    """Client masking rate against raw AES-256-CTR."""
     with refusals_shown():
         from secure_afl.simulations.benchmarks import masking
 
         make_way(json_file)
-        with progress(masking.steps()) as watch:
-            figures = masking.measure(repeats, watch)
-        for table in masking.tables(figures):
-            console.print(table)
+        figures = masking.measure(repeats)
+        console.print(masking.shown(figures))
         write_json(json_file, figures)
 
 

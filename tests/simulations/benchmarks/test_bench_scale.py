@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from secure_afl.crypto.hpke import Suite
 from secure_afl.simulations.benchmarks import scale
-from secure_afl.simulations.benchmarks.masking import _server_memory
 from secure_afl.simulations.benchmarks.scale import Scale
 from secure_afl.simulations.cli.main import app
 
@@ -49,11 +48,6 @@ def test_the_command_refuses_what_it_cannot_write() -> None:
     result = CliRunner().invoke(app, ["bench", "scale", "--clients", "20", "--plot", "/no/such/folder/a.png"])
     assert result.exit_code == 2
     assert "cannot write into" in result.output
-
-
-def test_the_servers_memory_is_measured() -> None:
-    """In vectors of the sum's length: the running total, an upload on its way, and little more."""
-    assert 1.0 < _server_memory(5, 10**5) < 5.0
 
 
 def test_a_machine_that_is_too_small_is_told_before_it_is_filled(tmp_path: Path) -> None:
