@@ -15,7 +15,6 @@ import typer
 from rich import markup
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +55,8 @@ class OutputError(SecureAflError):
 @contextmanager
 def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal; `watch` moves it on by one and names the step. lines: elsewhere a line for each step."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # slow to import
+
     number = count(1)
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
