@@ -40,6 +40,7 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/python tests/long/killed_nodes.py
 	$(BIN)/python tests/long/killed_superlink.py
 	$(BIN)/python tests/long/disturbed.py
+	$(BIN)/python tests/long/disturbed_nodes.py
 	$(BIN)/python tests/long/mutants.py
 
 lint: $(VENV)/.installed-dev
