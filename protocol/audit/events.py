@@ -421,9 +421,9 @@ def frame(message: Message, data: bytes) -> Frame:
             | homomorphic.Opening(frames=pairs)
         ):
             members = tuple(who for who, _ in pairs)
-        case masking.Consents(statements=statements):
-            members = tuple(who for who, _ in statements)
-            logs = tuple((who, one.log) for who, one in statements if one.log)
+        case masking.Consents(votes=votes):
+            members = tuple(who for who, _ in votes)
+            logs = tuple((who, one.log) for who, one in votes if one.log)
         case masking.Verdict(accepted=said):
             accepted = bool(said)
         case masking.Shares(bundles=bundles):

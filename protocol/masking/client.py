@@ -28,12 +28,12 @@ from secure_afl.protocol.masking.messages import (
     Evidence,
     Reveal,
     Shares,
-    Statement,
     SumRequest,
     SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
+    Vote,
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session import graph
@@ -482,26 +482,26 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         if self._memory.parameters.profile is Profile.SEMI_HONEST:
             return self._reveal()
         opened = {number: one.digest for number, one in self._memory.accepted.items()}
-        statement = Statement.sign(
+        vote = Vote.sign(
             self._identity,
             self._consent_parts(),
             upload=self._memory.upload,
             accepted=messages.accepted_sums(opened, self.index),
             log=self._log_head(),
         )
-        return self._frame(Consent(self._memory.round, statement))
+        return self._frame(Consent(self._memory.round, vote))
 
     def _reveal_with_consents(self, consents: Consents) -> bytes:
         self._check_round(consents.round)
         threshold, valid, parts = self._memory.parameters.threshold, 0, self._consent_parts()
-        for sender, statement in consents.statements:
+        for sender, vote in consents.votes:
             if sender not in self._memory.survivors:
                 raise WireError(f"expected consents of survivors, got {self._roster.name(sender)}'s")
             try:
-                statement.verify(self._roster.members[sender].verify_key, parts)
+                vote.verify(self._roster.members[sender].verify_key, parts)
             except CryptoError:
                 continue
-            if self._contradicts(sender, statement.accepted):
+            if self._contradicts(sender, vote.accepted):
                 continue
             valid += 1
             if valid == threshold:

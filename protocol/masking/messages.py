@@ -149,8 +149,8 @@ class Upload(Message, frozen=True, tag="upload"):
     proof: bytes
 
 
-class Statement(Message, frozen=True, tag="statement"):
-    """What a client says with its consent. upload: the root of its upload (`wire.root`); accepted: `accepted_sums` of
+class Vote(Message, frozen=True, tag="vote"):
+    """A client's signed yes to what it was shown, inside `Consent`. upload: the root of its upload (`wire.root`); accepted: `accepted_sums` of
     all opened sums that it accepted in the session, empty before one; log: the digest of the last line of its
     audit log, empty if it keeps none; signature: over these and all on which two clients' views could differ.
     """
@@ -171,7 +171,7 @@ class Statement(Message, frozen=True, tag="statement"):
     @classmethod
     def sign(
         cls, identity: Identity, view: tuple[bytes, ...], *, upload: bytes, accepted: bytes, log: bytes
-    ) -> "Statement":
+    ) -> "Vote":
         """view: `consent_parts`."""
         signature = identity.sign(Label.CONSENT_SIGNATURE, *view, upload, accepted, log)
         return cls(upload, accepted, log, signature)
@@ -183,10 +183,10 @@ class Statement(Message, frozen=True, tag="statement"):
 
 
 class Consent(Message, frozen=True, tag="consent"):
-    """Phase 4, active profile. A signature over the round and both sets, see `consent_parts`."""
+    """Phase 4, active profile. vote: signs the round and both sets, too, see `consent_parts`."""
 
     round: Natural
-    statement: Statement
+    vote: Vote
 
 
 class Reveal(Message, frozen=True, tag="reveal"):
@@ -205,7 +205,7 @@ class Reveal(Message, frozen=True, tag="reveal"):
 
 
 class Verdict(Message, frozen=True, tag="verdict"):
-    """Phase 6, if sums are checked. accepted: `accepted_digest`, empty if the client refuses the sum; log: see `Statement`."""
+    """Phase 6, if sums are checked. accepted: `accepted_digest`, empty if the client refuses the sum; log: see `Vote`."""
 
     round: Natural
     accepted: bytes
@@ -286,13 +286,13 @@ class SurvivorRoots(ServerMessage, frozen=True, tag="survivor roots"):
 
 
 class Consents(ServerMessage, frozen=True, tag="consents"):
-    """Phase 4, active profile. The survivors' statements, by sender."""
+    """Phase 4, active profile. The survivors' votes, by sender."""
 
     round: Natural
-    statements: tuple[tuple[int, Statement], ...]
+    votes: tuple[tuple[int, Vote], ...]
 
     def _check(self) -> None:
-        increasing("the consenting clients", [sender for sender, _ in self.statements])
+        increasing("the consenting clients", [sender for sender, _ in self.votes])
 
 
 class Answer(ServerMessage, frozen=True, tag="answer"):
@@ -307,7 +307,7 @@ class Evidence(ServerMessage, frozen=True, tag="evidence"):
     """Phase 6 in place of `Answer`, for a replay: all that anybody with the session's parameters and roster needs to make the
     sum again, and to be sure of it (`replay.replayed`).
 
-    directory: its digest; participants: of the round; statements: the consents.
+    directory: its digest; participants: of the round; votes: the consents.
     uploads: the survivors' frames, of `Upload`; seeds: of the survivors' self masks.
     secrets: by dropout, what it shares with each survivor, in order.
     """
@@ -315,7 +315,7 @@ class Evidence(ServerMessage, frozen=True, tag="evidence"):
     round: Natural
     directory: bytes
     participants: Few[int]
-    statements: Few[tuple[int, Statement]]
+    votes: Few[tuple[int, Vote]]
     uploads: Few[tuple[int, memoryview]]
     seeds: Few[tuple[int, bytes]]
     secrets: Few[tuple[int, Few[bytes]]]
@@ -323,7 +323,7 @@ class Evidence(ServerMessage, frozen=True, tag="evidence"):
     def _check(self) -> None:
         exact("the digest of a directory", self.directory, DIGEST_BYTES)
         increasing("the participants", self.participants)
-        increasing("the consenting clients", [sender for sender, _ in self.statements])
+        increasing("the consenting clients", [sender for sender, _ in self.votes])
         increasing("the survivors", self.survivors)
         seeded, dropped = [who for who, _ in self.seeds], [who for who, _ in self.secrets]
         if seeded != list(self.survivors) or sorted((*seeded, *dropped)) != list(self.participants):
@@ -423,7 +423,7 @@ def consent_parts(
     survivors: Sequence[int],
     roots: Sequence[bytes] = (),
 ) -> tuple[bytes, ...]:
-    """What a consent signs besides its statement: everything on which two clients' views could differ. roots: of the survivors'
+    """What a consent signs besides its vote: everything on which two clients' views could differ. roots: of the survivors'
     uploads, for a replay.
     """
     sets = (b"".join(map(integer, participants)), b"".join(map(integer, survivors)))

@@ -78,10 +78,10 @@ def check_consents(parameters: Parameters, roster: Roster, evidence: Evidence, r
     sets = (evidence.participants, evidence.survivors)
     parts = messages.consent_parts(evidence.transcript, evidence.directory, evidence.round, *sets, roots)
     valid = 0
-    for sender, statement in evidence.statements:
+    for sender, vote in evidence.votes:
         try:
             if sender in evidence.survivors:
-                statement.verify(roster.members[sender].verify_key, parts)
+                vote.verify(roster.members[sender].verify_key, parts)
                 valid += 1
         except CryptoError:
             continue

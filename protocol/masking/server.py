@@ -33,12 +33,12 @@ from secure_afl.protocol.masking.messages import (
     FromClient,
     Reveal,
     Shares,
-    Statement,
     SumRequest,
     SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
+    Vote,
 )
 from secure_afl.protocol.masking.states import ServerState
 from secure_afl.protocol.session import graph
@@ -61,7 +61,7 @@ class _Round:
     roots: dict[int, bytes] = field(default_factory=dict, repr=False)  # of uploads
     tags: dict[int, int] = field(default_factory=dict, repr=False)
     frames: dict[int, bytes] = field(default_factory=dict, repr=False)  # of uploads, for a replay
-    consents: dict[int, Statement] = field(default_factory=dict, repr=False)
+    consents: dict[int, Vote] = field(default_factory=dict, repr=False)
     reveals: dict[int, dict[int, bytes]] = field(
         default_factory=dict, repr=False
     )  # by holder, then by dealer
@@ -489,8 +489,8 @@ class MaskingServer(SignedServer[FromClient]):
                 if self._replays:
                     self._round.frames[sender] = data
             case Consent():
-                self._check_statement(sender, message.statement)
-                self._round.consents[sender] = message.statement
+                self._check_vote(sender, message.vote)
+                self._round.consents[sender] = message.vote
             case Reveal():
                 self._check_reveal(sender, message)
                 self._round.reveals[sender] = dict(message.shares)
@@ -524,23 +524,23 @@ class MaskingServer(SignedServer[FromClient]):
         low, high = sorted((client, other))
         return self._bundles[low][high].commitments[self.round][messages.PAIR_SECRET]
 
-    def _check_statement(self, sender: int, statement: Statement) -> None:
+    def _check_vote(self, sender: int, vote: Vote) -> None:
         current = self._round
         sets = (sorted(current.participants), sorted(current.survivors))
         roots = [current.roots[one] for one in sets[1]] if self._replays else []
         view = messages.consent_parts(self._transcript, self._directory, self.round, *sets, roots)
-        statement.verify(self.roster.members[sender].verify_key, view)
-        if statement.upload != self._round.roots[sender]:
+        vote.verify(self.roster.members[sender].verify_key, view)
+        if vote.upload != self._round.roots[sender]:
             raise WireError(
                 f"expected the root of the upload that it sent, {self._round.roots[sender].hex()[:16]}…, got "
-                f"{statement.upload.hex()[:16]}…"
+                f"{vote.upload.hex()[:16]}…"
             )
-        if statement.accepted:
-            rounds = messages.accepted_rounds(statement.accepted)
+        if vote.accepted:
+            rounds = messages.accepted_rounds(vote.accepted)
             opened = {number: self._answered[number].digest for number in rounds if number in self._answered}
-            if statement.accepted != messages.accepted_sums(opened, sender):
+            if vote.accepted != messages.accepted_sums(opened, sender):
                 raise WireError(
-                    f"expected the digest of sums that were opened, and their rounds, got {statement.accepted.hex()[:32]}…"
+                    f"expected the digest of sums that were opened, and their rounds, got {vote.accepted.hex()[:32]}…"
                 )
 
     def _check_reveal(self, sender: int, reveal: Reveal) -> None:

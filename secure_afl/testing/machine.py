@@ -51,10 +51,10 @@ from secure_afl.protocol.masking.messages import (
     FromClient,
     Reveal,
     Shares,
-    Statement,
     SumRequest,
     Survivors,
     Upload,
+    Vote,
 )
 from secure_afl.protocol.masking.server import MaskingServer
 from secure_afl.protocol.masking.states import ClientState, ServerState
@@ -173,7 +173,7 @@ class Session:
     counted: frozenset[int] = frozenset()
     released: list[tuple[OpenedSum, frozenset[int]]] = field(default_factory=list)
     uploads: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
-    consents: dict[int, dict[int, Statement]] = field(default_factory=lambda: defaultdict(dict))
+    consents: dict[int, dict[int, Vote]] = field(default_factory=lambda: defaultdict(dict))
     dealt: dict[Share, list[tuple[bytes, ...]]] = field(default_factory=lambda: defaultdict(list))
     revealed: dict[Share, set[int]] = field(default_factory=lambda: defaultdict(set))
     reveals: list[tuple[int, int, list[int]]] = field(default_factory=list)
@@ -571,7 +571,7 @@ class SecureSumMachine(RuleBasedStateMachine):
                     for number, hashes in enumerate(bundle.commitments):
                         session.dealt[number, bundle.recipient, index].append(hashes)
             case Consent():
-                session.consents[message.round][index] = message.statement
+                session.consents[message.round][index] = message.vote
             case Reveal():
                 self._note_reveal(session, index, message)
 

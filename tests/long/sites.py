@@ -48,12 +48,12 @@ from secure_afl.protocol.masking.messages import (
     Evidence,
     Reveal,
     Shares,
-    Statement,
     SumRequest,
     SurvivorRoots,
     Survivors,
     Upload,
     Verdict,
+    Vote,
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.masking.tags import TAG_BYTES
@@ -550,16 +550,16 @@ class Model:
                     other = self._parts(s, number, (*view[:2], survivors[1:], view[3][1:]))
                 elif fill == "to other uploads":
                     other = self._parts(s, number, (*view[:3], self._other_variants(view[3])))
-                statements = []
+                votes = []
                 for index in self.cohort:
-                    stated = self._stated(index, other)
+                    voted = self._voted(index, other)
                     if index in valid:
-                        statements.append((index, self._stated(index, good)))
+                        votes.append((index, self._voted(index, good)))
                     elif fill == "forged" and index in survivors:
-                        statements.append((index, replace(stated, signature=bytes(SIGNATURE_BYTES))))
+                        votes.append((index, replace(voted, signature=bytes(SIGNATURE_BYTES))))
                     elif fill and fill != "forged" and index in survivors:
-                        statements.append((index, stated))
-                return encode(Consents(transcript, number, tuple(statements)))
+                        votes.append((index, voted))
+                return encode(Consents(transcript, number, tuple(votes)))
             case "roots":
                 number, survivors, twist = what
                 variants = [(one, dict(twist).get(one, 0)) for one in survivors]
@@ -635,11 +635,11 @@ class Model:
         }
         consented = (entries, participants, survivors, tuple(variants.get(one, 0) for one in survivors))
         parts = self._parts(s, number, consented)
-        statements = tuple((one, self._stated(one, parts)) for one in survivors)
+        votes = tuple((one, self._voted(one, parts)) for one in survivors)
         directory = self._directory_digest(s, entries)
         match twist:
             case ("few consents", _):
-                statements = statements[: self.parameters[s].threshold - 1]
+                votes = votes[: self.parameters[s].threshold - 1]
             case ("another directory", _):
                 directory = bytes(32)
             case ("another self mask of", one):
@@ -665,15 +665,15 @@ class Model:
             number,
             directory,
             participants,
-            statements,
+            votes,
             tuple(sorted(frames.items())),
             tuple(sorted(seeds.items())),
             tuple(sorted(secrets.items())),
         )
 
-    def _stated(self, index: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Statement:
+    def _voted(self, index: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Vote:
         """What a client says with its consent. No client looks at the root of another's upload."""
-        return Statement.sign(self._identities[index], view, upload=upload, accepted=b"", log=b"")
+        return Vote.sign(self._identities[index], view, upload=upload, accepted=b"", log=b"")
 
     def _directory_digest(self, s: int, entries: tuple[tuple[int, int], ...]) -> bytes:
         frames = tuple((index, self._frames[s, index, variant]) for index, variant in entries)
@@ -853,7 +853,7 @@ class Model:
                 assert view is not None
                 signed = self._parts(s, what[0], view)
                 assert client._consent_parts() == signed
-                assert message.statement == self._stated(here, signed, client._memory.upload)
+                assert message.vote == self._voted(here, signed, client._memory.upload)
                 return [("consent", s, what[0], here, view)]
             case Reveal():
                 times = site.revealed.get((s, message.round), 0)

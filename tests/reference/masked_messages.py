@@ -123,9 +123,7 @@ def check_evidence(fields: Fields) -> None:
         need(len(secrets) == len(survivors), "a secret with each survivor")
 
 
-STATEMENT = message(
-    "statement", {"upload": data(32), "accepted": _accepted, "log": data(0, 32), "signature": data(64)}
-)
+VOTE = message("vote", {"upload": data(32), "accepted": _accepted, "log": data(0, 32), "signature": data(64)})
 TO_CLIENTS: dict[str, Kind] = {
     "directory": message("directory", {"transcript": data(32), "frames": by_place(data())}),
     "delivery": message("delivery", {"transcript": data(32), "bundles": by_place(BUNDLE)}),
@@ -134,9 +132,7 @@ TO_CLIENTS: dict[str, Kind] = {
     "survivor roots": message(
         "survivor roots", {"transcript": data(32), "round": natural, "roots": by_place(data(32))}
     ),
-    "consents": message(
-        "consents", {"transcript": data(32), "round": natural, "statements": by_place(STATEMENT)}
-    ),
+    "consents": message("consents", {"transcript": data(32), "round": natural, "votes": by_place(VOTE)}),
     "answer": message("answer", {"transcript": data(32), "round": natural, "payload": data(), "tag": data()}),
     "evidence": message(
         "evidence",
@@ -145,7 +141,7 @@ TO_CLIENTS: dict[str, Kind] = {
             "round": natural,
             "directory": data(32),
             "participants": PLACES,
-            "statements": by_place(STATEMENT),
+            "votes": by_place(VOTE),
             "uploads": by_place(data()),
             "seeds": by_place(data(32)),
             "secrets": by_place(many(data(32))),
@@ -158,7 +154,7 @@ FROM_CLIENTS: dict[str, Kind] = {
     "shares": SHARES,
     "confirm": message("confirm", {"complaints": PLACES}),
     "upload": message("upload", {"round": natural, "payload": data(), "proof": data()}),
-    "consent": message("consent", {"round": natural, "statement": STATEMENT}),
+    "consent": message("consent", {"round": natural, "vote": VOTE}),
     "reveal": message("reveal", {"round": natural, "shares": by_place(data(33))}),
     "verdict": message("verdict", {"round": natural, "accepted": data(0, 32), "log": data(0, 32)}),
 }

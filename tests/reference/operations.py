@@ -81,14 +81,14 @@ def verify_bundle(encoded: str, key: str, transcript: str, dealer: int) -> str:
     return "verified"
 
 
-def sign_statement(private: str, view: list[str], upload: str, accepted: str, log: str) -> str:
+def sign_vote(private: str, view: list[str], upload: str, accepted: str, log: str) -> str:
     said = hexes([upload, accepted, log])
     signature = frames.sign(hexed(private), "CONSENT_SIGNATURE", *hexes(view), *said)
-    return messagepack.pack(["statement", *said, signature]).hex()
+    return messagepack.pack(["vote", *said, signature]).hex()
 
 
-def verify_statement(statement: str, key: str, view: list[str]) -> str:
-    said = schema.read(hexed(statement), {"statement": masked_messages.STATEMENT})
+def verify_vote(vote: str, key: str, view: list[str]) -> str:
+    said = schema.read(hexed(vote), {"vote": masked_messages.VOTE})
     parts = (*hexes(view), said["upload"], said["accepted"], said["log"])
     frames.verify(hexed(key), said["signature"], "CONSENT_SIGNATURE", *parts)
     return "verified"
@@ -298,8 +298,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     ),
     "own commitments": own_commitments,
     "root of": lambda part, times: shown(frames.root(hexed(part) * times)),
-    "sign statement": sign_statement,
-    "verify statement": verify_statement,
+    "sign vote": sign_vote,
+    "verify vote": verify_vote,
     "sum digest": lambda answer, survivors: shown(derivations.sum_digest(hexed(answer), survivors)),
     "accepted sums": lambda rounds, opened, place: shown(
         derivations.accepted_sums(dict(zip(rounds, hexes(opened), strict=True)), place)

@@ -49,17 +49,15 @@ def replayed(
     values = [word - 2**bits if word >= 2 ** (bits - 1) else word for word in opened]
     need(all(abs(value) <= len(survivors) * one["magnitude"] for value in values), "entries within the bound")
     view = derivations.consent_parts(transcript, fields["directory"], number, everybody, survivors, roots)
-    consents = sum(
-        who in survivors and _consents(statement, keys[who], view) for who, statement in fields["statements"]
-    )
+    consents = sum(who in survivors and _consents(vote, keys[who], view) for who, vote in fields["votes"])
     need(consents >= said["threshold"], "enough consents")
     return values, roots
 
 
-def _consents(statement: dict[str, Any], key: bytes, view: list[bytes]) -> bool:
-    parts = (*view, statement["upload"], statement["accepted"], statement["log"])
+def _consents(vote: dict[str, Any], key: bytes, view: list[bytes]) -> bool:
+    parts = (*view, vote["upload"], vote["accepted"], vote["log"])
     try:
-        frames.verify(key, statement["signature"], "CONSENT_SIGNATURE", *parts)
+        frames.verify(key, vote["signature"], "CONSENT_SIGNATURE", *parts)
     except Refused:
         return False
     return True

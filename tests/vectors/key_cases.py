@@ -304,31 +304,31 @@ def derivations() -> Vectors:
     said = {"upload": secret("root").hex(), "accepted": "", "log": secret("line").hex()}
     private, signer_key = s.secret("identity 2").hex(), members[2][1]
     seen: dict[str, Any] = {"view": hexes(view)}
-    statement = v.good("a statement", "sign statement", private=private, **seen, **said)
+    vote = v.good("a vote", "sign vote", private=private, **seen, **said)
     earlier = {**said, "accepted": (secret("sum") + b"\1").hex(), "log": ""}
-    other = v.good("a statement after a sum", "sign statement", private=private, **seen, **earlier)
-    v.good("a statement verifies", "verify statement", statement=statement, key=signer_key, **seen)
-    v.good("a statement after a sum verifies", "verify statement", statement=other, key=signer_key, **seen)
-    tree = messagepack.unpack(bytes.fromhex(statement))
+    other = v.good("a vote after a sum", "sign vote", private=private, **seen, **earlier)
+    v.good("a vote verifies", "verify vote", vote=vote, key=signer_key, **seen)
+    v.good("a vote after a sum verifies", "verify vote", vote=other, key=signer_key, **seen)
+    tree = messagepack.unpack(bytes.fromhex(vote))
     spoiled: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("of another client", "another key", {"key": members[1][1]}),
         ("of another view", "other sets", {"view": hexes([*view[:-1], b""])}),
         (
             "with another root",
             "not signed",
-            {"statement": messagepack.pack([tree[0], bytes(32), *tree[2:]]).hex()},
+            {"vote": messagepack.pack([tree[0], bytes(32), *tree[2:]]).hex()},
         ),
         (
             "with a sum before",
             "not signed",
-            {"statement": messagepack.pack([*tree[:2], bytes(32) + b"\1", *tree[3:]]).hex()},
+            {"vote": messagepack.pack([*tree[:2], bytes(32) + b"\1", *tree[3:]]).hex()},
         ),
-        ("without a log", "not signed", {"statement": messagepack.pack([*tree[:3], b"", tree[4]]).hex()}),
-        ("that is cut", "a byte too few", {"statement": statement[:-2]}),
+        ("without a log", "not signed", {"vote": messagepack.pack([*tree[:3], b"", tree[4]]).hex()}),
+        ("that is cut", "a byte too few", {"vote": vote[:-2]}),
     )
     for name, why, fields in spoiled:
-        given = {"statement": statement, "key": signer_key, **seen, **fields}
-        v.bad(f"a statement {name}", why, "verify statement", **given)
+        given = {"vote": vote, "key": signer_key, **seen, **fields}
+        v.bad(f"a vote {name}", why, "verify vote", **given)
     _replays(v)
     answer = messagepack.pack(["answer", s.transcript, 0, bytes(20), bytes(17)]).hex()
     opened = v.good("an opened sum", "sum digest", answer=answer, survivors=[0, 2, 3])

@@ -176,7 +176,7 @@ class Messages(Vectors):
 
 ROUND = ["round", "sum 0", 5, 22, 419430400, 4, 0, b""]
 PARAMETERS = ["parameters", "secure-afl/2", D, "active", "tags", "x25519", D, [0, 1, 2, 3], 3, 3, [ROUND]]
-STATEMENT = ["statement", D, b"", D, SIGNATURE]
+VOTE = ["vote", D, b"", D, SIGNATURE]
 BUNDLE = ["bundle", 1, b"sealed", [b"secret"], [[D, D, D]], SIGNATURE]
 T46, T60 = 70368743374849, 1152921504606830593
 
@@ -295,7 +295,7 @@ def masked() -> Vectors:
         v.also(f"{size} bytes", kind, ["upload", size, bytes(size), bytes(17)])
     accepted = D + b"\0\x82"
     wrong = {
-        what: {2: v.changed(STATEMENT, {at: value})}
+        what: {2: v.changed(VOTE, {at: value})}
         for what, at, value in (
             ("a root of 31 bytes", 1, D[:-1]),
             ("no root", 1, b""),
@@ -307,8 +307,8 @@ def masked() -> Vectors:
             ("a signature of 65 bytes", 4, SIGNATURE + b"\0"),
         )
     }
-    v.message(kind, ["consent", 1, STATEMENT], wrong, inner=((2,),))
-    v.also("a sum before", kind, ["consent", 4, v.changed(STATEMENT, {2: accepted, 3: b""})])
+    v.message(kind, ["consent", 1, VOTE], wrong, inner=((2,),))
+    v.also("a sum before", kind, ["consent", 4, v.changed(VOTE, {2: accepted, 3: b""})])
     wrong = {"a digest of 31 bytes": {2: D[:-1]}, "a log's digest of 33 bytes": {3: D + b"\0"}}
     v.message(kind, ["verdict", 0, D, D], wrong)
     v.also("refused, no log", kind, ["verdict", 300, b"", b""])
@@ -342,11 +342,11 @@ def masked() -> Vectors:
     v.message(kind, ["survivors", D, 0, [0, 2, 3]], session | sets)
     v.also("nobody, late", kind, ["survivors", D, 2**64 - 1, []])
     wrong = {
-        "unsorted places": {3: [[2, STATEMENT], [0, STATEMENT]]},
-        "a place twice": {3: [[2, STATEMENT], [2, STATEMENT]]},
-        "a signature of 63 bytes": {3: [[0, [*STATEMENT[:-1], SIGNATURE[:-1]]]]},
+        "unsorted places": {3: [[2, VOTE], [0, VOTE]]},
+        "a place twice": {3: [[2, VOTE], [2, VOTE]]},
+        "a signature of 63 bytes": {3: [[0, [*VOTE[:-1], SIGNATURE[:-1]]]]},
     }
-    v.message(kind, ["consents", D, 1, [[0, STATEMENT], [2, STATEMENT]]], session | wrong)
+    v.message(kind, ["consents", D, 1, [[0, VOTE], [2, VOTE]]], session | wrong)
     roots = [[0, D], [2, D], [3, D]]
     wrong = {
         "unsorted survivors": {3: [[2, D], [0, D]]},
@@ -355,14 +355,14 @@ def masked() -> Vectors:
     }
     v.message(kind, ["survivor roots", D, 0, roots], session | wrong)
     v.also("of nobody", kind, ["survivor roots", D, 2**64 - 1, []])
-    statements = [[0, STATEMENT], [2, STATEMENT]]
+    votes = [[0, VOTE], [2, VOTE]]
     evidence = [
         "evidence",
         D,
         0,
         D,
         [0, 1, 2],
-        statements,
+        votes,
         [[0, b"a"], [2, b"b"]],
         [[0, D], [2, D]],
         [[1, [D, D]]],
@@ -371,7 +371,7 @@ def masked() -> Vectors:
         "a directory of 31 bytes": {3: D[:-1]},
         "unsorted participants": {4: [0, 2, 1]},
         "a participant too many": {4: [0, 1, 2, 3]},
-        "unsorted consents": {5: statements[::-1]},
+        "unsorted consents": {5: votes[::-1]},
         "unsorted uploads": {6: [[2, b"b"], [0, b"a"]]},
         "an upload too few": {6: [[0, b"a"]]},
         "a seed of 31 bytes": {7: [[0, D[:-1]], [2, D]]},

@@ -354,16 +354,16 @@ def root_of(part: str, times: int) -> Any:
 
 
 @operation
-def sign_statement(private: str, view: list[str], upload: str, accepted: str, log: str) -> Any:
-    """An encoded statement; view: the parts that a consent signs besides, `consent parts` (§4)."""
+def sign_vote(private: str, view: list[str], upload: str, accepted: str, log: str) -> Any:
+    """An encoded vote; view: the parts that a consent signs besides, `consent parts` (§4)."""
     parts = {"upload": hexed(upload), "accepted": hexed(accepted), "log": hexed(log)}
-    return wire.encode(masked.Statement.sign(signer(private), tuple(map(hexed, view)), **parts)).hex()
+    return wire.encode(masked.Vote.sign(signer(private), tuple(map(hexed, view)), **parts)).hex()
 
 
 @operation
-def verify_statement(statement: str, key: str, view: list[str]) -> Any:
-    """Refused unless the client signed this encoded statement with this view (§4)."""
-    said = wire.decode(hexed(statement), Decoder(masked.Statement))
+def verify_vote(vote: str, key: str, view: list[str]) -> Any:
+    """Refused unless the client signed this encoded vote with this view (§4)."""
+    said = wire.decode(hexed(vote), Decoder(masked.Vote))
     said.verify(hexed(key), tuple(map(hexed, view)))
     return "verified"
 

@@ -122,18 +122,18 @@ class Session:
         roots = [frames.root(messagepack.pack(message)) for _, message in uploads]
         directory, survivors = self.secret("directory"), [*vectors]
         view = derivations.consent_parts(self.transcript, directory, 0, [*range(N)], survivors, roots)
-        statements = []
+        votes = []
         for place, root in zip(survivors, roots, strict=True):
             said = (root, b"", self.secret(f"line {place}"))
             signature = frames.sign(self.secret(f"identity {place}"), "CONSENT_SIGNATURE", *view, *said)
-            statements.append([place, ["statement", *said, signature]])
+            votes.append([place, ["vote", *said, signature]])
         return [
             "evidence",
             self.transcript,
             0,
             directory,
             [*range(N)],
-            statements,
+            votes,
             [[place, self.frame(place, question, message)] for place, message in uploads],
             [[place, self.secret(f"self seed {place}")] for place in survivors],
             [[d, [self.pair(d, s) for s in survivors]] for d in range(N) if d not in survivors],

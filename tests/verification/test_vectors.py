@@ -35,7 +35,7 @@ TOTAL = {
     "u64", "bind", "digest", "answered", "identity key", "sign", "sign frame", "commitment", "own commitments",
     "consent parts", "shares info", "pair info", "share commitment", "key parts", "ciphertexts digest",
     "data set digest", "pack", "signed", "modular", "centred", "least threshold", "sizes", "pack residues",
-    "pack key", "root of", "sign statement", "accepted digest", "accepted sums", "sum digest", "tag commitment",
+    "pack key", "root of", "sign vote", "accepted digest", "accepted sums", "sum digest", "tag commitment",
     "tag key", "tag", "mask commitments",
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ WITHOUT = {
     "ckks.encrypt": "random",
     "ckks.entry_error": "in doubles; the choice that follows from it has vectors",
     "ckks.fit": "inside of the choice",
-    "messages.accepted_rounds": "reads what has vectors; statements with wrong bytes have some",
+    "messages.accepted_rounds": "reads what has vectors; votes with wrong bytes have some",
     "messages.largest_message": "a limit of our own, larger than any message",
     "tags.check_allowed": "asks the machine",
     "ckks.flood": "random",
@@ -238,7 +238,7 @@ def test_every_field_of_a_message_has_a_bad_vector() -> None:
         nested = {
             "round": "round in parameters",
             "bundle": "bundle in shares",
-            "statement": "statement in consent",
+            "vote": "vote in consent",
         }
         for field, kind in struct.__annotations__.items():
             if field in struct.__struct_fields__ and kind not in ("Agreement", "Offer"):

@@ -287,22 +287,22 @@ const STEPS = {
     }
     this.survivors = survivors;
     if (this.parameters.profile === "semi-honest") return this.reveal();
-    const statement = d.signStatement(this.identity, this.view(), {
-      message: "statement",
+    const vote = d.signVote(this.identity, this.view(), {
+      message: "vote",
       upload: this.uploadRoot,
       accepted: d.acceptedSums([...this.verified].map(([at, one]) => [at, one.digest]), this.index),
       log: new Uint8Array(),
       signature: null,
     });
-    return { message: "consent", round, statement };
+    return { message: "consent", round, vote };
   },
 
-  consents({ round, statements }) {
+  consents({ round, votes }) {
     need(round === this.round, `round ${this.round}`);
     let valid = 0;
-    for (const [sender, statement] of statements) {
+    for (const [sender, vote] of votes) {
       need(this.survivors.includes(sender), "consents of survivors");
-      if (agrees.call(this, sender, statement) && ++valid === this.parameters.threshold) return this.reveal();
+      if (agrees.call(this, sender, vote) && ++valid === this.parameters.threshold) return this.reveal();
     }
     throw new Refused(`expected ${this.parameters.threshold} consents to this client's view, got ${valid}`);
   },
@@ -356,14 +356,14 @@ function accept(dealer, bundle) {
 }
 
 /** Whether another client consents to what this one saw, and accepted the same sums as far as this one knows them. */
-function agrees(sender, statement) {
+function agrees(sender, vote) {
   try {
-    d.verifyStatement(this.roster[sender][1], this.view(), statement);
+    d.verifyVote(this.roster[sender][1], this.view(), vote);
   } catch (error) {
     if (error instanceof Refused) return false;
     throw error;
   }
-  const rounds = d.acceptedRounds(statement.accepted);
+  const rounds = d.acceptedRounds(vote.accepted);
   if (!rounds.every((one) => this.verified.has(one))) return true;
-  return p.same(statement.accepted, d.acceptedSums(rounds.map((one) => [one, this.verified.get(one).digest]), sender));
+  return p.same(vote.accepted, d.acceptedSums(rounds.map((one) => [one, this.verified.get(one).digest]), sender));
 }

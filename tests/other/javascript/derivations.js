@@ -51,10 +51,10 @@ export function signBundle(identity, t, dealer, one) {
 }
 export const verifyBundle = (key, t, dealer, one) => verify(key, one.signature, L.BUNDLE_SIGNATURE, ...bundleParts(t, dealer, one));
 
-export function signStatement(identity, view, one) {
+export function signVote(identity, view, one) {
   return { ...one, signature: sign(identity, L.CONSENT_SIGNATURE, ...view, one.upload, one.accepted, one.log) };
 }
-export const verifyStatement = (key, view, one) =>
+export const verifyVote = (key, view, one) =>
   verify(key, one.signature, L.CONSENT_SIGNATURE, ...view, one.upload, one.accepted, one.log);
 
 // ---- §6 ----

@@ -162,13 +162,13 @@ const accepted = (value) => {
   need(size === 0 || (size >= 33 && size <= 1056 && value[size - 1] !== 0), "nothing, or a digest and bits of rounds");
   return value;
 };
-export const STATEMENT = message("statement", { upload: bytes(32), accepted, log: bytes(0, 32), signature: bytes(64) });
+export const VOTE = message("vote", { upload: bytes(32), accepted, log: bytes(0, 32), signature: bytes(64) });
 
 const session = { transcript: bytes(32) };
 const EVIDENCE = message(
   "evidence",
   {
-    ...session, round: natural, directory: bytes(32), participants: indices, statements: byIndex(STATEMENT),
+    ...session, round: natural, directory: bytes(32), participants: indices, votes: byIndex(VOTE),
     uploads: byIndex(bytes()), seeds: byIndex(bytes(32)), secrets: byIndex(many(bytes(32))),
   },
   ({ participants, uploads, seeds, secrets }) => {
@@ -183,13 +183,13 @@ const named = (name, fields) => [name, message(name, fields)];
 export const KINDS = {
   parameters: { parameters: PARAMETERS },
   bundle: { bundle: BUNDLE },
-  statement: { statement: STATEMENT },
+  vote: { vote: VOTE },
   "masked, from a client": Object.fromEntries([
     named("advertise", { channel_key: bytes(), mask_keys: many(bytes()), tag_commitment: bytes() }),
     named("shares", { own_commitments: many(tuple(bytes(32), bytes(32))), bundles: rising(BUNDLE, (one) => one.recipient) }),
     named("confirm", { complaints: indices }),
     named("upload", { round: natural, payload: bytes(), proof: bytes() }),
-    named("consent", { round: natural, statement: STATEMENT }),
+    named("consent", { round: natural, vote: VOTE }),
     named("reveal", { round: natural, shares: byIndex(bytes(33)) }),
     named("verdict", { round: natural, accepted: bytes(0, 32), log: bytes(0, 32) }),
   ]),
@@ -199,7 +199,7 @@ export const KINDS = {
     named("sum request", { ...session, round: natural, participants: indices }),
     named("survivors", { ...session, round: natural, survivors: indices }),
     named("survivor roots", { ...session, round: natural, roots: byIndex(bytes(32)) }),
-    named("consents", { ...session, round: natural, statements: byIndex(STATEMENT) }),
+    named("consents", { ...session, round: natural, votes: byIndex(VOTE) }),
     ["evidence", EVIDENCE],
     named("answer", { ...session, round: natural, payload: bytes(), tag: bytes() }),
   ]),

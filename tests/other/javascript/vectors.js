@@ -135,11 +135,11 @@ const OPERATIONS = {
   commitment: (g) => d.commitment(unhex(g.transcript), g.round, g.dealer, g.holder, g.kind, unhex(g.secret)),
   "own commitments": (g) => d.ownCommitments(unhex(g.transcript), g.round, g.place, unhex(g.seed), unhex(g.share)),
   "consent parts": (g) => d.consentParts(unhex(g.transcript), unhex(g.directory), g.round, g.participants, g.survivors, all(g.roots)),
-  "sign statement": (g) => {
-    const one = { message: "statement", upload: unhex(g.upload), accepted: unhex(g.accepted), log: unhex(g.log), signature: null };
-    return hex(write(d.signStatement(unhex(g.private), all(g.view), one)));
+  "sign vote": (g) => {
+    const one = { message: "vote", upload: unhex(g.upload), accepted: unhex(g.accepted), log: unhex(g.log), signature: null };
+    return hex(write(d.signVote(unhex(g.private), all(g.view), one)));
   },
-  "verify statement": (g) => (d.verifyStatement(unhex(g.key), all(g.view), read(unhex(g.statement), KINDS.statement)), "verified"),
+  "verify vote": (g) => (d.verifyVote(unhex(g.key), all(g.view), read(unhex(g.vote), KINDS.vote)), "verified"),
   "sum digest": (g) => d.sumDigest(unhex(g.answer), g.survivors),
   "accepted digest": (g) => d.acceptedDigest(unhex(g.opened), g.place),
   "accepted sums": (g) => d.acceptedSums(g.rounds.map((one, at) => [one, unhex(g.opened[at])]), g.place),

@@ -13,7 +13,7 @@ from secure_afl.protocol.audit.events import AnyEvent, Received, message_digest
 from secure_afl.protocol.audit.log import EVIDENCE, kept
 from secure_afl.protocol.audit.story import stories
 from secure_afl.protocol.masking import messages
-from secure_afl.protocol.masking.messages import Evidence, Statement, SumRequest
+from secure_afl.protocol.masking.messages import Evidence, SumRequest, Vote
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.wire import answered, decode, encode, rooted_frame
@@ -136,7 +136,7 @@ def test_forged_evidence(replayed: Replayed) -> None:
             structs.replace(honest, seeds=((0, bytes(32)), *honest.seeds[1:])),
             "the masks that hospital-0 committed",
         ),
-        (structs.replace(honest, statements=honest.statements[:2]), "at least 3 consents"),
+        (structs.replace(honest, votes=honest.votes[:2]), "at least 3 consents"),
         (structs.replace(honest, directory=bytes(32)), "at least 3 consents"),
         (
             structs.replace(honest, uploads=((0, honest.uploads[1][1]), *honest.uploads[1:])),
@@ -164,16 +164,14 @@ def test_a_member_that_signed_two_uploads_is_named(replayed: Replayed) -> None:
     report = replayed.verify()
     assert not report.findings
     # Roots of the others' uploads, out of what they signed.
-    roots = [root, *(dict(honest.statements)[who].upload for who in survivors[1:])]
+    roots = [root, *(dict(honest.votes)[who].upload for who in survivors[1:])]
     sets = (honest.participants, survivors)
     view = messages.consent_parts(transcript, honest.directory, 0, *sets, roots)
-    statements = tuple(
-        (who, Statement.sign(keys[CLIENTS[who]], view, upload=one, accepted=b"", log=b""))
+    votes = tuple(
+        (who, Vote.sign(keys[CLIENTS[who]], view, upload=one, accepted=b"", log=b""))
         for who, one in zip(survivors, roots, strict=True)
     )
-    other = structs.replace(
-        honest, uploads=((0, memoryview(frame)), *honest.uploads[1:]), statements=statements
-    )
+    other = structs.replace(honest, uploads=((0, memoryview(frame)), *honest.uploads[1:]), votes=votes)
     texts = [one.text for one in replayed.verify(hospital_3=replayed.given("hospital-3", other)).findings]
     assert any(
         "round 0: hospital-0 signed two uploads, one in the evidence of hospital-0, another in that of hospital-3"

@@ -306,13 +306,13 @@ def test_split_view_between_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ours, first line: such a threshold is refused. Second line, with our own: nobody finds enough consents.
     assert low.threshold < graph.least_threshold(Profile.SEMI_HONEST, 6, 5)
     attack = Attack(parties.session(parties.propose()))
-    statements = {}
+    votes = {}
     for index, view in halves.items():
         consent = decode(memoryview(attack.ask(index, view))[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        statements[index] = consent.statement
+        votes[index] = consent.vote
     for index, view in halves.items():
-        shown = tuple((who, one) for who, one in statements.items() if who in view)
+        shown = tuple((who, one) for who, one in votes.items() if who in view)
         with pytest.raises(RemoteProtocolError, match="another view"):
             attack.say(index, Consents(attack.transcript, 0, shown))
 
@@ -334,7 +334,7 @@ def test_participants_shown_differently_to_two_clients() -> None:
     parties = world(7)
     session = parties.session(parties.propose()).set_up()
     transcript = session.parameters.transcript()
-    statements = {}
+    votes = {}
     for index, client in session.clients.items():
         participants = tuple(range(7)) if index < 4 else (*range(2, 7),)
         if index not in participants:
@@ -348,9 +348,9 @@ def test_participants_shown_differently_to_two_clients() -> None:
         assert isinstance(frame, bytes)
         consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        statements[index] = consent.statement
+        votes[index] = consent.vote
     for index in (0, 4):
-        shown = tuple((who, statements[who]) for who in ((0, 1, 2, 3, 4) if index == 0 else (2, 3, 4, 5, 6)))
+        shown = tuple((who, votes[who]) for who in ((0, 1, 2, 3, 4) if index == 0 else (2, 3, 4, 5, 6)))
         with pytest.raises(RemoteProtocolError, match="another view"):
             session.clients[index].receive(encode(Consents(transcript, 0, shown)))
 
@@ -585,10 +585,10 @@ def test_reconstructed_seeds_open_no_channel(kind: type[MaskingClient], leaks: b
     assert opened == (len(others) if leaks else 0)
 
 
-def _consent(frame: bytes) -> messages.Statement:
+def _consent(frame: bytes) -> messages.Vote:
     consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
     assert isinstance(consent, messages.Consent)
-    return consent.statement
+    return consent.vote
 
 
 # ---- late uploads --------------------------------------------------------------------------------

@@ -221,23 +221,23 @@ def test_consents() -> None:
     stage = Stage(6)
     honest = stage.honest()
     assert isinstance(honest, Consents)
-    statements = dict(honest.statements)
+    votes = dict(honest.votes)
     stage.refuses(replace(honest, transcript=OTHER), "expected a message of session")
     stage.refuses(replace(honest, round=1), "expected a message of round 0")
-    stage.refuses(replace(honest, statements=honest.statements[:3]), "at least 4 consents .* got 3")
-    stage.refuses(replace(honest, statements=()), "got 0")
+    stage.refuses(replace(honest, votes=honest.votes[:3]), "at least 4 consents .* got 3")
+    stage.refuses(replace(honest, votes=()), "got 0")
     with pytest.raises(WireError, match="without repeats"):  # one consent four times is one
-        Consents(stage.transcript, 0, (honest.statements[0],) * 4)
-    unsigned = replace(statements[0], signature=bytes(64))
+        Consents(stage.transcript, 0, (honest.votes[0],) * 4)
+    unsigned = replace(votes[0], signature=bytes(64))
     for forged in (
-        {0: unsigned, 2: statements[3]},
-        # Each field of a statement is signed.
-        {who: replace(statements[who], upload=bytes(32)) for who in (0, 2)},
-        {who: replace(statements[who], log=bytes(32)) for who in (0, 2)},
-        {who: replace(statements[who], accepted=bytes(32) + b"\1") for who in (0, 2)},
+        {0: unsigned, 2: votes[3]},
+        # Each field of a vote is signed.
+        {who: replace(votes[who], upload=bytes(32)) for who in (0, 2)},
+        {who: replace(votes[who], log=bytes(32)) for who in (0, 2)},
+        {who: replace(votes[who], accepted=bytes(32) + b"\1") for who in (0, 2)},
     ):
-        shown = tuple(sorted({**statements, **forged}.items()))
-        stage.refuses(replace(honest, statements=shown), "at least 4 consents .* got 3")
+        shown = tuple(sorted({**votes, **forged}.items()))
+        stage.refuses(replace(honest, votes=shown), "at least 4 consents .* got 3")
     stage.client._memory.survivors -= {4}
     stage.refuses(honest, "consents of survivors, got site-4's")
     stage.client._memory.survivors |= {4}
@@ -391,7 +391,7 @@ def test_what_a_member_signs_and_may_not_send_is_blamed_on_it(
 
 def stated(consent: messages.FromClient, **fields: bytes) -> messages.Consent:
     assert isinstance(consent, messages.Consent)
-    return replace(consent, statement=replace(consent.statement, **fields))
+    return replace(consent, vote=replace(consent.vote, **fields))
 
 
 @pytest.mark.parametrize("steps", [4, 5, 6, 8])

@@ -21,10 +21,10 @@ from secure_afl.protocol.masking.messages import (
     Consent,
     Consents,
     Evidence,
-    Statement,
     SurvivorRoots,
     Upload,
     Verdict,
+    Vote,
 )
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError, RoundAbortedError
@@ -214,10 +214,10 @@ def lies(session: Session, evidence: Evidence) -> dict[str, Evidence]:
             evidence, secrets=(), participants=tuple(one for one in evidence.participants if one != GONE)
         ),
         "another directory": replace(evidence, directory=bytes(32)),
-        "too few consents": replace(evidence, statements=evidence.statements[:2]),
+        "too few consents": replace(evidence, votes=evidence.votes[:2]),
         "consents to something else": replace(
             evidence,
-            statements=tuple((who, replace(one, upload=bytes(32))) for who, one in evidence.statements),
+            votes=tuple((who, replace(one, upload=bytes(32))) for who, one in evidence.votes),
         ),
     }
 
@@ -311,16 +311,14 @@ def test_a_client_with_two_uploads_gives_two_clients_two_sums(kind: type[Masking
     second = replace(first, roots=((0, root), *first.roots[1:]))
     views = {index: second if index > 4 else first for index in range(N)}
     said = {index: session.clients[index].receive(encode(view)) for index, view in views.items() if index}
-    statements = {index: consented(frame) for index, frame in said.items()}
+    votes = {index: consented(frame) for index, frame in said.items()}
     for index, view in views.items():
         if index == 0:
             continue
         parts = (*session.clients[1]._consent_parts()[:5], b"".join(one for _, one in view.roots))
         parts = parts if kind is MaskingClient else parts[:5]
-        helped = Statement.sign(
-            session.world.identities[0], parts, upload=view.roots[0][1], accepted=b"", log=b""
-        )
-        given = tuple(sorted({**statements, 0: helped}.items()))
+        helped = Vote.sign(session.world.identities[0], parts, upload=view.roots[0][1], accepted=b"", log=b"")
+        given = tuple(sorted({**votes, 0: helped}.items()))
         message = encode(Consents(first.transcript, 0, given))
         if index > 4 and kind is MaskingClient:
             with pytest.raises(RemoteProtocolError, match="expected at least 5 consents to the survivor set"):
@@ -337,11 +335,11 @@ def test_a_client_with_two_uploads_gives_two_clients_two_sums(kind: type[Masking
     assert not np.array_equal(one, two)
 
 
-def consented(frame: bytes | SumWanted) -> Statement:
+def consented(frame: bytes | SumWanted) -> Vote:
     assert isinstance(frame, bytes)
     consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
     assert isinstance(consent, Consent)
-    return consent.statement
+    return consent.vote
 
 
 def uploads(session: Session, of_helper: bytes) -> tuple[tuple[int, memoryview], ...]:

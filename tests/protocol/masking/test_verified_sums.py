@@ -203,7 +203,7 @@ def test_a_server_that_changes_the_survivors(kind: type[MaskingClient]) -> None:
 def consenting(session: Session, number: int) -> set[int]:
     """Which clients go on to the opening of another sum, given the consents of all."""
     transcript, revealed = session.parameters.transcript(), set[int]()
-    statements = []
+    votes = []
     for index, client in session.clients.items():
         wanted = client.receive(encode(SumRequest(transcript, number, tuple(range(N)))))
         assert isinstance(wanted, SumWanted)
@@ -212,8 +212,8 @@ def consenting(session: Session, number: int) -> set[int]:
         assert isinstance(frame, bytes)
         consent = decode(memoryview(frame)[:-SIGNATURE_BYTES], messages.FROM_CLIENT)
         assert isinstance(consent, messages.Consent)
-        statements.append((index, consent.statement))
-    shown = encode(messages.Consents(transcript, number, tuple(statements)))
+        votes.append((index, consent.vote))
+    shown = encode(messages.Consents(transcript, number, tuple(votes)))
     for index, client in session.clients.items():
         with suppress(RemoteProtocolError):  # "… or another sum before …"
             client.receive(shown)
@@ -501,7 +501,7 @@ def test_what_a_client_says_of_its_own_upload_is_checked() -> None:
     client = session.clients[1]
     for fields in ({"upload": roots[0]}, {"accepted": bytes(32) + b"\1"}):
         said = {"upload": roots[1], "accepted": b"", "log": b"", **fields}
-        wrong = messages.Statement.sign(parties.identities[1], client._consent_parts(), **said)
+        wrong = messages.Vote.sign(parties.identities[1], client._consent_parts(), **said)
         message = messages.Consent(0, wrong)
         data = sign_frame(parties.identities[1], client.transcript, server._questions[1], 1, message)
         with pytest.raises(RemoteProtocolError, match=r"expected the (root|digest)"):

@@ -77,7 +77,7 @@ STRUCTS = (
     Parameters,
     RoundSpec,
     messages.Bundle,
-    messages.Statement,
+    messages.Vote,
 )
 
 

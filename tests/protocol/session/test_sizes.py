@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from worlds.cohorts import World, world
 from worlds.encrypted import EVERY_BACKEND, KeyWorld
@@ -61,13 +62,13 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
     bundles = tuple(bundle(suite, rounds, index) for index in neighbours)
     server._round, server._next_round = server_round(rounds - 1), rounds
     accepted = messages.accepted_sums(dict.fromkeys(range(rounds), DIGEST), 0)
-    statement = messages.Statement(DIGEST, accepted, DIGEST, SIGNATURE)
+    vote = messages.Vote(DIGEST, accepted, DIGEST, SIGNATURE)
     answers: dict[ServerState, Message | bytes] = {
         ServerState.ADVERTISING: advertised,
         ServerState.SHARING: messages.Shares(((DIGEST, DIGEST),) * rounds, bundles),
         ServerState.CONFIRMING: messages.Confirm(tuple(neighbours)),
         ServerState.COLLECTING: messages.Upload(rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
-        ServerState.CONSENTING: messages.Consent(rounds - 1, statement),
+        ServerState.CONSENTING: messages.Consent(rounds - 1, vote),
         ServerState.ANSWERING: messages.Verdict(rounds - 1, DIGEST, DIGEST),
         ServerState.UNMASKING: messages.Reveal(
             rounds - 1, tuple((index, bytes(SHARE_BYTES)) for index in (*neighbours, LAST))
@@ -82,10 +83,20 @@ def test_of_masked_sums(suite: Suite, degree: int, rounds: int) -> None:
         messages.Delivery(DIGEST, tuple((index, bundle(suite, rounds, LAST)) for index in neighbours)),
         messages.SumRequest(DIGEST, rounds - 1, tuple(everybody)),
         messages.Survivors(DIGEST, rounds - 1, tuple(everybody)),
-        messages.Consents(DIGEST, rounds - 1, tuple((index, statement) for index in everybody)),
+        messages.Consents(DIGEST, rounds - 1, tuple((index, vote) for index in everybody)),
         messages.Answer(DIGEST, rounds - 1, memoryview(bytes(8 * 700)), bytes(17)),
     ]
     assert max(len(encode(message)) for message in questions) <= BIG.client(0).largest_message
+
+
+def test_what_a_check_by_tags_adds_to_what_a_client_sends() -> None:
+    """To a session's first sum, by a client without an audit log; in version 1 a consent was a signature."""
+    vote = messages.Vote(DIGEST, b"", b"", SIGNATURE)
+    before = len(msgspec.msgpack.encode(["consent", 0, SIGNATURE]))
+    tag = len(encode(messages.Upload(0, memoryview(b""), bytes(17)))) - len(
+        msgspec.msgpack.encode(["upload", 0, b""])
+    )
+    assert tag + len(encode(messages.Consent(0, vote))) - before == 63
 
 
 def server_round(number: int) -> Any:

@@ -22,8 +22,8 @@ sets = st.lists(numbers, unique=True, max_size=6).map(lambda values: tuple(sorte
 shares = st.dictionaries(numbers, st.binary(min_size=33, max_size=33), max_size=4)
 digests = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=64, max_size=64)
-statements = st.builds(
-    messages.Statement,
+votes = st.builds(
+    messages.Vote,
     digests,
     st.just(b"") | st.binary(min_size=40, max_size=40).filter(lambda said: said[-1] > 0),
     st.just(b"") | digests,
@@ -37,7 +37,7 @@ from_clients = st.one_of(
         st.binary(max_size=32),
     ),
     st.builds(Confirm, sets),
-    st.builds(Consent, numbers, statements),
+    st.builds(Consent, numbers, votes),
     st.builds(messages.Upload, numbers, st.binary(max_size=300).map(memoryview), st.binary(max_size=20)),
     st.builds(messages.Verdict, numbers, st.just(b"") | digests, st.just(b"") | digests),
     st.builds(messages.Reveal, numbers, shares.map(lambda held: tuple(sorted(held.items())))),
@@ -96,9 +96,10 @@ def test_every_other_string_of_bytes_is_another_message_or_none(
         (["nonsense", []], "tag"),
         ({"type": "confirm", "complaints": []}, "map"),
         ([], "nothing"),
-        (["consent", 0, ["statement", b"x" * 32, b"", b"", b"x" * 63]], "length"),
-        (["consent", 0, ["statement", b"x" * 32, b"x", b"", b"x" * 64]], "length"),
-        (["consent", "0", ["statement", b"x" * 32, b"", b"", b"x" * 64]], "type"),
+        (["consent", 0, ["vote", b"x" * 32, b"", b"", b"x" * 63]], "length"),
+        (["consent", 0, ["vote", b"x" * 32, b"x", b"", b"x" * 64]], "length"),
+        (["consent", 0, ["verdict", b"x" * 32, b"", b"", b"x" * 64]], "another name"),
+        (["consent", "0", ["vote", b"x" * 32, b"", b"", b"x" * 64]], "type"),
     ],
 )
 def test_what_is_not_exactly_a_message_is_refused(fields: object, what: str) -> None:
