@@ -58,7 +58,7 @@ def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # slow to import
 
     number = count(1)
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<32}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("preparing", total=steps)
 

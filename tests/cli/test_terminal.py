@@ -85,6 +85,15 @@ def test_a_partys_log_does_not_write_on_the_terminal_of_who_verifies_it(
     assert is_plain(done.output)
 
 
+def test_a_step_in_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weak design reads it as markup, and a name like this one ends the command."""
+    text = StringIO()
+    monkeypatch.setattr(terminal, "errors", Console(file=text, force_terminal=True, width=80))
+    with terminal.progress(1) as watch:
+        watch("test_paths[/health]")
+    assert "test_paths[/health]" in text.getvalue()
+
+
 @pytest.mark.parametrize("part", ['purpose = "{}"\n', 'features = ["a{}"]\n'])
 def test_a_study_with_control_characters_is_refused(part: str) -> None:
     for hostile in ("\\u001b[2J", "\\n", "\\u202e", "\\u200b"):

@@ -37,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import hypothesis
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from long.coverage_map import SOURCES, CoverageMap, Line, Recorder, Tests
 from long.forks import allow, forked
@@ -236,7 +236,8 @@ def main() -> int:
     reasons, results = equivalent(), dict[Mutation, str]()
     started = time.monotonic()
     # No thread may draw while this process forks.
-    bar = Progress(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, auto_refresh=False, redirect_stdout=False)
     recorder = Recorder()
 
     def work(tests: Tests) -> bool:
