@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_afl.cli import terminal
-from secure_afl.cli.terminal import console, errors, escape, make_way, refusals_shown, write_text
+from secure_afl.cli.terminal import console, errors, escape, make_way, refusals_shown, say, write_text
 from secure_afl.protocol.files import roster as roster_file
 
 if TYPE_CHECKING:
@@ -85,11 +85,7 @@ def rotate_command(
         from secure_afl.node.site import Folder
 
         old = Folder(folder).rotate()
-        console.print(
-            escape(f"the log so far is {old}; keep it: `audit verify` needs all files of a log"),
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(escape(f"the log so far is {old}; keep it: `audit verify` needs all files of a log"))
 
 
 @audit.command("record")
@@ -116,7 +112,7 @@ def record_command(
         make_way(html, "--html")
         made = record(folder, {str(file): file.read_bytes() for file in files}, language)
         write_text(html, pages.page(__package__, "record.html", page=made), "page")
-        console.print(escape(made.verdict[1]), highlight=False, soft_wrap=True)
+        say(escape(made.verdict[1]))
     if made.verdict[0] == "fails":
         raise typer.Exit(1)
 
@@ -162,17 +158,15 @@ def _print_logs(report: "Report", keys: str) -> None:
 
 def _print_report(report: "Report") -> None:
     for note in report.notes[:_NOTES_SHOWN]:
-        console.print(f"[yellow]note:[/] {escape(str(note))}", highlight=False, soft_wrap=True)
+        say(f"[yellow]note:[/] {escape(str(note))}")
     if len(report.notes) > _NOTES_SHOWN:
         console.print(f"[yellow]note:[/] and {len(report.notes) - _NOTES_SHOWN} more", highlight=False)
     for finding in report.findings:
-        errors.print(f"[bold red]does not hold:[/] {escape(str(finding))}", highlight=False, soft_wrap=True)
+        say(f"[bold red]does not hold:[/] {escape(str(finding))}", errors)
     if report.missing and not report.findings:
-        console.print(
+        say(
             "[yellow]what is there is signed and in its place, and the logs agree; not checked, as no sound log of them is "
-            f"there:[/] {escape(', '.join(report.missing))}",
-            highlight=False,
-            soft_wrap=True,
+            f"there:[/] {escape(', '.join(report.missing))}"
         )
     elif not report.findings:
         console.print("[green]every line is signed and in its place, and the logs agree[/]", highlight=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_afl.cli.options import FORM, Table, Written, options
-from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table
+from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, say, table
 from secure_afl.protocol.files import whole
 from secure_afl.tables import codebook as codebooks
 from secure_afl.tables.faults import Fault, cut
@@ -45,9 +45,7 @@ def draft_command(
             print_data(text)
             return
         whole.write_new(out, text.encode(), whole.PUBLIC)
-        console.print(
-            f"{escape(str(out))}: a draft. Its ranges tell of your rows: replace them.", soft_wrap=True
-        )
+        say(f"{escape(str(out))}: a draft. Its ranges tell of your rows: replace them.")
 
 
 @codebook.command("check")
@@ -84,16 +82,12 @@ def check_command(
 def _print_faults(faults: list[Fault]) -> None:
     for fault in faults:
         where = f"column {fault.column!r}: " if fault.column else ""
-        console.print(
-            f"[red]{escape(where)}[/]expected {escape(fault.expected)}", highlight=False, soft_wrap=True
-        )
+        say(f"[red]{escape(where)}[/]expected {escape(fault.expected)}")
         for cell, rows in fault.cells.items():
             many = "rows" if len(rows) > 1 else "row"
-            console.print(
-                f"    {escape(repr(cut(cell)))} in data {many} {runs(rows)}", highlight=False, soft_wrap=True
-            )
+            say(f"    {escape(repr(cut(cell)))} in data {many} {runs(rows)}")
         if fault.remedy:
-            console.print(f"    [dim]{escape(fault.remedy)}[/]", highlight=False, soft_wrap=True)
+            say(f"    [dim]{escape(fault.remedy)}[/]")
 
 
 def runs(rows: Sequence[int]) -> str:
@@ -122,15 +116,11 @@ def _print_counts(book: codebooks.Codebook, cells: "Cells", counts: "Counts") ->
     lines += [f"{counts.held_out} of them held out of the model"] if counts.held_out else []
     lines += [f"{counts.filtered} left out by the filter"] if counts.filtered else []
     lines += [f"{out} left out for a missing value"] if out else []
-    console.print("; ".join(lines), highlight=False, soft_wrap=True)
+    say("; ".join(lines))
     used = {*book.columns, target.column, book.site, book.weights.column if book.weights else ""}
     if unused := [name for name in cells.columns if name not in used]:
-        console.print(
-            f"columns that are not used: {escape(', '.join(unused))}", highlight=False, soft_wrap=True
-        )
-    console.print(
-        f"features: {len(terms(book))}; codebook {book.digest[:16]}", highlight=False, soft_wrap=True
-    )
+        say(f"columns that are not used: {escape(', '.join(unused))}")
+    say(f"features: {len(terms(book))}; codebook {book.digest[:16]}")
 
 
 def _without(counts: "Counts", name: str) -> str:

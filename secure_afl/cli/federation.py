@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_afl.cli.keys import ask_passphrase
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import refusals_shown, say_what
 from secure_afl.protocol.files.keys import PASSPHRASE_FILE
 from secure_afl.protocol.session.roster import grouped
 
@@ -42,11 +42,11 @@ def provision(
         kits = coordinator.provision(project, folder)
         first = papers.read_kit(kits[0])
         _say_studies(coordinator.digests(folder, (one.name for one in first.studies)))
-        _say("coordinator", papers.fingerprint("coordinator", first.coordinator))
+        say_what("coordinator", papers.fingerprint("coordinator", first.coordinator))
         for kit in kits:
-            _say("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
-        _say("server", f"{folder / 'server'}: move it to the server's machine, or leave it")
-        _say("next", f"secure-afl members admit {folder} ANSWER.json …, with the parties' answers")
+            say_what("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
+        say_what("server", f"{folder / 'server'}: move it to the server's machine, or leave it")
+        say_what("next", f"secure-afl members admit {folder} ANSWER.json …, with the parties' answers")
 
 
 @members.command("admit")
@@ -85,7 +85,7 @@ def update_command(
     with refusals_shown():
         kits, taken = coordinator.follow(folder, reason)
         for kit in kits:
-            _say("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
+            say_what("kit", f"{kit}: send it to {papers.read_kit(kit).name}")
         _show_taken(taken)
 
 
@@ -97,7 +97,7 @@ def certificate_command(folder: Coordinator) -> None:
     from secure_afl.federation import coordinator
 
     with refusals_shown():
-        _say("certificate", f"{coordinator.certify(folder)}: with server.key, for the server's folder")
+        say_what("certificate", f"{coordinator.certify(folder)}: with server.key, for the server's folder")
 
 
 def join(
@@ -129,12 +129,12 @@ def join(
         word = ask_passphrase(new=True) if encrypt else None
         name = data_set or f"{table}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
         joined = party.join(kit, folder, table, name, word)
-        _say("party", joined.name)
-        _say("fingerprint", joined.fingerprint)
-        _say("coordinator", f"{joined.coordinator}: compare both with the coordinator by telephone")
+        say_what("party", joined.name)
+        say_what("fingerprint", joined.fingerprint)
+        say_what("coordinator", f"{joined.coordinator}: compare both with the coordinator by telephone")
         _say_studies(joined.studies)
-        _say("answer", f"{joined.answer}: send it to the coordinator; it is public")
-        _say("next", f"secure-afl accept {folder} 1.json, with the roster that comes back")
+        say_what("answer", f"{joined.answer}: send it to the coordinator; it is public")
+        say_what("next", f"secure-afl accept {folder} 1.json, with the roster that comes back")
 
 
 def accept(
@@ -154,32 +154,28 @@ def accept(
         _show_roster(edition)
         for name, _ in edition.studies:
             at = study_folder(folder, name)
-            _say("next", f"secure-afl study show {at}, then secure-afl study approve {at}")
+            say_what("next", f"secure-afl study show {at}, then secure-afl study approve {at}")
 
 
 def _show_taken(taken: "Taken") -> None:
     for name, fingerprint in taken.answered.items():
-        _say("answer", name)
-        _say("", fingerprint)
+        say_what("answer", name)
+        say_what("", fingerprint)
     if taken.missing:
-        _say("missing", ", ".join(taken.missing))
+        say_what("missing", ", ".join(taken.missing))
     if taken.edition:
-        _say("roster", f"{taken.file}: send it to every party")
+        say_what("roster", f"{taken.file}: send it to every party")
         _show_roster(taken.edition)
 
 
 def _show_roster(edition: "Edition") -> None:
-    _say("number", f"{edition.number}, {edition.why}")
+    say_what("number", f"{edition.number}, {edition.why}")
     _say_studies(edition.studies)
     for role, roster in edition.parties.rosters().items():
-        _say(role, ", ".join(member.name for member in roster.members))
-        _say("fingerprint", f"{roster.fingerprint}: all parties compare it by telephone")
+        say_what(role, ", ".join(member.name for member in roster.members))
+        say_what("fingerprint", f"{roster.fingerprint}: all parties compare it by telephone")
 
 
 def _say_studies(studies: tuple[tuple[str, bytes], ...]) -> None:
     for name, digest in studies:
-        _say("study", f"{name} {grouped(digest)}".strip())
-
-
-def _say(what: str, text: str) -> None:
-    console.print(f"{what:<12}{escape(text)}", highlight=False, soft_wrap=True)
+        say_what("study", f"{name} {grouped(digest)}".strip())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import refusals_shown, say_what
 from secure_afl.protocol.files import keys as key_file
 from secure_afl.protocol.files import roster as roster_file
 from secure_afl.protocol.files import whole
@@ -44,11 +44,11 @@ def new_command(
     with refusals_shown():
         word = ask_passphrase(new=True) if encrypt else None
         member, secret, public = key_file.write_key(out, name, word, server=server)
-        _say(
+        say_what(
             "secret",
             f"{secret}: stays here{'' if encrypt else ', not encrypted'}; only its owner can read it",
         )
-        _say(
+        say_what(
             "public",
             f"{public}: for who checks this server's audit log; it belongs in no roster"
             if server
@@ -91,7 +91,7 @@ def roster_command(
         except LocalProtocolError as error:
             raise FileError(str(error)) from None
         whole.write_new(out, roster_file.text(parties).encode(), whole.PUBLIC)
-        _say("roster", f"{out}: give it to every party, then compare the fingerprints by telephone")
+        say_what("roster", f"{out}: give it to every party, then compare the fingerprints by telephone")
         _show_parties(parties)
 
 
@@ -117,22 +117,18 @@ def _sorted(paths: list[Path]) -> tuple[Member, ...]:
     return tuple(sorted(map(key_file.read_public, paths), key=lambda member: member.name))
 
 
-def _say(what: str, text: str) -> None:
-    console.print(f"{what:<12}{escape(text)}", highlight=False, soft_wrap=True)
-
-
 def _show_member(member: Member) -> None:
     alone = Roster((member,))  # binds the name to the key
-    _say("name", member.name)
-    _say("public key", member.verify_key.hex())
-    _say("fingerprint", f"{alone.short_fingerprint} (short)")
-    _say("", alone.fingerprint)
+    say_what("name", member.name)
+    say_what("public key", member.verify_key.hex())
+    say_what("fingerprint", f"{alone.short_fingerprint} (short)")
+    say_what("", alone.fingerprint)
 
 
 def _show_parties(parties: Parties) -> None:
     for role, roster in parties.rosters().items():
-        _say(role, str(len(roster.members)))
+        say_what(role, str(len(roster.members)))
         for place, member in enumerate(roster.members):
-            _say("", f"{place:>3}  {grouped(member.verify_key[:8])}…  {member.name}")
-        _say("fingerprint", f"{roster.short_fingerprint} (short)")
-        _say("", roster.fingerprint)
+            say_what("", f"{place:>3}  {grouped(member.verify_key[:8])}…  {member.name}")
+        say_what("fingerprint", f"{roster.short_fingerprint} (short)")
+        say_what("", roster.fingerprint)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import escape, refusals_shown, say
 
 ledger = typer.Typer(
     help="What a client remembers of its data sets, so that no two sums can be subtracted.",
@@ -30,8 +30,7 @@ def renew_command(
     from secure_afl.node.site import Folder
 
     with refusals_shown():
-        said = Folder(folder).renew(data_set, may_expose=may_expose)
-        say(said)
+        say(escape(Folder(folder).renew(data_set, may_expose=may_expose)))
 
 
 @ledger.command("show")
@@ -48,7 +47,7 @@ def show_command(
     for one in found:
         left = "a vector left" if one.uploaded else "no vector left"
         named = "the audit log names it" if one.logged else "the audit log does not name it"
-        say(f"{one.name!r}: session {one.session}, {left}; {named}.")
+        say(escape(f"{one.name!r}: session {one.session}, {left}; {named}."))
     if not found:
         say("No data set was used yet.")
 
@@ -67,7 +66,7 @@ def begin_anew_command(
     with refusals_shown():
         aside = Folder(folder).begin_anew(by, reason)
         kept = f"; the old file is {aside}, for nobody to use" if aside else ""
-        say(f"begun anew{kept}. Give data.toml rows that no session had before, under a new name.")
+        say(escape(f"begun anew{kept}. Give data.toml rows that no session had before, under a new name."))
 
 
 def budget_command(
@@ -86,15 +85,10 @@ def budget_command(
         say(f"Budget of each data set: ε = {budget.epsilon:g} at δ = {budget.delta:g}.")
     for one in found:
         if not one.sessions:
-            say(f"{one.data_set!r} was used without noise: it serves no other session.")
+            say(escape(f"{one.data_set!r} was used without noise: it serves no other session."))
             continue
         left = f"; ε = {max(budget.epsilon - one.epsilon, 0.0):.3g} is left" if budget else ""
-        say(
-            f"{one.data_set!r} has spent ε = {one.epsilon:.3g} at δ = {one.delta:g} in {one.sessions} session(s){left}."
-        )
+        spent = f"ε = {one.epsilon:.3g} at δ = {one.delta:g} in {one.sessions} session(s)"
+        say(escape(f"{one.data_set!r} has spent {spent}{left}."))
     if not found:
         say("No data set was used yet.")
-
-
-def say(text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)

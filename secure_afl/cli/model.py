@@ -10,7 +10,7 @@ import typer
 
 from secure_afl.cli.evaluation import print_classified, print_measured
 from secure_afl.cli.options import FORM, Table, Written, options
-from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, table, write_text
+from secure_afl.cli.terminal import console, escape, print_data, refusals_shown, say, table, write_text
 from secure_afl.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def predict_command(
         said = f"{design.counts.used} rows predicted" + (
             f", {without} left out by the codebook" if without else ""
         )
-        console.print(said, highlight=False, soft_wrap=True)
+        say(said)
 
 
 def _predicted(model: "Model", design: "Design") -> str:
@@ -101,13 +101,9 @@ def evaluate_command(
         if design.held_out is not None:
             known = int((~design.held_out).sum())
             design = rows.only_held_out(design)
-            console.print(
-                f"{len(design.rows):,} held-out rows; the model may have learned from the other {known:,}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"{len(design.rows):,} held-out rows; the model may have learned from the other {known:,}")
         if out := design.counts.rows - design.counts.used:
-            console.print(f"{out:,} rows left out by the codebook", highlight=False, soft_wrap=True)
+            say(f"{out:,} rows left out by the codebook")
         if not len(design.rows):
             raise DataError("expected rows to evaluate on, the table has none that the codebook takes")
         from secure_afl.analytic.evaluation import classified, measured
@@ -146,7 +142,7 @@ def show_command(
         if format is Format.TEXT and out is None:
             print_coefficients(learned)
             for note in shown.notes(learned):
-                console.print(escape(note), highlight=False, soft_wrap=True)
+                say(escape(note))
             return
         made = {
             Format.TEXT: shown.markdown,

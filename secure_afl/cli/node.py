@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import console, escape, refusals_shown, say
 from secure_afl.crypto.errors import missing
 
 
@@ -58,9 +58,9 @@ def check(
                 console.print(f"[bold]{escape(study.name)}[/]", highlight=False)
             for one in looked_at(study):
                 mark = "[bold red]fault[/]" if one.fault else "[green]ok[/]   "
-                console.print(f"{mark} {escape(f'{one.what}: {one.said}')}", highlight=False, soft_wrap=True)
+                say(f"{mark} {escape(f'{one.what}: {one.said}')}")
                 for note in one.notes:
-                    console.print(f"        {escape(note)}", highlight=False, soft_wrap=True)
+                    say(f"        {escape(note)}")
                 faults += one.fault
         console.print("ready" if not faults else f"not ready: {faults} to put right", highlight=False)
         if faults:
@@ -102,7 +102,7 @@ def status(
                 for section in found:
                     console.print(f"[bold]{escape(section.title)}[/]", highlight=False)
                     for line in section.lines:
-                        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+                        say(f"  {escape(line)}")
                 if not watch:
                     return
                 time.sleep(2.0)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import escape, refusals_shown, say
 from secure_afl.protocol.files import roster as roster_file
 from secure_afl.protocol.files import whole
 
@@ -22,7 +22,7 @@ def new_command(
 
     with refusals_shown():
         whole.write_new(file, policy_file.text(Policy()).encode(), whole.PUBLIC)
-        console.print(f"policy: {escape(str(file))}", highlight=False, soft_wrap=True)
+        say(f"policy: {escape(str(file))}")
 
 
 @policy.command("explain")
@@ -51,6 +51,6 @@ def explain_command(
             clients = len(parties.clients.members)
             holders = len(parties.key_holders.members) if parties.key_holders else 0
         for section in explain.explain(read, clients, holders):
-            console.print(f"[bold]{escape(section.title)}[/]", highlight=False, soft_wrap=True)
+            say(f"[bold]{escape(section.title)}[/]")
             for line in section.lines:
-                console.print(f"  - {escape(line)}", highlight=False, soft_wrap=True)
+                say(f"  - {escape(line)}")

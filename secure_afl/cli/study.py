@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secure_afl.cli.terminal import console, escape, refusals_shown
+from secure_afl.cli.terminal import escape, refusals_shown, say
 
 study = typer.Typer(
     help="Read what a study does, decide whether this party takes part; at the server, run it.",
@@ -28,23 +28,23 @@ def show_command(folder: Party) -> None:
     with refusals_shown():
         here = Folder(one_study(folder))
         terms, read = here.terms()
-        _say(f"[bold]study[/] {grouped(read.digest)}")
+        say(f"[bold]study[/] {grouped(read.digest)}")
         for name, one in terms.parties.rosters().items():
-            _say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
+            say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
         for section in sections(terms, read):
-            _say(f"[bold]{escape(section.title)}[/]")
+            say(f"[bold]{escape(section.title)}[/]")
             for line in section.lines:
-                _say(f"  - {escape(line)}")
+                say(f"  - {escape(line)}")
         if (here.home / "identity.key").exists():
             found = here.approval()
             if found is None:
-                _say("not approved here: `secure-afl study approve`")
+                say("not approved here: `secure-afl study approve`")
             elif found.rosters != tuple(one.digest for one in terms.parties.rosters().values()):
-                _say(
+                say(
                     "approved here with another roster, so the node refuses: `secure-afl study approve` again"
                 )
             else:
-                _say(escape(f"approved here by {found.by}: {found.reason}"))
+                say(escape(f"approved here by {found.by}: {found.reason}"))
 
 
 @study.command("approve")
@@ -76,15 +76,15 @@ def approve_command(
                 f"expected the folder's study {grouped(read.digest)}, or its first 16 digits, got {study!r}: read "
                 "`secure-afl study show` again"
             )
-        _say(f"[bold]study[/] {grouped(read.digest)}")
+        say(f"[bold]study[/] {grouped(read.digest)}")
         for name, one in rosters.items():
-            _say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
+            say(f"[bold]{escape(name)}[/] {grouped(one.digest)}")
         if not study:
             typer.confirm(
                 "Approve this study, as `secure-afl study show` says it, with these parties?", abort=True
             )
         here.approve(by, reason, (read.digest, tuple(one.digest for one in rosters.values())))
-        _say("approved")
+        say("approved")
 
 
 @study.command("revoke")
@@ -107,9 +107,9 @@ def revoke_command(
         here = Folder(folder if study or every else one_study(folder))
         found, is_logged = here.revoke(by, reason, ALL if every else study)
         for one in found:
-            _say(f"revoked: study {grouped(one)}")
+            say(f"revoked: study {grouped(one)}")
         if not is_logged:
-            _say("The node is at work. It writes this into the audit log before it sends anything.")
+            say("The node is at work. It writes this into the audit log before it sends anything.")
 
 
 @study.command("run")
@@ -127,11 +127,11 @@ def run_command(
         at = one_study(folder.absolute())
         report = run(at, deadline)
         for number, survivors in enumerate(report["survivors"], 1):
-            _say(escape(f"sum {number} is over {', '.join(survivors)}"))
+            say(escape(f"sum {number} is over {', '.join(survivors)}"))
         _say_figures(report.get("held_out"))
         for line in report["silences"]:
-            _say(escape(line))
-        _say(escape(f"model and report: {at}"))
+            say(escape(line))
+        say(escape(f"model and report: {at}"))
 
 
 def _say_figures(found: dict[str, Any] | None) -> None:
@@ -139,7 +139,7 @@ def _say_figures(found: dict[str, Any] | None) -> None:
     if found is None:
         return
     if "failed" in found:
-        _say(escape(f"held-out rows: no figures: {found['failed']}"))
+        say(escape(f"held-out rows: no figures: {found['failed']}"))
         return
     names = {
         "accuracy": "accuracy",
@@ -154,12 +154,8 @@ def _say_figures(found: dict[str, Any] | None) -> None:
         "r2": "R²",
     }
     figures = [f"{text} {found[name]:.3g}" for name, text in names.items() if found.get(name) is not None]
-    _say(
+    say(
         escape(
             f"{found['rows']:,} held-out rows of all sites: {', '.join(figures)} (held_out.json has the rest)"
         )
     )
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)

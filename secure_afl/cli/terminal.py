@@ -37,6 +37,18 @@ def escape(text: str) -> str:
 
 console = Terminal()
 errors = Terminal(stderr=True)
+
+
+def say(text: str, to: Terminal = console) -> None:
+    """A line of text with the markup of a command, unbroken however narrow the terminal is."""
+    to.print(text, highlight=False, soft_wrap=True)
+
+
+def say_what(what: str, text: str) -> None:
+    """A line of text, whatever it holds, behind a word that says what it is."""
+    say(f"{what:<12}{escape(text)}")
+
+
 STDOUT = Path("-")
 JsonFile = Annotated[
     Path | None,
@@ -65,7 +77,7 @@ def progress(steps: int, lines: bool = False) -> Iterator[Callable[[str], None]]
         def watch(step: str) -> None:
             bar.update(task, advance=1, description=step)
             if lines and not errors.is_terminal:
-                errors.print(f"{next(number)} of {steps}: {escape(step)}", highlight=False, soft_wrap=True)
+                say(f"{next(number)} of {steps}: {escape(step)}", errors)
 
         yield watch
 
@@ -120,9 +132,9 @@ def refusals_shown() -> Iterator[None]:
         _unwritable(error)
     except SecureAflError as error:
         lines = "\n  ".join(map(escape, str(error).split("\n")))  # ours, of which each may quote others
-        errors.print(f"[bold red]error:[/] {lines}", highlight=False, soft_wrap=True)
+        say(f"[bold red]error:[/] {lines}", errors)
         for note in getattr(error, "__notes__", ()):
-            errors.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
+            say(f"  {escape(note)}", errors)
         raise typer.Exit(1) from None
     finally:
         console.stderr = False

@@ -8,14 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from secure_afl.cli.terminal import (
-    JsonFile,
-    console,
-    make_way,
-    progress,
-    refusals_shown,
-    write_json,
-)
+from secure_afl.cli.terminal import JsonFile, console, make_way, progress, refusals_shown, say, write_json
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError
 from secure_afl.protocol.session.backend import Backend
@@ -89,7 +82,7 @@ def demo_command(
         with Loopback(root / "network", (*parties.clients, *parties.holders), parties.server) as network:
 
             def watch(line: str) -> None:
-                console.print(escape(line.rstrip()), highlight=False, soft_wrap=True)
+                say(escape(line.rstrip()))
                 if kill is not None and ("phase: collecting" in line or "phase: encrypting" in line):
                     network.kill(kill)
 
@@ -125,13 +118,13 @@ def simulate_command(
         size = Scale(clients, length, dropout, 0.05, Suite.HYBRID)
         make_way(json_file)
         if lack := size.lack:
-            console.print(f"the session without Flower is left out: {lack}", highlight=False, soft_wrap=True)
+            say(f"the session without Flower is left out: {lack}")
         with progress(engine.steps(size, not lack), lines=True) as watch:
             figures = engine.measure(size, actors, watch, nodes, compared=not lack)
         for table in engine.tables(figures):
             console.print(table)
         for name, text in engine.lines(figures).items():
-            console.print(f"{name:<16}{escape(text)}", highlight=False, soft_wrap=True)
+            say(f"{name:<16}{escape(text)}")
         write_json(json_file, figures)
 
 
@@ -152,4 +145,4 @@ def give_up_command(
             typer.confirm(f"Erase the secrets of all open sessions in {folder}?", abort=True)
         names = Folder(folder).give_up()
         for name in names or ["nothing was open"]:
-            console.print(escape(f"{name} is over here" if names else name), highlight=False, soft_wrap=True)
+            say(escape(f"{name} is over here" if names else name))

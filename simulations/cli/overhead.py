@@ -14,6 +14,7 @@ from secure_afl.cli.terminal import (
     make_way,
     progress,
     refusals_shown,
+    say,
     write_json,
     write_text,
 )
@@ -175,4 +176,4 @@ def _print(found: "Figures") -> None:
     for one in shown.tables(found):
         console.print(one)
     for note in found.get("peers", {}).get("absent", []):
-        errors.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+        say(f"[yellow]note:[/] {escape(note)}", errors)

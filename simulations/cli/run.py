@@ -18,6 +18,7 @@ from secure_afl.cli.terminal import (
     make_way,
     progress,
     refusals_shown,
+    say,
     write_json,
     write_text,
 )
@@ -291,15 +292,11 @@ def run_command(
             )
         if model_file and learned:
             learned.save(model_file)
-            errors.print(f"[dim]model: {escape(str(model_file))}[/]", highlight=False, soft_wrap=True)
+            say(f"[dim]model: {escape(str(model_file))}[/]", errors)
         if html:
             write_text(
                 html, run_page(result, rows.note, shlex.join(["secure-afl", *sys.argv[1:]]), learned), "page"
             )
         print_run(result, rows.note, learned)
         if settings.audit:
-            console.print(
-                f"[dim]audit logs: secure-afl audit verify {escape(str(settings.audit))}/*.jsonl[/]",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"[dim]audit logs: secure-afl audit verify {escape(str(settings.audit))}/*.jsonl[/]")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.markup import escape
 
-from secure_afl.cli.terminal import console, table
+from secure_afl.cli.terminal import console, say, table
 from secure_afl.models.ridge import FederatedRidgeClassifier
 from secure_afl.node.site import Folder, kept
 from secure_afl.simulations.data.dataset import Dataset
@@ -59,9 +59,9 @@ def compare(
     weights = here.weights_ if isinstance(here.weights_, list) else [here.weights_]
     there = kept(parties.server, "model.npz")
     apart = max(float(np.abs(a - b).max()) for a, b in zip(weights, there, strict=True))
-    console.print(f"survivors: {escape(', '.join(survivors))}", highlight=False, soft_wrap=True)
+    say(f"survivors: {escape(', '.join(survivors))}")
     same = f"{apart:.1e} apart" if apart else "the same, bit for bit"
-    console.print(f"weights over the network and in one process: {same}", highlight=False, soft_wrap=True)
+    say(f"weights over the network and in one process: {same}")
     shown = table("accuracy on its own test rows", ("client", "training rows", "everyone's model", "its own"))
     for folder, part in zip(parties.clients, parts, strict=True):
         own = "–"
