@@ -150,15 +150,12 @@ class Session:
 
     def name(self, index: int) -> str:
         at = index - len(self.roster.members)
-        if self.holders and at >= 0:
-            return self.holders.name(at)
-        return self.roster.name(index)
+        return self.holders.name(at) if self.holders and at >= 0 else self.roster.name(index)
 
     def key(self, index: int) -> bytes:
         at = index - len(self.roster.members)
-        return (
-            self.holders.members[at] if self.holders and at >= 0 else self.roster.members[index]
-        ).verify_key
+        member = self.holders.members[at] if self.holders and at >= 0 else self.roster.members[index]
+        return member.verify_key
 
 
 @dataclass(frozen=True)
@@ -218,14 +215,7 @@ def verify(
         else:
             sound.append(log)
             findings += _ends(log)
-            notes += [
-                *_resumed(log),
-                *_renewed(log),
-                *_forgotten(log),
-                *_decided(log),
-                *_foreign(log),
-                *_twins(log),
-            ]
+            notes += [*_resumed(log), *_told(log)]
     findings += _unended(sound)
     sessions: dict[bytes, Session] = {}
     for log in sound:
@@ -301,49 +291,35 @@ def _resumed(log: Log) -> Iterator[Finding]:
             )
 
 
-def _renewed(log: Log) -> Iterator[Finding]:
-    for one in log.of(Renewed):
-        left = "although a vector of it had left" if one.event.uploaded else "of which no vector had left"
-        yield one.finding(
-            f"{log.begun.party} renewed a data set of session {session_name(one.event.used)} for another session, {left}"
-        )
-
-
-def _forgotten(log: Log) -> Iterator[Finding]:
-    for one in log.of(Forgotten):
-        yield one.finding(
-            f"{one.event.by} began the ledger of {log.begun.party} anew, so which data sets were used before is known to its "
-            f"people alone: {one.event.reason}"
-        )
-
-
-def _decided(log: Log) -> Iterator[Finding]:
-    """The operator's decisions on studies."""
+def _told(log: Log) -> Iterator[Finding]:
+    """What happened at a party beside its sessions: its operator's decisions, messages and nodes that are not ours."""
+    party = log.begun.party
     for line, entry in enumerate(log.chain.entries, 1):
-        event = entry.event
-        if isinstance(event, Approved | Revoked):
-            did = "approved" if isinstance(event, Approved) else "revoked"
-            yield Finding(
-                log.file,
-                line,
-                f"{event.by} {did} study {event.study.hex()[:16]}… at {log.begun.party}: {event.reason}",
-            )
-
-
-def _foreign(log: Log) -> Iterator[Finding]:
-    for one in log.of(Foreign):
-        yield one.finding(
-            f"{log.begun.party} refused a message of another protocol, {one.event.kind!r}, of a run of the app "
-            f"{one.event.app[:16]}…: someone submitted that app, and none of its code ran here"
-        )
-
-
-def _twins(log: Log) -> Iterator[Finding]:
-    for one in log.of(Twins):
-        yield one.finding(
-            f"{log.begun.party} saw two nodes with the identity of {one.event.party}: its folder was copied, or a killed "
-            "node replaced"
-        )
+        match entry.event:
+            case Renewed(used, uploaded):
+                left = "although a vector of it had left" if uploaded else "of which no vector had left"
+                said = (
+                    f"{party} renewed a data set of session {session_name(used)} for another session, {left}"
+                )
+            case Forgotten(by, reason):
+                said = (
+                    f"{by} began the ledger of {party} anew, so which data sets were used before is known to its people alone: "
+                    f"{reason}"
+                )
+            case Approved(study=study, by=by, reason=reason):
+                said = f"{by} approved study {study.hex()[:16]}… at {party}: {reason}"
+            case Revoked(study, by, reason):
+                said = f"{by} revoked study {study.hex()[:16]}… at {party}: {reason}"
+            case Foreign(kind, app):
+                said = (
+                    f"{party} refused a message of another protocol, {kind!r}, of a run of the app {app[:16]}…: someone submitted "
+                    "that app, and none of its code ran here"
+                )
+            case Twins(whose):
+                said = f"{party} saw two nodes with the identity of {whose}: its folder was copied, or a killed node replaced"
+            case _:
+                continue
+        yield Finding(log.file, line, said)
 
 
 def _sort(log: Log, sessions: dict[bytes, Session]) -> Iterator[Finding]:
