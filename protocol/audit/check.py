@@ -54,7 +54,7 @@ from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.wire import WireError, decode
+from secure_afl.protocol.session.wire import WireError, decode, encode
 
 E = TypeVar("E", bound=AnyEvent)
 SURVIVORS = ("survivors", "survivor roots")
@@ -605,11 +605,11 @@ def _unended(logs: Sequence[Log]) -> Iterator[Finding]:
 
 
 def _verdicts(session: Session) -> Iterator[Finding]:
-    """All clients that checked a round's opened sum accepted the same one."""
+    """All clients that checked a round's opened sum accepted the same one. With replay the roots of the uploads fix it."""
     accepted: dict[int | None, tuple[bytes | None, View]] = {}
     for view in session.parties.values():
         answers = {
-            one.event.frame.round: one.event.frame.digest for one in view.received("answer", "evidence")
+            one.event.frame.round: one.event.frame.digest for one in view.received("answer", "survivor roots")
         }
         for one in view.sent("verdict"):
             frame = one.event.frame
@@ -635,6 +635,7 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
     told: dict[bytes, tuple[masking.Evidence, list[bytes]] | str] = {}
     for view in session.parties.values():
         verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
+        consented = {one.event.frame.round: one.event.frame.digest for one in view.received("survivor roots")}
         for one in view.received("evidence"):
             frame, party = one.event.frame, view.log.begun.party
             if frame.digest not in told:
@@ -650,7 +651,14 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
                     faults.append(one.finding(text))
             else:
                 message, roots = found
-                for who, root in zip(message.survivors, roots, strict=True):
+                shown = tuple(zip(message.survivors, roots, strict=True))
+                fixed = encode(masking.SurvivorRoots(message.transcript, message.round, shown))
+                if verdicts.get(frame.round) and consented.get(frame.round) != message_digest(fixed):
+                    text = (
+                        f"round {frame.round}: {party} accepted a sum of other uploads than it consented to"
+                    )
+                    faults.append(one.finding(text))
+                for who, root in shown:
                     first, other = uploads.setdefault((message.round, who), (root, view))
                     if first != root:
                         text = (

@@ -178,7 +178,7 @@ class Ended(Event, frozen=True, tag="session over"):
 
 
 class CheckedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sum that the party accepted. digest: `masking.messages.sum_digest`, which covers a random tag."""
+    """A sum that the party accepted. digest: `masking.messages.sum_digest`, which covers a random tag, or masked uploads."""
 
     round: Natural
     digest: bytes

@@ -55,7 +55,15 @@ from secure_afl.protocol.session.party import SignedParty
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import MODES, Verify
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.wire import Message, WireError, decode, rooted_frame, verify_frame
+from secure_afl.protocol.session.wire import (
+    Message,
+    WireError,
+    answered,
+    decode,
+    encode,
+    rooted_frame,
+    verify_frame,
+)
 
 
 class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
@@ -533,7 +541,7 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
         else:
             indices = [participants.index(one) for one in survivors]
             fits = key.fits(units, tag, spec.magnitude, spec.word_bytes, indices)
-        return self._verdict(answer.payload if fits else None)
+        return self._verdict(answer.payload if fits else None, self._answers)
 
     def _replay(self, evidence: Evidence) -> bytes:
         """Make the opened sum again, from the uploads that enough clients consented to."""
@@ -551,16 +559,20 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             frozenset(evidence.survivors),
             tuple(roots),
         )
-        return self._verdict(ring.pack(words, self._spec.width) if shown == seen else None)
+        fixed = SurvivorRoots(
+            self._transcript, evidence.round, tuple(zip(evidence.survivors, roots, strict=True))
+        )
+        payload = ring.pack(words, self._spec.width) if shown == seen else None
+        return self._verdict(payload, answered(encode(fixed)))
 
-    def _verdict(self, payload: memoryview | None) -> bytes:
-        """Accept the sum, or end the session, if there is none that is right."""
+    def _verdict(self, payload: memoryview | None, answer: bytes = b"") -> bytes:
+        """Accept the sum, or end the session, if there is none that is right. answer: see `messages.sum_digest`."""
         memory, survivors = self._memory, sorted(self._memory.survivors)
         if payload is None:
             memory.forget_all()
             self.state = ClientState.REJECTED
             return self._frame(Verdict(memory.round, b"", self._log_head()))
-        digest = messages.sum_digest(self._answers, survivors)
+        digest = messages.sum_digest(answer, survivors)
         memory.accepted[memory.round] = Accepted(tuple(survivors), digest, payload)
         said = messages.accepted_digest(digest, self.index)
         return self._frame(Verdict(memory.round, said, self._log_head()))

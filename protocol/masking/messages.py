@@ -431,7 +431,9 @@ def consent_parts(
 
 
 def sum_digest(answer: bytes, survivors: Sequence[int]) -> bytes:
-    """What parties call an opened sum. answer: the digest of the server's message (`wire.answered`)."""
+    """What parties call an opened sum. answer: the digest (`wire.answered`) of the message that fixes it: `Answer`, and for a
+    replay `SurvivorRoots`, since evidence can differ in consents and still give the same sum.
+    """
     return digest(Label.OPENED, answer, b"".join(map(integer, survivors)))
 
 

@@ -262,8 +262,7 @@ class MaskingServer(SignedServer[FromClient]):
                     f"of {self.roster.name(client)}'s neighbours uploaded and it dropped out", left
                 )
         if self._replays:
-            roots = tuple((client, current.roots[client]) for client in sorted(survivors))
-            message = encode(SurvivorRoots(self._transcript, current.number, roots))
+            message = self._survivor_roots(current)
         else:
             message = encode(Survivors(self._transcript, current.number, tuple(sorted(survivors))))
         return dict.fromkeys(sorted(survivors), message)
@@ -306,9 +305,11 @@ class MaskingServer(SignedServer[FromClient]):
             words = ring.centred(words, modulus).view(np.uint64)
         if self._tags:
             payload = ring.pack(words if modulus else current.total, self.parameters.rounds[number].width)
-            self._take_answer(current, encode(Answer(transcript, number, payload, tags.packed(tag))))
+            message = encode(Answer(transcript, number, payload, tags.packed(tag)))
+            self._take_answer(current, message, message)
         elif self._replays:
-            self._take_answer(current, encode(self._evidence(current, seeds, secrets)))
+            message = encode(self._evidence(current, seeds, secrets))
+            self._take_answer(current, message, self._survivor_roots(current))
         del self._round
         self.state = states.SERVER[self.parameters.mode][ServerState.UNMASKING][1]
         self.waiting_for = frozenset()
@@ -323,8 +324,13 @@ class MaskingServer(SignedServer[FromClient]):
             raise self._abort_for(client, "dealt shares of another self mask than it committed to")
         return seed
 
-    def _take_answer(self, current: _Round, message: bytes) -> None:
-        digest = messages.sum_digest(answered(message), sorted(current.survivors))
+    def _survivor_roots(self, current: _Round) -> bytes:
+        roots = tuple((client, current.roots[client]) for client in sorted(current.survivors))
+        return encode(SurvivorRoots(self._transcript, current.number, roots))
+
+    def _take_answer(self, current: _Round, message: bytes, fixed: bytes) -> None:
+        """message: what clients get; fixed: the message that fixes the sum, see `messages.sum_digest`."""
+        digest = messages.sum_digest(answered(fixed), sorted(current.survivors))
         self._answered[current.number] = _Answered(current.number, current.survivors, message, digest)
 
     def _evidence(

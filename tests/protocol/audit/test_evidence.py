@@ -151,6 +151,19 @@ def test_forged_evidence(replayed: Replayed) -> None:
         )
 
 
+def test_consents_left_out_or_added_are_no_other_sum(replayed: Replayed) -> None:
+    """A server gives one party more consents to a sum than others: it would be accused of having accepted another one. What is
+    told is that the server's log has another message.
+    """
+    honest = replayed.evidence(1)
+    (absent,) = set(range(len(CLIENTS))) - set(honest.survivors)
+    spoiled = structs.replace(honest.votes[0][1], signature=bytes(SIGNATURE_BYTES))
+    more = structs.replace(honest, votes=tuple(sorted((*honest.votes, (absent, spoiled)))))
+    texts = [one.text for one in replayed.verify(hospital_2=replayed.given("hospital-2", more)).findings]
+    assert any("“evidence” of round 1" in one and "server" in one for one in texts)
+    assert not [one for one in texts if "accepted" in one or "two uploads" in one]
+
+
 def test_a_member_that_signed_two_uploads_is_named(replayed: Replayed) -> None:
     """If all who consented collude, two sums are possible; the two signatures name who uploaded twice."""
     honest, keys = replayed.evidence(0), replayed.session.identities
@@ -178,4 +191,4 @@ def test_a_member_that_signed_two_uploads_is_named(replayed: Replayed) -> None:
         in one
         for one in texts
     )
-    assert any("hospital-3 accepted another opened sum than hospital-0" in one for one in texts)
+    assert "round 0: hospital-3 accepted a sum of other uploads than it consented to" in texts

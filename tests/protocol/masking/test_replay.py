@@ -281,6 +281,32 @@ def test_masks_that_nobody_committed_to(weak: bool) -> None:
         assert session.clients[1].verified[0].units != session.integer_sum(evidence.survivors)
 
 
+class NamesEvidence(MaskingClient):
+    """A design that calls a sum by the message with its evidence."""
+
+    def _verdict(self, payload: memoryview | None, answer: bytes = b"") -> bytes:
+        return super()._verdict(payload, self._answers)
+
+
+@pytest.mark.parametrize("kind", [NamesEvidence, MaskingClient])
+def test_consents_left_out_or_added_make_no_other_sum(kind: type[MaskingClient]) -> None:
+    """A server gives clients more or fewer consents than it gave others, also such as do not verify: they seem to have accepted
+    different sums, and consent to nothing together any more. The sum is the same, so its digest is.
+    """
+    session = session_of(kind, rounds=2)
+    evidence = opened(session)
+    spoiled = replace(evidence.votes[0][1], signature=bytes(64))
+    given = {
+        0: evidence,
+        1: replace(evidence, votes=evidence.votes[1:]),
+        2: replace(evidence, votes=tuple(sorted((*evidence.votes, (GONE, spoiled))))),
+        3: replace(evidence, votes=((0, spoiled), *evidence.votes[1:])),
+    }
+    assert all(told(session.clients[index], one) for index, one in given.items())
+    named = {session.clients[index].verified[0].digest for index in given}
+    assert len(named) == (1 if kind is MaskingClient else 4)
+
+
 class TakesAnyRoots(MaskingClient):
     """A design whose consents do not cover the uploads: it takes those that its evidence has."""
 
