@@ -1,10 +1,14 @@
-"""The command line of model files: `secure-afl predict`, `evaluate` and `show`."""
+"""The command line of model files: `secure-afl predict`, `evaluate` and `show`.
+
+Of a network these are what a node kept: `model.npz` or `personal.npz`, with the study beside them.
+"""
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +18,32 @@ from secure_afl.cli.terminal import console, escape, print_data, refusals_shown,
 from secure_afl.errors import DataError
 
 if TYPE_CHECKING:
+    from secure_afl.node.study import Floats, Labels, NetworkStudy
     from secure_afl.tables.encoding import Design
     from secure_afl.tables.model import Model
 
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model file, .safetensors.", exists=True, dir_okay=False)
 ]
+AnyModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model file, .safetensors; or a network's model.npz or personal.npz, for an .npz file of samples.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+StudyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--study",
+        help="The study of a network's model, its backbone beside it; default: study.toml beside the model.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+NETWORK = ".npz"
 
 
 class Format(StrEnum):
@@ -33,9 +57,10 @@ class Format(StrEnum):
 
 @options(written=FORM)
 def predict_command(
-    model: ModelFile,
+    model: AnyModel,
     file: Table,
     out: Annotated[Path, typer.Option(help="Write the predictions to this file (.csv).", dir_okay=False)],
+    study: StudyFile = None,
     *,
     written: Written,
 ) -> None:
@@ -45,6 +70,13 @@ def predict_command(
     out have no prediction.
     """
     with refusals_shown():
+        if model.suffix == NETWORK:
+            agreed, scores, _ = _of_network(model, study, file, labelled=False)
+            known = zip([agreed.classes[at] for at in scores.argmax(axis=1)], scores.tolist(), strict=True)
+            text = _lines(agreed.label, agreed.classes, dict(enumerate(known, 1)), len(scores))
+            write_text(out, text, "predictions")
+            say(f"{len(scores)} rows predicted")
+            return
         from secure_afl.tables import encoding as rows
         from secure_afl.tables import reading
         from secure_afl.tables.model import load
@@ -60,17 +92,34 @@ def predict_command(
         say(said)
 
 
+def _of_network(
+    model: Path, study: Path | None, file: str, *, labelled: bool
+) -> "tuple[NetworkStudy, Floats, Labels]":
+    """The study, scores (rows, classes) and labels of a file of samples."""
+    from secure_afl.node.site import kept_network
+
+    path = study or model.parent / "study.toml"
+    agreed, layers = kept_network(model, path)
+    X, y = agreed.read_arrays(Path(file), labelled=labelled)
+    return agreed, agreed.scores(X, layers, path.parent), y
+
+
 def _predicted(model: "Model", design: "Design") -> str:
+    classes = model.codebook.classes
+    scores = model.scores(design.X).tolist() if classes else [[] for _ in design.rows]
+    known = zip(model.predict(design).tolist(), scores, strict=True)
+    predicted = dict(zip(design.rows.tolist(), known, strict=True))
+    return _lines(model.codebook.outcome.column, classes, predicted, design.counts.rows)
+
+
+def _lines(outcome: str, classes: Sequence[str], predicted: Mapping[int, Any], rows: int) -> str:
+    """A line for each row, numbered from 1; without a prediction for those that `predicted` leaves out."""
     from secure_afl.tables.shown import harmless
 
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    classes = model.codebook.classes
-    writer.writerow(["row", harmless(model.codebook.outcome.column), *(f"score of {one}" for one in classes)])
-    scores = model.scores(design.X).tolist() if classes else [[] for _ in design.rows]
-    known = zip(model.predict(design).tolist(), scores, strict=True)
-    predicted = dict(zip(design.rows.tolist(), known, strict=True))
-    for row in range(1, design.counts.rows + 1):
+    writer.writerow(["row", harmless(outcome), *(f"score of {one}" for one in classes)])
+    for row in range(1, rows + 1):
         value, own = predicted.get(row, ("", [""] * len(classes)))
         writer.writerow([row, harmless(value), *own])
     return text.getvalue()
@@ -78,13 +127,23 @@ def _predicted(model: "Model", design: "Design") -> str:
 
 @options(written=FORM)
 def evaluate_command(
-    model: ModelFile,
+    model: AnyModel,
     file: Table,
+    study: StudyFile = None,
     *,
     written: Written,
 ) -> None:
     """How good a model is on a raw table with outcomes, beside what guessing would reach."""
     with refusals_shown():
+        from secure_afl.analytic.evaluation import classified, measured
+
+        if model.suffix == NETWORK:
+            import numpy as np
+
+            agreed, scores, y = _of_network(model, study, file, labelled=True)
+            truth = [agreed.classes.index(label) for label in y.tolist()]
+            print_classified(classified(np.array(truth), scores, agreed.classes))
+            return
         import msgspec
 
         from secure_afl.tables import encoding as rows
@@ -106,8 +165,6 @@ def evaluate_command(
             say(f"{out:,} rows left out by the codebook")
         if not len(design.rows):
             raise DataError("expected rows to evaluate on, the table has none that the codebook takes")
-        from secure_afl.analytic.evaluation import classified, measured
-
         assert design.outcome is not None
         if learned.codebook.classes:
             print_classified(classified(design.outcome, learned.scores(design.X), learned.outputs))

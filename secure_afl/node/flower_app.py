@@ -174,7 +174,7 @@ def _learn(
         file = folder.keep_table_model(study, fitted, number)
         if found := exposed(study, fitted):
             shown["disclosure"] = found
-        folder.keep(MODEL, layers)
+        folder.keep(MODEL, layers, study)
         if keeping:
             keeping.keep()
         if study.tests:

@@ -45,12 +45,19 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"{list(self.input_shape)} and {self.limit:g}"
             )
 
-    def rows(self, X: Array, scale: float, features: int, folder: Path) -> npt.NDArray[np.float64]:
-        """The features of a site's samples divided by `scale`, (rows, features). folder: of the site, which has the file; there
-        features are kept, and not computed again. Raises `DataError`, also for a file with another digest.
+    def rows(
+        self, X: Array, scale: float, features: int, folder: Path, *, keep: bool
+    ) -> npt.NDArray[np.float64]:
+        """The features of a site's samples divided by `scale`, (rows, features). folder: of the site, which has the file; keep:
+        features are kept there, and not computed again. Raises `DataError`, also for a file with another digest.
         """
         from secure_afl.models.networks.backbone import Backbone  # onnxruntime
 
+        if not (folder / self.file).exists():
+            raise DataError(
+                f"{folder / self.file}: expected the backbone that the study names, got no file: put the one with the SHA-256 "
+                f"{self.sha256} there"
+            )
         backbone = Backbone.of_onnx(folder / self.file, limit=self.limit, digest=self.sha256)
         if (backbone.input_shape, backbone.features) != (self.input_shape, features):
             raise DataError(
@@ -59,7 +66,7 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         forward = backbone.forward
         scaled = replace(backbone, forward=lambda samples: forward(samples / np.float32(scale)))
-        return scaled.rows(X, "this site", folder / FEATURES)
+        return scaled.rows(X, "this site", folder / FEATURES if keep else None)
 
 
 def read(
@@ -67,19 +74,22 @@ def read(
 ) -> tuple[Array, npt.NDArray[np.str_]]:
     """Samples (rows, values), as their file has them, and labels (rows,) of an .npz file.
 
-    label: the name of the array of labels; shape: of one sample; largest: absolute value of an entry, None for any finite one.
+    label: the name of the array of labels; empty: none is read, and the labels are empty texts. shape: of one sample; largest: absolute value of an entry, None for any finite one.
     Raises `DataError`, which quotes no value.
     """
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files if name in (SAMPLES, label)}
+            if not label and SAMPLES in arrays:
+                arrays[label] = np.full(arrays[SAMPLES].shape[:1], "")
     except OSError as error:
         raise DataError(f"{file.name}: cannot be read: {error.strerror or type(error).__name__}") from None
     except Exception:  # noqa: BLE001 - what a damaged zip raises is not documented; of no file, or pickled objects, ValueError
         raise DataError(f"{file.name}: expected an .npz file of numpy with numbers and texts") from None
     if len(arrays) < 2:
         raise DataError(
-            f"{file.name}: expected the arrays {SAMPLES!r} of samples and {label!r} of labels, got {', '.join(arrays) or 'neither'}"
+            f"{file.name}: expected the array{'s' * bool(label)} {SAMPLES!r} of samples{f' and {label!r} of labels' if label else ''}, "
+            f"got {', '.join(arrays) or 'neither'}"
         )
     X, y = arrays[SAMPLES], arrays[label]
     if X.dtype.kind not in "uif" or X.ndim < 2 or X.shape[1:] not in (shape, (int(np.prod(shape)),)):
@@ -92,7 +102,7 @@ def read(
             f"{file.name}: expected {label!r} as {len(X)} texts or whole numbers, got {y.dtype} of shape {y.shape}"
         )
     samples, labels = X.reshape(len(X), -1), y.astype(np.str_)
-    if len(wrong := np.flatnonzero(~np.isin(labels, np.array(classes)))):
+    if label and len(wrong := np.flatnonzero(~np.isin(labels, np.array(classes)))):
         raise DataError(
             f"{file.name}, {label!r}, row {wrong[0] + 1}: expected one of {', '.join(map(repr, classes))} ({len(wrong)} such rows)"
         )

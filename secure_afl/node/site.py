@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 
 MODEL, PERSONAL, REPORT, AUDIT = "model.npz", "personal.npz", "report.json", "audit.jsonl"
 FAILURE, HELD_OUT, ROWS, DISCLOSURE = "failure.json", "held_out.json", "rows.json", "disclosure.json"
+_STUDY = "study"  # what the digest is called among the arrays of a model
 ALL = "all"
 """Names all studies that are approved at a party."""
 TABLE_MODEL = "model.safetensors"
@@ -612,7 +613,7 @@ class Folder:
             cell = exposed(study, fitted)
         elif study.tabular:
             of_table = _of_table(study, layers[-1], file, session, sums.unverified)
-        self.keep(MODEL, layers)
+        self.keep(MODEL, layers, study)
         if found := held_out.accepted(study, sums.verified, clients):
             self.keep_figures(found.json())
         if cell:
@@ -623,7 +624,7 @@ class Folder:
             try:
                 own = self.data(study)
                 if len(own.X):
-                    self.keep(PERSONAL, [*layers[:-1], study.personal_head(own, who, layers)])
+                    self.keep(PERSONAL, [*layers[:-1], study.personal_head(own, who, layers)], study)
             except Exception as error:  # noqa: BLE001  # a refusal would tell the server of the table
                 tell(NotPersonal(str(error)))
         if kept:
@@ -649,10 +650,13 @@ class Folder:
         for name in (MODEL, TABLE_MODEL, PERSONAL, HELD_OUT, DISCLOSURE, REPORT, FAILURE):
             whole.put_aside(self.path / name)
 
-    def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Write a model's weights, one array a layer, over an earlier one, for the owner alone. Raises `FileError`."""
+    def keep(self, name: str, layers: Sequence[npt.NDArray[np.float64]], study: Study) -> None:
+        """Write a model's weights, one array a layer, and the study's digest, over an earlier one, for the owner alone.
+
+        Raises `FileError`.
+        """
         written = io.BytesIO()
-        np.savez(written, *layers)
+        np.savez(written, *layers, study=np.array(study.digest.hex()))  # `_STUDY`
         whole.replace(self.path / name, written.getvalue(), secret=True)
 
 
@@ -698,8 +702,34 @@ def _words(by: str, reason: str) -> tuple[str, str]:
 
 def kept(folder: Path, name: str) -> list[npt.NDArray[np.float64]]:
     """A model that a party or the server kept, one array a layer."""
-    with np.load(folder / name, allow_pickle=False) as arrays:
-        return [arrays[one] for one in arrays.files]
+    return _kept(folder / name)[0]
+
+
+def _kept(file: Path) -> tuple[list[npt.NDArray[np.float64]], str]:
+    """The layers, and the study's digest in hexadecimal, empty in files of before it was noted."""
+    with np.load(file, allow_pickle=False) as arrays:
+        said = str(arrays[_STUDY]) if _STUDY in arrays.files else ""
+        return [arrays[one] for one in arrays.files if one != _STUDY], said
+
+
+def kept_network(file: Path, path: Path) -> tuple[NetworkStudy, list[npt.NDArray[np.float64]]]:
+    """The study, and a model of it that a party or the server kept. Raises `FileError`, `DataError`: of another study, too."""
+    study = study_file.read(path)
+    if not isinstance(study, NetworkStudy) or study.codebook:
+        raise DataError(
+            f"{path}: expected a study with [fedacnnl] and no codebook, whose {MODEL} predicts from arrays; a study with a "
+            f"codebook and [ridge] leaves {TABLE_MODEL}"
+        )
+    try:
+        layers, said = _kept(file)
+    except Exception:  # noqa: BLE001 - what a damaged zip raises is not documented
+        raise DataError(f"{file.name}: expected weights, as a node keeps them in {MODEL}") from None
+    if said != study.digest.hex():
+        raise DataError(
+            f"{file.name}: expected a model of {path}, digest {study.digest.hex()[:16]}, got one of "
+            f"{f'a study with digest {said[:16]}' if said else 'a version that noted no study'}"
+        )
+    return study, layers
 
 
 def _solved(

@@ -625,16 +625,29 @@ class NetworkStudy(Study, frozen=True, kw_only=True):
         backbone = self.fedacnnl.backbone
         return backbone.input_shape if backbone else self.fedacnnl.input_shape
 
-    def read_arrays(self, file: Path) -> tuple[npt.NDArray[Any], Labels]:
-        """A site's samples and labels. Raises `DataError`."""
+    def read_arrays(self, file: Path, *, labelled: bool = True) -> tuple[npt.NDArray[Any], Labels]:
+        """Samples and labels of an .npz file; labelled=False: without labels. Raises `DataError`."""
         largest = None if self.fedacnnl.backbone else self.fedacnnl.scale
-        return samples.read(file, self.label, self.classes, self._sample, largest)
+        return samples.read(file, self.label if labelled else "", self.classes, self._sample, largest)
+
+    def scores(self, X: npt.NDArray[Any], layers: Sequence[Floats], folder: Path) -> Floats:
+        """(rows, classes) of samples as a file has them, by the layers that a party kept; folder: with the backbone, if the
+        study names one. Raises `DataError`, also for layers of another network and another backbone.
+        """
+        rows = self._prepared(Rows(X, np.empty(0, np.str_)), folder, keep=False).X
+        model, divisor = self.estimator(), self._divisor
+        parts = [model.scores(block / divisor, layers) for _, block in samples.blocks(rows)]
+        return np.vstack([np.empty((0, len(self.classes))), *parts])
 
     def prepared(self, rows: Rows, folder: Path) -> Rows:
+        return self._prepared(rows, folder, keep=True)
+
+    def _prepared(self, rows: Rows, folder: Path, *, keep: bool) -> Rows:
         deep = self.fedacnnl
         if not deep.backbone:
             return rows
-        return rows._replace(X=deep.backbone.rows(rows.X, deep.scale, prod(deep.input_shape), folder))
+        features = prod(deep.input_shape)
+        return rows._replace(X=deep.backbone.rows(rows.X, deep.scale, features, folder, keep=keep))
 
     @property
     def _divisor(self) -> float:

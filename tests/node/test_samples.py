@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: nodes are not tested here")
 
 from worlds.folders import DEEP, Federation, Post, learned, model
 from worlds.onnx_file import onnx
+from worlds.patience import HANG
 
 from secure_afl.errors import DropoutWarning
 from secure_afl.models.networks.backbone import Backbone
@@ -22,6 +24,7 @@ from secure_afl.protocol.durable.store import snapshot
 from secure_afl.protocol.files.keys import read_key
 from secure_afl.protocol.session.errors import FileError
 from secure_afl.protocol.transport.post import Channel, Envelope
+from secure_afl.simulations.cli import main
 
 WEIGHTS = np.random.default_rng(0).uniform(-1, 1, (12, 5)).astype(np.float32)
 NET = onnx(WEIGHTS)
@@ -87,6 +90,105 @@ def test_sites_learn_from_the_features_of_the_backbone_that_their_study_names(tm
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
+def test_real_nodes_learn_from_a_backbone_and_predict_with_it(tmp_path: Path) -> None:
+    """The study's parties get the file beside their kits: `check` says where it belongs, and which it must be."""
+    from secure_afl.simulations.network.loopback import Loopback
+
+    federation = of_arrays(tmp_path / "parties", FROZEN)
+    (federation.folders[2] / "net.onnx").rename(tmp_path / "net.onnx")
+    fault, said = finding(federation.folders[2])
+    assert fault
+    assert f"{federation.folders[2] / 'net.onnx'}: expected the backbone" in said
+    assert SHA in said
+    (tmp_path / "net.onnx").rename(federation.folders[2] / "net.onnx")
+    with Loopback(tmp_path / "network", federation.folders, federation.server) as network:
+        network.run(deadline=HANG, limit=2 * HANG)
+    expected = in_process(federation)
+    for folder in (federation.server, *federation.folders):
+        assert np.array_equal(model(folder)[0], expected)
+    own = federation.folders[0]
+    for name in ("model.npz", "personal.npz"):
+        scores = predicted(own / name, own / "samples.npz", tmp_path / f"{name}.csv")
+        assert np.array_equal(scores, scored(federation, model(own, name)))
+
+
+def in_process(federation: Federation) -> np.ndarray:
+    """The weights of the pooled features."""
+    study = federation.terms()[1]
+    found = [Folder(folder).data(study) for folder in federation.folders]
+    rows, labels = np.vstack([one.X for one in found]), np.concatenate([one.y for one in found])
+    return np.asarray(study.estimator().fit_pooled(rows, labels).weights_[-1])
+
+
+def scored(federation: Federation, layers: list[np.ndarray]) -> np.ndarray:
+    """Scores of the first site's features, by a fitted estimator with these weights."""
+    study = federation.terms()[1]
+    rows = Folder(federation.folders[0]).data(study)
+    network = study.estimator().fit_pooled(rows.X, rows.y)
+    network.weights_ = layers
+    return np.asarray(network.decision_function(rows.X))
+
+
+def predicted(network: Path, samples: Path, out: Path) -> np.ndarray:
+    """Scores that `predict` wrote, whose largest names the prediction."""
+    result = CliRunner().invoke(main.app, ["predict", str(network), str(samples), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    head, *lines = [line.split(",") for line in out.read_text().splitlines()]
+    assert head == ["row", "y", "score of 0", "score of 1"]
+    scores = np.array([line[2:] for line in lines], dtype=float)
+    assert [line[:2] for line in lines] == [
+        [str(row), str(at)] for row, at in enumerate(scores.argmax(axis=1), 1)
+    ]
+    return scores
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(main.app, [*map(str, arguments)], env={"COLUMNS": "1000"})
+    assert result.exit_code == 1, result.output
+    return result.output
+
+
+def test_a_kept_network_predicts_with_the_backbone_of_its_study(tmp_path: Path) -> None:
+    """And with no other, nor by another study, nor where the file does not say of which study it is."""
+    federation = of_arrays(tmp_path, FROZEN)
+    post = Post(federation)
+    weights, (session,) = learned(federation, post), post.sessions
+    post.ask(0, Envelope(Channel.END, session, packed([weights])))
+    folder, out = federation.folders[0], tmp_path / "out.csv"
+    for name in ("model.npz", "personal.npz"):
+        scores = predicted(folder / name, folder / "samples.npz", out)
+        assert np.array_equal(scores, scored(federation, model(folder, name)))
+    kept_before = sorted((folder / samples.FEATURES).iterdir())
+    rows = np.load(folder / "samples.npz")
+    X, y = rows["X"][:3], rows["y"][:3].astype(str)
+    np.savez(tmp_path / "unlabelled.npz", X=X)
+    assert len(predicted(folder / "model.npz", tmp_path / "unlabelled.npz", out)) == 3
+    assert sorted((folder / samples.FEATURES).iterdir()) == kept_before  # rows to predict are kept nowhere
+    np.savez(tmp_path / "more.npz", X=X, y=y)
+    command = ["evaluate", str(folder / "model.npz"), str(tmp_path / "more.npz")]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("study.toml", "net.onnx"):
+        (elsewhere / name).write_bytes((folder / name).read_bytes())
+    result = CliRunner().invoke(main.app, [*command, "--study", str(elsewhere / "study.toml")])
+    assert result.exit_code == 0, result.output
+    right = np.mean(scored(federation, model(folder))[:3].argmax(axis=1) == y.astype(int))
+    assert f"accuracy                      {right:.3f}" in result.output
+    assert "of labels" in refused("evaluate", folder / "model.npz", tmp_path / "unlabelled.npz")
+    (elsewhere / "net.onnx").write_bytes(onnx(WEIGHTS + np.float32(1e-3)))
+    assert "expected weights with the SHA-256" in refused(*command, "--study", elsewhere / "study.toml")
+    (elsewhere / "net.onnx").unlink()
+    assert "expected the backbone" in refused(*command, "--study", elsewhere / "study.toml")
+    other = (folder / "study.toml").read_text().replace(SHA, "0" * 64)
+    (elsewhere / "study.toml").write_text(other)
+    assert "got one of a study with digest" in refused(*command, "--study", elsewhere / "study.toml")
+    np.savez(folder / "model.npz", *model(folder))
+    assert "got one of a version that noted no study" in refused(*command)
+    (folder / "model.npz").write_bytes(b"PK")
+    assert "model.npz: expected weights" in refused(*command)
+
+
 def test_a_backbone_is_part_of_what_parties_agree_on() -> None:
     study = parse('backend = "mask"' + FROZEN)
     other = parse('backend = "mask"' + FROZEN.replace(SHA, "0" * 64))
@@ -124,7 +226,11 @@ def test_another_network_than_the_agreed_one_gives_nothing(tmp_path: Path) -> No
     with snapshot(federation.folders[1] / "state.db", identity) as store:
         assert store.ledger.used("samples") is None
     (federation.folders[1] / "net.onnx").unlink()
-    assert finding(federation.folders[1])[1].endswith("net.onnx cannot be read: No such file or directory")
+    said = finding(federation.folders[1])[1]
+    assert (
+        f"expected the backbone that the study names, got no file: put the one with the SHA-256 {SHA} there"
+        in said
+    )
 
 
 def test_a_networks_weights_in_another_file_are_refused(tmp_path: Path) -> None:

@@ -629,15 +629,27 @@ class FedACnnL(FederatedClassifier):
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores (rows, classes). Raises `DataError` for other columns than those it was learned from."""
-        features = self._features(X)
-        if self.privacy:
-            rows = self._private_head().rows(self.head_inputs(features))
-            return np.asarray(rows @ self.weights_[-1])
-        return self._scores(features, self.weights_)
+        return self._scores(self._features(X), self.weights_)
+
+    def scores(self, X: npt.ArrayLike, layers: Sequence[Weights]) -> npt.NDArray[np.float64]:
+        """`decision_function` with the weights of all layers, by an estimator that need not be fitted; the head may be a site's own.
+
+        Raises `DataError`, also for layers, see `check_layers`.
+        """
+        self.check_layers(layers[:-1])
+        head, number = self.network.trained[-1], len(self.network.trained)
+        if len(layers) != number or layers[-1].shape != (1 + head.inputs, head.outputs):
+            raise DataError(
+                f"expected the weights of this network's {number} layers, these have other shapes"
+            )
+        return self._scores(parse_features(X), layers)
 
     def _scores(
         self, features: npt.NDArray[np.float64], layers: Sequence[Weights]
     ) -> npt.NDArray[np.float64]:
+        if self.privacy:
+            rows = self._private_head().rows(self.head_inputs(features))
+            return np.asarray(rows @ layers[-1])
         learner = self._learner(features, np.zeros(len(features), dtype=np.int64), "the rows to predict")
         learner.install_all(layers)
         return learner.scores

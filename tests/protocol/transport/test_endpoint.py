@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -581,14 +581,15 @@ def test_two_processes_that_keep_a_model_leave_one_that_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, models = np.savez, [[np.full((50, 50), value)] for value in (1.0, 2.0)]
+    study = study_file.parse('backend = "mask"' + DEEP)
 
-    def meeting(file: IO[bytes], *layers: npt.NDArray[np.float64]) -> None:
+    def meeting(file: IO[bytes], *layers: npt.NDArray[np.float64], **named: Any) -> None:
         if layers[0][0, 0] == 1.0:
-            Folder(tmp_path).keep("model.npz", models[1])
-        write(file, *layers)
+            Folder(tmp_path).keep("model.npz", models[1], study)
+        write(file, *layers, **named)
 
     monkeypatch.setattr(np, "savez", meeting)
-    Folder(tmp_path).keep("model.npz", models[0])
+    Folder(tmp_path).keep("model.npz", models[0], study)
     assert np.array_equal(model(tmp_path)[0], models[0][0])
     assert [one.name for one in tmp_path.iterdir()] == ["model.npz"]
 
