@@ -10,6 +10,7 @@ from worlds.cohorts import Session, Tap, world
 
 from secure_afl.protocol.masking import messages
 from secure_afl.protocol.masking.client import MaskingClient
+from secure_afl.protocol.masking.memory import session_sums, without_secrets
 from secure_afl.protocol.masking.messages import FROM_SERVER, Advertise, Bundle, Reveal, Upload
 from secure_afl.protocol.masking.states import ClientState
 from secure_afl.protocol.session.errors import PolicyError, RemoteProtocolError, RoundAbortedError
@@ -32,6 +33,26 @@ def secrets_of(session: Session) -> Iterator[bytes]:
 def shown(secret: bytes, text: str) -> bool:
     forms = (secret.hex(), repr(secret)[2:-1], str(list(secret))[1:-1], str(int.from_bytes(secret, "big")))
     return any(form and form in text for form in forms)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_what_is_kept_of_a_session_that_ended_early_has_no_secret(profile: Profile) -> None:
+    """The server may end a session with sums still to come, when its memory is full of secrets."""
+    parties = world(4)
+    session = parties.session(parties.propose(rounds=2, profile=profile)).set_up()
+    session.sum()
+    client = session.clients[0]
+    memory = client._memory
+    own = {client._identity._key.private_bytes_raw()}
+    secrets = (
+        {memory.channel_seed, memory.tag_key, *memory.tag_secrets.values(), *secrets_of(session)}
+        - own
+        - {b""}
+    )
+    held = [one for one in secrets if one in client.memory()]
+    assert len(held) >= 5
+    assert not [one for one in held if one in without_secrets(client.memory())]
+    assert session_sums(without_secrets(client.memory())) == session_sums(client.memory())
 
 
 @pytest.mark.parametrize("profile", list(Profile))
