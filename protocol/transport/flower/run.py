@@ -17,14 +17,18 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SubStatus
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.retry import RetryInvoker, constant
 from flwr.supercore.run import Run
@@ -93,6 +97,7 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
     def __init__(self, address: str, token: str) -> None:
         super().__init__(address, True, token=token)
         self._address = address
+        self._begun: dict[str, tuple[str, dict[str, bytes | None]]] = {}  # answers: question, parts
         self.client = self._client = RuntimeHttpClient.from_server_address(
             address,
             True,
@@ -120,9 +125,39 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
             return found
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers that are here in whole. Flower's own method waits for the rest of an answer, minutes if its node died
+        while it sent it, and gives nobody's meanwhile.
+        """
+        wanted = list(message_ids)
         with _reached(self._address):
-            found: Iterable[Message] = super().pull_messages(message_ids)
-            return found
+            begun = {question for question, _ in self._begun.values()}  # the SuperLink gives each once
+            fresh = [question for question in wanted if question not in begun]
+            came = self.client.PullMessages(PullAppMessagesRequest(message_ids=fresh))
+            for head, tree in zip(came.messages_list, came.message_object_trees, strict=True):
+                parts: dict[str, bytes | None] = dict.fromkeys(
+                    one.object_id for one in iterate_object_tree(tree)
+                )
+                about = head.metadata
+                self._begun[about.message_id] = about.reply_to_message_id, parts
+            asked = [number for number, (question, _) in self._begun.items() if question in wanted]
+            return [message for number in asked if (message := self._whole(number))]
+
+    def _whole(self, number: str) -> Message | None:
+        """An answer; None while a part of it is missing, and for ever if the SuperLink gave that part up."""
+        _, parts = self._begun[number]
+        here = {"node": self.node, "run_id": self.run.run_id}
+        for part in [one for one, content in parts.items() if content is None]:
+            found = self.client.PullObject(PullObjectRequest(object_id=part, **here))
+            if not found.object_found:
+                del self._begun[number]
+            if not found.object_available:
+                return None
+            parts[part] = found.object_content
+        del self._begun[number]
+        self.client.ConfirmMessageReceived(ConfirmMessageReceivedRequest(message_object_id=number, **here))
+        message: Message = inflate_object_from_contents(number, parts)
+        message.metadata.__dict__["_message_id"] = number
+        return message
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worlds.patience import HANG
@@ -15,11 +16,13 @@ from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
-from worlds.superlinks import APP, superlink
+from flwr.supercore.inflatable.inflatable_utils import push_objects
+from worlds.superlinks import APP, Here, superlink
 
+from secure_afl.protocol.transport.flower import fleet as fleets
 from secure_afl.protocol.transport.flower import run as runs
-from secure_afl.protocol.transport.flower.fleet import FleetError, RunOverError
-from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE
+from secure_afl.protocol.transport.flower.fleet import Fleet, FleetError, RunOverError
+from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, answer_records, to_answer
 from secure_afl.protocol.transport.flower.run import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
@@ -35,16 +38,21 @@ def statuses(address: str) -> list[str]:
     ]
 
 
+def online(here: Here, number: int) -> Fleet:
+    """A node's connection."""
+    here.register(number)
+    fleet = here.fleet(number)
+    while True:
+        try:
+            fleet.activate(60.0)
+            return fleet
+        except FleetError:
+            continue
+
+
 def test_a_message_goes_out_and_its_answer_comes_back_while_the_run_lasts(tmp_path: Path) -> None:
     with superlink(tmp_path) as here:
-        here.register(0)
-        fleet = here.fleet(0)
-        while True:
-            try:
-                fleet.activate(60.0)
-                break
-            except FleetError:
-                continue
+        fleet = online(here, 0)
         with running(here.private, APP) as grid:
             assert list(grid.get_node_ids()) == [fleet.node]
             (number,) = grid.push_messages([Message(RecordDict(), fleet.node, MESSAGE_TYPE)])
@@ -57,6 +65,32 @@ def test_a_message_goes_out_and_its_answer_comes_back_while_the_run_lasts(tmp_pa
         assert statuses(here.private) == ["finished:completed"]
         with pytest.raises(RunOverError):
             fleet.reply(delivery, RecordDict())
+
+
+def test_an_answer_that_is_here_in_part_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own grid waits for the rest, if the node died until the SuperLink gives the answer up, after three minutes."""
+    begun: list[Any] = []
+    with superlink(tmp_path) as here:
+        nodes = [online(here, 0), online(here, 1)]
+        with running(here.private, APP) as grid:
+            messages = [Message(RecordDict(), one.node, MESSAGE_TYPE) for one in nodes]
+            slow, quick = grid.push_messages(messages)
+            deliveries = [one.pull(HANG) for one in nodes]
+            assert deliveries[0] is not None
+            assert deliveries[1] is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(fleets, "push_objects", lambda *given, **more: begun.append((given, more)))
+                nodes[0].reply(deliveries[0], answer_records(b"one"))
+            nodes[1].reply(deliveries[1], answer_records(b"other"))
+            (answer,) = grid.pull_messages([slow, quick])
+            assert answer.metadata.reply_to_message_id == quick
+            assert grid.pull_messages([slow]) == []
+            ((given, more),) = begun
+            push_objects(*given, **more)
+            (answer,) = grid.pull_messages([slow])
+            assert to_answer(answer.content) == b"one"
 
 
 def test_a_run_that_raises_has_failed_and_another_app_is_not_run_in_its_place(tmp_path: Path) -> None:
