@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.path[0] = str(HERE.parent)
 
 from secure_afl.protocol.session.wire import VERSION
-from vectors import code_cases, key_cases, lattice_cases, message_cases, transcripts
+from vectors import code_cases, encrypted_transcript, key_cases, lattice_cases, message_cases, transcripts
 from vectors.cases import Vectors
 from vectors.ours import OPERATIONS
 
@@ -96,11 +96,9 @@ def cases() -> dict[str, str]:
 
 def sessions() -> dict[str, str]:
     """Every file of a session by its name."""
-    made = transcripts.sessions()
-    return {
-        f"sessions/{name}.json": lined({"version": VERSION, "format": FORMAT, **one})
-        for name, one in made.items()
-    }
+    made = {f"sessions/{name}.json": one for name, one in transcripts.sessions().items()}
+    made[f"encrypted/{encrypted_transcript.NAME}.json"] = encrypted_transcript.session()
+    return {name: lined({"version": VERSION, "format": FORMAT, **one}) for name, one in made.items()}
 
 
 def main() -> None:

@@ -127,8 +127,9 @@ def test_vectors_hold_for_the_reference(name: str) -> None:
             raise
 
 
-def same_as_in_the_folder(made: dict[str, str], pattern: str) -> None:
-    assert made.keys() == {str(path.relative_to(FOLDER)) for path in FOLDER.glob(pattern)} - {"schema.json"}
+def same_as_in_the_folder(made: dict[str, str], *patterns: str) -> None:
+    found = {str(path.relative_to(FOLDER)) for pattern in patterns for path in FOLDER.glob(pattern)}
+    assert made.keys() == found - {"schema.json"}
     for name, text in made.items():
         assert (FOLDER / name).read_bytes() == text.encode(), f"{name}: run python tests/vectors/make.py"
 
@@ -139,7 +140,7 @@ def test_one_command_makes_these_very_files() -> None:
 
 @pytest.mark.slow
 def test_sessions_are_what_our_parties_say() -> None:
-    same_as_in_the_folder(make.sessions(), "sessions/*.json")
+    same_as_in_the_folder(make.sessions(), "sessions/*.json", "encrypted/*.json")
 
 
 def test_sessions_have_both_profiles_dropouts_and_verified_sums() -> None:

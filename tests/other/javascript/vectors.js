@@ -237,7 +237,8 @@ for (const name of readdirSync(path(folder, "sessions"))) {
 // ---- the schema ----
 
 const valid = new Ajv({ strict: false }).compile(file("schema.json"));
-for (const name of [...readdirSync(folder), ...readdirSync(path(folder, "sessions")).map((one) => path("sessions", one))])
+const deeper = ["sessions", "encrypted"].flatMap((at) => readdirSync(path(folder, at)).map((one) => path(at, one)));
+for (const name of [...readdirSync(folder), ...deeper])
   if (name.endsWith(".json") && name !== "schema.json" && !valid(file(name))) wrong.push(`${name}: ${JSON.stringify(valid.errors.slice(0, 2))}`);
 
 console.log(JSON.stringify({ ...count, others: Object.fromEntries(others), wrong: wrong.slice(0, 40), failures: wrong.length }));
