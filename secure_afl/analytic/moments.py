@@ -30,7 +30,8 @@ class Scaling:
 
     def scaled(self, values: Matrix) -> Matrix:
         """Values (rows, columns) as they are summed."""
-        return np.asarray(np.ldexp(values - self.centre, -self.exponent))
+        moved = values - self.centre
+        return np.asarray(np.ldexp(moved, -self.exponent, out=moved))  # a long table has one copy
 
 
 @dataclass(frozen=True, eq=False)

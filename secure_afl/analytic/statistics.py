@@ -6,7 +6,7 @@ that the sum cannot overflow, so an error message may repeat a bound but never a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -238,16 +238,32 @@ class SufficientStatistics:
         y_rows = _table(Y, "Y", bounds.outputs, who)
         if len(x_rows) != len(y_rows):
             raise DataError(f"{who}: X and Y need equally many rows, got {len(x_rows)} and {len(y_rows)}")
-        if len(x_rows) > bounds.rows:
-            raise DataError(f"{who}: at most {bounds.rows} rows were agreed on, got {len(x_rows)}")
+
+        def of(start: int, stop: int) -> tuple[Matrix, Matrix]:
+            return x_rows[start:stop].astype(np.float64), y_rows[start:stop].astype(np.float64)
+
+        return cls.from_pieces(len(x_rows), of, bounds, who=who, chunk_rows=chunk_rows)
+
+    @classmethod
+    def from_pieces(
+        cls,
+        rows: int,
+        of: Callable[[int, int], tuple[Matrix, Matrix]],
+        bounds: PublicBounds,
+        *,
+        who: str,
+        chunk_rows: int = _CHUNK_ROWS,
+    ) -> "SufficientStatistics":
+        """`from_rows` of rows that are made when they are summed. of: X and Y, float64, of the rows from a number to another."""
+        if rows > bounds.rows:
+            raise DataError(f"{who}: at most {bounds.rows} rows were agreed on, got {rows}")
         d, columns = bounds.features, bounds.features + bounds.outputs
         high, low = np.zeros((columns, columns)), np.zeros((columns, columns))
         # A row scaled to norm B passes whichever way that scaling and this measuring rounded.
         accepted = bounds.row_norm * (1 + gamma(bounds.features + 8))
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite and refused
-            for start in range(0, len(x_rows), min(chunk_rows, _CHUNK_ROWS)):
-                x = x_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
-                y = y_rows[start : start + min(chunk_rows, _CHUNK_ROWS)].astype(np.float64)
+            for start in range(0, rows, min(chunk_rows, _CHUNK_ROWS)):
+                x, y = of(start, min(start + min(chunk_rows, _CHUNK_ROWS), rows))
                 faults = (
                     (~np.isfinite(x), "X must be finite, without NaN, is not"),
                     (~np.isfinite(y), "Y must be finite, without NaN, is not"),
@@ -266,7 +282,7 @@ class SufficientStatistics:
         # BLAS may round the two triangles differently; only the upper one travels.
         whole = np.triu(whole) + np.triu(whole, 1).T
         squares = whole[d:, d:] if bounds.squares else None
-        return cls(whole[:d, :d], whole[:d, d:], len(x_rows), squares)
+        return cls(whole[:d, :d], whole[:d, d:], rows, squares)
 
     def pack(self) -> Matrix:
         """Upper triangle of gram row by row ‖ cross row by row ‖ that of squares ‖ count, as one float64 vector."""

@@ -90,6 +90,12 @@ class Labels:
             raise DataError("expected the name of a batch for each row, got an empty one")
         return labels
 
+    @classmethod
+    def of_one(cls, batch: str, rows: int) -> Self:
+        """Rows of one batch, none of which leaves; memory has its name once. Raises `DataError`."""
+        one = cls.parse([batch], None, 1)
+        return cls(*(np.broadcast_to(names, rows) for names in (one.batch, one.withdrawn)))
+
 
 @dataclass(frozen=True, eq=False)
 class Change:

@@ -87,7 +87,7 @@ def parse_labels(
 
 
 def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(rows, features) float64 of an array, lists or a data frame; `DataError` for anything else.
+    """(rows, features) float64 of an array, lists or a data frame, the array itself if it is such; `DataError` for anything else.
 
     Columns of a data frame may be of numbers or booleans, also nullable ones: what is missing becomes NaN, which the
     estimators refuse. Values are not looked at.
@@ -110,7 +110,7 @@ def parse_features(X: npt.ArrayLike) -> npt.NDArray[np.float64]:
             f"expected X (rows, features) of numbers, got shape {features.shape} of type {features.dtype}"
             + (hint if features.ndim < 2 and features.dtype.kind in "fiub" else "")
         )
-    return features.astype(np.float64)
+    return features.astype(np.float64, copy=False)
 
 
 def _parse_frame(X: Any) -> npt.NDArray[np.float64]:

@@ -300,7 +300,7 @@ class FederatedTable(Parameters, Federated):
         if columns is None:
             return X
         scaled = columns.scaling.scaled(X)
-        peaks = abs(scaled).max(axis=0, initial=0.0)
+        peaks = np.maximum(scaled.max(axis=0, initial=0.0), -scaled.min(axis=0, initial=0.0))
         if tiny := np.flatnonzero((peaks > 0) & (peaks < _TINY)).tolist():
             warnings.warn(
                 f"columns {', '.join(str(j + 1) for j in tiny)} (counted from 1): no value is as large as a millionth of "
@@ -546,11 +546,16 @@ class FederatedTable(Parameters, Federated):
         return self._statistics(who, table, waves[number][who], bounds).pack()
 
     def _statistics(self, who: str, table: Table, rows: Places, bounds: PublicBounds) -> SufficientStatistics:
-        X = np.column_stack([np.full(len(rows), self._one(table.X.shape[1])), table.X[rows]])
-        Y = table.Y[rows]
-        if table.roots is not None:
-            X, Y = X * table.roots[rows, None], Y * table.roots[rows, None]
-        return SufficientStatistics.from_rows(X, Y, bounds, who=who)
+        one, roots = self._one(table.X.shape[1]), table.roots
+
+        def of(
+            start: int, stop: int
+        ) -> tuple[Floats, Floats]:  # of a long table nothing is copied as a whole
+            own = rows[start:stop]
+            X, Y = np.column_stack([np.full(len(own), one), table.X[own]]), table.Y[own]
+            return (X, Y) if roots is None else (X * roots[own, None], Y * roots[own, None])
+
+        return SufficientStatistics.from_pieces(len(rows), of, bounds, who=who)
 
     def _fit(
         self,

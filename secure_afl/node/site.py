@@ -255,8 +255,11 @@ class Folder:
             if isinstance(study, NetworkStudy) and study.arrays:
                 rows, said = _arrays(table, study, data)
             else:
+                from secure_afl.tables import reading  # pyarrow, which a server does not need
+
                 form = Form(data.separator, data.decimal, data.encoding, data.sheet, data.query)
                 rows, said = _table(table, study, form, "" if database else str(table), data)
+                reading.forget_text()
             return study.prepared(rows, self.path), said
         except TableError as error:
             refused = FileError(error.public)
@@ -783,7 +786,7 @@ def _arrays(file: Path | str, study: NetworkStudy, data: Data) -> tuple[Rows, Sa
     if data.batch or data.withdrawn:
         raise DataError(f"{data.table}: expected no batch and withdrawn with a file of arrays, got columns")
     X, y = study.read_arrays(file)
-    return Rows(X, y, name=data.name), Said.parse(np.full(len(X), data.name), None, len(X))
+    return Rows(X, y, name=data.name), Said.of_one(data.name, len(X))
 
 
 def _table(table: Path | str, study: Study, form: Form, name: str, data: Data) -> tuple[Rows, Said]:
@@ -797,6 +800,8 @@ def _table(table: Path | str, study: Study, form: Form, name: str, data: Data) -
         return np.asarray(cells.column(column).to_numpy(), dtype=np.str_)[numbers]
 
     many = len(rows.X)
+    if not (data.batch or data.withdrawn):
+        return rows._replace(name=data.name), Said.of_one(data.name, many)
     batch = said(data.batch) if data.batch else np.full(many, "")
     withdrawn = said(data.withdrawn) if data.withdrawn else None
     return rows._replace(name=data.name), Said.parse(np.where(batch == "", data.name, batch), withdrawn, many)
@@ -823,5 +828,10 @@ def _rows(cells: "Cells", study: Study) -> tuple[Rows, npt.NDArray[np.int64]]:
     known = is_any(cells.column(study.label), study.classes)
     faults += cells.faults(study.label, ~known, f"one of {', '.join(map(repr, study.classes))}")
     refuse(cells.source, faults)
-    y = np.asarray(cells.column(study.label).to_numpy(), dtype=np.str_)
+    # Piece by piece: a text is an object of 50 bytes on its way to NumPy.
+    parts = [
+        np.asarray(part.to_numpy(zero_copy_only=False), dtype=np.str_)
+        for part in cells.column(study.label).chunks
+    ]
+    y = np.concatenate([np.empty(0, np.str_), *parts])
     return Rows(X, y), np.arange(cells.rows)

@@ -304,7 +304,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def contributed(self, rows: Rows) -> Rows:
         """The rows that a site contributes, as it codes them. Raises `DataError` for too few."""
         found = self.controlled(rows)
-        return rows._replace(X=found.X).some(found.kept)
+        coded = rows._replace(X=found.X)
+        return (
+            coded if len(found.kept) == len(found.X) else coded.some(found.kept)
+        )  # of a long table nothing is copied
 
     @property
     def encryption(self) -> Encryption | None:

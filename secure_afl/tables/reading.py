@@ -120,6 +120,13 @@ def _sqlite(path: Path, form: Form, name: str) -> Cells:
     return databases.sqlite(path, form, name)
 
 
+def forget_text() -> None:
+    """Give the memory of tables that nobody holds any more back to the system: Arrow would keep it for the next one."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
 def from_lines(name: str, lines: Sequence[Sequence[Any]], form: str) -> Cells:
     """A table of values in lines of one length, the header first; empty lines do not count."""
     import pyarrow as pa
