@@ -1,14 +1,17 @@
 """A deployed study whose later sessions bring rows into its sum and take rows out."""
 
 import csv
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 from worlds.coded import FLAGS, Coded, flag_table
-from worlds.folders import RIDGE, Federation, Post, model
+from worlds.folders import RIDGE, Federation, Post, model, with_a_key
+from worlds.patience import HANG
 
 from secure_afl.errors import DataError
 from secure_afl.models.change import Change
@@ -16,7 +19,7 @@ from secure_afl.node import ahead, changes
 from secure_afl.node import study as study_file
 from secure_afl.node.changes import KEPT, Keeping
 from secure_afl.node.preflight import looked_at
-from secure_afl.node.site import Folder
+from secure_afl.node.site import MODEL, REPORT, Folder
 from secure_afl.node.study import packed
 from secure_afl.protocol.durable.store import snapshot
 from secure_afl.protocol.files import roster
@@ -26,6 +29,7 @@ from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.profile import Verify
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.transport.post import Channel, Envelope
+from secure_afl.simulations.cli.main import app
 from secure_afl.sums.aggregation import MaskedAggregator
 from secure_afl.sums.remote import Elsewhere, RemoteMaskedAggregator
 
@@ -68,7 +72,14 @@ class Hospitals:
         (folder / "data.toml").write_text(said)
 
     def agree(self) -> Any:
-        """The study's next version, approved at each; gives its estimator."""
+        """The study's next version, approved at each; gives its terms."""
+        self.send()
+        for folder in self.world.folders:
+            Folder(folder).approve("an operator", "a change")
+        return Folder(self.world.server).terms()
+
+    def send(self) -> None:
+        """Everybody gets the study's next version."""
         text = self.text
         if self.session:
             text = text.replace(
@@ -76,9 +87,6 @@ class Hospitals:
             )
         for folder in (*self.world.folders, self.world.server):
             (folder / "study.toml").write_text(f'backend = "mask"\n{text}')
-        for folder in self.world.folders:
-            Folder(folder).approve("an operator", "a change")
-        return Folder(self.world.server).terms()
 
     def opened(self) -> tuple[Any, Any, Any]:
         """The next session: study, layers and estimator of the server, which keeps the sum."""
@@ -152,6 +160,60 @@ def test_batches_come_into_a_deployed_sum_and_rows_leave_it(tmp_path: Path) -> N
         assert "december" not in log
         assert "consent 1" not in log
     assert (hospitals.world.folders[0] / KEPT).stat().st_mode & 0o077 == 0
+
+
+def typed(*words: object, answer: str = "") -> str:
+    """What a command prints that ends well."""
+    done = CliRunner().invoke(app, [str(one) for one in words], input=answer, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.long
+def test_rows_come_and_leave_over_real_nodes(tmp_path: Path) -> None:
+    """Nodes run on while the study goes to its next versions by `check`, `study approve` and `study run`.
+
+    A single withdrawn row waits: `check` says so, and no session with it gives anybody a sum or a model.
+    """
+    pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: no real node is tested here")
+    from secure_afl.simulations.network.loopback import Loopback
+
+    hospitals = Hospitals(tmp_path / "parties")
+    sites, server = hospitals.world.folders, hospitals.world.server
+    with_a_key(hospitals.world)
+    with Loopback(tmp_path / "network", sites, server) as network:
+
+        def learned() -> None:
+            hospitals.send()
+            for folder in sites:
+                typed("study", "approve", folder, "--by", "an operator", "--reason", "a change", answer="y\n")
+            assert all("ready" in typed("check", folder) for folder in (*sites, server))
+            network.run(deadline=HANG, limit=2 * HANG)
+            expected = hospitals.pooled().weights_
+            for folder in (*sites, server):
+                np.testing.assert_array_equal(model(folder)[0], expected)
+            hospitals.session = bytes.fromhex(json.loads((server / REPORT).read_text())["session"])
+
+        learned()
+        hospitals.bring(0, 70, "december")
+        hospitals.bring(2, 80, "winter")
+        learned()
+        _, *unchanged = hospitals.ledger(1)
+        hospitals.withdraw(1, range(7, 8), "consent 1")
+        hospitals.agree()
+        assert "expected at least 5 rows" in CliRunner().invoke(app, ["check", str(sites[1])]).output
+        with pytest.raises(DataError, match="no model was learned"):
+            network.run(deadline=HANG, limit=2 * HANG)
+        assert not any((folder / MODEL).exists() for folder in (*sites, server))
+        assert hospitals.ledger(1) == ["2026", *unchanged]  # nothing left it
+        hospitals.withdraw(1, range(50), "consent 1")
+        learned()
+    logs = [folder / "audit.jsonl" for folder in (server, *sites)]
+    said = typed("audit", "verify", *logs, "--roster", server / "roster.toml")
+    assert said.rstrip().endswith("every line is signed and in its place, and the logs agree")
+    assert said.count("nothing was opened") == 2  # of the zeros of the others, beside the row that waited
+    assert "2026: added december" in hospitals.ledger(0)
+    assert "2026: withdrew consent 1" in hospitals.ledger(1)
 
 
 @pytest.mark.slow
