@@ -1,5 +1,6 @@
 """From empty folders to a model, by the commands of docs/joining.md and docs/coordinating.md and no others."""
 
+import json
 import os
 import re
 import shlex
@@ -101,7 +102,11 @@ def listens(port: int) -> bool:
 
 
 @pytest.mark.long
-def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [(), ("disease", "stroke")], ids=["one study", "two studies"])
+def test_from_empty_folders_to_a_model_by_the_documented_commands(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """names: of the studies of a kit that lists several; each has its own folder, table and approval, and all one node."""
     provision, admit, check, serve, run = commands("coordinating.md")
     join, accept, approve, check_party, start = commands("joining.md")
     public, private = free_ports(2)
@@ -109,14 +114,22 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
     written = files("coordinating.md")
     written["project.toml"] = written["project.toml"].replace("server.example:8000", f"127.0.0.1:{public}")
     written["project.toml"] = f'private = "127.0.0.1:{private}"\n{written["project.toml"]}'
+    if names:
+        listed = [f"{name}.toml" for name in names]
+        written["project.toml"] = written["project.toml"].replace('"study.toml"', str(listed))
+        one = written.pop("study.toml")
+        written |= {f"{name}.toml": one.replace('"disease"', f'"{name}"') for name in names}
     for name, text in written.items():
         (office.path / name).write_text(text)
     office.type(provision)
 
     sites = {name: Machine(tmp_path, slug(name)) for name in HOSPITALS}
+    server = office.path / "federation" / "server"
+    studies = {name: f"studies/{name}" for name in names} or {"disease": "."}
 
-    def at(name: str, command: str) -> str:
-        return command.replace("hospital-a", slug(name))
+    def at(name: str, command: str, study: str = ".") -> str:
+        folder = slug(name) if study == "." else f"{slug(name)}/{study}"
+        return command.replace("hospital-a", folder)
 
     draws = np.random.default_rng(5)
     sent = 0
@@ -126,16 +139,19 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
         (answer,) = (site.path / slug(name)).glob("*.answer.json")
         shutil.copy(answer, office.path)
         sent += 2
-        rows = [
-            f"{a:.1f},{p:.1f},{'yes' if p > 150 else 'no'}"
-            for a, p in draws.uniform((20, 70), (100, 250), (40, 2))
-        ]
-        (site.path / slug(name) / "rows.csv").write_text("\n".join(["age,blood pressure,disease", *rows, ""]))
+        for label, folder in studies.items():
+            rows = [
+                f"{a:.1f},{p:.1f},{'yes' if p > 150 else 'no'}"
+                for a, p in draws.uniform((20, 70), (100, 250), (40, 2))
+            ]
+            table = "\n".join([f"age,blood pressure,{label}", *rows, ""])
+            (site.path / slug(name) / folder / "rows.csv").write_text(table)
     office.type(admit)
     for name, site in sites.items():
         shutil.copy(office.path / "federation" / "rosters" / "1.json", site.path)
         site.type(at(name, accept))
-        site.type(at(name, approve), "y\n")
+        for folder in studies.values():
+            site.type(at(name, approve, folder), "y\n")
         sent += 1
 
     with office.running(serve):
@@ -146,22 +162,39 @@ def test_from_empty_folders_to_a_model_by_the_documented_commands(tmp_path: Path
         with ExitStack() as nodes:
             for name, site in sites.items():
                 nodes.enter_context(site.running(at(name, start)))
-            started = time.monotonic()
-            said = office.type(f"{run} 2>&1")
-            print(f"study run: {time.monotonic() - started:.1f} s")
-    assert f"sum 1 is over {', '.join(HOSPITALS)}" in said
-    server = office.path / "federation" / "server"
-    weights = kept(server, "model.npz")[0]
-    for name, site in sites.items():
-        assert np.array_equal(kept(site.path / slug(name), "model.npz")[0], weights)
-    terms, study = Folder(server).terms()
-    told = f"bound to: {study.digest.hex()[:16]} clients={terms.parties.clients.digest.hex()[:16]}"
-    assert all(told in text for text in (said, *((site.path / "log").read_text() for site in sites.values())))
-    found = [(*Folder(site.path / slug(name)).data(study)[:2], name) for name, site in sites.items()]
-    X, y = np.vstack([X for X, _, _ in found]), np.concatenate([y for _, y, _ in found])
-    whose = np.concatenate([[name] * len(y) for _, y, name in found])
-    with closing(MaskedAggregator()) as aggregator:
-        expected = study.estimator(aggregator).fit(X, y, whose)
-    assert np.array_equal(weights, expected.weights_)
-    assert [one.typed for one in (office, *sites.values())] == [5] * 5
+            for folder in studies.values():
+                started = time.monotonic()
+                said = office.type(f"{run}/{folder} 2>&1")
+                print(f"study run: {time.monotonic() - started:.1f} s")
+                assert f"sum 1 is over {', '.join(HOSPITALS)}" in said
+                terms, study = Folder(server / folder).terms()
+                told = (
+                    f"bound to: {study.digest.hex()[:16]} clients={terms.parties.clients.digest.hex()[:16]}"
+                )
+                assert all(
+                    told in text
+                    for text in (said, *((site.path / "log").read_text() for site in sites.values()))
+                )
+    for folder in studies.values():
+        weights = kept(server / folder, "model.npz")[0]
+        study = Folder(server / folder).terms()[1]
+        found = []
+        for name, site in sites.items():
+            own = site.path / slug(name) / folder
+            assert np.array_equal(kept(own, "model.npz")[0], weights)
+            found.append((*Folder(own).data(study)[:2], name))
+        X, y = np.vstack([X for X, _, _ in found]), np.concatenate([y for _, y, _ in found])
+        whose = np.concatenate([[name] * len(y) for _, y, name in found])
+        with closing(MaskedAggregator()) as aggregator:
+            expected = study.estimator(aggregator).fit(X, y, whose)
+        assert np.array_equal(weights, expected.weights_)
+    assert [one.typed for one in (office, *sites.values())] == [4 + len(studies)] * 5
     assert sent == 3 * len(sites)
+    logs = [server / "audit.jsonl", *(site.path / slug(name) / "audit.jsonl" for name, site in sites.items())]
+    roster = server / next(iter(studies.values())) / "roster.toml"
+    said = office.type(
+        shlex.join(["secure-afl", "audit", "verify", *map(str, logs), "--roster", str(roster)])
+    )
+    reports = [json.loads((server / folder / "report.json").read_text()) for folder in studies.values()]
+    assert re.findall(r"^session (\w{8})\s*$", said, re.MULTILINE) == [one["session"][:8] for one in reports]
+    assert "every line is signed and in its place, and the logs agree" in said
