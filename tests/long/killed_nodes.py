@@ -29,6 +29,7 @@ from worlds.folders import Federation, in_process, model
 from worlds.mortal_node import NODE
 
 from secure_afl.errors import DataError
+from secure_afl.node.site import MODEL
 from secure_afl.simulations.network import loopback
 
 CLIENTS, VICTIM, HOLDER = 5, 2, 5
@@ -103,9 +104,12 @@ def _learned(federation: Federation, gone: int) -> tuple[str, bool]:
     indices = [federation.names.index(name) for name in survivors]
     expected = in_process(federation, indices)
     left = [folder for party, folder in enumerate(federation.folders) if party not in (gone, HOLDER)]
-    same = [np.array_equal(model(folder)[0], expected) for folder in (federation.server, *left)]
-    enough = set(indices) >= set(range(CLIENTS)) - {gone}
-    return f"sum of {len(indices)}, {'right' if all(same) else 'WRONG'}", all(same) and enough
+    without = [folder.name for folder in left if not (folder / MODEL).exists()]
+    kept = [folder for folder in (federation.server, *left) if folder.name not in without]
+    same = all(np.array_equal(model(folder)[0], expected) for folder in kept)
+    enough = not without and set(indices) >= set(range(CLIENTS)) - {gone}
+    said = f"sum of {len(indices)}, {'right' if same else 'WRONG'}"
+    return f"{said}{', no model at ' + ', '.join(without) if without else ''}", same and enough
 
 
 def lives(backend: str, victim: str, moments: Sequence[str], thens: Sequence[str]) -> Iterator[Life]:
