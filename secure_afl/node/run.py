@@ -1,5 +1,6 @@
 """A study, run by the server's operator: this process is the run's ServerApp, at the private door of `secure-afl serve`."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def run(path: Path, deadline: float) -> dict[str, Any]:
     from secure_afl.node.flower_app import serve
     from secure_afl.protocol.transport.flower.run import running
 
-    study.read(path / "study.toml")
+    study.read(path / "study.toml").estimator()  # imports what it computes with
     Folder(path).put_aside()
     begun = False
     try:
@@ -46,7 +47,8 @@ def run(path: Path, deadline: float) -> dict[str, Any]:
 @contextmanager
 def _as_a_service() -> Iterator[None]:
     """Let a signal be an exception of the main thread, so that what is open is closed, but not one that `nohup` has ignored;
-    and let what is written be for the owner alone.
+    and let what is written be for the owner alone. Nor does the garbage collector look at what is loaded: that would take
+    0.15 s in the middle of a phase.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -54,9 +56,11 @@ def _as_a_service() -> Iterator[None]:
 
     heard = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
     before, mask = {number: signal.signal(number, stop) for number in heard}, os.umask(0o077)
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         os.umask(mask)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ superlink.db    made by it: registered nodes, runs, and messages on their way
 
 """
 
+import gc
 import ipaddress
 import logging
 import os
@@ -86,7 +87,9 @@ def serve(path: Path) -> None:
     log = logging.getLogger(superlink.__name__)
     log.addHandler(listening)
     log.setLevel(logging.INFO)
-    superlink.SuperLink(link, lambda: superlink.node_keys(nodes), most=lambda: largest_answer(path)).run()
+    serving = superlink.SuperLink(link, lambda: superlink.node_keys(nodes), most=lambda: largest_answer(path))
+    gc.freeze()  # what is loaded: a full collection would keep all nodes waiting
+    serving.run()
 
 
 def largest_answer(path: Path) -> int:

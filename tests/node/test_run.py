@@ -1,5 +1,6 @@
 """`secure-afl study run` is the run's ServerApp: it ends as the run ended, with the reason and the parties' names."""
 
+import gc
 import json
 import os
 import signal
@@ -74,6 +75,15 @@ def test_a_run_gives_its_report(federation: Federation, study: Study) -> None:
     assert code == 0
     assert f"sum 1 is over {', '.join(federation.names)}" in said
     assert np.array_equal(model(federation.server)[0], in_process(federation))
+
+
+def test_no_collection_walks_what_is_loaded_during_a_run(federation: Federation, study: Study) -> None:
+    """A full one takes 0.15 s, and fell into the phase in which shares are confirmed."""
+    frozen: list[int] = []
+    code, _ = study(unless(federation, lambda at: frozen.append(gc.get_freeze_count())))
+    assert code == 0
+    assert min(frozen) > 10_000  # objects
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_run_that_failed_ends_with_the_reason_and_names(federation: Federation, study: Study) -> None:
