@@ -29,8 +29,9 @@ def run(path: Path, deadline: float) -> dict[str, Any]:
     from secure_afl.node.flower_app import serve
     from secure_afl.protocol.transport.flower.run import running
 
-    study.read(path / "study.toml").estimator()  # imports what it computes with
+    learning = study.read(path / "study.toml")
     Folder(path).put_aside()
+    learning.estimator()  # imports what it computes with
     begun = False
     try:
         with _as_a_service(), running(server.settings(home(path)).private, server.app_folder()) as grid:
