@@ -78,7 +78,7 @@ RIVALRIES = {
         deep=Deep(256, 256, 10, 0.1, 0.05),
         refinement=Refinement(4000, 0.1, 1.0),
         gradient=None,
-        # As many bytes as 10 layers of DeepAFL under masks.
+        # About as many bytes as 10 layers of DeepAFL in the clear.
         wider={"pixels, 1371 rectified": (Network((784,), (Dense(1371), ReLU()), 10), 1e-2)},
     ),
     "deskew 16": Rivalry(
