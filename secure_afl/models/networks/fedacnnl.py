@@ -7,7 +7,7 @@ spread over clients, chunks and devices.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -199,36 +199,27 @@ def _centred(inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(inputs - inputs.mean(axis=1, keepdims=True))
 
 
+@dataclass(kw_only=True, eq=False)
 class Coordinator:
     """The server's side: takes sums, returns layers.
 
     groups: number of heads; each has its own slot in the last sum. survivors: fewest clients of that sum, so that no
-    group is left with too few.
+    group is left with too few. kind: of the head, one of `HEADS`. scales: the scaled codes of a hidden layer's trained outputs, by its index; see `filters`.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        encoder: Encoder,
-        ridge: float,
-        seed: int,
-        groups: int = 1,
-        survivors: int = 0,
-        head: str = HEADS[0],
-    ) -> None:
-        self.network = network
-        self.kind = head
-        self.encoder = encoder
-        self.ridge = ridge
-        self.seed = seed
-        self.groups = groups
-        self.survivors = survivors
-        self.certificate: Certificate | None = None
-        self.bound = 0.0
-        self.summed = summed(encoder, network)
-        self.scales: dict[int, npt.NDArray[np.float64]] = {}
-        """The scaled codes of a hidden layer's trained outputs, by its index; see `filters`."""
+    network: Network = field(kw_only=False)
+    encoder: Encoder
+    ridge: float
+    seed: int
+    groups: int = 1
+    survivors: int = 0
+    kind: str = HEADS[0]
+    certificate: Certificate | None = field(default=None, init=False)
+    bound: float = field(default=0.0, init=False)
+    scales: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.summed = summed(self.encoder, self.network)
 
     def bounds(self, known: Trained) -> PublicBounds:
         """The public bounds of a layer's statistics."""
@@ -387,6 +378,7 @@ class Training:
         return self._coordinator.network.trained[len(self.layers)]
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FedACnnL(FederatedClassifier):
     """A deep network for several sites, trained in closed form; no other party sees a site's statistics.
 
@@ -420,34 +412,18 @@ class FedACnnL(FederatedClassifier):
     head_bound_ : its bound for the head in use, of discriminants their own.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        encoder: str = "seeded",
-        ridge: float = 3e-3,
-        classes: Sequence[Any] | None = None,
-        max_rows: int = 2**12,
-        data_set: str = "data",
-        seed: int = 0,
-        device: str = "cpu",
-        privacy: Privacy | None = None,
-        agreement: str = "",
-        head: str = HEADS[0],
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        self.network = network
-        self.head = head
-        self.encoder = encoder
-        self.ridge = ridge
-        self.classes = classes
-        self.max_rows = max_rows
-        self.data_set = data_set
-        self.seed = seed
-        self.device = device
-        self.privacy = privacy
-        self.agreement = agreement
-        self.aggregator = aggregator
+    network: Network = field(kw_only=False)
+    encoder: str = "seeded"
+    ridge: float = 3e-3
+    classes: Sequence[Any] | None = None
+    max_rows: int = 2**12
+    data_set: str = "data"
+    seed: int = 0
+    device: str = "cpu"
+    privacy: Privacy | None = None
+    agreement: str = ""
+    head: str = HEADS[0]
+    aggregator: Aggregator | None = None
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "FedACnnL":
         """Learn from X (rows, features), y (rows,) and the name of each row's site (rows,).
@@ -751,7 +727,7 @@ class FedACnnL(FederatedClassifier):
             seed=self.seed,
             groups=groups,
             survivors=survivors,
-            head=self.head,
+            kind=self.head,
         )
 
     def _learner(self, X: npt.NDArray[np.float64], places: npt.NDArray[np.int64], who: str) -> Learner:

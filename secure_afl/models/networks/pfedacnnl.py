@@ -20,7 +20,7 @@ from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded
 from secure_afl.models.networks.fedacnnl import HEADS, Coordinator, FedACnnL, Learner, Training
 from secure_afl.models.networks.grid import Weights, on_weight_grid
-from secure_afl.models.networks.network import Fourier, Network
+from secure_afl.models.networks.network import Fourier
 from secure_afl.models.networks.stream import beside, refined_head
 from secure_afl.models.personal import Adapted, Local
 from secure_afl.models.personal_head import own_head
@@ -41,6 +41,7 @@ class Personal:
     stream: Fourier | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PFedACnnL(FedACnnL):
     """`FedACnnL`, plus a network for every site, adapted to the site's own rows.
 
@@ -55,7 +56,7 @@ class PFedACnnL(FedACnnL):
         squares (spatial, replicated, mixed).
     refine : True lets each site put cosines of the head's inputs beside them in its own head where its leave-one-out
         errors are then no more (`secure_afl/models/networks/stream.py`). Nothing is sent for it.
-    The other parameters are those of `FedACnnL`.
+    The other parameters are those of `FedACnnL`; privacy and other heads than ridge are refused.
 
     Attributes
     ----------
@@ -65,36 +66,9 @@ class PFedACnnL(FedACnnL):
     `predict` uses unless sites are given.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        groups: int = 1,
-        adapt: str = "head",
-        refine: bool = False,
-        encoder: str = "seeded",
-        ridge: float = 3e-3,
-        classes: Sequence[Any] | None = None,
-        max_rows: int = 2**12,
-        data_set: str = "data",
-        seed: int = 0,
-        device: str = "cpu",
-        aggregator: Aggregator | None = None,
-    ) -> None:
-        super().__init__(
-            network,
-            encoder=encoder,
-            ridge=ridge,
-            classes=classes,
-            max_rows=max_rows,
-            data_set=data_set,
-            seed=seed,
-            device=device,
-            aggregator=aggregator,
-        )
-        self.groups = groups
-        self.adapt = adapt
-        self.refine = refine
+    groups: int = 1
+    adapt: str = "head"
+    refine: bool = False
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, site: npt.ArrayLike) -> "PFedACnnL":
         """Like `FedACnnL.fit`; then every site, even a dropout, adapts the network to its rows.
@@ -187,9 +161,9 @@ class PFedACnnL(FedACnnL):
 
     def _check(self) -> None:
         super()._check()
-        if self.privacy is not None:  # not a parameter here, but the inherited attribute can be set
+        if self.privacy is not None:
             raise DataError("expected no privacy: the sums for personal networks have no noise")
-        if self.head != HEADS[0]:  # likewise
+        if self.head != HEADS[0]:
             raise DataError("expected a ridge head, around which the sites' own heads are fitted")
         if self.adapt not in ADAPTED:
             raise DataError(f"expected adapt as {' or '.join(ADAPTED)}, got {self.adapt!r}")

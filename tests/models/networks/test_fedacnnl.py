@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secure_afl.analytic.privacy import Privacy
+from secure_afl.analytic.solve import solve
+from secure_afl.analytic.statistics import SufficientStatistics
 from secure_afl.crypto.hpke import Suite
 from secure_afl.errors import DataError, DropoutWarning
 from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.fedacnnl import Coordinator, FedACnnL, Learner
+from secure_afl.models.networks.grid import on_weight_grid
 from secure_afl.models.networks.network import (
     AvgPool,
     Conv,
@@ -291,3 +294,15 @@ def test_rows_in_blocks_give_the_same_vectors_bit_for_bit(encoder: str, size: in
         model.streamed_vector([*blocks, (X[:1], y[:1])], "a", layers)
     with pytest.raises(DataError, match="at least one row"):
         model.streamed_vector([], "a", layers)
+
+
+def test_the_ridge_head_is_the_solution_of_its_sum() -> None:
+    """Not the other head, which a wrong name of its kind would have given."""
+    draws = np.random.default_rng(0)
+    X, y = draws.integers(-16, 17, (60, 5)) / 16, draws.integers(0, 3, 60)
+    network = Network((5,), (), 3)
+    rows = np.column_stack([np.ones(60), X])
+    statistics = SufficientStatistics(rows.T @ rows, rows.T @ np.eye(3)[y], 60)
+    expected = on_weight_grid(solve(statistics, ridge=1e-2).weights, network.trained[-1].limit)
+    (weights,) = FedACnnL(network, ridge=1e-2).fit_pooled(X, y).weights_
+    np.testing.assert_array_equal(weights, expected)

@@ -120,11 +120,8 @@ def test_sums_in_the_clear_are_refused() -> None:
         model(PlainAggregator(Policy(backends=frozenset({"plain"})))).fit(*rows())
 
 
-def test_personalization_has_no_such_option() -> None:
-    with pytest.raises(TypeError, match="privacy"):
-        PFedACnnL(NETWORK, privacy=PRIVACY)  # type: ignore[call-arg]
-    personal = PFedACnnL(NETWORK, max_rows=64)
-    personal.privacy = PRIVACY
+def test_personalization_is_refused() -> None:
+    personal = PFedACnnL(NETWORK, max_rows=64, privacy=PRIVACY)
     for act in (lambda: personal.fit(*rows()), lambda: personal.plan(SITES)):
         with pytest.raises(DataError, match="expected no privacy"):
             act()
