@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 
 def test_no_disturbance_of_real_nodes_makes_a_sum_wrong_or_masks_twice(tmp_path: Path) -> None:
     """Claim: whatever happens at once, no history breaks a rule, and sums are opened; and the rules are not empty."""
-    network = played(7, 3, 20.0, tmp_path)
+    network = played(7, 3, 60.0, tmp_path)
     assert network.wrong == []
     assert network.line()["sums"] >= 1
     sessions = network.sessions
