@@ -1,7 +1,7 @@
 """From the cells of one table to rows of features, as a codebook has it. Two steps: parse, then code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,15 +39,14 @@ class Counts:
     held_out: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Parsed:
-    """A table's columns as their codebook has them. Only rows in use; rows: their numbers in the table, from 1.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InUse:
+    """Rows in use; rows: their numbers in the table, from 1.
 
     outcome: int64 places among classes, or float64; None where it was not asked for. weights, site: None without. held_out:
     bool, which rows are to test the model on; None without, and without the outcome.
     """
 
-    columns: Mapping[str, Column]
     outcome: Ints | Floats | None
     weights: Floats | None
     site: npt.NDArray[np.str_] | None
@@ -56,17 +55,18 @@ class Parsed:
     held_out: Mask | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Design:
-    """Rows of features. X: float64 (rows, features), each in [-1, 1]; the others as in `Parsed`."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Parsed(InUse):
+    """A table's columns as their codebook has them."""
+
+    columns: Mapping[str, Column]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Design(InUse):
+    """Rows of features. X: float64 (rows, features), each in [-1, 1]."""
 
     X: Floats
-    outcome: Ints | Floats | None
-    weights: Floats | None
-    site: npt.NDArray[np.str_] | None
-    rows: Ints
-    counts: Counts
-    held_out: Mask | None = None
 
 
 def encode(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> Design:
@@ -105,12 +105,12 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
     flagged = {name: column.missing & use for name, column in columns.items() if name not in out}
     kept = slice(None) if use.all() else use  # of a long table nothing is copied
     parsed = Parsed(
-        {name: Column(column.values[kept], column.missing[kept]) for name, column in columns.items()},
-        None if target is None else target.values[kept],
-        None if weights is None else weights[kept],
-        None if site is None else site[kept],
-        np.flatnonzero(use) + 1,
-        Counts(
+        columns={name: Column(column.values[kept], column.missing[kept]) for name, column in columns.items()},
+        outcome=None if target is None else target.values[kept],
+        weights=None if weights is None else weights[kept],
+        site=None if site is None else site[kept],
+        rows=np.flatnonzero(use) + 1,
+        counts=Counts(
             cells.rows,
             int(use.sum()),
             int((~work.use).sum()),
@@ -122,7 +122,7 @@ def examine(codebook: Codebook, cells: Cells, *, outcome: bool = True) -> tuple[
             {name: int(missing.sum()) for name, missing in flagged.items() if missing.any()},
             0 if marked is None else int((marked & use).sum()),
         ),
-        None if marked is None else marked[kept],
+        held_out=None if marked is None else marked[kept],
     )
     return parsed, work.faults
 
@@ -146,7 +146,7 @@ def code(codebook: Codebook, parsed: Parsed) -> Design:
         for parts in factors:
             X[:, at] = np.prod([X[:, places[part.name]] for part in parts], axis=0)
             at += 1
-    return Design(X, parsed.outcome, parsed.weights, parsed.site, parsed.rows, parsed.counts, parsed.held_out)
+    return Design(X=X, **{one.name: getattr(parsed, one.name) for one in fields(InUse)})
 
 
 def only_held_out(design: Design) -> Design:

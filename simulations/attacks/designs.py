@@ -49,29 +49,30 @@ def one_key(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats
     return {0: np.ldexp(slots, -encoding.fraction_bits)}
 
 
-def _contributions(names: list[str], vectors: Sequence[Floats]) -> dict[str, tuple[Floats, str]]:
-    data_set = secrets.token_hex(8)
-    return {name: (vector, data_set) for name, vector in zip(names, vectors, strict=True)}
+def summed(
+    aggregator: MaskedAggregator | EncryptedAggregator, vectors: Sequence[Floats], statistic: Statistic
+) -> Floats:
+    """The sum over all clients that a session of this aggregator opens."""
+    names, data_set = [f"client {index}" for index in range(len(vectors))], secrets.token_hex(8)
+    aggregator.open(names, [statistic.plan])
+    return aggregator.sum(
+        0, {name: (vector, data_set) for name, vector in zip(names, vectors, strict=True)}
+    ).total
 
 
 def masked(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Our default design; the raw uploads read as fixed-point words."""
-    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
+    tap, clients = Tap(), range(len(vectors))
     aggregator = MaskedAggregator(network=tap)
-    aggregator.open(names, [statistic.plan])
-    aggregator.sum(0, _contributions(names, vectors))
+    summed(aggregator, vectors, statistic)
     spec = aggregator.cohort.server.parameters.rounds[0]
-    encoding = spec.encoding(len(names))
-    return {
-        index: decoded(tap.words(index, spec.length, spec.width), encoding) for index in range(len(names))
-    }
+    encoding = spec.encoding(len(vectors))
+    return {index: decoded(tap.words(index, spec.length, spec.width), encoding) for index in clients}
 
 
 def opened_sum(vectors: Sequence[Floats], statistic: Statistic) -> Floats:
     """The server's result of a session in our design: the opened sum over all clients."""
-    aggregator, names = MaskedAggregator(), [f"client {index}" for index in range(len(vectors))]
-    aggregator.open(names, [statistic.plan])
-    return aggregator.sum(0, _contributions(names, vectors)).total
+    return summed(MaskedAggregator(), vectors, statistic)
 
 
 def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
@@ -85,13 +86,12 @@ def counts_in_clear(vectors: Sequence[Floats], statistic: Statistic) -> dict[int
 
 def encrypted(backend: str, vectors: Sequence[Floats], statistic: Statistic) -> dict[int, Floats]:
     """Our design under encryption; the first residues of each ciphertext read as numbers up to the agreed bound."""
-    tap, names = Tap(), [f"client {index}" for index in range(len(vectors))]
+    tap = Tap()
     aggregator = EncryptedAggregator(backend, release="sum", network=tap)
-    aggregator.open(names, [statistic.plan])
-    aggregator.sum(0, _contributions(names, vectors))
+    summed(aggregator, vectors, statistic)
     lattice, length = LATTICES[aggregator.cohort.server.agreement.lattice], statistic.plan.length
     read: dict[int, Floats] = {}
-    for index in range(len(names)):
+    for index in range(len(vectors)):
         first = tap.ciphertexts(index, length, lattice)[:, 0, 0, : lattice.slots]
         residues = ring.centred(first.reshape(-1)[:length], lattice.primes[0])
         read[index] = residues.astype(np.float64) * (statistic.plan.bound / (lattice.primes[0] // 2))

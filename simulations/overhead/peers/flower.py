@@ -7,7 +7,8 @@ Flower's parameters of an array, is not counted. Bytes are those of the records'
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,8 +37,8 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 from flwr.supercore.task_identity import TaskIdentity
 
-_STAGES = ("setup", "sharing keys", "collecting", "unmasking")
-_COLLECTING = _STAGES.index("collecting")
+STAGES = ("setup", "sharing keys", "collecting", "unmasking")
+_COLLECTING = "collecting"
 _ROWS = 1000  # examples that every client says it has: equal weights
 _SHARES, _THRESHOLD = 1.0, 0.5  # all clients are neighbours; more than half survive
 _CLIP, _LEVELS = 8.0, 2**22  # Flower's defaults
@@ -47,53 +48,69 @@ _FIRST = 1000  # Flower's numbers of nodes are not 0
 def session(cell: Cell) -> Session:
     """Costs of one sum. Raises `WrongSumError` unless Flower's mean is that of the survivors, within its quantization."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    # Outside an engine a message needs a sender.
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    grid = _Grid(cell)
+    up, down, arrived = (defaultdict[tuple[int, str], int](int) for _ in range(3))
+
+    def carried(stage: str, index: int, upward: bool, content: Any) -> bool:
+        (up if upward else down)[index, stage] += _size(content)
+        arrives = upward or STAGES.index(stage) < STAGES.index(_COLLECTING) or index not in cell.silent
+        if upward:
+            arrived[index, stage] += _size(content)
+        return arrives
+
+    grid = Grid(cell.clients, lambda index: vector(cell, index), carried)
     result: list[Vector] = []
-    context, workflow, state = (
-        _context(grid, result),
-        SecAggPlusWorkflow(_SHARES, _THRESHOLD),
-        WorkflowState(),
-    )
     server: dict[str, Cost] = {}
-    for number, stage in enumerate(
-        (
-            workflow.setup_stage,
-            workflow.share_keys_stage,
-            workflow.collect_masked_vectors_stage,
-            workflow.unmask_stage,
-        )
-    ):
+    for name, stage in stages(grid, result):
         started, inside = Spent.now(), grid.spent
-        if not stage(grid, context, state):
-            raise WrongSumError(f"Flower's {_STAGES[number]} stopped: {cell}")
+        if not stage():
+            raise WrongSumError(f"Flower's {name} stopped: {cell}")
         spent, away = started.since(), Spent(grid.spent.cpu - inside.cpu, grid.spent.wall - inside.wall)
-        sizes = [sum(one[_STAGES[number]] for one in sent.values()) for sent in (grid.down, grid.arrived)]
-        server[_STAGES[number]] = Cost(spent.cpu - away.cpu, spent.wall - away.wall, *sizes)
+        sizes = [sum(sent[index, name] for index in range(cell.clients)) for sent in (down, arrived)]
+        server[name] = Cost(spent.cpu - away.cpu, spent.wall - away.wall, *sizes)
     survivors = [index for index in range(cell.clients) if index not in cell.silent]
     mean = sum(vector(cell, index) for index in survivors) / len(survivors)
     if len(result) != 1 or not abs(result[0] - mean).max() <= 2 * _CLIP / _LEVELS:
         raise WrongSumError(f"Flower's mean is not that of the survivors: {cell}")
     clients = {
         index: {
-            stage: Cost(*grid.work[index][stage], grid.up[index][stage], grid.down[index][stage])
-            for stage in _STAGES
+            stage: Cost(*grid.work[index, stage], up[index, stage], down[index, stage]) for stage in STAGES
         }
         for index in survivors
     }
     return summary(clients, {SERVER: server})
 
 
-def _context(grid: "_Grid", result: list[Vector]) -> Any:
+def stages(grid: "Grid", result: list[Vector]) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """The server's stages with their names, to be run one after the other; `result` gets the mean. A stage says whether the
+    next one may follow.
+    """
+    # Outside an engine a message needs a sender.
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    workflow, state = SecAggPlusWorkflow(_SHARES, _THRESHOLD), WorkflowState()
+    context = _context(grid.clients, result)
+    for name, stage in zip(
+        STAGES,
+        (
+            workflow.setup_stage,
+            workflow.share_keys_stage,
+            workflow.collect_masked_vectors_stage,
+            workflow.unmask_stage,
+        ),
+        strict=True,
+    ):
+        grid.stage = name
+        yield name, partial(stage, grid, context, state)
+
+
+def _context(number: int, result: list[Vector]) -> Any:
     """What the workflow asks of a server: the clients, and a strategy that keeps the mean."""
     nothing = ndarrays_to_parameters([np.zeros(1)])
-    clients = [SimpleNamespace(node_id=_FIRST + index) for index in range(grid.cell.clients)]
+    clients = [SimpleNamespace(node_id=_FIRST + index) for index in range(number)]
 
-    def configure(number: int, parameters: Any, manager: Any) -> list[Any]:
+    def configure(round: int, parameters: Any, manager: Any) -> list[Any]:
         return [(client, FitIns(nothing, {})) for client in clients]
 
-    def aggregate(number: int, results: Any, failures: Any) -> tuple[None, dict[str, Any]]:
+    def aggregate(round: int, results: Any, failures: Any) -> tuple[None, dict[str, Any]]:
         result.append(parameters_to_ndarrays(results[0][1].parameters)[0])
         return None, {}
 
@@ -110,44 +127,51 @@ def _context(grid: "_Grid", result: list[Vector]) -> Any:
     )
 
 
-class _Grid:
-    """Flower's `Grid.send_and_receive` by direct calls, with clocks and scales around every client."""
+class Grid:
+    """Flower's `Grid.send_and_receive` by direct calls, with clocks around every client.
 
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.spent = Spent(0.0, 0.0)  # by all but the server
-        self.work: dict[int, dict[str, Spent]] = defaultdict(dict)
-        self.up: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self.down: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self.arrived: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._stage = 0
-        self._contexts = {
-            index: Context(
-                run_id=1, node_id=_FIRST + index, node_config={}, state=RecordDict(), run_config={}
-            )
-            for index in range(cell.clients)
-        }
+    value: the vector of a client, None for one that gives none. carried: called with the stage, a client, whether the message
+    comes from it, and the content; says whether the message arrives. work: of each client in each stage; spent: by all but
+    the server; collected: whose masked vectors arrived.
+    """
+
+    def __init__(
+        self,
+        clients: int,
+        value: Callable[[int], Vector | None],
+        carried: Callable[[str, int, bool, Any], bool],
+    ) -> None:
+        self.clients = clients
+        self.stage = ""
+        self.spent = Spent(0.0, 0.0)
+        self.work: dict[tuple[int, str], Spent] = {}
+        self.collected: list[int] = []
+        self._value, self._carried = value, carried
+        self._contexts = [
+            Context(run_id=1, node_id=_FIRST + index, node_config={}, state=RecordDict(), run_config={})
+            for index in range(clients)
+        ]
 
     def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Sequence[Any]:
-        """Every message to its client, all answers."""
-        began, answers, name = Spent.now(), [], _STAGES[self._stage]
+        """Every message to its client, all answers that arrive."""
+        began, answers = Spent.now(), []
         for message in messages:
             index = message.metadata.dst_node_id - _FIRST
-            message.metadata.__dict__["_message_id"] = f"{self._stage}/{index}"
-            self.down[index][name] += _size(message.content)
-            if self._stage >= _COLLECTING and index in self.cell.silent:
+            message.metadata.__dict__["_message_id"] = f"{self.stage}/{index}"
+            if not self._carried(self.stage, index, False, message.content):
                 continue
-            answer = self._answer(index, name, message)
-            answer.metadata.__dict__["_message_id"] = f"r{self._stage}/{index}"
-            self.up[index][name] += _size(answer.content)
-            self.arrived[index][name] += _size(answer.content)
-            answers.append(answer)
-        self._stage += 1
+            answer = self._answer(index, message)
+            if answer is None:
+                continue
+            answer.metadata.__dict__["_message_id"] = f"r{self.stage}/{index}"
+            if self._carried(self.stage, index, True, answer.content):
+                answers.append(answer)
+                self.collected += [index] if self.stage == _COLLECTING else []
         spent = began.since()
         self.spent = Spent(self.spent.cpu + spent.cpu, self.spent.wall + spent.wall)
         return answers
 
-    def _answer(self, index: int, stage: str, message: Any) -> Any:
+    def _answer(self, index: int, message: Any) -> Any:
         # Contents of its own for every client: the workflow shares them among messages.
         contents = {
             key: ConfigRecord(dict(record)) if isinstance(record, ConfigRecord) else record
@@ -155,11 +179,16 @@ class _Grid:
         }
         own = Message(RecordDict(contents), metadata=message.metadata)
         training = [Spent(0.0, 0.0)]
-        train = _train(vector(self.cell, index), training) if stage == "collecting" else _no_train
+        train: Callable[[Any, Any], Any] = _no_train
+        if self.stage == _COLLECTING:
+            values = self._value(index)
+            if values is None:
+                return None
+            train = _train(values, training)
         started = Spent.now()
         answer = secaggplus_mod(own, self._contexts[index], train)
         spent = started.since()
-        self.work[index][stage] = Spent(spent.cpu - training[0].cpu, spent.wall - training[0].wall)
+        self.work[index, self.stage] = Spent(spent.cpu - training[0].cpu, spent.wall - training[0].wall)
         return answer
 
 

@@ -8,15 +8,13 @@ Each claims what its documents say of it; docs/verification/comparison.md has th
 import logging
 import struct
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from secure_afl.crypto.errors import optional
-from secure_afl.protocol.transport.driver import Spent
 
 Carry = Callable[[str, str, str, bytes], list[bytes]]
 
@@ -118,8 +116,6 @@ class Flower:
         with optional():
             self._peer = import_module("secure_afl.simulations.overhead.peers.flower")
         logging.getLogger("flwr").setLevel(logging.CRITICAL)
-        identity = self._peer.TaskIdentity
-        identity.task_id, identity.run_id, identity.node_id = 1, 1, 1
         self._clients: list[str] = []
 
     def open(self, clients: list[str], lengths: list[int]) -> None:
@@ -128,65 +124,18 @@ class Flower:
 
     def sum(self, number: int, vectors: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """One round. Raises ValueError where the workflow stops."""
-        peer = self._peer
-        result: list[Any] = []
-        grid = _Grid(peer, self._carry, self._clients, vectors)
-        context = peer._context(grid, result)
-        workflow, state = peer.SecAggPlusWorkflow(1.0, 0.5), peer.WorkflowState()
-        stages = ("setup_stage", "share_keys_stage", "collect_masked_vectors_stage", "unmask_stage")
-        for name, stage in zip(peer._STAGES, stages, strict=True):
-            grid.stage = name
-            if not getattr(workflow, stage)(grid, context, state):
+
+        def carried(stage: str, index: int, upward: bool, content: Any) -> bool:
+            ends = (self._clients[index], "server") if upward else ("server", self._clients[index])
+            return bool(self._carry(stage, *ends, _flat(content)))
+
+        clients, result = self._clients, list[Any]()
+        grid = self._peer.Grid(len(clients), lambda index: vectors.get(clients[index]), carried)
+        for name, stage in self._peer.stages(grid, result):
+            if not stage():
                 raise ValueError(f"the workflow stopped in {name!r}")
-        survivors = [client for client in self._clients if client in grid.collected]
+        survivors = [clients[index] for index in sorted(grid.collected)]
         return result[0].astype(np.float64) * len(survivors), survivors
-
-
-class _Grid:
-    """Flower's `Grid.send_and_receive` on `carry`."""
-
-    def __init__(self, peer: Any, carry: Carry, clients: Sequence[str], vectors: Mapping[str, Any]) -> None:
-        self._peer, self._carry, self._clients, self._vectors = peer, carry, clients, vectors
-        self.cell = SimpleNamespace(clients=len(clients))
-        self.stage = ""
-        self.collected: set[str] = set()
-        self._contexts = [
-            peer.Context(
-                run_id=1,
-                node_id=peer._FIRST + index,
-                node_config={},
-                state=peer.RecordDict(),
-                run_config={},
-            )
-            for index in range(len(clients))
-        ]
-
-    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> list[Any]:
-        """Every message to its client, all answers that arrive."""
-        answers = []
-        for message in messages:
-            index = message.metadata.dst_node_id - self._peer._FIRST
-            client = self._clients[index]
-            message.metadata.__dict__["_message_id"] = f"{self.stage}/{index}"
-            if not self._carry(self.stage, "server", client, _flat(message.content)):
-                continue
-            contents = {
-                key: self._peer.ConfigRecord(dict(one)) if isinstance(one, self._peer.ConfigRecord) else one
-                for key, one in message.content.items()
-            }
-            own = self._peer.Message(self._peer.RecordDict(contents), metadata=message.metadata)
-            collecting = self.stage == "collecting"
-            if collecting and client not in self._vectors:
-                continue
-            took = [Spent(0.0, 0.0)]
-            train = self._peer._train(self._vectors[client], took) if collecting else self._peer._no_train
-            answer = self._peer.secaggplus_mod(own, self._contexts[index], train)
-            answer.metadata.__dict__["_message_id"] = f"r{self.stage}/{index}"
-            if self._carry(self.stage, client, "server", _flat(answer.content)):
-                answers.append(answer)
-                if collecting:
-                    self.collected.add(client)
-        return answers
 
 
 class Declearn:
