@@ -34,7 +34,9 @@ search: $(VENV)/.installed-dev
 verify: $(VENV)/.installed-dev
 	$(BIN)/python tests/long/fuzz.py --inputs 1000000
 	$(BIN)/python tests/long/explore.py --clients 4 --colluders 1 --rounds 2
-	$(BIN)/python tests/long/explore.py --clients 4 --colluders 1 --replay --honest-setup --one-key
+	$(BIN)/python tests/long/explore.py --clients 4 --colluders 1 --replay --one-key
+	$(BIN)/python tests/long/explore.py --clients 3 --rounds 2 --replay --one-key
+	$(BIN)/python tests/long/explore.py --clients 6
 	$(BIN)/python tests/long/explore.py --attacks
 	$(BIN)/python tests/long/killed.py
 	$(BIN)/python tests/long/killed_nodes.py

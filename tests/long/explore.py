@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import permutations
+from itertools import chain, groupby, permutations, product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -73,24 +73,19 @@ class Search:
         self._watch = watch
         self._covers: dict[tuple[int, int, Rank], bool] = {}
         self._options: dict[tuple[int, Rank, tuple[int, ...]], tuple[int, ...]] = {}
-        liars = tuple(bounds.liars)
-        self._renamings = [tuple(one) + liars for one in permutations(bounds.honest)][1:]
-        # The first k sites have made their moves of a turn: renamings that keep these apart from the others.
-        self._halfway = [
-            [one for one in self._renamings if max(one[:k]) < k] for k in range(1, len(bounds.honest))
-        ]
+        self._sorting: dict[tuple[int, tuple[int, ...]], list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
         self.outcome = Outcome(bounds, "")
 
     def run(self, order: str = "phases", depth: int | None = None) -> Outcome:
         """Explore; ends at the first state that breaks a rule. depth: the most levels to go down."""
-        started, out = time.monotonic(), self.outcome
+        started, out = time.process_time(), self.outcome
         out.order = order
         levels = {"any": self._any, "phases": self._phases, "random": self._random}[order]()
         for number, states in enumerate(levels):
             bad = self._check(states)
             out.nodes, out.calls, out.refused = len(self.model.nodes), self.model.calls, self.model.refused
             out.views, out.opened = len(self.adversary.views), self.adversary.opened_sums
-            out.seconds = round(time.monotonic() - started, 1)
+            out.seconds = round(time.process_time() - started, 1)
             self._watch(
                 f"level {number}: {out.states} states, {out.transitions} transitions, {out.nodes} nodes"
             )
@@ -172,13 +167,13 @@ class Search:
             yield level
 
     def _lied(self, level: set[State], rank: Rank) -> set[State]:
-        for i, renamings in zip(self.model.bounds.honest, [*self._halfway, []], strict=True):
+        for i in self.model.bounds.honest:
             after = set()
             for state in level:
                 for target in self.options(state[i], rank, self.held(state)):
                     self.outcome.transitions += 1
                     after.add((*state[:i], target, *state[i + 1 :]))
-            level = {self.canonical(state, renamings) for state in after}
+            level = {self.canonical(state, i + 1) for state in after}
         return level
 
     def _said_to_all(self, level: set[State], rank: Rank) -> set[State]:
@@ -240,15 +235,42 @@ class Search:
 
     # ---- names and words -------------------------------------------------------------------------
 
-    def canonical(self, state: State, renamings: Iterable[tuple[int, ...]] | None = None) -> State:
-        """The least of the states that differ by the names of honest clients. renamings: None for all."""
-        least = state
-        for renamed in self._renamings if renamings is None else renamings:
-            other = [0] * len(state)
-            for index, name in enumerate(state):
-                other[renamed[index]] = self.model.image(name, renamed)
-            least = min(least, tuple(other))
-        return least
+    def canonical(self, state: State, moved: int = 0) -> State:
+        """One of the states that differ by the names of honest clients, the same for all of them.
+
+        moved: so many first sites have made their moves of a turn; only names among these, and among the others, are changed.
+
+        It is the least of those whose sites are sorted by colour (`Model.likeness`), the moved ones for themselves. A renaming
+        changes no node's colour. So whichever of these states is given, the same ones are compared.
+        """
+        image = self.model.image
+        colours = [self.model.likeness(name)[0] for name in state]
+        ranks = {colour: rank for rank, colour in enumerate(sorted(set(colours)))}
+        least: list[int] = []
+        for renamed, back in self._sorted(moved, tuple(ranks[colour] for colour in colours)):
+            for at, site in enumerate(back):
+                name = image(state[site], renamed)
+                if not least or name < least[at]:
+                    least[at:] = [name, *(image(state[one], renamed) for one in back[at + 1 :])]
+                    break
+                if name > least[at]:
+                    break
+        return tuple(least)
+
+    def _sorted(self, moved: int, colours: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The renamings that sort sites of these colours, and which site each puts at each place."""
+        key = moved, colours
+        if key not in self._sorting:
+            sites = range(len(colours))
+            order = sorted(sites, key=lambda one: (one >= moved, colours[one]))
+            equal = [tuple(some) for _, some in groupby(order, lambda one: (one >= moved, colours[one]))]
+            found = []
+            for chosen in product(*(permutations(some) for some in equal)):
+                back = tuple(chain.from_iterable(chosen))
+                renamed = tuple(back.index(one) for one in sites)
+                found.append(((*renamed, *self.model.bounds.liars), back))
+            self._sorting[key] = found
+        return self._sorting[key]
 
     def trace(self, state: State) -> list[str]:
         """The messages that lead there, in the order of their turns."""

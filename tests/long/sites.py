@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations, islice, product
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 from unittest.mock import patch
 
@@ -173,6 +173,7 @@ class AnyRoots(MaskingClient):
         return super()._consent_parts()[:_UNROOTED]
 
     def _replay(self, evidence: Evidence) -> bytes:
+        self._check_round(evidence.round)
         with suppress(WireError, CryptoError):
             _, roots = replay.replayed(self._memory.parameters, self._roster, evidence)
             self._memory.roots = tuple(roots)
@@ -302,14 +303,15 @@ class Model:
     """All nodes of all honest sites, made as they are asked for."""
 
     def __init__(self, bounds: Bounds) -> None:
-        if bounds.replay and bounds.rounds > 1:
-            raise ValueError(f"expected one round of a session with replay, got {bounds.rounds}")
+        if bounds.replay and bounds.rounds > 2:
+            raise ValueError(f"expected at most two rounds of a session with replay, got {bounds.rounds}")
         self.bounds = bounds
         self.nodes: list[Node] = []
         self.calls = self.refused = 0
         self._names: dict[tuple[int, bytes, int], int] = {}
         self._moves: dict[int, tuple[Move, ...]] = {}
         self._images: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._likeness: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._bits: dict[Fact, int] = {}
         self.known: list[Fact] = []  # the fact of each bit
         self._captured: tuple[list[bytes], list[bytes]] = ([], [])
@@ -417,6 +419,7 @@ class Model:
         self._pair_secrets: dict[tuple[int, int, int, int], bytes] = {}  # session, round, one, other
         self._set_up: list[dict[int, Site]] = []  # by session
         self._uploads: dict[tuple[Any, ...], tuple[bytes, Fact] | None] = {}
+        self._digests: dict[Said, bytes] = {}  # of sums that clients accepted, by what `_view` says of them
         for s in range(bounds.sessions):
             self._draws.begin("session", s)
             near = n - 1, graph.least_threshold(bounds.profile, n, n - 1)
@@ -543,8 +546,8 @@ class Model:
             case "survivors":
                 return encode(Survivors(transcript, what[0], what[1]))
             case "consents":
-                number, valid, fill = what
-                survivors = view[2]
+                number, valid, fill, without = what
+                survivors, accepted = view[2], {one[0]: self._digests[one] for one in view[4]}
                 good = other = self._parts(s, number, view)
                 if fill == "of another set":
                     other = self._parts(s, number, (*view[:2], survivors[1:], view[3][1:]))
@@ -554,7 +557,10 @@ class Model:
                 for index in self.cohort:
                     voted = self._voted(index, other)
                     if index in valid:
-                        votes.append((index, self._voted(index, good)))
+                        same = index in self.bounds.honest and index not in without
+                        votes.append((index, self._voted(index, good, accepted=accepted if same else {})))
+                    elif fill == "that accepted another sum" and index in survivors:
+                        votes.append((index, self._voted(index, good, accepted={0: bytes(32)})))
                     elif fill == "forged" and index in survivors:
                         votes.append((index, replace(voted, signature=bytes(SIGNATURE_BYTES))))
                     elif fill and fill != "forged" and index in survivors:
@@ -575,7 +581,7 @@ class Model:
 
     def _parts(self, s: int, number: int, view: Any) -> tuple[bytes, ...]:
         """What a consent to a view signs."""
-        entries, participants, survivors, variants = view
+        entries, participants, survivors, variants = view[:4]
         roots = [
             self._root(s, number, participants, one, variant)
             for one, variant in zip(survivors, variants, strict=False)
@@ -621,7 +627,7 @@ class Model:
         self, s: int, view: Any, number: int, shown: tuple[tuple[int, int], ...], twist: Any
     ) -> Evidence:
         """Evidence with these variants of uploads, and the consents of all survivors to it, which the server may have forged."""
-        entries, participants, survivors, _ = view
+        entries, participants, survivors = view[:3]
         variants = dict(shown)
         frames, seeds = {}, {}
         for one in survivors:
@@ -671,9 +677,16 @@ class Model:
             tuple(sorted(secrets.items())),
         )
 
-    def _voted(self, index: int, view: tuple[bytes, ...], upload: bytes = bytes(32)) -> Vote:
-        """What a client says with its consent. No client looks at the root of another's upload."""
-        return Vote.sign(self._identities[index], view, upload=upload, accepted=b"", log=b"")
+    def _voted(
+        self,
+        index: int,
+        view: tuple[bytes, ...],
+        upload: bytes = bytes(32),
+        accepted: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> Vote:
+        """What a client says with its consent. No client looks at the root of another's upload. accepted: sums by round."""
+        said = messages.accepted_sums(accepted, index)
+        return Vote.sign(self._identities[index], view, upload=upload, accepted=said, log=b"")
 
     def _directory_digest(self, s: int, entries: tuple[tuple[int, int], ...]) -> bytes:
         frames = tuple((index, self._frames[s, index, variant]) for index, variant in entries)
@@ -727,10 +740,16 @@ class Model:
             case "survivors":
                 yield from (("survivors", s, *what) for what in product(range(bounds.rounds), sets))
             case "consents":
-                fills = ("", "forged", "of another set", *(["to other uploads"] if bounds.replay else ()))
+                fills = ["", "forged", "of another set", *(["to other uploads"] if bounds.replay else ())]
+                fills += ["that accepted another sum"] if view[4] else []
                 # Small sets first: one that also has a consent of a stranger is taken or not by its place in the list.
                 rising = sets[::-1]
-                yield from (("consents", s, *what) for what in product(range(bounds.rounds), rising, fills))
+                for r, valid, fill in product(range(bounds.rounds), rising, fills):
+                    # Without a sum of its own a client takes whatever others accepted; else who accepted none, or the same.
+                    free = [one for one in valid if one in bounds.honest] if view[4] else []
+                    for size in range(len(free) + 1):
+                        for without in combinations(free, size):
+                            yield "consents", s, r, valid, fill, without
             case "answer":
                 yield from (("answer", s, r) for r in range(bounds.rounds))
             case "roots":
@@ -738,7 +757,7 @@ class Model:
                     yield from (("roots", s, r, chosen, some) for some in self._shown_uploads(chosen))
                     yield from (("roots", s, r, chosen, ((one, _FORGED),)) for one in chosen)
             case "evidence":
-                _, participants, survivors, variants = view
+                _, participants, survivors, variants, _ = view
                 seen = tuple((i, v) for i, v in zip(survivors, variants, strict=True) if v == 1)
                 gone = [one for one in participants if one not in survivors]
                 for r in range(bounds.rounds):
@@ -761,7 +780,7 @@ class Model:
 
     def _view(self, site: Site, s: int) -> tuple[Any, ...] | None:
         """What the client would sign a consent to: the directory's entries, participants, survivors; and, for a replay, the
-        variants of their uploads.
+        variants of their uploads, and the sums that it accepted before: round, participants, survivors, variants, session.
         """
         client = site.sessions[s]
         early = client.state is ClientState.START or not client._memory.directory
@@ -776,16 +795,35 @@ class Model:
             )
             for one, root in zip(sets[1], memory.roots, strict=False)
         )
-        return self._entries[memory.directory], *sets, variants
+        digests = {one.digest for one in memory.accepted.values()}
+        accepted = tuple(sorted(one for one, digest in self._digests.items() if digest in digests))
+        return self._entries[memory.directory], *sets, variants, accepted
 
     # ---- the sites' own steps --------------------------------------------------------------------
 
     def moves(self, name: int) -> tuple[Move, ...]:
-        """Every message that the node accepts, the easiest to send for each outcome."""
+        """Every message that the node accepts, the easiest to send for each outcome.
+
+        Of nodes that differ by the names of honest clients one gets every message of the alphabet. The others' moves are the
+        renamed ones: the alphabet is closed under renamings, and clients treat all places alike. `image` takes each such move
+        through the real code, which must accept it; that no other message would be taken is compared in a test
+        (`test_renamed_clients_take_renamed_messages`), as it costs most of the time.
+        """
         if name not in self._moves:
+            first, renamed = self.likeness(name)
             with self.stand_ins():
-                self._moves[name] = self._expanded(name)
+                if first == name:
+                    self._moves[name] = self._expanded(name)
+                else:
+                    self._moves[name] = tuple(
+                        self._renamed_move(name, move, renamed) for move in self.moves(first)
+                    )
         return self._moves[name]
+
+    def _renamed_move(self, name: int, move: Move, renamed: tuple[int, ...]) -> Move:
+        node, said = self.nodes[name], _renamed(move.said, renamed)
+        need = self._need(node.index, said, self._view(node.site, said[1]))
+        return Move(move.rank, said, need, self.image(move.target, renamed))
 
     def _expanded(self, name: int) -> tuple[Move, ...]:
         node, found = self.nodes[name], dict[tuple[Rank, int], list[Move]]()
@@ -853,8 +891,9 @@ class Model:
                 assert view is not None
                 signed = self._parts(s, what[0], view)
                 assert client._consent_parts() == signed
-                assert message.vote == self._voted(here, signed, client._memory.upload)
-                return [("consent", s, what[0], here, view)]
+                opened = {number: one.digest for number, one in client._memory.accepted.items()}
+                assert message.vote == self._voted(here, signed, client._memory.upload, opened)
+                return [("consent", s, what[0], here, view[:4]), ("consent", s, what[0], here, view)]
             case Reveal():
                 times = site.revealed.get((s, message.round), 0)
                 site.revealed[s, message.round] = min(2, times + 1)
@@ -873,9 +912,11 @@ class Model:
         view = self._view(site, s)
         assert view is not None
         encoding = self.parameters[s].rounds[number].encoding(self.bounds.clients)
-        vectors = (self._vector(number, one, v) for one, v in zip(*view[2:], strict=True))
+        made = site.sessions[s].verified[number]
+        self._digests[number, *view[1:4], s] = made.digest
+        vectors = (self._vector(number, one, v) for one, v in zip(*view[2:4], strict=True))
         right = np.sum([encoding.encode(vector).view(np.int64) for vector in vectors], axis=0)
-        units = tuple(site.sessions[s].verified[number].units.tolist())
+        units = tuple(made.units.tolist())
         return [("accepted", s, number, site.index, view[2], units, units == tuple(right.tolist()))]
 
     def _upload(self, site: Site, s: int, wanted: SumWanted) -> list[Fact]:
@@ -910,9 +951,18 @@ class Model:
         elif kind == "delivery":
             facts = [("bundle", s, dealer, here) for dealer in what[0]]
         elif kind == "consents":
-            facts = [("consent", s, what[0], index, view) for index in what[1]]
+            facts = [
+                (
+                    "consent",
+                    s,
+                    what[0],
+                    index,
+                    (*view[:4], ()) if index in what[3] else view if view[4] else view[:4],
+                )
+                for index in what[1]
+            ]
         elif kind == "evidence":
-            _, participants, survivors, _ = view
+            _, participants, survivors = view[:3]
             late = what[2][1:] if what[2][:1] == ("with the late upload of",) else ()
             made = [self._uploaded(s, what[0], participants, one, 0) for one in (*survivors, *late)]
             facts = [each[1] for each in made if each]
@@ -982,6 +1032,8 @@ class Model:
 
         The real code runs for exchanges of two neighbouring places; other renamings are made of these.
         """
+        if renamed == self.cohort:
+            return name
         key = name, renamed
         if key not in self._images:
             node = self.nodes[name]
@@ -997,6 +1049,24 @@ class Model:
                 result = self.step(self.image(node.parent, renamed), _renamed(node.said, renamed))
             self._images[key] = result
         return self._images[key]
+
+    def likeness(self, name: int) -> tuple[int, tuple[int, ...]]:
+        """A node that is the same for all that differ from it by the names of honest clients, their own site's too (their
+        colour), and the renaming that makes this one of it.
+        """
+        if name not in self._likeness:
+            cohort = self.cohort
+            swaps = [(*cohort[:i], i + 1, i, *cohort[i + 2 :]) for i in self.bounds.honest[:-1]]
+            fresh = {name: cohort}
+            while fresh:
+                self._likeness |= {one: (name, renamed) for one, renamed in fresh.items()}
+                after = {
+                    self.image(one, swap): tuple(swap[index] for index in renamed)
+                    for one, renamed in fresh.items()
+                    for swap in swaps
+                }
+                fresh = {one: renamed for one, renamed in after.items() if one not in self._likeness}
+        return self._likeness[name]
 
     def path(self, name: int) -> list[Said]:
         """How the node was reached first."""
@@ -1016,7 +1086,9 @@ def _renamed(said: Said, to: tuple[int, ...]) -> Said:
             return "directory", s, tuple(sorted((to[index], variant) for index, variant in entries)), twist
         case ("delivery", s, dealers, twist):
             return "delivery", s, indices(dealers), (twist[0], to[twist[1]]) if twist else twist
-        case ("request" | "survivors" | "consents" as kind, s, r, of, *rest):
+        case ("consents", s, r, of, fill, without):
+            return "consents", s, r, indices(of), fill, indices(without)
+        case ("request" | "survivors" as kind, s, r, of, *rest):
             return kind, s, r, indices(of), *rest
         case ("roots", s, r, of, shown):
             return "roots", s, r, indices(of), tuple((to[index], variant) for index, variant in shown)

@@ -1,5 +1,7 @@
 """All that a lying server can make our clients do, within small bounds; see `tests/long/explore.py` for large ones."""
 
+from itertools import permutations
+
 import pytest
 from long.explore import ATTACKS, Outcome, Search
 from long.sites import Bounds
@@ -37,18 +39,34 @@ def test_no_rule_is_broken(bounds: Bounds, states: int) -> None:
 
 
 @pytest.mark.slow
-def test_clients_that_make_a_sum_again_accept_one_and_the_right_one() -> None:
+@pytest.mark.parametrize("honest_setup", [True, False])
+def test_clients_that_make_a_sum_again_accept_one_and_the_right_one(honest_setup: bool) -> None:
     """Claim: whatever evidence a server with a colluder makes, of two uploads of the colluder or with masks that the server was
-    given, clients accept no two sums of a round, and none but that of the uploads that they consented to.
+    given, clients accept no two sums of a round, and none but that of the uploads that they consented to; also if the server
+    lied in the set-up.
     """
-    search = Search(Bounds(colluders=1, honest_setup=True, equivocate=False, replay=True))
+    search = Search(Bounds(colluders=1, honest_setup=honest_setup, equivocate=False, replay=True))
     outcome = search.run()
     assert outcome.violation is None
     assert outcome.complete
-    assert outcome.states >= 2000
+    assert outcome.states >= (2000 if honest_setup else 16_000)
     accepted = [fact for fact in search.model.known if fact[0] == "accepted"]
     assert {survivors for _, _, _, _, survivors, *_ in accepted} >= {(0, 1, 2), (0, 1, 3), (0, 1, 2, 3)}
     assert len({units for _, _, _, _, survivors, units, _ in accepted if survivors == (0, 1, 2, 3)}) == 2
+
+
+@pytest.mark.slow
+def test_clients_make_two_sums_of_a_session_again() -> None:
+    """Claim: the same over two rounds, where consents also say which sum of the first round each client accepted."""
+    search = Search(Bounds(clients=3, rounds=2, colluders=1, equivocate=False, replay=True))
+    outcome = search.run()
+    assert outcome.violation is None
+    assert outcome.complete
+    assert outcome.states >= 600
+    accepted = {(fact[2], fact[3]) for fact in search.model.known if fact[0] == "accepted"}
+    assert accepted == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    said = {fact[4][4:] for fact in search.model.known if fact[0] == "consent" and fact[2] == 1}
+    assert {((),), ()} < said  # of clients that accepted a sum, and that did not
 
 
 @pytest.mark.slow
@@ -61,7 +79,7 @@ def test_every_order_shows_no_more_than_turns() -> None:
     by_turns = set().union(*search._phases())
     any_order = set().union(*search._any())
     assert len(any_order) >= 18_000
-    renamed = [tuple(range(4)), *search._renamings]
+    renamed = [(*one, 3) for one in permutations(range(3))]
     views = {
         search.held(tuple(search.model.image(name, to) for name in state)) & relevant()
         for state in by_turns
@@ -71,6 +89,23 @@ def test_every_order_shows_no_more_than_turns() -> None:
     for held in {search.held(state) & relevant() for state in any_order}:
         assert any(not held & ~view for view in most)
     assert not any(search.adversary.violations(search.held(state)) for state in any_order)
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_renamed_clients_take_renamed_messages(replay: bool) -> None:
+    """Claim: a client that differs from another by the names of honest clients takes just the renamed messages, at the same
+    cost for the adversary, so that the explorer need not try them all again.
+    """
+    search = Search(Bounds(colluders=1, honest_setup=replay, equivocate=False, replay=replay))
+    search.run()
+    model, compared = search.model, 0
+    with model.stand_ins():
+        for name in list(model._moves):
+            if model.likeness(name)[0] != name:
+                tried = {(move.rank, move.need, move.target) for move in model._expanded(name)}
+                assert tried == {(move.rank, move.need, move.target) for move in model.moves(name)}
+                compared += 1
+    assert compared > 50
 
 
 def test_the_real_ciphers_give_the_same_states() -> None:
