@@ -168,30 +168,6 @@ def plans(
     return tuple(plan)
 
 
-@st.composite
-def invalid_plans(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments for `SumPlan` of which one is wrong, so that it raises `LocalProtocolError`."""
-    arguments = {"statistic": "sum 0", "length": 1, "bound": 1.0, "fraction_bits": 20, "error": 1.0}
-    not_positive = st.one_of(st.floats(max_value=0.0), st.just(math.nan))
-    wrong: dict[str, st.SearchStrategy[Any]] = {
-        "statistic": st.sampled_from(["", "x" * 65, "a\nb", "\x00", "\ud800"]),
-        "length": st.integers(max_value=0),
-        "bound": st.one_of(not_positive, st.just(math.inf)),
-        "fraction_bits": st.integers().filter(lambda bits: bits not in FRACTION_BITS),
-        "error": not_positive,
-    }
-    name = draw(st.sampled_from(sorted(wrong)))
-    return arguments | {name: draw(wrong[name])}
-
-
-@st.composite
-def overflowing_plans(draw: st.DrawFn, members: int = 5) -> SumPlan:
-    """A plan that is well formed, but no word holds its sum: `SumPlan.spec` raises `CryptoError`."""
-    bound = draw(st.floats(2.0**-40, 2.0**40))
-    least = 64 - math.floor(math.log2(members * bound))
-    return SumPlan("sum 0", 1, bound, draw(st.integers(least, FRACTION_BITS[-1])))
-
-
 def _neighbourhoods(
     roster: Roster, policy: Policy, profile: Profile, cohort: int, rounds: int
 ) -> list[graph.Neighbourhood]:

@@ -1,5 +1,6 @@
 """The strategies give what they promise, again and again, and shrink to small examples."""
 
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from secure_afl.analytic.solve import solve
 from secure_afl.crypto.errors import CryptoError
+from secure_afl.crypto.fixed_point import FRACTION_BITS
 from secure_afl.crypto.hpke import Suite
 from secure_afl.crypto.kdf import Label
 from secure_afl.protocol.masking.client import MaskingClient
@@ -90,7 +92,31 @@ def test_sparse_graphs_are_drawn() -> None:
 
 
 @SOME
-@given(strategies.invalid_plans())
+@st.composite
+def invalid_plans(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments for `SumPlan` of which one is wrong, so that it raises `LocalProtocolError`."""
+    arguments = {"statistic": "sum 0", "length": 1, "bound": 1.0, "fraction_bits": 20, "error": 1.0}
+    not_positive = st.one_of(st.floats(max_value=0.0), st.just(math.nan))
+    wrong: dict[str, st.SearchStrategy[Any]] = {
+        "statistic": st.sampled_from(["", "x" * 65, "a\nb", "\x00", "\ud800"]),
+        "length": st.integers(max_value=0),
+        "bound": st.one_of(not_positive, st.just(math.inf)),
+        "fraction_bits": st.integers().filter(lambda bits: bits not in FRACTION_BITS),
+        "error": not_positive,
+    }
+    name = draw(st.sampled_from(sorted(wrong)))
+    return arguments | {name: draw(wrong[name])}
+
+
+@st.composite
+def overflowing_plans(draw: st.DrawFn, members: int = 5) -> SumPlan:
+    """A plan that is well formed, but no word holds its sum: `SumPlan.spec` raises `CryptoError`."""
+    bound = draw(st.floats(2.0**-40, 2.0**40))
+    least = 64 - math.floor(math.log2(members * bound))
+    return SumPlan("sum 0", 1, bound, draw(st.integers(least, FRACTION_BITS[-1])))
+
+
+@given(invalid_plans())
 def test_invalid_plans_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
         SumPlan(**arguments)
@@ -100,7 +126,7 @@ def test_invalid_plans_are_refused(arguments: dict[str, Any]) -> None:
 @given(st.data())
 def test_overflowing_plans_fit_no_word(data: st.DataObject) -> None:
     roster, _ = data.draw(strategies.rosters(2, 6))
-    plan = data.draw(strategies.overflowing_plans(len(roster.members)))
+    plan = data.draw(overflowing_plans(len(roster.members)))
     with pytest.raises(CryptoError, match="need more than 8 bytes"):
         plan.spec(len(roster.members))
 
