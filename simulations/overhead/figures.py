@@ -137,6 +137,22 @@ def found(
     return None
 
 
+def bases(figures: Figures) -> list[Mapping[str, Any]]:
+    """The measured cells where the axes meet."""
+    return [
+        next(cell for cell in figures["cells"] if all(cell[key] == value for key, value in base.items()))
+        for base in figures["base"]
+    ]
+
+
+def phases(cell: Mapping[str, Any]) -> list[str]:
+    """Phases of all parties of a cell, in their order."""
+    order = dict.fromkeys(
+        row["phase"] for party in (SERVER, CLIENT) for row in cell["costs"] if row["party"] == party
+    )
+    return [phase for phase in order if phase != ALL_PHASES]
+
+
 # ---- laws ----------------------------------------------------------------------------------------
 
 _LAW_QUANTITIES = ("cpu_seconds", "bytes_up", "bytes_down", MEMORY)

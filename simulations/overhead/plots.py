@@ -7,9 +7,9 @@ import numpy as np
 
 from secure_afl.cli.pages import logarithmic, svg
 from secure_afl.protocol.session.backend import SECURE
-from secure_afl.simulations.overhead.figures import MEMORY, Figures, found
+from secure_afl.simulations.overhead.figures import MEMORY, Figures, bases, found, phases
 from secure_afl.simulations.overhead.laws import FORMS
-from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER
+from secure_afl.simulations.overhead.measure import CLIENT, HOLDER, SERVER
 
 _COLOURS = dict(zip(SECURE, ("#c23b22", "#7a3e9d", "#2a6f97", "#2b8a57"), strict=True))
 _MARKERS = dict(zip(SECURE, "osD^", strict=True))
@@ -164,20 +164,10 @@ def _phases(figures: Figures) -> str:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    cells = [
-        next(cell for cell in figures["cells"] if all(cell[key] == value for key, value in base.items()))
-        for base in figures["base"]
-    ]
-    phases = list(
-        dict.fromkeys(
-            row["phase"]
-            for cell in cells
-            for row in cell["costs"]
-            if row["phase"] != ALL_PHASES and row["median"]
-        )
-    )
+    cells = bases(figures)
+    every = list(dict.fromkeys(phase for cell in cells for phase in phases(cell)))
     palette = colormaps["tab20"]
-    colours = {phase: palette(number % palette.N) for number, phase in enumerate(phases)}
+    colours = {phase: palette(number % palette.N) for number, phase in enumerate(every)}
     figure = Figure(figsize=(11.7, 1.2 + 0.42 * len(cells)), layout="constrained")
     parties = _parties(cells)
     for panel, party in zip(
@@ -185,7 +175,7 @@ def _phases(figures: Figures) -> str:
     ):
         for index, cell in enumerate(cells):
             left = 0.0
-            for phase in phases:
+            for phase in every:
                 row = found(cell, party, "cpu_seconds", phase)
                 width = 1e3 * row["median"] if row else 0.0
                 panel.barh(index, width, left=left, color=colours[phase])
@@ -196,7 +186,7 @@ def _phases(figures: Figures) -> str:
         panel.set_title(party, fontsize="medium", loc="left", fontweight="bold")
         panel.spines[["top", "right"]].set_visible(False)
     figure.legend(
-        handles=[Patch(color=colours[phase], label=phase) for phase in phases],
+        handles=[Patch(color=colours[phase], label=phase) for phase in every],
         loc="outside lower center",
         ncols=7,
         frameon=False,

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from secure_afl.cli import pages
 from secure_afl.cli.terminal import table
-from secure_afl.simulations.overhead.figures import MEMORY, QUANTITIES, Figures, found
+from secure_afl.simulations.overhead.figures import MEMORY, QUANTITIES, Figures, bases, found, phases
 from secure_afl.simulations.overhead.measure import ALL_PHASES, CLIENT, HOLDER, SERVER, WORST
 from secure_afl.simulations.overhead.peers.compare import OURS
 
@@ -63,22 +63,6 @@ def cell_words(cell: Mapping[str, Any]) -> str:
     words += [f"{cell['width']}-byte words"] if cell["width"] else []
     words += [str(cell[key]) for key in ("profile", "suite") if cell[key]]
     return ", ".join(words)
-
-
-def bases(figures: Figures) -> list[Mapping[str, Any]]:
-    """The measured cells where the axes meet."""
-    return [
-        next(cell for cell in figures["cells"] if all(cell[key] == value for key, value in base.items()))
-        for base in figures["base"]
-    ]
-
-
-def phases(cell: Mapping[str, Any]) -> list[str]:
-    """Phases of all parties of a cell, in their order."""
-    order = dict.fromkeys(
-        row["phase"] for party in (SERVER, CLIENT) for row in cell["costs"] if row["party"] == party
-    )
-    return [phase for phase in order if phase != ALL_PHASES]
 
 
 # ---- a terminal ----------------------------------------------------------------------------------
