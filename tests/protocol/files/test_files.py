@@ -157,3 +157,31 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "large").write_bytes(bytes(11))
     with pytest.raises(FileError, match="at most 10 bytes"):
         whole.read(tmp_path / "large")
+
+
+@pytest.mark.parametrize(("secret", "mode"), [(True, 0o600), (False, 0o644)])
+def test_a_file_that_takes_anothers_place_has_its_own_mode(tmp_path: Path, secret: bool, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o640)
+    before = os.umask(0o022)
+    try:
+        whole.replace(path, b"new", secret=secret)
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_folder_that_could_not_be_filled_is_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+
+    def fill() -> None:
+        with whole.new_folder(folder):
+            (folder / "within" / "it").mkdir(parents=True)
+            (folder / "file").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill()
+    assert not list(folder.iterdir())
