@@ -36,6 +36,11 @@ class Problem:
 # of each client's training rows, seed 0.
 _LINEAR = {"linear": (Network((784,), (), 10), "seeded", 0.3)}
 _CONV = {
+    "deskew 8": (
+        Network((1, 28, 28), (Deskew(), Conv(8, 7, padding=1, contrast=True), ReLU(), AvgPool(4)), 10),
+        "seeded",
+        3e-3,
+    ),
     "deskew 16": (
         Network((1, 28, 28), (Deskew(), Conv(16, 7, padding=1, contrast=True), ReLU(), AvgPool(4)), 10),
         "seeded",
