@@ -34,9 +34,6 @@ _WIDEN_SCALE = 2.0
 LARGEST = 64.0  # |activation|, see `ReLU`
 MASS_BITS = 7  # brightness is weighed in steps of 2⁻⁷, the bytes of a picture from −1 to 1
 _STEEPEST = 1.0  # of a slant, pixels a row
-# Distortions; lengths in units of the image's side.
-_TURN, _STRETCH, _SHEAR, _SHIFT, _WAVE = 0.1, 0.07, 0.09, 0.02, 0.06
-_INTERVALS = 4  # of the splines along a side
 _PHASES = 2**14  # a turn's steps; half a step changes a cosine by less than half a grid step
 
 
@@ -163,63 +160,6 @@ def exactly_deskewed(shape: Sequence[int], limit: float) -> bool:
     """Whether the sums in `deskewed` are integers that float64 represents; for images (channels, height, width)."""
     mass = prod(shape) * 2 * limit * 2.0**MASS_BITS
     return (mass * max(shape[1:])) ** 2 < 2.0**EXACT_BITS
-
-
-@lru_cache(maxsize=4)
-def distortions(height: int, width: int, copies: int, seed: int) -> Tensor:
-    """How far from each pixel each copy reads, on the grid: (copies, 2 for down and right, height, width), in pixels.
-
-    All are drawn from the public seed. A linear map turns by up to 0.1 rad, stretches each axis by up to 7 % and shears by
-    up to 0.09; a shift takes up to 2 % of a side; a cubic B-spline on 4 × 4 intervals bends, its control points up to 6 %
-    of a side away (elastic distortions, Simard et al., ICDAR 2003). Operations are exact, or elementwise with one rounding
-    each: equal bits everywhere.
-    """
-    knots = _INTERVALS + 3
-    drawn = uniform(seed.to_bytes(32, "big"), (copies, 6 + 2 * knots**2)) * 2.0**-16
-    turn, shear, high, wide, lower, further = drawn[:, :6].T[:, :, None, None]
-    points = drawn[:, 6:].reshape(copies, 2, knots, knots)
-    # Weights on a grid of 2⁻¹⁰, points on one of 2⁻¹⁶: sums of their products are exact.
-    bent = _WAVE * (_spline(height) @ points @ _spline(width).T)
-    y = (np.arange(height) - (height - 1) / 2)[:, None]
-    x = np.arange(width) - (width - 1) / 2
-    down = _STRETCH * high * y + _TURN * turn * x + height * (_SHIFT * lower + bent[:, 0])
-    right = (
-        _STRETCH * wide * x + (_SHEAR * shear - _TURN * turn) * y + width * (_SHIFT * further + bent[:, 1])
-    )
-    return to_grid(torch.tensor(np.stack([down, right], axis=1)))
-
-
-def _spline(side: int) -> npt.NDArray[np.float64]:
-    """The uniform cubic B-splines at the pixels of a side, (side, knots), rounded to 2⁻¹⁰."""
-    at = (np.arange(side) + 0.5) * (_INTERVALS / side)
-    away = abs(at[:, None] - np.arange(-1, _INTERVALS + 2))
-    near = (4 - 6 * away * away + 3 * away * away * away) / 6
-    far = np.maximum(2 - away, 0)
-    return np.asarray(
-        np.rint(np.where(away < 1, near, far * far * far / 6) * 2.0**GRID_BITS) * 2.0**-GRID_BITS
-    )
-
-
-def warped(images: Tensor, field: Tensor) -> Tensor:
-    """Each pixel read `field` (2, height, width) further down and right, interpolated bilinearly, exactly, and rounded to
-    the grid; outside is the darkest value. images: (samples, channels, height, width), float64 on the grid.
-    """
-    height, width = images.shape[2:]
-    field = field.to(images.device)
-    darkest = images.amin(dim=(1, 2, 3), keepdim=True)
-    around = functional.pad(images - darkest, [1] * 4).flatten(2)
-    y = field[0] + torch.arange(height, dtype=torch.float64, device=images.device)[:, None]
-    x = field[1] + torch.arange(width, dtype=torch.float64, device=images.device)
-    top, left = torch.floor(y), torch.floor(x)
-    below, beside = y - top, x - left
-    found = torch.zeros_like(images)
-    for down, of_rows in ((0, 1 - below), (1, below)):
-        for right, of_columns in ((0, 1 - beside), (1, beside)):
-            row = (top + down).clamp(-1, height).to(torch.int64) + 1
-            column = (left + right).clamp(-1, width).to(torch.int64) + 1
-            read = around[:, :, (row * (width + 2) + column).flatten()].reshape(images.shape)
-            found += read.mul_(of_rows * of_columns)
-    return to_grid(found + darkest)
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -34,12 +34,10 @@ from secure_afl.models.networks.encoder import Encoder
 from secure_afl.models.networks.encoders import coded, codes, filters, seeded, summed
 from secure_afl.models.networks.grid import Weights, check_on_grid, on_weight_grid, to_grid
 from secure_afl.models.networks.network import (
-    Distort,
     Network,
     Trained,
     apply_fixed,
     apply_trained,
-    distorted,
     patches,
 )
 from secure_afl.models.personal_head import own_head
@@ -94,39 +92,27 @@ class Learner:
         rows = to_grid(torch.tensor(X, dtype=torch.float64, device=device))
         # Grid values have at most 17 bits: float32 stores them exactly in half the memory.
         self._values = rows.reshape(len(y), *network.input_shape).to(torch.float32)
-        self._weights: dict[int, Tensor] = {}
-        start = 0
-        if network.distorting is not None:
-            start = network.distorting
-            self._forward(0, start, network.trained[0])
-            self._images = self._values  # of which the head's sum takes views
-        self._forward(start, network.trained[0].at, network.trained[0])
+        self._forward(0, network.trained[0].at, network.trained[0])
 
     def statistics(self, known: Trained) -> SufficientStatistics:
-        """Gram matrix and cross-covariance of the layer's inputs with a leading column of ones, exact float64.
-
-        For the head of a network with `Distort` a row's part is the mean over its views: counts are of rows.
-        """
+        """Gram matrix and cross-covariance of the layer's inputs with a leading column of ones, exact float64."""
         wanted = self._targets(known)
         classes, inputs = self._network.classes, known.inputs
         gram = None
         # All rows of a label at a position have the same target: only their sum matters.
         sums = torch.zeros((classes, known.positions * inputs), dtype=torch.float64, device=self._device)
-        for labels, values in self._views(known):
-            rows = patches(values, known.layer)
+        for chunk in self._chunks(8 * known.positions * 2 * inputs):
+            rows = patches(self._values[chunk], known.layer)
             product = _gram(rows)
             gram = product if gram is None else gram.add_(product)
-            sums.index_add_(0, labels, rows.reshape(-1, known.positions * inputs))
-        assert gram is not None  # a learner has rows
-        if known is self._network.trained[-1]:
-            for one in (gram, sums):
-                one.mul_(2.0**-self._network.view_bits)
+            sums.index_add_(0, self._labels[chunk], rows.reshape(-1, known.positions * inputs))
         numbers = torch.bincount(self._labels, minlength=classes).to(torch.float64)
         count = len(self._labels) * known.positions
         sums = sums.reshape(classes * known.positions, inputs)
         whole = np.empty((inputs + 1, inputs + 1))
         whole[0, 0] = count
         whole[0, 1:] = whole[1:, 0] = sums.sum(dim=0).cpu().numpy()
+        assert gram is not None  # a learner has rows
         whole[1:, 1:] = gram.cpu().numpy()
         whole.flags.writeable = False
         cross = sums.T @ wanted.reshape(classes * known.positions, -1)
@@ -149,49 +135,29 @@ class Learner:
 
     def install(self, known: Trained, weights: Weights) -> None:
         """Install a trained layer and compute the inputs of the next one."""
-        self._weights[known.at] = torch.tensor(weights, device=self._device)
+        on_device = torch.tensor(weights, device=self._device)
         stop = min((later.at for later in self._network.trained if later.at > known.at), default=known.at + 1)
-        self._forward(known.at, stop, known)
+        self._forward(known.at, stop, known, on_device)
 
     def install_all(self, layers: Sequence[Weights]) -> None:
         """Install the first trained layers."""
         for known, weights in zip(self._network.trained, layers, strict=False):
             self.install(known, weights)
 
-    def _forward(self, start: int, stop: int, known: Trained) -> None:
+    def _forward(self, start: int, stop: int, known: Trained, weights: Tensor | None = None) -> None:
         """Apply the layers from `start` to `stop`, of which at most `known` has weights."""
         after = []
-        for chunk in self._chunks(_memory(known)):
-            values = self._through(self._values[chunk], start, stop)
+        for chunk in self._chunks(8 * known.positions * 2 * (known.inputs + known.outputs)):
+            values = self._values[chunk].to(torch.float64)
+            for at in range(start, stop):
+                if at == known.at:
+                    assert weights is not None
+                    values = apply_trained(values, known, weights)
+                else:
+                    values = apply_fixed(values, self._network.steps[at])
             # Scores stay float64; grid values fit into float32.
             after.append(values if stop == len(self._network.steps) else values.to(torch.float32))
         self._values = torch.cat(after)
-
-    def _through(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Values (samples, …) after the layers from `start` to `stop`, all installed; float64."""
-        trained = {known.at: known for known in self._network.trained}
-        values = values.to(torch.float64)
-        for at in range(start, stop):
-            if known := trained.get(at):
-                values = apply_trained(values, known, self._weights[at])
-            else:
-                values = apply_fixed(values, self._network.steps[at])
-        return values
-
-    def _views(self, known: Trained) -> Iterator[tuple[Tensor, Tensor]]:
-        """Labels and the layer's inputs, chunk by chunk; of the head those of every view."""
-        at = self._network.distorting
-        if at is None or known is not self._network.trained[-1]:
-            for chunk in self._chunks(8 * known.positions * 2 * known.inputs):
-                yield self._labels[chunk], self._values[chunk]
-            return
-        layer = self._network.layers[at]
-        assert isinstance(layer, Distort)
-        for chunk in self._chunks(max(map(_memory, self._network.trained)) + 16 * layer.views * known.inputs):
-            images = self._images[chunk].to(torch.float64)
-            views = (distorted(images, layer, view) for view in range(layer.views))
-            inputs = torch.cat([self._through(view, at + 1, known.at) for view in views])
-            yield self._labels[chunk].repeat(layer.views), inputs
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -217,11 +183,6 @@ class Learner:
             at += size
             size = min(most, 2 * size) if now > rate else max(1, size // 2)
             rate = now
-
-
-def _memory(known: Trained) -> int:
-    """Bytes that a sample takes while a trained layer is applied."""
-    return 8 * known.positions * 2 * (known.inputs + known.outputs)
 
 
 def _gram(rows: Tensor) -> Tensor:
@@ -274,20 +235,18 @@ class Coordinator:
         plan = []
         for number, known in enumerate(self.summed):
             bound = float(rows * known.positions) * max(known.limit, 1.0) ** 2
-            head = known is self.network.trained[-1]
-            bits = 2 * known.bits + (self.network.view_bits if head else 0)
-            if clients * bound * 2.0**bits >= 2.0**53:
+            if clients * bound * 2.0 ** (2 * known.bits) >= 2.0**53:
                 raise DataError(
                     f"{clients} clients of up to {rows} rows with {known.positions} positions in layer {known.at} are "
                     "too many for exact sums: lower max_rows"
                 )
-            slots = self.groups if head else 1
+            slots = self.groups if known is self.network.trained[-1] else 1
             plan.append(
                 SumPlan(
                     f"fedacnnl sum {number + 1} of {len(self.summed)}",
                     slots * self.bounds(known).length,
                     bound,
-                    fraction_bits=bits,
+                    fraction_bits=2 * known.bits,
                     survivors=self.survivors if slots > 1 else 0,
                     # Every layer's sum contains the counts of rows and labels; with slots there is also a count of groups.
                     same_survivors=len(self.summed) > 1 or slots > 1,
@@ -295,7 +254,9 @@ class Coordinator:
                     trusts_server=number > 0 or slots > 1,
                     exact=True,
                     # Discriminants need the sum itself; a ridge head may be released by key holders without it.
-                    system=self._system() if head and slots == 1 and self.kind == HEADS[0] else None,
+                    system=self._system()
+                    if known is self.network.trained[-1] and slots == 1 and self.kind == HEADS[0]
+                    else None,
                 )
             )
         return plan
@@ -683,11 +644,6 @@ class FedACnnL(FederatedClassifier):
             raise DataError("expected a ridge head with privacy, got discriminants")
         if self.privacy and self.encoder != Encoder.SEEDED.value:
             raise DataError(f"expected the encoder seeded, of one sum, with privacy, got {self.encoder!r}")
-        if self.network.distorting is not None and (self.privacy or self.encoder != Encoder.SEEDED.value):
-            raise DataError(
-                f"layer Distort: expected the encoder 'seeded' and no privacy, got {self.encoder!r}"
-                f"{' with privacy' if self.privacy else ''}: leave the layer out or change these"
-            )
         if parse_real("ridge", self.ridge) < 0:
             raise DataError(f"expected ridge as a number of at least 0, got {self.ridge!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**32:

@@ -21,12 +21,10 @@ from secure_afl.models.networks.features import (
     WIDEN_LIMIT,
     by_contrast,
     deskewed,
-    distortions,
     exactly_deskewed,
     exactly_normalised,
     normalised,
     sparse,
-    warped,
     waves,
     widened,
 )
@@ -134,22 +132,8 @@ class Deskew:
     """Move an image's centre of brightness to the middle and shear it upright, see `deskewed`. It has no parameters."""
 
 
-@dataclass(frozen=True)
-class Distort:
-    """Train the head on `views` views of an image: itself and copies, which the public `seed` distorts, see `distortions`.
-
-    A row's statistics are the mean over its views. So one row counts as one row, and bounds on a row hold as before. views
-    is a power of two up to 64: the mean is exact. Prediction and personal heads take the image itself. At most one such
-    layer, before all trained layers, which must need no sum (encoder "seeded").
-    """
-
-    views: int
-    seed: int = 0
-
-
-Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen | Fourier | Sparse | Deskew | Distort
+Layer = Conv | Dense | ReLU | MaxPool | AvgPool | Flatten | Widen | Fourier | Sparse | Deskew
 Shape = tuple[int, ...]
-VIEWS = (2, 4, 8, 16, 32, 64)
 _KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in get_args(Layer)}
 
 
@@ -222,11 +206,6 @@ class Network:
                 f"got {self.input_shape} and {self.classes}"
             )
         _ = self.trained  # raises if two layers do not fit
-        distorting = [at for at, layer in enumerate(self.layers) if isinstance(layer, Distort)]
-        if len(distorting) > 1 or any(at > self.trained[0].at for at in distorting):
-            raise DataError(
-                f"expected at most one layer Distort, before all trained layers, got it as layers {distorting}"
-            )
 
     @cached_property
     def steps(self) -> tuple[Layer, ...]:
@@ -235,16 +214,6 @@ class Network:
         for at, layer in enumerate(self.layers):
             shape = _shape_after(shape, layer, at)
         return (*self.layers, *([Flatten()] if len(shape) == 3 else []), Dense(self.classes))
-
-    @property
-    def distorting(self) -> int | None:
-        """The index of the layer `Distort`, None without one."""
-        return next((at for at, layer in enumerate(self.layers) if isinstance(layer, Distort)), None)
-
-    @property
-    def view_bits(self) -> int:
-        """Binary logarithm of a row's views in the head's sum: so many more fraction bits their mean needs."""
-        return next((layer.views.bit_length() - 1 for layer in self.layers if isinstance(layer, Distort)), 0)
 
     @cached_property
     def trained(self) -> tuple[Trained, ...]:
@@ -326,10 +295,6 @@ def _shape_after(shape: Shape, layer: Layer, at: int) -> Shape:
             if len(shape) != 3:
                 raise problem
             return shape
-        case Distort(views, seed):
-            if len(shape) != 3 or seed < 0 or views not in VIEWS:
-                raise problem
-            return shape
         case Conv(channels, kernel, stride, padding):
             if len(shape) != 3 or min(channels, kernel, stride) < 1 or padding < 0:
                 raise problem
@@ -375,14 +340,6 @@ def apply_trained(inputs: Tensor, known: Trained, weights: Tensor) -> Tensor:
     return scores.reshape(len(inputs), known.outputs, height, width)
 
 
-def distorted(images: Tensor, layer: Distort, view: int) -> Tensor:
-    """A view of images (samples, channels, height, width), float64 on the grid; view 0 is the images themselves."""
-    if view == 0:
-        return images
-    height, width = images.shape[2:]
-    return warped(images, distortions(height, width, layer.views - 1, layer.seed)[view - 1])
-
-
 def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
     """The outputs of a layer without weights, back on the grid; float64 in, float64 out."""
     match layer:
@@ -404,6 +361,4 @@ def apply_fixed(values: Tensor, layer: Layer) -> Tensor:
             return sparse(values, groups, bits, levels, low, high, seed)
         case Deskew():
             return deskewed(values)
-        case Distort():
-            return values
     raise AssertionError(f"{layer} has weights")

@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import affine_transform
 
 from secure_afl.errors import DataError
-from secure_afl.models.networks.features import (
-    cosines,
-    deskewed,
-    distortions,
-    sparse,
-    warped,
-    wave_directions,
-    waves,
-)
+from secure_afl.models.networks.features import cosines, deskewed, sparse, wave_directions, waves
 from secure_afl.models.networks.fedacnnl import FedACnnL
 from secure_afl.models.networks.grid import to_grid
 from secure_afl.models.networks.network import (
@@ -26,7 +18,6 @@ from secure_afl.models.networks.network import (
     Conv,
     Dense,
     Deskew,
-    Distort,
     Flatten,
     Fourier,
     Layer,
@@ -34,8 +25,6 @@ from secure_afl.models.networks.network import (
     ReLU,
     Sparse,
     apply_fixed,
-    layer_words,
-    parse_layer,
 )
 from secure_afl.simulations.data.dataset import load
 
@@ -124,51 +113,6 @@ def test_a_slanted_stroke_stands_upright_and_an_upright_one_stays() -> None:
     assert torch.equal(deskewed(black), black)
 
 
-@settings(max_examples=25)
-@given(st.integers(1, 2), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2**32))
-def test_warping_is_exact_and_of_one_sample(channels: int, height: int, width: int, seed: int) -> None:
-    """Against the same in fractions, pixel by pixel; also far outside."""
-    draws = np.random.default_rng(seed)
-    images = on_grid(draws.uniform(-1, 1, (2, channels, height, width)))
-    field = on_grid(draws.uniform(-9, 9, (2, height, width)) * draws.choice([0.1, 1.0]))
-    out = warped(images, field)
-    assert torch.equal(warped(images[1:], field), out[1:])
-    assert torch.equal(out, to_grid(out))
-    assert float(out.abs().max()) <= 1
-    pixels = [[[Fraction(value) for value in row] for row in plane] for plane in images[0].tolist()]
-    darkest = min(value for plane in pixels for row in plane for value in row)
-
-    def read(plane: list[list[Fraction]], y: int, x: int) -> Fraction:
-        return plane[y][x] if 0 <= y < height and 0 <= x < width else darkest
-
-    for plane, mine in zip(pixels, out[0].tolist(), strict=True):
-        for y in range(height):
-            for x in range(width):
-                from_y, from_x = y + Fraction(float(field[0, y, x])), x + Fraction(float(field[1, y, x]))
-                top, left = from_y.__floor__(), from_x.__floor__()
-                down, right = from_y - top, from_x - left
-                value = sum(
-                    (down if v else 1 - down) * (right if h else 1 - right) * read(plane, top + v, left + h)
-                    for v in (0, 1)
-                    for h in (0, 1)
-                )
-                assert abs(Fraction(mine[y][x]) - value) <= Fraction(1, 2048)
-
-
-def test_distortions_are_small_all_different_and_of_their_seed() -> None:
-    fields = distortions(28, 28, 7, 0)
-    assert fields.shape == (7, 2, 28, 28)
-    assert torch.equal(fields, to_grid(fields))
-    assert 0.5 < float(fields.square().mean().sqrt()) < 2.0 < float(fields.abs().max()) < 6.0
-    apart = (fields[:, None] - fields).abs().amax(dim=(2, 3, 4)) + torch.eye(7)
-    assert float(apart.min()) > 0.5
-    assert not torch.equal(fields, distortions(28, 28, 7, 1))
-    assert [layer_words(parse_layer(["Distort", 8, 3])), parse_layer(["Distort", 8])] == [
-        ["Distort", 8, 3],
-        Distort(8),
-    ]
-
-
 def test_overlapping_pools_are_means_of_their_squares() -> None:
     values = on_grid(np.random.default_rng(0).uniform(0, 6, (3, 2, 9, 8)))
     out = apply_fixed(values, AvgPool(4, 2)).numpy()
@@ -244,11 +188,6 @@ def test_sums_of_codes_are_whole_numbers_and_travel_as_such() -> None:
         ((8,), (Deskew(),), "does not fit"),
         ((3, 200, 200), (Deskew(),), "too large to deskew exactly"),
         ((1, 8, 8), (Conv(2, 3), Deskew(), ReLU()), "a ReLU must bound"),
-        ((8,), (Distort(8),), "does not fit"),
-        ((1, 8, 8), (Distort(6),), "does not fit"),
-        ((1, 8, 8), (Distort(8, -1),), "does not fit"),
-        ((1, 8, 8), (Distort(8), Deskew(), Distort(8)), "at most one layer Distort"),
-        ((1, 8, 8), (Conv(2, 3), ReLU(), Distort(8)), "before all trained layers"),
         ((1, 8, 8), (AvgPool(4, -1),), "does not fit"),
         ((1, 3, 3), (AvgPool(4, 1),), "does not fit"),
         ((8,), (Fourier(3, 0.0),), "does not fit"),

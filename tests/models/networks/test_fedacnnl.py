@@ -23,7 +23,6 @@ from secure_afl.models.networks.network import (
     Conv,
     Dense,
     Deskew,
-    Distort,
     Flatten,
     Fourier,
     MaxPool,
@@ -31,8 +30,6 @@ from secure_afl.models.networks.network import (
     ReLU,
     Sparse,
     Widen,
-    apply_fixed,
-    distorted,
 )
 from secure_afl.models.networks.pfedacnnl import PFedACnnL
 from secure_afl.protocol.session.policy import Policy
@@ -56,7 +53,6 @@ NETWORKS = {
         (1, 6, 6), (Deskew(), Conv(4, 3, contrast=True), ReLU(), AvgPool(3, 1), Flatten(), Fourier(9, 2.0)), 3
     ),
     "sparse": Network((36,), (Sparse(9, 3, 2, -1.0, 1.0), Dense(8), ReLU(3.0), Sparse(4, 2)), 3),
-    "distorted": Network((1, 6, 6), (Deskew(), Distort(4, 1), Conv(4, 3, contrast=True), ReLU()), 3),
     "head": Network((36,), (), 3),
 }
 SEED = bytes(32)
@@ -92,7 +88,6 @@ def test_masked_layers_are_the_central_ones_bit_for_bit(
     """Any partition, order of rows, and survivor set; the sums under masks, the reference in the clear."""
     draws = np.random.default_rng(seed)
     X, y = images(rows, seed)
-    encoder = encoder if NETWORKS[name].distorting is None else Encoder.SEEDED
     site = np.concatenate([np.arange(sites), draws.integers(0, sites, rows - sites)])
     silent = frozenset({int(draws.integers(sites))} if lost else ())
     model = FedACnnL(
@@ -155,70 +150,6 @@ def test_statistics_are_the_products_of_rows_and_targets(name: str, encoder: Enc
     assert np.array_equal(statistics.gram, rows.T @ rows)
     assert np.array_equal(statistics.cross, rows.T @ targets)
     assert statistics.count == len(rows)
-
-
-DISTORTED = Network((1, 6, 6), (Deskew(), Distort(8, 2)), 3)
-
-
-def test_statistics_of_a_row_are_the_mean_over_its_views() -> None:
-    X, y = images(20, 4)
-    (head,) = DISTORTED.trained
-    seen = apply_fixed(torch.round(torch.tensor(X) * 1024).reshape(20, 1, 6, 6) / 1024, Deskew())
-    layer = DISTORTED.layers[1]
-    assert isinstance(layer, Distort)
-    views = [
-        np.column_stack([np.ones(20), distorted(seen, layer, view).reshape(20, 36)]) for view in range(8)
-    ]
-    for chunk_bytes in (1, 5000, 10**9):
-        learner = Learner(DISTORTED, X, y, encoder=Encoder.SEEDED, seed=SEED, chunk_bytes=chunk_bytes)
-        statistics = learner.statistics(head)
-        assert np.array_equal(8 * statistics.gram, sum(rows.T @ rows for rows in views))
-        assert np.array_equal(8 * statistics.cross, sum(rows.T @ np.eye(3)[y] for rows in views))
-        assert np.array_equal(learner.rows(head), views[0])  # of a personal head, without copies
-
-
-def test_copies_of_one_row_do_not_count_as_rows() -> None:
-    """A site with one row and eight views of it has one row in every count of the sum, and max_rows counts rows."""
-    X, y = images(9, 1)
-    plain = FedACnnL(Network((1, 6, 6), (Deskew(),), 3), max_rows=8)
-    copied = FedACnnL(DISTORTED, max_rows=8)
-    for rows in (1, 8):
-        mine, theirs = (
-            Learner(one.network, X[:rows], y[:rows], encoder=Encoder.SEEDED, seed=SEED).statistics(
-                one.network.trained[0]
-            )
-            for one in (copied, plain)
-        )
-        assert mine.count == theirs.count == mine.gram[0, 0] == rows
-        assert np.array_equal(mine.cross[0], theirs.cross[0])
-        assert mine.cross[0].sum() == rows
-        assert copied.vector(X[:rows], y[:rows], "a")[-1] == rows
-    with pytest.raises(DataError, match="more than the 8 rows"):
-        copied.vector(X, y, "a")
-
-
-def test_views_stay_within_the_bound_and_the_range_of_exact_sums() -> None:
-    """White images reach the bound; a sum of as many as may take part is exact, and of twice as many is refused."""
-    model = FedACnnL(DISTORTED, max_rows=5)
-    (plan,) = model.plan(7)
-    assert (plan.bound, plan.fraction_bits, plan.exact) == (5.0, 23, True)
-    white = model.vector(np.ones((5, 36)), np.zeros(5, np.int64), "a")
-    assert np.abs(white).max() == plan.bound
-    noise = np.random.default_rng(0).choice([-1.0, 1.0], (5, 36))
-    vector = model.vector(noise, np.arange(5) % 3, "a")
-    assert np.abs(vector).max() <= plan.bound
-    assert (np.ldexp(vector, 23) % 1 == 0).all()
-    assert (np.ldexp(vector, 22) % 1 != 0).any()
-    most = 2**29  # times 2^23 units, and one client more than fits
-    assert FedACnnL(DISTORTED, max_rows=most).plan(1)
-    with pytest.raises(DataError, match="lower max_rows"):
-        FedACnnL(DISTORTED, max_rows=most).plan(2)
-
-
-def test_views_are_refused_where_layers_need_sums_or_noise() -> None:
-    for wrong in ({"encoder": "spatial"}, {"privacy": Privacy(1.0, 1e-6)}):
-        with pytest.raises(DataError, match="layer Distort: expected the encoder 'seeded' and no privacy"):
-            FedACnnL(NETWORKS["distorted"], **wrong).plan(5)
 
 
 def test_the_grid_is_what_the_first_layer_sums_up() -> None:
