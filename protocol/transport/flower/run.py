@@ -7,6 +7,7 @@ The names used here are internal to Flower: see `fleet.TRIED`.
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +41,7 @@ from secure_afl.protocol.transport.flower.fleet import FleetError
 
 _BEAT = 10.0  # seconds; Flower takes a run for dead after 30
 _PATIENCE = 20.0  # seconds in which a SuperLink that is restarted has to come back
+_AT_ONCE = 8  # answers that are fetched at the same time
 _TASK = "flwr-serverapp"
 
 
@@ -140,7 +142,10 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
                 about = head.metadata
                 self._begun[about.message_id] = about.reply_to_message_id, parts
             asked = [number for number, (question, _) in self._begun.items() if question in wanted]
-            return [message for number in asked if (message := self._whole(number))]
+            with ThreadPoolExecutor(
+                _AT_ONCE
+            ) as pool:  # a request takes its time, and a message has several parts
+                return [message for message in pool.map(self._whole, asked) if message]
 
     def _whole(self, number: str) -> Message | None:
         """An answer; None while a part of it is missing, and for ever if the SuperLink gave that part up."""
