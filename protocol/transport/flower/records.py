@@ -16,6 +16,7 @@ MESSAGE_TYPE = f"query.{ACTION}"
 _ABOUT, _PAYLOAD = "about", "payload"
 _SERIALIZED = "secure_afl.bytes"  # not a NumPy type, so that NumPy never parses it
 SHORT = 2**17  # bytes
+UNREADABLE = 1001  # the code of an error that stands for an answer of other bytes than a message has
 
 
 def to_records(envelope: Envelope) -> RecordDict:

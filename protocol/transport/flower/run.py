@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from flwr.app import Message
+from flwr.app import Error, Message, Metadata
+from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SubStatus
-from flwr.common.serde import fab_to_proto
+from flwr.common.serde import fab_to_proto, metadata_from_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import (
@@ -38,6 +39,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from secure_afl.protocol.transport.flower.fleet import FleetError
+from secure_afl.protocol.transport.flower.records import UNREADABLE
 
 _BEAT = 10.0  # seconds; Flower takes a run for dead after 30
 _PATIENCE = 20.0  # seconds in which a SuperLink that is restarted has to come back
@@ -99,7 +101,7 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
     def __init__(self, address: str, token: str) -> None:
         super().__init__(address, True, token=token)
         self._address = address
-        self._begun: dict[str, tuple[str, dict[str, bytes | None]]] = {}  # answers: question, parts
+        self._begun: dict[str, tuple[Metadata, dict[str, bytes | None]]] = {}  # answers, in parts
         self.client = self._client = RuntimeHttpClient.from_server_address(
             address,
             True,
@@ -128,28 +130,31 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The answers that are here in whole. Flower's own method waits for the rest of an answer, minutes if its node died
-        while it sent it, and gives nobody's meanwhile.
+        while it sent it, and gives nobody's meanwhile. Which question is answered says the SuperLink, not the node.
         """
-        wanted = list(message_ids)
+        wanted = set(message_ids)
         with _reached(self._address):
-            begun = {question for question, _ in self._begun.values()}  # the SuperLink gives each once
-            fresh = [question for question in wanted if question not in begun]
+            # What is not asked for any more would stay in memory for the whole run.
+            begun = {
+                number: one for number, one in self._begun.items() if one[0].reply_to_message_id in wanted
+            }
+            fresh = wanted - {about.reply_to_message_id for about, _ in begun.values()}  # each is given once
             came = self.client.PullMessages(PullAppMessagesRequest(message_ids=fresh))
             for head, tree in zip(came.messages_list, came.message_object_trees, strict=True):
-                parts: dict[str, bytes | None] = dict.fromkeys(
-                    one.object_id for one in iterate_object_tree(tree)
+                about = metadata_from_proto(head.metadata)
+                begun[about.message_id] = (
+                    about,
+                    dict.fromkeys(one.object_id for one in iterate_object_tree(tree)),
                 )
-                about = head.metadata
-                self._begun[about.message_id] = about.reply_to_message_id, parts
-            asked = [number for number, (question, _) in self._begun.items() if question in wanted]
+            self._begun = begun
             with ThreadPoolExecutor(
                 _AT_ONCE
             ) as pool:  # a request takes its time, and a message has several parts
-                return [message for message in pool.map(self._whole, asked) if message]
+                return [message for message in pool.map(self._whole, list(begun)) if message]
 
     def _whole(self, number: str) -> Message | None:
         """An answer; None while a part of it is missing, and for ever if the SuperLink gave that part up."""
-        _, parts = self._begun[number]
+        about, parts = self._begun[number]
         here = {"node": self.node, "run_id": self.run.run_id}
         for part in [one for one, content in parts.items() if content is None]:
             found = self.client.PullObject(PullObjectRequest(object_id=part, **here))
@@ -160,9 +165,13 @@ class _Grid(HttpGrid):  # type: ignore[misc]  # no types where Flower is not fol
             parts[part] = found.object_content
         del self._begun[number]
         self.client.ConfirmMessageReceived(ConfirmMessageReceivedRequest(message_object_id=number, **here))
-        message: Message = inflate_object_from_contents(number, parts)
-        message.metadata.__dict__["_message_id"] = number
-        return message
+        try:
+            message = inflate_object_from_contents(number, parts)
+            if message.has_error():
+                return make_message(metadata=about, error=message.error)
+            return make_message(metadata=about, content=message.content)
+        except Exception:  # noqa: BLE001  # whatever bytes a node sends, the others' answers count
+            return make_message(metadata=about, error=Error(UNREADABLE, "its parts are no message"))
 
 
 @contextmanager

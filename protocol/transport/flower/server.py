@@ -12,7 +12,13 @@ from secure_afl.protocol.session.errors import LocalProtocolError
 from secure_afl.protocol.session.server import Outbox
 from secure_afl.protocol.session.wire import WireError
 from secure_afl.protocol.transport.driver import Carry
-from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, is_again, to_answer, to_records
+from secure_afl.protocol.transport.flower.records import (
+    MESSAGE_TYPE,
+    UNREADABLE,
+    is_again,
+    to_answer,
+    to_records,
+)
 from secure_afl.protocol.transport.post import Channel, Envelope, found, who_is_there
 
 _GRACE = (
@@ -23,7 +29,11 @@ _TIMES = 5  # at most so many times a party that lost the question is asked agai
 _SHORTEST = 0.05  # seconds between two looks
 _AWAKE = 1.0  # seconds between two looks for new or returning nodes
 _GONE = 5  # Flower's code for an error: the node is offline
-_ERRORS = {_GONE: "its node is offline", 1000: "refused; its own log says why"}
+_ERRORS = {
+    _GONE: "its node is offline",
+    1000: "refused; its own log says why",
+    UNREADABLE: "its answer is no message",
+}
 
 
 @dataclass(frozen=True)

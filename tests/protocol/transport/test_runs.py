@@ -10,19 +10,25 @@ from worlds.patience import HANG
 
 pytest.importorskip("flwr", reason="FLOWER IS NOT INSTALLED: runs over it are not tested here")
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.cli.build import build_fab_from_disk
-from flwr.common.serde import fab_to_proto
+from flwr.common.serde import fab_to_proto, message_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
 from flwr.supercore.inflatable.inflatable_utils import push_objects
 from worlds.superlinks import APP, Here, superlink
 
 from secure_afl.protocol.transport.flower import fleet as fleets
 from secure_afl.protocol.transport.flower import run as runs
 from secure_afl.protocol.transport.flower.fleet import Fleet, FleetError, RunOverError
-from secure_afl.protocol.transport.flower.records import MESSAGE_TYPE, answer_records, to_answer
+from secure_afl.protocol.transport.flower.records import (
+    MESSAGE_TYPE,
+    UNREADABLE,
+    answer_records,
+    to_answer,
+)
 from secure_afl.protocol.transport.flower.run import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
@@ -91,6 +97,74 @@ def test_an_answer_that_is_here_in_part_keeps_nobody_waiting(
             push_objects(*given, **more)
             (answer,) = grid.pull_messages([slow])
             assert to_answer(answer.content) == b"one"
+
+
+def two_asked(here: Here, grid: Any) -> tuple[list[Fleet], list[str], list[Any]]:
+    """Two nodes, the numbers of their questions, and what they were given."""
+    nodes = [online(here, 0), online(here, 1)]
+    numbers = list(grid.push_messages([Message(RecordDict(), one.node, MESSAGE_TYPE) for one in nodes]))
+    return nodes, numbers, [one.pull(HANG) for one in nodes]
+
+
+class Garbled(ConfigRecord):  # type: ignore[misc]  # no types where Flower is not followed
+    """Bytes that are no record behind the head of one, which is all that a SuperLink reads."""
+
+    def deflate(self) -> bytes:
+        body: bytes = add_header_to_object_body(object_body=b"\xff\xff\xff", obj=ConfigRecord())
+        return body
+
+    @property
+    def object_id(self) -> str:
+        return hashlib.sha256(self.deflate()).hexdigest()
+
+
+def test_an_answer_of_other_bytes_than_a_message_is_its_nodes_fault_alone(tmp_path: Path) -> None:
+    """Flower's own grid raises protobuf's error, and the others' answers are lost with it."""
+    with superlink(tmp_path) as here, running(here.private, APP) as grid:
+        nodes, numbers, given = two_asked(here, grid)
+        nodes[0].reply(given[0], RecordDict({"answer": Garbled()}))
+        nodes[1].reply(given[1], answer_records(b"honest"))
+        came = {one.metadata.reply_to_message_id: one for one in grid.pull_messages(numbers)}
+        assert came[numbers[0]].error.code == UNREADABLE
+        assert to_answer(came[numbers[1]].content) == b"honest"
+
+
+def test_a_node_answers_no_question_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own grid believes the object that a node made, whatever question the SuperLink was told of."""
+    with superlink(tmp_path) as here, running(here.private, APP) as grid:
+        nodes, (own, other), given = two_asked(here, grid)
+
+        def forged(*arguments: Any, **more: Any) -> Message:
+            made = Message(*arguments, **more)
+            made.metadata.__dict__["_reply_to_message_id"] = other
+            return made
+
+        def told(message: Message) -> Any:
+            head = message_to_proto(message)
+            head.metadata.reply_to_message_id = own
+            return head
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fleets, "Message", forged)
+            patch.setattr(fleets, "message_to_proto", told)
+            nodes[0].reply(given[0], answer_records(b"forged"))
+        (answer,) = grid.pull_messages([own, other])
+        assert answer.metadata.reply_to_message_id == own
+
+
+def test_of_an_answer_that_nobody_waits_for_any_more_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the weak design a node that holds the last part back takes the server's memory, phase by phase."""
+    with superlink(tmp_path) as here, running(here.private, APP) as grid:
+        nodes, (own, _), given = two_asked(here, grid)
+        with monkeypatch.context() as patch:
+            patch.setattr(fleets, "push_objects", lambda *given, **more: None)
+            nodes[0].reply(given[0], answer_records(b"one"))
+        assert grid.pull_messages([own]) == []
+        assert grid._begun
+        assert grid.pull_messages([]) == []
+        assert not grid._begun
 
 
 def test_a_run_that_raises_has_failed_and_another_app_is_not_run_in_its_place(tmp_path: Path) -> None:
