@@ -48,13 +48,13 @@ from secure_afl.protocol.audit.events import (
 from secure_afl.protocol.files.roster import Parties
 from secure_afl.protocol.homomorphic.agreement import Agreement, Release
 from secure_afl.protocol.masking import messages as masking
-from secure_afl.protocol.masking.replay import check_consents, replayed
+from secure_afl.protocol.masking.replay import check_consents, replayed, survivor_roots
 from secure_afl.protocol.session.errors import AuditError, PolicyError, ProtocolError
 from secure_afl.protocol.session.ledger import session_name
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.policy import Policy
 from secure_afl.protocol.session.roster import Roster
-from secure_afl.protocol.session.wire import WireError, decode, encode
+from secure_afl.protocol.session.wire import WireError, decode
 
 E = TypeVar("E", bound=AnyEvent)
 SURVIVORS = ("survivors", "survivor roots")
@@ -636,6 +636,14 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
     for view in session.parties.values():
         verdicts = {one.event.frame.round: one.event.frame.accepted for one in view.sent("verdict")}
         consented = {one.event.frame.round: one.event.frame.digest for one in view.received("survivor roots")}
+        given = {one.event.frame.round for one in view.received("evidence")}
+        for said in view.sent("verdict"):
+            number = said.event.frame.round
+            if (
+                number in consented and verdicts[number] and number not in given
+            ):  # with roots, a sum is replayed
+                text = f"round {number}: {view.log.begun.party} accepted a sum, and its log has no evidence of it"
+                faults.append(said.finding(text))
         for one in view.received("evidence"):
             frame, party = one.event.frame, view.log.begun.party
             if frame.digest not in told:
@@ -651,14 +659,13 @@ def _replays(session: Session, evidence: Evidence) -> tuple[list[Finding], list[
                     faults.append(one.finding(text))
             else:
                 message, roots = found
-                shown = tuple(zip(message.survivors, roots, strict=True))
-                fixed = encode(masking.SurvivorRoots(message.transcript, message.round, shown))
-                if verdicts.get(frame.round) and consented.get(frame.round) != message_digest(fixed):
+                fixed = message_digest(survivor_roots(message, roots))
+                if verdicts.get(frame.round) and consented.get(frame.round) != fixed:
                     text = (
                         f"round {frame.round}: {party} accepted a sum of other uploads than it consented to"
                     )
                     faults.append(one.finding(text))
-                for who, root in shown:
+                for who, root in zip(message.survivors, roots, strict=True):
                     first, other = uploads.setdefault((message.round, who), (root, view))
                     if first != root:
                         text = (

@@ -60,7 +60,6 @@ from secure_afl.protocol.session.wire import (
     WireError,
     answered,
     decode,
-    encode,
     rooted_frame,
     verify_frame,
 )
@@ -559,11 +558,8 @@ class MaskingClient(SignedParty[ClientState, bytes | SumWanted, Memory]):
             frozenset(evidence.survivors),
             tuple(roots),
         )
-        fixed = SurvivorRoots(
-            self._transcript, evidence.round, tuple(zip(evidence.survivors, roots, strict=True))
-        )
         payload = ring.pack(words, self._spec.width) if shown == seen else None
-        return self._verdict(payload, answered(encode(fixed)))
+        return self._verdict(payload, answered(replay.survivor_roots(evidence, roots)))
 
     def _verdict(self, payload: memoryview | None, answer: bytes = b"") -> bytes:
         """Accept the sum, or end the session, if there is none that is right. answer: see `messages.sum_digest`."""

@@ -10,7 +10,7 @@ from secure_afl.crypto import ring
 from secure_afl.crypto.errors import CryptoError
 from secure_afl.crypto.prg import add_keystreams
 from secure_afl.protocol.masking import messages
-from secure_afl.protocol.masking.messages import Evidence, SumRequest, Upload
+from secure_afl.protocol.masking.messages import Evidence, SumRequest, SurvivorRoots, Upload
 from secure_afl.protocol.session.parameters import Parameters
 from secure_afl.protocol.session.roster import Roster
 from secure_afl.protocol.session.wire import (
@@ -87,6 +87,12 @@ def check_consents(parameters: Parameters, roster: Roster, evidence: Evidence, r
             continue
     if valid < parameters.threshold:
         raise WireError(f"expected at least {parameters.threshold} consents to these uploads, got {valid}")
+
+
+def survivor_roots(evidence: Evidence, roots: list[bytes]) -> bytes:
+    """The message that fixed these uploads before any mask was opened; roots: from `replayed`."""
+    named = tuple(zip(evidence.survivors, roots, strict=True))
+    return encode(SurvivorRoots(evidence.transcript, evidence.round, named))
 
 
 def _check_opened(name: str, proof: bytes, participants: tuple[int, ...], opened: dict[int, bytes]) -> None:

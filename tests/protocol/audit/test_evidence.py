@@ -151,6 +151,18 @@ def test_forged_evidence(replayed: Replayed) -> None:
         )
 
 
+def test_a_log_that_has_a_sum_without_its_evidence(replayed: Replayed) -> None:
+    """Else the page says that every client made the sum again, whether or not one did."""
+
+    def left_out(events: list[AnyEvent]) -> list[AnyEvent]:
+        return [one for one in events if not (isinstance(one, Received) and one.frame.message == "evidence")]
+
+    report = replayed.verify(hospital_2=replayed.session.resigned("hospital-2", left_out))
+    texts = [one.text for one in report.findings]
+    for number in (0, 1):
+        assert f"round {number}: hospital-2 accepted a sum, and its log has no evidence of it" in texts
+
+
 def test_consents_left_out_or_added_are_no_other_sum(replayed: Replayed) -> None:
     """A server gives one party more consents to a sum than others: it would be accused of having accepted another one. What is
     told is that the server's log has another message.
