@@ -262,8 +262,9 @@ class SufficientStatistics:
         # A row scaled to norm B passes whichever way that scaling and this measuring rounded.
         accepted = bounds.row_norm * (1 + gamma(bounds.features + 8))
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite and refused
-            for start in range(0, rows, min(chunk_rows, _CHUNK_ROWS)):
-                x, y = of(start, min(start + min(chunk_rows, _CHUNK_ROWS), rows))
+            step = min(chunk_rows, _CHUNK_ROWS)
+            for start in range(0, rows, step):
+                x, y = of(start, min(start + step, rows))
                 faults = (
                     (~np.isfinite(x), "X must be finite, without NaN, is not"),
                     (~np.isfinite(y), "Y must be finite, without NaN, is not"),

@@ -141,6 +141,8 @@ def evaluate_command(
             import numpy as np
 
             agreed, scores, y = _of_network(model, study, file, labelled=True)
+            if not len(y):
+                raise DataError("expected rows to evaluate on, the file has none")
             truth = [agreed.classes.index(label) for label in y.tolist()]
             print_classified(classified(np.array(truth), scores, agreed.classes))
             return

@@ -548,9 +548,8 @@ class FederatedTable(Parameters, Federated):
     def _statistics(self, who: str, table: Table, rows: Places, bounds: PublicBounds) -> SufficientStatistics:
         one, roots = self._one(table.X.shape[1]), table.roots
 
-        def of(
-            start: int, stop: int
-        ) -> tuple[Floats, Floats]:  # of a long table nothing is copied as a whole
+        # Of a long table nothing is copied as a whole.
+        def of(start: int, stop: int) -> tuple[Floats, Floats]:
             own = rows[start:stop]
             X, Y = np.column_stack([np.full(len(own), one), table.X[own]]), table.Y[own]
             return (X, Y) if roots is None else (X * roots[own, None], Y * roots[own, None])

@@ -101,7 +101,7 @@ def read(
         raise DataError(
             f"{file.name}: expected {label!r} as {len(X)} texts or whole numbers, got {y.dtype} of shape {y.shape}"
         )
-    samples, labels = X.reshape(len(X), -1), y.astype(np.str_)
+    samples, labels = X.reshape(len(X), int(np.prod(shape))), y.astype(np.str_)
     if label and len(wrong := np.flatnonzero(~np.isin(labels, np.array(classes)))):
         raise DataError(
             f"{file.name}, {label!r}, row {wrong[0] + 1}: expected one of {', '.join(map(repr, classes))} ({len(wrong)} such rows)"

@@ -727,6 +727,8 @@ def kept_network(file: Path, path: Path) -> tuple[NetworkStudy, list[npt.NDArray
         layers, said = _kept(file)
     except Exception:  # noqa: BLE001 - what a damaged zip raises is not documented
         raise DataError(f"{file.name}: expected weights, as a node keeps them in {MODEL}") from None
+    if not all(layer.dtype == np.float64 and np.isfinite(layer).all() for layer in layers):
+        raise DataError(f"{file.name}: expected finite weights of float64, got others: the file is damaged")
     if said != study.digest.hex():
         raise DataError(
             f"{file.name}: expected a model of {path}, digest {study.digest.hex()[:16]}, got one of "

@@ -305,9 +305,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The rows that a site contributes, as it codes them. Raises `DataError` for too few."""
         found = self.controlled(rows)
         coded = rows._replace(X=found.X)
-        return (
-            coded if len(found.kept) == len(found.X) else coded.some(found.kept)
-        )  # of a long table nothing is copied
+        # Of a long table nothing is copied.
+        return coded if len(found.kept) == len(found.X) else coded.some(found.kept)
 
     @property
     def encryption(self) -> Encryption | None:

@@ -52,7 +52,8 @@ def measure(
         root = Path(temporary)
         engine = _on_engine(root, size, actors, watch, nodes)
         stores = sum(file.stat().st_size for file in root.glob("*/state.db"))
-    here = scale.measure([size], watch)["sizes"][0] if compared else None
+    # Memory may have gone meanwhile: the engine's figures are not lost for that.
+    here = scale.measure([size], watch)["sizes"][0] if compared and not size.lack else None
     return {
         "clients": size.clients,
         "length": size.length,
@@ -149,6 +150,7 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "clients": f"on {figures['nodes']:,} nodes of Flower; {figures['actors']} processes answer for all; each client has a key file and a store of its own, "
         f"{figures['stores']['kind']}, {figures['store_bytes'] / 1000:,.0f} kB in {figures['stores']['in']}; roster and "
         "policy, which are the same for all, are read once by each process",
+        **({} if here else {"without Flower": "not measured: too little memory was free"}),
         "finding": "includes the start of Ray",
         "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}",
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),

@@ -185,6 +185,18 @@ def test_a_kept_network_predicts_with_the_backbone_of_its_study(tmp_path: Path) 
     assert "got one of a study with digest" in refused(*command, "--study", elsewhere / "study.toml")
     np.savez(folder / "model.npz", *model(folder))
     assert "got one of a version that noted no study" in refused(*command)
+    head, study = model(folder)[0], np.array(federation.terms()[1].digest.hex())
+    for bad in (np.full_like(head, np.nan), head.astype(np.float32), head.astype(np.str_)):
+        np.savez(folder / "model.npz", bad, study=study)
+        assert "expected finite weights of float64" in refused(*command)
+    np.savez(folder / "model.npz", head, study=study)
+    np.savez(tmp_path / "none.npz", X=X[:0], y=y[:0])
+    assert "the file has none" in refused("evaluate", folder / "model.npz", tmp_path / "none.npz")
+    result = CliRunner().invoke(
+        main.app, ["predict", str(folder / "model.npz"), str(tmp_path / "none.npz"), "--out", str(out)]
+    )
+    assert "0 rows predicted" in result.output
+    assert out.read_text() == "row,y,score of 0,score of 1\n"
     (folder / "model.npz").write_bytes(b"PK")
     assert "model.npz: expected weights" in refused(*command)
 
