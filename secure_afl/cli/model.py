@@ -70,6 +70,10 @@ def predict_command(
     out have no prediction.
     """
     with refusals_shown():
+        if any(out.exists() and one.exists() and out.samefile(one) for one in (model, Path(file))):
+            raise DataError(
+                f"{out}: expected a file for the predictions, got the model or the rows to predict: name another"
+            )
         if model.suffix == NETWORK:
             agreed, scores, _ = _of_network(model, study, file, labelled=False)
             known = zip([agreed.classes[at] for at in scores.argmax(axis=1)], scores.tolist(), strict=True)

@@ -175,6 +175,11 @@ def test_a_kept_network_predicts_with_the_backbone_of_its_study(tmp_path: Path) 
     assert result.exit_code == 0, result.output
     right = np.mean(scored(federation, model(folder))[:3].argmax(axis=1) == y.astype(int))
     assert f"accuracy                      {right:.3f}" in result.output
+    for given in (folder / "model.npz", tmp_path / "more.npz"):
+        before = given.read_bytes()
+        said = refused("predict", folder / "model.npz", tmp_path / "more.npz", "--out", given)
+        assert "got the model or the rows to predict" in said
+        assert given.read_bytes() == before
     assert "of labels" in refused("evaluate", folder / "model.npz", tmp_path / "unlabelled.npz")
     (elsewhere / "net.onnx").write_bytes(onnx(WEIGHTS + np.float32(1e-3)))
     assert "expected weights with the SHA-256" in refused(*command, "--study", elsewhere / "study.toml")
