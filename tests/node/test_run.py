@@ -77,6 +77,7 @@ def test_a_run_gives_its_report(federation: Federation, study: Study) -> None:
     assert np.array_equal(model(federation.server)[0], in_process(federation))
 
 
+@pytest.mark.slow
 def test_no_collection_walks_what_is_loaded_during_a_run(federation: Federation, study: Study) -> None:
     """A full one takes 0.15 s, and fell into the phase in which shares are confirmed."""
     frozen: list[int] = []

@@ -74,6 +74,7 @@ WITHOUT = {
     "parameters.demands": "of one party alone",
     "parameters.spending": "of one party alone",
     "roster.grouped": "for people to read",
+    "replay.survivor_roots": "a message that a replay follows from; survivor roots have vectors",
     "messages.known_as": "a name in a key holder's own ledger",
     "messages.sealed_bytes": "inside of Bundle.check",
     "messages.pair_commitment": "inside of mask_commitments",
